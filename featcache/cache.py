@@ -1,0 +1,317 @@
+"""What is in the cache, and how does a name become features? Needs no data set, weights or encoder library."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+
+from featcache.errors import Ambiguous, Damaged, FeaturesNotCached, UsageError
+from featcache.features import Features
+from featcache.key import differences
+from featcache.names import Selector, is_layer, parse_selector
+from featcache.store import FeatureArray
+from featcache.tables import read_overlay, read_rows, rows_path
+
+
+def default_root() -> Path:
+    """$FEATCACHE_HOME, else the platform's folder for user data (a cache folder may be purged by the system)."""
+    home = os.environ.get("FEATCACHE_HOME")
+    if home:
+        return Path(home).expanduser()
+    from platformdirs import user_data_path
+
+    return user_data_path("featcache")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One array of the cache, as `featcache ls` lists it.
+
+    Args:
+        dataset: Data set name.
+        view: View name.
+        encoder: Encoder name.
+        layer: Layer and pooling.
+        digest: What was asked, hex.
+        root: What was got, hex; "" while incomplete.
+        n: Rows.
+        d: Width.
+        dtype: Stored dtype.
+        chunks: Chunks planned.
+        committed: Chunks that have a commit record.
+        bytes: Bytes of the committed chunks.
+    """
+
+    dataset: str
+    view: str
+    encoder: str
+    layer: str
+    digest: str
+    root: str
+    n: int
+    d: int
+    dtype: str
+    chunks: int
+    committed: int
+    bytes: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether the array has its root."""
+        return bool(self.root)
+
+
+class Cache:
+    """A folder of feature arrays.
+
+    Args:
+        root: The folder; None for `default_root()`. It need not exist yet.
+
+    Example:
+        Cache().load("openmoji", "minilm")  # Features with ids and groups
+    """
+
+    def __init__(self, root: Path | str | None = None) -> None:
+        self.root = Path(root).expanduser() if root is not None else default_root()
+
+    def __repr__(self) -> str:
+        return f"Cache({str(self.root)!r})"
+
+    @property
+    def memo(self) -> Path:
+        """Folder of the encoder cards: what was learnt from weights, so that they need not be loaded to be named."""
+        return self.root / ".encoders"
+
+    def array(self, path: str) -> FeatureArray:
+        """The array at a path below the root, there or not."""
+        return FeatureArray(self.root / path)
+
+    def arrays(
+        self, dataset: str = "*", view: str = "*", encoder: str = "*", layer: str = "*"
+    ) -> Iterator[FeatureArray]:
+        """Every array folder that has a key, in the order of their paths; names may hold globs."""
+        for path in sorted(self.root.glob(f"{dataset}/{view}/{encoder}/{layer}/*/key.json")):
+            if not path.relative_to(self.root).parts[0].startswith("."):
+                yield FeatureArray(path.parent)
+
+    def entries(self, dataset: str = "*", view: str = "*", encoder: str = "*", layer: str = "*") -> list[Entry]:
+        """What is cached, complete or not; names may hold globs.
+
+        Raises:
+            Damaged: If a key or COMPLETE.json was changed.
+        """
+        return [self.entry(array) for array in self.arrays(dataset, view, encoder, layer)]
+
+    def entry(self, array: FeatureArray) -> Entry:
+        """The listing of one array."""
+        key = array.key()
+        plan = array.plan()
+        complete = array.complete() if array.is_complete else None
+        committed = len(complete.records) if complete else len(array.committed())
+        rows = min(committed * plan.chunk_rows, plan.n) if plan else 0
+        return Entry(
+            key.dataset,
+            key.view,
+            key.encoder,
+            key.layer,
+            key.digest,
+            complete.root if complete else "",
+            int(key.binds["rows"]["n"]),
+            int(key.binds["d"]),
+            str(key.binds["dtype"]),
+            plan.chunks if plan else 0,
+            committed,
+            rows * int(key.binds["d"]) * np.dtype(key.binds["dtype"]).itemsize,
+        )
+
+    # -- from a name to an array ------------------------------------------------------------------------------------
+
+    def find(self, dataset: str, selector: Selector | str) -> FeatureArray:
+        """The one complete array that a name stands for.
+
+        Where the name leaves the layer open, it is the encoder's default layer.
+
+        Raises:
+            FeaturesNotCached: If there is none; the message lists what there is.
+            Ambiguous: If there are several; the message lists how they differ.
+        """
+        wanted = parse_selector(selector) if isinstance(selector, str) else selector
+        found = list(self.arrays(dataset, wanted.view or "*", wanted.encoder, wanted.layer or "*"))
+        if wanted.digest:
+            found = [array for array in found if array.path.name.startswith(wanted.digest)]
+        if wanted.layer is None:
+            found = [array for array in found if _is_default_layer(array)]
+        complete = [array for array in found if array.is_complete]
+        if not complete:
+            raise self._not_cached(dataset, wanted, found)
+        if len(complete) > 1:
+            raise self._ambiguous(dataset, wanted, complete)
+        return complete[0]
+
+    def select(self, dataset: str, selector: str) -> list[FeatureArray]:
+        """Every array, complete or not, that a name with globs stands for; an open layer or view means all of them.
+
+        Raises:
+            FeaturesNotCached: If there is none.
+        """
+        path, _, digest = selector.partition("@")
+        view, encoder, layer = _glob_parts(path)
+        found = [array for array in self.arrays(dataset, view, encoder, layer) if array.path.name.startswith(digest)]
+        if not found:
+            raise self._not_cached(dataset, Selector(selector), [])
+        return found
+
+    def _not_cached(self, dataset: str, wanted: Selector, incomplete: list[FeatureArray]) -> FeaturesNotCached:
+        command = f"featcache extract {dataset} {wanted.encoder}"
+        if incomplete:
+            array = incomplete[0]
+            plan = array.plan()
+            state = f"{len(array.committed())} of {plan.chunks if plan else '?'} chunks"
+            return FeaturesNotCached(f"{wanted} for {dataset} is incomplete in {self.root} ({state}). Run: {command}")
+        cached = sorted({f"{key.encoder}/{key.layer}" for key in (array.key() for array in self.arrays(dataset))})
+        if not cached:
+            datasets = sorted({array.key().dataset for array in self.arrays()})
+            has = f"The cache holds: {', '.join(datasets)}" if datasets else "The cache is empty"
+            near = get_close_matches(dataset, datasets, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            return FeaturesNotCached(f"no features of {dataset} in {self.root}\n  {has}.{hint}\n  Run: {command}")
+        has = f"Cached for this data set: {', '.join(cached)}"
+        return FeaturesNotCached(f"no {wanted} for {dataset} in {self.root}\n  {has}\n  Run: {command}")
+
+    def _ambiguous(self, dataset: str, wanted: Selector, found: list[FeatureArray]) -> Ambiguous:
+        keys = [array.key() for array in found]
+        lines = [f"{wanted} for {dataset} stands for {len(found)} arrays in {self.root}:"]
+        for key in keys:
+            fields = differences(
+                keys[0].to_json()["names"] | dict(keys[0].binds), key.to_json()["names"] | dict(key.binds)
+            )
+            differs = "; ".join(f"{name}: {theirs} (first: {first})" for name, (first, theirs) in fields.items())
+            lines.append(f"  {key.view}/{key.encoder}/{key.layer}@{key.digest[:12]}  {differs or 'the first'}")
+        lines.append(f"  Name one, as in: {keys[0].view}/{keys[0].encoder}/{keys[0].layer}@{keys[0].digest[:12]}")
+        return Ambiguous("\n".join(lines))
+
+    # -- from an array to features ----------------------------------------------------------------------------------
+
+    def load(
+        self,
+        dataset: str,
+        encoder: str,
+        *,
+        layer: str | None = None,
+        view: str | None = None,
+        dtype: str | None = None,
+    ) -> Features:
+        """Loads cached features with the ids and groups of their rows.
+
+        Args:
+            dataset: Data set name.
+            encoder: Encoder name, or `[view/]encoder[/layer.pooling][@digest]`.
+            layer: Layer and pooling, such as "last.mean"; None for the encoder's default.
+            view: View name; None where the encoder is cached for one view only.
+            dtype: "float32" converts on the way in; None keeps the stored dtype.
+
+        Returns:
+            Features [n, d]; rows that failed at extraction are dropped.
+
+        Raises:
+            FeaturesNotCached: If nothing complete answers to the name.
+            Ambiguous: If several arrays do.
+            Damaged: If any byte is not what was recorded.
+        """
+        asked = parse_selector(encoder)
+        wanted = Selector(asked.encoder, view or asked.view, layer or asked.layer, asked.digest)
+        return self.load_array(self.find(dataset, wanted), dtype=dtype)
+
+    def load_array(self, array: FeatureArray, *, dtype: str | None = None) -> Features:
+        """Loads the features of one complete array; as `load`."""
+        key, complete = array.key(), array.complete()
+        rows = read_rows(self.root / key.dataset / key.view, key.binds["rows"])
+        overlay = read_overlay(self.root / key.dataset)
+        values = array.read()
+        place = {group: number for number, group in enumerate(overlay.groups)}
+        try:
+            at = np.array([place[group] for group in rows.groups])
+        except KeyError as error:
+            raise Damaged(f"{self.root / key.dataset}: group {error} has no entry among the splits. "
+                          f"Run: featcache extract {key.dataset} again") from error  # fmt: skip
+        features = Features(
+            values=values if dtype is None else values.astype(dtype, copy=False),
+            ids=np.array(rows.ids, object),
+            groups=np.array(rows.groups, object),
+            splits=np.array(overlay.splits, object)[at],
+            labels={name: np.array(column, object)[at] for name, column in overlay.labels.items()},
+            dataset=key.dataset,
+            view=key.view,
+            encoder=key.encoder,
+            layer=key.layer,
+            digest=key.digest,
+            root=complete.root,
+            overlay=overlay.root,
+        )
+        return _drop_failed(features, values, {row for record in complete.records for row in record.failed}, array)
+
+    # -- removing ---------------------------------------------------------------------------------------------------
+
+    def remove(self, array: FeatureArray) -> None:
+        """Deletes an array, the folders it leaves empty, and its row table if no other array is bound to it."""
+        key = array.key()
+        view_folder = self.root / key.dataset / key.view
+        doomed = array.path.with_name(f".doomed-{uuid.uuid4().hex}")
+        array.path.rename(doomed)  # readers see all of it or nothing
+        shutil.rmtree(doomed)
+        root = key.binds["rows"]["root"]
+        if not any(other.key().binds["rows"]["root"] == root for other in self.arrays(key.dataset, key.view)):
+            rows_path(view_folder, root).unlink(missing_ok=True)
+        for folder in (array.path.parent, array.path.parent.parent, view_folder):
+            if folder.exists() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _glob_parts(path: str) -> tuple[str, str, str]:
+    """(view, encoder, layer) globs of `[view/]encoder[/layer]`."""
+    parts = path.split("/")
+    if ".." in parts or not 1 <= len(parts) <= 3 or not all(parts):
+        raise UsageError(f"{path!r} is not of the form [view/]encoder[/layer.pooling]")
+    if len(parts) == 2:
+        parts = ["*", *parts] if is_layer(parts[1]) or "*" in parts[1] else [*parts, "*"]
+    return {1: ("*", parts[0], "*")}.get(len(parts)) or (parts[0], parts[1], parts[2])
+
+
+def _is_default_layer(array: FeatureArray) -> bool:
+    key = array.key()
+    return key.provenance.get("default_layer") == key.layer
+
+
+def _drop_failed(features: Features, values: np.ndarray, failed: set[str], array: FeatureArray) -> Features:
+    """Drops the listed rows; a NaN in any other row is refused."""
+    bits = values.view({2: np.uint16, 4: np.uint32}[values.dtype.itemsize])
+    sign_free, infinity = {2: (0x7FFF, 0x7C00), 4: (0x7FFFFFFF, 0x7F800000)}[values.dtype.itemsize]
+    not_a_number = ((bits & sign_free) > infinity).any(axis=1)
+    if not not_a_number.any() and not failed:
+        return features
+    listed = np.isin(features.ids.astype(str), sorted(failed))
+    stray = np.flatnonzero(not_a_number & ~listed)
+    if len(stray):
+        raise Damaged(
+            f"{array.path}: row {features.ids[stray[0]]!r} is NaN and no commit lists it. Run: featcache verify"
+        )
+    return features.take(~listed)
+
+
+def open_cache(root: Path | str | None) -> Cache:
+    """A cache that must exist.
+
+    Raises:
+        UsageError: If its folder does not exist.
+    """
+    cache = Cache(root)
+    if not cache.root.is_dir():
+        raise UsageError(
+            f"there is no cache at {cache.root}. Make one: featcache demo, or featcache extract DATASET ENCODER"
+        )
+    return cache

@@ -1,0 +1,115 @@
+"""How does a file come to be there whole, once, and for good, even if the machine stops at any moment?"""
+
+import errno
+import os
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+
+TEMPORARY = ".tmp-"
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+
+
+def sync_file(descriptor: int) -> None:
+    """Forces a file's bytes to the medium; on macOS fsync alone stops at the drive's cache."""
+    try:
+        import fcntl
+
+        full = getattr(fcntl, "F_FULLFSYNC", None)
+        if full is not None:
+            fcntl.fcntl(descriptor, full)
+            return
+    except (ImportError, OSError):
+        pass
+    os.fsync(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Forces a folder's entries to the medium."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems refuse to sync a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _write_temporary(folder: Path, parts: Iterable[bytes | memoryview]) -> Path:
+    temporary = folder / f"{TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        with temporary.open("xb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            sync_file(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _link_exclusively(temporary: Path, target: Path) -> bool:
+    """Gives the file its name unless the name is taken; True if it was free."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        return _rename_exclusively(temporary, target)
+    return True
+
+
+def _rename_exclusively(temporary: Path, target: Path) -> bool:
+    """As `_link_exclusively` where there are no hard links: mkdir is the lock, rename the commit."""
+    lock = target.with_name(f"{target.name}.lock")
+    try:
+        lock.mkdir()
+    except FileExistsError:
+        return False
+    try:
+        if target.exists():
+            return False
+        temporary.rename(target)
+        return True
+    finally:
+        lock.rmdir()
+
+
+def write_once(target: Path, *parts: bytes | memoryview) -> bool:
+    """Writes a file that must not exist yet: whole, durable, or not at all.
+
+    Returns:
+        True if this call made the file, False if it was there (its bytes are left alone).
+    """
+    temporary = _write_temporary(target.parent, parts)
+    try:
+        made = _link_exclusively(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(target.parent)
+    return made
+
+
+def replace(target: Path, *parts: bytes | memoryview) -> None:
+    """Writes a file over whatever is there: readers see the old bytes or the new ones, never a mixture."""
+    temporary = _write_temporary(target.parent, parts)
+    try:
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(target.parent)
+
+
+def make_folders(folder: Path) -> None:
+    """Creates a folder and its missing parents, each entry durable."""
+    missing: list[Path] = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for step in reversed(missing):
+        step.mkdir(exist_ok=True)
+        sync_folder(step.parent)

@@ -1,0 +1,45 @@
+"""What can go wrong with the cache, grouped by what the reader of the message does next."""
+
+
+class FeatcacheError(Exception):
+    """Base of every error of ours; the message says what was wanted, where, what exists, and the next command."""
+
+
+class UsageError(FeatcacheError):
+    """The request contradicts itself or names something unknown: change the request."""
+
+
+class UnknownEncoder(UsageError):
+    """No encoder of that name; the message lists the nearest ones."""
+
+
+class WeightsMissing(FeatcacheError):
+    """Weights, or the library or package that holds them, are not there: get them as the message says."""
+
+
+class WeightsInvalid(FeatcacheError):
+    """Weights are there but are not what the encoder declares: fix the folder or the entry."""
+
+
+class FeaturesNotCached(FeatcacheError):
+    """Nothing in the cache answers the request: extract or pull."""
+
+
+class Ambiguous(FeatcacheError):
+    """Several arrays answer the request; the message lists how they differ."""
+
+
+class Damaged(FeatcacheError):
+    """Bytes in the cache are not what was recorded; the message names array and chunk: verify, then extract again."""
+
+
+class NewerFormat(FeatcacheError):
+    """The cache was written by a newer featcache: upgrade."""
+
+
+class ExtractionFailed(FeatcacheError):
+    """A row could not be encoded or stored; the message names its id. What was committed stays."""
+
+
+class Overflow(ExtractionFailed):
+    """A feature passes the range of the stored dtype: extract with --dtype float32."""

@@ -1,0 +1,71 @@
+"""What does the cache hand out? Features: the array with the id, group, split and labels of every row."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Strings = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Cached features of one layer of one encoder, rows in data-set order.
+
+    Args:
+        values: [n, d], in the stored dtype unless another was asked for.
+        ids: [n] row ids, unique.
+        groups: [n] group of each row; rows of one group show the same thing.
+        splits: [n] "train", "validation", "test", "other" or "".
+        labels: Label column -> [n] labels ("" where a row has none).
+        dataset: Data set name.
+        view: View name, such as "images".
+        encoder: Encoder name.
+        layer: Layer and pooling, such as "last.mean".
+        digest: What was asked, hex.
+        root: What was got, hex.
+        overlay: Hash of splits and labels, hex.
+    """
+
+    values: np.ndarray
+    ids: Strings
+    groups: Strings
+    splits: Strings
+    labels: Mapping[str, Strings] = field(default_factory=lambda: {})
+    dataset: str = ""
+    view: str = ""
+    encoder: str = ""
+    layer: str = ""
+    digest: str = ""
+    root: str = ""
+    overlay: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def name(self) -> str:
+        """Encoder and layer, such as "minilm/last.mean"."""
+        return f"{self.encoder}/{self.layer}"
+
+    @property
+    def width(self) -> int:
+        """d, the number of feature dimensions."""
+        return self.values.shape[1]
+
+    def take(self, rows: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> "Features":
+        """The same features for some rows, in the order given.
+
+        Args:
+            rows: Row numbers or a boolean mask [n].
+        """
+        return replace(
+            self,
+            values=self.values[rows],
+            ids=self.ids[rows],
+            groups=self.groups[rows],
+            splits=self.splits[rows],
+            labels={name: column[rows] for name, column in self.labels.items()},
+        )

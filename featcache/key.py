@@ -1,0 +1,84 @@
+"""What names an array of features? The digest: a hash of everything that was asked, and of nothing else."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from blake3 import blake3
+
+FORMAT = 1
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces; NaN and infinities are refused.
+
+    Example:
+        >>> canonical({"b": 1, "a": [None, "é"]}).decode()
+        '{"a":[null,"é"],"b":1}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+@dataclass(frozen=True)
+class ArrayKey:
+    """Everything that one cached array is asked to be.
+
+    Args:
+        dataset: Data set name (a folder, not part of the digest).
+        view: View name (a folder, not part of the digest).
+        encoder: Encoder name (a folder, not part of the digest).
+        layer: Layer and pooling, such as "last.mean".
+        binds: What the digest binds: rows (modality, decoding, root, n), encoder, layer, dtype, d, format.
+        provenance: What is worth knowing and binds nothing: repository, revision, versions, licences.
+    """
+
+    dataset: str
+    view: str
+    encoder: str
+    layer: str
+    binds: Mapping[str, Any]
+    provenance: Mapping[str, Any] = field(default_factory=lambda: {})
+
+    @property
+    def digest(self) -> str:
+        """blake3 of the canonical JSON of `binds`, 128 bits in hex."""
+        return blake3(canonical(self.binds)).hexdigest(length=16)
+
+    @property
+    def path(self) -> str:
+        """Where the array lies below the cache root."""
+        return f"{self.dataset}/{self.view}/{self.encoder}/{self.layer}/{self.digest}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of key.json."""
+        names = {"dataset": self.dataset, "view": self.view, "encoder": self.encoder, "layer": self.layer}
+        return {
+            "format": FORMAT,
+            "digest": self.digest,
+            "names": names,
+            "binds": self.binds,
+            "provenance": self.provenance,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "ArrayKey":
+        """The inverse of `to_json`."""
+        return cls(**value["names"], binds=value["binds"], provenance=value["provenance"])
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Fields in which two nested mappings differ: dotted name -> (value in a, value in b); None where absent.
+
+    Example:
+        >>> differences({"x": {"y": 1, "z": 2}}, {"x": {"y": 1, "z": 3}})
+        {'x.z': (2, 3)}
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in sorted(a.keys() | b.keys()):
+        left, right = a.get(name), b.get(name)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            found |= differences(left, right, f"{prefix}{name}.")
+        elif left != right:
+            found[prefix + name] = (left, right)
+    return found

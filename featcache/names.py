@@ -1,0 +1,65 @@
+"""How is a cached array named on the command line? `[view/]encoder[/layer.pooling][@digest]`."""
+
+import re
+from dataclasses import dataclass
+
+from featcache.errors import UsageError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Selector:
+    """A parsed name; None where the name leaves the choice open."""
+
+    encoder: str
+    view: str | None = None
+    layer: str | None = None
+    digest: str | None = None
+
+    def __str__(self) -> str:
+        parts = [part for part in (self.view, self.encoder, self.layer) if part]
+        return "/".join(parts) + (f"@{self.digest}" if self.digest else "")
+
+
+def check_name(name: str, what: str) -> str:
+    """Returns a name that is safe as a folder's name.
+
+    Raises:
+        UsageError: If it holds other characters than letters, digits, ".", "_", "+", "-", or starts with one of these.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} cannot be the name of {what}: use letters, digits, '.', '_', '+', '-'")
+    return name
+
+
+def parse_selector(text: str) -> Selector:
+    """Parses `[view/]encoder[/layer.pooling][@digest]`; the part with a pooling in it is the layer.
+
+    Raises:
+        UsageError: If the text is not of that form.
+
+    Example:
+        >>> parse_selector("dinov2-small/last.cls")
+        Selector(encoder='dinov2-small', view=None, layer='last.cls', digest=None)
+        >>> parse_selector("names-de/minilm@3fa9")
+        Selector(encoder='minilm', view='names-de', layer=None, digest='3fa9')
+    """
+    path, _, digest = text.partition("@")
+    parts = path.split("/")
+    if not 1 <= len(parts) <= 3 or not all(_NAME.fullmatch(part) for part in parts):
+        raise UsageError(f"{text!r} is not of the form [view/]encoder[/layer.pooling][@digest]")
+    layer = parts.pop() if len(parts) > 1 and is_layer(parts[-1]) else None
+    if len(parts) > 2:
+        raise UsageError(f"{text!r}: {parts[-1]!r} is not a layer and its pooling, such as last.mean")
+    return Selector(parts[-1], parts[0] if len(parts) == 2 else None, layer, digest or None)
+
+
+def is_layer(text: str) -> bool:
+    """Whether a text names a layer and its pooling: "last.mean", "3.cls", "lm.bits-per-byte", "joint.linear".
+
+    Example:
+        >>> is_layer("last.mean"), is_layer("resnet18"), is_layer("11.patch-mean")
+        (True, False, True)
+    """
+    return re.fullmatch(r"(last|lm|adapted|\d+)\.[a-z-]+", text) is not None

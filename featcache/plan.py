@@ -1,0 +1,60 @@
+"""How is an array cut? The plan: chunk size, batch size and order, fixed before the first chunk is written."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+TARGET_BYTES = 1_500_000
+LEAST_ROWS, MOST_ROWS, MOST_ROWS_OF_HUGE = 256, 8_192, 65_536
+HUGE = 10_000_000
+
+
+def chunk_rows(n: int, row_bytes: int) -> int:
+    """Rows of one chunk: about 1.5 MB, n split evenly so that the last chunk is hardly padded.
+
+    Args:
+        n: Rows of the array.
+        row_bytes: Bytes of its widest row.
+
+    Example:
+        >>> chunk_rows(155_070, 768 * 2)
+        971
+        >>> chunk_rows(100, 768 * 2)
+        100
+    """
+    most = MOST_ROWS_OF_HUGE if n > HUGE else MOST_ROWS
+    target = min(max(TARGET_BYTES // row_bytes, LEAST_ROWS), most)
+    chunks = -(-n // target)
+    return -(-n // chunks)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of one array; every array that one pass fills has the same.
+
+    Args:
+        n: Rows.
+        chunk_rows: Rows of one chunk; the last one may hold fewer.
+        batch_size: Rows of one forward; batches never cross a chunk's border.
+        order: "row", or "cost": longest first inside a chunk, so that little is padded.
+        threads: Threads that computed it: other thread counts may give other last bits.
+    """
+
+    n: int
+    chunk_rows: int
+    batch_size: int
+    order: Literal["row", "cost"]
+    threads: int
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks."""
+        return -(-self.n // self.chunk_rows)
+
+    def span(self, chunk: int) -> tuple[int, int]:
+        """First row of a chunk and the first row behind it."""
+        start = chunk * self.chunk_rows
+        return start, min(start + self.chunk_rows, self.n)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of plan.json."""
+        return asdict(self)

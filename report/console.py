@@ -1,0 +1,193 @@
+"""How does the terminal show what the cache holds and does? Tables, progress, and the same as JSON."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from featcache.cache import Cache, Entry
+    from featcache.extract import Extracted, Job
+    from featcache.verify import Problem
+
+
+def print_json(value: Any) -> None:
+    """Prints a value as JSON on stdout."""
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
+    """Prints a plain table; columns whose every cell is a number stand to the right.
+
+    Args:
+        columns: Headings.
+        rows: Cells; everything is printed with str().
+        title: Line above.
+    """
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for number, name in enumerate(columns):
+        numeric = bool(rows) and all(str(row[number])[:1] in "-.0123456789" for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console().print(table)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console; wide enough for a whole table where the output is not a terminal."""
+    to = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if to.isatty() else 160, highlight=False, markup=False)
+
+
+def size(count: int) -> str:
+    """Bytes in the largest decimal unit that leaves a number of at least 1.
+
+    Example:
+        >>> size(238_187_520), size(12)
+        ('238.2 MB', '12 B')
+    """
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
+
+
+# -- the cache --------------------------------------------------------------------------------------------------------
+
+
+def show_entries(entries: Sequence["Entry"], cache: "Cache", *, as_json: bool) -> None:
+    """Lists arrays."""
+    if as_json:
+        print_json([asdict(entry) for entry in entries])
+        return
+    rows = [
+        (
+            f"{entry.dataset}/{entry.view}/{entry.encoder}/{entry.layer}",
+            entry.digest[:8],
+            entry.n,
+            entry.d,
+            entry.dtype,
+            size(entry.bytes),
+            "complete" if entry.complete else f"{entry.committed} of {entry.chunks} chunks",
+        )
+        for entry in entries
+    ]
+    print_table(("array", "digest", "n", "d", "dtype", "size", "state"), rows)
+    console().print(f"{len(entries)} arrays, {size(sum(entry.bytes for entry in entries))} in {cache.root}")
+
+
+def show_keys(keys: Sequence[Mapping[str, Any]], differences: Mapping[str, tuple[Any, Any]], *, as_json: bool) -> None:
+    """Shows one array's key, or the fields in which two differ.
+
+    Args:
+        keys: One or two contents of key.json, each with "root" beside.
+        differences: Field -> (value in the first, value in the second); empty for one key.
+        as_json: Print JSON.
+    """
+    if as_json:
+        print_json(keys[0] if len(keys) == 1 else {name: list(pair) for name, pair in differences.items()})
+    elif len(keys) == 1:
+        console().print_json(data=keys[0])
+    elif differences:
+        print_table(
+            ("field", *(key["digest"][:8] for key in keys)), [(name, *pair) for name, pair in differences.items()]
+        )
+    else:
+        console().print("The two arrays are asked and got alike.")
+
+
+def show_problems(problems: Iterator["Problem"], arrays: int, cache: "Cache", *, as_json: bool) -> int:
+    """Shows what verification found; returns the exit code.
+
+    Args:
+        problems: From `featcache.verify.verify`.
+        arrays: How many arrays are checked.
+        cache: The cache.
+        as_json: Print JSON.
+    """
+    with console(stderr=True).status(f"checking {arrays} arrays in {cache.root}"):
+        found = list(problems)
+    if as_json:
+        print_json([asdict(problem) for problem in found])
+    else:
+        for problem in found:
+            console().print(f"{problem.where}: {problem.what}")
+        state = f"{len(found)} problems" if found else "every byte is as recorded"
+        console().print(f"{arrays} arrays in {cache.root}: {state}")
+        if found:
+            console().print("Remove what is damaged with featcache rm, then run the same featcache extract again.")
+    return 1 if found else 0
+
+
+# -- extraction -------------------------------------------------------------------------------------------------------
+
+
+def show_jobs(jobs: Sequence["Job"], cache: "Cache") -> None:
+    """Shows what an extraction would compute."""
+    rows = []
+    for job in jobs:
+        chunks = -(-len(job.view) // job.chunk_rows)
+        to_do = sum(0 if t.done else chunks if t.missing is None else t.missing for t in job.targets)
+        rows.append(
+            (
+                job.card.name,
+                job.view.name,
+                len(job.view),
+                len(job.targets),
+                f"{to_do} of {chunks * len(job.targets)}",
+                size(job.bytes),
+            )
+        )
+    print_table(("encoder", "view", "rows", "arrays", "chunks to compute", "to write"), rows)
+    console().print(f"Cache: {cache.root}. Nothing was computed (--dry-run).")
+
+
+def run_jobs(jobs: Sequence["Job"], run: "Callable[[Job, Callable[[int], None]], Extracted]") -> None:
+    """Runs extractions one after the other under a progress display, a line of result each.
+
+    Args:
+        jobs: What to extract.
+        run: (job, function to call with the number of finished rows) -> what was done.
+    """
+    for note in jobs[0].dataset.notes if jobs else ():
+        console().print(f"{jobs[0].dataset.name}: {note}")
+    for job in jobs:
+        with row_progress(f"{job.card.name} over {job.view.name}", len(job.view)) as advance:
+            done = run(job, advance)
+        console().print(_result_line(done))
+
+
+def _result_line(done: "Extracted") -> str:
+    what = f"{done.encoder} over {done.view}: {len(done.layers)} arrays complete"
+    if not done.rows:
+        return f"{what}, all of it cached already"
+    reused = f", {done.reused:,} reused" if done.reused else ""
+    return f"{what}; {done.rows:,} rows in {done.seconds:.1f} s ({done.rows / done.seconds:.0f} rows/s){reused}"
+
+
+@contextmanager
+def row_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar with rows/s and the time that is left; yields the function that advances it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]} rows/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=total, rate="–")
+
+        def advance(rows: int) -> None:
+            progress.advance(task, rows)
+            speed = progress.tasks[0].speed
+            progress.update(task, rate=f"{speed:.0f}" if speed else "–")
+
+        yield advance

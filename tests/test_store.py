@@ -1,0 +1,284 @@
+"""Does one array survive everything, and read back what was written?"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featcache.durable import replace, write_once
+from featcache.errors import Damaged, FeaturesNotCached, NewerFormat, UsageError
+from featcache.key import ArrayKey, canonical, differences
+from featcache.plan import Plan, chunk_rows
+from featcache.records import chunk_name
+from featcache.store import ASIDE, FeatureArray
+
+N, D, ROWS = 43, 5, 8
+PLAN = Plan(N, ROWS, 4, "row", 1)
+
+
+def make_key(**binds: object) -> ArrayKey:
+    rows = {"modality": "text", "decoding": {}, "root": "r", "n": N}
+    return ArrayKey(
+        "tiny", "captions", "fake", "last.mean", {"format": 1, "rows": rows, "d": D, "dtype": "float16"} | binds
+    )
+
+
+def features() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((N, D)).astype(np.float16)
+
+
+def write_all(folder: Path, plan: Plan = PLAN, *, chunks: int | None = None) -> FeatureArray:
+    key = make_key()
+    array = FeatureArray(folder / key.path)
+    array.create(key, plan)
+    for chunk in range(plan.chunks if chunks is None else chunks):
+        start, stop = plan.span(chunk)
+        array.commit(plan, chunk, features()[start:stop], writer="w")
+    if chunks is None:
+        array.finish(plan)
+    return array
+
+
+def test_what_is_written_is_read_back_bit_for_bit(tmp_path: Path) -> None:
+    array = write_all(tmp_path)
+    for start, stop in [(0, N), (0, 0), (3, 4), (7, 9), (8, 16), (40, 43), (5, 41)]:
+        for verify in (True, False):
+            np.testing.assert_array_equal(array.read(start, stop, verify=verify), features()[start:stop])
+
+
+def test_zarr_python_and_tensorstore_read_the_same_array(tmp_path: Path) -> None:
+    import tensorstore
+
+    from featcache.zarr_reader import open_zarr
+
+    array = write_all(tmp_path)
+    np.testing.assert_array_equal(open_zarr(array.path)[:], features())
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(array.path)}}
+    np.testing.assert_array_equal(tensorstore.open(spec).result().read().result(), features())
+
+
+def test_the_padding_of_the_last_chunk_is_nan(tmp_path: Path) -> None:
+    array = write_all(tmp_path)
+    raw = np.frombuffer((array.path / chunk_name(5)).read_bytes()[:-4], np.float16).reshape(ROWS, D)
+    assert np.isnan(raw[N - 5 * ROWS :]).all()
+
+
+def test_an_incomplete_array_is_not_read(tmp_path: Path) -> None:
+    array = write_all(tmp_path, chunks=3)
+    with pytest.raises(FeaturesNotCached, match="not complete"):
+        array.read()
+    with pytest.raises(FeaturesNotCached, match="3 of 6 chunks are missing"):
+        array.finish(PLAN)
+
+
+def test_every_flipped_byte_of_a_chunk_is_refused(tmp_path: Path) -> None:
+    array = write_all(tmp_path)
+    path = array.path / chunk_name(2)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        with pytest.raises(Damaged, match="chunk 2 of .* flipped bits"):
+            array.read(17, 18)
+
+
+@pytest.mark.parametrize("content", [b"", b"short", None])
+def test_a_short_or_missing_chunk_is_named(tmp_path: Path, content: bytes | None) -> None:
+    array = write_all(tmp_path)
+    path = array.path / chunk_name(4)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(Damaged, match="chunk 4 of "):
+        array.read()
+
+
+def test_two_chunks_in_each_others_place_are_refused_though_their_checksums_hold(tmp_path: Path) -> None:
+    array = write_all(tmp_path)
+    a, b = array.path / chunk_name(0), array.path / chunk_name(1)
+    one, other = a.read_bytes(), b.read_bytes()
+    a.write_bytes(other)
+    b.write_bytes(one)
+    with pytest.raises(Damaged, match="chunk 0"):
+        array.read()
+
+
+def test_every_changed_field_of_the_completion_record_is_refused(tmp_path: Path) -> None:
+    array = write_all(tmp_path)
+    path = array.path / "COMPLETE.json"
+    whole = json.loads(path.read_bytes())
+    changes = [
+        {"root": "0" * 32},
+        {"digest": "0" * 32},
+        {"d": D + 1},
+        {"dtype": "float32"},
+        {"plan": whole["plan"] | {"n": N + 1}},
+        {"plan": whole["plan"] | {"chunk_rows": ROWS + 1}},
+        {"records": whole["records"][:-1]},
+        {"records": whole["records"][::-1]},
+        {"records": [whole["records"][0] | {"rows": 1}, *whole["records"][1:]]},
+        {"records": [whole["records"][0] | {"blake3": "0" * 64}, *whole["records"][1:]]},
+        {"records": [{"chunk": 0}]},
+    ]
+    for change in changes:
+        path.write_bytes(canonical(whole | change))
+        with pytest.raises(Damaged):
+            array.complete()
+    path.write_bytes(b"{not json")
+    with pytest.raises(Damaged, match="not valid JSON"):
+        array.complete()
+
+
+def test_a_changed_key_is_refused(tmp_path: Path) -> None:
+    array = write_all(tmp_path)
+    path = array.path / "key.json"
+    value = json.loads(path.read_bytes())
+    value["binds"]["layer"] = "0.mean"
+    path.write_text(json.dumps(value))
+    with pytest.raises(Damaged, match="was changed"):
+        array.key()
+
+
+def test_an_array_of_a_newer_format_asks_for_an_upgrade(tmp_path: Path) -> None:
+    array = write_all(tmp_path)
+    for name in ("key.json", "COMPLETE.json"):
+        value = json.loads((array.path / name).read_bytes())
+        (array.path / name).write_text(json.dumps(value | {"format": 2}))
+    for read in (array.key, array.complete):
+        with pytest.raises(NewerFormat, match="pip install --upgrade"):
+            read()
+
+
+def test_the_first_plan_wins(tmp_path: Path) -> None:
+    array = write_all(tmp_path, chunks=1)
+    assert array.create(make_key(), Plan(N, ROWS + 1, 2, "cost", 2)) == PLAN
+
+
+def test_a_chunk_without_record_is_adopted_if_whole_and_set_aside_if_not(tmp_path: Path) -> None:
+    array = write_all(tmp_path, chunks=4)
+    (array.commits / "1.json").unlink()
+    (array.commits / "2.json").unlink()
+    broken = array.path / chunk_name(2)
+    broken.write_bytes(broken.read_bytes()[:-7])
+    assert array.adopt_orphans(PLAN) == [1]
+    assert array.committed() == {0, 1, 3}
+    assert not broken.exists()
+    assert len([name for name in os.listdir(array.path) if name.startswith(ASIDE)]) == 1
+    for chunk in (2, 4, 5):
+        start, stop = PLAN.span(chunk)
+        array.commit(PLAN, chunk, features()[start:stop], writer="w")
+    array.finish(PLAN)
+    np.testing.assert_array_equal(array.read(), features())
+
+
+def test_the_second_writer_of_a_chunk_keeps_the_first_ones_bytes(tmp_path: Path) -> None:
+    array = write_all(tmp_path, chunks=1)
+    other = features()[:ROWS] + np.float16(1)
+    record = array.commit(PLAN, 0, other, writer="second")
+    assert record.writer == "w"
+    np.testing.assert_array_equal(
+        np.frombuffer((array.path / chunk_name(0)).read_bytes()[:-4], np.float16).reshape(ROWS, D), features()[:ROWS]
+    )
+
+
+def test_a_block_of_the_wrong_length_is_refused(tmp_path: Path) -> None:
+    array = write_all(tmp_path, chunks=0)
+    with pytest.raises(UsageError, match="chunk 5 holds rows 40 to 43, got 8"):
+        array.commit(PLAN, 5, features()[:8], writer="w")
+
+
+def test_a_file_is_written_once_and_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    assert write_once(path, b"one")
+    assert not write_once(path, b"two")
+    assert path.read_bytes() == b"one"
+    replace(path, b"th", b"ree")
+    assert path.read_bytes() == b"three"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_without_hard_links_a_file_is_still_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    array = write_all(tmp_path)
+    np.testing.assert_array_equal(array.read(), features())
+    assert not write_once(array.path / "key.json", b"other")
+    assert not [name for name in os.listdir(array.path) if name.endswith(".lock")]
+
+
+@pytest.mark.parametrize(
+    ("n", "row_bytes"), [(1, 8), (255, 1536), (1_161, 2_560), (31_014, 1_536), (155_070, 768), (20_000_000, 2)]
+)
+def test_chunks_are_even_and_the_last_is_hardly_padded(n: int, row_bytes: int) -> None:
+    rows = chunk_rows(n, row_bytes)
+    plan = Plan(n, rows, 1, "row", 1)
+    assert plan.chunks * rows - n < plan.chunks
+    assert rows <= 65_536
+    assert [plan.span(chunk)[0] for chunk in range(plan.chunks)] == list(range(0, n, rows))
+    assert plan.span(plan.chunks - 1)[1] == n
+
+
+def test_the_digest_binds_values_and_not_names_or_provenance() -> None:
+    key = make_key()
+    moved = ArrayKey("other", "elsewhere", "x", "last.mean", key.binds, {"created": "now"})
+    assert moved.digest == key.digest
+    assert make_key(d=D + 1).digest != key.digest
+    assert differences(key.binds, make_key(d=9).binds) == {"d": (D, 9)}
+
+
+WRITER = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from tests.test_store import FeatureArray, PLAN, features, make_key
+key = make_key()
+array = FeatureArray(Path(sys.argv[1]) / key.path)
+plan = array.create(key, PLAN)
+array.adopt_orphans(plan)
+todo = sorted(set(range(plan.chunks)) - array.committed())
+print("ready", flush=True)
+for chunk in todo:
+    start, stop = plan.span(chunk)
+    array.commit(plan, chunk, features()[start:stop], writer="w")
+    print(chunk, flush=True)
+array.finish(plan)
+"""
+
+
+def run_writer(folder: Path, kill_after: float | None) -> list[int]:
+    """Runs a writer; returns the chunks that it said were committed before it was killed."""
+    command = [sys.executable, "-c", WRITER, str(folder), str(Path(__file__).parents[1])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        if kill_after is not None:
+            time.sleep(kill_after)
+            process.send_signal(signal.SIGKILL)
+        said = [int(line) for line in process.stdout.read().split("\n") if line.isdigit()]
+    return said
+
+
+@pytest.mark.parametrize("kills", [8, pytest.param(100, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_nothing_acknowledged_is_lost_and_the_bytes_are_the_same(
+    tmp_path: Path, kills: int
+) -> None:
+    whole = write_all(tmp_path / "whole")
+    chance = random.Random(7)
+    for attempt in range(kills):
+        folder = tmp_path / f"killed-{attempt}"
+        array = FeatureArray(folder / make_key().path)
+        said = run_writer(folder, chance.uniform(0, 0.04))
+        assert set(said) <= array.committed()
+        again = run_writer(folder, None)
+        assert not set(said) & set(again), "a committed chunk was computed again"
+        for chunk in range(PLAN.chunks):
+            assert (array.path / chunk_name(chunk)).read_bytes() == (whole.path / chunk_name(chunk)).read_bytes()
+        assert array.complete().root == whole.complete().root
