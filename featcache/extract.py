@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.errors import DataError
 from data.views import View
 from featcache.cache import Cache
 from featcache.encoders import load_encoder
@@ -176,25 +177,45 @@ class _Pass:
     ) -> Iterator[tuple[int, Sequence[int], list[Any]]]:
         """Yields (chunk, row numbers, prepared rows) in the order of the plan, decoding ahead in threads."""
         waiting: deque[tuple[int, Sequence[int], list[Future[Any]]]] = deque()
-        for chunk in chunks:
-            for numbers, futures in self._chunk_batches(chunk, decoders):
-                waiting.append((chunk, numbers, futures))
-                if len(waiting) > _PREFETCHED_BATCHES:
-                    yield self._gather(*waiting.popleft())
+        batches = self._submitted(list(chunks), decoders)
+        failure: Exception | None = None
+        while failure is None:
+            try:
+                waiting.append(next(batches))
+            except StopIteration:
+                break
+            except (ExtractionFailed, DataError) as error:
+                failure = error  # the rows before the one that failed are still worth committing
+            if len(waiting) > _PREFETCHED_BATCHES:
+                yield self._gather(*waiting.popleft())
         while waiting:
             yield self._gather(*waiting.popleft())
+        if failure is not None:
+            raise failure
 
-    def _chunk_batches(
-        self, chunk: int, decoders: ThreadPoolExecutor
-    ) -> Iterator[tuple[Sequence[int], list[Future[Any]]]]:
-        numbers: Sequence[int] = range(*self.plan.span(chunk))
-        ready: dict[int, Future[Any]] = {}
-        if self.plan.order == "cost":  # prepared text is small: the whole chunk is tokenised, then sorted
-            ready = {number: decoders.submit(self._prepare, number) for number in numbers}
-            numbers = sorted(numbers, key=lambda number: (-self.encoder.cost(ready[number].result()), number))
-        for low in range(0, len(numbers), self.plan.batch_size):
-            batch = numbers[low : low + self.plan.batch_size]
-            yield batch, [ready.get(number) or decoders.submit(self._prepare, number) for number in batch]
+    def _submitted(
+        self, chunks: list[int], decoders: ThreadPoolExecutor
+    ) -> Iterator[tuple[int, Sequence[int], list[Future[Any]]]]:
+        """The batches of all chunks, their rows handed to the decoders when they are asked for."""
+        sorts = self.plan.order == "cost"  # prepared text is small: a whole chunk is tokenised, then sorted
+        ahead = self._submit(range(*self.plan.span(chunks[0])), decoders) if sorts and chunks else {}
+        for chunk, following in zip(chunks, [*chunks[1:], None], strict=True):
+            numbers: Sequence[int] = range(*self.plan.span(chunk))
+            ready = ahead
+            if sorts:
+                ahead = {} if following is None else self._submit(range(*self.plan.span(following)), decoders)
+                numbers = self._longest_first(ready)
+            for low in range(0, len(numbers), self.plan.batch_size):
+                batch = numbers[low : low + self.plan.batch_size]
+                futures = ready if sorts else self._submit(batch, decoders)
+                yield chunk, batch, [futures[number] for number in batch]
+
+    def _submit(self, numbers: Sequence[int], decoders: ThreadPoolExecutor) -> dict[int, Future[Any]]:
+        return {number: decoders.submit(self._prepare, number) for number in numbers}
+
+    def _longest_first(self, ready: dict[int, Future[Any]]) -> list[int]:
+        cost = {number: self.encoder.cost(future.result()) for number, future in ready.items()}
+        return sorted(ready, key=lambda number: (-cost[number], number))
 
     @staticmethod
     def _gather(chunk: int, numbers: Sequence[int], futures: list[Future[Any]]) -> tuple[int, Sequence[int], list[Any]]:

@@ -1,0 +1,72 @@
+# Every target sets up .venv by itself when it must. `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo extract train align report test test-all check bench clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+FEATCACHE := $(BIN)/featcache
+
+# ---- choices: make train ADAPTER=mlp SEED=1 ----
+DATASET ?=
+ROOT ?=
+CACHE ?=
+ENCODERS ?=
+ADAPTER ?= linear
+EPOCHS ?=
+SEED ?= 0
+X ?=
+Y ?=
+REFERENCE ?=
+K ?= 10
+OUT ?=
+RUNS ?= $(wildcard runs/*/*/*)
+
+option = $(if $(2),--$(1) '$(2)')
+cache_option = $(call option,cache,$(CACHE))
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+setup: .venv/.ready ## Make .venv with everything that make demo and make test need
+
+.venv/.ready: pyproject.toml
+	@test -x $(BIN)/python || { echo "Making .venv with $$($(PYTHON) --version) ..."; $(PYTHON) -m venv .venv; }
+	@echo "Installing featcache and what it needs (several GB with torch; a few minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,encoders,demo,dev]'
+	@touch $@
+
+demo: setup ## Extract, train three adapters, measure and open the question on the embedded data set
+	@$(FEATCACHE) demo $(cache_option)
+
+extract: setup ## Write features into the cache: DATASET= ROOT= ENCODERS="a b c" CACHE=
+	@$(FEATCACHE) extract $(or $(DATASET),flickr30k) $(or $(ENCODERS),resnet18 gpt2 dinov2-small) $(call option,root,$(ROOT)) $(cache_option)
+
+train: setup ## Train adapters on cached features: ADAPTER=linear|mlp|bottleneck DATASET= X= Y= REFERENCE= EPOCHS= SEED= OUT=
+	@$(FEATCACHE) train $(DATASET) --adapter $(ADAPTER) --seed $(SEED) $(call option,x,$(X)) $(call option,y,$(Y)) \
+	  $(call option,reference,$(REFERENCE)) $(call option,epochs,$(EPOCHS)) $(call option,out,$(OUT)) $(cache_option)
+
+align: setup ## Measure the alignment of two cached encoders: DATASET= X= Y= K=
+	@$(FEATCACHE) align $(or $(DATASET),openmoji) $(or $(X),efficientnet-lite0) $(or $(Y),minilm) --k $(K) $(cache_option)
+
+report: setup ## Draw the figures and the page of the runs in runs/: RUNS="dir dir" OUT=
+	@$(FEATCACHE) report $(RUNS) $(call option,out,$(OUT))
+
+test: setup ## Run the tests that take minutes, offline, on a CPU
+	@$(BIN)/python -m pytest -q
+
+test-all: setup ## Run every test, the slow ones too
+	@$(BIN)/python -m pytest -q -m "not gpu and not network"
+
+check: setup ## Lint, types, import direction, docs equal help
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m pytest -q tests/test_docs.py
+
+bench: setup ## Measure throughput as a ratio against the best bare loop
+	@$(BIN)/python benchmarks/extraction.py
+
+clean: ## Delete .venv and what tools left; the cache and runs/ stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
