@@ -1,0 +1,125 @@
+"""Is this input fit to be measured? The one place where features and groups are checked and made plain."""
+
+from collections.abc import Hashable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from metrics.errors import BadDtype, BadShape, ConstantSpace, NotFinite, TooFewRows, ZeroRow
+
+X: TypeAlias = Float[Tensor, "n dx"] | Float[np.ndarray, "n dx"]
+Y: TypeAlias = Float[Tensor, "n dy"] | Float[np.ndarray, "n dy"]
+Graph: TypeAlias = Int[np.ndarray, "n k"] | Int[Tensor, "n k"]
+Groups: TypeAlias = Sequence[Hashable] | np.ndarray
+
+_FLOATS = ("float16", "float32", "float64")
+
+
+def plain(x: X | Y, name: str = "x") -> np.ndarray:
+    """A checked float64 copy of features, C-contiguous, on the CPU.
+
+    Args:
+        x: Features [n, d], float16, float32 or float64.
+        name: What the messages call it.
+
+    Returns:
+        A new array [n, d], float64: the caller may write to it.
+
+    Raises:
+        BadShape: If x is not two-dimensional or is empty.
+        BadDtype: If x is bfloat16 or not floating point.
+        NotFinite: If a row holds NaN or infinity; names the first.
+
+    Example:
+        >>> plain(np.float16([[1, 2]])).dtype.name
+        'float64'
+    """
+    if not isinstance(x, torch.Tensor | np.ndarray):
+        raise BadShape(f"{name}: wanted a numpy array or a torch tensor [n, d], got {type(x).__name__}")
+    dtype = str(x.dtype).removeprefix("torch.")
+    if x.ndim != 2 or 0 in x.shape:
+        raise BadShape(f"{name}: wanted features [n, d] with at least one row and column, got shape {tuple(x.shape)}")
+    if dtype not in _FLOATS:
+        why = "; its 8 bits of precision change which rows are neighbours" if dtype == "bfloat16" else ""
+        raise BadDtype(f"{name} is {dtype}{why}; wanted one of {', '.join(_FLOATS)}: convert it, or extract as float32")
+    if isinstance(x, torch.Tensor):
+        x = x.detach().cpu().numpy()
+    values = np.array(x, dtype=np.float64, order="C")
+    # One pass over n sums instead of n * d booleans; a sum of finite float64 may overflow, hence the second look.
+    if not np.isfinite(np.add.reduce(values, axis=None)):
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(bad):
+            raise NotFinite(f"{name}: {len(bad)} of {len(values)} rows hold NaN or infinity, the first is row {bad[0]}")
+    return values
+
+
+def plain_pair(x: X, y: Y, *, at_least: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Two spaces of the same samples as float64, checked to vary at all.
+
+    Raises:
+        BadShape: If the numbers of rows differ.
+        TooFewRows: If there are fewer than `at_least` rows.
+        ConstantSpace: If every row of one space is the same.
+    """
+    a, b = plain(x, "x"), plain(y, "y")
+    if len(a) != len(b):
+        raise BadShape(
+            f"x has {len(a)} rows and y has {len(b)}: row i of both must be the same sample; pair them by id"
+        )
+    if len(a) < at_least:
+        raise TooFewRows(f"wanted at least {at_least} rows, got {len(a)}")
+    for values, name in ((a, "x"), (b, "y")):
+        if (values == values[0]).all():
+            raise ConstantSpace(f"{name}: all {len(values)} rows are the same; the space has collapsed to one point")
+    return a, b
+
+
+def unit_rows(values: np.ndarray, name: str = "x") -> np.ndarray:
+    """Rows of length 1, computed in float64 in a fixed order; overwrites and returns `values`.
+
+    Raises:
+        ZeroRow: If a row is zero; names the first.
+    """
+    peak = np.abs(values).max(axis=1)
+    zero = np.flatnonzero(peak == 0)
+    if len(zero):
+        raise ZeroRow(f"{name}: {len(zero)} of {len(values)} rows are zero, the first is row {zero[0]}; no cosine")
+    if peak.max() > 1e100 or peak.min() < 1e-100:  # squares would leave float64; a power of two changes no bit
+        values *= np.ldexp(1.0, -np.frexp(peak)[1])[:, None]
+    values /= np.sqrt(np.add.reduce(values * values, axis=1))[:, None]
+    return values
+
+
+def group_codes(groups: Groups | None, n: int, name: str = "groups") -> tuple[np.ndarray, list[Hashable]]:
+    """Groups as numbers 0, 1, ... in order of first occurrence, and the groups in that order.
+
+    Args:
+        groups: One hashable a row, or None: every row is a group of its own.
+        n: Number of rows.
+        name: What the messages call it.
+
+    Raises:
+        BadShape: If there is not one group a row.
+
+    Example:
+        >>> group_codes(["b", "a", "b"], 3)
+        (array([0, 1, 0]), ['b', 'a'])
+    """
+    if groups is None:
+        return np.arange(n), list(range(n))
+    rows = groups.tolist() if isinstance(groups, np.ndarray | torch.Tensor) else list(groups)
+    if len(rows) != n:
+        raise BadShape(f"{name}: {len(rows)} entries for {n} rows; wanted one group a row")
+    seen: dict[Hashable, int] = {}
+    codes = np.fromiter((seen.setdefault(group, len(seen)) for group in rows), dtype=np.int64, count=n)
+    return codes, list(seen)
+
+
+def like(values: np.ndarray, x: X | Y) -> np.ndarray | Tensor:
+    """`values` as float32, in the kind (numpy or torch) and on the device of `x`."""
+    if isinstance(x, torch.Tensor):
+        return torch.from_numpy(values).to(x.device, torch.float32)
+    return values.astype(np.float32)

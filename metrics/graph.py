@@ -1,0 +1,142 @@
+"""Which rows are each row's nearest neighbours? Exact, and the same ids whatever computed them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from metrics import exact, faiss_backend, search
+from metrics.arrays import Groups, X, group_codes, plain
+from metrics.errors import BadChoice, TooFewRows
+
+Backend = Literal["torch", "faiss"]
+BACKENDS: tuple[str, ...] = ("torch", "faiss")
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """A neighbour graph.
+
+    Args:
+        ids: Neighbours of each row, nearest first, ties by the lower id.
+        similarities: Their float64 similarity: cosine, inner product, or minus the Euclidean distance.
+        metric: "cosine", "ip" or "euclidean".
+        backend: What searched: "torch (cpu)", "torch (cuda:0)", "faiss".
+        recomputed: Pairs that were decided in float64.
+        searched_again: Rows that the back end could not certify, so that torch searched them.
+    """
+
+    ids: Int[np.ndarray, "n k"]
+    similarities: Float[np.ndarray, "n k"]
+    metric: str
+    backend: str
+    recomputed: int
+    searched_again: int
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return self.ids.shape[0]
+
+    @property
+    def k(self) -> int:
+        """Neighbours per row."""
+        return self.ids.shape[1]
+
+
+def neighbors(
+    x: X,
+    *,
+    k: int,
+    groups: Groups | None = None,
+    metric: exact.Measure = "cosine",
+    backend: Backend = "torch",
+    tile: int | None = None,
+) -> Neighbors:
+    """The k nearest rows of each row, self and same group excluded by id, ties broken by index.
+
+    Float32 products propose, with the error bound of float32 products in any order; one float64 routine of fixed order
+    decides. So the ids are bit-equal for every tile size, thread count, device and back end.
+    Memory: O(tile * n) float32 and one float64 copy of x.
+
+    Args:
+        x: Features of n samples.
+        k: Neighbours per row, 1 <= k < n.
+        groups: The group of each row, n hashables; rows of one group are never neighbours. None: only self is excluded.
+        metric: "cosine", "ip" (inner product as it is) or "euclidean".
+        backend: "torch" (on the device of x) or "faiss" (on the CPU).
+        tile: Rows searched at a time; None chooses. Changes time and memory, never the result.
+
+    Returns:
+        Ids [n, k] (int32 below 2 ** 31 rows), similarities, and what computed them.
+
+    Raises:
+        BadShape: If x is not [n, d], or groups are not n.
+        BadDtype: If x is bfloat16 or not floating point.
+        NotFinite: If a row holds NaN or infinity.
+        ZeroRow: If the metric is "cosine" and a row is zero.
+        TooFewRows: If a row has fewer than k rows outside its group; names the row.
+        BadChoice: If k, metric, back end or tile is not one that exists.
+        BackendMissing: If faiss is asked for and not installed.
+
+    Example:
+        >>> x = torch.tensor([[1., 0.], [.9, .1], [0., 1.], [.1, .9]])
+        >>> neighbors(x, k=1).ids.ravel().tolist()
+        [1, 0, 3, 2]
+        >>> neighbors(x, k=1, groups=["a", "a", "b", "b"]).ids.ravel().tolist()
+        [3, 3, 1, 1]
+
+    Source:
+        Error bound: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed. 2002, section 3.1.
+    """
+    _check_choices(k, metric, backend, tile)
+    values = plain(x)
+    n = len(values)
+    exclusion = search.Exclusion(group_codes(groups, n)[0])
+    _check_enough(exclusion, k)
+    space = exact.prepare(values, metric)
+    device = x.device if isinstance(x, torch.Tensor) else torch.device("cpu")
+    ids = np.empty((n, k), np.int32 if n < 2**31 else np.int64)
+    similarities = np.empty((n, k))
+    recomputed = searched_again = 0
+    ran = f"torch ({device})"
+    todo = np.arange(n)
+    tiles: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    if backend == "faiss":
+        rows, cols, todo = faiss_backend.proposals(space, exclusion, k=k, tile=tile)
+        tiles = [(np.setdiff1d(np.arange(n), todo, assume_unique=True), rows, cols)] if len(rows) else []
+        searched_again, ran = len(todo), "faiss"
+
+    def every_tile() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        yield from tiles
+        yield from search.proposals(space, exclusion, todo, k=k, tile=tile, device=device)
+
+    for part, rows, cols in every_tile():
+        ids[part], similarities[part] = exact.nearest(space, rows, cols, len(part), k)
+        recomputed += len(rows)
+    return Neighbors(ids, exact.reported(space, similarities), metric, ran, recomputed, searched_again)
+
+
+def _check_choices(k: int, metric: str, backend: str, tile: int | None) -> None:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise BadChoice(f"k = {k!r}: wanted a whole number of neighbours, 1 or more")
+    if metric not in exact.MEASURES:
+        raise BadChoice(f"metric {metric!r} is unknown; there are {', '.join(exact.MEASURES)}")
+    if backend not in BACKENDS:
+        raise BadChoice(f"backend {backend!r} is unknown; there are {', '.join(BACKENDS)}")
+    if tile is not None and tile < 1:
+        raise BadChoice(f"tile = {tile}: wanted 1 or more rows, or None")
+
+
+def _check_enough(exclusion: search.Exclusion, k: int) -> None:
+    left = len(exclusion.codes) - exclusion.sizes[exclusion.codes]
+    short = np.flatnonzero(left < k)
+    if len(short):
+        row = short[0]
+        raise TooFewRows(
+            f"k = {k}: row {row} has only {left[row]} rows outside its group (n = {len(left)}, its group has "
+            f"{len(left) - left[row]}); {len(short)} rows run short. Lower k or measure more rows"
+        )

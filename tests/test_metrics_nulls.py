@@ -1,0 +1,157 @@
+"""Do closed forms and permutations agree, and does a null hold what it promises?"""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+
+from metrics import (
+    chance_cka,
+    chance_mutual_knn,
+    cka,
+    errors,
+    moments_cka,
+    moments_knn,
+    mutual_knn,
+    neighbors,
+    nulls,
+    overlap,
+    permutation_null_cka,
+    permutation_null_knn,
+)
+
+RNG = np.random.default_rng
+
+
+def spaces(n, seed=0, dx=6, dy=4):
+    rng = RNG(seed)
+    return rng.standard_normal((n, dx)) + 1, rng.standard_normal((n, dy)) ** 3
+
+
+def relabelled(ids, order):
+    """The graph of features[order]: position i holds sample order[i]."""
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order))
+    return position[ids[order]]
+
+
+def test_knn_moments_equal_all_permutations_of_six_rows():
+    a, b = (neighbors(v, k=2).ids for v in spaces(6))
+    scores = [overlap.mutual_knn_graphs(a, relabelled(b, np.array(p))).mean() for p in permutations(range(6))]
+    exact = moments_knn(a, b)
+    assert exact.mean == pytest.approx(np.mean(scores), abs=1e-12)
+    assert exact.std == pytest.approx(np.std(scores), abs=1e-12)
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+def test_cka_moments_equal_all_permutations_of_six_rows(debiased):
+    x, y = spaces(6)
+    scores = [cka(x, y[list(p)], debiased=debiased) for p in permutations(range(6))]
+    exact = moments_cka(x, y, debiased=debiased)
+    assert exact.mean == pytest.approx(np.mean(scores), abs=1e-12)
+    assert exact.std == pytest.approx(np.std(scores), abs=1e-12)
+    assert chance_cka(x, y, debiased=debiased) == exact.mean
+
+
+def test_moments_agree_with_five_thousand_permutations():
+    x, y = spaces(120)
+    a, b = (neighbors(v, k=10).ids for v in (x, y))
+    drawn, exact = permutation_null_knn(a, b, permutations=5000), moments_knn(a, b)
+    assert drawn.mean == pytest.approx(exact.mean, abs=4 * exact.std / 5000**0.5)
+    assert drawn.std == pytest.approx(exact.std, rel=0.05)
+    drawn, exact = permutation_null_cka(x, y, permutations=5000), moments_cka(x, y)
+    assert drawn.mean == pytest.approx(exact.mean, abs=4 * exact.std / 5000**0.5)
+    assert drawn.std == pytest.approx(exact.std, rel=0.05)
+
+
+def test_a_permuted_graph_is_the_graph_of_permuted_features():
+    x, y = spaces(40)
+    a, b = (neighbors(v, k=5).ids for v in (x, y))
+    null = permutation_null_knn(a, b, permutations=3, seed=5)
+    orders = nulls._row_orders(None, 40, 5)
+    direct = [mutual_knn(x, y[next(orders)], k=5) for _ in range(3)]
+    assert null.mean == pytest.approx(np.mean(direct), abs=1e-12)
+    assert null.observed == mutual_knn(x, y, k=5)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+@pytest.mark.parametrize("debiased", [False, True])
+@pytest.mark.parametrize("shape", [(30, 40, 90), (200, 3, 4)])  # kernels where wide, features where narrow
+def test_a_permuted_cka_is_the_cka_of_permuted_features(kernel, debiased, shape):
+    n, dx, dy = shape
+    x, y = (v / 4 for v in spaces(n, dx=dx, dy=dy))
+    null = permutation_null_cka(x, y, kernel=kernel, debiased=debiased, permutations=4, seed=1)
+    orders = nulls._row_orders(None, n, 1)
+    direct = [cka(x, y[next(orders)], kernel=kernel, debiased=debiased) for _ in range(4)]
+    assert null.mean == pytest.approx(np.mean(direct), abs=1e-5)
+    assert null.std == pytest.approx(np.std(direct), abs=1e-5)
+
+
+def test_unrelated_spaces_are_called_unlikely_five_times_in_a_hundred():
+    p_values = []
+    for seed in range(200):
+        a, b = (neighbors(v, k=5).ids for v in spaces(40, seed))
+        p_values.append(permutation_null_knn(a, b, permutations=99, seed=seed).p)
+    assert 0.01 <= np.mean(np.array(p_values) <= 0.05) <= 0.1
+
+
+def test_a_space_against_itself_has_the_smallest_p_possible():
+    x, _ = spaces(50)
+    ids = neighbors(x, k=5).ids
+    null = permutation_null_knn(ids, ids, permutations=199)
+    assert (null.p, null.observed, null.permutations) == (1 / 200, 1.0, 199)
+    assert null.low <= null.mean <= null.high < 1
+    assert permutation_null_cka(torch.from_numpy(x), torch.from_numpy(x), permutations=199).p == 1 / 200
+
+
+def test_the_same_seed_draws_the_same_null():
+    a, b = (neighbors(v, k=5).ids for v in spaces(50))
+    assert permutation_null_knn(a, b, permutations=20, seed=3) == permutation_null_knn(a, b, permutations=20, seed=3)
+    assert permutation_null_knn(a, b, permutations=20, seed=3) != permutation_null_knn(a, b, permutations=20, seed=4)
+
+
+def test_whole_groups_change_places_among_those_of_equal_size():
+    groups = np.array(list("aabbcccddeeef"))
+    orders = nulls._row_orders(groups, len(groups), 0)
+    for order in (next(orders) for _ in range(50)):
+        assert order[-1] == 12
+        assert sorted(order) == list(range(len(groups)))
+        arrived = groups[order]
+        for name in "abcdef":
+            rows = np.flatnonzero(groups == name)
+            assert len(set(arrived[rows])) == 1
+            assert (np.diff(order[rows]) == 1).all()
+
+
+def test_duplicated_rows_need_a_group_null_to_look_like_chance():
+    rng = RNG(1)
+    x, y = (np.repeat(rng.standard_normal((100, 8)), 5, axis=0) for _ in range(2))
+    groups = np.repeat(np.arange(100), 5)
+    with_groups = [neighbors(v, k=10, groups=groups).ids for v in (x, y)]
+    without = [neighbors(v, k=10).ids for v in (x, y)]
+    fair = permutation_null_knn(*with_groups, groups=groups, permutations=200)
+    fooled = permutation_null_knn(*without, permutations=200)
+    assert fair.p > 0.05
+    assert fair.mean == pytest.approx(chance_mutual_knn(500, 10, groups), rel=0.1)
+    assert fooled.observed > 10 * fooled.high
+
+
+def test_any_graph_score_has_a_null():
+    a, b = (neighbors(v, k=5).ids for v in spaces(60))
+    for score in (overlap.jaccard_knn_graphs, overlap.cycle_knn_graphs, overlap.lcs_knn_graphs):
+        null = permutation_null_knn(a, b, permutations=50, score=score)
+        assert null.observed == score(a, b).mean()
+        assert null.low <= null.mean <= null.high
+
+
+def test_a_null_that_cannot_be_drawn_is_refused():
+    ids = neighbors(spaces(6)[0], k=2).ids
+    with pytest.raises(errors.BadChoice, match="no two of the 3 groups"):
+        permutation_null_knn(ids, ids, groups=list("abbccc"))
+    with pytest.raises(errors.BadChoice, match="permutations = 0"):
+        permutation_null_knn(ids, ids, permutations=0)
+    with pytest.raises(errors.BadChoice, match="ids run from 0 to 9"):
+        permutation_null_knn(np.where(ids == ids[0, 0], 9, ids) * (ids > 0), ids)
+    with pytest.raises(errors.TooFewRows, match="at least 4"):
+        moments_knn(np.array([[1], [0], [0]]), np.array([[1], [0], [0]]))
