@@ -1,0 +1,32 @@
+"""How do frozen features become a joint space, and how near is it to the reference? Adapters, training, runs."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer.config import FitConfig
+    from trainer.defaults import DEFAULTS, Triple
+    from trainer.fit import Epoch, Fitted
+    from trainer.run import Run, apply, load_run, train
+
+# `fit` itself is trainer.fit.fit: exported here, it would clash with its own module
+_HOME = {
+    "FitConfig": "config",
+    "DEFAULTS": "defaults",
+    "Triple": "defaults",
+    "Epoch": "fit",
+    "Fitted": "fit",
+    "Run": "run",
+    "apply": "run",
+    "load_run": "run",
+    "train": "run",
+}
+
+__all__ = ["DEFAULTS", "Epoch", "FitConfig", "Fitted", "Run", "Triple", "apply", "load_run", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    # imported when first asked for: `import trainer` alone must not import torch
+    if name not in _HOME:
+        raise AttributeError(f"module 'trainer' has no attribute {name!r}")
+    return getattr(import_module(f"trainer.{_HOME[name]}"), name)

@@ -35,12 +35,13 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
     Raises:
         FeaturesNotCached: If the data set has no features of one of the two encoders.
     """
-    dataset = dataset or run.config["dataset"]
+    trained_on: str = run.config["dataset"]
+    wanted = dataset or trained_on
     found: list[Features] = []
     for side in ("x", "y"):
         used = run.config["features"][side]
-        digest = f"@{used['digest']}" if dataset == run.config["dataset"] else ""
-        source = cache.load(dataset, f"{used['encoder']}/{used['layer']}{digest}", view=used["view"])
+        digest = f"@{used['digest']}" if wanted == trained_on else ""
+        source = cache.load(wanted, f"{used['encoder']}/{used['layer']}{digest}", view=used["view"])
         made_by = {"adapter": weights_hash(run.path), "side": side}
         array = store_derived(
             cache,

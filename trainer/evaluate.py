@@ -1,0 +1,225 @@
+"""How near is each space to the reference, and who finds whom? Rows of the table for one split."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metrics import (
+    chance_cka,
+    chance_mutual_knn,
+    cka,
+    joint,
+    mixed,
+    moments_cka,
+    mutual_knn_graphs,
+    neighbors,
+    permutation_null_cka,
+    permutation_null_knn,
+    retrieval,
+)
+from trainer.adapters import TwoAdapters
+from trainer.config import FitConfig
+from trainer.pairs import Pairs
+from trainer.table import Row
+
+RECALLS = (1, 5, 10)
+METRICS = ("mutual_knn", "cka")
+# a permuted CKA costs n^2, and with this many groups its distribution is normal: the moments, which are exact, suffice
+PERMUTED_CKA_GROUPS = 500
+NULL_ESTIMAND = "null range: score of these groups matched at random, central 95 %"
+WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """One row a group, with its neighbour graph (cosine, self excluded), found once.
+
+    Args:
+        features: [n, d].
+        k: Neighbours a row.
+    """
+
+    features: Float[Tensor, "n d"]
+    k: int
+
+    @cached_property
+    def graph(self) -> NDArray[Any]:
+        """[n, k] ids."""
+        return np.asarray(neighbors(self.features, k=self.k).ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """One split, ready to be measured again and again.
+
+    Alignment takes one row a group: raw features are averaged over a group's rows, adapted features are adapted,
+    normalised, averaged and normalised again. Retrieval takes every row. Everything is measured on the CPU, whichever
+    device trained.
+
+    Args:
+        name: "validation" or "test".
+        pairs: The groups of this split only.
+        config: Reads k, permutations and seed.
+        full: Whether null ranges and intervals are computed.
+    """
+
+    name: str
+    pairs: Pairs
+    config: FitConfig
+    full: bool = False
+
+    @cached_property
+    def x(self) -> Space:
+        """Raw features of side x."""
+        return Space(self.pairs.x.means(), self.config.k)
+
+    @cached_property
+    def y(self) -> Space:
+        """Raw features of side y."""
+        return Space(self.pairs.y.means(), self.config.k)
+
+    @cached_property
+    def reference(self) -> Space:
+        """Features of the reference."""
+        return Space(self.pairs.reference, self.config.k)
+
+
+@dataclass(frozen=True, eq=False)
+class Adapted:
+    """What adapters make of one split.
+
+    Args:
+        rows: "x", "y" -> [rows, width] every row, L2-normalised.
+        spaces: "x", "y", "joint" -> one row a group.
+    """
+
+    rows: dict[str, Float[Tensor, "rows width"]]
+    spaces: dict[str, Space]
+
+
+@torch.no_grad()
+def adapt(bench: Bench, adapters: TwoAdapters) -> Adapted:
+    """Maps the rows of a split into the joint space.
+
+    Args:
+        bench: The split.
+        adapters: Adapters on the CPU.
+    """
+    sides = {"x": bench.pairs.x, "y": bench.pairs.y}
+    rows = {name: adapters.embed(name, side.values) for name, side in sides.items()}
+    means = {
+        name: torch.nn.functional.normalize(replace(side, values=rows[name]).means()) for name, side in sides.items()
+    }
+    features = {**means, "joint": torch.as_tensor(joint(means["x"], means["y"]))}
+    return Adapted(rows, {name: Space(values, bench.config.k) for name, values in features.items()})
+
+
+def raw_rows(bench: Bench) -> list[Row]:
+    """Alignment of the raw features with the reference and with each other."""
+    rows = [row for name, space in (("x", bench.x), ("y", bench.y)) for row in _align(bench, space, "raw", name)]
+    return rows + _align_pair(bench, bench.x, bench.y, "raw")
+
+
+def adapted_rows(bench: Bench, adapted: Adapted, stage: str, epoch: int) -> list[Row]:
+    """Alignment and retrieval of adapted features.
+
+    Args:
+        bench: The split.
+        adapted: Its rows through the adapters.
+        stage: "untrained" or "trained".
+        epoch: Epoch of the weights, 0 before training.
+
+    Returns:
+        Rows of x, y and joint against the reference, of x against y, and of retrieval in both directions.
+    """
+    spaces = adapted.spaces
+    rows = [row for name, space in spaces.items() for row in _align(bench, space, stage, name)]
+    rows += _align_pair(bench, spaces["x"], spaces["y"], stage)
+    rows += [*_retrieve(bench, adapted, stage, "x", "y"), *_retrieve(bench, adapted, stage, "y", "x")]
+    return [replace(row, epoch=epoch) for row in rows]
+
+
+def mixed_rows(validation: Bench, test: Bench) -> list[Row]:
+    """Alignment of the mixed raw kernels w K_x + (1 - w) K_y, the training-free rival of the joint space.
+
+    For each metric, w is the best of WEIGHTS on validation (the first of equals); the test split sees that w only.
+
+    Returns:
+        Every w on validation, the chosen one on test.
+    """
+    tried = {w: _align_mixed(validation, w, METRICS) for w in WEIGHTS}
+    rows = [row for found in tried.values() for row in found]
+    for number, metric in enumerate(METRICS):
+        best = max(WEIGHTS, key=lambda w: tried[w][number].value)
+        rows += _align_mixed(test, best, (metric,))
+    return rows
+
+
+def _align_mixed(bench: Bench, w: float, metrics: tuple[str, ...]) -> list[Row]:
+    space = Space(torch.as_tensor(mixed(bench.x.features, bench.y.features, w)), bench.config.k)
+    row = Row("mixed", "x+y", "reference", "", bench.name, 0.0, w=w)
+    return [_alignment(bench, space, bench.reference, replace(row, metric=metric)) for metric in metrics]
+
+
+def _align(bench: Bench, space: Space, stage: str, name: str) -> list[Row]:
+    row = Row(stage, name, "reference", "", bench.name, 0.0)
+    return [_alignment(bench, space, bench.reference, replace(row, metric=metric)) for metric in METRICS]
+
+
+def _align_pair(bench: Bench, x: Space, y: Space, stage: str) -> list[Row]:
+    row = Row(stage, "x+y", "pair", "", bench.name, 0.0)
+    return [_alignment(bench, x, y, replace(row, metric=metric)) for metric in METRICS]
+
+
+def _alignment(bench: Bench, a: Space, b: Space, row: Row) -> Row:
+    n, k = len(a.features), bench.config.k
+    knn = row.metric == "mutual_knn"
+    if knn:
+        value, chance = float(np.mean(mutual_knn_graphs(a.graph, b.graph))), chance_mutual_knn(n, k)
+    else:
+        # the search over mixtures compares scores only; their chance would take longer than the scores
+        searching = row.stage == "mixed" and not bench.full
+        value, chance = cka(a.features, b.features), None if searching else chance_cka(a.features, b.features)
+    row = replace(row, value=value, n=n, k=k if knn else None, chance=chance)
+    if not bench.full:
+        return row
+    low, high, estimand = _null_range(bench, a, b, knn)
+    return replace(row, null_low=low, null_high=high, estimand=estimand)
+
+
+def _null_range(bench: Bench, a: Space, b: Space, knn: bool) -> tuple[float, float, str]:
+    n = len(a.features)
+    draws: dict[str, Any] = {"permutations": bench.config.permutations, "seed": bench.config.seed}
+    if not knn and n > PERMUTED_CKA_GROUPS:
+        moments = moments_cka(a.features, b.features)
+        half = 1.959964 * moments.std
+        return moments.mean - half, moments.mean + half, f"{NULL_ESTIMAND}, normal with the exact permutation moments"
+    if knn:
+        null = permutation_null_knn(a.graph, b.graph, **draws)
+    else:
+        null = permutation_null_cka(a.features, b.features, **draws)
+    return null.low, null.high, f"{NULL_ESTIMAND}, of {bench.config.permutations} permutations"
+
+
+def _retrieve(bench: Bench, adapted: Adapted, stage: str, query: str, gallery: str) -> list[Row]:
+    sides = {"x": bench.pairs.x, "y": bench.pairs.y}
+    found = retrieval(
+        adapted.rows[query],
+        adapted.rows[gallery],
+        query_groups=sides[query].groups.numpy(),
+        gallery_groups=sides[gallery].groups.numpy(),
+        ks=RECALLS,
+    )
+    direction = f"{query}→{gallery}"
+    row = Row(stage, "x+y", "pair", "", bench.name, 0.0, direction=direction, n=len(adapted.rows[query]))
+    rows = [replace(row, metric=f"R@{k}", k=k, value=found.recall[k], chance=found.chance[k]) for k in RECALLS]
+    if bench.full:
+        bounds = [{"ci_low": found.low[k], "ci_high": found.high[k], "estimand": found.estimand} for k in RECALLS]
+        rows = [replace(row, **bound) for row, bound in zip(rows, bounds, strict=True)]
+    return [*rows, replace(row, metric="median_rank", value=found.median_rank, chance=float(found.chance_median_rank))]

@@ -1,0 +1,341 @@
+"""Where does a training run live? In a folder that is whole or absent, bound to the features it used."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from blake3 import blake3
+from jaxtyping import Float
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from featcache.durable import sync_file, sync_folder
+from featcache.errors import UsageError
+from featcache.features import Features
+from trainer.adapters import TwoAdapters, build_adapters
+from trainer.config import FitConfig
+from trainer.errors import RunDamaged, RunExists, RunMissing
+from trainer.fit import Fitted, OnEpoch, fit_pairs
+from trainer.pairs import pair
+
+if TYPE_CHECKING:
+    import polars as pl
+
+FORMAT = 1
+FILES = ("config.json", "adapters.safetensors", "metrics.parquet", "map.parquet", "kernels.parquet")
+LIBRARIES = ("featcache", "torch", "numpy", "polars", "safetensors", "scikit-learn")
+EMBED_ROWS = 8_192
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run folder.
+
+    Args:
+        path: The folder.
+        config: config.json.
+        already_there: Whether `train` found it finished and trained nothing.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    already_there: bool = False
+
+    def adapters(self) -> TwoAdapters:
+        """Adapters of the selected epoch, on the CPU.
+
+        Raises:
+            RunDamaged: If the weights cannot be read or are not those of the configuration.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = self.path / "adapters.safetensors"
+        settings = FitConfig.model_validate(self.config["config"])
+        try:
+            weights = load_file(path)
+            # any two rows give the shapes; every value is loaded over
+            rows = [torch.zeros(2, len(weights[f"{side}.mean"])) for side in ("x", "y")]
+            adapters = build_adapters(settings.adapter, *rows, width=settings.width, log_scale=0.0, seed=0)
+            adapters.load_state_dict(weights)
+        except (SafetensorError, OSError, KeyError, RuntimeError) as error:
+            raise _damaged(self.path, f"{path.name} cannot be used: {error}") from error
+        return adapters.eval()
+
+    def metrics(self) -> "pl.DataFrame":
+        """The tidy table.
+
+        Raises:
+            RunDamaged: If it cannot be read.
+        """
+        import polars as pl
+
+        try:
+            return pl.read_parquet(self.path / "metrics.parquet")
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise _damaged(self.path, f"metrics.parquet cannot be read: {error}") from error
+
+
+def train(
+    x: Features,
+    y: Features,
+    reference: Features,
+    config: FitConfig,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    on_epoch: OnEpoch | None = None,
+) -> Run:
+    """Trains, measures and writes one run folder.
+
+    Everything is written to a hidden folder beside `out`, which takes its name at the very end; config.json, with the
+    hashes of the validation and test groups, is written there before the first step.
+
+    Args:
+        x: Features of one side.
+        y: Features of the other side.
+        reference: Features that alignment is measured against.
+        config: Settings.
+        out: The run folder.
+        overwrite: Replace a run (and only a run) that stands there.
+        on_epoch: Called after every epoch.
+
+    Returns:
+        The run; if the same one (settings, digests, roots, overlay) stood there already, that one, `already_there`.
+
+    Raises:
+        RunExists: If `out` holds something else.
+        NotPaired: If the three arrays do not share groups, splits and overlay.
+        UsageError: If the device is not there.
+        TrainingDiverged: If the loss is not finite.
+    """
+    out = Path(out)
+    request = _request(x, y, reference, config)
+    there = _standing(out, request, overwrite)
+    if there is not None:
+        return there
+    pairs = pair(x, y, reference, config)
+    with _folder_in_the_making(out) as folder:
+        declared = {**request, "split": pairs.split, **_circumstances(config)}
+        _write_json(folder / "config.json", declared)
+        fitted = fit_pairs(pairs, config, on_epoch=on_epoch)
+        outcome = {"selected_epoch": fitted.selected_epoch, "seconds": round(fitted.seconds, 3)}
+        _write_results(folder, fitted, request)
+        _write_json(folder / "config.json", {**declared, **outcome})
+    return load_run(out)
+
+
+def load_run(path: Path) -> Run:
+    """Opens a run folder.
+
+    Args:
+        path: The folder that `train` wrote.
+
+    Raises:
+        RunMissing: If there is no run; names the runs beside it.
+        RunDamaged: If a file is missing or config.json cannot be read.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        beside = path.parent.glob("*/config.json") if path.parent.is_dir() else []
+        names = ", ".join(sorted(found.parent.name for found in beside if not found.parent.name.startswith(".")))
+        raise RunMissing(f"no run at {path}\n  Runs beside it: {names or 'none'}\n  Run: featcache fit --help")
+    missing = [name for name in FILES if not (path / name).is_file()]
+    if missing:
+        raise _damaged(path, f"{', '.join(missing)} missing")
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        FitConfig.model_validate(config["config"])
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise _damaged(path, f"config.json cannot be read: {error}") from error
+    if config.get("format") != FORMAT:
+        raise _damaged(path, f"format {config.get('format')!r}, this version reads {FORMAT}")
+    return Run(path, config)
+
+
+def apply(run: Run, features: Features, *, side: str | None = None) -> Float[NDArray[np.float32], "n width"]:
+    """Embeds features of one of a run's two encoders in its joint space.
+
+    Args:
+        run: A finished run.
+        features: Rows of any data set, from the encoder and layer that one side was trained on.
+        side: "x" or "y", where both sides were trained on that encoder and layer.
+
+    Returns:
+        L2-normalised rows, in the order of the features.
+
+    Raises:
+        UsageError: If the run has no adapter for this encoder and layer, or two and `side` is not given.
+    """
+    side = _side_for(run, features, side)
+    adapters = run.adapters()
+    width = int(getattr(adapters, side).mean.shape[0])
+    if features.values.shape[1] != width:
+        raise UsageError(
+            f"{features.name} of {features.dataset} has {features.values.shape[1]} dimensions; side {side} of the run "
+            f"{run.path} was trained on {width}\n  Use features of the same encoder and weights"
+        )
+    embedded = np.empty((len(features.ids), adapters.x.width), np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(embedded), EMBED_ROWS):
+            rows = torch.from_numpy(features.values[start : start + EMBED_ROWS].astype(np.float32))
+            embedded[start : start + EMBED_ROWS] = adapters.embed(side, rows).numpy()
+    return embedded
+
+
+def _side_for(run: Run, features: Features, side: str | None) -> str:
+    trained = {role: run.config["features"][role] for role in ("x", "y")}
+    names = {role: f"{entry['encoder']}/{entry['layer']}" for role, entry in trained.items()}
+    fits = [role for role, name in names.items() if name == features.name]
+    by_view = [role for role in fits if trained[role]["view"] == features.view]
+    chosen = [side] if side in fits else by_view if len(by_view) == 1 and side is None else fits
+    if side is not None and side not in fits or not fits:
+        wanted = f"side {side!r}" if side else "adapter"
+        listed = ", ".join(f"{role}: {name}" for role, name in names.items())
+        raise UsageError(
+            f"the run {run.path} has no {wanted} for {features.name}; it has {listed}\n  Use their features"
+        )
+    if len(chosen) > 1:
+        raise UsageError(
+            f'both sides of the run {run.path} were trained on {features.name}\n  Say side="x" or side="y"'
+        )
+    return chosen[0]
+
+
+def _request(x: Features, y: Features, reference: Features, config: FitConfig) -> dict[str, Any]:
+    settings = config.model_dump(mode="json")
+    used = {
+        role: {what: getattr(features, what) for what in ("view", "encoder", "layer", "digest", "root")}
+        for role, features in (("x", x), ("y", y), ("reference", reference))
+    }
+    canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return {
+        "format": FORMAT,
+        "config": settings,
+        "config_hash": blake3(canonical.encode()).hexdigest(),
+        "dataset": x.dataset,
+        "overlay": x.overlay,
+        "features": used,
+    }
+
+
+def _standing(out: Path, request: dict[str, Any], overwrite: bool) -> Run | None:
+    if not out.exists():
+        return None
+    is_run = _is_run(out)
+    if not is_run and (not out.is_dir() or any(out.iterdir())):
+        raise RunExists(f"{out} is there and is not a run\n  Choose another folder")
+    if overwrite or not is_run:
+        return None
+    run = load_run(out)
+    differs = [name for name in request if run.config.get(name) != request[name]]
+    if not differs:
+        return Run(run.path, run.config, already_there=True)
+    asked, stands = ({"config": {}, "features": {}, **part} for part in (request, run.config))
+    inner = [
+        f"{g}.{name}" for g in ("config", "features") for name in asked[g] if asked[g][name] != stands[g].get(name)
+    ]
+    what = ", ".join(inner or differs)
+    raise RunExists(f"another run stands in {out}; it differs in {what}\n  Choose another folder, or add --overwrite")
+
+
+def _is_run(folder: Path) -> bool:
+    # other tools keep a config.json too: only ours names its own hash
+    try:
+        return "config_hash" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _circumstances(config: FitConfig) -> dict[str, Any]:
+    return {
+        "versions": {name: _version(name) for name in LIBRARIES},
+        "threads": torch.get_num_threads(),
+        "device": config.device,
+        "commit": _commit(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None  # run from a source tree that is not installed
+
+
+def _commit() -> str | None:
+    # only the commit of this project: an installed copy may lie inside some other repository
+    project = Path(__file__).resolve().parents[1]
+    if not (project / ".git").exists():
+        return None
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(project), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip()
+
+
+@contextmanager
+def _folder_in_the_making(out: Path) -> Iterator[Path]:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".making", dir=out.parent))
+    try:
+        yield folder
+        folder.chmod(0o777 & ~_umask())
+        for path in folder.iterdir():
+            with path.open("rb") as file:
+                sync_file(file.fileno())
+        sync_folder(folder)
+        if out.exists():
+            # a folder cannot replace a folder that holds files: step the old one aside, then drop it
+            aside = folder.with_suffix(".replaced")
+            os.rename(out, aside)
+            os.rename(folder, out)
+            shutil.rmtree(aside)
+        else:
+            os.rename(folder, out)
+        sync_folder(out.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _write_results(folder: Path, fitted: Fitted, request: dict[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    from trainer.pictures import kernel_table, map_table
+    from trainer.table import frame
+
+    weights = {name: tensor.contiguous() for name, tensor in fitted.adapters.state_dict().items()}
+    # nothing that changes from one run to the next of the same request: equal runs give equal files
+    save_file(weights, folder / "adapters.safetensors", metadata={"config": json.dumps(request, sort_keys=True)})
+    frame(fitted.rows).write_parquet(folder / "metrics.parquet")
+    map_table(fitted).write_parquet(folder / "map.parquet")
+    kernel_table(fitted).write_parquet(folder / "kernels.parquet")
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _damaged(path: Path, what: str) -> RunDamaged:
+    return RunDamaged(f"the run folder {path} is damaged: {what}\n  Run: featcache fit again with --overwrite")
