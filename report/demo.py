@@ -1,0 +1,45 @@
+"""What does the first minute show? The main job on the embedded data set: extract, train, measure, look."""
+
+from pathlib import Path
+from time import perf_counter
+
+from report.console import console, run_jobs
+
+
+def run_demo(cache_root: Path | None, out: Path) -> Path:
+    """Extracts the demo's three encoders, trains every kind of adapter, and draws the page of all runs.
+
+    Args:
+        cache_root: Cache folder, or None for the default.
+        out: Folder of the runs and the page.
+
+    Returns:
+        The page.
+    """
+    from data import open_dataset
+    from featcache.cache import Cache
+    from featcache.encoders import EncodeOptions, encoder_spec
+    from featcache.extract import extract
+    from featcache.jobs import plan_job
+    from report.page import write_report
+    from report.training import show_runs, train_and_watch
+    from trainer.adapters import ADAPTERS
+    from trainer.config import make_config
+    from trainer.defaults import DEMO
+
+    started, cache = perf_counter(), Cache(cache_root)
+    say = console().print
+    say(f"1. Extract {DEMO.dataset} with {', '.join(DEMO[1:])} into {cache.root}")
+    dataset = open_dataset(DEMO.dataset)
+    jobs = [plan_job(cache, dataset, encoder_spec(name), EncodeOptions()) for name in DEMO[1:]]
+    run_jobs(jobs, lambda job, advance: extract(cache, job, on_rows=advance))
+    say(f"2. Train {', '.join(ADAPTERS)} adapters that join {DEMO.x} and {DEMO.y}; measure against {DEMO.reference}")
+    runs = [
+        train_and_watch(cache, DEMO, make_config(adapter=adapter), out / adapter, overwrite=True)
+        for adapter in ADAPTERS
+    ]
+    say("3. The result")
+    show_runs([run.path for run in runs])
+    page = write_report([run.path for run in runs], out)
+    say(f"\nThe page with every figure: {page.resolve()}  ({perf_counter() - started:.0f} s in all)")
+    return page

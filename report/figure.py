@@ -1,0 +1,121 @@
+"""What is a figure? Its rows, its drawing and its words, written as SVG, PNG and CSV."""
+
+import csv
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+_LONGEST = 22
+
+
+@dataclass(frozen=True, eq=False)
+class Figure:
+    """One figure of the page.
+
+    Args:
+        name: File stem.
+        title: What it shows.
+        caption: The takeaway first, then how to read the marks.
+        alt: What a reader who cannot see it needs.
+        rows: Tidy data behind every mark; keys that open with "_" are styling and are not written.
+        spec: A Vega-Lite specification.
+    """
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    rows: list[dict[str, Any]]
+    spec: dict[str, Any]
+
+    @cached_property
+    def svg(self) -> str:
+        """The figure as an SVG document."""
+        import vl_convert
+
+        return vl_convert.vegalite_to_svg(self.spec)
+
+    @cached_property
+    def png(self) -> bytes:
+        """The figure as PNG at two pixels a unit."""
+        import vl_convert
+
+        return vl_convert.svg_to_png(self.svg, scale=2)
+
+    def write(self, folder: Path, *, formats: Sequence[str]) -> list[str]:
+        """Writes the figure's files.
+
+        Args:
+            folder: Where to; must exist.
+            formats: Any of "png", "svg".
+
+        Returns:
+            The names written, the data last.
+        """
+        names = [f"{self.name}.{suffix}" for suffix in (*formats, "csv")]
+        if "svg" in formats:
+            (folder / f"{self.name}.svg").write_text(self.svg, encoding="utf-8")
+        if "png" in formats:
+            (folder / f"{self.name}.png").write_bytes(self.png)
+        with (folder / f"{self.name}.csv").open("w", encoding="utf-8", newline="") as file:
+            columns = [key for key in self.rows[0] if not key.startswith("_")]
+            writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        return names
+
+
+def inline(svg: str, *, name: str, alt: str) -> str:
+    """Makes an SVG fit to stand in a page beside others: own ids, fluid width, short numbers, a text alternative.
+
+    Args:
+        svg: A document such as `Figure.svg`.
+        name: Prefix of its ids; Vega names clip paths and gradients alike in every drawing.
+        alt: The text alternative.
+
+    Returns:
+        The `<svg>` element.
+
+    Example:
+        >>> inline('<svg width="10" height="5" viewBox="0 0 10 5"><g id="a"/></svg>', name="f", alt="A dot")
+        '<svg role="img" aria-label="A dot" viewBox="0 0 10 5" style="min-width:8px;max-width:10px"><g id="f-a"/></svg>'
+    """
+    body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
+    body = re.sub(r'\b(?:d|transform)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), body)
+    body = re.sub(r' (?:role|aria-roledescription)="graphics-[^"]*"| aria-roledescription="[^"]*"', "", body)
+    opening = re.search(r"<svg[^>]*>", body)
+    box = re.search(r'viewBox="([^"]+)"', body)
+    if opening is None or box is None:
+        raise ValueError(f"figure {name!r}: the drawing is not an SVG with a viewBox; it opens {svg[:60]!r}")
+    width = float(box[1].split()[2])
+    head = f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="{box[1]}"'
+    head += f' style="min-width:{width * 0.8:.0f}px;max-width:{width:.0f}px">'
+    return head + body[opening.end() :]
+
+
+def shorten(name: str, longest: int = _LONGEST) -> str:
+    """Cuts a name in its middle so that both ends stay readable.
+
+    Example:
+        >>> shorten("a-very-long-encoder-name-of-someone", 15)
+        'a-very-…someone'
+    """
+    if len(name) <= longest:
+        return name
+    keep = longest - 1
+    return f"{name[: keep // 2]}…{name[-(keep - keep // 2) :]}"
+
+
+def columns_for(runs: int, *, panels_of_one: int = 1) -> int:
+    """Returns how many panels stand side by side: one a run up to three, else two rows or more of three.
+
+    Args:
+        runs: Runs compared.
+        panels_of_one: Panels that a single run draws.
+    """
+    return min(3, runs) if runs > 1 else panels_of_one

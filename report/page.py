@@ -1,0 +1,281 @@
+"""What does the reader see? One HTML page that holds findings, tables and figures and loads nothing."""
+
+import base64
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from report.figure import Figure, inline
+from report.runs import RECALLS, RunResults, known_formats, load_runs
+from report.sentences import caveats, comparison_of_runs, headline, run_findings, same_features
+from report.tables import AlignmentRow, Reading, RetrievalRow, retrieval_table, summary_table
+
+# an SVG of thousands of cells weighs more than its picture: above this it stands in the page as PNG
+_LARGEST_SVG = 1_000_000
+_GROUPS = {
+    "raw": "Raw features",
+    "adapted": "Adapted features",
+    "joint": "Joint space",
+    "untrained": "Untrained adapters",
+    "mixed": "No training",
+    "pair": "The two sides against each other",
+}
+_NONE = '<span aria-label="not measured">–</span>'
+
+
+def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str] = ("png", "svg")) -> Path:
+    """Writes the page of one or several runs, its figures and the data behind each figure.
+
+    Args:
+        runs: Run folders.
+        out: Folder to write to; made if missing. Files of the same names are replaced.
+        formats: Figure files to write beside the page, of "png" and "svg"; the data is always written as CSV.
+
+    Returns:
+        The path of the page, `out`/index.html; the figures stand in `out`/figures.
+
+    Raises:
+        RunMissing: If a folder is not there or `runs` is empty.
+        RunDamaged: If a folder is not a whole run.
+        UsageError: If a format is unknown.
+    """
+    formats = known_formats(formats)
+    loaded = load_runs(runs)
+    folder = Path(out) / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = [_figure(figure, folder, formats) for figure in draw_figures(loaded)]
+    parts = {
+        "title": _escape(title(loaded)),
+        "style": _resource("page.css"),
+        "lead": _escape(headline(loaded)),
+        "asked": _asked(loaded),
+        "findings": _findings(loaded),
+        "alignment": _alignment(loaded),
+        "retrieval": _retrieval(loaded),
+        "figures": "\n".join(figures),
+        "provenance": _provenance(loaded),
+    }
+    page = Path(out) / "index.html"
+    page.write_text(Template(_resource("page.html")).substitute(parts), encoding="utf-8")
+    return page
+
+
+def draw_figures(runs: Sequence[RunResults]) -> list[Figure]:
+    """Returns every figure that the runs have data for, in page order."""
+    # altair is imported with these, and only when something is drawn
+    from report.curves import alignment_over_epochs, loss_over_epochs, retrieval_over_epochs
+    from report.scores import final_alignment, final_retrieval
+    from report.spaces import kernel_heatmaps, principal_maps
+
+    drawings = (
+        final_alignment,
+        alignment_over_epochs,
+        final_retrieval,
+        retrieval_over_epochs,
+        loss_over_epochs,
+        kernel_heatmaps,
+        principal_maps,
+    )
+    return [figure for figure in (draw(runs) for draw in drawings) if figure is not None]
+
+
+def title(runs: Sequence[RunResults]) -> str:
+    """Returns the question the page answers."""
+    names = runs[0].names()
+    if not same_features(runs):
+        return f"Do joint spaces come closer to their references? {len(runs)} runs compared"
+    return f"Does a joint space of {names['x']} and {names['y']} come closer to {names['reference']}?"
+
+
+def _figure(figure: Figure, folder: Path, formats: Sequence[str]) -> str:
+    names = figure.write(folder, formats=formats)
+    picture = inline(figure.svg, name=figure.name, alt=figure.alt)
+    if len(picture) > _LARGEST_SVG:
+        data = base64.b64encode(figure.png).decode("ascii")
+        style = picture.split('style="', 1)[1].split('"', 1)[0]
+        picture = f'<img alt="{_escape(figure.alt)}" style="{style}" src="data:image/png;base64,{data}">'
+    links = " · ".join(f'<a href="figures/{name}">{name.rsplit(".", 1)[1].upper()}</a>' for name in names)
+    return (
+        f'<figure id="{figure.name}"><h3>{_escape(figure.title)}</h3>\n<div class="scroll">{picture}</div>\n'
+        f'<figcaption>{_escape(figure.caption)}</figcaption>\n<p class="files">{links}</p></figure>'
+    )
+
+
+def _asked(runs: Sequence[RunResults]) -> str:
+    facts = {run.label: _features_facts(run) + _settings_facts(run) for run in runs}
+    alike = [fact for fact in facts[runs[0].label] if all(fact in others for others in facts.values())]
+    blocks = [_facts([*alike, ("runs", ", ".join(facts))] if len(runs) > 1 else alike)]
+    for label, own in facts.items():
+        rest = [fact for fact in own if fact not in alike and fact != ("adapter", label)]
+        blocks.append(f"<h3>{_escape(label)}</h3>{_facts(rest)}" if rest else "")
+    return "\n".join(blocks)
+
+
+def _features_facts(run: RunResults) -> list[tuple[str, str]]:
+    facts = [("data set", str(run.config.get("dataset", "")))]
+    for role in ("x", "y", "reference"):
+        side = run.side(role)
+        facts.append(
+            (role, f"{side.encoder}/{side.layer} on {side.view}, digest {side.digest[:8]}, root {side.root[:8]}")
+        )
+    return facts
+
+
+def _settings_facts(run: RunResults) -> list[tuple[str, str]]:
+    settings, split = run.config.get("config", {}), run.config.get("split", {})
+    counts = ", ".join(f"{count:,} {name}" for name, count in split.get("n", {}).items())
+    wanted = ("width", "epochs", "batch", "lr", "weight_decay", "captions", "seed", "k")
+    chosen = ", ".join(f"{name.replace('_', ' ')} {settings[name]}" for name in wanted if name in settings)
+    adapter = str(settings.get("adapter", "")) + (", training pairs shuffled" if settings.get("shuffle_pairs") else "")
+    kept = f"epoch {run.selected_epoch} of {settings.get('epochs', '?')}"
+    kept += f", best on validation by {settings.get('select', '?')}"
+    facts = [
+        ("groups", counts),
+        ("split", str(split.get("rule", ""))),
+        ("adapter", adapter),
+        ("settings", chosen),
+        ("kept", kept if run.selected_epoch is not None else ""),
+    ]
+    return [(name, text) for name, text in facts if text]
+
+
+def _facts(facts: Sequence[tuple[str, str]]) -> str:
+    rows = "".join(f"<dt>{_escape(name)}</dt><dd>{_escape(text)}</dd>" for name, text in facts)
+    return f'<dl class="facts">{rows}</dl>'
+
+
+def _findings(runs: Sequence[RunResults]) -> str:
+    said = {run.label: run_findings(run) for run in runs}
+    # what every run says alike (raw features, mixing) is said once; the lead has said a single run's first sentence
+    shared = [line for line in said[runs[0].label] if all(line in lines for lines in said.values())]
+    blocks = [_list(comparison_of_runs(runs) + (shared if len(runs) > 1 else shared[1:]))]
+    for run in runs if len(runs) > 1 else ():
+        own = [line for line in said[run.label] if line not in shared]
+        blocks.append(f"<h3>{_escape(run.label)}</h3>{_list(own)}" if own else "")
+    warned = [line.removeprefix("Caveat: ") for line in caveats(runs)]
+    if warned:
+        blocks.append("<h3>Caveats</h3>" + _list([line[0].upper() + line[1:] for line in warned], css="caveats"))
+    return "\n".join(blocks)
+
+
+def _list(lines: Sequence[str], css: str = "") -> str:
+    items = "".join(f"<li>{_escape(line)}</li>" for line in lines)
+    return f'<ul class="{css}">{items}</ul>' if lines else ""
+
+
+def _alignment(runs: Sequence[RunResults]) -> str:
+    table = summary_table(runs)
+    cells = {(row.run, row.group, row.space): row for row in table}
+    keys = [key for key in dict.fromkeys((row.group, row.space) for row in table)]
+    keys.sort(key=lambda key: list(_GROUPS).index(key[0]))
+    lines = [_head(runs, ("mutual-kNN", "linear CKA"))]
+    group = ""
+    for key in keys:
+        if key[0] != group:
+            group = key[0]
+            lines.append(f'<tr class="group"><th colspan="{1 + 2 * len(runs)}">{_GROUPS[group]}</th></tr>')
+        lines.append(_alignment_line([cells.get((run.label, *key)) for run in runs], runs))
+    return f'<div class="scroll"><table>{"".join(lines)}</tbody></table></div>'
+
+
+def _alignment_line(row_by_run: Sequence[AlignmentRow | None], runs: Sequence[RunResults]) -> str:
+    first = next(row for row in row_by_run if row is not None)
+    css = "joint" if first.group == "joint" else "derived" if first.space in ("average", "maximum") else ""
+    labels = list(dict.fromkeys(row.label for row in row_by_run if row is not None))
+    label = labels[0] if len(labels) == 1 else first.label.split(", w = ")[0] if first.group == "mixed" else first.space
+    tds = []
+    for row in row_by_run:
+        weight = row.label.split(", ")[1] if row and first.group == "mixed" and len(labels) > 1 else ""
+        tds += [_cell(row.mutual_knn if row else None, weight, first=True), _cell(row.cka if row else None)]
+    return f'<tr class="{css}"><th scope="row">{_escape(label)}</th>{"".join(tds)}</tr>'
+
+
+def _cell(reading: Reading | None, note: str = "", *, first: bool = False) -> str:
+    opening = '<td class="first">' if first else "<td>"
+    if reading is None:
+        return f"{opening}{_NONE}</td>"
+    against = [note] if note else []
+    if reading.chance is not None:
+        against.append(f"chance {reading.chance:.3f}")
+    if reading.null_low is not None and reading.null_high is not None:
+        against.append(f"null {reading.null_low:.3f}–{reading.null_high:.3f}")
+    small = "".join(f"<small>{_escape(line)}</small>" for line in against)
+    return f"{opening}{reading.value:.3f}{small}</td>"
+
+
+def _head(runs: Sequence[RunResults], metrics: Sequence[str]) -> str:
+    labels = "".join(
+        f'<th scope="colgroup" class="first" colspan="{len(metrics)}">{_escape(run.label)}</th>' for run in runs
+    )
+    top = f"<tr><th></th>{labels}</tr>" if len(runs) > 1 else ""
+    first, *others = metrics
+    names = f'<th scope="col" class="first">{first}</th>' + "".join(f'<th scope="col">{name}</th>' for name in others)
+    names *= len(runs)
+    return f'<thead>{top}<tr><th scope="col">space</th>{names}</tr></thead><tbody>'
+
+
+def _retrieval(runs: Sequence[RunResults]) -> str:
+    table = retrieval_table(runs)
+    if not table:
+        return '<p class="note">The runs measured no retrieval.</p>'
+    metrics = (*RECALLS, "median_rank")
+    cells = {(row.run, row.stage, row.direction, row.metric): row for row in table}
+    keys = dict.fromkeys((row.run, row.stage, row.direction) for row in table)
+    lines = []
+    for run, stage, direction in keys:
+        found = [cells.get((run, stage, direction, metric)) for metric in metrics]
+        label = next(row.label for row in found if row is not None)
+        name = f"{run}: {label}, {stage}" if len(runs) > 1 else f"{label}, {stage}"
+        tds = "".join(_retrieval_cell(row) for row in found)
+        lines.append(
+            f'<tr class="{"joint" if stage == "trained" else ""}"><th scope="row">{_escape(name)}</th>{tds}</tr>'
+        )
+    heads = "".join(f'<th scope="col">{name.replace("_", " ")}</th>' for name in metrics)
+    head = f'<thead><tr><th scope="col">query → answer</th>{heads}</tr></thead>'
+    return f'<div class="scroll"><table>{head}<tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _retrieval_cell(row: RetrievalRow | None) -> str:
+    if row is None:
+        return f"<td>{_NONE}</td>"
+    score = row.reading
+    form = ".1f" if row.metric == "median_rank" else ".3f"
+    against = []
+    if score.ci_low is not None and score.ci_high is not None:
+        against.append(f"[{score.ci_low:{form}}, {score.ci_high:{form}}]")
+    if score.chance is not None:
+        against.append(f"chance {score.chance:{form}}")
+    small = "".join(f"<small>{line}</small>" for line in against)
+    return f"<td>{score.value:{form}}{small}</td>"
+
+
+def _provenance(runs: Sequence[RunResults]) -> str:
+    blocks = []
+    for run in runs:
+        config = run.config
+        versions = ", ".join(f"{name} {number}" for name, number in config.get("versions", {}).items() if number)
+        hashes = config.get("split", {}).get("hashes", {})
+        facts: list[tuple[str, Any]] = [
+            ("run folder", run.path.name),
+            ("configuration", str(config.get("config_hash", ""))[:16]),
+            ("overlay", str(config.get("overlay", ""))[:16]),
+            *((f"{name} groups", str(value)[:16]) for name, value in hashes.items()),
+            ("commit", config.get("commit") or ""),
+            ("started", config.get("started") or ""),
+            ("seconds", f"{config['seconds']:.1f}" if config.get("seconds") is not None else ""),
+            ("threads", config.get("threads") or ""),
+            ("versions", versions),
+        ]
+        heading = f"<h3>{_escape(run.label)}</h3>" if len(runs) > 1 else ""
+        blocks.append(heading + _facts([(name, str(text)) for name, text in facts if text]))
+    return "\n".join(blocks)
+
+
+def _escape(text: str) -> str:
+    return html.escape(text)
+
+
+def _resource(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")

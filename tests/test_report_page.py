@@ -1,0 +1,247 @@
+"""Is the page whole, true to the tables, and safe to open anywhere?"""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from featcache.errors import UsageError
+from report import findings, load_runs, retrieval_table, summary_table, write_report
+from report.figure import inline
+from report.page import draw_figures
+from tests.test_report_runs import write_run
+
+FIGURES = (
+    "alignment_over_epochs",
+    "final_alignment",
+    "final_retrieval",
+    "kernels",
+    "loss_over_epochs",
+    "maps",
+    "retrieval_over_epochs",
+)
+
+
+class Page(HTMLParser):
+    """Collects what a browser would load, the table cells, the ids and the text alternatives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.cells: list[str] = []
+        self.ids: list[str] = []
+        self.alternatives: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.open.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+                self.loads.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+            if tag in ("svg", "img") and name in ("aria-label", "alt"):
+                self.alternatives.append(value or "")
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("td", "small"):
+            self.cells.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+
+def parse(path: Path) -> Page:
+    page = Page()
+    page.feed(path.read_text(encoding="utf-8"))
+    return page
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    return [
+        write_run(folder / "linear"),
+        write_run(folder / "mlp", adapter="mlp", scores={("trained", "joint"): 0.345}, recall=0.41),
+    ]
+
+
+@pytest.fixture(scope="module")
+def written(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(runs, tmp_path_factory.mktemp("report"))
+
+
+def test_the_page_loads_nothing_from_elsewhere(written: Path) -> None:
+    loads = parse(written).loads
+    assert loads
+    assert all(load.startswith(("figures/", "data:image/png;base64,")) for load in loads)
+    text = written.read_text(encoding="utf-8")
+    assert not re.search(r"url\(\s*['\"]?(?!#)", text)
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+
+
+def test_every_link_of_the_page_leads_to_a_file(written: Path) -> None:
+    links = [load for load in parse(written).loads if load.startswith("figures/")]
+    assert len(links) == 3 * len(FIGURES)
+    assert all((written.parent / link).stat().st_size > 0 for link in links)
+
+
+def test_every_figure_is_a_png_an_svg_and_a_table(written: Path) -> None:
+    folder = written.parent / "figures"
+    assert sorted(path.stem for path in folder.glob("*.png")) == list(FIGURES)
+    for name in FIGURES:
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+        assert (folder / f"{name}.svg").read_text(encoding="utf-8").startswith("<svg")
+        table = pl.read_csv(folder / f"{name}.csv", infer_schema_length=None)
+        assert table.height > 0
+        assert not [column for column in table.columns if column.startswith("_")]
+
+
+def test_every_figure_has_a_text_alternative(written: Path) -> None:
+    assert len([text for text in parse(written).alternatives if len(text) > 30]) == len(FIGURES)
+
+
+def test_no_two_elements_share_an_id(written: Path) -> None:
+    ids = parse(written).ids
+    assert len(ids) == len(set(ids))
+
+
+def test_the_alignment_table_shows_the_numbers_of_the_parquet(written: Path, runs: list[Path]) -> None:
+    cells = parse(written).cells
+    for folder in runs:
+        table = pl.read_parquet(folder / "metrics.parquet")
+        chosen = table.filter((pl.col("split") == "test") & pl.col("metric").is_in(["mutual_knn", "cka"]))
+        assert chosen.height == 24
+        for row in chosen.to_dicts():
+            assert f"{row['value']:.3f}" in cells
+            assert f"null {row['null_low']:.3f}–{row['null_high']:.3f}" in cells
+            assert f"chance {row['chance']:.3f}" in cells
+
+
+def test_the_tables_stand_in_the_order_of_their_rows(written: Path, runs: list[Path]) -> None:
+    values = [cell for cell in parse(written).cells if re.fullmatch(r"\d\.\d{3}|–", cell)]
+    rows = summary_table(runs)
+    by_run = [[row for row in rows if row.run == label] for label in ("linear", "mlp")]
+    wanted = []
+    for pair in zip(*by_run, strict=True):
+        for row in pair:
+            assert row.mutual_knn is not None and row.cka is not None
+            wanted += [f"{row.mutual_knn.value:.3f}", f"{row.cka.value:.3f}"]
+    wanted += [f"{row.reading.value:.3f}" for row in retrieval_table(runs) if row.metric != "median_rank"]
+    assert values == wanted
+
+
+def test_the_page_says_what_the_findings_say(written: Path, runs: list[Path]) -> None:
+    import html
+
+    text = html.unescape(written.read_text(encoding="utf-8"))
+    for line in findings(runs):
+        core = re.sub(r"^(linear|mlp|Caveat): ", "", line)
+        assert core[1:] in text
+
+
+def test_the_data_of_a_figure_are_the_rows_of_the_table(written: Path, runs: list[Path]) -> None:
+    table = pl.read_csv(written.parent / "figures" / "final_alignment.csv")
+    shown = table.filter((pl.col("run") == "mlp") & (pl.col("metric") == "mutual_knn"))
+    values = {(row["group"], row["space"]): row["value"] for row in shown.to_dicts()}
+    rows = [row for row in summary_table(runs) if row.run == "mlp" and row.group != "pair" and row.space != "maximum"]
+    assert values == {(row.group, row.space): row.mutual_knn.value for row in rows if row.mutual_knn}
+
+
+def test_a_page_of_three_full_runs_stays_below_three_megabytes(tmp_path: Path) -> None:
+    names = ("linear", "mlp", "bottleneck")
+    folders = [write_run(tmp_path / name, adapter=name, points=1000, epochs=40, label_count=9) for name in names]
+    page = write_report(folders, tmp_path / "out", formats=())
+    assert page.stat().st_size < 3_000_000
+    assert not list((tmp_path / "out" / "figures").glob("*.png"))
+
+
+def test_names_from_the_outside_are_escaped(tmp_path: Path) -> None:
+    names = ("<script>alert(1)</script>", 'gpt"2', "dino&v2")
+    folder = write_run(tmp_path / "a<b>&", encoders=names)
+    twin = write_run(
+        tmp_path / "<img src=x onerror=alert(2)>", encoders=("<script>alert(1)</script>", 'gpt"2', "dino&v2")
+    )
+    path = write_report([folder, twin], tmp_path / "out", formats=("svg",))
+    page = parse(path)
+    assert page.tags.count("script") == 1
+    assert "x" not in page.loads
+    assert "<script>alert" not in path.read_text(encoding="utf-8")
+
+
+def test_runs_of_other_features_are_drawn_side_by_side_with_a_warning(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", encoders=("vit", "bert", "siglip"), n=300)]
+    path = write_report(runs, tmp_path / "out", formats=())
+    text = path.read_text(encoding="utf-8")
+    assert "do not share test groups, features and k" in text
+    assert "2 runs compared" in text
+    spaces = pl.read_csv(tmp_path / "out" / "figures" / "kernels.csv").select("run", "space").unique()
+    assert spaces.height == 8
+
+
+def test_a_run_without_epochs_retrieval_and_mixing_still_makes_a_page(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    table = pl.read_parquet(folder / "metrics.parquet")
+    bare = table.filter((pl.col("split") == "test") & pl.col("metric").is_in(["mutual_knn", "cka"]))
+    bare.filter(~pl.col("stage").is_in(["mixed", "untrained"])).write_parquet(folder / "metrics.parquet")
+    path = write_report([folder], tmp_path / "out")
+    drawn = sorted(file.stem for file in (tmp_path / "out" / "figures").glob("*.csv"))
+    assert drawn == ["final_alignment", "kernels", "maps"]
+    assert "The runs measured no retrieval." in path.read_text(encoding="utf-8")
+
+
+def test_every_drawing_is_valid_vega_lite(runs: list[Path]) -> None:
+    import altair as alt
+
+    for figure in draw_figures(load_runs(runs)):
+        alt.Chart.from_dict({**figure.spec, "datasets": {}}, validate=True)
+
+
+def test_a_report_of_a_missing_run_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="no run folder"):
+        write_report([tmp_path / "nowhere"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_format_is_refused_before_anything_is_written(tmp_path: Path, runs: list[Path]) -> None:
+    with pytest.raises(UsageError, match="no figure format 'pdf'"):
+        write_report(runs, tmp_path / "out", formats=("pdf",))
+    assert not (tmp_path / "out").exists()
+
+
+def test_text_in_a_drawing_keeps_its_digits_while_coordinates_are_cut() -> None:
+    svg = '<svg viewBox="0 0 9 9"><path transform="translate(1.23456,2)" d="M0.98765,1"/><text>0.30712</text></svg>'
+    element = inline(svg, name="f", alt="x")
+    assert "translate(1.23,2)" in element
+    assert "M0.98,1" in element
+    assert "0.30712" in element
+
+
+def test_a_run_that_the_trainer_wrote_makes_a_page(tmp_path: Path) -> None:
+    from tests.trainer_planted import planted
+    from trainer import FitConfig, train
+
+    x, y, reference = planted()
+    run = train(
+        x, y, reference, FitConfig.model_validate({"epochs": 2, "width": 16, "permutations": 100}), tmp_path / "run"
+    )
+    path = write_report([run.path], tmp_path / "out")
+    joint = next(row for row in summary_table([run.path]) if row.group == "joint").mutual_knn
+    assert joint is not None
+    assert f"the joint space reaches {joint.value:.3f}" in path.read_text(encoding="utf-8")
+    assert len(list((tmp_path / "out" / "figures").glob("*.png"))) == len(FIGURES)
+
+
+def test_importing_the_report_is_cheap() -> None:
+    import subprocess
+    import sys
+
+    program = "import report, sys; from report import summary_table, findings, write_report; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"altair", "polars", "torch", "vl_convert", "numpy"} & set(loaded)
