@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself when it must. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train align report test test-all check bench clean
+.PHONY: help setup demo extract train align report test test-all check docs bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -63,6 +63,9 @@ check: setup ## Lint, types, import direction, docs equal help
 	@$(BIN)/pyright
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest -q tests/test_docs.py
+
+docs: setup ## Write docs/cli.md from the commands' own help
+	@$(BIN)/python -m tests.cli_page
 
 bench: setup ## Measure throughput as a ratio against the best bare loop
 	@$(BIN)/python benchmarks/extraction.py

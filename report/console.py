@@ -29,7 +29,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, tit
         rows: Cells; everything is printed with str().
         title: Line above.
     """
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    if title:
+        console().print(title, style="bold")
+    table = Table(box=None, header_style="bold", pad_edge=False)
     for number, name in enumerate(columns):
         numeric = bool(rows) and all(str(row[number])[:1] in "-.0123456789" for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
@@ -157,8 +159,11 @@ def run_jobs(jobs: Sequence["Job"], run: "Callable[[Job, Callable[[int], None]],
     for note in jobs[0].dataset.notes if jobs else ():
         console().print(f"{jobs[0].dataset.name}: {note}")
     for job in jobs:
-        with row_progress(f"{job.card.name} over {job.view.name}", len(job.view)) as advance:
-            done = run(job, advance)
+        if job.done:
+            done = run(job, lambda rows: None)
+        else:
+            with row_progress(f"{job.card.name} over {job.view.name}", len(job.view)) as advance:
+                done = run(job, advance)
         console().print(_result_line(done))
 
 

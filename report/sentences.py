@@ -67,6 +67,15 @@ def findings(runs: Sequence[Path | str | RunResults]) -> list[str]:
     return comparison_of_runs(loaded) + said + caveats(loaded)
 
 
+def brief(runs: Sequence[Path | str | RunResults]) -> list[str]:
+    """As `findings`; of several runs, what is said of the nearest to the reference alone stands for all."""
+    loaded = load_runs(runs)
+    best = max(loaded, key=lambda run: _joint(rows_of(run)).value)
+    if len(loaded) == 1:
+        return findings(loaded)
+    return comparison_of_runs(loaded) + [f"{best.label}: {line}" for line in run_findings(best)] + caveats(loaded)
+
+
 def headline(runs: Sequence[RunResults]) -> str:
     """Returns what opens the page: the best joint space against both readings of its parts."""
     best = max(runs, key=lambda run: _joint(rows_of(run)).value)

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from report.console import console, print_json, print_table
+from report.runs import ALIGNMENT
 
 if TYPE_CHECKING:
     from featcache.cache import Cache
     from featcache.features import Features
+    from report.runs import RunResults
+    from report.tables import Reading
     from trainer.align import Alignment
     from trainer.config import FitConfig
     from trainer.defaults import Triple
@@ -59,50 +62,70 @@ def show_run(run: "Run") -> None:
 
 
 def show_runs(paths: Sequence[Path]) -> None:
-    """Shows the alignment and retrieval tables of runs on the test split, and the findings."""
+    """Shows alignment and retrieval on the test split, a column a run, and what they say."""
     from report.runs import load_runs
-    from report.sentences import findings
-    from report.tables import retrieval_table, summary_table
+    from report.sentences import brief
 
     runs = load_runs(paths)
-    several = len(runs) > 1
+    for metric, title in ALIGNMENT.items():
+        console().print()
+        _show_alignment_of(runs, metric, title)
     console().print()
-    test = runs[0].config["split"]["n"]["test"]
-    _print_rows(
-        ("run", "space against the reference", "mutual-kNN", "linear CKA"),
-        [row.cells() for row in summary_table(runs)],
-        several,
-        f"Alignment on the {test} test groups (null: 95 % range under permutation)",
-    )
-    rows = [row for row in retrieval_table(runs) if row.metric in ("R@1", "R@10")]
-    console().print()
-    _print_rows(
-        ("run", "retrieval", "stage", "metric", "value", "95 % interval", "chance"),
-        [
-            (r.run, r.label, r.stage, r.metric, f"{r.reading.value:.3f}", _interval(r.reading), _chance(r.reading))
-            for r in rows
-        ],
-        several,
-        "Retrieval on the test split",
-    )
+    _show_retrieval_of(runs)
     console().print("\nWhat the result says")
-    for sentence in findings(runs):
-        console().print(f"- {sentence}", soft_wrap=False)
+    for sentence in brief(runs):
+        console().print(f"- {sentence}")
 
 
-def _print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], several: bool, title: str) -> None:
-    first = 0 if several else 1  # the run's name only where there are several to tell apart
-    print_table(columns[first:], [row[first:] for row in rows], title=title)
+def _show_alignment_of(runs: Sequence["RunResults"], metric: str, title: str) -> None:
+    """One metric of every space, a column a run; average and maximum of the parts stand below their sides."""
+    from report.tables import Reading, summary_table
+
+    rows = {run.label: summary_table([run]) for run in runs}
+    readings: list[Reading] = [found for table in rows.values() for row in table if (found := getattr(row, metric))]
+    lows, highs, chances = (
+        [v for r in readings if (v := getattr(r, f)) is not None] for f in ("null_low", "null_high", "chance")
+    )
+    test = runs[0].config["split"]["n"]["test"]
+    k = f", k = {runs[0].config['config']['k']}" if metric == "mutual_knn" else ""
+    chance = f"chance {min(chances):.3f}" + (f"–{max(chances):.3f}" if max(chances) - min(chances) > 5e-4 else "")
+    null = f"95 % of nulls {min(lows):.3f}–{max(highs):.3f}"
+    heading = f"{title} with {runs[0].names()['reference']}{k}, {test} test groups; {chance}, {null}"
+    first = next(iter(rows.values()))
+    lines = [
+        (row.label, *(_score(getattr(table[number], metric)) for table in rows.values()))
+        for number, row in enumerate(first)
+    ]
+    print_table(("space", *rows), lines, title=heading)
 
 
-def _interval(reading: object) -> str:
-    low, high = getattr(reading, "ci_low", None), getattr(reading, "ci_high", None)
-    return "–" if low is None or high is None else f"{low:.3f}–{high:.3f}"
+def _show_retrieval_of(runs: Sequence["RunResults"]) -> None:
+    from report.tables import RetrievalRow, retrieval_table
+
+    tables: dict[str, list[RetrievalRow]] = {run.label: retrieval_table([run]) for run in runs}
+    first = next(iter(tables.values()))
+    lines = [
+        (
+            row.label,
+            row.metric,
+            row.stage,
+            *(_interval(table[number].reading) for table in tables.values()),
+            _score(row.reading, "chance"),
+        )
+        for number, row in enumerate(first)
+        if row.metric in ("R@1", "R@10")
+    ]
+    print_table(("retrieval on test", "metric", "adapters", *tables, "chance"), lines)
 
 
-def _chance(reading: object) -> str:
-    chance = getattr(reading, "chance", None)
-    return "–" if chance is None else f"{chance:.4f}"
+def _score(reading: "Reading | None", what: str = "value") -> str:
+    value = None if reading is None else getattr(reading, what)
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _interval(reading: "Reading") -> str:
+    interval = "" if reading.ci_low is None else f" [{reading.ci_low:.3f}, {reading.ci_high:.3f}]"
+    return f"{reading.value:.3f}{interval}"
 
 
 def show_alignment(x: "Features", y: "Features", found: Sequence["Alignment"], *, as_json: bool) -> None:

@@ -40,7 +40,7 @@ def map_table(fitted: Fitted) -> "pl.DataFrame":
     tables: list[pl.DataFrame] = []
     for space in spaces["test"]:
         features = np.concatenate([spaces[name][space] for name in parts])[drawn]
-        points = PCA(2, svd_solver="full").fit_transform(features)
+        points = PCA(2, svd_solver="randomized", random_state=0).fit_transform(features)
         columns = {"id": ids[drawn], "label": labels[drawn], "px": points[:, 0], "py": points[:, 1]}
         tables.append(pl.DataFrame(columns).with_columns(pl.lit(space).alias("space")))
     return pl.concat(tables).select("id", "label", "space", "px", "py")

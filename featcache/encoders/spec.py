@@ -1,0 +1,246 @@
+"""Which encoders are there, and what does each entry declare?"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from featcache.errors import UnknownEncoder, UsageError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_PACKAGED = Path(__file__).with_name("encoders.toml")
+
+Pooling = Literal["cls", "mean", "patch-mean", "last-token"]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Entry):
+    """Where weights come from: a Hub repository, an installed PyPI package, or a folder; exactly one of the three.
+
+    Args:
+        repo: Hub repository.
+        revision: Branch, tag, pull request or commit; resolved to a commit at first use, and kept.
+        package: Name for `pip install`.
+        module: Module that the package installs; its folder holds the files.
+        folder: Folder in the layout of a Hub repository, below the module's where `package` is given.
+        file: One weight file below the module's folder, for packages that carry no repository.
+        parts: Files to join into `file`, each below the folder that holds the packages.
+        sums: List of SHA-256 sums that the joined file must match, below the module's folder.
+        order: The file's tensors stand in the network's order under other names.
+    """
+
+    repo: str | None = None
+    revision: str = "main"
+    package: str | None = None
+    module: str | None = None
+    folder: str | None = None
+    file: str | None = None
+    parts: tuple[str, ...] = ()
+    sums: str | None = None
+    order: bool = False
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Source":
+        if self.package:
+            if self.repo or not self.module or (self.folder is None) == (self.file is None):
+                raise ValueError("a package source needs `module` and one of `folder` and `file`, and no `repo`")
+        elif (self.repo is None) == (self.folder is None):
+            raise ValueError("`source` needs exactly one of `repo`, `package` and `folder`")
+        return self
+
+
+class Preprocessing(_Entry):
+    """What is done to a photo before the network, where the repository's own settings do not hold.
+
+    Args:
+        resize: Shorter edge, or [height, width], in pixels.
+        crop: Side of the central square, or [height, width], in pixels.
+        interpolation: Filter of PIL's resize.
+        mean: Mean of each channel, pixels scaled to [0, 1].
+        std: Standard deviation of each channel.
+    """
+
+    resize: int | tuple[int, int]
+    crop: int | tuple[int, int]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class EncoderSpec(_Entry):
+    """One frozen encoder, as declared in TOML; the head of encoders.toml says what each field means."""
+
+    name: str
+    library: Literal["timm", "transformers"]
+    modality: Literal["image", "text", "audio"]
+    source: Source
+    arch: str | None = None
+    model: str | None = None
+    model_args: dict[str, Any] = Field(default_factory=lambda: {})
+    blocks: str | tuple[str, ...]
+    last: Literal["output", "block"]
+    final_norm: str | None = None
+    pooling: tuple[Pooling, ...] = Field(min_length=1)
+    bits_per_byte: bool = False
+    default: str
+    dtype: Literal["float16", "float32"]
+    max_tokens: int | None = Field(default=None, gt=0)
+    preprocessing: Preprocessing | None = None
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    layers: tuple[str, ...] | None = None
+    licence: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "EncoderSpec":
+        if not _NAME.fullmatch(self.name):
+            raise ValueError("a name has lower-case letters, digits, '-' and '_'")
+        if self.library == "timm" and (not self.arch or self.modality != "image"):
+            raise ValueError('library "timm" needs `arch` and modality "image"')
+        if self.library == "transformers" and not self.model:
+            raise ValueError('library "transformers" needs `model`, the class')
+        if (self.modality == "text") != (self.max_tokens is not None):
+            raise ValueError('`max_tokens` belongs to modality "text", and there it is required')
+        if self.default.rpartition(".")[2] not in self.pooling:
+            raise ValueError(f"`default` {self.default!r} has no pooling of {list(self.pooling)}")
+        return self
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How to run an encoder, beside what its entry declares.
+
+    Args:
+        weights: Folder in the layout of the encoder's repository, used instead of its source.
+        random: Seeded random weights of the same architecture: a control.
+        seed: Seed of `random`.
+        device: Torch device.
+        autocast: Compute in a shorter type, bound in the card; None is float32.
+        compile: Compile each block with torch.compile; the same features within float32's rounding.
+        layers: Keep these layers only ("0", "last", "lm").
+        pooling: Keep these poolings only.
+        dtype: Stored dtype instead of the entry's.
+    """
+
+    weights: Path | None = None
+    random: bool = False
+    seed: int = 0
+    device: str = "cpu"
+    autocast: Literal["bfloat16", "float16"] | None = None
+    compile: bool = False
+    layers: tuple[str, ...] | None = None
+    pooling: tuple[str, ...] | None = None
+    dtype: Literal["float16", "float32"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.autocast not in (None, "bfloat16", "float16"):
+            raise UsageError(f"autocast is None, 'bfloat16' or 'float16', not {self.autocast!r}")
+        if self.dtype not in (None, "float16", "float32"):
+            raise UsageError(f"dtype is 'float16' or 'float32', not {self.dtype!r}")
+
+
+def user_encoders_path() -> Path:
+    """The TOML file of the user's own encoders: $FEATCACHE_ENCODERS, else encoders.toml in the config folder."""
+    named = os.environ.get("FEATCACHE_ENCODERS")
+    if named:
+        return Path(named).expanduser()
+    from platformdirs import user_config_path
+
+    return user_config_path("featcache") / "encoders.toml"
+
+
+def encoder_specs() -> dict[str, EncoderSpec]:
+    """Every encoder by name: those that come with featcache, then the user's own.
+
+    Raises:
+        UsageError: If the user's file is not valid, takes a packaged name, or was named and does not exist.
+
+    Example:
+        >>> encoder_specs()["gpt2"].default
+        'last.mean'
+    """
+    packaged, tables = _packaged()
+    path = user_encoders_path()
+    if not path.is_file():
+        if os.environ.get("FEATCACHE_ENCODERS"):
+            raise UsageError(f"$FEATCACHE_ENCODERS names {path}, and there is no such file\n  Create it, or unset it")
+        return dict(packaged)
+    own = _read_tables(path)
+    shadowed = sorted(own.keys() & packaged.keys())
+    if shadowed:
+        raise UsageError(f"{path} declares {', '.join(shadowed)}, which featcache declares too\n  Rename your entry")
+    return packaged | {name: _entry(name, {**tables, **own}, path) for name in own}
+
+
+def encoder_spec(name: str) -> EncoderSpec:
+    """One encoder by name.
+
+    Raises:
+        UnknownEncoder: If there is none of that name; lists the nearest ones and how to declare one.
+    """
+    specs = encoder_specs()
+    if name in specs:
+        return specs[name]
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, specs, n=3, cutoff=0.5)
+    raise UnknownEncoder(
+        f"no encoder {name!r}\n"
+        + (f"  Nearest: {', '.join(near)}\n" if near else "")
+        + f"  There are: {', '.join(specs)}\n"
+        + f'  Declare your own in {user_encoders_path()}, one table a name (`like = "gpt2"` copies an entry)'
+    )
+
+
+@cache
+def _packaged() -> tuple[dict[str, EncoderSpec], dict[str, Any]]:
+    tables = _read_tables(_PACKAGED)
+    return {name: _entry(name, tables, _PACKAGED) for name in tables}, tables
+
+
+def _read_tables(path: Path) -> dict[str, Any]:
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from error
+    loose = [name for name, table in tables.items() if not isinstance(table, dict)]
+    if loose:
+        raise UsageError(f"{path}: {', '.join(loose)} stands outside a table; an encoder is a table [name]")
+    return tables
+
+
+def _entry(name: str, tables: Mapping[str, Any], path: Path) -> EncoderSpec:
+    fields = _inherited(name, tables, path)
+    try:
+        return EncoderSpec.model_validate({**fields, "name": name})
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or 'entry'}: {e['msg']}" for e in error.errors()]
+        raise UsageError("\n".join([f"encoder {name!r} in {path} is not valid", *lines])) from None
+
+
+def _inherited(name: str, tables: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The entry's fields over those of the entry it is like, and so on."""
+    chain: list[str] = []
+    fields: dict[str, Any] = {}
+    current: str | None = name
+    while current is not None:
+        if current in chain or current not in tables:
+            what = "goes in a circle" if current in chain else f"names {current!r}, which is not declared"
+            raise UsageError(f"encoder {name!r} in {path}: `like` {what}")
+        chain.append(current)
+        fields = {**tables[current], **fields}
+        current = tables[current].get("like")
+    fields.pop("like", None)
+    source = fields.get("source")
+    if isinstance(source, dict) and isinstance(source.get("folder"), str) and "package" not in source:
+        # A folder is meant from the file that names it, wherever the command runs.
+        fields["source"] = {**source, "folder": str(path.parent / Path(source["folder"]).expanduser())}
+    return fields

