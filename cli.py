@@ -59,7 +59,7 @@ def extract(
     from featcache.jobs import plan_job
     from report.console import run_jobs, show_jobs
 
-    options = EncodeOptions(weights, random is not None, random or 0, device, autocast, compile, dtype=dtype)
+    options = EncodeOptions(weights, random is not None, random or 0, device, autocast, compile, dtype)
     store, specs = Cache(cache), [encoder_spec(name) for name in encoders]
     data = open_dataset(dataset, root=root)
     chosen = layers.split(",") if layers else None

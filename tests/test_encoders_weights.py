@@ -275,21 +275,17 @@ def test_files_that_changed_behind_an_unchanged_time_are_noticed_when_loaded(
     assert load_encoder(spec, options, memo=tmp_path).card.binds["tensors"] != before.binds["tensors"]
 
 
-def test_options_narrow_the_card_and_name_what_there_is(repos: dict[str, Path], tmp_path: Path) -> None:
+def test_an_entry_narrows_the_card_and_names_what_there_is(repos: dict[str, Path], tmp_path: Path) -> None:
     spec, options = encoder_spec("bert-base"), EncodeOptions(weights=repos["bert-base"])
 
     def card(spec: EncoderSpec = spec, **changes: object) -> Card:
         return describe(spec, replace(options, **changes), memo=tmp_path)  # type: ignore[arg-type]
 
     assert list(card().widths) == ["0.mean", "0.cls", "1.mean", "1.cls", "last.mean", "last.cls"]
-    assert list(card(layers=("1", "last"), pooling=("cls",)).widths) == ["1.cls", "last.cls"]
-    assert card(pooling=("cls",)).default == "last.cls"
     assert card(dtype="float32").dtype == "float32"
     assert list(card(spec.model_copy(update={"layers": ("0",)})).widths) == ["0.mean", "0.cls"]
     with pytest.raises(UsageError, match="no layer 2\n  It has: 0, 1, last"):
-        card(layers=("2",))
-    with pytest.raises(UsageError, match="no pooling patch-mean\n  It has: mean, cls"):
-        card(pooling=("patch-mean",))
+        card(spec.model_copy(update={"layers": ("2",)}))
 
 
 def test_a_device_that_is_not_there_is_refused(repos: dict[str, Path], tmp_path: Path) -> None:

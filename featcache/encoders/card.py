@@ -57,31 +57,21 @@ class Card:
 
 
 def narrow(card: Card, spec: EncoderSpec, options: EncodeOptions) -> Card:
-    """The card of what the entry and the options keep; poolings narrow hidden states, "lm" is narrowed by layer.
+    """The card of what the entry keeps, in the type that the options store.
 
     Raises:
-        UsageError: If a layer or pooling is asked for that the encoder does not have; lists those it has.
+        UsageError: If the entry names a layer that the encoder does not have; lists those it has.
     """
-    layers, poolings = options.layers or spec.layers, options.pooling
-    parts = {name: (name.rpartition(".")[0], name.rpartition(".")[2]) for name in card.widths}
-    _known(card.name, "layer", layers, [layer for layer, _ in parts.values()])
-    _known(card.name, "pooling", poolings, [pooling for layer, pooling in parts.values() if layer != "lm"])
-    widths = {
-        name: card.widths[name]
-        for name, (layer, pooling) in parts.items()
-        if (layers is None or layer in layers) and (poolings is None or layer == "lm" or pooling in poolings)
-    }
-    if not widths:
-        raise UsageError(f"layers {layers} and poolings {poolings} leave nothing of {card.name}")
+    parts = {name: name.rpartition(".")[0] for name in card.widths}
+    unknown = [layer for layer in spec.layers or () if layer not in parts.values()]
+    if unknown:
+        raise UsageError(
+            f"{card.name} has no layer {', '.join(unknown)}\n  It has: {', '.join(dict.fromkeys(parts.values()))}"
+        )
+    widths = {name: card.widths[name] for name, layer in parts.items() if spec.layers is None or layer in spec.layers}
     hidden = [name for name in widths if not name.startswith("lm.")] or list(widths)
     default = card.default if card.default in widths else hidden[-1]
     return replace(card, widths=widths, default=default, dtype=options.dtype or card.dtype)
-
-
-def _known(encoder: str, what: str, asked: tuple[str, ...] | None, there: list[str]) -> None:
-    unknown = [name for name in asked or () if name not in there]
-    if unknown:
-        raise UsageError(f"{encoder} has no {what} {', '.join(unknown)}\n  It has: {', '.join(dict.fromkeys(there))}")
 
 
 def memo_path(spec: EncoderSpec, options: EncodeOptions, found: Found, memo: Path) -> Path:

@@ -90,15 +90,13 @@ class Encoder:
             return {name: torch.empty(0, self.card.widths[name]) for name in layers}
         return forward(self._backbone, self._front, self._options, prepared, layers)
 
-    def batch_size(self, available_bytes: int, *, longest: int | None = None) -> int:
-        """Rows that run together within a memory budget: a power of two.
+    def batch_size(self, available_bytes: int) -> int:
+        """Rows that run together within a memory budget, each as long as a row can be: a power of two.
 
         Args:
             available_bytes: Memory for activations, beside the weights.
-            longest: The largest `cost` among the rows, where it is known; else the most that a row can have.
         """
-        cost = min(longest or self._front.longest, self._front.longest)
-        row = _LIVE * max(1, self._footprint.bytes * cost // self._footprint.cost)
+        row = _LIVE * max(1, self._footprint.bytes * self._front.longest // self._footprint.cost)
         fitting = max(1, available_bytes // row)
         on_cpu = torch.device(self._options.device).type == "cpu"
         largest = _LARGEST_BATCH_ON_CPU[self.card.modality] if on_cpu else _LARGEST_BATCH

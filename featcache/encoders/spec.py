@@ -125,8 +125,6 @@ class EncodeOptions:
         device: Torch device.
         autocast: Compute in a shorter type, bound in the card; None is float32.
         compile: Compile each block with torch.compile; the same features within float32's rounding.
-        layers: Keep these layers only ("0", "last", "lm").
-        pooling: Keep these poolings only.
         dtype: Stored dtype instead of the entry's.
     """
 
@@ -136,8 +134,6 @@ class EncodeOptions:
     device: str = "cpu"
     autocast: Literal["bfloat16", "float16"] | None = None
     compile: bool = False
-    layers: tuple[str, ...] | None = None
-    pooling: tuple[str, ...] | None = None
     dtype: Literal["float16", "float32"] | None = None
 
     def __post_init__(self) -> None:
