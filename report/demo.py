@@ -2,8 +2,12 @@
 
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from report.console import console, run_jobs
+
+if TYPE_CHECKING:
+    from trainer.run import Run
 
 
 def run_demo(cache_root: Path | None, out: Path) -> Path:
@@ -26,6 +30,7 @@ def run_demo(cache_root: Path | None, out: Path) -> Path:
     from trainer.adapters import ADAPTERS
     from trainer.config import make_config
     from trainer.defaults import DEMO
+    from trainer.errors import RunExists
 
     started, cache = perf_counter(), Cache(cache_root)
     say = console().print
@@ -34,10 +39,13 @@ def run_demo(cache_root: Path | None, out: Path) -> Path:
     jobs = [plan_job(cache, dataset, encoder_spec(name), EncodeOptions()) for name in DEMO[1:]]
     run_jobs(jobs, lambda job, advance: extract(cache, job, on_rows=advance))
     say(f"2. Train {', '.join(ADAPTERS)} adapters that join {DEMO.x} and {DEMO.y}; measure against {DEMO.reference}")
-    runs = [
-        train_and_watch(cache, DEMO, make_config(adapter=adapter), out / adapter, overwrite=True)
-        for adapter in ADAPTERS
-    ]
+    runs: list[Run] = []
+    for adapter in ADAPTERS:
+        config = make_config(adapter=adapter)
+        try:
+            runs.append(train_and_watch(cache, DEMO, config, out / adapter))
+        except RunExists:  # an older version's, or of other features
+            runs.append(train_and_watch(cache, DEMO, config, out / adapter, overwrite=True))
     say("3. The result")
     show_runs([run.path for run in runs])
     page = write_report([run.path for run in runs], out)
