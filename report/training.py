@@ -158,10 +158,11 @@ def show_alignment(x: "Features", y: "Features", found: Sequence["Alignment"], *
             a.k or "–",
             f"{a.chance:.4f}",
             f"{a.null_low:.4f}–{a.null_high:.4f}",
-            f"{a.p:.3f}",
+            f"{a.p:.3f}" if a.p >= 0.001 else "<0.001",
+            a.null,
             a.backend,
             f"{a.seconds:.2f} s",
         )
         for a in found
     ]
-    print_table(("metric", "score", "n", "k", "chance", "null range", "p", "computed by", "time"), rows)
+    print_table(("metric", "score", "n", "k", "chance", "null range", "p", "null from", "computed by", "time"), rows)

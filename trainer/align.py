@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featcache.features import Features
 from trainer.errors import NotPaired
+from trainer.evaluate import cka_null
+
+if TYPE_CHECKING:
+    from metrics import Null
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,8 @@ class Alignment:
         chance: Its mean when the groups of one side are permuted.
         null_low: Lower end of the central 95 % under permutation.
         null_high: Upper end.
-        p: Share of permutations that score at least as high, the observed one counted.
-        permutations: How many were drawn.
+        p: Share of permutations that score at least as high, the observed one counted; else a normal's tail.
+        null: How the null was got: "200 permutations", or "closed form" (exact mean and variance, normal tails).
         backend: What computed it.
         seconds: Time of the score and its null.
     """
@@ -36,7 +40,7 @@ class Alignment:
     null_low: float
     null_high: float
     p: float
-    permutations: int
+    null: str
     backend: str
     seconds: float
 
@@ -71,13 +75,14 @@ def align(
     found = [_alignment("mutual_knn", null, len(a), k, graphs[0].backend, started)]
     for name, debiased in (("cka", False), ("cka_debiased", True)):
         started = perf_counter()
-        null = metrics.permutation_null_cka(a, b, debiased=debiased, **draws)
-        found.append(_alignment(name, null, len(a), None, "torch (cpu)", started))
+        null = cka_null(a, b, debiased=debiased, **draws)
+        found.append(_alignment(name, null, len(a), None, "numpy", started))
     return found
 
 
-def _alignment(metric: str, null: Any, n: int, k: int | None, backend: str, started: float) -> Alignment:
-    bounds = (null.mean, null.low, null.high, null.p, null.permutations)
+def _alignment(metric: str, null: "Null", n: int, k: int | None, backend: str, started: float) -> Alignment:
+    how = f"{null.permutations} permutations" if null.permutations else null.method
+    bounds = (null.mean, null.low, null.high, null.p, how)
     return Alignment(metric, null.observed, n, k, *bounds, backend, perf_counter() - started)
 
 
