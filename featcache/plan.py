@@ -17,7 +17,7 @@ def chunk_rows(n: int, row_bytes: int) -> int:
 
     Example:
         >>> chunk_rows(155_070, 768 * 2)
-        971
+        976
         >>> chunk_rows(100, 768 * 2)
         100
     """

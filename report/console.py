@@ -187,7 +187,8 @@ def row_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
         TextColumn("{task.fields[rate]} rows/s"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+    silent = not sys.stderr.isatty()  # a bar in a log file is noise
+    with Progress(*columns, console=console(stderr=True), transient=True, disable=silent) as progress:
         task = progress.add_task(title, total=total, rate="–")
 
         def advance(rows: int) -> None:

@@ -127,7 +127,7 @@ def test_batches_are_powers_of_two_and_grow_with_memory(library: Library, name: 
     assert (
         sizes == sorted(sizes)
         and sizes[0] == 1
-        and sizes[-1] == {"image": 32, "text": 64, "audio": 8}[encoder.card.modality]
+        and sizes[-1] == {"image": 64, "text": 64, "audio": 8}[encoder.card.modality]
     )
     assert all(size & (size - 1) == 0 for size in sizes)
 

@@ -327,3 +327,11 @@ def test_importing_the_package_imports_no_library() -> None:
         "print(sorted({'torch', 'timm', 'transformers', 'PIL', 'numpy', 'huggingface_hub'} & set(sys.modules)))"
     )
     assert in_another_process(code).strip() == "[]"
+
+
+def test_freed_memory_is_kept_where_the_c_library_can() -> None:
+    import platform
+
+    from featcache.encoders.memory import keep_freed_memory
+
+    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")

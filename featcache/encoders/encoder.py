@@ -17,7 +17,7 @@ from featcache.encoders.vision import load_image_front
 from featcache.encoders.weights import Found
 from featcache.errors import UsageError
 
-_LARGEST_BATCH_ON_CPU = {"image": 32, "text": 64, "audio": 8}  # beyond it a CPU gains nothing, or loses its cache
+_LARGEST_BATCH_ON_CPU = {"image": 64, "text": 64, "audio": 8}  # beyond it a CPU gains nothing
 _LARGEST_BATCH = 1024
 _LIVE = 4  # activations of the largest size alive at once: input, output, residual, one for fragmentation
 

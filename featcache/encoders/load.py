@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.encoders.card import Card, memo_path, narrow, read_card, write_card
+from featcache.encoders.memory import keep_freed_memory
 from featcache.encoders.spec import EncodeOptions, EncoderSpec
 from featcache.encoders.weights import locate
 from featcache.errors import WeightsInvalid
@@ -26,7 +27,7 @@ def describe(spec: EncoderSpec, options: EncodeOptions, *, memo: Path) -> Card:
     Raises:
         WeightsMissing: If weights or a library are not there; lists the ways to get them.
         WeightsInvalid: If they are not what the entry declares.
-        UsageError: If a layer or pooling is asked for that the encoder does not have.
+        UsageError: If the entry keeps a layer that the encoder does not have.
     """
     found = locate(spec, options, memo=memo)
     path = memo_path(spec, options, found, memo)
@@ -44,13 +45,17 @@ def describe(spec: EncoderSpec, options: EncodeOptions, *, memo: Path) -> Card:
 def load_encoder(spec: EncoderSpec, options: EncodeOptions, *, memo: Path) -> "Encoder":
     """An encoder, ready to run on the device of the options.
 
+    On the CPU the process keeps freed memory from here on (`keep_freed_memory`).
+
     Raises:
         WeightsMissing: If weights or a library are not there; lists the ways to get them.
         WeightsInvalid: If they are not what the entry declares, or changed since the card was made.
-        UsageError: If the device is not there, or a layer or pooling is asked for that the encoder does not have.
+        UsageError: If the device is not there, or the entry keeps a layer that the encoder does not have.
     """
     from featcache.encoders.encoder import build
 
+    if options.device == "cpu":
+        keep_freed_memory()
     found = locate(spec, options, memo=memo)
     path = memo_path(spec, options, found, memo)
     remembered = read_card(path)
