@@ -65,7 +65,7 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
 
 def commands(text: str) -> list[str]:
     lines = "\n".join(blocks(text, "bash")).replace("\\\n", " ").split("\n")
-    return [line.split("#")[0].strip() for line in lines if line.strip()]
+    return [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -10,8 +10,8 @@ def keep_freed_memory() -> bool:
     """Lets glibc reuse freed activations instead of returning them to the system; does nothing elsewhere.
 
     A network on a CPU frees and allocates the same megabytes in every layer, and by default each of them is mapped and
-    zeroed anew. Kept, EfficientNet-Lite0 ran 2.5 times as fast on two cores (docs/log.md). The process keeps its peak of
-    memory until it ends.
+    zeroed anew. Kept, EfficientNet-Lite0 ran 2.5 times as fast on two cores (docs/log.md). The process keeps its peak
+    of memory until it ends.
 
     Returns:
         Whether the C library took the settings.
