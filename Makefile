@@ -17,9 +17,9 @@ SEED ?= 0
 X ?=
 Y ?=
 REFERENCE ?=
-K ?= 10
+K ?=
 OUT ?=
-RUNS ?= $(wildcard runs/*/*/*)
+RUNS ?= $(patsubst %/config.json,%,$(wildcard runs/*/*/config.json runs/*/*/*/config.json))
 
 option = $(if $(2),--$(1) '$(2)')
 cache_option = $(call option,cache,$(CACHE))
@@ -41,12 +41,13 @@ demo: setup ## Extract, train three adapters, measure and open the question on t
 extract: setup ## Write features into the cache: DATASET= ROOT= ENCODERS="a b c" CACHE=
 	@$(FEATCACHE) extract $(or $(DATASET),flickr30k) $(or $(ENCODERS),resnet18 gpt2 dinov2-small) $(call option,root,$(ROOT)) $(cache_option)
 
-train: setup ## Train adapters on cached features: ADAPTER=linear|mlp|bottleneck DATASET= X= Y= REFERENCE= EPOCHS= SEED= OUT=
+train: setup ## Train adapters on cached features: ADAPTER=linear|mlp|bottleneck DATASET= X= Y= REFERENCE= EPOCHS= SEED= K= OUT=
 	@$(FEATCACHE) train $(DATASET) --adapter $(ADAPTER) --seed $(SEED) $(call option,x,$(X)) $(call option,y,$(Y)) \
-	  $(call option,reference,$(REFERENCE)) $(call option,epochs,$(EPOCHS)) $(call option,out,$(OUT)) $(cache_option)
+	  $(call option,reference,$(REFERENCE)) $(call option,epochs,$(EPOCHS)) $(call option,k,$(K)) $(call option,out,$(OUT)) \
+	  $(cache_option)
 
 align: setup ## Measure the alignment of two cached encoders: DATASET= X= Y= K=
-	@$(FEATCACHE) align $(or $(DATASET),openmoji) $(or $(X),efficientnet-lite0) $(or $(Y),minilm) --k $(K) $(cache_option)
+	@$(FEATCACHE) align $(or $(DATASET),openmoji) $(or $(X),efficientnet-lite0) $(or $(Y),minilm) $(call option,k,$(K)) $(cache_option)
 
 report: setup ## Draw the figures and the page of the runs in runs/: RUNS="dir dir" OUT=
 	@$(FEATCACHE) report $(RUNS) $(call option,out,$(OUT))

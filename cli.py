@@ -36,7 +36,9 @@ def extract(
     ] = None,
     view: Annotated[str | None, typer.Option(help="View to encode. Default: the first that fits the encoder.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Local copy of the encoder's repository.")] = None,
-    random: Annotated[int | None, typer.Option(help="Seed of random weights, as a control.", metavar="SEED")] = None,
+    random: Annotated[
+        int | None, typer.Option(help="Seed of random weights, as a control.", metavar="SEED", min=0)
+    ] = None,
     device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1, mps.")] = "cpu",
     autocast: Annotated[
         Literal["bfloat16", "float16"] | None, typer.Option(help="Compute in a shorter type; bound in the digest.")
@@ -77,7 +79,7 @@ def list_arrays(dataset: DatasetGlob = "*", cache: CacheOption = None, json: Jso
     from report.console import show_entries
 
     store = open_cache(cache)
-    show_entries(store.entries(dataset), store, as_json=json)
+    show_entries(store.matching(dataset), store, as_json=json)
 
 
 @app.command()
@@ -96,7 +98,9 @@ def show(
     from report.console import show_keys
 
     store = open_cache(cache)
-    found = [store.find(dataset, selector) for selector in selectors[:2]]
+    if len(selectors) > 2:
+        raise typer.BadParameter("name one array to show, or two to compare")
+    found = [store.find(dataset, selector) for selector in selectors]
     keys = [{**array.key().to_json(), "root": array.complete().root} for array in found]
     show_keys(keys, differences(keys[0], keys[-1]), as_json=json)
 
@@ -109,8 +113,7 @@ def verify(dataset: DatasetGlob = "*", cache: CacheOption = None, json: JsonOpti
     from report.console import show_problems
 
     store = open_cache(cache)
-    arrays = len(list(store.arrays(dataset)))
-    raise typer.Exit(show_problems(check(store, dataset), arrays, store, as_json=json))
+    raise typer.Exit(show_problems(check(store, dataset), store.matching(dataset), store, as_json=json))
 
 
 @app.command("rm")
@@ -128,7 +131,8 @@ def remove(
     from report.console import show_entries
 
     store = open_cache(cache)
-    arrays = [array for selector in selectors for array in store.select(dataset, selector)]
+    found = [array for selector in selectors for array in store.select(dataset, selector)]
+    arrays = list({array.path: array for array in found}.values())
     show_entries([store.entry(array) for array in arrays], store, as_json=False)
     for array in arrays if not dry_run else ():
         store.remove(array)
@@ -245,10 +249,10 @@ def align(
     dataset: DatasetArgument,
     x: Annotated[str, typer.Argument(metavar="ENCODER", help="[view/]encoder[/layer.pooling][@digest].")],
     y: Annotated[str, typer.Argument(metavar="ENCODER", help="The other one.")],
-    k: Annotated[int, typer.Option(help="Neighbours of mutual k-NN.")] = 10,
+    k: Annotated[int, typer.Option(help="Neighbours of mutual k-NN.", min=1)] = 10,
     split: Annotated[str | None, typer.Option(help="Only this split. Default: every group.")] = None,
-    permutations: Annotated[int, typer.Option(help="Permutations behind each null range.")] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of the permutations.")] = 0,
+    permutations: Annotated[int, typer.Option(help="Permutations behind each null range.", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the permutations.", min=0)] = 0,
     json: JsonOption = False,
     cache: CacheOption = None,
 ) -> None:
@@ -302,6 +306,10 @@ def main() -> None:
         app()
     except (DataError, FeatcacheError, MetricError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"{type(error).__name__}: cannot read or write {what}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("Interrupted. What was committed stays: run the same command again to go on.", file=sys.stderr)

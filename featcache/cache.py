@@ -9,13 +9,14 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
+from blake3 import blake3
 
-from featcache.errors import Ambiguous, Damaged, FeaturesNotCached, UsageError
+from featcache.errors import Ambiguous, Damaged, FeatcacheError, FeaturesNotCached, NewerFormat, UsageError
 from featcache.features import Features
-from featcache.key import differences
+from featcache.key import canonical, differences
 from featcache.names import Selector, is_layer, parse_selector
 from featcache.store import FeatureArray
-from featcache.tables import read_overlay, read_rows, rows_path
+from featcache.tables import drop_rows, read_overlay, read_rows
 
 
 def default_root() -> Path:
@@ -45,6 +46,7 @@ class Entry:
         chunks: Chunks planned.
         committed: Chunks that have a commit record.
         bytes: Bytes of the committed chunks.
+        damaged: Its key or records cannot be trusted; `featcache verify` says why.
     """
 
     dataset: str
@@ -59,6 +61,7 @@ class Entry:
     chunks: int
     committed: int
     bytes: int
+    damaged: bool = False
 
     @property
     def complete(self) -> bool:
@@ -94,21 +97,36 @@ class Cache:
     def arrays(
         self, dataset: str = "*", view: str = "*", encoder: str = "*", layer: str = "*"
     ) -> Iterator[FeatureArray]:
-        """Every array folder that has a key, in the order of their paths; names may hold globs."""
-        for path in sorted(self.root.glob(f"{dataset}/{view}/{encoder}/{layer}/*/key.json")):
-            if not path.relative_to(self.root).parts[0].startswith("."):
-                yield FeatureArray(path.parent)
+        """Every array folder, whole or not, in the order of their paths; names may hold globs."""
+        dataset = dataset.removeprefix("folder:")  # as it was extracted, so it may be named
+        for path in sorted(self.root.glob(f"{dataset}/{view}/{encoder}/{layer}/*/")):
+            if not any(part.startswith(".") for part in path.relative_to(self.root).parts):
+                yield FeatureArray(path)
 
     def entries(self, dataset: str = "*", view: str = "*", encoder: str = "*", layer: str = "*") -> list[Entry]:
-        """What is cached, complete or not; names may hold globs.
-
-        Raises:
-            Damaged: If a key or COMPLETE.json was changed.
-        """
+        """What is cached, complete, incomplete or damaged; names may hold globs."""
         return [self.entry(array) for array in self.arrays(dataset, view, encoder, layer)]
 
+    def matching(self, dataset: str = "*") -> list[Entry]:
+        """As `entries`, for a data set that must be there.
+
+        Raises:
+            FeaturesNotCached: If a data set is named and nothing of it is cached; lists what is.
+        """
+        found = self.entries(dataset)
+        if not found and dataset != "*":
+            raise self._not_cached(dataset, Selector("*"), [])
+        return found
+
     def entry(self, array: FeatureArray) -> Entry:
-        """The listing of one array."""
+        """The listing of one array; what cannot be read of it stands as zero, with `damaged`."""
+        try:
+            return self._entry(array)
+        except (Damaged, NewerFormat):
+            names = _names(array)
+            return Entry(*names, array.path.name, "", 0, 0, "", 0, len(array.committed()), 0, damaged=True)
+
+    def _entry(self, array: FeatureArray) -> Entry:
         key = array.key()
         plan = array.plan()
         complete = array.complete() if array.is_complete else None
@@ -142,11 +160,14 @@ class Cache:
         """
         wanted = parse_selector(selector) if isinstance(selector, str) else selector
         found = list(self.arrays(dataset, wanted.view or "*", wanted.encoder, wanted.layer or "*"))
+        damage: list[FeatcacheError] = []
         if wanted.digest:
             found = [array for array in found if array.path.name.startswith(wanted.digest)]
-        if wanted.layer is None:
-            found = [array for array in found if _is_default_layer(array)]
+        elif wanted.layer is None:
+            found = [array for array in found if _is_default_layer(array, damage)]
         complete = [array for array in found if array.is_complete]
+        if not complete and damage:
+            raise damage[0]
         if not complete:
             raise self._not_cached(dataset, wanted, found)
         if len(complete) > 1:
@@ -163,7 +184,11 @@ class Cache:
         view, encoder, layer = _glob_parts(path)
         found = [array for array in self.arrays(dataset, view, encoder, layer) if array.path.name.startswith(digest)]
         if not found:
-            raise self._not_cached(dataset, Selector(selector), [])
+            there = sorted({"/".join(_names(array)[2:]) for array in self.arrays(dataset)})
+            raise FeaturesNotCached(
+                f"nothing in {self.root} answers to {selector!r} for {dataset}\n"
+                f"  Cached for this data set: {', '.join(there) or 'nothing'}"
+            )
         return found
 
     def _not_cached(self, dataset: str, wanted: Selector, incomplete: list[FeatureArray]) -> FeaturesNotCached:
@@ -173,9 +198,9 @@ class Cache:
             plan = array.plan()
             state = f"{len(array.committed())} of {plan.chunks if plan else '?'} chunks"
             return FeaturesNotCached(f"{wanted} for {dataset} is incomplete in {self.root} ({state}). Run: {command}")
-        cached = sorted({f"{key.encoder}/{key.layer}" for key in (array.key() for array in self.arrays(dataset))})
+        cached = sorted({"/".join(_names(array)[2:]) for array in self.arrays(dataset)})
         if not cached:
-            datasets = sorted({array.key().dataset for array in self.arrays()})
+            datasets = sorted({_names(array)[0] for array in self.arrays()})
             has = f"The cache holds: {', '.join(datasets)}" if datasets else "The cache is empty"
             near = get_close_matches(dataset, datasets, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
@@ -231,7 +256,7 @@ class Cache:
         """Loads the features of one complete array; as `load`."""
         key, complete = array.key(), array.complete()
         rows = read_rows(self.root / key.dataset / key.view, key.binds["rows"])
-        overlay = read_overlay(self.root / key.dataset)
+        overlay = read_overlay(self.root / key.dataset, key.view, key.binds["rows"]["root"])
         values = array.read()
         place = {group: number for number, group in enumerate(overlay.groups)}
         try:
@@ -252,6 +277,7 @@ class Cache:
             digest=key.digest,
             root=complete.root,
             overlay=overlay.root,
+            encoder_hash=blake3(canonical(key.binds["encoder"])).hexdigest(length=16),
         )
         return _drop_failed(features, values, {row for record in complete.records for row in record.failed}, array)
 
@@ -259,17 +285,33 @@ class Cache:
 
     def remove(self, array: FeatureArray) -> None:
         """Deletes an array, the folders it leaves empty, and its row table if no other array is bound to it."""
-        key = array.key()
-        view_folder = self.root / key.dataset / key.view
+        dataset, view, _, _ = _names(array)
+        view_folder = self.root / dataset / view
+        root = _bound_rows(array)
         doomed = array.path.with_name(f".doomed-{uuid.uuid4().hex}")
         array.path.rename(doomed)  # readers see all of it or nothing
-        shutil.rmtree(doomed)
-        root = key.binds["rows"]["root"]
-        if not any(other.key().binds["rows"]["root"] == root for other in self.arrays(key.dataset, key.view)):
-            rows_path(view_folder, root).unlink(missing_ok=True)
+        for left in array.path.parent.glob(".doomed-*"):  # this one, and what an interrupted removal left
+            shutil.rmtree(left, ignore_errors=True)
+        bound = {_bound_rows(other) for other in self.arrays(dataset, view)}
+        if root is not None and root not in bound and None not in bound:
+            drop_rows(view_folder, root)
         for folder in (array.path.parent, array.path.parent.parent, view_folder):
             if folder.exists() and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def _names(array: FeatureArray) -> tuple[str, str, str, str]:
+    """Data set, view, encoder and layer of an array, from its path alone."""
+    dataset, view, encoder, layer = array.path.parts[-5:-1]
+    return dataset, view, encoder, layer
+
+
+def _bound_rows(array: FeatureArray) -> str | None:
+    """Root of the row table that an array is bound to; None where its key cannot be read."""
+    try:
+        return array.key().binds["rows"]["root"]
+    except FeatcacheError:
+        return None
 
 
 def _glob_parts(path: str) -> tuple[str, str, str]:
@@ -282,8 +324,13 @@ def _glob_parts(path: str) -> tuple[str, str, str]:
     return {1: ("*", parts[0], "*")}.get(len(parts)) or (parts[0], parts[1], parts[2])
 
 
-def _is_default_layer(array: FeatureArray) -> bool:
-    key = array.key()
+def _is_default_layer(array: FeatureArray, damage: list[FeatcacheError]) -> bool:
+    """Whether the array's key says so; the error of a key that cannot be read is added to `damage`."""
+    try:
+        key = array.key()
+    except FeatcacheError as error:
+        damage.append(error)
+        return False
     return key.provenance.get("default_layer") == key.layer
 
 

@@ -38,6 +38,8 @@ def store_derived(
     """
     if len(values) != len(source) or values.ndim != 2 or not np.isfinite(values).all():
         raise UsageError(f"wanted finite values [{len(source)}, d] for {source.name}, got {values.shape}")
+    if values.dtype not in (np.float16, np.float32):
+        raise UsageError(f"wanted float16 or float32 values for {source.name}, got {values.dtype}")
     origin = cache.find(source.dataset, f"{source.view}/{source.name}@{source.digest}")
     rows = origin.key().binds["rows"]
     binds = {
@@ -55,10 +57,13 @@ def store_derived(
     }
     key = ArrayKey(source.dataset, source.view, check_name(name, "a run"), layer, binds, provenance)
     array = cache.array(key.path)
+    table = read_rows(cache.root / source.dataset / source.view, rows)
+    failed = {row_id for record in origin.complete().records for row_id in record.failed}
+    if source.ids.tolist() != [row_id for row_id in table.ids if row_id not in failed]:
+        raise UsageError(f"{source.name} must come with every row of its array, in order, to be cached")
     if array.is_complete:
         return array
-    table = read_rows(cache.root / source.dataset / source.view, rows)
-    full, failed = _with_failed_rows(values, source, table.ids)
+    full = _with_failed_rows(values, table.ids, failed)
     n = len(table.ids)
     plan = array.create(key, Plan(n, chunk_rows(n, values.shape[1] * values.itemsize), n, "row", 1))
     for chunk in sorted(set(range(plan.chunks)) - array.committed()):
@@ -69,11 +74,10 @@ def store_derived(
     return array
 
 
-def _with_failed_rows(values: np.ndarray, source: Features, ids: list[str]) -> tuple[np.ndarray, set[str]]:
-    """The values with NaN for the rows that the source had lost at extraction, and those rows' ids."""
-    if len(ids) == len(values):
-        return values, set()
-    place = {row_id: row for row, row_id in enumerate(ids)}
+def _with_failed_rows(values: np.ndarray, ids: list[str], failed: set[str]) -> np.ndarray:
+    """The values with NaN for the rows that the source had lost at extraction."""
+    if not failed:
+        return values
     full = np.full((len(ids), values.shape[1]), np.nan, values.dtype)
-    full[[place[row_id] for row_id in source.ids]] = values
-    return full, set(ids) - set(source.ids)
+    full[[row for row, row_id in enumerate(ids) if row_id not in failed]] = values
+    return full

@@ -2,11 +2,13 @@
 
 import errno
 import os
+import time
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
 TEMPORARY = ".tmp-"
+_STALE_SECONDS = 30.0
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
@@ -66,17 +68,30 @@ def _link_exclusively(temporary: Path, target: Path) -> bool:
 def _rename_exclusively(temporary: Path, target: Path) -> bool:
     """As `_link_exclusively` where there are no hard links: mkdir is the lock, rename the commit."""
     lock = target.with_name(f"{target.name}.lock")
+    while not target.exists():
+        try:
+            lock.mkdir()
+        except FileExistsError:
+            _wait_for(lock)
+            continue
+        try:
+            if target.exists():
+                return False
+            temporary.rename(target)
+            return True
+        finally:
+            lock.rmdir()
+    return False
+
+
+def _wait_for(lock: Path) -> None:
+    """Waits a moment for another writer; breaks a lock so old that its owner must have died inside it."""
     try:
-        lock.mkdir()
-    except FileExistsError:
-        return False
-    try:
-        if target.exists():
-            return False
-        temporary.rename(target)
-        return True
-    finally:
-        lock.rmdir()
+        if time.time() - lock.stat().st_mtime > _STALE_SECONDS:
+            lock.rmdir()
+    except FileNotFoundError:
+        return
+    time.sleep(0.02)
 
 
 def write_once(target: Path, *parts: bytes | memoryview) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from featcache.errors import ExtractionFailed, Overflow
 from featcache.jobs import Job, cached_name
 from featcache.plan import Plan
 from featcache.store import FeatureArray
-from featcache.tables import write_overlay, write_rows
+from featcache.tables import write_rows
 
 if TYPE_CHECKING:
     from featcache.encoders import Encoder
@@ -66,8 +67,7 @@ def extract(
         ExtractionFailed: If a row cannot be decoded, encoded or stored; names its id. What was committed stays.
     """
     with _named_disk_errors(cache):
-        write_rows(cache.root / job.dataset.name / job.view.name, job.view)
-        write_overlay(cache.root / job.dataset.name, job.dataset.overlay)
+        write_rows(cache.root / job.dataset.name / job.view.name, job.view, job.dataset.overlay)
     names = tuple(target.layer for target in job.targets)
     encoder_name = cached_name(job.card, job.options)
     if job.done:
@@ -77,14 +77,26 @@ def extract(
     if encoder.card.binds != job.card.binds:
         raise ExtractionFailed(f"the weights of {job.card.name} changed since they were described; run it again")
     started = perf_counter()
+    done: set[int] = set()
     with _named_disk_errors(cache):
-        rows = sum(
-            _Pass(job.view, encoder, plan, arrays, on_rows).run() for plan, arrays in _passes(job, encoder).items()
-        )
+        try:
+            for plan, arrays in _passes(job, encoder).items():
+                done |= _Pass(job.view, encoder, plan, arrays, on_rows).run()
+        except (ExtractionFailed, DataError):
+            _drop_empty(cache, job)
+            raise
         for target in job.targets:
             if not target.done:
                 _finish(target.array)
-    return Extracted(encoder_name, job.view.name, names, rows, len(job.view) - rows, perf_counter() - started)
+    reused = len(job.view) - len(done)
+    return Extracted(encoder_name, job.view.name, names, len(done), reused, perf_counter() - started)
+
+
+def _drop_empty(cache: Cache, job: Job) -> None:
+    """Removes the arrays that a failed extraction made and committed nothing to."""
+    for target in job.targets:
+        if target.array.path.exists() and not target.array.committed():
+            cache.remove(target.array)
 
 
 def _finish(array: FeatureArray) -> None:
@@ -119,8 +131,8 @@ class _Pass:
     on_rows: Callable[[int], None] | None = None
     writer: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def run(self) -> int:
-        """Commits every missing chunk; returns the rows that were encoded."""
+    def run(self) -> set[int]:
+        """Commits every missing chunk; returns the numbers of the rows that were encoded."""
         import torch
 
         for array in self.arrays.values():
@@ -142,8 +154,8 @@ class _Pass:
 
     def _run(
         self, wanted: dict[int, tuple[str, ...]], decoders: ThreadPoolExecutor, writers: ThreadPoolExecutor
-    ) -> int:
-        rows, blocks = 0, dict[str, np.ndarray]()
+    ) -> set[int]:
+        done, blocks = set[int](), dict[str, np.ndarray]()
         filled = 0
         for chunk, numbers, prepared in self._batches(wanted, decoders):
             start, stop = self.plan.span(chunk)
@@ -153,10 +165,11 @@ class _Pass:
             filled += len(numbers)
             if filled == stop - start:
                 self._commit(chunk, blocks, writers)
-                rows, filled = rows + filled, 0
+                done.update(range(start, stop))
+                filled = 0
                 if self.on_rows:
                     self.on_rows(stop - start)
-        return rows
+        return done
 
     def _empty_block(self, layer: str, rows: int) -> np.ndarray:
         return np.empty((rows, self.encoder.card.widths[layer]), self.encoder.card.dtype)
@@ -289,6 +302,8 @@ def _available_bytes(device: str) -> int:
         import torch
 
         return torch.cuda.mem_get_info(device)[0]
-    names = os.sysconf_names
-    pages = os.sysconf("SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in names else "SC_PHYS_PAGES")
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    try:  # free memory alone leaves out what the system would give back at once
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").split("\n")
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

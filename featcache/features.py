@@ -27,6 +27,7 @@ class Features:
         digest: What was asked, hex.
         root: What was got, hex.
         overlay: Hash of splits and labels, hex.
+        encoder_hash: Hash of everything the digest binds of the encoder: equal for the same encoder on other data.
     """
 
     values: np.ndarray
@@ -41,6 +42,7 @@ class Features:
     digest: str = ""
     root: str = ""
     overlay: str = ""
+    encoder_hash: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -88,6 +88,8 @@ def choose_layers(card: Card, layers: Sequence[str] | None) -> tuple[str, ...]:
         UsageError: If a name fits none of the encoder's.
     """
     every = tuple(card.widths)
+    if layers is not None and not any(layers):
+        raise UsageError(f"no layer is named; {card.name} has {', '.join(every)}")
     if layers is None:
         return every
     for asked in layers:
@@ -150,6 +152,8 @@ def _target(cache: Cache, dataset: Dataset, view: View, card: Card, options: Enc
     name = check_name(dataset.name, "a data set")
     key = ArrayKey(name, check_name(view.name, "a view"), cached_name(card, options), layer, binds, provenance)
     array = cache.array(key.path)
+    if (array.path / "key.json").exists():
+        array.check()  # what is damaged must not pass for cached
     plan = array.plan() if array.path.exists() else None
     missing = plan.chunks - len(array.committed()) if plan else None
     return Target(layer, key, array, missing)

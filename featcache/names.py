@@ -56,7 +56,7 @@ def parse_selector(text: str) -> Selector:
 
 
 def is_layer(text: str) -> bool:
-    """Whether a text names a layer and its pooling: "last.mean", "3.cls", "lm.bits-per-byte", "joint.linear".
+    """Whether a text names a layer and its pooling: "last.mean", "3.cls", "lm.bits-per-byte", "adapted.x".
 
     Example:
         >>> is_layer("last.mean"), is_layer("resnet18"), is_layer("11.patch-mean")

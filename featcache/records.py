@@ -104,9 +104,9 @@ def crc_of(body: bytes | memoryview) -> bytes:
     return google_crc32c.value(cast("Any", np.frombuffer(cast("Any", body), np.uint8))).to_bytes(CRC_BYTES, "little")
 
 
-def record_of(found: bytes, chunk: int, rows: int, writer: str) -> Record:
+def record_of(found: bytes, chunk: int, rows: int, writer: str, failed: tuple[str, ...]) -> Record:
     """The record of a whole chunk file as it lies there."""
-    return Record(chunk, rows, len(found), found[-CRC_BYTES:].hex(), blake3(found).hexdigest(), (), writer)
+    return Record(chunk, rows, len(found), found[-CRC_BYTES:].hex(), blake3(found).hexdigest(), failed, writer)
 
 
 def parse_record(value: Any, path: Path) -> Record:

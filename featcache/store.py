@@ -139,7 +139,7 @@ class FeatureArray:
         found = target.read_bytes()
         whole = len(found) == mine.bytes and crc_of(found[:-CRC_BYTES]) == found[-CRC_BYTES:]
         if whole:
-            return record_of(found, mine.chunk, mine.rows, mine.writer)
+            return record_of(found, mine.chunk, mine.rows, mine.writer, mine.failed)
         target.rename(self.path / f"{ASIDE}{target.name}-{uuid.uuid4().hex}")
         if not write_once(target, body, crc):
             raise ExtractionFailed(f"{target} is being written by another process; run the same command again")
@@ -158,18 +158,22 @@ class FeatureArray:
                 continue
             found = target.read_bytes()
             start, stop = plan.span(chunk)
-            if len(found) == self._chunk_bytes(plan) and crc_of(found[:-CRC_BYTES]) == found[-CRC_BYTES:]:
+            if self._is_whole(plan, found, stop - start):
                 sync_folder(self.path)  # the link may not have been durable yet
-                record = record_of(found, chunk, stop - start, "adopted")
+                record = record_of(found, chunk, stop - start, "adopted", ())
                 write_once(self.commits / f"{chunk}.json", canonical(asdict(record)))
                 adopted.append(chunk)
             else:
                 target.rename(self.path / f"{ASIDE}{target.name}-{uuid.uuid4().hex}")
         return adopted
 
-    def _chunk_bytes(self, plan: Plan) -> int:
-        binds = self.key().binds
-        return plan.chunk_rows * int(binds["d"]) * np.dtype(binds["dtype"]).itemsize + CRC_BYTES
+    def _is_whole(self, plan: Plan, found: bytes, rows: int) -> bool:
+        """Whether a chunk found without record can be adopted: right size, right CRC-32C, no row that failed."""
+        d, dtype = int(self.key().binds["d"]), np.dtype(self.key().binds["dtype"])
+        body, crc = found[:-CRC_BYTES], found[-CRC_BYTES:]
+        if len(body) != plan.chunk_rows * d * dtype.itemsize or crc_of(body) != crc:
+            return False
+        return bool(np.isfinite(np.frombuffer(body, dtype)[: rows * d]).all())
 
     def finish(self, plan: Plan) -> Complete:
         """Writes COMPLETE.json once every chunk is committed.
@@ -254,6 +258,32 @@ class FeatureArray:
             raise Damaged(f"{path} was changed: its records do not give its root. Run: featcache verify")
         return complete
 
+    def check(self) -> None:
+        """Checks what can be checked without reading chunks: key, plan, records, root, and every chunk's size.
+
+        Raises:
+            Damaged: If something is missing or not as recorded.
+            NewerFormat: If a newer featcache wrote it.
+        """
+        self.key()
+        plan = self.plan()
+        if plan is None:
+            return
+        self._codecs()
+        records = self.complete().records if self.is_complete else [self.record(c) for c in sorted(self.committed())]
+        for record in records:
+            if record is not None:
+                self._check_size(record)
+
+    def _check_size(self, record: Record) -> None:
+        where = f"chunk {record.chunk} of {self.path}"
+        try:
+            size = (self.path / chunk_name(record.chunk)).stat().st_size
+        except FileNotFoundError as error:
+            raise Damaged(f"{where} is missing. Run: featcache verify") from error
+        if size != record.bytes:
+            raise Damaged(f"{where} has {size} bytes, recorded {record.bytes}. Run: featcache verify")
+
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def read(self, start: int = 0, stop: int | None = None, *, verify: bool = True) -> np.ndarray:
@@ -275,7 +305,7 @@ class FeatureArray:
         stop = plan.n if stop is None else stop
         if not 0 <= start <= stop <= plan.n:
             raise UsageError(f"rows {start} to {stop} of an array of {plan.n}")
-        if read_json(self.path / "zarr.json")["codecs"] != CODECS:
+        if self._codecs() != CODECS:
             from featcache.zarr_reader import open_zarr
 
             return np.asarray(open_zarr(self.path)[start:stop])
@@ -286,6 +316,13 @@ class FeatureArray:
             if high > low:
                 self._read_chunk(complete.records[chunk], out[low - start : high - start], low - first, verify)
         return out
+
+    def _codecs(self) -> Any:
+        path = self.path / "zarr.json"
+        try:
+            return read_json(path)["codecs"]
+        except (FileNotFoundError, KeyError, TypeError) as error:
+            raise Damaged(f"{path} is missing or was changed. Run: featcache verify") from error
 
     def _read_chunk(self, record: Record, out: np.ndarray, skip: int, verify: bool) -> None:
         """Fills out [rows, d] from row `skip` of a chunk on."""

@@ -75,12 +75,22 @@ def show_entries(entries: Sequence["Entry"], cache: "Cache", *, as_json: bool) -
             entry.d,
             entry.dtype,
             size(entry.bytes),
-            "complete" if entry.complete else f"{entry.committed} of {entry.chunks} chunks",
+            _state(entry),
         )
         for entry in entries
     ]
     print_table(("array", "digest", "n", "d", "dtype", "size", "state"), rows)
-    console().print(f"{len(entries)} arrays, {size(sum(entry.bytes for entry in entries))} in {cache.root}")
+    console().print(f"{_count(entries, 'array')}, {size(sum(entry.bytes for entry in entries))} in {cache.root}")
+
+
+def _state(entry: "Entry") -> str:
+    if entry.damaged:
+        return "unreadable: featcache verify"
+    return "complete" if entry.complete else f"{entry.committed} of {entry.chunks} chunks"
+
+
+def _count(things: Sequence[object], name: str) -> str:
+    return f"{len(things)} {name}" + ("" if len(things) == 1 else "s")
 
 
 def show_keys(keys: Sequence[Mapping[str, Any]], differences: Mapping[str, tuple[Any, Any]], *, as_json: bool) -> None:
@@ -103,26 +113,33 @@ def show_keys(keys: Sequence[Mapping[str, Any]], differences: Mapping[str, tuple
         console().print("The two arrays are asked and got alike.")
 
 
-def show_problems(problems: Iterator["Problem"], arrays: int, cache: "Cache", *, as_json: bool) -> int:
+def show_problems(problems: Iterator["Problem"], entries: Sequence["Entry"], cache: "Cache", *, as_json: bool) -> int:
     """Shows what verification found; returns the exit code.
 
     Args:
         problems: From `featcache.verify.verify`.
-        arrays: How many arrays are checked.
+        entries: The arrays that are checked.
         cache: The cache.
         as_json: Print JSON.
     """
-    with console(stderr=True).status(f"checking {arrays} arrays in {cache.root}"):
+    arrays = _count(entries, "array")
+    with console(stderr=True).status(f"checking {arrays} in {cache.root}"):
         found = list(problems)
     if as_json:
         print_json([asdict(problem) for problem in found])
     else:
         for problem in found:
             console().print(f"{problem.where}: {problem.what}")
-        state = f"{len(found)} problems" if found else "every byte is as recorded"
-        console().print(f"{arrays} arrays in {cache.root}: {state}")
-        if found:
-            console().print("Remove what is damaged with featcache rm, then run the same featcache extract again.")
+        incomplete = sum(not entry.complete and not entry.damaged for entry in entries)
+        state = _count(found, "problem") if found else "every byte is as recorded"
+        console().print(
+            f"{arrays} in {cache.root}" + (f" ({incomplete} incomplete)" if incomplete else "") + f": {state}"
+        )
+        if any("pip install --upgrade" not in problem.what for problem in found):
+            console().print(
+                "Splits and row tables: run the same featcache extract again. Arrays: remove them with featcache rm, "
+                "then extract again."
+            )
     return 1 if found else 0
 
 

@@ -2,12 +2,8 @@
 
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 from report.console import console, run_jobs
-
-if TYPE_CHECKING:
-    from trainer.run import Run
 
 
 def run_demo(cache_root: Path | None, out: Path) -> Path:
@@ -30,7 +26,6 @@ def run_demo(cache_root: Path | None, out: Path) -> Path:
     from trainer.adapters import ADAPTERS
     from trainer.config import make_config
     from trainer.defaults import DEMO
-    from trainer.errors import RunExists
 
     started, cache = perf_counter(), Cache(cache_root)
     say = console().print
@@ -39,15 +34,26 @@ def run_demo(cache_root: Path | None, out: Path) -> Path:
     jobs = [plan_job(cache, dataset, encoder_spec(name), EncodeOptions()) for name in DEMO[1:]]
     run_jobs(jobs, lambda job, advance: extract(cache, job, on_rows=advance))
     say(f"2. Train {', '.join(ADAPTERS)} adapters that join {DEMO.x} and {DEMO.y}; measure against {DEMO.reference}")
-    runs: list[Run] = []
-    for adapter in ADAPTERS:
-        config = make_config(adapter=adapter)
-        try:
-            runs.append(train_and_watch(cache, DEMO, config, out / adapter))
-        except RunExists:  # an older version's, or of other features
-            runs.append(train_and_watch(cache, DEMO, config, out / adapter, overwrite=True))
+    runs = [
+        train_and_watch(cache, DEMO, config, out / config.adapter, overwrite=_is_demo_run(out / config.adapter))
+        for config in (make_config(adapter=adapter) for adapter in ADAPTERS)
+    ]
     say("3. The result")
     show_runs([run.path for run in runs])
     page = write_report([run.path for run in runs], out)
     say(f"\nThe page with every figure: {page.resolve()}  ({perf_counter() - started:.0f} s in all)")
     return page
+
+
+def _is_demo_run(folder: Path) -> bool:
+    """Whether a run of the demo's three encoders stands there, perhaps an older version's: that one may be replaced."""
+    from trainer.defaults import DEMO
+    from trainer.errors import RunDamaged, RunMissing
+    from trainer.run import load_run
+
+    try:
+        config = load_run(folder).config
+    except (RunMissing, RunDamaged):
+        return False
+    trained = tuple(config["features"][role]["encoder"] for role in ("x", "y", "reference"))
+    return (config["dataset"], *trained) == tuple(DEMO)

@@ -120,7 +120,7 @@ def load_runs(runs: Sequence[Path | str | RunResults]) -> list[RunResults]:
         RunDamaged: If a file, a column or the joint's test score is missing.
     """
     if not runs:
-        raise RunMissing("a report needs at least one run folder\n  Run: featcache fit --help")
+        raise RunMissing("a report needs at least one run folder\n  Run: featcache train --help")
     loaded = [run if isinstance(run, RunResults) else _load(Path(run)) for run in runs]
     return [replace(run, label=label) for run, label in zip(loaded, _labels(loaded), strict=True)]
 
@@ -146,7 +146,7 @@ def _load(path: Path) -> RunResults:
         tables = {name: pl.read_parquet(path / f"{name}.parquet") for name in ("metrics", "map", "kernels")}
     except (ValueError, OSError, pl.exceptions.PolarsError) as error:
         raise RunDamaged(
-            f"a file of the run folder {path} cannot be read: {error}\n  Run: featcache fit again with --overwrite"
+            f"a file of the run folder {path} cannot be read: {error}\n  Run: featcache train again with --overwrite"
         ) from error
     _require_columns(path, "metrics", tables["metrics"].columns, [field.name for field in fields(Score)])
     _require_columns(path, "map", tables["map"].columns, ["id", "label", "space", "px", "py"])
@@ -170,14 +170,14 @@ def _require_files(path: Path) -> None:
         raise RunMissing(
             f"no run folder at {path}\n"
             f"  Run folders in {folder}: {', '.join(near[:8]) or 'none'}\n"
-            "  Run: featcache fit --help"
+            "  Run: featcache train --help"
         )
     missing = [name for name in FILES if not (path / name).is_file()]
     if missing:
         raise RunDamaged(
             f"the folder {path} is not a whole run: {', '.join(missing)} missing\n"
             f"  It holds: {', '.join(sorted(entry.name for entry in path.iterdir())[:8]) or 'nothing'}\n"
-            "  Run: featcache fit again with --overwrite"
+            "  Run: featcache train again with --overwrite"
         )
 
 
@@ -187,7 +187,7 @@ def _require_columns(path: Path, table: str, have: Sequence[str], wanted: Sequen
         raise RunDamaged(
             f"{path / table}.parquet lacks the columns {', '.join(missing)}\n"
             f"  It has: {', '.join(have)}\n"
-            "  Run: featcache fit again with --overwrite"
+            "  Run: featcache train again with --overwrite"
         )
 
 
@@ -201,7 +201,7 @@ def _require_rows(run: RunResults) -> None:
     if absent:
         raise RunDamaged(
             f"the run {run.path} has no {', '.join(absent)} (alignment with the reference, test split)\n"
-            "  Run: featcache fit again with --overwrite"
+            "  Run: featcache train again with --overwrite"
         )
 
 

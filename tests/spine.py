@@ -9,7 +9,7 @@ from data.views import Dataset, Overlay, View
 from featcache.cache import Cache
 from featcache.key import FORMAT, ArrayKey
 from featcache.plan import Plan, chunk_rows
-from featcache.tables import write_overlay, write_rows
+from featcache.tables import write_rows
 
 
 def tiny_dataset(photos: int = 160, captions: int = 5, *, name: str = "openmoji") -> Dataset:
@@ -43,10 +43,9 @@ def tiny_cache(root: Path, *, photos: int = 160, captions: int = 5) -> Cache:
         "minilm": ("captions", 16, 0.5),
         "efficientnet-lite2": ("images", 32, 0.2),
     }
-    write_overlay(cache.root / dataset.name, dataset.overlay)
     for encoder, (view_name, d, noise) in planted.items():
         view = dataset.views[view_name]
-        write_rows(cache.root / dataset.name / view.name, view)
+        write_rows(cache.root / dataset.name / view.name, view, dataset.overlay)
         rows = latent if view_name == "images" else np.repeat(latent, captions, axis=0)
         values = rows @ rng.standard_normal((8, d)) + noise * rng.standard_normal((len(rows), d))
         store(cache, dataset, view, encoder, values.astype(np.float16))

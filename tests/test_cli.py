@@ -192,7 +192,7 @@ def test_a_truncated_photo_stops_the_extraction_with_its_id_and_the_next_run_goe
     assert done.returncode == 1
     assert "DataInvalid" in done.stderr and "'4" in done.stderr and "Traceback" not in done.stderr
     missing = featcache("align", "birds", "efficientnet-lite0", "efficientnet-lite0", "--cache", "cache", cwd=tmp_path)
-    assert missing.returncode == 1 and "incomplete" in missing.stderr
+    assert missing.returncode == 1 and "The cache is empty" in missing.stderr, "nothing half-done stays"
     (photos / "4.jpg").write_bytes(whole)
     assert featcache(*words, cwd=tmp_path).returncode == 0
 

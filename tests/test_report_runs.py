@@ -222,7 +222,7 @@ def test_a_row_gives_its_cells_as_text_for_a_terminal_table(tmp_path: Path) -> N
 
 def test_a_missing_run_folder_is_named_with_the_runs_beside_it(tmp_path: Path) -> None:
     write_run(tmp_path / "linear")
-    with pytest.raises(RunMissing, match=r"no run folder at .*nowhere[\s\S]*linear[\s\S]*Run: featcache fit"):
+    with pytest.raises(RunMissing, match=r"no run folder at .*nowhere[\s\S]*linear[\s\S]*Run: featcache train"):
         load_runs([tmp_path / "nowhere"])
 
 

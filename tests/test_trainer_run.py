@@ -50,6 +50,7 @@ def test_the_configuration_names_everything_the_run_depends_on(finished, data):
         "layer": "last.mean",
         "digest": "d-y",
         "root": "r-y",
+        "encoder_hash": "",
     }
     assert config["dataset"] == "planted" and config["overlay"] == data[0].overlay
     assert config["split"]["n"] == {"train": 120, "validation": 60, "test": 60}
@@ -166,7 +167,7 @@ def test_an_empty_folder_may_become_a_run(data, tmp_path):
 
 
 def test_a_missing_run_names_the_runs_beside_it(finished):
-    with pytest.raises(RunMissing, match="(?s)no run at .*other.*Runs beside it: run\n.*featcache fit"):
+    with pytest.raises(RunMissing, match="(?s)no run at .*other.*Runs beside it: run\n.*featcache train"):
         load_run(finished.path.parent / "other")
 
 
@@ -247,3 +248,29 @@ def test_two_sides_of_one_encoder_are_told_apart_by_view_or_by_name(data, finish
 def test_every_default_compares_three_different_encoders():
     assert {triple.dataset for triple in DEFAULTS} == {"flickr30k", "openmoji"}
     assert all(len({triple.x, triple.y, triple.reference}) == 3 for triple in DEFAULTS)
+
+
+def test_a_damaged_run_is_replaced_when_asked_and_a_foreign_folder_never(data, tmp_path):
+    out = tmp_path / "run"
+    train(*data, QUICK, out)
+    (out / "config.json").write_text("{")
+    with pytest.raises(RunDamaged, match="--overwrite"):
+        train(*data, QUICK, out)
+    assert train(*data, QUICK, out, overwrite=True).config["selected_epoch"] >= 1
+    foreign = tmp_path / "photos"
+    foreign.mkdir()
+    (foreign / "config.json").write_text("{}")
+    with pytest.raises(RunExists, match="is not a run"):
+        train(*data, QUICK, foreign, overwrite=True)
+
+
+def test_a_folder_that_another_process_filled_meanwhile_is_left_alone(data, tmp_path):
+    out = tmp_path / "run"
+
+    def interfere(epoch):
+        out.mkdir(exist_ok=True)
+        (out / "theirs").write_text("keep")
+
+    with pytest.raises(RunExists, match="meanwhile"):
+        train(*data, QUICK, out, on_epoch=interfere)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"] and (out / "theirs").read_text() == "keep"

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from featcache.cache import Cache
-from featcache.errors import FeatcacheError, UsageError
+from featcache.errors import FeaturesNotCached, UsageError
 from featcache.names import check_name, parse_selector
 
 
@@ -45,6 +45,7 @@ def choose_triple(
 
     Raises:
         UsageError: If something is left open and no default fits.
+        Ambiguous, Damaged: If features of a default that fits are there but cannot be taken.
     """
     if dataset and x and y and reference:
         return Triple(dataset, x, y, reference)
@@ -55,9 +56,9 @@ def choose_triple(
     ]
     if not fitting:
         known = ", ".join(dict.fromkeys(d.dataset for d in DEFAULTS))
-        raise UsageError(
-            f"{dataset} has no default encoders (only {known} have)\n  Name them: --x, --y and --reference"
-        )
+        options = {"--x": x, "--y": y, "--reference": reference}
+        missing = ", ".join(name for name, value in options.items() if not value)
+        raise UsageError(f"{dataset} has no default encoders (only {known} have)\n  Name them: {missing}")
     return next((triple for triple in fitting if _is_cached(cache, triple)), fitting[-1])
 
 
@@ -65,7 +66,7 @@ def _is_cached(cache: Cache, triple: Triple) -> bool:
     try:
         for selector in triple[1:]:
             cache.find(triple.dataset, selector)
-    except FeatcacheError:
+    except FeaturesNotCached:
         return False
     return True
 

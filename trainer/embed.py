@@ -6,6 +6,7 @@ from blake3 import blake3
 
 from featcache.cache import Cache
 from featcache.derive import store_derived
+from featcache.errors import UsageError
 from featcache.features import Features
 from trainer.run import Run, apply
 
@@ -34,6 +35,7 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
 
     Raises:
         FeaturesNotCached: If the data set has no features of one of the two encoders.
+        UsageError: If it has them from other weights or settings.
     """
     trained_on: str = run.config["dataset"]
     wanted = dataset or trained_on
@@ -42,6 +44,11 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
         used = run.config["features"][side]
         digest = f"@{used['digest']}" if wanted == trained_on else ""
         source = cache.load(wanted, f"{used['encoder']}/{used['layer']}{digest}", view=used["view"])
+        if wanted != trained_on and used.get("encoder_hash") not in (None, source.encoder_hash):
+            raise UsageError(
+                f"{source.name} of {wanted} has other weights or settings than the encoder that {run.path} was trained "
+                f"on\n  Extract {wanted} with the encoder of {trained_on}"
+            )
         made_by = {"adapter": weights_hash(run.path), "side": side}
         array = store_derived(
             cache,

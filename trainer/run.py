@@ -108,7 +108,7 @@ def train(
         reference: Features that alignment is measured against.
         config: Settings.
         out: The run folder.
-        overwrite: Replace a run (and only a run) that stands there.
+        overwrite: Replace another or damaged run (and only a run) that stands there.
         on_epoch: Called after every epoch.
 
     Returns:
@@ -126,7 +126,7 @@ def train(
     if there is not None:
         return there
     pairs = pair(x, y, reference, config)
-    with _folder_in_the_making(out) as folder:
+    with _folder_in_the_making(out, overwrite) as folder:
         declared = {**request, "split": pairs.split, **_circumstances(config)}
         _write_json(folder / "config.json", declared)
         fitted = fit_pairs(pairs, config, on_epoch=on_epoch)
@@ -150,7 +150,7 @@ def load_run(path: Path) -> Run:
     if not path.is_dir():
         beside = path.parent.glob("*/config.json") if path.parent.is_dir() else []
         names = ", ".join(sorted(found.parent.name for found in beside if not found.parent.name.startswith(".")))
-        raise RunMissing(f"no run at {path}\n  Runs beside it: {names or 'none'}\n  Run: featcache fit --help")
+        raise RunMissing(f"no run at {path}\n  Runs beside it: {names or 'none'}\n  Run: featcache train --help")
     missing = [name for name in FILES if not (path / name).is_file()]
     if missing:
         raise _damaged(path, f"{', '.join(missing)} missing")
@@ -215,8 +215,9 @@ def _side_for(run: Run, features: Features, side: str | None) -> str:
 
 def _request(x: Features, y: Features, reference: Features, config: FitConfig) -> dict[str, Any]:
     settings = config.model_dump(mode="json")
+    recorded = ("view", "encoder", "layer", "digest", "root", "encoder_hash")
     used = {
-        role: {what: getattr(features, what) for what in ("view", "encoder", "layer", "digest", "root")}
+        role: {what: getattr(features, what) for what in recorded}
         for role, features in (("x", x), ("y", y), ("reference", reference))
     }
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
@@ -236,12 +237,19 @@ def _standing(out: Path, request: dict[str, Any], overwrite: bool) -> Run | None
     is_run = _is_run(out)
     if not is_run and (not out.is_dir() or any(out.iterdir())):
         raise RunExists(f"{out} is there and is not a run\n  Choose another folder")
-    if overwrite or not is_run:
+    if not is_run:
         return None
-    run = load_run(out)
+    try:
+        run = load_run(out)
+    except RunDamaged:
+        if overwrite:
+            return None
+        raise
     differs = [name for name in request if run.config.get(name) != request[name]]
     if not differs:
         return Run(run.path, run.config, already_there=True)
+    if overwrite:
+        return None
     asked, stands = ({"config": {}, "features": {}, **part} for part in (request, run.config))
     inner = [
         f"{g}.{name}" for g in ("config", "features") for name in asked[g] if asked[g][name] != stands[g].get(name)
@@ -252,6 +260,8 @@ def _standing(out: Path, request: dict[str, Any], overwrite: bool) -> Run | None
 
 def _is_run(folder: Path) -> bool:
     # other tools keep a config.json too: only ours names its own hash
+    if all((folder / name).is_file() for name in ("adapters.safetensors", "kernels.parquet")):
+        return True  # a run whose config.json is damaged
     try:
         return "config_hash" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
@@ -290,7 +300,7 @@ def _commit() -> str | None:
 
 
 @contextmanager
-def _folder_in_the_making(out: Path) -> Iterator[Path]:
+def _folder_in_the_making(out: Path, overwrite: bool) -> Iterator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".making", dir=out.parent))
     try:
@@ -300,17 +310,26 @@ def _folder_in_the_making(out: Path) -> Iterator[Path]:
             with path.open("rb") as file:
                 sync_file(file.fileno())
         sync_folder(folder)
-        if out.exists():
+        if overwrite and _is_run(out):
             # a folder cannot replace a folder that holds files: step the old one aside, then drop it
             aside = folder.with_suffix(".replaced")
             os.rename(out, aside)
             os.rename(folder, out)
             shutil.rmtree(aside)
         else:
-            os.rename(folder, out)
+            _name(folder, out)
         sync_folder(out.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _name(folder: Path, out: Path) -> None:
+    try:
+        os.rename(folder, out)  # fails if another process has put something there since we looked
+    except OSError as error:
+        if not out.exists():
+            raise
+        raise RunExists(f"something else came to stand in {out} meanwhile\n  Choose another folder") from error
 
 
 def _umask() -> int:
@@ -338,4 +357,4 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def _damaged(path: Path, what: str) -> RunDamaged:
-    return RunDamaged(f"the run folder {path} is damaged: {what}\n  Run: featcache fit again with --overwrite")
+    return RunDamaged(f"the run folder {path} is damaged: {what}\n  Run: featcache train again with --overwrite")

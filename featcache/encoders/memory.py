@@ -3,7 +3,7 @@
 import ctypes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-_KEPT_BELOW = 1 << 30
+_KEPT_BELOW, _KEPT_BELOW_BEFORE_GLIBC_2_35 = 1 << 30, 32 << 20
 
 
 def keep_freed_memory() -> bool:
@@ -20,4 +20,5 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _KEPT_BELOW)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+    mapped = any(mallopt(_M_MMAP_THRESHOLD, most) for most in (_KEPT_BELOW, _KEPT_BELOW_BEFORE_GLIBC_2_35))
+    return bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)) and mapped
