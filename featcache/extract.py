@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from featcache.encoders import Encoder
 
 _PREFETCHED_BATCHES = 3
+_WRITERS = 8
 _SPARE_BYTES = 64 * 2**20
 
 
@@ -85,9 +86,8 @@ def extract(
         except (ExtractionFailed, DataError):
             _drop_empty(cache, job)
             raise
-        for target in job.targets:
-            if not target.done:
-                _finish(target.array)
+        with ThreadPoolExecutor(_WRITERS) as writers:
+            list(writers.map(_finish, [target.array for target in job.targets if not target.done]))
     reused = len(job.view) - len(done)
     return Extracted(encoder_name, job.view.name, names, len(done), reused, perf_counter() - started)
 
@@ -113,10 +113,11 @@ def _passes(job: Job, encoder: "Encoder") -> dict[Plan, dict[str, FeatureArray]]
     order = "cost" if job.view.modality == "text" else "row"
     wanted = Plan(len(job.view), job.chunk_rows, size, order, torch.get_num_threads())
     passes: dict[Plan, dict[str, FeatureArray]] = {}
-    for target in job.targets:
-        if not target.done:
-            plan = target.array.create(target.key, wanted)
-            passes.setdefault(plan, {})[target.layer] = target.array
+    to_do = [target for target in job.targets if not target.done]
+    with ThreadPoolExecutor(_WRITERS) as writers:  # each waits for the disk: together they wait once
+        plans = list(writers.map(lambda target: target.array.create(target.key, wanted), to_do))
+    for target, plan in zip(to_do, plans, strict=True):
+        passes.setdefault(plan, {})[target.layer] = target.array
     return passes
 
 
@@ -147,7 +148,7 @@ class _Pass:
         torch.set_num_threads(self.plan.threads)
         workers = min(os.cpu_count() or 2, 8)
         try:
-            with ThreadPoolExecutor(workers) as decoders, ThreadPoolExecutor(4) as writers:
+            with ThreadPoolExecutor(workers) as decoders, ThreadPoolExecutor(_WRITERS) as writers:
                 return self._run(wanted, decoders, writers)
         finally:
             torch.set_num_threads(threads)
