@@ -69,7 +69,7 @@ docs: setup ## Write docs/cli.md from the commands' own help
 	@$(BIN)/python -m tests.cli_page
 
 bench: setup ## Measure throughput as a ratio against the best bare loop
-	@$(BIN)/python benchmarks/extraction.py
+	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/python benchmarks/extraction.py
 
 clean: ## Delete .venv and what tools left; the cache and runs/ stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

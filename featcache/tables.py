@@ -60,26 +60,26 @@ def write_rows(view_folder: Path, view: View, overlay: Overlay) -> None:
     """
     make_folders(view_folder)
     rows = {"modality": view.modality, "decoding": dict(view.decoding), "root": view.root}
-    table = _parquet({"id": view.ids, "group": view.groups, "source": view.hashes})
+    table = {"id": view.ids, "group": view.groups, "source": view.hashes}
     _write_checked(rows_path(view_folder, view.root), table, lambda: read_rows(view_folder, rows))
     labels = {_LABEL + name: column for name, column in overlay.labels.items()}
-    content = _parquet({"group": overlay.groups, "split": overlay.splits, **labels})
     path = _overlay_path(view_folder.parent, overlay.root)
-    _write_checked(path, content, lambda: _read_overlay(path, overlay.root))
+    columns = {"group": overlay.groups, "split": overlay.splits, **labels}
+    _write_checked(path, columns, lambda: _read_overlay(path, overlay.root))
     pointer = _pointer(view_folder, view.root)
     if _current(pointer) != overlay.root:
         replace(pointer, json.dumps({"overlay": overlay.root}).encode())
 
 
-def _write_checked(path: Path, content: bytes, read: Callable[[], Any]) -> None:
-    """Writes a file that is not there, or that does not read as what it should be."""
+def _write_checked(path: Path, columns: Mapping[str, Sequence[str]], read: Callable[[], Any]) -> None:
+    """Writes a table that is not there, or that does not read as what it should be."""
     if path.exists():
         try:
             read()
         except Damaged:
-            replace(path, content)
+            replace(path, _parquet(columns))
     else:
-        write_once(path, content)
+        write_once(path, _parquet(columns))
 
 
 def drop_rows(view_folder: Path, root: str) -> None:

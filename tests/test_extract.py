@@ -3,10 +3,6 @@
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +18,7 @@ from featcache.errors import Ambiguous, ExtractionFailed, FeaturesNotCached, Ove
 from featcache.extract import Extracted, extract
 from featcache.jobs import Job, plan_job
 from tests.fakes import FakeEncoder, expected, fake_card, text_dataset
+from tests.test_store import run_killed
 
 
 @pytest.fixture(autouse=True)
@@ -233,17 +230,6 @@ print("done", done.rows, flush=True)
 """
 
 
-def run_child(folder: Path, kill_after: float | None) -> list[str]:
-    command = [sys.executable, "-c", CHILD, str(folder), str(Path(__file__).parents[1])]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        assert process.stdout.readline() == "ready\n"
-        if kill_after is not None:
-            time.sleep(kill_after)
-            process.send_signal(signal.SIGKILL)
-        return process.stdout.read().split("\n")[:-1]
-
-
 @pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
 def test_killed_at_any_time_and_run_again_the_bytes_are_the_same(tmp_path: Path, kills: int) -> None:
     run(Cache(tmp_path / "whole"), text_dataset())
@@ -251,9 +237,9 @@ def test_killed_at_any_time_and_run_again_the_bytes_are_the_same(tmp_path: Path,
     chance = random.Random(3)
     for attempt in range(kills):
         folder = tmp_path / f"killed-{attempt}"
-        said = run_child(folder, chance.uniform(0.0, 0.12))
+        said = run_killed(CHILD, folder, chance.uniform(0.0, 0.12))
         durable = sum(int(line) for line in said if line.isdigit())
-        again = run_child(folder, None)
+        again = run_killed(CHILD, folder, None)
         assert again[-1] in {f"done {rows}" for rows in (50 - durable, 50 - durable - 7, 50 - durable - 1, 0)}
         assert snapshot(folder) == wanted
         assert not [name for name in os.listdir(folder) if name.endswith(".lock")]

@@ -253,17 +253,21 @@ array.finish(plan)
 """
 
 
-def run_writer(folder: Path, kill_after: float | None) -> list[int]:
-    """Runs a writer; returns the chunks that it said were committed before it was killed."""
-    command = [sys.executable, "-c", WRITER, str(folder), str(Path(__file__).parents[1])]
+def run_killed(code: str, folder: Path, kill_after: float | None) -> list[str]:
+    """Runs code that prints "ready" first, kills it so many seconds later or never; returns the lines it still said."""
+    command = [sys.executable, "-c", code, str(folder), str(Path(__file__).parents[1])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
         if kill_after is not None:
             time.sleep(kill_after)
             process.send_signal(signal.SIGKILL)
-        said = [int(line) for line in process.stdout.read().split("\n") if line.isdigit()]
-    return said
+        return process.stdout.read().split("\n")[:-1]
+
+
+def run_writer(folder: Path, kill_after: float | None) -> list[int]:
+    """Runs a writer; returns the chunks that it said were committed before it was killed."""
+    return [int(line) for line in run_killed(WRITER, folder, kill_after) if line.isdigit()]
 
 
 @pytest.mark.parametrize("kills", [8, pytest.param(100, marks=pytest.mark.slow)])
