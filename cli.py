@@ -79,7 +79,7 @@ def list_arrays(dataset: DatasetGlob = "*", cache: CacheOption = None, json: Jso
     from report.console import show_entries
 
     store = open_cache(cache)
-    show_entries(store.matching(dataset), store, as_json=json)
+    show_entries(store.entries(dataset), store, as_json=json)
 
 
 @app.command()
@@ -113,7 +113,7 @@ def verify(dataset: DatasetGlob = "*", cache: CacheOption = None, json: JsonOpti
     from report.console import show_problems
 
     store = open_cache(cache)
-    raise typer.Exit(show_problems(check(store, dataset), store.matching(dataset), store, as_json=json))
+    raise typer.Exit(show_problems(check(store, dataset), store.entries(dataset), store, as_json=json))
 
 
 @app.command("rm")

@@ -1,10 +1,8 @@
 """What is in the cache, and how does a name become features? Needs no data set, weights or encoder library."""
 
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -13,10 +11,11 @@ from blake3 import blake3
 
 from featcache.errors import Ambiguous, Damaged, FeatcacheError, FeaturesNotCached, NewerFormat, UsageError
 from featcache.features import Features
-from featcache.key import canonical, differences
-from featcache.names import Selector, is_layer, parse_selector
+from featcache.folder import Folder, LocalFolder, open_folder
+from featcache.key import ArrayKey, canonical, differences
+from featcache.names import Selector, is_layer, parse_pattern, parse_selector
 from featcache.store import FeatureArray
-from featcache.tables import drop_rows, read_overlay, read_rows
+from featcache.tables import Rows, drop_rows, read_overlay, read_rows
 
 
 def default_root() -> Path:
@@ -79,44 +78,61 @@ class Cache:
         Cache().load("openmoji", "minilm")  # Features with ids and groups
     """
 
-    def __init__(self, root: Path | str | None = None) -> None:
-        self.root = Path(root).expanduser() if root is not None else default_root()
+    def __init__(self, root: Folder | Path | str | None = None) -> None:
+        self.folder = open_folder(default_root() if root is None else root)
 
     def __repr__(self) -> str:
-        return f"Cache({str(self.root)!r})"
+        return f"Cache({str(self.folder)!r})"
+
+    @property
+    def root(self) -> Path:
+        """The folder on disk.
+
+        Raises:
+            UsageError: If the cache lies in a bucket or on the Hub.
+        """
+        if not isinstance(self.folder, LocalFolder):
+            raise UsageError(f"{self.folder} is not on this disk. Run: featcache pull {self.folder}")
+        return self.folder.path
 
     @property
     def memo(self) -> Path:
         """Folder of the encoder cards: what was learnt from weights, so that they need not be loaded to be named."""
-        return self.root / ".encoders"
+        here = self.folder.path if isinstance(self.folder, LocalFolder) else default_root()
+        return here / ".encoders"
 
     def array(self, path: str) -> FeatureArray:
         """The array at a path below the root, there or not."""
-        return FeatureArray(self.root / path)
+        return FeatureArray(self.folder / path)
+
+    def rows(self, key: ArrayKey) -> Rows:
+        """The row table that an array is bound to; errors as `tables.read_rows`."""
+        return read_rows(self.folder / key.dataset / key.view, key.binds["rows"])
 
     def arrays(
-        self, dataset: str = "*", view: str = "*", encoder: str = "*", layer: str = "*"
+        self, dataset: str = "*", view: str = "*", encoder: str = "*", layer: str = "*", digest: str = "*"
     ) -> Iterator[FeatureArray]:
         """Every array folder, whole or not, in the order of their paths; names may hold globs."""
         dataset = dataset.removeprefix("folder:")  # as it was extracted, so it may be named
-        for path in sorted(self.root.glob(f"{dataset}/{view}/{encoder}/{layer}/*/")):
-            if not any(part.startswith(".") for part in path.relative_to(self.root).parts):
-                yield FeatureArray(path)
+        for path in self.folder.find(f"{dataset}/{view}/{encoder}/{layer}/{digest}"):
+            yield self.array(path)
 
-    def entries(self, dataset: str = "*", view: str = "*", encoder: str = "*", layer: str = "*") -> list[Entry]:
-        """What is cached, complete, incomplete or damaged; names may hold globs."""
-        return [self.entry(array) for array in self.arrays(dataset, view, encoder, layer)]
-
-    def matching(self, dataset: str = "*") -> list[Entry]:
-        """As `entries`, for a data set that must be there.
+    def answering(self, selector: str) -> list[FeatureArray]:
+        """The arrays, whole or not, that `dataset[/view[/encoder[/layer]]][@digest]` with globs stands for.
 
         Raises:
-            FeaturesNotCached: If a data set is named and nothing of it is cached; lists what is.
+            FeaturesNotCached: If something is named and nothing of it is cached; lists what is.
         """
-        found = self.entries(dataset)
-        if not found and dataset != "*":
-            raise self._not_cached(dataset, Selector("*"), [])
+        pattern = parse_pattern(selector)
+        found = list(self.arrays(**asdict(pattern)))
+        if not found and pattern.dataset != "*":
+            wanted = Selector(pattern.encoder, None if pattern.view == "*" else pattern.view)
+            raise self._not_cached(pattern.dataset, wanted, [])
         return found
+
+    def entries(self, selector: str = "*") -> list[Entry]:
+        """What is cached, complete, incomplete or damaged; errors as `answering`."""
+        return self.folder.map(self.entry, self.answering(selector))
 
     def entry(self, array: FeatureArray) -> Entry:
         """The listing of one array; what cannot be read of it stands as zero, with `damaged`."""
@@ -124,7 +140,7 @@ class Cache:
             return self._entry(array)
         except (Damaged, NewerFormat):
             names = _names(array)
-            return Entry(*names, array.path.name, "", 0, 0, "", 0, len(array.committed()), 0, damaged=True)
+            return Entry(*names, array.digest, "", 0, 0, "", 0, len(array.committed()), 0, damaged=True)
 
     def _entry(self, array: FeatureArray) -> Entry:
         key = array.key()
@@ -162,7 +178,7 @@ class Cache:
         found = list(self.arrays(dataset, wanted.view or "*", wanted.encoder, wanted.layer or "*"))
         damage: list[FeatcacheError] = []
         if wanted.digest:
-            found = [array for array in found if array.path.name.startswith(wanted.digest)]
+            found = [array for array in found if array.digest.startswith(wanted.digest)]
         elif wanted.layer is None:
             found = [array for array in found if _is_default_layer(array, damage)]
         complete = [array for array in found if array.is_complete]
@@ -182,11 +198,11 @@ class Cache:
         """
         path, _, digest = selector.partition("@")
         view, encoder, layer = _glob_parts(path)
-        found = [array for array in self.arrays(dataset, view, encoder, layer) if array.path.name.startswith(digest)]
+        found = [array for array in self.arrays(dataset, view, encoder, layer) if array.digest.startswith(digest)]
         if not found:
             there = sorted({"/".join(_names(array)[2:]) for array in self.arrays(dataset)})
             raise FeaturesNotCached(
-                f"nothing in {self.root} answers to {selector!r} for {dataset}\n"
+                f"nothing in {self.folder} answers to {selector!r} for {dataset}\n"
                 f"  Cached for this data set: {', '.join(there) or 'nothing'}"
             )
         return found
@@ -197,20 +213,20 @@ class Cache:
             array = incomplete[0]
             plan = array.plan()
             state = f"{len(array.committed())} of {plan.chunks if plan else '?'} chunks"
-            return FeaturesNotCached(f"{wanted} for {dataset} is incomplete in {self.root} ({state}). Run: {command}")
+            return FeaturesNotCached(f"{wanted} for {dataset} is incomplete in {self.folder} ({state}). Run: {command}")
         cached = sorted({"/".join(_names(array)[2:]) for array in self.arrays(dataset)})
         if not cached:
             datasets = sorted({_names(array)[0] for array in self.arrays()})
             has = f"The cache holds: {', '.join(datasets)}" if datasets else "The cache is empty"
             near = get_close_matches(dataset, datasets, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
-            return FeaturesNotCached(f"no features of {dataset} in {self.root}\n  {has}.{hint}\n  Run: {command}")
+            return FeaturesNotCached(f"no features of {dataset} in {self.folder}\n  {has}.{hint}\n  Run: {command}")
         has = f"Cached for this data set: {', '.join(cached)}"
-        return FeaturesNotCached(f"no {wanted} for {dataset} in {self.root}\n  {has}\n  Run: {command}")
+        return FeaturesNotCached(f"no {wanted} for {dataset} in {self.folder}\n  {has}\n  Run: {command}")
 
     def _ambiguous(self, dataset: str, wanted: Selector, found: list[FeatureArray]) -> Ambiguous:
         keys = [array.key() for array in found]
-        lines = [f"{wanted} for {dataset} stands for {len(found)} arrays in {self.root}:"]
+        lines = [f"{wanted} for {dataset} stands for {len(found)} arrays in {self.folder}:"]
         for key in keys:
             fields = differences(
                 keys[0].to_json()["names"] | dict(keys[0].binds), key.to_json()["names"] | dict(key.binds)
@@ -255,14 +271,14 @@ class Cache:
     def load_array(self, array: FeatureArray, *, dtype: str | None = None) -> Features:
         """Loads the features of one complete array; as `load`."""
         key, complete = array.key(), array.complete()
-        rows = read_rows(self.root / key.dataset / key.view, key.binds["rows"])
-        overlay = read_overlay(self.root / key.dataset, key.view, key.binds["rows"]["root"])
+        rows = self.rows(key)
+        overlay = read_overlay(self.folder / key.dataset, key.view, key.binds["rows"]["root"])
         values = array.read()
         place = {group: number for number, group in enumerate(overlay.groups)}
         try:
             at = np.array([place[group] for group in rows.groups])
         except KeyError as error:
-            raise Damaged(f"{self.root / key.dataset}: group {error} has no entry among the splits. "
+            raise Damaged(f"{self.folder}/{key.dataset}: group {error} has no entry among the splits. "
                           f"Run: featcache extract {key.dataset} again") from error  # fmt: skip
         features = Features(
             values=values if dtype is None else values.astype(dtype, copy=False),
@@ -279,30 +295,24 @@ class Cache:
             overlay=overlay.root,
             encoder_hash=blake3(canonical(key.binds["encoder"])).hexdigest(length=16),
         )
-        return _drop_failed(features, values, {row for record in complete.records for row in record.failed}, array)
+        return _drop_failed(features, values, set(complete.failed), array)
 
     # -- removing ---------------------------------------------------------------------------------------------------
 
     def remove(self, array: FeatureArray) -> None:
         """Deletes an array, the folders it leaves empty, and its row table if no other array is bound to it."""
         dataset, view, _, _ = _names(array)
-        view_folder = self.root / dataset / view
         root = _bound_rows(array)
-        doomed = array.path.with_name(f".doomed-{uuid.uuid4().hex}")
-        array.path.rename(doomed)  # readers see all of it or nothing
-        for left in array.path.parent.glob(".doomed-*"):  # this one, and what an interrupted removal left
-            shutil.rmtree(left, ignore_errors=True)
+        array.folder.delete()
         bound = {_bound_rows(other) for other in self.arrays(dataset, view)}
         if root is not None and root not in bound and None not in bound:
-            drop_rows(view_folder, root)
-        for folder in (array.path.parent, array.path.parent.parent, view_folder):
-            if folder.exists() and not any(folder.iterdir()):
-                folder.rmdir()
+            drop_rows(self.folder / dataset / view, root)
+        array.folder.parent.prune(3)
 
 
 def _names(array: FeatureArray) -> tuple[str, str, str, str]:
     """Data set, view, encoder and layer of an array, from its path alone."""
-    dataset, view, encoder, layer = array.path.parts[-5:-1]
+    dataset, view, encoder, layer = array.folder.parts[-5:-1]
     return dataset, view, encoder, layer
 
 
@@ -345,20 +355,20 @@ def _drop_failed(features: Features, values: np.ndarray, failed: set[str], array
     stray = np.flatnonzero(not_a_number & ~listed)
     if len(stray):
         raise Damaged(
-            f"{array.path}: row {features.ids[stray[0]]!r} is NaN and no commit lists it. Run: featcache verify"
+            f"{array.folder}: row {features.ids[stray[0]]!r} is NaN and no commit lists it. Run: featcache verify"
         )
     return features.take(~listed)
 
 
-def open_cache(root: Path | str | None) -> Cache:
+def open_cache(root: Folder | Path | str | None) -> Cache:
     """A cache that must exist.
 
     Raises:
         UsageError: If its folder does not exist.
     """
     cache = Cache(root)
-    if not cache.root.is_dir():
+    if not cache.folder.there():
         raise UsageError(
-            f"there is no cache at {cache.root}. Make one: featcache demo, or featcache extract DATASET ENCODER"
+            f"there is no cache at {cache.folder}. Make one: featcache demo, or featcache extract DATASET ENCODER"
         )
     return cache

@@ -14,7 +14,6 @@ from featcache.key import FORMAT, ArrayKey
 from featcache.names import check_name
 from featcache.plan import Plan, chunk_rows
 from featcache.store import FeatureArray
-from featcache.tables import read_rows
 
 
 def store_derived(
@@ -57,8 +56,8 @@ def store_derived(
     }
     key = ArrayKey(source.dataset, source.view, check_name(name, "a run"), layer, binds, provenance)
     array = cache.array(key.path)
-    table = read_rows(cache.root / source.dataset / source.view, rows)
-    failed = {row_id for record in origin.complete().records for row_id in record.failed}
+    table = cache.rows(origin.key())
+    failed = set(origin.complete().failed)
     if source.ids.tolist() != [row_id for row_id in table.ids if row_id not in failed]:
         raise UsageError(f"{source.name} must come with every row of its array, in order, to be cached")
     if array.is_complete:

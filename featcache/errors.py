@@ -33,6 +33,14 @@ class Damaged(FeatcacheError):
     """Bytes in the cache are not what was recorded; the message names array and chunk: verify, then extract again."""
 
 
+class RemoteFailed(FeatcacheError):
+    """A bucket or the Hub could not be reached, refused, or listed what no cache holds: look with featcache doctor."""
+
+
+class RootsDiffer(FeatcacheError):
+    """Two places hold other bytes for the same digest: keep one with --prefer."""
+
+
 class NewerFormat(FeatcacheError):
     """The cache was written by a newer featcache: upgrade."""
 

@@ -1,7 +1,6 @@
 """How do a view's rows become cached features? One pass of an encoder fills the arrays of all its layers."""
 
 import os
-import shutil
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -43,6 +42,8 @@ class Extracted:
         rows: Rows that went through the encoder (0 if all was there).
         reused: Rows that earlier runs had committed.
         seconds: Time of the passes, loading the encoder excluded.
+        complete: Whether every array is complete now; false while other processes have chunks to compute.
+        failed: Rows that could not be read, decoded or encoded, and why; they are NaN and listed in the records.
     """
 
     encoder: str
@@ -51,10 +52,32 @@ class Extracted:
     rows: int
     reused: int
     seconds: float
+    complete: bool = True
+    failed: "tuple[Failure, ...]" = ()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A row that could not be encoded.
+
+    Args:
+        id: Its id.
+        why: What was wrong with it.
+    """
+
+    id: str
+    why: str
 
 
 def extract(
-    cache: Cache, job: Job, *, encoder: "Encoder | None" = None, on_rows: Callable[[int], None] | None = None
+    cache: Cache,
+    job: Job,
+    *,
+    encoder: "Encoder | None" = None,
+    on_rows: Callable[[int], None] | None = None,
+    on_error: Literal["stop", "skip"] = "stop",
+    workers: int | None = None,
+    chunks: Callable[[int], bool] | None = None,
 ) -> Extracted:
     """Computes and commits whatever of a job is missing.
 
@@ -68,7 +91,7 @@ def extract(
         ExtractionFailed: If a row cannot be decoded, encoded or stored; names its id. What was committed stays.
     """
     with _named_disk_errors(cache):
-        write_rows(cache.root / job.dataset.name / job.view.name, job.view, job.dataset.overlay)
+        write_rows(cache.folder / job.dataset.name / job.view.name, job.view, job.dataset.overlay)
     names = tuple(target.layer for target in job.targets)
     encoder_name = cached_name(job.card, job.options)
     if job.done:
@@ -82,27 +105,32 @@ def extract(
     with _named_disk_errors(cache):
         try:
             for plan, arrays in _passes(job, encoder).items():
-                done |= _Pass(job.view, encoder, plan, arrays, on_rows).run()
+                done |= _Pass(job.view, encoder, plan, arrays, on_rows, chunks).run()
         except (ExtractionFailed, DataError):
-            _drop_empty(cache, job)
+            if chunks is None:  # other processes may be about to commit to them
+                _drop_empty(cache, job)
             raise
         with ThreadPoolExecutor(_WRITERS) as writers:
-            list(writers.map(_finish, [target.array for target in job.targets if not target.done]))
-    reused = len(job.view) - len(done)
-    return Extracted(encoder_name, job.view.name, names, len(done), reused, perf_counter() - started)
+            finished = list(writers.map(_finish, [target.array for target in job.targets if not target.done]))
+    reused = len(job.view) - len(done) if all(finished) else 0
+    return Extracted(encoder_name, job.view.name, names, len(done), reused, perf_counter() - started, all(finished))
 
 
 def _drop_empty(cache: Cache, job: Job) -> None:
     """Removes the arrays that a failed extraction made and committed nothing to."""
     for target in job.targets:
-        if target.array.path.exists() and not target.array.committed():
+        if target.array.folder.there() and not target.array.committed():
             cache.remove(target.array)
 
 
-def _finish(array: FeatureArray) -> None:
+def _finish(array: FeatureArray) -> bool:
+    """Completes an array if every chunk is committed, by whoever; returns whether it is complete now."""
     plan = array.plan()
     assert plan is not None  # the pass that filled the array made it
+    if len(array.committed()) < plan.chunks:
+        return False
     array.finish(plan)
+    return True
 
 
 def _passes(job: Job, encoder: "Encoder") -> dict[Plan, dict[str, FeatureArray]]:
@@ -130,6 +158,7 @@ class _Pass:
     plan: Plan
     arrays: dict[str, FeatureArray]
     on_rows: Callable[[int], None] | None = None
+    chosen: Callable[[int], bool] | None = None
     writer: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def run(self) -> set[int]:
@@ -142,6 +171,7 @@ class _Pass:
         wanted = {
             chunk: tuple(layer for layer in self.arrays if chunk not in committed[layer])
             for chunk in range(self.plan.chunks)
+            if self.chosen is None or self.chosen(chunk)
         }
         wanted = {chunk: layers for chunk, layers in wanted.items() if layers}
         threads = torch.get_num_threads()
@@ -283,17 +313,17 @@ def _named_disk_errors(cache: Cache) -> Iterator[None]:
         if error.errno is None:
             raise
         raise ExtractionFailed(
-            f"cannot write to {cache.root}: {error.strerror}. What was committed stays; free space or choose another "
+            f"cannot write to {cache.folder}: {error.strerror}. What was committed stays; free space or choose another "
             "--cache, then run the same command again"
         ) from error
 
 
 def _refuse_full_disk(cache: Cache, job: Job) -> None:
-    free = shutil.disk_usage(cache.root).free
-    if job.bytes + _SPARE_BYTES > free:
+    free = cache.folder.free_bytes()
+    if free is not None and job.bytes + _SPARE_BYTES > free:
         raise ExtractionFailed(
             f"{cached_name(job.card, job.options)} over {job.view.name} needs {job.bytes / 1e6:.0f} MB, and "
-            f"{cache.root} has {free / 1e6:.0f} MB free. Take fewer --layers, or another --cache"
+            f"{cache.folder} has {free / 1e6:.0f} MB free. Take fewer --layers, or another --cache"
         )
 
 

@@ -152,8 +152,8 @@ def _target(cache: Cache, dataset: Dataset, view: View, card: Card, options: Enc
     name = check_name(dataset.name, "a data set")
     key = ArrayKey(name, check_name(view.name, "a view"), cached_name(card, options), layer, binds, provenance)
     array = cache.array(key.path)
-    if (array.path / "key.json").exists():
+    if array.folder.exists("key.json"):
         array.check()  # what is damaged must not pass for cached
-    plan = array.plan() if array.path.exists() else None
+    plan = array.plan()
     missing = plan.chunks - len(array.committed()) if plan else None
     return Target(layer, key, array, missing)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from featcache.errors import UsageError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*", re.IGNORECASE)
+_GLOB = re.compile(r"[a-z0-9*?\[][a-z0-9._+*?!:\[\]-]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,32 @@ def is_layer(text: str) -> bool:
         (True, False, True)
     """
     return re.fullmatch(r"(last|lm|adapted|\d+)\.[a-z-]+", text) is not None
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Which arrays are meant: a glob for every part of their path."""
+
+    dataset: str = "*"
+    view: str = "*"
+    encoder: str = "*"
+    layer: str = "*"
+    digest: str = "*"
+
+
+def parse_pattern(text: str) -> Pattern:
+    """Parses `dataset[/view[/encoder[/layer]]][@digest]`; every part may hold globs, open parts mean all.
+
+    Raises:
+        UsageError: If the text is not of that form.
+
+    Example:
+        >>> parse_pattern("flickr30k/*/gpt2")
+        Pattern(dataset='flickr30k', view='*', encoder='gpt2', layer='*', digest='*')
+    """
+    path, _, digest = text.partition("@")
+    parts = path.removesuffix("/").split("/")
+    if not 1 <= len(parts) <= 4 or not all(_GLOB.fullmatch(part) for part in parts):
+        raise UsageError(f"{text!r} is not of the form dataset[/view[/encoder[/layer]]][@digest], with globs if wanted")
+    parts[0] = parts[0].removeprefix("folder:")  # as it was extracted, so it may be named
+    return Pattern(*parts, *["*"] * (4 - len(parts)), digest=f"{digest}*")

@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import google_crc32c
@@ -11,6 +10,7 @@ import numpy as np
 from blake3 import blake3
 
 from featcache.errors import Damaged
+from featcache.folder import Folder
 from featcache.key import FORMAT, ArrayKey, canonical
 from featcache.plan import Plan
 
@@ -52,6 +52,24 @@ class Complete:
     dtype: str
     records: tuple[Record, ...] = field(default=())
 
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Ids of the rows that could not be encoded, in row order of their chunks."""
+        return tuple(row for record in self.records for row in record.failed)
+
+    def to_bytes(self) -> bytes:
+        """The content of COMPLETE.json."""
+        value = {
+            "format": FORMAT,
+            "digest": self.digest,
+            "root": self.root,
+            "plan": self.plan.to_json(),
+            "d": self.d,
+            "dtype": self.dtype,
+            "records": [asdict(record) for record in self.records],
+        }
+        return canonical(value)
+
 
 def root_of(records: Iterable[Record]) -> str:
     """What was got: blake3 over (chunk, rows, bytes, blake3) of every chunk in order, 128 bits in hex."""
@@ -81,16 +99,18 @@ def zarr_metadata(key: ArrayKey, plan: Plan, d: int, dtype: str) -> dict[str, An
     }
 
 
-def read_json(path: Path) -> Any:
+def read_json(folder: Folder, name: str) -> Any:
     """Parses a JSON file of the store.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         Damaged: If it is not JSON.
     """
+    content = folder.read(name)
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise Damaged(f"{path} is not valid JSON ({error}). Run: featcache verify") from error
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{folder}/{name} is not valid JSON ({error}). Run: featcache verify") from error
 
 
 def flat(block: np.ndarray) -> memoryview:
@@ -109,9 +129,43 @@ def record_of(found: bytes, chunk: int, rows: int, writer: str, failed: tuple[st
     return Record(chunk, rows, len(found), found[-CRC_BYTES:].hex(), blake3(found).hexdigest(), failed, writer)
 
 
-def parse_record(value: Any, path: Path) -> Record:
-    """A record from its JSON; Damaged if fields are missing or unknown."""
+def parse_record(value: Any, where: str) -> Record:
+    """A record from its JSON; Damaged if fields are missing, unknown or of another kind."""
     try:
-        return Record(**{**value, "failed": tuple(value["failed"])})
+        record = Record(**{**value, "failed": tuple(value["failed"])})
     except (KeyError, TypeError) as error:
-        raise Damaged(f"{path} was changed: {error!r}. Run: featcache verify") from error
+        raise Damaged(f"{where} was changed: {error!r}. Run: featcache verify") from error
+    numbers, texts = (record.chunk, record.rows, record.bytes), (record.crc32c, record.blake3, record.writer)
+    if not all(type(number) is int for number in numbers) or not all(
+        isinstance(text, str) for text in (*texts, *record.failed)
+    ):
+        raise Damaged(f"{where} was changed: a field is of another kind. Run: featcache verify")
+    return record
+
+
+def parse_complete(value: Any, digest: str, where: str) -> Complete:
+    """The checked content of COMPLETE.json.
+
+    Args:
+        value: Its JSON.
+        digest: The digest of the array it lies in.
+        where: Where it lies, for messages.
+
+    Raises:
+        Damaged: If the records do not give the root, do not fit the plan, or belong to another array.
+    """
+    try:
+        plan = Plan(**value["plan"])
+        records = tuple(parse_record(record, where) for record in value["records"])
+        complete = Complete(value["digest"], value["root"], plan, value["d"], value["dtype"], records)
+        chunk_bytes = plan.chunk_rows * complete.d * np.dtype(complete.dtype).itemsize + CRC_BYTES
+        expected = [(chunk, plan.span(chunk)[1] - plan.span(chunk)[0], chunk_bytes) for chunk in range(plan.chunks)]
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise Damaged(f"{where} was changed: {error!r}. Run: featcache verify") from error
+    if (
+        complete.digest != digest
+        or root_of(records) != complete.root
+        or [(record.chunk, record.rows, record.bytes) for record in records] != expected
+    ):
+        raise Damaged(f"{where} was changed: its records do not give its root. Run: featcache verify")
+    return complete

@@ -1,20 +1,20 @@
 """How does one array lie on disk, and how is it written and read? Store format 1 (docs/format.md)."""
 
 import json
-import os
-import uuid
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from blake3 import blake3
 
-from featcache.durable import TEMPORARY, make_folders, sync_folder, write_once
+from featcache.durable import sync_folder
 from featcache.errors import Damaged, ExtractionFailed, FeaturesNotCached, NewerFormat, UsageError
+from featcache.folder import Folder, LocalFolder, is_leftover, open_folder
 from featcache.key import FORMAT, ArrayKey, canonical
 from featcache.plan import Plan
+from featcache.reading import Reader
 from featcache.records import (
     CODECS,
     CRC_BYTES,
@@ -23,6 +23,7 @@ from featcache.records import (
     chunk_name,
     crc_of,
     flat,
+    parse_complete,
     parse_record,
     read_json,
     record_of,
@@ -30,22 +31,35 @@ from featcache.records import (
     zarr_metadata,
 )
 
-ASIDE = ".aside-"
-
 
 class FeatureArray:
     """One array of the cache: a folder that is a Zarr v3 array, with key, plan and commit records beside the chunks.
 
     Args:
-        path: The array's folder.
+        folder: The array's folder: on a disk, or in a bucket.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.commits = path / "commits"
+    def __init__(self, folder: Folder | Path) -> None:
+        self.folder = open_folder(folder)
 
     def __repr__(self) -> str:
-        return f"FeatureArray({str(self.path)!r})"
+        return f"FeatureArray({str(self.folder)!r})"
+
+    @property
+    def path(self) -> Path:
+        """The folder on disk.
+
+        Raises:
+            UsageError: If the array lies elsewhere.
+        """
+        if not isinstance(self.folder, LocalFolder):
+            raise UsageError(f"{self.folder} is not on this disk. Run: featcache pull first")
+        return self.folder.path
+
+    @property
+    def digest(self) -> str:
+        """What was asked: the folder's name."""
+        return self.folder.name
 
     # -- what it is -------------------------------------------------------------------------------------------------
 
@@ -56,36 +70,36 @@ class FeatureArray:
             NewerFormat: If a newer featcache wrote it.
             Damaged: If key.json does not agree with the folder's name.
         """
-        path = self.path / "key.json"
+        path = f"{self.folder}/key.json"
         try:
-            value = read_json(path)
+            value = read_json(self.folder, "key.json")
             self._refuse_newer(int(value["format"]))
             key = ArrayKey.from_json(value)
         except FileNotFoundError as error:
             raise Damaged(f"{path} is missing. Run: featcache verify") from error
         except (KeyError, TypeError, ValueError) as error:
             raise Damaged(f"{path} lacks or misstates {error}. Run: featcache verify") from error
-        if key.digest != self.path.name:
+        if key.digest != self.digest:
             raise Damaged(f"{path} was changed: its content has digest {key.digest}. Run: featcache verify")
-        return key
+        # where it lies is what it is called: a moved array need not be rewritten
+        dataset, view, encoder, _, _ = self.folder.parts[-5:]
+        return replace(key, dataset=dataset, view=view, encoder=encoder)
 
     def _refuse_newer(self, found: int) -> None:
         if found > FORMAT:
             raise NewerFormat(
-                f"{self.path} is store format {found}; this featcache reads up to {FORMAT}. "
+                f"{self.folder} is store format {found}; this featcache reads up to {FORMAT}. "
                 "Run: pip install --upgrade featcache"
             )
 
     def plan(self) -> Plan | None:
         """The plan, or None before there is one."""
-        path = self.path / "plan.json"
-        if not path.exists():
-            return None
-        value = read_json(path)
         try:
-            return Plan(**value)
+            return Plan(**read_json(self.folder, "plan.json"))
+        except FileNotFoundError:
+            return None
         except TypeError as error:
-            raise Damaged(f"{path} was changed: {error}. Run: featcache verify") from error
+            raise Damaged(f"{self.folder}/plan.json was changed: {error}. Run: featcache verify") from error
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -95,16 +109,15 @@ class FeatureArray:
         Returns:
             The plan in force: the wanted one, or the one an earlier or other process wrote first.
         """
-        make_folders(self.commits)
-        write_once(self.path / "key.json", json.dumps(key.to_json(), indent=1, ensure_ascii=False).encode())
+        (self.folder / "commits").make()
+        self.folder.write_once("key.json", json.dumps(key.to_json(), indent=1, ensure_ascii=False).encode())
         self.key()
-        write_once(self.path / "plan.json", json.dumps(wanted.to_json(), indent=1).encode())
+        self.folder.write_once("plan.json", json.dumps(wanted.to_json(), indent=1).encode())
         plan = self.plan()
         assert plan is not None  # written or found on the line above
         if plan.n != wanted.n:
-            raise Damaged(f"{self.path}/plan.json says {plan.n} rows, the data set has {wanted.n}")
-        metadata = zarr_metadata(key, plan, key.binds["d"], key.binds["dtype"])
-        write_once(self.path / "zarr.json", json.dumps(metadata, indent=1).encode())
+            raise Damaged(f"{self.folder}/plan.json says {plan.n} rows, the data set has {wanted.n}")
+        self.folder.write_once("zarr.json", zarr_json(key, plan))
         return plan
 
     def commit(self, plan: Plan, chunk: int, block: np.ndarray, *, writer: str, failed: Sequence[str] = ()) -> Record:
@@ -120,29 +133,26 @@ class FeatureArray:
         start, stop = plan.span(chunk)
         if len(block) != stop - start:
             raise UsageError(f"chunk {chunk} holds rows {start} to {stop}, got {len(block)}")
-        full = block
-        if len(block) < plan.chunk_rows:
-            full = np.full((plan.chunk_rows, block.shape[1]), np.nan, block.dtype)
-            full[: len(block)] = block
-        body = flat(np.ascontiguousarray(full))
-        crc = crc_of(body)
+        body, crc = chunk_parts(plan, block)
         digest = blake3(body).update(crc).hexdigest()
         record = Record(chunk, len(block), len(body) + CRC_BYTES, crc.hex(), digest, tuple(failed), writer)
-        target = self.path / chunk_name(chunk)
-        if not write_once(target, body, crc):
-            record = self._adopt(record, target, body, crc)
-        write_once(self.commits / f"{chunk}.json", canonical(asdict(record)))
+        if not self.folder.write_once(chunk_name(chunk), body, crc):
+            record = self._adopt(record, body, crc)
+        self.folder.write_once(record_name(chunk), canonical(asdict(record)))
         return self.record(chunk) or record
 
-    def _adopt(self, mine: Record, target: Path, body: memoryview, crc: bytes) -> Record:
+    def _adopt(self, mine: Record, body: memoryview, crc: bytes) -> Record:
         """Another process, or an earlier life of this one, left a chunk of that name: keep it if it is whole."""
-        found = target.read_bytes()
+        name = chunk_name(mine.chunk)
+        found = self.folder.read(name)
         whole = len(found) == mine.bytes and crc_of(found[:-CRC_BYTES]) == found[-CRC_BYTES:]
         if whole:
             return record_of(found, mine.chunk, mine.rows, mine.writer, mine.failed)
-        target.rename(self.path / f"{ASIDE}{target.name}-{uuid.uuid4().hex}")
-        if not write_once(target, body, crc):
-            raise ExtractionFailed(f"{target} is being written by another process; run the same command again")
+        self.folder.set_aside(name)
+        if not self.folder.write_once(name, body, crc):
+            raise ExtractionFailed(
+                f"{self.folder}/{name} is being written by another process; run the same command again"
+            )
         return mine
 
     def adopt_orphans(self, plan: Plan) -> list[int]:
@@ -152,19 +162,21 @@ class FeatureArray:
             The chunks that were adopted.
         """
         adopted: list[int] = []
+        names = self.folder.names()
         for chunk in sorted(set(range(plan.chunks)) - self.committed()):
-            target = self.path / chunk_name(chunk)
-            if not target.exists():
+            name = chunk_name(chunk)
+            if name not in names:
                 continue
-            found = target.read_bytes()
+            found = self.folder.read(name)
             start, stop = plan.span(chunk)
             if self._is_whole(plan, found, stop - start):
-                sync_folder(self.path)  # the link may not have been durable yet
+                if isinstance(self.folder, LocalFolder):
+                    sync_folder(self.folder.path)  # the link may not have been durable yet
                 record = record_of(found, chunk, stop - start, "adopted", ())
-                write_once(self.commits / f"{chunk}.json", canonical(asdict(record)))
+                self.folder.write_once(record_name(chunk), canonical(asdict(record)))
                 adopted.append(chunk)
             else:
-                target.rename(self.path / f"{ASIDE}{target.name}-{uuid.uuid4().hex}")
+                self.folder.set_aside(name)
         return adopted
 
     def _is_whole(self, plan: Plan, found: bytes, rows: int) -> bool:
@@ -181,52 +193,41 @@ class FeatureArray:
         Raises:
             Damaged: If another process completed the array with other bytes.
         """
-        records = [self.record(chunk) for chunk in range(plan.chunks)]
+        records = self.folder.map(self.record, range(plan.chunks))
         missing = [chunk for chunk, record in enumerate(records) if record is None]
         if missing:
             raise FeaturesNotCached(
-                f"{self.path}: {len(missing)} of {plan.chunks} chunks are missing, first {missing[0]}"
+                f"{self.folder}: {len(missing)} of {plan.chunks} chunks are missing, first {missing[0]}"
             )
-        whole = cast("list[Record]", records)
-        key = self.key()
-        binds = key.binds
-        value = {
-            "format": FORMAT,
-            "digest": key.digest,
-            "root": root_of(whole),
-            "plan": plan.to_json(),
-            "d": binds["d"],
-            "dtype": binds["dtype"],
-            "records": [asdict(record) for record in whole],
-        }
-        write_once(self.path / "COMPLETE.json", canonical(value))
+        whole = tuple(cast("list[Record]", records))
+        binds = self.key().binds
+        wanted = Complete(self.digest, root_of(whole), plan, binds["d"], binds["dtype"], whole)
+        self.folder.write_once("COMPLETE.json", wanted.to_bytes())
         complete = self.complete()
-        if complete.root != value["root"]:
-            raise Damaged(f"{self.path}: COMPLETE.json was written by another process for other bytes")
+        if complete.root != wanted.root:
+            raise Damaged(f"{self.folder}: COMPLETE.json was written by another process for other bytes")
+        self.folder.remove("PARTIAL.json")
         return complete
 
     # -- what is there ----------------------------------------------------------------------------------------------
 
     def committed(self) -> set[int]:
         """Chunk numbers that have a commit record."""
-        if not self.commits.is_dir():
-            return set()
-        names = (entry.name for entry in os.scandir(self.commits))
+        names = (self.folder / "commits").names()
         return {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()}
 
     def record(self, chunk: int) -> Record | None:
         """The commit record of a chunk, or None."""
-        path = self.commits / f"{chunk}.json"
         try:
-            value = read_json(path)
+            value = read_json(self.folder, record_name(chunk))
         except FileNotFoundError:
             return None
-        return parse_record(value, path)
+        return parse_record(value, f"{self.folder}/{record_name(chunk)}")
 
     @property
     def is_complete(self) -> bool:
         """Whether COMPLETE.json is there."""
-        return (self.path / "COMPLETE.json").exists()
+        return self.folder.exists("COMPLETE.json")
 
     def complete(self) -> Complete:
         """The checked content of COMPLETE.json.
@@ -236,27 +237,27 @@ class FeatureArray:
             Damaged: If the records do not give the recorded root, or belong to another array.
             NewerFormat: If a newer featcache wrote it.
         """
-        path = self.path / "COMPLETE.json"
         try:
-            value = read_json(path)
+            return self._complete("COMPLETE.json")
         except FileNotFoundError as error:
-            raise FeaturesNotCached(f"{self.path} is not complete. Run the same featcache extract again") from error
+            if self.partial() is not None:
+                raise FeaturesNotCached(
+                    f"only some rows of {self.folder} were pulled: ask for rows that are there, or pull the rest"
+                ) from error
+            raise FeaturesNotCached(f"{self.folder} is not complete. Run the same featcache extract again") from error
+
+    def partial(self) -> Complete | None:
+        """The checked content of PARTIAL.json: what a partial pull says of the whole array; None if there was none."""
         try:
-            self._refuse_newer(int(value["format"]))
-            plan = Plan(**value["plan"])
-            records = tuple(parse_record(record, path) for record in value["records"])
-            complete = Complete(value["digest"], value["root"], plan, value["d"], value["dtype"], records)
-            row_bytes = complete.d * np.dtype(complete.dtype).itemsize
-        except (KeyError, TypeError, ValueError) as error:
-            raise Damaged(f"{path} was changed: {error!r}. Run: featcache verify") from error
-        expected = [(c, plan.span(c)[1] - plan.span(c)[0], plan.chunk_rows * row_bytes + 4) for c in range(plan.chunks)]
-        if (
-            complete.digest != self.path.name
-            or root_of(records) != complete.root
-            or [(record.chunk, record.rows, record.bytes) for record in records] != expected
-        ):
-            raise Damaged(f"{path} was changed: its records do not give its root. Run: featcache verify")
-        return complete
+            return self._complete("PARTIAL.json")
+        except FileNotFoundError:
+            return None
+
+    def _complete(self, name: str) -> Complete:
+        value = read_json(self.folder, name)
+        if isinstance(value, dict) and isinstance(value.get("format"), int):
+            self._refuse_newer(value["format"])
+        return parse_complete(value, self.digest, f"{self.folder}/{name}")
 
     def check(self) -> None:
         """Checks what can be checked without reading chunks: key, plan, records, root, and every chunk's size.
@@ -270,101 +271,91 @@ class FeatureArray:
         if plan is None:
             return
         self._codecs()
-        records = self.complete().records if self.is_complete else [self.record(c) for c in sorted(self.committed())]
+        chunks = sorted(self.committed())
+        records = self.complete().records if self.is_complete else self.folder.map(self.record, chunks)
+        sizes = dict(self.folder.files())
         for record in records:
-            if record is not None:
-                self._check_size(record)
-
-    def _check_size(self, record: Record) -> None:
-        where = f"chunk {record.chunk} of {self.path}"
-        try:
-            size = (self.path / chunk_name(record.chunk)).stat().st_size
-        except FileNotFoundError as error:
-            raise Damaged(f"{where} is missing. Run: featcache verify") from error
-        if size != record.bytes:
-            raise Damaged(f"{where} has {size} bytes, recorded {record.bytes}. Run: featcache verify")
+            if record is None:
+                continue
+            size, where = sizes.get(chunk_name(record.chunk)), f"chunk {record.chunk} of {self.folder}"
+            if size is None:
+                raise Damaged(f"{where} is missing. Run: featcache verify")
+            if size != record.bytes:
+                raise Damaged(f"{where} has {size} bytes, recorded {record.bytes}. Run: featcache verify")
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def read(self, start: int = 0, stop: int | None = None, *, verify: bool = True) -> np.ndarray:
-        """Rows start to stop in the stored dtype, read straight from the chunk files.
+    def open(self, *, partial: bool = False) -> Reader:
+        """A reader of its rows; what it says of itself is checked once, here.
+
+        Args:
+            partial: Also open an array of which only some chunks were pulled.
+
+        Raises:
+            FeaturesNotCached: If the array is not complete.
+            Damaged: If its records do not give its root.
+        """
+        found = self.partial() if partial and not self.is_complete else None
+        if found is not None:
+            return Reader(self.folder, found, frozenset(self.committed()))
+        complete = self.complete()
+        foreign = self._codecs() != CODECS
+        return Reader(self.folder, complete, None, foreign=foreign)
+
+    def read(
+        self, start: int = 0, stop: int | None = None, *, verify: bool = True, dtype: str | None = None
+    ) -> np.ndarray:
+        """Rows start to stop, read straight from the chunk files; as `Reader.read`.
 
         Args:
             start: First row.
             stop: First row behind the last; None for all.
             verify: Check the CRC-32C of every chunk that is touched.
+            dtype: Convert on the way; None for the stored dtype.
 
         Returns:
             [stop - start, d].
 
         Raises:
-            Damaged: If a chunk is missing, short, flipped, or holds a NaN that no record lists.
+            Damaged: If a chunk is missing, short, or flipped.
         """
-        complete = self.complete()
-        plan = complete.plan
-        stop = plan.n if stop is None else stop
-        if not 0 <= start <= stop <= plan.n:
-            raise UsageError(f"rows {start} to {stop} of an array of {plan.n}")
-        if self._codecs() != CODECS:
-            from featcache.zarr_reader import open_zarr
-
-            return np.asarray(open_zarr(self.path)[start:stop])
-        out = np.empty((stop - start, complete.d), np.dtype(complete.dtype))
-        for chunk in range(start // plan.chunk_rows, -(-stop // plan.chunk_rows)):
-            first, behind = plan.span(chunk)
-            low, high = max(start, first), min(stop, behind)
-            if high > low:
-                self._read_chunk(complete.records[chunk], out[low - start : high - start], low - first, verify)
-        return out
+        return self.open().read(start, stop, verify=verify, dtype=dtype)
 
     def _codecs(self) -> Any:
-        path = self.path / "zarr.json"
         try:
-            return read_json(path)["codecs"]
+            return read_json(self.folder, "zarr.json")["codecs"]
         except (FileNotFoundError, KeyError, TypeError) as error:
-            raise Damaged(f"{path} is missing or was changed. Run: featcache verify") from error
-
-    def _read_chunk(self, record: Record, out: np.ndarray, skip: int, verify: bool) -> None:
-        """Fills out [rows, d] from row `skip` of a chunk on."""
-        path = self.path / chunk_name(record.chunk)
-        where = f"chunk {record.chunk} of {self.path}"
-        body_bytes = record.bytes - CRC_BYTES
-        try:
-            with path.open("rb", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size
-                if size != record.bytes:
-                    raise Damaged(f"{where} has {size} bytes, recorded {record.bytes}. Run: featcache verify")
-                if not verify:
-                    file.seek(skip * out.shape[1] * out.dtype.itemsize)
-                    _read_exactly(file, flat(out), where)
-                    return
-                whole = (
-                    out if out.nbytes == body_bytes else np.empty((body_bytes // out[0].nbytes, len(out[0])), out.dtype)
-                )
-                _read_exactly(file, flat(whole), where)
-                stored = file.read(CRC_BYTES)
-        except FileNotFoundError as error:
-            raise Damaged(f"{where} is missing. Run: featcache verify") from error
-        # the stored checksum must be the recorded one too: a chunk swapped with another passes its own
-        if stored.hex() != record.crc32c or crc_of(flat(whole)) != stored:
-            raise Damaged(f"{where} has flipped bits (CRC-32C). Run: featcache verify")
-        if whole is not out:
-            out[:] = whole[skip : skip + len(out)]
+            raise Damaged(f"{self.folder}/zarr.json is missing or was changed. Run: featcache verify") from error
 
 
-def _read_exactly(file: Any, view: memoryview, where: str) -> None:
-    """Fills the whole view; one read returns at most 2 GiB."""
-    done = 0
-    while done < len(view):
-        count = file.readinto(view[done:])
-        if not count:
-            raise Damaged(f"{where} ends early. Run: featcache verify")
-        done += count
+def record_name(chunk: int) -> str:
+    """Name of a chunk's commit record, below the array's folder."""
+    return f"commits/{chunk}.json"
 
 
-def stray_files(path: Path, plan: Plan) -> list[str]:
-    """Names in an array's folder that format 1 does not know; temporary files and files set aside are not strays."""
-    known = {"zarr.json", "key.json", "plan.json", "COMPLETE.json", "commits"}
+def zarr_json(key: ArrayKey, plan: Plan) -> bytes:
+    """The bytes of zarr.json."""
+    return json.dumps(zarr_metadata(key, plan, key.binds["d"], key.binds["dtype"]), indent=1).encode()
+
+
+def chunk_parts(plan: Plan, block: np.ndarray) -> tuple[memoryview, bytes]:
+    """The bytes of a chunk file: rows, padded with NaN where the array ends, and their CRC-32C.
+
+    Args:
+        plan: The plan in force.
+        block: [rows, d] in the stored dtype.
+    """
+    full = block
+    if len(block) < plan.chunk_rows:
+        full = np.full((plan.chunk_rows, block.shape[1]), np.nan, block.dtype)
+        full[: len(block)] = block
+    body = flat(np.ascontiguousarray(full))
+    return body, crc_of(body)
+
+
+def stray_files(array: FeatureArray, plan: Plan) -> list[str]:
+    """Names in an array's folder that format 1 does not know; leftovers of killed writers are not strays."""
+    known = {"zarr.json", "key.json", "plan.json", "COMPLETE.json", "PARTIAL.json", "commits"}
     known |= {chunk_name(chunk) for chunk in range(plan.chunks)}
-    names = {entry.name for entry in os.scandir(path)}
-    return sorted(name for name in names - known if not name.startswith((TEMPORARY, ASIDE)))
+    names = array.folder.names() | set(array.folder.folders())
+    return sorted(name for name in names - known if not is_leftover(name))

@@ -4,13 +4,12 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from data.errors import DataInvalid
 from data.views import Overlay, View, rows_root
-from featcache.durable import make_folders, replace, write_once
 from featcache.errors import Damaged
+from featcache.folder import Folder
 from featcache.records import read_json
 
 _LABEL = "label."
@@ -25,9 +24,19 @@ class Rows:
     hashes: list[str]
 
 
-def rows_path(view_folder: Path, root: str) -> Path:
-    """Where the row table of a root lies."""
-    return view_folder / f"rows-{root[:32]}.parquet"
+def rows_name(root: str) -> str:
+    """Name of the row table of a root, in the view's folder."""
+    return f"rows-{root[:32]}.parquet"
+
+
+def overlay_name(root: str) -> str:
+    """Name of the table of splits and labels, in the data set's folder."""
+    return f"overlay-{root[:32]}.parquet"
+
+
+def pointer_name(root: str) -> str:
+    """Name of the file that says which splits and labels are current for a row table, in the view's folder."""
+    return f"rows-{root[:32]}.json"
 
 
 def _parquet(columns: Mapping[str, Sequence[str]]) -> bytes:
@@ -41,54 +50,57 @@ def _parquet(columns: Mapping[str, Sequence[str]]) -> bytes:
     return buffer.getvalue()
 
 
-def _columns(path: Path) -> dict[str, list[str]]:
+def _columns(folder: Folder, name: str) -> dict[str, list[str]]:
     import polars as pl
 
+    path = f"{folder}/{name}"
     try:
-        return pl.read_parquet(path.read_bytes()).to_dict(as_series=False)
+        return pl.read_parquet(folder.read(name)).to_dict(as_series=False)
     except FileNotFoundError as error:
         raise Damaged(f"{path} is missing. Run the same featcache extract again") from error
     except (pl.exceptions.PolarsError, OSError) as error:
         raise Damaged(f"{path} cannot be read as Parquet ({error}). Run the same featcache extract again") from error
 
 
-def write_rows(view_folder: Path, view: View, overlay: Overlay) -> None:
+def write_rows(view_folder: Folder, view: View, overlay: Overlay) -> None:
     """Writes a view's row table, the data set's splits and labels, and which of these belong to the rows.
 
     What stands there already is kept if it is whole, and written anew if not. Splits and labels are current for the
     rows they were extracted with: other rows under the same name keep their own.
     """
-    make_folders(view_folder)
+    view_folder.make()
+    dataset_folder = view_folder.parent
     rows = {"modality": view.modality, "decoding": dict(view.decoding), "root": view.root}
     table = {"id": view.ids, "group": view.groups, "source": view.hashes}
-    _write_checked(rows_path(view_folder, view.root), table, lambda: read_rows(view_folder, rows))
+    _write_checked(view_folder, rows_name(view.root), table, lambda: read_rows(view_folder, rows))
     labels = {_LABEL + name: column for name, column in overlay.labels.items()}
-    path = _overlay_path(view_folder.parent, overlay.root)
     columns = {"group": overlay.groups, "split": overlay.splits, **labels}
-    _write_checked(path, columns, lambda: _read_overlay(path, overlay.root))
-    pointer = _pointer(view_folder, view.root)
-    if _current(pointer) != overlay.root:
-        replace(pointer, json.dumps({"overlay": overlay.root}).encode())
+    name = overlay_name(overlay.root)
+    _write_checked(dataset_folder, name, columns, lambda: read_overlay_of(dataset_folder, overlay.root))
+    if current_overlay(view_folder, view.root) != overlay.root:
+        view_folder.replace(pointer_name(view.root), json.dumps({"overlay": overlay.root}).encode())
 
 
-def _write_checked(path: Path, columns: Mapping[str, Sequence[str]], read: Callable[[], Any]) -> None:
+def _write_checked(
+    folder: Folder, name: str, columns: Mapping[str, Sequence[str]], read: Callable[[], Any]
+) -> None:
     """Writes a table that is not there, or that does not read as what it should be."""
-    if path.exists():
+    if folder.exists(name):
         try:
             read()
         except Damaged:
-            replace(path, _parquet(columns))
+            folder.replace(name, _parquet(columns))
     else:
-        write_once(path, _parquet(columns))
+        folder.write_once(name, _parquet(columns))
 
 
-def drop_rows(view_folder: Path, root: str) -> None:
+def drop_rows(view_folder: Folder, root: str) -> None:
     """Deletes the row table of a root that no array is bound to."""
-    rows_path(view_folder, root).unlink(missing_ok=True)
-    _pointer(view_folder, root).unlink(missing_ok=True)
+    view_folder.remove(rows_name(root))
+    view_folder.remove(pointer_name(root))
 
 
-def read_rows(view_folder: Path, rows: Mapping[str, Any]) -> Rows:
+def read_rows(view_folder: Folder, rows: Mapping[str, Any]) -> Rows:
     """Reads and checks the row table that an array is bound to.
 
     Args:
@@ -98,8 +110,8 @@ def read_rows(view_folder: Path, rows: Mapping[str, Any]) -> Rows:
     Raises:
         Damaged: If ids, groups, hashes or their order are not those that the root binds.
     """
-    path = rows_path(view_folder, rows["root"])
-    columns = _columns(path)
+    name = rows_name(rows["root"])
+    path, columns = f"{view_folder}/{name}", _columns(view_folder, name)
     try:
         table = Rows(columns["id"], columns["group"], columns["source"])
     except KeyError as error:
@@ -111,7 +123,7 @@ def read_rows(view_folder: Path, rows: Mapping[str, Any]) -> Rows:
     return table
 
 
-def read_overlay(dataset_folder: Path, view: str, root: str) -> Overlay:
+def read_overlay(dataset_folder: Folder, view: str, root: str) -> Overlay:
     """Reads and checks the splits and labels that are current for a row table.
 
     Args:
@@ -122,31 +134,27 @@ def read_overlay(dataset_folder: Path, view: str, root: str) -> Overlay:
     Raises:
         Damaged: If they are missing or are not what their root binds.
     """
-    pointer = _pointer(dataset_folder / view, root)
-    current = _current(pointer)
+    current = current_overlay(dataset_folder / view, root)
     if current is None:
-        raise Damaged(f"{pointer} is missing or unreadable. Run the same featcache extract again")
-    return _read_overlay(_overlay_path(dataset_folder, current), current)
+        raise Damaged(
+            f"{dataset_folder}/{view}/{pointer_name(root)} is missing or unreadable. "
+            "Run the same featcache extract again"
+        )
+    return read_overlay_of(dataset_folder, current)
 
 
-def _overlay_path(dataset_folder: Path, root: str) -> Path:
-    return dataset_folder / f"overlay-{root[:32]}.parquet"
-
-
-def _pointer(view_folder: Path, root: str) -> Path:
-    """The file that says which splits and labels are current for a row table."""
-    return rows_path(view_folder, root).with_suffix(".json")
-
-
-def _current(pointer: Path) -> str | None:
+def current_overlay(view_folder: Folder, root: str) -> str | None:
+    """Root of the splits and labels that are current for a row table; None if nothing readable says so."""
     try:
-        return str(read_json(pointer)["overlay"])
+        return str(read_json(view_folder, pointer_name(root))["overlay"])
     except (FileNotFoundError, Damaged, KeyError, TypeError):
         return None
 
 
-def _read_overlay(path: Path, root: str) -> Overlay:
-    columns = _columns(path)
+def read_overlay_of(dataset_folder: Folder, root: str) -> Overlay:
+    """Reads and checks the splits and labels of a root; as `read_overlay`."""
+    name = overlay_name(root)
+    path, columns = f"{dataset_folder}/{name}", _columns(dataset_folder, name)
     labels = {name[len(_LABEL) :]: tuple(column) for name, column in columns.items() if name.startswith(_LABEL)}
     try:
         overlay = Overlay(tuple(columns["group"]), tuple(columns["split"]), labels)

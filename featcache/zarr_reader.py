@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+from featcache.folder import Folder, open_folder
 
-def open_zarr(path: Path) -> Any:
+
+def open_zarr(folder: Folder | Path) -> Any:
     """The array as a read-only zarr.Array.
 
     Args:
-        path: Folder of the array.
+        folder: Folder of the array.
     """
     import zarr
 
-    return zarr.open_array(store=str(path), mode="r")
+    return zarr.open_array(store=open_folder(folder).zarr_store(), mode="r")

@@ -80,7 +80,7 @@ def show_entries(entries: Sequence["Entry"], cache: "Cache", *, as_json: bool) -
         for entry in entries
     ]
     print_table(("array", "digest", "n", "d", "dtype", "size", "state"), rows)
-    console().print(f"{_count(entries, 'array')}, {size(sum(entry.bytes for entry in entries))} in {cache.root}")
+    console().print(f"{_count(entries, 'array')}, {size(sum(entry.bytes for entry in entries))} in {cache.folder}")
 
 
 def _state(entry: "Entry") -> str:
@@ -123,7 +123,7 @@ def show_problems(problems: Iterator["Problem"], entries: Sequence["Entry"], cac
         as_json: Print JSON.
     """
     arrays = _count(entries, "array")
-    with console(stderr=True).status(f"checking {arrays} in {cache.root}"):
+    with console(stderr=True).status(f"checking {arrays} in {cache.folder}"):
         found = list(problems)
     if as_json:
         print_json([asdict(problem) for problem in found])
@@ -133,7 +133,7 @@ def show_problems(problems: Iterator["Problem"], entries: Sequence["Entry"], cac
         incomplete = sum(not entry.complete and not entry.damaged for entry in entries)
         state = _count(found, "problem") if found else "every byte is as recorded"
         console().print(
-            f"{arrays} in {cache.root}" + (f" ({incomplete} incomplete)" if incomplete else "") + f": {state}"
+            f"{arrays} in {cache.folder}" + (f" ({incomplete} incomplete)" if incomplete else "") + f": {state}"
         )
         if any("pip install --upgrade" not in problem.what for problem in found):
             console().print(
@@ -163,7 +163,7 @@ def show_jobs(jobs: Sequence["Job"], cache: "Cache") -> None:
             )
         )
     print_table(("encoder", "view", "rows", "arrays", "chunks to compute", "to write"), rows)
-    console().print(f"Cache: {cache.root}. Nothing was computed (--dry-run).")
+    console().print(f"Cache: {cache.folder}. Nothing was computed (--dry-run).")
 
 
 def run_jobs(jobs: Sequence["Job"], run: "Callable[[Job, Callable[[int], None]], Extracted]") -> None:

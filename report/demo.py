@@ -29,7 +29,7 @@ def run_demo(cache_root: Path | None, out: Path) -> Path:
 
     started, cache = perf_counter(), Cache(cache_root)
     say = console().print
-    say(f"1. Extract {DEMO.dataset} with {', '.join(DEMO[1:])} into {cache.root}")
+    say(f"1. Extract {DEMO.dataset} with {', '.join(DEMO[1:])} into {cache.folder}")
     dataset = open_dataset(DEMO.dataset)
     jobs = [plan_job(cache, dataset, encoder_spec(name), EncodeOptions()) for name in DEMO[1:]]
     run_jobs(jobs, lambda job, advance: extract(cache, job, on_rows=advance))

@@ -45,7 +45,7 @@ def tiny_cache(root: Path, *, photos: int = 160, captions: int = 5) -> Cache:
     }
     for encoder, (view_name, d, noise) in planted.items():
         view = dataset.views[view_name]
-        write_rows(cache.root / dataset.name / view.name, view, dataset.overlay)
+        write_rows(cache.folder / dataset.name / view.name, view, dataset.overlay)
         rows = latent if view_name == "images" else np.repeat(latent, captions, axis=0)
         values = rows @ rng.standard_normal((8, d)) + noise * rng.standard_normal((len(rows), d))
         store(cache, dataset, view, encoder, values.astype(np.float16))

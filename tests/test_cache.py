@@ -98,7 +98,7 @@ def test_a_missing_key_is_found_and_the_folder_can_be_removed(cache: Cache) -> N
     array = array_of(cache)
     (array.path / "key.json").unlink()
     assert [problem.what for problem in verify(cache)] == ["key.json is missing"]
-    assert [entry.damaged for entry in cache.entries(layer="last.mean")] == [True]
+    assert [entry.damaged for entry in cache.entries("*/*/*/last.mean")] == [True]
     cache.remove(array)
     assert not list(verify(cache))
 
@@ -143,7 +143,7 @@ def test_a_folder_data_set_is_found_by_the_name_it_was_extracted_under(cache: Ca
 
 def test_an_unknown_data_set_is_an_error_that_lists_what_is_cached(cache: Cache) -> None:
     with pytest.raises(FeaturesNotCached, match="holds: tiny. Did you mean tiny"):
-        cache.matching("tinyy")
+        cache.entries("tinyy")
 
 
 def test_the_default_triple_is_not_passed_over_when_it_is_ambiguous_or_damaged(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_changed_content_or_weights_is_another_array_and_then_the_name_is_ambigu
     monkeypatch.setattr(featcache.jobs, "describe", lambda spec, options, memo: fake_card(version=2))
     other = Cache(tmp_path)
     run(other, text_dataset(), FakeEncoder(fake_card(version=2)))
-    digests = {entry.digest for entry in other.entries(layer="last.mean")}
+    digests = {entry.digest for entry in other.entries("*/*/*/last.mean")}
     assert len(digests) == 3
     for digest in digests:
         assert len(other.load("tiny", f"fake@{digest[:10]}")) == 50
@@ -177,9 +177,9 @@ def test_a_full_disk_is_refused_before_the_first_chunk(tmp_path: Path, monkeypat
 def test_a_disk_that_fills_up_is_a_named_error_and_the_run_goes_on_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import featcache.store
+    import featcache.durable
 
-    cache, real, calls = Cache(tmp_path), featcache.store.write_once, [0]
+    cache, real, calls = Cache(tmp_path), featcache.durable.write_once, [0]
 
     def full(target: Path, *parts: Any) -> bool:
         calls[0] += 1
@@ -187,10 +187,10 @@ def test_a_disk_that_fills_up_is_a_named_error_and_the_run_goes_on_later(
             raise OSError(28, "No space left on device")
         return real(target, *parts)
 
-    monkeypatch.setattr(featcache.store, "write_once", full)
+    monkeypatch.setattr(featcache.durable, "write_once", full)
     with pytest.raises(ExtractionFailed, match="No space left on device. What was committed stays"):
         run(cache, text_dataset())
-    monkeypatch.setattr(featcache.store, "write_once", real)
+    monkeypatch.setattr(featcache.durable, "write_once", real)
     assert run(cache, text_dataset()).reused > 0
     assert len(cache.load("tiny", "fake")) == 50
 

@@ -14,10 +14,11 @@ import pytest
 
 from featcache.durable import replace, write_once
 from featcache.errors import Damaged, FeaturesNotCached, NewerFormat, UsageError
+from featcache.folder import ASIDE
 from featcache.key import ArrayKey, canonical, differences
 from featcache.plan import Plan, chunk_rows
 from featcache.records import chunk_name
-from featcache.store import ASIDE, FeatureArray
+from featcache.store import FeatureArray
 
 N, D, ROWS = 43, 5, 8
 PLAN = Plan(N, ROWS, 4, "row", 1)
@@ -162,8 +163,8 @@ def test_the_first_plan_wins(tmp_path: Path) -> None:
 
 def test_a_chunk_without_record_is_adopted_if_whole_and_set_aside_if_not(tmp_path: Path) -> None:
     array = write_all(tmp_path, chunks=4)
-    (array.commits / "1.json").unlink()
-    (array.commits / "2.json").unlink()
+    (array.path / "commits" / "1.json").unlink()
+    (array.path / "commits" / "2.json").unlink()
     broken = array.path / chunk_name(2)
     broken.write_bytes(broken.read_bytes()[:-7])
     assert array.adopt_orphans(PLAN) == [1]

@@ -1,0 +1,346 @@
+"""Where do the files of a cache lie? One interface for a folder on a disk, a bucket and a Hub repository."""
+
+import os
+import shutil
+import uuid
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, final
+
+from featcache import durable
+from featcache.durable import TEMPORARY
+from featcache.errors import UsageError
+
+ASIDE = ".aside-"
+DOOMED = ".doomed-"
+
+_T = TypeVar("_T")
+_U = TypeVar("_U")
+
+
+class Folder(ABC):
+    """A folder of named files, whole or absent, with folders below it.
+
+    Every method that takes a name means a file directly in this folder or, with "/", below it. `folder / "a/b"` is
+    the folder below.
+    """
+
+    parallel: ClassVar[int] = 8  # requests worth having under way at once
+
+    def map(self, function: Callable[[_T], _U], items: Sequence[_T]) -> list[_U]:
+        """The results of a function that reads or writes here, in order; several at once where that pays."""
+        if self.parallel == 1 or len(items) < 2:
+            return [function(item) for item in items]
+        with ThreadPoolExecutor(self.parallel) as pool:
+            return list(pool.map(function, items))
+
+    @abstractmethod
+    def __truediv__(self, name: str) -> "Folder": ...
+
+    @abstractmethod
+    def __str__(self) -> str: ...
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[str, ...]:
+        """The names on the way to this folder, its own last."""
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.parts[-1]
+
+    @property
+    @abstractmethod
+    def parent(self) -> "Folder":
+        """The folder that this one lies in."""
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """A file's bytes.
+
+        Raises:
+            FileNotFoundError: If there is none.
+        """
+
+    @abstractmethod
+    def read_into(self, name: str, *views: memoryview, offset: int = 0) -> int:
+        """Fills writable views, one after the other, with a file's bytes from an offset on.
+
+        Returns:
+            The size of the whole file. The views hold its bytes only if it reaches to their end.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+        """
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """A file's size in bytes; None if there is none."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return self.size(name) is not None
+
+    @abstractmethod
+    def there(self) -> bool:
+        """Whether the folder exists; in a bucket, whether anything lies below it."""
+
+    @abstractmethod
+    def names(self) -> set[str]:
+        """Names of the files directly in this folder; empty if it does not exist."""
+
+    @abstractmethod
+    def folders(self) -> list[str]:
+        """Names of the folders directly in this folder, sorted."""
+
+    @abstractmethod
+    def files(self) -> Iterator[tuple[str, int]]:
+        """(name, size) of every file below, at any depth, in no particular order; links are not followed."""
+
+    def find(self, pattern: str) -> list[str]:
+        """Folders below whose path matches a glob with as many parts, sorted; names with a leading dot never do.
+
+        Example:
+            LocalFolder(cache).find("openmoji/*/minilm/*/*")
+        """
+        found = [""]
+        for part in pattern.split("/"):
+            if any(sign in part for sign in "*?["):
+                below = self.map(lambda path: (self / path if path else self).folders(), found)
+                found = [
+                    f"{path}/{name}".lstrip("/")
+                    for path, names in zip(found, below, strict=True)
+                    for name in names
+                    if fnmatchcase(name, part) and not name.startswith(".")
+                ]
+            else:
+                found = [f"{path}/{part}".lstrip("/") for path in found]
+        there = self.map(lambda path: (self / path).there(), found)
+        return sorted(path for path, exists in zip(found, there, strict=True) if exists)
+
+    def zarr_store(self) -> Any:
+        """What zarr-python opens this folder by: a path or a zarr store."""
+        raise UsageError(f"{self} cannot be opened by zarr-python. Run: featcache pull first")
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def make(self) -> None:
+        """Makes the folder and those above it, durably; nothing to do in a bucket."""
+
+    @abstractmethod
+    def write_once(self, name: str, *parts: bytes | memoryview) -> bool:
+        """Writes a file that must not exist yet: whole, durable, or not at all.
+
+        Returns:
+            True if this call made the file, False if it was there (its bytes are left alone).
+        """
+
+    @abstractmethod
+    def replace(self, name: str, *parts: bytes | memoryview) -> None:
+        """Writes a file over whatever is there: readers see the old bytes or the new ones."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Deletes a file; nothing to do if there is none."""
+
+    @abstractmethod
+    def set_aside(self, name: str) -> None:
+        """Renames a file to `.aside-…`, where nothing reads it."""
+
+    @abstractmethod
+    def delete(self) -> None:
+        """Deletes this folder and everything in it: readers see all of it or nothing of it."""
+
+    def prune(self, levels: int) -> None:
+        """Deletes this folder and so many levels in all upwards, as long as they are empty; nothing in a bucket."""
+
+    def send(self, files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bool]]:
+        """Writes many files once each, several at a time; yields (name, whether this call made it) as they arrive."""
+
+        def write(item: tuple[str, bytes]) -> tuple[str, bool]:
+            return item[0], self.write_once(*item)
+
+        with ThreadPoolExecutor(8) as pool:
+            waiting = deque[Future[tuple[str, bool]]]()
+            for item in files:  # not pool.map: it would read every file before the first is written
+                waiting.append(pool.submit(write, item))
+                if len(waiting) >= 16:
+                    yield waiting.popleft().result()
+            for future in waiting:
+                yield future.result()
+
+    def free_bytes(self) -> int | None:
+        """Bytes that can still be written; None where there is no limit to be known."""
+        return None
+
+
+@final
+class LocalFolder(Folder):
+    """A folder on a disk.
+
+    Args:
+        path: The folder; it need not exist.
+    """
+
+    parallel = 1  # a thread costs more than a read from the page cache
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __truediv__(self, name: str) -> "LocalFolder":
+        return LocalFolder(self.path / name)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names on the way to this folder, its own last."""
+        return self.path.parts
+
+    @property
+    def parent(self) -> "LocalFolder":
+        """The folder that this one lies in."""
+        return LocalFolder(self.path.parent)
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes."""
+        return (self.path / name).read_bytes()
+
+    def read_into(self, name: str, *views: memoryview, offset: int = 0) -> int:
+        """Fills views with a file's bytes."""
+        with (self.path / name).open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if offset:
+                file.seek(offset)
+            for view in views:
+                done = 0
+                while done < len(view):  # one read returns at most 2 GiB
+                    count = file.readinto(view[done:])
+                    if not count:
+                        return size if size < offset + len(view) else offset + done
+                    done += count
+        return size
+
+    def size(self, name: str) -> int | None:
+        """A file's size."""
+        try:
+            return (self.path / name).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def there(self) -> bool:
+        """Whether the folder exists."""
+        return self.path.is_dir()
+
+    def names(self) -> set[str]:
+        """Names of the files in it."""
+        try:
+            with os.scandir(self.path) as entries:
+                return {entry.name for entry in entries if not entry.is_dir()}
+        except FileNotFoundError:
+            return set()
+
+    def folders(self) -> list[str]:
+        """Names of the folders in it."""
+        try:
+            with os.scandir(self.path) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Every file below."""
+        for folder, _, names in os.walk(self.path, followlinks=False):
+            for name in names:
+                path = Path(folder, name)
+                if not path.is_symlink():
+                    yield path.relative_to(self.path).as_posix(), path.stat().st_size
+
+    def zarr_store(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    def make(self) -> None:
+        """Makes the folder and those above it."""
+        durable.make_folders(self.path)
+
+    def write_once(self, name: str, *parts: bytes | memoryview) -> bool:
+        """Writes a file that must not exist yet."""
+        return durable.write_once(self.path / name, *parts)
+
+    def replace(self, name: str, *parts: bytes | memoryview) -> None:
+        """Writes a file over whatever is there."""
+        durable.replace(self.path / name, *parts)
+
+    def remove(self, name: str) -> None:
+        """Deletes a file."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def set_aside(self, name: str) -> None:
+        """Renames a file to `.aside-…`."""
+        target = self.path / name
+        target.rename(target.with_name(f"{ASIDE}{target.name}-{uuid.uuid4().hex}"))
+
+    def delete(self) -> None:
+        """Deletes this folder."""
+        doomed = self.path.with_name(f"{DOOMED}{uuid.uuid4().hex}")
+        self.path.rename(doomed)
+        for left in doomed.parent.glob(f"{DOOMED}*"):  # this one, and what an interrupted removal left
+            shutil.rmtree(left, ignore_errors=True)
+
+    def prune(self, levels: int) -> None:
+        """Deletes empty folders from here upwards."""
+        folder = self.path
+        for _ in range(levels):
+            if folder.is_dir():
+                if any(folder.iterdir()):
+                    return
+                folder.rmdir()
+            folder = folder.parent
+
+    def free_bytes(self) -> int | None:
+        """Free bytes of the disk."""
+        return shutil.disk_usage(self.path).free
+
+
+def open_folder(place: "Folder | Path | str") -> Folder:
+    """The folder that a path or an address stands for.
+
+    Args:
+        place: A path, `s3://bucket/path`, `gs://…`, `az://…`, or `hf://datasets/owner/name`.
+
+    Raises:
+        UsageError: If the address is of none of these kinds, or the library for it is not installed.
+    """
+    if isinstance(place, Folder):
+        return place
+    text = str(place)
+    scheme = text.partition("://")[0] if "://" in text else ""
+    if not scheme:
+        return LocalFolder(Path(text).expanduser())
+    if scheme == "hf":
+        from featcache.hub_folder import open_hub
+
+        return open_hub(text)
+    if scheme in ("s3", "gs", "az"):
+        from featcache.bucket import open_bucket
+
+        return open_bucket(text)
+    raise UsageError(f"{text!r}: {scheme}:// is not known; use a folder, s3://, gs://, az:// or hf://datasets/")
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a name belongs to a temporary file, a file set aside or a removal under way."""
+    return name.startswith((TEMPORARY, ASIDE, DOOMED))
