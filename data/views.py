@@ -46,6 +46,7 @@ class View:
         decode: Bytes -> PIL.Image.Image (mode RGB) | str | waveform. Raises DataInvalid for bytes it cannot read;
             `View.read` adds the row's id to the message.
         decoding: Everything beside the bytes that changes what `decode` returns (renderer, size); bound in the root.
+        given_hashes: blake3 of each row's bytes where they are known already, or cannot be known (""); None to read.
     """
 
     name: str
@@ -55,6 +56,7 @@ class View:
     content: Callable[[int], bytes]
     decode: Callable[[bytes], Any]
     decoding: Mapping[str, Any] = field(default_factory=lambda: {})
+    given_hashes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.groups):
@@ -82,6 +84,8 @@ class View:
     @cached_property
     def hashes(self) -> tuple[str, ...]:
         """blake3 of each row's bytes, hex; reads every row once."""
+        if self.given_hashes is not None:
+            return self.given_hashes
         from concurrent.futures import ThreadPoolExecutor
 
         def digest(row: int) -> str:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from featcache.features import Features
 from featcache.folder import Folder, LocalFolder, open_folder
 from featcache.key import ArrayKey, canonical, differences
 from featcache.names import Selector, is_layer, parse_pattern, parse_selector
+from featcache.reading import Reader
 from featcache.store import FeatureArray
 from featcache.tables import Rows, drop_rows, read_overlay, read_rows
+from featcache.verified import Verified
 
 
 def default_root() -> Path:
@@ -165,10 +167,15 @@ class Cache:
 
     # -- from a name to an array ------------------------------------------------------------------------------------
 
-    def find(self, dataset: str, selector: Selector | str) -> FeatureArray:
+    def find(self, dataset: str, selector: Selector | str, *, partial: bool = False) -> FeatureArray:
         """The one complete array that a name stands for.
 
         Where the name leaves the layer open, it is the encoder's default layer.
+
+        Args:
+            dataset: Data set name.
+            selector: `[view/]encoder[/layer.pooling][@digest]`.
+            partial: An array of which only some rows were pulled will do.
 
         Raises:
             FeaturesNotCached: If there is none; the message lists what there is.
@@ -181,7 +188,7 @@ class Cache:
             found = [array for array in found if array.digest.startswith(wanted.digest)]
         elif wanted.layer is None:
             found = [array for array in found if _is_default_layer(array, damage)]
-        complete = [array for array in found if array.is_complete]
+        complete = [array for array in found if array.is_complete or (partial and array.partial() is not None)]
         if not complete and damage:
             raise damage[0]
         if not complete:
@@ -213,6 +220,11 @@ class Cache:
             array = incomplete[0]
             plan = array.plan()
             state = f"{len(array.committed())} of {plan.chunks if plan else '?'} chunks"
+            if array.partial() is not None:
+                return FeaturesNotCached(
+                    f"only some rows of {wanted} for {dataset} are in {self.folder} ({state}): ask for --rows, or pull "
+                    f"the rest. Run: featcache pull REMOTE {'/'.join(_names(array))}"
+                )
             return FeaturesNotCached(f"{wanted} for {dataset} is incomplete in {self.folder} ({state}). Run: {command}")
         cached = sorted({"/".join(_names(array)[2:]) for array in self.arrays(dataset)})
         if not cached:
@@ -246,6 +258,7 @@ class Cache:
         layer: str | None = None,
         view: str | None = None,
         dtype: str | None = None,
+        rows: tuple[int, int] | None = None,
     ) -> Features:
         """Loads cached features with the ids and groups of their rows.
 
@@ -255,6 +268,8 @@ class Cache:
             layer: Layer and pooling, such as "last.mean"; None for the encoder's default.
             view: View name; None where the encoder is cached for one view only.
             dtype: "float32" converts on the way in; None keeps the stored dtype.
+            rows: First row and first row behind the last; None for all. An array of which only some rows were pulled
+                can be loaded in no other way.
 
         Returns:
             Features [n, d]; rows that failed at extraction are dropped.
@@ -266,22 +281,45 @@ class Cache:
         """
         asked = parse_selector(encoder)
         wanted = Selector(asked.encoder, view or asked.view, layer or asked.layer, asked.digest)
-        return self.load_array(self.find(dataset, wanted), dtype=dtype)
+        array = self.find(dataset, wanted, partial=rows is not None)
+        return self.load_array(array, dtype=dtype, rows=rows)
 
-    def load_array(self, array: FeatureArray, *, dtype: str | None = None) -> Features:
-        """Loads the features of one complete array; as `load`."""
-        key, complete = array.key(), array.complete()
+    def load_array(
+        self, array: FeatureArray, *, dtype: str | None = None, rows: tuple[int, int] | None = None
+    ) -> Features:
+        """Loads the features of one array; as `load`."""
+        reader = self.reader(array, partial=rows is not None)
+        values = reader.read(*(rows or (0, None)), dtype=dtype)
+        features = self.describe(array)
+        if rows is not None:
+            features = features.take(np.arange(*rows))
+        features = replace(features, values=values, root=reader.complete.root)
+        return _drop_failed(features, set(reader.complete.failed), array)
+
+    def reader(self, array: FeatureArray, *, partial: bool = False) -> Reader:
+        """A reader of ranges, blocks or any rows; remembers which arrays it has checked. As `FeatureArray.open`."""
+        memory = None
+        if isinstance(self.folder, LocalFolder):
+            memory = Verified(self.folder.path, default_root())
+        return array.open(partial=partial, verified=memory)
+
+    def describe(self, array: FeatureArray) -> Features:
+        """Names, ids, groups, splits and labels of every row of an array, with values of no width: reads no chunk.
+
+        Raises:
+            Damaged: If row table, splits or labels are not what was recorded.
+        """
+        key = array.key()
         rows = self.rows(key)
         overlay = read_overlay(self.folder / key.dataset, key.view, key.binds["rows"]["root"])
-        values = array.read()
         place = {group: number for number, group in enumerate(overlay.groups)}
         try:
             at = np.array([place[group] for group in rows.groups])
         except KeyError as error:
             raise Damaged(f"{self.folder}/{key.dataset}: group {error} has no entry among the splits. "
                           f"Run: featcache extract {key.dataset} again") from error  # fmt: skip
-        features = Features(
-            values=values if dtype is None else values.astype(dtype, copy=False),
+        return Features(
+            values=np.empty((len(rows.ids), 0), key.binds["dtype"]),
             ids=np.array(rows.ids, object),
             groups=np.array(rows.groups, object),
             splits=np.array(overlay.splits, object)[at],
@@ -291,19 +329,26 @@ class Cache:
             encoder=key.encoder,
             layer=key.layer,
             digest=key.digest,
-            root=complete.root,
             overlay=overlay.root,
             encoder_hash=blake3(canonical(key.binds["encoder"])).hexdigest(length=16),
         )
-        return _drop_failed(features, values, set(complete.failed), array)
 
     # -- removing ---------------------------------------------------------------------------------------------------
 
     def remove(self, array: FeatureArray) -> None:
         """Deletes an array, the folders it leaves empty, and its row table if no other array is bound to it."""
-        dataset, view, _, _ = _names(array)
         root = _bound_rows(array)
         array.folder.delete()
+        self.tidy(array, root)
+
+    def tidy(self, array: FeatureArray, root: str | None) -> None:
+        """Deletes what an array that is gone leaves: its row table, if no other is bound to it, and empty folders.
+
+        Args:
+            array: The array that was there.
+            root: Root of its row table; None if it is not known.
+        """
+        dataset, view, _, _ = _names(array)
         bound = {_bound_rows(other) for other in self.arrays(dataset, view)}
         if root is not None and root not in bound and None not in bound:
             drop_rows(self.folder / dataset / view, root)
@@ -344,10 +389,15 @@ def _is_default_layer(array: FeatureArray, damage: list[FeatcacheError]) -> bool
     return key.provenance.get("default_layer") == key.layer
 
 
-def _drop_failed(features: Features, values: np.ndarray, failed: set[str], array: FeatureArray) -> Features:
+_BITS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+_INFINITY = {2: 0x7C00, 4: 0x7F800000, 8: 0x7FF0000000000000}
+
+
+def _drop_failed(features: Features, failed: set[str], array: FeatureArray) -> Features:
     """Drops the listed rows; a NaN in any other row is refused."""
-    bits = values.view({2: np.uint16, 4: np.uint32}[values.dtype.itemsize])
-    sign_free, infinity = {2: (0x7FFF, 0x7C00), 4: (0x7FFFFFFF, 0x7F800000)}[values.dtype.itemsize]
+    values = features.values
+    bits = values.view(_BITS[values.dtype.itemsize])
+    sign_free, infinity = np.iinfo(bits.dtype).max >> 1, _INFINITY[values.dtype.itemsize]
     not_a_number = ((bits & sign_free) > infinity).any(axis=1)
     if not not_a_number.any() and not failed:
         return features

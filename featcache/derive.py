@@ -1,7 +1,7 @@
 """How do arrays that were computed from cached features come into the cache? Bound to the features' digest and root."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from featcache.cache import Cache
 from featcache.errors import UsageError
 from featcache.features import Features
 from featcache.key import FORMAT, ArrayKey
+from featcache.leases import lease
 from featcache.names import check_name
 from featcache.plan import Plan, chunk_rows
 from featcache.store import FeatureArray
@@ -55,21 +56,49 @@ def store_derived(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     key = ArrayKey(source.dataset, source.view, check_name(name, "a run"), layer, binds, provenance)
-    array = cache.array(key.path)
     table = cache.rows(origin.key())
     failed = set(origin.complete().failed)
     if source.ids.tolist() != [row_id for row_id in table.ids if row_id not in failed]:
         raise UsageError(f"{source.name} must come with every row of its array, in order, to be cached")
+    full = _with_failed_rows(values, table.ids, failed)
+    return write_array(
+        cache,
+        key,
+        lambda start, stop: full[start:stop],
+        failed=lambda start, stop: [row_id for row_id in table.ids[start:stop] if row_id in failed],
+    )
+
+
+def write_array(
+    cache: Cache,
+    key: ArrayKey,
+    block: Callable[[int, int], np.ndarray],
+    *,
+    failed: Callable[[int, int], Sequence[str]] = lambda start, stop: (),
+) -> FeatureArray:
+    """Writes what is missing of one array, chunk by chunk.
+
+    Args:
+        cache: The cache.
+        key: What the array is asked to be; its row table must be there.
+        block: (first row, first row behind the last) -> [rows, d] in the key's dtype.
+        failed: Likewise -> ids of the rows that are NaN.
+
+    Returns:
+        The complete array; if it was there already, that one.
+    """
+    array = cache.array(key.path)
     if array.is_complete:
         return array
-    full = _with_failed_rows(values, table.ids, failed)
-    n = len(table.ids)
-    plan = array.create(key, Plan(n, chunk_rows(n, values.shape[1] * values.itemsize), n, "row", 1))
-    for chunk in sorted(set(range(plan.chunks)) - array.committed()):
-        start, stop = plan.span(chunk)
-        missing = [row_id for row_id in table.ids[start:stop] if row_id in failed]
-        array.commit(plan, chunk, full[start:stop], writer=uuid.uuid4().hex, failed=missing)
-    array.finish(plan)
+    n, row = int(key.binds["rows"]["n"]), int(key.binds["d"]) * np.dtype(key.binds["dtype"]).itemsize
+    with lease(cache.folder, f"write {key.encoder}/{key.layer}"):
+        plan = array.create(key, Plan(n, chunk_rows(n, row), n, "row", 1))
+        array.adopt_orphans(plan)
+        writer = uuid.uuid4().hex
+        for chunk in sorted(set(range(plan.chunks)) - array.committed()):
+            start, stop = plan.span(chunk)
+            array.commit(plan, chunk, block(start, stop), writer=writer, failed=failed(start, stop))
+        array.finish(plan)
     return array
 
 

@@ -52,7 +52,7 @@ def _write_temporary(folder: Path, parts: Iterable[bytes | memoryview]) -> Path:
     return temporary
 
 
-def _link_exclusively(temporary: Path, target: Path) -> bool:
+def link_exclusively(temporary: Path, target: Path) -> bool:
     """Gives the file its name unless the name is taken; True if it was free."""
     try:
         os.link(temporary, target)
@@ -66,7 +66,7 @@ def _link_exclusively(temporary: Path, target: Path) -> bool:
 
 
 def _rename_exclusively(temporary: Path, target: Path) -> bool:
-    """As `_link_exclusively` where there are no hard links: mkdir is the lock, rename the commit."""
+    """As `link_exclusively` where there are no hard links: mkdir is the lock, rename the commit."""
     lock = target.with_name(f"{target.name}.lock")
     while not target.exists():
         try:
@@ -102,7 +102,7 @@ def write_once(target: Path, *parts: bytes | memoryview) -> bool:
     """
     temporary = _write_temporary(target.parent, parts)
     try:
-        made = _link_exclusively(temporary, target)
+        made = link_exclusively(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(target.parent)

@@ -30,6 +30,7 @@ class Folder(ABC):
     """
 
     parallel: ClassVar[int] = 8  # requests worth having under way at once
+    batch_bytes: ClassVar[int] = 64 * 2**20  # chunks to write before their records: what an interruption may cost
 
     def map(self, function: Callable[[_T], _U], items: Sequence[_T]) -> list[_U]:
         """The results of a function that reads or writes here, in order; several at once where that pays."""
@@ -162,23 +163,30 @@ class Folder(ABC):
     def delete(self) -> None:
         """Deletes this folder and everything in it: readers see all of it or nothing of it."""
 
-    def prune(self, levels: int) -> None:
+    def prune(self, levels: int) -> None:  # noqa: B027 - a bucket has no empty folders
         """Deletes this folder and so many levels in all upwards, as long as they are empty; nothing in a bucket."""
 
-    def send(self, files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bool]]:
-        """Writes many files once each, several at a time; yields (name, whether this call made it) as they arrive."""
+    def send(self, files: Iterable[tuple[str, Callable[[], bytes]]]) -> Iterator[tuple[str, bool]]:
+        """Writes many files once each, several at a time, in any order.
 
-        def write(item: tuple[str, bytes]) -> tuple[str, bool]:
-            return item[0], self.write_once(*item)
+        Args:
+            files: (name, function that gives the bytes); called in threads, so that reading is several at a time too.
+
+        Yields:
+            (name, whether this call made the file) as they arrive.
+        """
+
+        def write(name: str, content: Callable[[], bytes]) -> tuple[str, bool]:
+            return name, self.write_once(name, content())
 
         with ThreadPoolExecutor(8) as pool:
             waiting = deque[Future[tuple[str, bool]]]()
-            for item in files:  # not pool.map: it would read every file before the first is written
-                waiting.append(pool.submit(write, item))
+            for item in files:  # not pool.map: it would take every file before the first is written
+                waiting.append(pool.submit(write, *item))
                 if len(waiting) >= 16:
                     yield waiting.popleft().result()
-            for future in waiting:
-                yield future.result()
+            while waiting:
+                yield waiting.popleft().result()
 
     def free_bytes(self) -> int | None:
         """Bytes that can still be written; None where there is no limit to be known."""

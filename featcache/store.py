@@ -30,6 +30,7 @@ from featcache.records import (
     root_of,
     zarr_metadata,
 )
+from featcache.verified import Verified
 
 
 class FeatureArray:
@@ -285,11 +286,12 @@ class FeatureArray:
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def open(self, *, partial: bool = False) -> Reader:
+    def open(self, *, partial: bool = False, verified: Verified | None = None) -> Reader:
         """A reader of its rows; what it says of itself is checked once, here.
 
         Args:
             partial: Also open an array of which only some chunks were pulled.
+            verified: Remembers which arrays were checked before.
 
         Raises:
             FeaturesNotCached: If the array is not complete.
@@ -300,7 +302,7 @@ class FeatureArray:
             return Reader(self.folder, found, frozenset(self.committed()))
         complete = self.complete()
         foreign = self._codecs() != CODECS
-        return Reader(self.folder, complete, None, foreign=foreign)
+        return Reader(self.folder, complete, None, foreign=foreign, verified=verified)
 
     def read(
         self, start: int = 0, stop: int | None = None, *, verify: bool = True, dtype: str | None = None
@@ -355,7 +357,7 @@ def chunk_parts(plan: Plan, block: np.ndarray) -> tuple[memoryview, bytes]:
 
 def stray_files(array: FeatureArray, plan: Plan) -> list[str]:
     """Names in an array's folder that format 1 does not know; leftovers of killed writers are not strays."""
-    known = {"zarr.json", "key.json", "plan.json", "COMPLETE.json", "PARTIAL.json", "commits"}
+    known = {"zarr.json", "key.json", "plan.json", "COMPLETE.json", "PARTIAL.json", "ARRIVING.json", "commits"}
     known |= {chunk_name(chunk) for chunk in range(plan.chunks)}
     names = array.folder.names() | set(array.folder.folders())
     return sorted(name for name in names - known if not is_leftover(name))

@@ -81,9 +81,7 @@ def write_rows(view_folder: Folder, view: View, overlay: Overlay) -> None:
         view_folder.replace(pointer_name(view.root), json.dumps({"overlay": overlay.root}).encode())
 
 
-def _write_checked(
-    folder: Folder, name: str, columns: Mapping[str, Sequence[str]], read: Callable[[], Any]
-) -> None:
+def _write_checked(folder: Folder, name: str, columns: Mapping[str, Sequence[str]], read: Callable[[], Any]) -> None:
     """Writes a table that is not there, or that does not read as what it should be."""
     if folder.exists(name):
         try:
@@ -149,6 +147,27 @@ def current_overlay(view_folder: Folder, root: str) -> str | None:
         return str(read_json(view_folder, pointer_name(root))["overlay"])
     except (FileNotFoundError, Damaged, KeyError, TypeError):
         return None
+
+
+def checked_tables(dataset_folder: Folder, view: str, rows: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Names of the files that belong to a row table, below the data set's folder, once their content is checked.
+
+    Args:
+        dataset_folder: Folder of the data set.
+        view: View name.
+        rows: `binds["rows"]` of an array's key.
+
+    Returns:
+        (row table, splits and labels, the file that points from one to the other).
+
+    Raises:
+        Damaged: If one is missing or is not what its root binds.
+    """
+    root = rows["root"]
+    read_rows(dataset_folder / view, rows)
+    read_overlay(dataset_folder, view, root)
+    current = str(current_overlay(dataset_folder / view, root))
+    return f"{view}/{rows_name(root)}", overlay_name(current), f"{view}/{pointer_name(root)}"
 
 
 def read_overlay_of(dataset_folder: Folder, root: str) -> Overlay:

@@ -12,7 +12,7 @@ from featcache.key import ArrayKey
 from featcache.plan import Plan
 from featcache.records import CRC_BYTES, Record, chunk_name, crc_of, read_json, zarr_metadata
 from featcache.store import FeatureArray, stray_files
-from featcache.tables import read_overlay
+from featcache.tables import checked_tables
 
 _ADVICE = re.compile(r"\.? Run: featcache verify$|\.? Run the same featcache extract again$")
 
@@ -60,8 +60,7 @@ def array_problems(cache: Cache, array: FeatureArray, *, deep: bool) -> Iterator
         if plan is None:
             yield "plan.json is missing", None
             return
-        cache.rows(key)
-        read_overlay(cache.folder / key.dataset, key.view, key.binds["rows"]["root"])
+        checked_tables(cache.folder / key.dataset, key.view, key.binds["rows"])
         if read_json(array.folder, "zarr.json") != zarr_metadata(key, plan, key.binds["d"], key.binds["dtype"]):
             yield "zarr.json was changed", None
         yield from _record_problems(array, key, plan, deep)

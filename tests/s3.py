@@ -1,0 +1,133 @@
+"""Real S3 servers for tests: SeaweedFS (a process that can be stopped and started again) and moto (in a thread)."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
+
+KEY, SECRET = "tester", "secret-of-the-tester"
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on just now; SeaweedFS takes port + 10,000 too, so they lie below 50,000."""
+    sockets: list[socket.socket] = []
+    port = 20_000 + os.getpid() % 20_000
+    while len(sockets) < count:
+        port = 20_000 + (port + 7) % 25_000
+        try:
+            one, other = socket.socket(), socket.socket()
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 10_000))
+        except OSError:
+            continue
+        sockets += [one]
+        other.close()
+    found = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return found
+
+
+def environment(endpoint: str) -> dict[str, str]:
+    """What a user has in the environment to reach the server."""
+    return {
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_REGION": "us-east-1",
+    }
+
+
+class Seaweed:
+    """A SeaweedFS server with one user; its data outlives `stop`.
+
+    Args:
+        folder: Where its data lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._process = folder, None
+        self._ports = free_ports(4)
+        self.endpoint = f"http://127.0.0.1:{self._ports[0]}"
+
+    def __enter__(self) -> "Seaweed":
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts the server and waits until it answers."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        config = self._folder / "s3.json"
+        actions = ["Admin", "Read", "Write", "List"]
+        user = {"name": "tester", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": actions}
+        config.write_text(json.dumps({"identities": [user]}))
+        s3, master, volume, filer = self._ports
+        command = [str(Path(sys.executable).with_name("weed")), "server", f"-dir={self._folder}", "-ip=127.0.0.1", "-s3"]
+        command += [f"-s3.port={s3}", f"-s3.config={config}", f"-master.port={master}", f"-volume.port={volume}"]
+        command += [f"-filer.port={filer}", "-volume.max=30", "-master.volumeSizeLimitMB=64"]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        until = time.monotonic() + 60
+        while not self._answers():
+            if time.monotonic() > until or self._process.poll() is not None:
+                raise RuntimeError((self._folder / "log").read_text()[-2000:])
+            time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        """Whether a bucket can be made: the S3 port opens before the volumes are there."""
+        try:
+            make_bucket(self.endpoint, "are-you-there")
+        except Exception:  # whatever boto3 makes of a server that is starting
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Kills the server as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+def make_bucket(endpoint: str, name: str | None = None) -> str:
+    """Makes a bucket if it is not there; returns its name."""
+    import boto3
+    from botocore.config import Config
+
+    name = name or f"bucket-{uuid.uuid4().hex[:12]}"
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=KEY,
+        aws_secret_access_key=SECRET,
+        region_name="us-east-1",
+        config=Config(retries={"max_attempts": 0}, connect_timeout=2, read_timeout=5),
+    )
+    try:
+        client.create_bucket(Bucket=name)
+    except (client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
+        pass
+    finally:
+        client.close()
+    return name
+
+
+def reachable(url: str) -> bool:
+    """Whether anything answers at an address."""
+    try:
+        with urlopen(url, timeout=2):
+            return True
+    except HTTPError:
+        return True
+    except (URLError, OSError):
+        return False
