@@ -32,7 +32,7 @@ setup: .venv/.ready ## Make .venv with everything that make demo and make test n
 .venv/.ready: pyproject.toml
 	@test -x $(BIN)/python || { echo "Making .venv with $$($(PYTHON) --version) ..."; $(PYTHON) -m venv .venv; }
 	@echo "Installing featcache and what it needs (several GB with torch; a few minutes) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,encoders,demo,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,encoders,demo,share,ray,dev]'
 	@touch $@
 
 demo: setup ## Extract, train three adapters, measure and open the question on the embedded data set

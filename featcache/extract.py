@@ -2,20 +2,20 @@
 
 import os
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from data.errors import DataError
 from data.views import View
 from featcache.cache import Cache
+from featcache.decoding import Batch, choose_workers, named_worker_death, prepared_batches
 from featcache.encoders import load_encoder
 from featcache.errors import ExtractionFailed, Overflow
 from featcache.jobs import Job, cached_name
@@ -26,9 +26,39 @@ from featcache.tables import write_rows
 if TYPE_CHECKING:
     from featcache.encoders import Encoder
 
-_PREFETCHED_BATCHES = 3
 _WRITERS = 8
 _SPARE_BYTES = 64 * 2**20
+_EARLIER = "failed in an earlier run"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A row that could not be encoded; it is NaN in every array, and its commit records list it.
+
+    Args:
+        id: Its id.
+        why: What was wrong with it.
+    """
+
+    id: str
+    why: str
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """How a job is carried out; none of it changes what the digest binds.
+
+    Args:
+        on_error: Whether a row that cannot be encoded stops the run, or is skipped and listed.
+        workers: Processes that decode; 0 for threads.
+        chunks: Whether this process computes a chunk; None for all.
+        on_rows: Told how many rows became durable.
+    """
+
+    on_error: Literal["stop", "skip"]
+    workers: int
+    chunks: Callable[[int], bool] | None
+    on_rows: Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -38,12 +68,12 @@ class Extracted:
     Args:
         encoder: Name it is cached under.
         view: View name.
-        layers: Layers and poolings that are now complete.
+        layers: Layers and poolings that were asked for.
         rows: Rows that went through the encoder (0 if all was there).
-        reused: Rows that earlier runs had committed.
+        reused: Rows of the chunks asked for that were committed before.
         seconds: Time of the passes, loading the encoder excluded.
         complete: Whether every array is complete now; false while other processes have chunks to compute.
-        failed: Rows that could not be read, decoded or encoded, and why; they are NaN and listed in the records.
+        failed: Rows that could not be encoded, in this run or, where the arrays are complete, in an earlier one.
     """
 
     encoder: str
@@ -53,20 +83,7 @@ class Extracted:
     reused: int
     seconds: float
     complete: bool = True
-    failed: "tuple[Failure, ...]" = ()
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A row that could not be encoded.
-
-    Args:
-        id: Its id.
-        why: What was wrong with it.
-    """
-
-    id: str
-    why: str
+    failed: tuple[Failure, ...] = ()
 
 
 def extract(
@@ -86,34 +103,47 @@ def extract(
         job: From `plan_job`.
         encoder: The job's encoder, if it is loaded already.
         on_rows: Called with the number of rows that became durable since the last call.
+        on_error: "stop" at the first row that cannot be read, decoded or encoded; or "skip" it: its features are NaN
+            in every layer, its id is listed in the commit records, and loading drops it.
+        workers: Processes that decode images and audio; 0 for threads, None to choose. The features are the same.
+        chunks: Whether this process computes a chunk; None for all. The arrays are completed by the process that
+            finds every chunk committed.
 
     Raises:
-        ExtractionFailed: If a row cannot be decoded, encoded or stored; names its id. What was committed stays.
+        ExtractionFailed: If a row cannot be decoded, encoded or stored, with its id; if a worker dies; if every row
+            fails. What was committed stays.
+        UsageError: If worker processes are asked for where there are none.
     """
+    choices = _Choices(on_error, choose_workers(job.view.modality, workers), chunks, on_rows or (lambda rows: None))
     with _named_disk_errors(cache):
         write_rows(cache.folder / job.dataset.name / job.view.name, job.view, job.dataset.overlay)
     names = tuple(target.layer for target in job.targets)
     encoder_name = cached_name(job.card, job.options)
     if job.done:
-        return Extracted(encoder_name, job.view.name, names, 0, len(job.view), 0.0)
+        failed = _failures([target.array for target in job.targets], {})
+        return Extracted(encoder_name, job.view.name, names, 0, len(job.view), 0.0, failed=failed)
     _refuse_full_disk(cache, job)
     encoder = encoder if encoder is not None else load_encoder(job.spec, job.options, memo=cache.memo)
     if encoder.card.binds != job.card.binds:
         raise ExtractionFailed(f"the weights of {job.card.name} changed since they were described; run it again")
-    started = perf_counter()
-    done: set[int] = set()
+    started, done = perf_counter(), _Done()
     with _named_disk_errors(cache):
         try:
             for plan, arrays in _passes(job, encoder).items():
-                done |= _Pass(job.view, encoder, plan, arrays, on_rows, chunks).run()
+                _Pass(job.view, encoder, plan, arrays, choices, done).run()
         except (ExtractionFailed, DataError):
-            if chunks is None:  # other processes may be about to commit to them
+            if chunks is None:  # else other processes may be about to commit to them
                 _drop_empty(cache, job)
             raise
-        with ThreadPoolExecutor(_WRITERS) as writers:
-            finished = list(writers.map(_finish, [target.array for target in job.targets if not target.done]))
-    reused = len(job.view) - len(done) if all(finished) else 0
-    return Extracted(encoder_name, job.view.name, names, len(done), reused, perf_counter() - started, all(finished))
+        complete = _finish(job)
+    arrays = [target.array for target in job.targets if target.done]
+    failed = _failures(arrays, done.failed)
+    if complete and len(failed) == len(job.view):
+        for array in arrays:
+            cache.remove(array)
+        raise ExtractionFailed(f"every row of {job.view.name} failed, so nothing is kept; the first: {failed[0].why}")
+    rows, asked, seconds = _covered(done.encoded), _covered(done.asked), perf_counter() - started
+    return Extracted(encoder_name, job.view.name, names, rows, asked - rows, seconds, complete, failed)
 
 
 def _drop_empty(cache: Cache, job: Job) -> None:
@@ -123,21 +153,41 @@ def _drop_empty(cache: Cache, job: Job) -> None:
             cache.remove(target.array)
 
 
-def _finish(array: FeatureArray) -> bool:
-    """Completes an array if every chunk is committed, by whoever; returns whether it is complete now."""
-    plan = array.plan()
-    assert plan is not None  # the pass that filled the array made it
-    if len(array.committed()) < plan.chunks:
-        return False
-    array.finish(plan)
-    return True
+def _finish(job: Job) -> bool:
+    """Completes every array whose chunks are all committed, by whoever; returns whether all of them are."""
+
+    def finish(array: FeatureArray) -> bool:
+        plan = array.plan()
+        assert plan is not None  # the pass that filled the array made it
+        if len(array.committed()) < plan.chunks:
+            return False
+        array.finish(plan)
+        return True
+
+    with ThreadPoolExecutor(_WRITERS) as writers:
+        return all(list(writers.map(finish, [target.array for target in job.targets if not target.done])))
+
+
+def _failures(arrays: Iterable[FeatureArray], whys: dict[str, str]) -> tuple[Failure, ...]:
+    """The rows that failed now, and those that the records of complete arrays list."""
+    recorded = (row for array in arrays for record in array.complete().records for row in record.failed)
+    return tuple(Failure(row, whys.get(row, _EARLIER)) for row in dict.fromkeys([*whys, *recorded]))
+
+
+def _covered(spans: Iterable[tuple[int, int]]) -> int:
+    """Rows in the union of (first row, row behind the last) spans."""
+    rows = reached = 0
+    for start, stop in sorted(spans):
+        rows += max(0, stop - max(start, reached))
+        reached = max(reached, stop)
+    return rows
 
 
 def _passes(job: Job, encoder: "Encoder") -> dict[Plan, dict[str, FeatureArray]]:
     """Groups the arrays by the plan in force: one pass each, one in all unless an earlier run planned otherwise."""
     import torch
 
-    size = min(encoder.batch_size(_available_bytes(job.options.device)), job.chunk_rows)
+    size = min(encoder.batch_size(available_bytes(job.options.device)), job.chunk_rows)
     order = "cost" if job.view.modality == "text" else "row"
     wanted = Plan(len(job.view), job.chunk_rows, size, order, torch.get_num_threads())
     passes: dict[Plan, dict[str, FeatureArray]] = {}
@@ -150,6 +200,15 @@ def _passes(job: Job, encoder: "Encoder") -> dict[Plan, dict[str, FeatureArray]]
 
 
 @dataclass
+class _Done:
+    """What the passes did: spans of rows asked for, spans of rows encoded, and id -> why of those that failed."""
+
+    asked: list[tuple[int, int]] = field(default_factory=list)
+    encoded: list[tuple[int, int]] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
 class _Pass:
     """One run of an encoder over the chunks that its arrays lack."""
 
@@ -157,151 +216,152 @@ class _Pass:
     encoder: "Encoder"
     plan: Plan
     arrays: dict[str, FeatureArray]
-    on_rows: Callable[[int], None] | None = None
-    chosen: Callable[[int], bool] | None = None
-    writer: str = field(default_factory=lambda: uuid.uuid4().hex)
+    choices: _Choices
+    done: _Done
 
-    def run(self) -> set[int]:
-        """Commits every missing chunk; returns the numbers of the rows that were encoded."""
+    def run(self) -> None:
+        """Commits every missing chunk."""
         import torch
 
-        for array in self.arrays.values():
-            array.adopt_orphans(self.plan)
-        committed = {layer: array.committed() for layer, array in self.arrays.items()}
-        wanted = {
-            chunk: tuple(layer for layer in self.arrays if chunk not in committed[layer])
-            for chunk in range(self.plan.chunks)
-            if self.chosen is None or self.chosen(chunk)
-        }
-        wanted = {chunk: layers for chunk, layers in wanted.items() if layers}
+        wanted = self._wanted()
         threads = torch.get_num_threads()
         torch.set_num_threads(self.plan.threads)
-        workers = min(os.cpu_count() or 2, 8)
+        chunks, workers = list(wanted), self.choices.workers
+        batches = prepared_batches(self.view, self.encoder, self.plan, chunks, workers=workers)
         try:
-            with ThreadPoolExecutor(workers) as decoders, ThreadPoolExecutor(_WRITERS) as writers:
-                return self._run(wanted, decoders, writers)
+            with named_worker_death(), ThreadPoolExecutor(_WRITERS) as writers, closing(batches):
+                commits = _Commits(self, writers)
+                try:
+                    self._encode_all(batches, wanted, commits)
+                finally:  # whatever happened meanwhile, what is on its way arrives
+                    commits.settle()
         finally:
             torch.set_num_threads(threads)
 
-    def _run(
-        self, wanted: dict[int, tuple[str, ...]], decoders: ThreadPoolExecutor, writers: ThreadPoolExecutor
-    ) -> set[int]:
-        done, blocks = set[int](), dict[str, np.ndarray]()
-        filled = 0
-        for chunk, numbers, prepared in self._batches(wanted, decoders):
-            start, stop = self.plan.span(chunk)
-            if not filled:
-                blocks = {layer: self._empty_block(layer, stop - start) for layer in wanted[chunk]}
-            self._encode(numbers, prepared, blocks, start)
-            filled += len(numbers)
-            if filled == stop - start:
-                self._commit(chunk, blocks, writers)
-                done.update(range(start, stop))
-                filled = 0
-                if self.on_rows:
-                    self.on_rows(stop - start)
-        return done
+    def _wanted(self) -> dict[int, tuple[str, ...]]:
+        """The layers that each chunk lacks, of the chunks that are this process's to compute."""
+        chosen = self.choices.chunks
+        if chosen is None:  # a chunk without record may be another process's that is at work right now
+            for array in self.arrays.values():
+                array.adopt_orphans(self.plan)
+        committed = {layer: array.committed() for layer, array in self.arrays.items()}
+        wanted: dict[int, tuple[str, ...]] = {}
+        for chunk in range(self.plan.chunks):
+            if chosen is None or chosen(chunk):
+                self.done.asked.append(self.plan.span(chunk))
+                lacking = tuple(layer for layer in self.arrays if chunk not in committed[layer])
+                if lacking:
+                    wanted[chunk] = lacking
+        return wanted
+
+    def _encode_all(self, batches: Iterable[Batch], wanted: dict[int, tuple[str, ...]], commits: "_Commits") -> None:
+        blocks, failed = dict[str, np.ndarray](), dict[int, str]()
+        for batch in batches:
+            start, stop = self.plan.span(batch.chunk)
+            if not blocks:
+                blocks = {layer: self._empty_block(layer, stop - start) for layer in wanted[batch.chunk]}
+            failed |= self._admitted(batch.failed)
+            if batch.prepared:
+                failed |= self._encode(batch, blocks, start)
+            if batch.last:
+                commits.put(batch.chunk, blocks, failed)
+                blocks, failed = {}, {}
+            commits.acknowledge()
 
     def _empty_block(self, layer: str, rows: int) -> np.ndarray:
-        return np.empty((rows, self.encoder.card.widths[layer]), self.encoder.card.dtype)
+        return np.full((rows, self.encoder.card.widths[layer]), np.nan, self.encoder.card.dtype)
 
-    def _commit(self, chunk: int, blocks: dict[str, np.ndarray], writers: ThreadPoolExecutor) -> None:
-        """Commits a chunk of every array at once and waits: nothing is encoded further before it is durable."""
-
-        def commit(layer: str) -> None:
-            self.arrays[layer].commit(self.plan, chunk, blocks[layer], writer=self.writer)
-
-        for _ in writers.map(commit, blocks):
-            pass
-
-    # -- rows to batches --------------------------------------------------------------------------------------------
-
-    def _batches(
-        self, chunks: Iterable[int], decoders: ThreadPoolExecutor
-    ) -> Iterator[tuple[int, Sequence[int], list[Any]]]:
-        """Yields (chunk, row numbers, prepared rows) in the order of the plan, decoding ahead in threads."""
-        waiting: deque[tuple[int, Sequence[int], list[Future[Any]]]] = deque()
-        batches = self._submitted(list(chunks), decoders)
-        failure: Exception | None = None
-        while failure is None:
-            try:
-                waiting.append(next(batches))
-            except StopIteration:
-                break
-            except (ExtractionFailed, DataError) as error:
-                failure = error  # the rows before the one that failed are still worth committing
-            if len(waiting) > _PREFETCHED_BATCHES:
-                yield self._gather(*waiting.popleft())
-        while waiting:
-            yield self._gather(*waiting.popleft())
-        if failure is not None:
-            raise failure
-
-    def _submitted(
-        self, chunks: list[int], decoders: ThreadPoolExecutor
-    ) -> Iterator[tuple[int, Sequence[int], list[Future[Any]]]]:
-        """The batches of all chunks, their rows handed to the decoders when they are asked for."""
-        sorts = self.plan.order == "cost"  # prepared text is small: a whole chunk is tokenised, then sorted
-        ahead = self._submit(range(*self.plan.span(chunks[0])), decoders) if sorts and chunks else {}
-        for chunk, following in zip(chunks, [*chunks[1:], None], strict=True):
-            numbers: Sequence[int] = range(*self.plan.span(chunk))
-            ready = ahead
-            if sorts:
-                ahead = {} if following is None else self._submit(range(*self.plan.span(following)), decoders)
-                numbers = self._longest_first(ready)
-            for low in range(0, len(numbers), self.plan.batch_size):
-                batch = numbers[low : low + self.plan.batch_size]
-                futures = ready if sorts else self._submit(batch, decoders)
-                yield chunk, batch, [futures[number] for number in batch]
-
-    def _submit(self, numbers: Sequence[int], decoders: ThreadPoolExecutor) -> dict[int, Future[Any]]:
-        return {number: decoders.submit(self._prepare, number) for number in numbers}
-
-    def _longest_first(self, ready: dict[int, Future[Any]]) -> list[int]:
-        cost = {number: self.encoder.cost(future.result()) for number, future in ready.items()}
-        return sorted(ready, key=lambda number: (-cost[number], number))
-
-    @staticmethod
-    def _gather(chunk: int, numbers: Sequence[int], futures: list[Future[Any]]) -> tuple[int, Sequence[int], list[Any]]:
-        return chunk, numbers, [future.result() for future in futures]
-
-    def _prepare(self, number: int) -> Any:
-        item = self.view.read(number)
-        try:
-            return self.encoder.prepare(item)
-        except ExtractionFailed as error:
+    def _admitted(self, failed: dict[int, str]) -> dict[int, str]:
+        """Rows that may fail; the first stops the run unless they are to be skipped."""
+        if failed and self.choices.on_error == "stop":
+            number, why = next(iter(sorted(failed.items())))
             raise ExtractionFailed(
-                f"{self.view.name} row {self.view.ids[number]!r} (number {number}): {error}"
-            ) from error
+                f"{self.view.name} row {self.view.ids[number]!r} (number {number}): {why}\n"
+                "  What was committed stays. To go on without such rows, add --on-error skip"
+            )
+        return failed
 
-    # -- batches to features ----------------------------------------------------------------------------------------
-
-    def _encode(self, numbers: Sequence[int], prepared: list[Any], blocks: dict[str, np.ndarray], start: int) -> None:
-        """Writes the features of one batch into the chunk's blocks."""
-        places = np.asarray(numbers) - start
-        for layer, tensor in self.encoder.encode(prepared, tuple(blocks)).items():
+    def _encode(self, batch: Batch, blocks: dict[str, np.ndarray], start: int) -> dict[int, str]:
+        """Writes the features of one batch into the chunk's blocks; returns the rows that came out as no numbers."""
+        places = np.asarray(batch.numbers) - start
+        failed: dict[int, str] = {}
+        # To skip a row, every layer has to be seen, also where an interrupted run left only some to be written: a row
+        # that is NaN in one layer is so in all.
+        layers = tuple(self.arrays if self.choices.on_error == "skip" else blocks)
+        for layer, tensor in self.encoder.encode(batch.prepared, layers).items():
             values = tensor.numpy()
-            block = blocks[layer]
             with np.errstate(over="ignore"):
-                stored = values.astype(block.dtype)
+                stored = values.astype(self.encoder.card.dtype)
             if not np.isfinite(stored).all():
-                raise self._not_finite(layer, numbers, values, stored)
-            block[places] = stored
+                failed |= self._not_finite(layer, batch.numbers, values, stored)
+            if layer in blocks:
+                blocks[layer][places] = stored
+        return failed
 
-    def _not_finite(
-        self, layer: str, numbers: Sequence[int], values: np.ndarray, stored: np.ndarray
-    ) -> ExtractionFailed:
-        bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
-        ids = [self.view.ids[numbers[int(row)]] for row in bad]
-        listed = ", ".join(map(repr, ids[:5])) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+    def _not_finite(self, layer: str, numbers: Sequence[int], values: np.ndarray, stored: np.ndarray) -> dict[int, str]:
         name = f"{self.encoder.card.name}/{layer}"
-        if np.isfinite(values[bad]).all():
-            most = float(np.abs(values[bad]).max())
-            return Overflow(
-                f"{name}: values up to {most:.0f} pass the range of {stored.dtype} in rows {listed}. "
+        finite = np.isfinite(values).all(axis=1)
+        over = np.flatnonzero(finite & ~np.isfinite(stored).all(axis=1))
+        if len(over):
+            most = float(np.abs(values[over]).max())
+            raise Overflow(
+                f"{name}: values up to {most:.0f} pass the range of {stored.dtype} in rows {self._ids(numbers, over)}. "
                 "Run the same featcache extract with --dtype float32"
             )
-        return ExtractionFailed(f"{name}: features of rows {listed} are NaN or infinite")
+        bad = np.flatnonzero(~finite)
+        if self.choices.on_error == "stop":
+            raise ExtractionFailed(f"{name}: features of rows {self._ids(numbers, bad)} are NaN or infinite")
+        return {numbers[int(row)]: f"{name}: its features are NaN or infinite" for row in bad}
+
+    def _ids(self, numbers: Sequence[int], rows: np.ndarray) -> str:
+        ids = [repr(self.view.ids[numbers[int(row)]]) for row in rows]
+        return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
+
+
+class _Commits:
+    """Brings chunks to the disk while the next is encoded: at most one of every array is on its way.
+
+    Args:
+        work: The pass whose chunks they are.
+        writers: Threads that wait for the disk.
+    """
+
+    def __init__(self, work: _Pass, writers: ThreadPoolExecutor) -> None:
+        self._pass = work
+        self._writers = writers
+        self._id = uuid.uuid4().hex
+        self._under_way: list[Future[object]] = []
+        self._span = (0, 0)
+
+    def put(self, chunk: int, blocks: dict[str, np.ndarray], failed: dict[int, str]) -> None:
+        """Sends a chunk of every array off, once the one before it is durable."""
+        self.settle()
+        work, start = self._pass, self._pass.plan.span(chunk)[0]
+        rows = sorted(failed)
+        ids = [work.view.ids[row] for row in rows]
+        for block in blocks.values():
+            block[np.asarray(rows, int) - start] = np.nan
+        work.done.failed.update((row_id, failed[row]) for row_id, row in zip(ids, rows, strict=True))
+        self._span = work.plan.span(chunk)
+        self._under_way = [
+            self._writers.submit(work.arrays[layer].commit, work.plan, chunk, block, writer=self._id, failed=ids)
+            for layer, block in blocks.items()
+        ]
+
+    def acknowledge(self) -> None:
+        """Reports the chunk on its way if it has arrived."""
+        if all(commit.done() for commit in self._under_way):
+            self.settle()
+
+    def settle(self) -> None:
+        """Waits until the chunk on its way is durable and reports it; raises what kept it from being so."""
+        wait(self._under_way)
+        commits, self._under_way = self._under_way, []
+        for commit in commits:
+            commit.result()
+        if commits:
+            self._pass.done.encoded.append(self._span)
+            self._pass.choices.on_rows(self._span[1] - self._span[0])
 
 
 @contextmanager
@@ -327,7 +387,7 @@ def _refuse_full_disk(cache: Cache, job: Job) -> None:
         )
 
 
-def _available_bytes(device: str) -> int:
+def available_bytes(device: str) -> int:
     """Memory that a batch may plan with."""
     if device.startswith("cuda"):
         import torch

@@ -93,3 +93,29 @@ def parse_pattern(text: str) -> Pattern:
         raise UsageError(f"{text!r} is not of the form dataset[/view[/encoder[/layer]]][@digest], with globs if wanted")
     parts[0] = parts[0].removeprefix("folder:")  # as it was extracted, so it may be named
     return Pattern(*parts, *["*"] * (4 - len(parts)), digest=f"{digest}*")
+
+
+def parse_rows(text: str) -> tuple[int, int]:
+    """Parses "start:stop", the first row and the first row behind the last.
+
+    Raises:
+        UsageError: If the text is not of that form.
+
+    Example:
+        >>> parse_rows("0:10000")
+        (0, 10000)
+    """
+    start, colon, stop = text.partition(":")
+    if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop)):
+        raise UsageError(f"{text!r} is not START:STOP with START before STOP, such as 0:10000")
+    return int(start), int(stop)
+
+
+def is_place(text: str) -> bool:
+    """Whether a text names a folder or an address, and not arrays: it has "://", or starts like a path.
+
+    Example:
+        >>> is_place("s3://lab/cache"), is_place("/mnt/usb"), is_place("./usb"), is_place("flickr30k/*/gpt2")
+        (True, True, True, False)
+    """
+    return "://" in text or text.startswith(("/", ".", "~"))

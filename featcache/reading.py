@@ -1,9 +1,11 @@
 """How do rows come out of an array? Straight from the chunk files, checked, in whatever order they are asked for."""
 
 import mmap
+import os
+import sys
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,7 @@ class Reader:
         folder: The array's folder.
         complete: What was recorded of it.
         pulled: The chunks that are there, for an array of which only some were pulled; None for all.
-        foreign: Another writer chose other codecs: read through zarr-python.
+        foreign: Another writer chose other codecs: read through zarr-python, which checks what those codecs check.
         verified: Remembers which arrays were checked before; None for no memory.
     """
 
@@ -37,9 +39,9 @@ class Reader:
         verified: Verified | None = None,
     ) -> None:
         self.folder, self.complete, self.pulled, self._foreign = folder, complete, pulled, foreign
-        self._verified = verified
-        self._maps: OrderedDict[int, tuple[mmap.mmap, np.ndarray]] = OrderedDict()
-        self._trusted: set[int] | None = None
+        self._dtype = np.dtype(complete.dtype)
+        self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._trust = _Trust(folder, complete, verified)
 
     def __len__(self) -> int:
         return self.complete.plan.n
@@ -49,39 +51,78 @@ class Reader:
     def read(
         self, start: int = 0, stop: int | None = None, *, verify: bool = True, dtype: str | None = None
     ) -> np.ndarray:
-        """Rows start to stop.
+        """Rows start to stop, each chunk by one read.
 
         Args:
             start: First row.
             stop: First row behind the last; None for all.
-            verify: Check the CRC-32C of every chunk that is touched.
+            verify: Check the CRC-32C of every chunk that is touched, whatever is remembered.
             dtype: "float32" or "float64" converts chunk by chunk, while the chunk is in the processor's cache.
 
         Returns:
             [stop - start, d]; torch.from_numpy takes it without a copy.
 
         Raises:
+            UsageError: If the array has no such rows.
             Damaged: If a chunk is missing, short or flipped.
             FeaturesNotCached: If some of the rows were not pulled.
         """
+        if verify:
+            self._trust.begin()  # before the first byte is read: what changes meanwhile must not be trusted
+        return self._range(start, len(self) if stop is None else stop, dtype, lambda chunk: verify, mapped=False)
+
+    def block(self, start: int, stop: int, *, verify: bool = True, dtype: str | None = None) -> np.ndarray:
+        """As `read`, for many small ranges: a chunk is checked only when it is first touched."""
+        mapped = isinstance(self.folder, LocalFolder)
+        return self._range(start, stop, dtype, lambda chunk: verify and not self._trust.holds(chunk), mapped=mapped)
+
+    def blocks(
+        self, rows: int, *, seed: int | None = None, verify: bool = True, dtype: str | None = None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Consecutive blocks that together hold every row once, in order or shuffled.
+
+        Args:
+            rows: Rows of a block; the last may be shorter.
+            seed: Seed of the order of the blocks; None for first to last.
+            verify: As for `take`.
+            dtype: Convert on the way.
+
+        Yields:
+            (number of the first row, [rows, d]).
+
+        Raises:
+            UsageError: If a block has no rows.
+        """
+        if rows < 1:
+            raise UsageError(f"a block of {rows} rows")
+        starts = np.arange(0, len(self), rows)
+        if seed is not None:
+            np.random.default_rng(seed).shuffle(starts)
+        for start in starts.tolist():
+            yield start, self.block(start, min(start + rows, len(self)), verify=verify, dtype=dtype)
+
+    def _range(
+        self, start: int, stop: int, dtype: str | None, check: Callable[[int], bool], *, mapped: bool
+    ) -> np.ndarray:
         plan = self.complete.plan
-        stop = plan.n if stop is None else stop
         if not 0 <= start <= stop <= plan.n:
             raise UsageError(f"rows {start} to {stop} of an array of {plan.n}")
         if self._foreign:
             return self._through_zarr(slice(start, stop), dtype)
-        out = np.empty((stop - start, self.complete.d), np.dtype(dtype or self.complete.dtype))
+        out = np.empty((stop - start, self.complete.d), dtype or self._dtype)
         chunks = range(start // plan.chunk_rows, -(-stop // plan.chunk_rows)) if stop > start else range(0)
         self._require(chunks)
 
         def fill(chunk: int) -> None:
             first, behind = plan.span(chunk)
             low, high = max(start, first), min(stop, behind)
-            self._fill(chunk, out[low - start : high - start], low - first, verify)
+            target = out[low - start : high - start]
+            if mapped:
+                _convert(target, self._map(chunk, check(chunk))[low - first : high - first])
+            else:
+                self._fill(chunk, target, low - first, check(chunk))
 
         self.folder.map(fill, chunks)
-        if verify and self._verified is not None and len(chunks) == plan.chunks:
-            self._verified.remember(self.folder, self.complete)
         return out
 
     def _through_zarr(self, rows: Any, dtype: str | None) -> np.ndarray:
@@ -90,8 +131,8 @@ class Reader:
         found = np.asarray(open_zarr(self.folder).oindex[rows])
         return found if dtype is None else found.astype(dtype, copy=False)
 
-    def _require(self, chunks: range | NDArray[np.int64]) -> None:
-        if self.pulled is None or self.pulled.issuperset(map(int, chunks)):
+    def _require(self, chunks: Sequence[int]) -> None:
+        if self.pulled is None or self.pulled.issuperset(chunks):
             return
         plan = self.complete.plan
         there = ", ".join(f"{plan.span(first)[0]}:{plan.span(last)[1]}" for first, last in _runs(sorted(self.pulled)))
@@ -100,36 +141,42 @@ class Reader:
             "Ask for --rows that are here, or run: featcache pull"
         )
 
-    def _fill(self, chunk: int, out: np.ndarray, skip: int, verify: bool) -> None:
-        """Fills out [rows, d] from row `skip` of a chunk on, by one read of what is needed."""
-        record, stored = self.complete.records[chunk], np.dtype(self.complete.dtype)
-        whole = len(out) == self.complete.plan.chunk_rows
-        if whole and out.dtype == stored:
-            target = out
-        elif verify:
-            target = np.empty((self.complete.plan.chunk_rows, self.complete.d), stored)
-        else:
-            target = np.empty((len(out), self.complete.d), stored)
-        if verify:
+    def _fill(self, chunk: int, out: np.ndarray, skip: int, check: bool) -> None:
+        """Fills out [rows, d] from row `skip` of a chunk on, by one read of what is needed: all of it to check it."""
+        record, whole = self.complete.records[chunk], self.complete.plan.chunk_rows
+        rows = whole if check else len(out)
+        straight = len(out) == rows and out.dtype == self._dtype
+        target = out if straight else np.empty((rows, self.complete.d), self._dtype)
+        if check:
             crc = bytearray(CRC_BYTES)
             self._read(record, flat(target), memoryview(crc))
-            # the stored checksum must be the recorded one too: a chunk swapped with another passes its own
-            if crc.hex() != record.crc32c or crc_of(flat(target)) != crc:
-                raise Damaged(f"{self._where(record)} has flipped bits (CRC-32C). Run: featcache verify")
-            rows = target[skip : skip + len(out)]
+            self._check(record, flat(target), crc)
+            target = target[skip : skip + len(out)]
         else:
-            self._read(record, flat(target), offset=skip * self.complete.d * stored.itemsize)
-            rows = target
-        if target is not out:
-            out[:] = rows
+            self._read(record, flat(target), offset=skip * self.complete.d * self._dtype.itemsize)
+        if not straight:
+            _convert(out, target)
 
     def _read(self, record: Record, *views: memoryview, offset: int = 0) -> None:
         try:
             size = self.folder.read_into(chunk_name(record.chunk), *views, offset=offset)
         except FileNotFoundError as error:
-            raise Damaged(f"{self._where(record)} is missing. Run: featcache verify") from error
+            raise self._missing(record) from error
+        self._check_size(record, size)
+
+    def _check_size(self, record: Record, size: int) -> None:
         if size != record.bytes:
             raise Damaged(f"{self._where(record)} has {size} bytes, recorded {record.bytes}. Run: featcache verify")
+
+    def _check(self, record: Record, body: memoryview, crc: bytes | bytearray) -> None:
+        # the stored checksum must be the recorded one too: a chunk swapped with another passes its own
+        if crc.hex() != record.crc32c or crc_of(body) != crc:
+            self._trust.withdraw()
+            raise Damaged(f"{self._where(record)} has flipped bits (CRC-32C). Run: featcache verify")
+        self._trust.add(record.chunk)
+
+    def _missing(self, record: Record) -> Damaged:
+        return Damaged(f"{self._where(record)} is missing. Run: featcache verify")
 
     def _where(self, record: Record) -> str:
         return f"chunk {record.chunk} of {self.folder}"
@@ -153,105 +200,111 @@ class Reader:
         Raises:
             UsageError: If a row is out of range.
             Damaged: If a chunk is missing, short or flipped.
+            FeaturesNotCached: If some of the rows were not pulled.
         """
         plan, wanted = self.complete.plan, np.asarray(rows, np.int64)
         if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < plan.n:
             raise UsageError(f"rows {wanted.min()} to {wanted.max()} of an array of {plan.n}")
         if self._foreign:
             return self._through_zarr(wanted, dtype)
-        out = np.empty((len(wanted), self.complete.d), np.dtype(dtype or self.complete.dtype))
         order = np.argsort(wanted, kind="stable")
-        chunks, starts = np.unique(wanted[order] // plan.chunk_rows, return_index=True)
-        self._require(chunks)
-        places = np.split(order, starts[1:])
+        numbers, local = np.divmod(wanted[order], plan.chunk_rows)
+        chunks, starts = np.unique(numbers, return_index=True)
+        self._require(chunks.tolist())
+        out = np.empty((len(wanted), self.complete.d), dtype or self._dtype)
+        spans = list(zip(chunks.tolist(), starts.tolist(), [*starts[1:].tolist(), len(wanted)], strict=True))
 
-        def fill(number: int) -> None:
-            chunk = int(chunks[number])
-            out[places[number]] = self._chunk(chunk, verify)[wanted[places[number]] - chunk * plan.chunk_rows]
+        def fill(span: tuple[int, int, int]) -> None:
+            chunk, low, high = span
+            out[order[low:high]] = self._chunk(chunk, verify and not self._trust.holds(chunk))[local[low:high]]
 
-        self.folder.map(fill, range(len(chunks)))
+        self.folder.map(fill, spans)
         return out
 
-    def blocks(
-        self, rows: int, *, seed: int | None = None, verify: bool = True, dtype: str | None = None
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """Consecutive blocks that together hold every row once, in order or shuffled.
-
-        Args:
-            rows: Rows of a block; the last may be shorter.
-            seed: Seed of the order of the blocks; None for first to last.
-            verify: As for `take`.
-            dtype: Convert on the way.
-
-        Yields:
-            (number of the first row, [rows, d]).
-        """
-        starts = np.arange(0, len(self), rows)
-        if seed is not None:
-            np.random.default_rng(seed).shuffle(starts)
-        for start in starts.tolist():
-            yield start, self.block(start, min(start + rows, len(self)), verify=verify, dtype=dtype)
-
-    def block(self, start: int, stop: int, *, verify: bool = True, dtype: str | None = None) -> np.ndarray:
-        """As `read`, through the maps: the way for many small ranges, since a chunk is checked only once."""
-        if self._foreign or not isinstance(self.folder, LocalFolder):
-            return self.read(start, stop, verify=verify, dtype=dtype)
-        plan = self.complete.plan
-        if not 0 <= start <= stop <= plan.n:
-            raise UsageError(f"rows {start} to {stop} of an array of {plan.n}")
-        out = np.empty((stop - start, self.complete.d), np.dtype(dtype or self.complete.dtype))
-        chunks = range(start // plan.chunk_rows, -(-stop // plan.chunk_rows)) if stop > start else range(0)
-        self._require(chunks)
-        for chunk in chunks:
-            first, behind = plan.span(chunk)
-            low, high = max(start, first), min(stop, behind)
-            out[low - start : high - start] = self._chunk(chunk, verify)[low - first : high - first]
-        return out
-
-    def _chunk(self, chunk: int, verify: bool) -> np.ndarray:
+    def _chunk(self, chunk: int, check: bool) -> np.ndarray:
         """A chunk's rows [chunk_rows, d]: a map on a disk, a copy elsewhere."""
-        complete = self.complete
-        if not isinstance(self.folder, LocalFolder):
-            block = np.empty((complete.plan.chunk_rows, complete.d), np.dtype(complete.dtype))
-            self._fill(chunk, block, 0, verify)
-            return block
+        if isinstance(self.folder, LocalFolder):
+            return self._map(chunk, check)
+        block = np.empty((self.complete.plan.chunk_rows, self.complete.d), self._dtype)
+        self._fill(chunk, block, 0, check)
+        return block
+
+    def _map(self, chunk: int, check: bool) -> np.ndarray:
+        """A chunk's rows [chunk_rows, d], not to be written to."""
         found = self._maps.get(chunk)
         if found is None:
-            found = self._map(self.folder, complete.records[chunk], verify)
-            self._maps[chunk] = found
+            found = self._maps[chunk] = self._map_file(self.complete.records[chunk])
             if len(self._maps) > _MAPS:
                 self._maps.popitem(last=False)
         else:
             self._maps.move_to_end(chunk)
-        return found[1]
+        if check:
+            self._check(self.complete.records[chunk], flat(found[:-CRC_BYTES]), found[-CRC_BYTES:].tobytes())
+        return found[:-CRC_BYTES].view(self._dtype).reshape(-1, self.complete.d)
 
-    def _map(self, folder: LocalFolder, record: Record, verify: bool) -> tuple[mmap.mmap, np.ndarray]:
-        complete = self.complete
+    def _map_file(self, record: Record) -> np.ndarray:
         try:
-            with (folder.path / chunk_name(record.chunk)).open("rb") as file:
-                size = file.seek(0, 2)
-                if size != record.bytes:
-                    raise Damaged(
-                        f"{self._where(record)} has {size} bytes, recorded {record.bytes}. Run: featcache verify"
-                    )
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            descriptor = os.open(f"{self.folder}/{chunk_name(record.chunk)}", os.O_RDONLY)
         except FileNotFoundError as error:
-            raise Damaged(f"{self._where(record)} is missing. Run: featcache verify") from error
-        if verify and not self._is_trusted(record.chunk):
-            body = memoryview(mapped)[:-CRC_BYTES]
-            crc = mapped[-CRC_BYTES:]
-            if crc.hex() != record.crc32c or crc_of(body) != crc:
-                raise Damaged(f"{self._where(record)} has flipped bits (CRC-32C). Run: featcache verify")
-            cast("set[int]", self._trusted).add(record.chunk)
-        rows = np.frombuffer(mapped, complete.dtype, complete.plan.chunk_rows * complete.d)
-        return mapped, rows.reshape(-1, complete.d)
+            raise self._missing(record) from error
+        try:
+            self._check_size(record, os.fstat(descriptor).st_size)
+            return np.frombuffer(mmap.mmap(descriptor, record.bytes, access=mmap.ACCESS_READ), np.uint8)
+        finally:
+            os.close(descriptor)
 
-    def _is_trusted(self, chunk: int) -> bool:
-        """Whether this chunk was checked by this reader, or the whole array by an earlier one."""
-        if self._trusted is None:
-            known = self._verified is not None and self._verified.knows(self.folder, self.complete)
-            self._trusted = set(range(self.complete.plan.chunks)) if known else set()
-        return chunk in self._trusted
+
+class _Trust:
+    """Which chunks need no checking: those that this reader checked, or all where an earlier one did.
+
+    Args:
+        folder: The array's folder.
+        complete: What was recorded of it.
+        verified: The memory of earlier readings.
+    """
+
+    def __init__(self, folder: Folder, complete: Complete, verified: Verified | None) -> None:
+        self._folder, self._complete, self._verified = folder, complete, verified
+        self._chunks: set[int] | None = None
+        self._stamp: str | None = None
+
+    def begin(self) -> set[int]:
+        """The chunks trusted; the first call looks at the files, and at what is remembered of them."""
+        if self._chunks is None:
+            known = False
+            if self._verified is not None:
+                self._stamp = self._verified.stamp(self._folder, self._complete)
+                known = self._verified.knows(self._folder, self._stamp)
+            self._chunks = set(range(self._complete.plan.chunks)) if known else set()
+        return self._chunks
+
+    def holds(self, chunk: int) -> bool:
+        """Whether a chunk was checked."""
+        return chunk in self.begin()
+
+    def withdraw(self) -> None:
+        """Trusts none of the chunks any more, nor does a later reader: one of them was not what was recorded."""
+        self._chunks = set()
+        if self._verified is not None:
+            self._verified.forget(self._folder)
+
+    def add(self, chunk: int) -> None:
+        """Notes that a chunk was checked just now, and that the array was once all of them were."""
+        chunks = self.begin()
+        if chunk not in chunks:
+            chunks.add(chunk)
+            if self._verified is not None and len(chunks) == self._complete.plan.chunks:
+                self._verified.remember(self._folder, self._stamp)
+
+
+def _convert(out: np.ndarray, rows: np.ndarray) -> None:
+    """Copies rows into an array of the same shape and, it may be, another dtype."""
+    torch = sys.modules.get("torch")
+    if torch is not None and (rows.dtype, out.dtype) == (np.float16, np.float32):
+        # every half is a float, so the numbers are the same; torch has vector instructions for it, NumPy has not
+        torch.from_numpy(out).copy_(torch.from_numpy(rows if rows.flags.writeable else rows.copy()))
+    else:
+        out[:] = rows
 
 
 def _runs(numbers: list[int]) -> list[tuple[int, int]]:
@@ -268,4 +321,3 @@ def _runs(numbers: list[int]) -> list[tuple[int, int]]:
         else:
             runs.append((number, number))
     return runs
-

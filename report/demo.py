@@ -6,7 +6,7 @@ from time import perf_counter
 from report.console import console, run_jobs
 
 
-def run_demo(cache_root: Path | None, out: Path) -> Path:
+def run_demo(cache_root: str | None, out: Path) -> Path:
     """Extracts the demo's three encoders, trains every kind of adapter, and draws the page of all runs.
 
     Args:

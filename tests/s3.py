@@ -1,14 +1,17 @@
 """Real S3 servers for tests: SeaweedFS (a process that can be stopped and started again) and moto (in a thread)."""
 
 import json
+import logging
 import os
 import socket
 import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
@@ -72,8 +75,8 @@ class Seaweed:
         user = {"name": "tester", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": actions}
         config.write_text(json.dumps({"identities": [user]}))
         s3, master, volume, filer = self._ports
-        command = [str(Path(sys.executable).with_name("weed")), "server", f"-dir={self._folder}", "-ip=127.0.0.1", "-s3"]
-        command += [f"-s3.port={s3}", f"-s3.config={config}", f"-master.port={master}", f"-volume.port={volume}"]
+        command = [str(Path(sys.executable).with_name("weed")), "server", f"-dir={self._folder}", "-ip=127.0.0.1"]
+        command += ["-s3", f"-s3.port={s3}", f"-s3.config={config}", f"-master.port={master}", f"-volume.port={volume}"]
         command += [f"-filer.port={filer}", "-volume.max=30", "-master.volumeSizeLimitMB=64"]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -99,13 +102,56 @@ class Seaweed:
             self._process = None
 
 
-def make_bucket(endpoint: str, name: str | None = None) -> str:
-    """Makes a bucket if it is not there; returns its name."""
+class Moto:
+    """moto's S3 server in a thread of this process; takes any credentials, and keys that SeaweedFS refuses."""
+
+    def __init__(self) -> None:
+        from moto.server import ThreadedMotoServer
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        port = free_ports(1)[0]
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+        self.endpoint = f"http://127.0.0.1:{port}"
+
+    def __enter__(self) -> "Moto":
+        self._server.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._server.stop()
+
+    def put(self, bucket: str, key: str, body: bytes) -> None:
+        """Puts an object under any name, as a client that is not ours might."""
+        client = _client(self.endpoint)
+        client.put_object(Bucket=bucket, Key=key, Body=body)
+        client.close()
+
+
+class Counted:
+    """An obstore store that counts its requests by method.
+
+    Args:
+        store: The store.
+    """
+
+    def __init__(self, store: Any) -> None:
+        self._store, self.requests = store, Counter[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._store, name)
+
+        def counting(*args: Any, **options: Any) -> Any:
+            self.requests[name] += 1
+            return call(*args, **options)
+
+        return counting
+
+
+def _client(endpoint: str) -> Any:
     import boto3
     from botocore.config import Config
 
-    name = name or f"bucket-{uuid.uuid4().hex[:12]}"
-    client = boto3.client(
+    return boto3.client(
         "s3",
         endpoint_url=endpoint,
         aws_access_key_id=KEY,
@@ -113,6 +159,12 @@ def make_bucket(endpoint: str, name: str | None = None) -> str:
         region_name="us-east-1",
         config=Config(retries={"max_attempts": 0}, connect_timeout=2, read_timeout=5),
     )
+
+
+def make_bucket(endpoint: str, name: str | None = None) -> str:
+    """Makes a bucket if it is not there; returns its name."""
+    name = name or f"bucket-{uuid.uuid4().hex[:12]}"
+    client = _client(endpoint)
     try:
         client.create_bucket(Bucket=name)
     except (client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):

@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import threading
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,14 @@ from featcache.encoders import EncodeOptions, encoder_spec
 from featcache.errors import Ambiguous, ExtractionFailed, FeaturesNotCached, Overflow, UsageError
 from featcache.extract import Extracted, extract
 from featcache.jobs import Job, plan_job
+from featcache.plan import Plan
+from featcache.store import FeatureArray
 from tests.fakes import FakeEncoder, expected, fake_card, text_dataset
 from tests.test_store import run_killed
 
 
 @pytest.fixture(autouse=True)
-def _describe_the_fake(monkeypatch: pytest.MonkeyPatch) -> None:
+def describe_the_fake(monkeypatch: pytest.MonkeyPatch) -> None:
     import featcache.jobs
 
     monkeypatch.setattr(featcache.jobs, "describe", lambda spec, options, memo: fake_card())
@@ -36,8 +39,11 @@ def small_chunks(job: Job) -> Job:
     return replace(job, chunk_rows=7)
 
 
-def run(cache: Cache, dataset: Dataset, encoder: FakeEncoder | None = None, **choices: Any) -> Extracted:
-    return extract(cache, small_chunks(plan(cache, dataset, **choices)), encoder=encoder or FakeEncoder())  # pyright: ignore[reportArgumentType]
+def run(
+    cache: Cache, dataset: Dataset, encoder: FakeEncoder | None = None, layers: list[str] | None = None, **choices: Any
+) -> Extracted:
+    job = small_chunks(plan(cache, dataset, layers=layers))
+    return extract(cache, job, encoder=encoder or FakeEncoder(), **choices)  # pyright: ignore[reportArgumentType]
 
 
 def snapshot(root: Path) -> dict[str, bytes]:
@@ -207,6 +213,91 @@ def test_decoded_images_go_through_in_row_order(tmp_path: Path, monkeypatch: pyt
     job = plan_job(Cache(tmp_path), dataset, encoder_spec("efficientnet-lite0"), EncodeOptions())
     extract(Cache(tmp_path), small_chunks(job), encoder=encoder)  # pyright: ignore[reportArgumentType]
     assert encoder.rows == [view.read(row) for row in range(20)]
+
+
+# -- several processes ------------------------------------------------------------------------------------------------
+
+
+def test_of_chosen_chunks_only_those_are_computed_and_the_last_to_come_completes(tmp_path: Path) -> None:
+    run(Cache(tmp_path / "one"), text_dataset())
+    cache, encoders = Cache(tmp_path / "three"), [FakeEncoder() for _ in range(3)]
+    parts = [
+        run(cache, text_dataset(), encoder, chunks=lambda chunk, part=part: chunk % 3 == part)
+        for part, encoder in enumerate(encoders)
+    ]
+    assert [(part.rows, part.reused, part.complete) for part in parts] == [
+        (21, 0, False),
+        (15, 0, False),
+        (14, 0, True),
+    ]
+    assert [len(encoder.rows) for encoder in encoders] == [21, 15, 14]
+    assert snapshot(tmp_path / "one") == snapshot(tmp_path / "three")
+
+
+def test_a_part_that_fails_leaves_the_arrays_to_the_others(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    with pytest.raises(ExtractionFailed):
+        run(cache, text_dataset(), FakeEncoder(scale=float("nan")), chunks=lambda chunk: chunk == 0)
+    assert len(cache.entries()) == 3
+
+
+# -- the disk beside the encoder --------------------------------------------------------------------------------------
+
+
+class Gate:
+    """A disk that takes its time: commits wait until they are let through."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open, self.begun = threading.Event(), list[int]()
+        real = FeatureArray.commit
+
+        def commit(array: FeatureArray, plan: Plan, chunk: int, block: Any, **rest: Any) -> Any:
+            self.begun.append(chunk)
+            assert self.open.wait(20)
+            return real(array, plan, chunk, block, **rest)
+
+        monkeypatch.setattr(FeatureArray, "commit", commit)
+
+
+def test_the_next_chunk_is_encoded_while_one_is_on_its_way_to_the_disk_and_no_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, told = Gate(monkeypatch), list[int]()
+
+    class Watched(FakeEncoder):
+        def encode(self, prepared: list[Any], layers: Any) -> dict[str, Any]:
+            if len(self.rows) < 14:
+                assert not told, "a chunk was reported before it was durable"
+            if len(self.rows) == 11:  # the second chunk's last batch: the first is still on its way
+                assert set(gate.begun) == {0}
+                threading.Timer(0.2, gate.open.set).start()
+            if len(self.rows) >= 14:
+                assert gate.open.is_set(), "a third chunk was begun with two on their way"
+            return super().encode(prepared, layers)
+
+    extract(
+        Cache(tmp_path),
+        small_chunks(plan(Cache(tmp_path), text_dataset())),
+        encoder=Watched(),  # pyright: ignore[reportArgumentType]
+        on_rows=told.append,
+    )
+    assert told == [7] * 7 + [1]
+
+
+def test_a_chunk_on_its_way_arrives_though_the_next_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+
+    class Failing(FakeEncoder):
+        def encode(self, prepared: list[Any], layers: Any) -> dict[str, Any]:
+            if len(self.rows) >= 7:
+                threading.Timer(0.2, gate.open.set).start()
+                raise ExtractionFailed("the second chunk")
+            return super().encode(prepared, layers)
+
+    cache = Cache(tmp_path)
+    with pytest.raises(ExtractionFailed, match="the second chunk"):
+        run(cache, text_dataset(), Failing())
+    assert [array.committed() for array in cache.arrays()] == [{0}] * 3
 
 
 CHILD = """

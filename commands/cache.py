@@ -1,0 +1,189 @@
+"""What is in the cache, is it whole, and how is it kept in order?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.options import (
+    CacheOption,
+    DatasetArgument,
+    DryRunOption,
+    JsonOption,
+    PatternArgument,
+    RootOption,
+)
+
+
+def list_arrays(
+    arrays: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[REMOTE] [ARRAYS]",
+            help="A folder (with a slash) or an address, to list instead of the cache; what of it, as in data/*/gpt2.",
+        ),
+    ] = None,
+    cache: CacheOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List what is cached, or what colleagues have."""
+    from featcache.cache import open_cache
+    from featcache.names import is_place
+    from report.console import show_entries
+
+    given = list(arrays or ())
+    store = open_cache(given.pop(0) if given and is_place(given[0]) else cache)
+    if len(given) > 1:
+        raise typer.BadParameter("name one pattern, such as flickr30k/*/gpt2")
+    show_entries(store.entries(given[0] if given else "*"), store, as_json=json)
+
+
+def show(
+    dataset: DatasetArgument,
+    selectors: Annotated[
+        list[str],
+        typer.Argument(metavar="ENCODER", help="[view/]encoder[/layer.pooling][@digest]; two to compare."),
+    ],
+    cache: CacheOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show an array's key, or how two arrays differ."""
+    from featcache.cache import open_cache
+    from featcache.key import differences
+    from report.console import show_keys
+
+    store = open_cache(cache)
+    if len(selectors) > 2:
+        raise typer.BadParameter("name one array to show, or two to compare")
+    found = [store.find(dataset, selector) for selector in selectors]
+    keys = [{**array.key().to_json(), "root": array.complete().root} for array in found]
+    show_keys(keys, differences(keys[0], keys[-1]), as_json=json)
+
+
+def verify(
+    arrays: PatternArgument = "*",
+    deep: Annotated[bool, typer.Option("--deep", help="Compute blake3 of every chunk, too.")] = False,
+    cache: CacheOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Check every byte of the cache.
+
+    Exit code 1 on damage, which is named by array and chunk.
+    """
+    from featcache.cache import open_cache
+    from featcache.verify import verify as check
+    from report.console import show_problems
+
+    store = open_cache(cache)
+    raise typer.Exit(show_problems(check(store, arrays, deep=deep), store.entries(arrays), store, as_json=json))
+
+
+def repair(
+    arrays: PatternArgument = "*",
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="REMOTE", help="Cache that may have what is damaged here.")
+    ] = None,
+    root: RootOption = None,
+    weights: Annotated[Path | None, typer.Option(help="Local copy of the encoder's repository.")] = None,
+    device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
+    new_root: Annotated[
+        bool,
+        typer.Option("--new-root", help="Accept other bytes than recorded; drops what was derived from the old ones."),
+    ] = False,
+    cache: CacheOption = None,
+) -> None:
+    """Mend what verify finds.
+
+    Records are rewritten from one another; only damaged chunks are pulled or computed again, and must have the bytes
+    that were recorded.
+    """
+    from featcache.cache import open_cache
+    from featcache.repair import Sources
+    from featcache.repair import repair as mend
+    from report.keeping import show_repair
+
+    sources = Sources(open_cache(source) if source else None, root, weights, device, new_root)
+    store = open_cache(cache)
+    raise typer.Exit(show_repair(lambda say: mend(store, arrays, sources, on_step=say), store))
+
+
+def remove(
+    dataset: DatasetArgument,
+    selectors: Annotated[
+        list[str],
+        typer.Argument(metavar="ENCODER", help="[view/]encoder[/layer.pooling][@digest]; parts may hold globs."),
+    ],
+    cache: CacheOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Delete arrays from the cache."""
+    from featcache.cache import open_cache
+    from report.console import show_entries
+
+    store = open_cache(cache)
+    found = [array for selector in selectors for array in store.select(dataset, selector)]
+    arrays = list({str(array.folder): array for array in found}.values())
+    show_entries([store.entry(array) for array in arrays], store, as_json=False)
+    for array in arrays if not dry_run else ():
+        store.remove(array)
+    typer.echo("Nothing was deleted (--dry-run)." if dry_run else "Deleted.")
+
+
+def move(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="dataset, dataset/view or dataset/view/encoder.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="As many parts.")],
+    cache: CacheOption = None,
+) -> None:
+    """Rename a data set, a view or an encoder."""
+    from featcache.cache import open_cache
+    from featcache.housekeeping import rename
+    from report.console import show_entries
+
+    store = open_cache(cache)
+    show_entries([store.entry(array) for array in rename(store, old, new)], store, as_json=False)
+
+
+def usage(arrays: PatternArgument = "*", cache: CacheOption = None, json: JsonOption = False) -> None:
+    """Show what takes how much room."""
+    from featcache.cache import open_cache
+    from featcache.housekeeping import usage as measure
+    from report.keeping import show_usage
+
+    store = open_cache(cache)
+    show_usage(measure(store, arrays), store, as_json=json)
+
+
+def collect(
+    delete: Annotated[bool, typer.Option("--delete", help="Delete it. Default: only list it.")] = False,
+    cache: CacheOption = None,
+) -> None:
+    """List or delete what killed processes left.
+
+    Temporary files, damaged files set aside, tables that no array is bound to. What a live writer may hold is never
+    touched.
+    """
+    from featcache.cache import open_cache
+    from featcache.housekeeping import leftovers
+    from report.keeping import show_leftovers
+
+    store = open_cache(cache)
+    show_leftovers(leftovers(store), store, delete=delete)
+
+
+def doctor(
+    remote: Annotated[
+        str | None, typer.Argument(metavar="REMOTE", help="Also probe this folder, bucket or Hub repository.")
+    ] = None,
+    cache: CacheOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Probe this machine, the cache and a remote.
+
+    Exit code 1 if something will fail.
+    """
+    from featcache.cache import Cache
+    from featcache.doctor import probe
+    from featcache.folder import open_folder
+    from report.keeping import show_findings
+
+    raise typer.Exit(show_findings(probe(Cache(cache), open_folder(remote) if remote else None), as_json=json))

@@ -1,0 +1,54 @@
+"""How are features written into the cache?"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from commands.options import CacheOption, DatasetArgument, RootOption
+
+
+def extract(
+    dataset: DatasetArgument,
+    encoders: Annotated[list[str], typer.Argument(metavar="ENCODER", help="Encoders; see: featcache encoders.")],
+    root: RootOption = None,
+    cache: CacheOption = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Layers to keep, such as last,0 or last.mean. Default: every layer.")
+    ] = None,
+    view: Annotated[str | None, typer.Option(help="View to encode. Default: the first that fits the encoder.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Local copy of the encoder's repository.")] = None,
+    random: Annotated[
+        int | None, typer.Option(help="Seed of random weights, as a control.", metavar="SEED", min=0)
+    ] = None,
+    device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1, mps.")] = "cpu",
+    autocast: Annotated[
+        Literal["bfloat16", "float16"] | None, typer.Option(help="Compute in a shorter type; bound in the digest.")
+    ] = None,
+    dtype: Annotated[
+        Literal["float16", "float32"] | None, typer.Option(help="Store as this instead of the encoder's own type.")
+    ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be computed, and stop.")] = False,
+) -> None:
+    """Write a data set's features into the cache.
+
+    One pass of an encoder keeps every layer. What is cached is not computed again, and an interrupted extraction goes
+    on where it stopped.
+    """
+    from data import open_dataset
+    from featcache.cache import Cache
+    from featcache.encoders import EncodeOptions, encoder_spec
+    from featcache.extract import extract as run
+    from featcache.jobs import plan_job
+    from report.console import run_jobs, show_jobs
+
+    options = EncodeOptions(weights, random is not None, random or 0, device, autocast, compile, dtype)
+    store, specs = Cache(cache), [encoder_spec(name) for name in encoders]
+    data = open_dataset(dataset, root=root)
+    chosen = layers.split(",") if layers else None
+    jobs = [plan_job(store, data, spec, options, view=view, layers=chosen) for spec in specs]
+    if dry_run:
+        show_jobs(jobs, store)
+    else:
+        run_jobs(jobs, lambda job, advance: run(store, job, on_rows=advance))

@@ -1,0 +1,135 @@
+"""How do features travel: to colleagues and back, and to and from other tools?"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from commands.options import (
+    CacheOption,
+    DatasetArgument,
+    DryRunOption,
+    EncoderArgument,
+    PatternsArgument,
+    PreferOption,
+    RemoteArgument,
+)
+
+
+def push(
+    remote: RemoteArgument,
+    arrays: PatternsArgument = None,
+    prefer: PreferOption = None,
+    dry_run: DryRunOption = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Make a new Hub repository public; asks first. Default: private.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    cache: CacheOption = None,
+) -> None:
+    """Send features to a folder, a bucket or the Hub.
+
+    Only missing chunks travel, each checked; features, row tables and what was derived go, images and captions never.
+    """
+    from featcache.cache import Cache, open_cache
+    from report.sharing import confirm_public, move
+
+    store, there = open_cache(cache), Cache(remote)
+    if public and not yes:
+        confirm_public(store, arrays or ["*"])
+    move(store, there, arrays or ["*"], prefer=prefer, local="source", dry_run=dry_run, public=public)
+
+
+def pull(
+    remote: RemoteArgument,
+    arrays: PatternsArgument = None,
+    rows: Annotated[
+        str | None, typer.Option(metavar="START:STOP", help="Only the chunks that hold these rows.")
+    ] = None,
+    prefer: PreferOption = None,
+    dry_run: DryRunOption = False,
+    cache: CacheOption = None,
+) -> None:
+    """Fetch features from a folder, a bucket or the Hub.
+
+    Only missing chunks travel, and each is checked before it is written. Interrupted, the same command goes on.
+    """
+    from featcache.cache import Cache, open_cache
+    from featcache.names import parse_rows
+    from report.sharing import move
+
+    there, span = open_cache(remote), parse_rows(rows) if rows else None
+    move(there, Cache(cache), arrays or ["*"], prefer=prefer, local="target", dry_run=dry_run, rows=span)
+
+
+def sync(
+    remote: RemoteArgument,
+    arrays: PatternsArgument = None,
+    prefer: PreferOption = None,
+    dry_run: DryRunOption = False,
+    cache: CacheOption = None,
+) -> None:
+    """Pull what is missing here, then push what is missing there."""
+    from featcache.cache import Cache
+    from report.sharing import move
+
+    store, there = Cache(cache), Cache(remote)
+    for local in ("target", "source"):
+        source, target = (there, store) if local == "target" else (store, there)
+        move(source, target, arrays or ["*"], prefer=prefer, local=local, dry_run=dry_run, may_lack=True)
+
+
+def export(
+    dataset: DatasetArgument,
+    encoder: EncoderArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Ends in .h5, .hdf5, .npz, .parquet or .safetensors.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+    cache: CacheOption = None,
+) -> None:
+    """Write an array to one file of another format.
+
+    The file also holds ids, groups, splits, labels and the key.
+    """
+    from featcache.cache import open_cache
+    from featcache.exports import export_features
+
+    store = open_cache(cache)
+    typer.echo(f"Wrote {export_features(store, store.find(dataset, encoder), file, overwrite=overwrite)}")
+
+
+def import_file(
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE", help=".npy, .pt or .hdf5, or another tool's output folder.")
+    ],
+    dataset: Annotated[str, typer.Option(help="Data set to file it under.")],
+    encoder: Annotated[str, typer.Option(help="Encoder to file it under.")],
+    layer: Annotated[
+        str | None, typer.Option(help="Layer and pooling, such as last.mean. Default: what the format says.")
+    ] = None,
+    view: Annotated[str | None, typer.Option(help="View. Default: the cached view with these ids.")] = None,
+    format: Annotated[
+        Literal["npy", "thingsvision", "platonic-rep", "clip-retrieval"] | None,
+        typer.Option(help="Who wrote it. Default: told from the file."),
+    ] = None,
+    ids: Annotated[Path | None, typer.Option(help="Ids of the rows: .txt, .npy, .csv or .parquet.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column of the ids.")] = None,
+    modality: Annotated[
+        Literal["image", "text", "audio"] | None, typer.Option(help="What the rows show, where the view is new.")
+    ] = None,
+    dtype: Annotated[
+        Literal["float16", "float32"] | None, typer.Option(help="Store as this type. Default: the file's.")
+    ] = None,
+    cache: CacheOption = None,
+) -> None:
+    """Take in features that another tool made.
+
+    Rows are matched by id with what is cached already. Nothing is unpickled.
+    """
+    from featcache.cache import Cache
+    from featcache.formats.found import ImportOptions
+    from featcache.imports import import_features
+    from report.console import show_entries
+
+    store, options = Cache(cache), ImportOptions(format, ids, id_column, modality, dtype)
+    arrays = import_features(store, source, dataset=dataset, encoder=encoder, layer=layer, view=view, options=options)
+    show_entries([store.entry(array) for array in arrays], store, as_json=False)

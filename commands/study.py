@@ -1,0 +1,153 @@
+"""What runs on the cache: training, embedding, alignment, reports, and what there is to extract."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from commands.options import CacheOption, DatasetArgument, JsonOption
+
+
+def encoders(json: JsonOption = False) -> None:
+    """List the encoders, packaged and your own."""
+    from featcache.encoders import encoder_specs
+    from report.console import print_json, print_table
+
+    specs = encoder_specs()
+    if json:
+        print_json([spec.model_dump() for spec in specs.values()])
+        return
+    rows = [
+        (s.name, s.modality, s.library, s.source.repo or s.source.package or s.source.folder, s.default, s.licence)
+        for s in specs.values()
+    ]
+    print_table(("encoder", "modality", "library", "weights", "default layer", "licence"), rows)
+
+
+def datasets(json: JsonOption = False) -> None:
+    """List the data sets."""
+    from data import DATASETS
+    from report.console import print_json, print_table
+
+    found = list(DATASETS.values())
+    if json:
+        print_json(
+            [{"name": d.name, "views": d.views, "description": d.description, "licence": d.licence} for d in found]
+        )
+        return
+    rows = [(d.name, ", ".join(d.views), d.description, d.licence) for d in found]
+    print_table(("data set", "views", "what", "licence"), rows)
+
+
+def train(
+    dataset: Annotated[
+        str | None, typer.Argument(metavar="DATASET", help="Data set. Default: flickr30k if cached, else openmoji.")
+    ] = None,
+    x: Annotated[str | None, typer.Option(help="One side: [view/]encoder[/layer.pooling][@digest].")] = None,
+    y: Annotated[str | None, typer.Option(help="The other side.")] = None,
+    reference: Annotated[str | None, typer.Option(help="The stronger encoder to measure against.")] = None,
+    adapter: Annotated[
+        Literal["linear", "mlp", "bottleneck"] | None, typer.Option(help="Kind of both adapters.  [default: linear]")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs, every one of them measured.  [default: 20]")] = None,
+    width: Annotated[int | None, typer.Option(help="Dimensions of the joint space.  [default: 256]")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pairs a step.  [default: 512]")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.  [default: 0.001]")] = None,
+    captions: Annotated[
+        Literal["sample", "all", "mean"] | None,
+        typer.Option(help="Rows of a group: one drawn each epoch, all, or their mean.  [default: sample]"),
+    ] = None,
+    select: Annotated[
+        Literal["retrieval", "alignment"] | None,
+        typer.Option(help="The epoch kept is the best by.  [default: retrieval]"),
+    ] = None,
+    shuffle_pairs: Annotated[
+        bool | None, typer.Option("--shuffle-pairs", help="Control: train on wrong pairs.")
+    ] = None,
+    k: Annotated[int | None, typer.Option(help="Neighbours of mutual k-NN.  [default: 10]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and draws.  [default: 0]")] = None,
+    device: Annotated[str | None, typer.Option(help="Torch device.  [default: cpu]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: runs/DATASET/X+Y--REFERENCE/ADAPTER-sSEED.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in that folder.")] = False,
+    cache: CacheOption = None,
+) -> None:
+    """Train adapters on cached features and measure them.
+
+    Two adapters map both sides into one joint space; the joint space, its parts and untrained adapters are measured
+    against the reference on the test split.
+    """
+    from featcache.cache import open_cache
+    from report.training import show_run, train_and_watch
+    from trainer.config import make_config
+    from trainer.defaults import choose_triple, run_folder
+
+    config = make_config(
+        adapter=adapter, epochs=epochs, width=width, batch=batch, lr=lr, captions=captions, select=select,
+        shuffle_pairs=shuffle_pairs, k=k, seed=seed, device=device,
+    )  # fmt: skip
+    store = open_cache(cache)
+    triple = choose_triple(store, dataset, x, y, reference)
+    folder = out or Path(run_folder(triple, config.adapter, config.seed))
+    show_run(train_and_watch(store, triple, config, folder, overwrite=overwrite))
+
+
+def embed(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    dataset: Annotated[
+        str | None, typer.Argument(metavar="DATASET", help="Default: the one it was trained on.")
+    ] = None,
+    cache: CacheOption = None,
+) -> None:
+    """Cache what a run's adapters make of cached features."""
+    from featcache.cache import open_cache
+    from trainer.embed import embed as apply
+    from trainer.run import load_run
+
+    for features in apply(open_cache(cache), load_run(run), dataset=dataset):
+        typer.echo(f"{features.dataset}/{features.view}/{features.name}: {len(features)} rows of {features.width}")
+
+
+def align(
+    dataset: DatasetArgument,
+    x: Annotated[str, typer.Argument(metavar="ENCODER", help="[view/]encoder[/layer.pooling][@digest].")],
+    y: Annotated[str, typer.Argument(metavar="ENCODER", help="The other one.")],
+    k: Annotated[int, typer.Option(help="Neighbours of mutual k-NN.", min=1)] = 10,
+    split: Annotated[str | None, typer.Option(help="Only this split. Default: every group.")] = None,
+    permutations: Annotated[int, typer.Option(help="Permutations behind each null range.", min=1)] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the permutations.", min=0)] = 0,
+    json: JsonOption = False,
+    cache: CacheOption = None,
+) -> None:
+    """Measure the alignment of two cached encoders."""
+    from featcache.cache import open_cache
+    from report.training import show_alignment
+    from trainer.align import align as measure
+
+    store = open_cache(cache)
+    a, b = store.load(dataset, x), store.load(dataset, y)
+    show_alignment(a, b, measure(a, b, k=k, split=split, permutations=permutations, seed=seed), as_json=json)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
+    out: Annotated[Path, typer.Option(help="Folder of the page and its figures.")] = Path("report-out"),
+) -> None:
+    """Draw the figures and the page of one or several runs."""
+    from report.page import write_report
+
+    typer.echo(f"Page: {write_report(runs, out)}\nFigures: {out / 'figures'}")
+
+
+def demo(
+    cache: CacheOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of the runs and the page.")] = Path("runs/demo"),
+) -> None:
+    """Run the main job on the embedded data set.
+
+    Extract three encoders, train three kinds of adapters, measure them, and draw the page.
+    """
+    from report.demo import run_demo
+
+    run_demo(cache, out)

@@ -1,0 +1,55 @@
+"""What does a push to the Hub need beside the features? A repository, private unless asked for, and its card."""
+
+from featcache.cache import Cache
+from featcache.card_page import card
+from featcache.folder import Folder
+
+
+def is_hub(folder: Folder) -> bool:
+    """Whether a folder is a repository of the Hub."""
+    return str(folder).startswith("hf://")
+
+
+def make_repository(target: Cache, *, public: bool) -> None:
+    """Makes the repository that a push goes to, unless it is there; nothing to do elsewhere.
+
+    Args:
+        target: Where the push goes.
+        public: Whether a new repository can be read by everybody.
+    """
+    if is_hub(target.folder):
+        from featcache.hub_folder import open_hub
+
+        open_hub(str(target.folder)).create(private=not public)
+
+
+def write_card(target: Cache) -> bool:
+    """Writes the repository's README.md from the keys of what lies in it.
+
+    Returns:
+        Whether it says so now: a card of someone else's hand is left alone; True where there is none to write.
+    """
+    if not is_hub(target.folder):
+        return True
+    from featcache.hub_folder import open_hub
+
+    arrays = list(target.arrays())
+    listed = target.folder.map(lambda array: (target.entry(array), array.key()), arrays)
+    return open_hub(str(target.folder)).write_card(card(listed, str(target.folder)))
+
+
+def terms(source: Cache, selectors: list[str]) -> list[tuple[str, str]]:
+    """(what, its licence) of the data sets and encoders that a push would make available.
+
+    Args:
+        source: The cache that is pushed.
+        selectors: What of it.
+    """
+    found: dict[str, str] = {}
+    for selector in selectors:
+        for array in source.answering(selector):
+            key = array.key()
+            data, encoder = key.provenance.get("dataset", {}), key.provenance.get("encoder", {})
+            found[f"data set {key.dataset}"] = str(data.get("licence", "not stated"))
+            found[f"encoder {key.encoder}"] = str(encoder.get("licence", "not stated"))
+    return sorted(found.items())

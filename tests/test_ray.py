@@ -1,0 +1,99 @@
+"""Does a Ray cluster make the array that one process makes, though a worker is killed?"""
+
+import os
+import re
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from featcache.errors import ExtractionFailed, UsageError, WeightsInvalid
+from featcache.ray_executor import run_on_ray
+from tests.test_extract import snapshot
+from tests.test_launch import CHUNK, Site
+
+ROOT = Path(__file__).parents[1]
+pytest.importorskip("ray")
+ROWS = 96
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::ResourceWarning")  # ray's own
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray on this machine, two cores; its workers find the tests' modules."""
+    import ray
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ray announces its own future changes
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}},
+        )
+        yield
+        ray.shutdown()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_worker_killed_in_mid_run_changes_no_byte_of_the_array(tmp_path: Path, cluster: None) -> None:
+    site = Site(tmp_path, ROWS)
+    cache = site.cache(tmp_path / "shared")
+    job = site.job(cache)
+    said: list[str] = []
+    counted: list[int] = []
+
+    def kill_the_first(rows: int) -> None:
+        counted.append(rows)
+        if len(counted) == 1:
+            os.kill(int(re.findall(r"worker: process (\d+) on", "\n".join(said))[0]), signal.SIGKILL)
+
+    done = run_on_ray(job, site.request(cache, job), actors=2, on_rows=kill_the_first, say=said.append)
+    assert any(re.match(r"lost the worker of chunk \d+: ", line) for line in said), said
+    assert done.complete and sum(counted) == done.rows
+    assert ROWS - 2 * CHUNK <= done.rows <= ROWS, "rows that the killed worker had committed but not told may lack"
+    assert snapshot(tmp_path / "shared") == site.whole(tmp_path / "one")
+    again = run_on_ray(site.job(cache), site.request(cache, job), actors=2)
+    assert (again.rows, again.reused, again.complete) == (0, ROWS, True)
+
+
+def test_a_workers_own_error_stops_the_run_with_its_message(tmp_path: Path, cluster: None) -> None:
+    site = Site(tmp_path, ROWS)
+    cache = site.cache(tmp_path / "shared")
+    job = site.job(cache)
+    elsewhere = replace(site.request(cache, job), encoder="other")
+    with pytest.raises(WeightsInvalid, match="is not the encoder that the extraction was started with"):
+        run_on_ray(job, elsewhere, actors=1)
+
+
+def test_a_named_gpu_or_a_gpu_that_the_cluster_lacks_is_refused(tmp_path: Path, cluster: None) -> None:
+    site = Site(tmp_path, ROWS)
+    cache = site.cache(tmp_path / "shared")
+    job = site.job(cache)
+    for device, says in (("cuda:1", "Ray's choice: --device cuda"), ("cuda", "the Ray cluster has no GPU")):
+        asked = replace(job, options=replace(job.options, device=device))
+        with pytest.raises(UsageError, match=says):
+            run_on_ray(asked, site.request(cache, job))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_chunk_that_kills_every_worker_is_given_up_by_name(tmp_path: Path, cluster: None) -> None:
+    site = Site(tmp_path, ROWS)
+    cache = site.cache(tmp_path / "shared")
+    job = site.job(cache)
+    started: list[int] = []
+
+    def kill_whoever_comes(line: str) -> None:
+        for pid in re.findall(r"worker: process (\d+) on", line):
+            started.append(int(pid))
+            os.kill(started[-1], signal.SIGKILL)
+
+    with pytest.raises(ExtractionFailed, match="the worker of chunk 0 was lost 3 times"):
+        run_on_ray(job, site.request(cache, job), actors=1, say=kill_whoever_comes)
+    assert len(started) == 3
