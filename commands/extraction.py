@@ -21,7 +21,9 @@ def extract(
     random: Annotated[
         int | None, typer.Option(help="Seed of random weights, as a control.", metavar="SEED", min=0)
     ] = None,
-    device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Torch device: cpu, cuda, mps; or several with commas, as in cuda:0,cuda:1.")
+    ] = "cpu",
     autocast: Annotated[
         Literal["bfloat16", "float16"] | None, typer.Option(help="Compute in a shorter type; bound in the digest.")
     ] = None,
@@ -29,26 +31,47 @@ def extract(
         Literal["float16", "float32"] | None, typer.Option(help="Store as this instead of the encoder's own type.")
     ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be computed, and stop.")] = False,
+    on_error: Annotated[
+        Literal["stop", "skip"],
+        typer.Option(help="A row that cannot be encoded stops the run, or is skipped: listed, dropped when loading."),
+    ] = "stop",
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes that decode images and audio; 0 for threads. Default: by cores.", min=0),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Compute only every N-th chunk, from chunk I = 0 to N-1 on. Default: what torchrun or SLURM say.",
+        ),
+    ] = None,
+    executor: Annotated[Literal["local", "ray"], typer.Option(help="Who computes the chunks.")] = "local",
+    actors: Annotated[int | None, typer.Option(help="Workers of Ray. Default: one a GPU or machine.", min=1)] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be computed and, from a measured sample, how long it takes."),
+    ] = False,
 ) -> None:
     """Write a data set's features into the cache.
 
     One pass of an encoder keeps every layer. What is cached is not computed again, and an interrupted extraction goes
-    on where it stopped.
+    on where it stopped. Several processes may fill one cache: each commits whole chunks.
     """
     from data import open_dataset
     from featcache.cache import Cache
+    from featcache.dispatch import carry_out, choose_manner
     from featcache.encoders import EncodeOptions, encoder_spec
-    from featcache.extract import extract as run
     from featcache.jobs import plan_job
     from report.console import run_jobs, show_jobs
 
-    options = EncodeOptions(weights, random is not None, random or 0, device, autocast, compile, dtype)
+    manner = choose_manner(device, shard=shard, executor=executor, actors=actors, workers=workers, on_error=on_error)
+    options = EncodeOptions(weights, random is not None, random or 0, manner.devices[0], autocast, compile, dtype)
     store, specs = Cache(cache), [encoder_spec(name) for name in encoders]
     data = open_dataset(dataset, root=root)
     chosen = layers.split(",") if layers else None
     jobs = [plan_job(store, data, spec, options, view=view, layers=chosen) for spec in specs]
     if dry_run:
-        show_jobs(jobs, store)
+        show_jobs(jobs, store, manner)
     else:
-        run_jobs(jobs, lambda job, advance: run(store, job, on_rows=advance))
+        run_jobs(jobs, manner, lambda job, **tell: carry_out(store, job, manner, dataset=dataset, root=root, **tell))

@@ -39,7 +39,7 @@ def decode_rgb(content: bytes) -> "Image.Image":
         >>> picture.mode, picture.size, picture.getpixel((0, 0))
         ('RGB', (4, 3), (255, 255, 255))
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         image = Image.open(io.BytesIO(content))
@@ -50,6 +50,8 @@ def decode_rgb(content: bytes) -> "Image.Image":
         return image.convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataInvalid(f"refused as a decompression bomb: {error}") from error
+    except UnidentifiedImageError as error:  # its text names an object in memory
+        raise DataInvalid(f"no image in any format that Pillow reads ({len(content)} bytes)") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError) as error:
         raise DataInvalid(f"not a whole image file ({len(content)} bytes): {error}") from error
 

@@ -331,11 +331,11 @@ class BucketFolder(Folder):
         path, whole = self._at(name), _joined(parts)
         self._write(f"writing {name}", lambda: self._store.put(path, whole, use_multipart=False))
 
-    def remove(self, name: str) -> None:
-        """Deletes an object."""
-        path = self._at(name)
+    def remove(self, name: str, *more: str) -> None:
+        """Deletes objects."""
+        paths = [self._at(each) for each in (name, *more)]
         try:
-            self._try(f"deleting {name}", lambda: self._store.delete(path))
+            self._try(f"deleting {name}", lambda: self._store.delete(paths))
         except FileNotFoundError:
             pass
 

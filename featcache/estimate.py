@@ -13,8 +13,8 @@ from featcache.cache import Cache
 from featcache.decoding import choose_workers, named_worker_death, prepared_batches
 from featcache.encoders import load_encoder
 from featcache.errors import ExtractionFailed
-from featcache.extract import available_bytes
 from featcache.jobs import Job
+from featcache.limits import available_bytes
 from featcache.plan import Plan
 
 if TYPE_CHECKING:

@@ -1,12 +1,10 @@
 """How do a view's rows become cached features? One pass of an encoder fills the arrays of all its layers."""
 
-import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +17,8 @@ from featcache.decoding import Batch, choose_workers, named_worker_death, prepar
 from featcache.encoders import load_encoder
 from featcache.errors import ExtractionFailed, Overflow
 from featcache.jobs import Job, cached_name
+from featcache.leases import lease
+from featcache.limits import available_bytes, named_disk_errors, refuse_full_disk
 from featcache.plan import Plan
 from featcache.store import FeatureArray
 from featcache.tables import write_rows
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from featcache.encoders import Encoder
 
 _WRITERS = 8
-_SPARE_BYTES = 64 * 2**20
-_EARLIER = "failed in an earlier run"
+EARLIER = "failed in an earlier run"
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class _Choices:
+class Choices:
     """How a job is carried out; none of it changes what the digest binds.
 
     Args:
@@ -114,20 +113,31 @@ def extract(
             fails. What was committed stays.
         UsageError: If worker processes are asked for where there are none.
     """
-    choices = _Choices(on_error, choose_workers(job.view.modality, workers), chunks, on_rows or (lambda rows: None))
-    with _named_disk_errors(cache):
+    choices = Choices(on_error, choose_workers(job.view.modality, workers), chunks, on_rows or (lambda rows: None))
+    with named_disk_errors(cache), lease(cache.folder, f"extract {job.card.name}"):
         write_rows(cache.folder / job.dataset.name / job.view.name, job.view, job.dataset.overlay)
+        return _extract(cache, job, encoder, choices)
+
+
+def _extract(cache: Cache, job: Job, encoder: "Encoder | None", choices: Choices) -> Extracted:
     names = tuple(target.layer for target in job.targets)
     encoder_name = cached_name(job.card, job.options)
     if job.done:
         failed = _failures([target.array for target in job.targets], {})
         return Extracted(encoder_name, job.view.name, names, 0, len(job.view), 0.0, failed=failed)
-    _refuse_full_disk(cache, job)
+    refuse_full_disk(cache, f"{encoder_name} over {job.view.name}", job.bytes)
     encoder = encoder if encoder is not None else load_encoder(job.spec, job.options, memo=cache.memo)
     if encoder.card.binds != job.card.binds:
         raise ExtractionFailed(f"the weights of {job.card.name} changed since they were described; run it again")
+    return compute(cache, job, encoder, choices)
+
+
+def compute(cache: Cache, job: Job, encoder: "Encoder", choices: Choices) -> Extracted:
+    """As `extract`, where the row table is written and the encoder loaded: takes no time that grows with the rows."""
+    names = tuple(target.layer for target in job.targets)
+    encoder_name, chunks = cached_name(job.card, job.options), choices.chunks
     started, done = perf_counter(), _Done()
-    with _named_disk_errors(cache):
+    with named_disk_errors(cache):
         try:
             for plan, arrays in _passes(job, encoder).items():
                 _Pass(job.view, encoder, plan, arrays, choices, done).run()
@@ -171,7 +181,7 @@ def _finish(job: Job) -> bool:
 def _failures(arrays: Iterable[FeatureArray], whys: dict[str, str]) -> tuple[Failure, ...]:
     """The rows that failed now, and those that the records of complete arrays list."""
     recorded = (row for array in arrays for record in array.complete().records for row in record.failed)
-    return tuple(Failure(row, whys.get(row, _EARLIER)) for row in dict.fromkeys([*whys, *recorded]))
+    return tuple(Failure(row, whys.get(row, EARLIER)) for row in dict.fromkeys([*whys, *recorded]))
 
 
 def _covered(spans: Iterable[tuple[int, int]]) -> int:
@@ -192,6 +202,8 @@ def _passes(job: Job, encoder: "Encoder") -> dict[Plan, dict[str, FeatureArray]]
     wanted = Plan(len(job.view), job.chunk_rows, size, order, torch.get_num_threads())
     passes: dict[Plan, dict[str, FeatureArray]] = {}
     to_do = [target for target in job.targets if not target.done]
+    # who makes the first array plans them all: two processes that come at once must not cut half of them each
+    wanted = to_do[0].array.create(to_do[0].key, wanted) if to_do else wanted
     with ThreadPoolExecutor(_WRITERS) as writers:  # each waits for the disk: together they wait once
         plans = list(writers.map(lambda target: target.array.create(target.key, wanted), to_do))
     for target, plan in zip(to_do, plans, strict=True):
@@ -216,7 +228,7 @@ class _Pass:
     encoder: "Encoder"
     plan: Plan
     arrays: dict[str, FeatureArray]
-    choices: _Choices
+    choices: Choices
     done: _Done
 
     def run(self) -> None:
@@ -362,39 +374,3 @@ class _Commits:
         if commits:
             self._pass.done.encoded.append(self._span)
             self._pass.choices.on_rows(self._span[1] - self._span[0])
-
-
-@contextmanager
-def _named_disk_errors(cache: Cache) -> Iterator[None]:
-    """Turns the system's errors of writing into one that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise ExtractionFailed(
-            f"cannot write to {cache.folder}: {error.strerror}. What was committed stays; free space or choose another "
-            "--cache, then run the same command again"
-        ) from error
-
-
-def _refuse_full_disk(cache: Cache, job: Job) -> None:
-    free = cache.folder.free_bytes()
-    if free is not None and job.bytes + _SPARE_BYTES > free:
-        raise ExtractionFailed(
-            f"{cached_name(job.card, job.options)} over {job.view.name} needs {job.bytes / 1e6:.0f} MB, and "
-            f"{cache.folder} has {free / 1e6:.0f} MB free. Take fewer --layers, or another --cache"
-        )
-
-
-def available_bytes(device: str) -> int:
-    """Memory that a batch may plan with."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.mem_get_info(device)[0]
-    try:  # free memory alone leaves out what the system would give back at once
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").split("\n")
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

@@ -152,8 +152,8 @@ class Folder(ABC):
         """Writes a file over whatever is there: readers see the old bytes or the new ones."""
 
     @abstractmethod
-    def remove(self, name: str) -> None:
-        """Deletes a file; nothing to do if there is none."""
+    def remove(self, name: str, *more: str) -> None:
+        """Deletes files; nothing to do where there is none."""
 
     @abstractmethod
     def set_aside(self, name: str) -> None:
@@ -292,9 +292,10 @@ class LocalFolder(Folder):
         """Writes a file over whatever is there."""
         durable.replace(self.path / name, *parts)
 
-    def remove(self, name: str) -> None:
-        """Deletes a file."""
-        (self.path / name).unlink(missing_ok=True)
+    def remove(self, name: str, *more: str) -> None:
+        """Deletes files."""
+        for each in (name, *more):
+            (self.path / each).unlink(missing_ok=True)
 
     def set_aside(self, name: str) -> None:
         """Renames a file to `.aside-…`."""

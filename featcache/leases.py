@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from featcache.durable import make_folders
 from featcache.folder import Folder, LocalFolder
 
 FOLDER = ".leases"
@@ -62,7 +63,7 @@ def lease(folder: Folder, what: str) -> Iterator[None]:
         yield
         return
     home = folder.path / FOLDER
-    home.mkdir(parents=True, exist_ok=True)
+    make_folders(home)
     path = home / uuid.uuid4().hex
     path.touch()
     began = path.stat().st_mtime  # the file system's clock, which on a network disk is not ours

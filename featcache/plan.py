@@ -3,13 +3,16 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-TARGET_BYTES = 1_500_000
+TARGET_BYTES, TARGET_BYTES_OF_HUGE = 1_500_000, 48_000_000
 LEAST_ROWS, MOST_ROWS, MOST_ROWS_OF_HUGE = 256, 8_192, 65_536
-HUGE = 10_000_000
+HUGE = 1_000_000
 
 
 def chunk_rows(n: int, row_bytes: int) -> int:
     """Rows of one chunk: about 1.5 MB, n split evenly so that the last chunk is hardly padded.
+
+    Above a million rows it is about 48 MB: in a bucket every chunk and its record cost a request, and a listing names
+    a thousand.
 
     Args:
         n: Rows of the array.
@@ -20,9 +23,11 @@ def chunk_rows(n: int, row_bytes: int) -> int:
         976
         >>> chunk_rows(100, 768 * 2)
         100
+        >>> chunk_rows(10_000_000, 768 * 2)
+        31250
     """
-    most = MOST_ROWS_OF_HUGE if n > HUGE else MOST_ROWS
-    target = min(max(TARGET_BYTES // row_bytes, LEAST_ROWS), most)
+    target, most = (TARGET_BYTES_OF_HUGE, MOST_ROWS_OF_HUGE) if n > HUGE else (TARGET_BYTES, MOST_ROWS)
+    target = min(max(target // row_bytes, LEAST_ROWS), most)
     chunks = -(-n // target)
     return -(-n // chunks)
 

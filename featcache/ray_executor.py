@@ -17,7 +17,7 @@ from data.errors import DataError
 from featcache.cache import Cache
 from featcache.encoders import load_encoder
 from featcache.errors import ExtractionFailed, FeatcacheError, UsageError
-from featcache.extract import Extracted, extract
+from featcache.extract import Choices, Extracted, compute, extract
 from featcache.jobs import Job
 from featcache.request import Request, combined, open_request
 
@@ -60,14 +60,9 @@ class Worker:
             return error
 
     def _extract(self, chunks: Callable[[int], bool]) -> Extracted:
-        return extract(
-            self._cache,
-            self._job,
-            encoder=self._encoder,
-            on_error=self._request.on_error,
-            workers=self._request.workers or 0,  # processes would be started anew for every chunk
-            chunks=chunks,
-        )
+        # no worker processes: they would be started anew for every chunk
+        choices = Choices(self._request.on_error, self._request.workers or 0, chunks, lambda rows: None)
+        return compute(self._cache, self._job, self._encoder, choices)
 
 
 @dataclass

@@ -212,7 +212,8 @@ class Reader:
         chunks, starts = np.unique(numbers, return_index=True)
         self._require(chunks.tolist())
         out = np.empty((len(wanted), self.complete.d), dtype or self._dtype)
-        spans = list(zip(chunks.tolist(), starts.tolist(), [*starts[1:].tolist(), len(wanted)], strict=True))
+        ends = np.append(starts, len(wanted))[1:]
+        spans = list(zip(chunks.tolist(), starts.tolist(), ends.tolist(), strict=True))
 
         def fill(span: tuple[int, int, int]) -> None:
             chunk, low, high = span

@@ -14,7 +14,7 @@ from data.views import Dataset, View
 from featcache.cache import Cache
 from featcache.encoders import EncodeOptions, EncoderSpec
 from featcache.errors import UsageError, WeightsInvalid
-from featcache.extract import _EARLIER, Extracted, Failure
+from featcache.extract import EARLIER, Extracted, Failure
 from featcache.folder import LocalFolder
 from featcache.jobs import Job, cached_name, plan_job
 from featcache.key import canonical
@@ -127,7 +127,7 @@ def combined(job: Job, results: Iterable[Extracted], seconds: float) -> Extracte
         asked += result.rows + result.reused
         complete = complete or result.complete
         for failure in result.failed:  # who completes the arrays lists the others' failures without their reasons
-            if failure.why != _EARLIER or failure.id not in failed:
+            if failure.why != EARLIER or failure.id not in failed:
                 failed[failure.id] = failure
     names = tuple(target.layer for target in job.targets)
     name = cached_name(job.card, job.options)

@@ -147,7 +147,7 @@ class FeatureArray:
         name = chunk_name(mine.chunk)
         found = self.folder.read(name)
         whole = len(found) == mine.bytes and crc_of(found[:-CRC_BYTES]) == found[-CRC_BYTES:]
-        if whole:
+        if whole and _same_rows_failed(found[:-CRC_BYTES], body, *self._row_type()):
             return record_of(found, mine.chunk, mine.rows, mine.writer, mine.failed)
         self.folder.set_aside(name)
         if not self.folder.write_once(name, body, crc):
@@ -170,23 +170,28 @@ class FeatureArray:
                 continue
             found = self.folder.read(name)
             start, stop = plan.span(chunk)
-            if self._is_whole(plan, found, stop - start):
+            if not self._has_size_and_crc(plan, found):
+                self.folder.set_aside(name)
+            elif self._is_finite(found, stop - start):
                 if isinstance(self.folder, LocalFolder):
                     sync_folder(self.folder.path)  # the link may not have been durable yet
                 record = record_of(found, chunk, stop - start, "adopted", ())
                 self.folder.write_once(record_name(chunk), canonical(asdict(record)))
                 adopted.append(chunk)
-            else:
-                self.folder.set_aside(name)
-        return adopted
+        return adopted  # a whole chunk with rows that failed waits for a writer that knows their ids: see _adopt
 
-    def _is_whole(self, plan: Plan, found: bytes, rows: int) -> bool:
-        """Whether a chunk found without record can be adopted: right size, right CRC-32C, no row that failed."""
-        d, dtype = int(self.key().binds["d"]), np.dtype(self.key().binds["dtype"])
+    def _row_type(self) -> tuple[int, np.dtype[Any]]:
+        binds = self.key().binds
+        return int(binds["d"]), np.dtype(binds["dtype"])
+
+    def _has_size_and_crc(self, plan: Plan, found: bytes) -> bool:
+        d, dtype = self._row_type()
         body, crc = found[:-CRC_BYTES], found[-CRC_BYTES:]
-        if len(body) != plan.chunk_rows * d * dtype.itemsize or crc_of(body) != crc:
-            return False
-        return bool(np.isfinite(np.frombuffer(body, dtype)[: rows * d]).all())
+        return len(body) == plan.chunk_rows * d * dtype.itemsize and crc_of(body) == crc
+
+    def _is_finite(self, found: bytes, rows: int) -> bool:
+        d, dtype = self._row_type()
+        return bool(np.isfinite(np.frombuffer(found[:-CRC_BYTES], dtype)[: rows * d]).all())
 
     def finish(self, plan: Plan) -> Complete:
         """Writes COMPLETE.json once every chunk is committed.
@@ -353,6 +358,12 @@ def chunk_parts(plan: Plan, block: np.ndarray) -> tuple[memoryview, bytes]:
         full[: len(block)] = block
     body = flat(np.ascontiguousarray(full))
     return body, crc_of(body)
+
+
+def _same_rows_failed(one: bytes, other: memoryview, d: int, dtype: np.dtype[Any]) -> bool:
+    """Whether two chunks have no numbers in the same rows: whoever records one names the rows that failed."""
+    failed = [np.isnan(np.frombuffer(body, dtype).reshape(-1, d)).any(axis=1) for body in (one, other)]
+    return bool(np.array_equal(*failed))
 
 
 def stray_files(array: FeatureArray, plan: Plan) -> list[str]:

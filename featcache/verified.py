@@ -46,7 +46,7 @@ class Verified:
 
     def knows(self, folder: Folder, stamp: str | None) -> bool:
         """Whether the files of that stamp were checked."""
-        return stamp is not None and any(_content(note) == stamp for note in self._notes(folder))
+        return stamp is not None and any(_content(note) == stamp.encode() for note in self._notes(folder))
 
     def remember(self, folder: Folder, stamp: str | None) -> None:
         """Notes that the files of that stamp were checked; a note that cannot be written costs time, not trust."""
@@ -56,7 +56,7 @@ class Verified:
             try:
                 note.parent.mkdir(parents=True, exist_ok=True)
                 temporary = note.with_name(f"{TEMPORARY}{os.getpid()}-{note.name}")
-                temporary.write_text(stamp, encoding="ascii")
+                temporary.write_bytes(stamp.encode())
                 temporary.replace(note)
             except OSError:  # os.access would say too little: a disk mounted read-only, a server's own rules
                 continue
@@ -76,8 +76,8 @@ class Verified:
         return [home / place for home in self._homes]
 
 
-def _content(note: Path) -> str | None:
+def _content(note: Path) -> bytes | None:
     try:
-        return note.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):
+        return note.read_bytes()
+    except OSError:
         return None

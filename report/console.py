@@ -12,7 +12,9 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from featcache.cache import Cache, Entry
-    from featcache.extract import Extracted, Job
+    from featcache.dispatch import Manner
+    from featcache.extract import Extracted
+    from featcache.jobs import Job
     from featcache.verify import Problem
 
 
@@ -137,8 +139,8 @@ def show_problems(problems: Iterator["Problem"], entries: Sequence["Entry"], cac
         )
         if any("pip install --upgrade" not in problem.what for problem in found):
             console().print(
-                "Splits and row tables: run the same featcache extract again. Arrays: remove them with featcache rm, "
-                "then extract again."
+                "To mend: featcache repair, with --from another cache that has the arrays, or with the data set's "
+                "--root."
             )
     return 1 if found else 0
 
@@ -146,48 +148,78 @@ def show_problems(problems: Iterator["Problem"], entries: Sequence["Entry"], cac
 # -- extraction -------------------------------------------------------------------------------------------------------
 
 
-def show_jobs(jobs: Sequence["Job"], cache: "Cache") -> None:
-    """Shows what an extraction would compute."""
+def show_jobs(jobs: Sequence["Job"], cache: "Cache", manner: "Manner") -> None:
+    """Shows what an extraction would compute, and how long it takes at the rate of a measured sample."""
+    from featcache.estimate import estimate
+
     rows = []
     for job in jobs:
-        chunks = -(-len(job.view) // job.chunk_rows)
-        to_do = sum(0 if t.done else chunks if t.missing is None else t.missing for t in job.targets)
+        with console(stderr=True).status(f"measuring {job.card.name} over {job.view.name}"):
+            cost = estimate(cache, job, workers=manner.workers)
+        parts = manner.shard.count * len(manner.devices)
         rows.append(
             (
                 job.card.name,
                 job.view.name,
-                len(job.view),
+                f"{cost.rows_left:,} of {len(job.view):,}",
                 len(job.targets),
-                f"{to_do} of {chunks * len(job.targets)}",
-                size(job.bytes),
+                f"{cost.chunks:,}",
+                size(cost.bytes),
+                f"{cost.rows_per_second:.0f}" if cost.sample_rows else "–",
+                duration(cost.seconds / parts),
             )
         )
-    print_table(("encoder", "view", "rows", "arrays", "chunks to compute", "to write"), rows)
-    console().print(f"Cache: {cache.folder}. Nothing was computed (--dry-run).")
+    columns = ("encoder", "view", "rows to encode", "arrays", "chunks to write", "to write", "rows/s", "time")
+    print_table(columns, rows)
+    shared = manner.shard.count * len(manner.devices)
+    console().print(
+        "Rates were measured on a sample of this machine's rows"
+        + (f"; time is for each of {shared} processes" if shared > 1 else "")
+        + f". Cache: {cache.folder}. Nothing was written (--dry-run)."
+    )
 
 
-def run_jobs(jobs: Sequence["Job"], run: "Callable[[Job, Callable[[int], None]], Extracted]") -> None:
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them.
+
+    Example:
+        >>> duration(9.4), duration(400), duration(9000)
+        ('9 s', '6.7 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def run_jobs(jobs: Sequence["Job"], manner: "Manner", run: "Callable[..., Extracted]") -> None:
     """Runs extractions one after the other under a progress display, a line of result each.
 
     Args:
         jobs: What to extract.
-        run: (job, function to call with the number of finished rows) -> what was done.
+        manner: How it is carried out.
+        run: Function of a job, `on_rows` (told the number of finished rows) and `say` (told lines of other processes).
     """
-    for note in jobs[0].dataset.notes if jobs else ():
-        console().print(f"{jobs[0].dataset.name}: {note}")
+    for note in (*(jobs[0].dataset.notes if jobs else ()), *manner.notes):
+        console().print(f"{jobs[0].dataset.name}: {note}" if note not in manner.notes else note)
+    say = console(stderr=True).print
     for job in jobs:
         if job.done:
-            done = run(job, lambda rows: None)
+            done = run(job)
         else:
             with row_progress(f"{job.card.name} over {job.view.name}", len(job.view)) as advance:
-                done = run(job, advance)
+                done = run(job, on_rows=advance, say=say)
         console().print(_result_line(done))
+        if done.failed:
+            listed = "; ".join(f"{failure.id}: {failure.why}" for failure in done.failed[:5])
+            more = f"; and {len(done.failed) - 5} more" if len(done.failed) > 5 else ""
+            console().print(f"  {_count(done.failed, 'row')} failed and will be dropped when loading: {listed}{more}")
 
 
 def _result_line(done: "Extracted") -> str:
-    what = f"{done.encoder} over {done.view}: {len(done.layers)} arrays complete"
+    what = f"{done.encoder} over {done.view}: {len(done.layers)} arrays "
+    what += "complete" if done.complete else "in work: this share is done, other chunks are not yet there"
     if not done.rows:
-        return f"{what}, all of it cached already"
+        return f"{what}, all of it cached already" if done.complete else what
     reused = f", {done.reused:,} reused" if done.reused else ""
     return f"{what}; {done.rows:,} rows in {done.seconds:.1f} s ({done.rows / done.seconds:.0f} rows/s){reused}"
 

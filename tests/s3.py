@@ -16,25 +16,24 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 KEY, SECRET = "tester", "secret-of-the-tester"
+_given: set[int] = set()
 
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on just now; SeaweedFS takes port + 10,000 too, so they lie below 50,000."""
-    sockets: list[socket.socket] = []
+    found: list[int] = []
     port = 20_000 + os.getpid() % 20_000
-    while len(sockets) < count:
+    while len(found) < count:
         port = 20_000 + (port + 7) % 25_000
-        try:
-            one, other = socket.socket(), socket.socket()
-            one.bind(("127.0.0.1", port))
-            other.bind(("127.0.0.1", port + 10_000))
-        except OSError:
-            continue
-        sockets += [one]
-        other.close()
-    found = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+        with socket.socket() as one, socket.socket() as other:
+            try:
+                one.bind(("127.0.0.1", port))
+                other.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+        if port not in _given:  # two servers of one process
+            _given.add(port)
+            found.append(port)
     return found
 
 
@@ -77,7 +76,8 @@ class Seaweed:
         s3, master, volume, filer = self._ports
         command = [str(Path(sys.executable).with_name("weed")), "server", f"-dir={self._folder}", "-ip=127.0.0.1"]
         command += ["-s3", f"-s3.port={s3}", f"-s3.config={config}", f"-master.port={master}", f"-volume.port={volume}"]
-        command += [f"-filer.port={filer}", "-volume.max=30", "-master.volumeSizeLimitMB=64"]
+        command += [f"-filer.port={filer}", "-volume.max=200", "-master.volumeSizeLimitMB=64"]
+        command += ["-master.electionTimeout=1s", "-master.heartbeatInterval=100ms"]  # back in seconds after a kill
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         until = time.monotonic() + 60
@@ -87,9 +87,12 @@ class Seaweed:
             time.sleep(0.1)
 
     def _answers(self) -> bool:
-        """Whether a bucket can be made: the S3 port opens before the volumes are there."""
+        """Whether an object can be put and read: the S3 port opens before the volumes are there."""
         try:
-            make_bucket(self.endpoint, "are-you-there")
+            client = _client(self.endpoint)
+            make_bucket(self.endpoint, "features")
+            client.put_object(Bucket="features", Key="are-you-there", Body=b"yes")
+            client.get_object(Bucket="features", Key="are-you-there")["Body"].read()
         except Exception:  # whatever boto3 makes of a server that is starting
             return False
         return True

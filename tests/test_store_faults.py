@@ -213,7 +213,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> dict[float, dict[str
 @pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
 @pytest.mark.parametrize("differ", [False, True], ids=["same bytes", "other bytes"])
 @pytest.mark.parametrize("many", [2, 4])
-@pytest.mark.parametrize("rounds", [4, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [4, pytest.param(40, marks=pytest.mark.slow)])
 def test_writers_of_one_digest_at_once_end_with_one_writers_bytes_in_every_chunk(
     tmp_path: Path,
     writers: Writers,

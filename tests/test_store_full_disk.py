@@ -32,7 +32,7 @@ def fake_described() -> Iterator[None]:
     """Extraction with the fake encoder, its first look at the free space left out: the disk fills up later."""
     with ExitStack() as stack:
         stack.enter_context(mock.patch("featcache.jobs.describe", lambda spec, options, memo: fake_card()))
-        stack.enter_context(mock.patch("featcache.extract._refuse_full_disk", lambda cache, job: None))
+        stack.enter_context(mock.patch("featcache.extract.refuse_full_disk", lambda cache, what, count: None))
         yield
 
 

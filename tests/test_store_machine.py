@@ -219,7 +219,7 @@ class Store(RuleBasedStateMachine):
             assert len(body) == self.plan.chunk_rows and np.isnan(body[len(block) :]).all()
 
 
-@pytest.mark.parametrize(("examples", "steps"), [(30, 25), pytest.param(1500, 60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("examples", "steps"), [(30, 25), pytest.param(300, 50, marks=pytest.mark.slow)])
 def test_an_array_is_a_dict_of_blocks(examples: int, steps: int) -> None:
     slow = [HealthCheck.too_slow, HealthCheck.filter_too_much]
     run_state_machine_as_test(

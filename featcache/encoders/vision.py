@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.encoders.spec import EncoderSpec, Preprocessing
 from featcache.encoders.weights import Found
-from featcache.errors import WeightsInvalid
+from featcache.errors import ExtractionFailed, WeightsInvalid
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from featcache.encoders.backbone import Backbone
     from featcache.encoders.pooling import Layout
+
+_MOST_STRETCHED = 1000
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,9 @@ def prepare_image(image: "Image", settings: ImageSettings) -> "Tensor":
 
     Returns:
         [h, w, 3] uint8; scaling and normalising wait for the batch, where they cost less.
+
+    Raises:
+        ExtractionFailed: If one edge is more than a thousand times the other.
     """
     import numpy as np
     import torch
@@ -148,6 +153,10 @@ def prepare_image(image: "Image", settings: ImageSettings) -> "Tensor":
 
     if image.mode != "RGB":
         image = image.convert("RGB")
+    if max(image.size) > _MOST_STRETCHED * min(image.size):
+        raise ExtractionFailed(
+            f"a picture of {image.width} × {image.height} pixels: resized by its shorter edge it would not fit in memory"
+        )
     image = image.resize(_resized(image.size, settings.resize), Resampling[settings.interpolation.upper()])
     height, width = settings.crop
     if image.width < width or image.height < height:

