@@ -195,10 +195,6 @@ class BucketFolder(Folder):
             ):
                 with attempt:
                     return call()
-        except (of.PermissionDeniedError, of.UnauthenticatedError):
-            raise RemoteFailed(
-                f"{self}: access refused ({what}). Check the credentials: featcache doctor {self}"
-            ) from None
         except of.AlreadyExistsError:
             raise
         except (of.BaseError, FileNotFoundError) as error:
@@ -207,6 +203,10 @@ class BucketFolder(Folder):
                 raise RemoteFailed(f"{self}: there is no bucket {self._address}. Make it first") from None
             if isinstance(error, (of.NotFoundError, FileNotFoundError)):
                 raise FileNotFoundError(f"{self}: {what}: there is no such object") from None
+            if isinstance(error, (of.PermissionDeniedError, of.UnauthenticatedError)) or _status(error) in (401, 403):
+                raise RemoteFailed(
+                    f"{self}: access refused ({what}: {_reason(error)}). Check the credentials: featcache doctor {self}"
+                ) from None
             raise RemoteFailed(f"{self}: {what} failed: {_reason(error)}. Run: featcache doctor {self}") from None
         raise AssertionError("unreachable: the last attempt returns or raises")
 

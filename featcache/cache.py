@@ -119,15 +119,19 @@ class Cache:
         for path in self.folder.find(f"{dataset}/{view}/{encoder}/{layer}/{digest}"):
             yield self.array(path)
 
-    def answering(self, selector: str) -> list[FeatureArray]:
+    def answering(self, selector: str, *, may_lack: bool = False) -> list[FeatureArray]:
         """The arrays, whole or not, that `dataset[/view[/encoder[/layer]]][@digest]` with globs stands for.
+
+        Args:
+            selector: What is wanted.
+            may_lack: Nothing of it need be there.
 
         Raises:
             FeaturesNotCached: If something is named and nothing of it is cached; lists what is.
         """
         pattern = parse_pattern(selector)
         found = list(self.arrays(**asdict(pattern)))
-        if not found and pattern.dataset != "*":
+        if not found and pattern.dataset != "*" and not may_lack:
             wanted = Selector(pattern.encoder, None if pattern.view == "*" else pattern.view)
             raise self._not_cached(pattern.dataset, wanted, [])
         return found

@@ -1,7 +1,9 @@
 """How do arrays that were computed from cached features come into the cache? Bound to the features' digest and root."""
 
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +17,8 @@ from featcache.leases import lease
 from featcache.names import check_name
 from featcache.plan import Plan, chunk_rows
 from featcache.store import FeatureArray
+
+_WRITERS = 8
 
 
 def store_derived(
@@ -61,20 +65,11 @@ def store_derived(
     if source.ids.tolist() != [row_id for row_id in table.ids if row_id not in failed]:
         raise UsageError(f"{source.name} must come with every row of its array, in order, to be cached")
     full = _with_failed_rows(values, table.ids, failed)
-    return write_array(
-        cache,
-        key,
-        lambda start, stop: full[start:stop],
-        failed=lambda start, stop: [row_id for row_id in table.ids[start:stop] if row_id in failed],
-    )
+    return write_array(cache, key, lambda start, stop: full[start:stop], ids=table.ids)
 
 
 def write_array(
-    cache: Cache,
-    key: ArrayKey,
-    block: Callable[[int, int], np.ndarray],
-    *,
-    failed: Callable[[int, int], Sequence[str]] = lambda start, stop: (),
+    cache: Cache, key: ArrayKey, block: Callable[[int, int], np.ndarray], *, ids: Sequence[str] | None = None
 ) -> FeatureArray:
     """Writes what is missing of one array, chunk by chunk.
 
@@ -82,7 +77,7 @@ def write_array(
         cache: The cache.
         key: What the array is asked to be; its row table must be there.
         block: (first row, first row behind the last) -> [rows, d] in the key's dtype.
-        failed: Likewise -> ids of the rows that are NaN.
+        ids: Ids of all rows, where some may have failed and are NaN.
 
     Returns:
         The complete array; if it was there already, that one.
@@ -93,13 +88,31 @@ def write_array(
     n, row = int(key.binds["rows"]["n"]), int(key.binds["d"]) * np.dtype(key.binds["dtype"]).itemsize
     with lease(cache.folder, f"write {key.encoder}/{key.layer}"):
         plan = array.create(key, Plan(n, chunk_rows(n, row), n, "row", 1))
-        array.adopt_orphans(plan)
-        writer = uuid.uuid4().hex
-        for chunk in sorted(set(range(plan.chunks)) - array.committed()):
-            start, stop = plan.span(chunk)
-            array.commit(plan, chunk, block(start, stop), writer=writer, failed=failed(start, stop))
+        array.adopt_orphans(plan, ids)
+        _commit_all(array, plan, sorted(set(range(plan.chunks)) - array.committed()), block, ids)
         array.finish(plan)
     return array
+
+
+def _commit_all(
+    array: FeatureArray,
+    plan: Plan,
+    chunks: Sequence[int],
+    block: Callable[[int, int], np.ndarray],
+    ids: Sequence[str] | None,
+) -> None:
+    """Commits chunks, some at a time: each waits four times for the disk, and the disk does not mind company."""
+    writer = uuid.uuid4().hex
+    with ThreadPoolExecutor(_WRITERS) as writers:
+        under_way = deque[Future[object]]()
+        for chunk in chunks:
+            start, stop = plan.span(chunk)
+            rows = ids[start:stop] if ids else None
+            under_way.append(writers.submit(array.commit, plan, chunk, block(start, stop), writer=writer, ids=rows))
+            if len(under_way) == _WRITERS:
+                under_way.popleft().result()
+        for commit in under_way:
+            commit.result()
 
 
 def _with_failed_rows(values: np.ndarray, ids: list[str], failed: set[str]) -> np.ndarray:

@@ -105,6 +105,7 @@ def plan_transfer(
     *,
     rows: tuple[int, int] | None = None,
     prefer: Prefer | None = None,
+    may_lack: bool = False,
 ) -> Transfer:
     """Compares two caches; moves nothing.
 
@@ -114,16 +115,18 @@ def plan_transfer(
         selectors: `dataset[/view[/encoder[/layer]]]`, parts may hold globs.
         rows: Only the chunks that hold rows start to stop.
         prefer: Whose array stays where both have chunks and their bytes differ; None makes that an error.
+        may_lack: The source need not have anything of what is named.
 
     Raises:
-        FeaturesNotCached: If the source has nothing of what is named.
+        FeaturesNotCached: If the source has nothing of what is named, and that is not allowed.
         RootsDiffer: If both have an array with other bytes and none is preferred.
         UsageError: If the source holds only some rows of an array.
         Damaged: If an array of the source contradicts itself.
         RemoteFailed: If one side cannot be reached, or lists what no cache holds.
     """
-    found = {str(array.folder): array for selector in selectors for array in source.answering(selector)}
-    if not found:
+    answering = (source.answering(selector, may_lack=may_lack) for selector in selectors)
+    found = {str(array.folder): array for arrays in answering for array in arrays}
+    if not found and not may_lack:
         raise FeaturesNotCached(f"there is nothing to send in {source.folder}")
 
     def compare(array: FeatureArray) -> tuple[Move, FeatureArray | None]:

@@ -2,10 +2,13 @@
 
 import errno
 import os
+import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 TEMPORARY = ".tmp-"
 _STALE_SECONDS = 30.0
@@ -27,7 +30,14 @@ def sync_file(descriptor: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Forces a folder's entries to the medium."""
+    """Forces a folder's entries to the medium; threads that ask at the same time share one call of the system."""
+    place = os.fspath(folder)
+    with _turns_lock:
+        turn = _turns.setdefault(place, _Turn())
+    turn.take(lambda: _sync_entries(place))
+
+
+def _sync_entries(folder: str) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -36,6 +46,38 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+class _Turn:
+    """Runs an action for many threads: each is served by a run that began after it asked."""
+
+    def __init__(self) -> None:
+        self._state = threading.Condition()
+        self._begun = self._ended = 0
+        self._running = False
+
+    def take(self, action: Callable[[], None]) -> None:
+        with self._state:
+            wanted = self._begun + 1  # a run that is under way may have begun before what is to be synced was there
+            while self._running and self._ended < wanted:
+                self._state.wait()
+            if self._ended >= wanted:
+                return
+            self._running, self._begun = True, self._begun + 1
+            mine = self._begun
+        try:
+            action()
+        except BaseException:
+            mine = 0  # those who wait try for themselves
+            raise
+        finally:
+            with self._state:
+                self._running, self._ended = False, max(self._ended, mine)
+                self._state.notify_all()
+
+
+_turns: "WeakValueDictionary[str, _Turn]" = WeakValueDictionary()
+_turns_lock = threading.Lock()
 
 
 def _write_temporary(folder: Path, parts: Iterable[bytes | memoryview]) -> Path:
@@ -67,7 +109,7 @@ def link_exclusively(temporary: Path, target: Path) -> bool:
 
 def _rename_exclusively(temporary: Path, target: Path) -> bool:
     """As `link_exclusively` where there are no hard links: mkdir is the lock, rename the commit."""
-    lock = target.with_name(f"{target.name}.lock")
+    lock = target.with_name(f"{TEMPORARY}{target.name}.lock")
     while not target.exists():
         try:
             lock.mkdir()
@@ -80,7 +122,8 @@ def _rename_exclusively(temporary: Path, target: Path) -> bool:
             temporary.rename(target)
             return True
         finally:
-            lock.rmdir()
+            with suppress(FileNotFoundError):  # taken for a dead writer's and broken
+                lock.rmdir()
     return False
 
 
@@ -125,6 +168,8 @@ def make_folders(folder: Path) -> None:
     while not folder.exists():
         missing.append(folder)
         folder = folder.parent
+    with suppress(PermissionError):  # whoever made it may have been killed before its entry was durable
+        sync_folder(folder.parent)
     for step in reversed(missing):
         step.mkdir(exist_ok=True)
         sync_folder(step.parent)

@@ -255,7 +255,7 @@ class _Pass:
         chosen = self.choices.chunks
         if chosen is None:  # a chunk without record may be another process's that is at work right now
             for array in self.arrays.values():
-                array.adopt_orphans(self.plan)
+                array.adopt_orphans(self.plan, self.view.ids)
         committed = {layer: array.committed() for layer, array in self.arrays.items()}
         wanted: dict[int, tuple[str, ...]] = {}
         for chunk in range(self.plan.chunks):
@@ -349,14 +349,13 @@ class _Commits:
         """Sends a chunk of every array off, once the one before it is durable."""
         self.settle()
         work, start = self._pass, self._pass.plan.span(chunk)[0]
-        rows = sorted(failed)
-        ids = [work.view.ids[row] for row in rows]
         for block in blocks.values():
-            block[np.asarray(rows, int) - start] = np.nan
-        work.done.failed.update((row_id, failed[row]) for row_id, row in zip(ids, rows, strict=True))
+            block[np.asarray(sorted(failed), int) - start] = np.nan
+        work.done.failed.update((work.view.ids[row], failed[row]) for row in sorted(failed))
+        ids = work.view.ids[slice(*work.plan.span(chunk))]
         self._span = work.plan.span(chunk)
         self._under_way = [
-            self._writers.submit(work.arrays[layer].commit, work.plan, chunk, block, writer=self._id, failed=ids)
+            self._writers.submit(work.arrays[layer].commit, work.plan, chunk, block, writer=self._id, ids=ids)
             for layer, block in blocks.items()
         ]
 

@@ -32,11 +32,18 @@ class Folder(ABC):
     parallel: ClassVar[int] = 8  # requests worth having under way at once
     batch_bytes: ClassVar[int] = 64 * 2**20  # chunks to write before their records: what an interruption may cost
 
-    def map(self, function: Callable[[_T], _U], items: Sequence[_T]) -> list[_U]:
-        """The results of a function that reads or writes here, in order; several at once where that pays."""
-        if self.parallel == 1 or len(items) < 2:
+    def map(self, function: Callable[[_T], _U], items: Sequence[_T], *, parallel: int | None = None) -> list[_U]:
+        """The results of a function that reads or writes here, in order; several at once where that pays.
+
+        Args:
+            function: What to do.
+            items: What with.
+            parallel: At least so many at once; None leaves it to the kind of folder.
+        """
+        parallel = max(self.parallel, parallel or 1)
+        if parallel == 1 or len(items) < 2:
             return [function(item) for item in items]
-        with ThreadPoolExecutor(self.parallel) as pool:
+        with ThreadPoolExecutor(parallel) as pool:
             return list(pool.map(function, items))
 
     @abstractmethod
@@ -114,7 +121,7 @@ class Folder(ABC):
         Example:
             LocalFolder(cache).find("openmoji/*/minilm/*/*")
         """
-        found = [""]
+        found, listed = [""], True
         for part in pattern.split("/"):
             if any(sign in part for sign in "*?["):
                 below = self.map(lambda path: (self / path if path else self).folders(), found)
@@ -124,9 +131,10 @@ class Folder(ABC):
                     for name in names
                     if fnmatchcase(name, part) and not name.startswith(".")
                 ]
+                listed = True
             else:
-                found = [f"{path}/{part}".lstrip("/") for path in found]
-        there = self.map(lambda path: (self / path).there(), found)
+                found, listed = [f"{path}/{part}".lstrip("/") for path in found], False
+        there = [True] * len(found) if listed else self.map(lambda path: (self / path).there(), found)
         return sorted(path for path, exists in zip(found, there, strict=True) if exists)
 
     def zarr_store(self) -> Any:
@@ -163,6 +171,9 @@ class Folder(ABC):
     def delete(self) -> None:
         """Deletes this folder and everything in it: readers see all of it or nothing of it."""
 
+    def sync(self) -> None:  # noqa: B027 - what a bucket has acknowledged is durable
+        """Makes what lies directly in this folder durable, whoever wrote it: its writer may have been killed."""
+
     def prune(self, levels: int) -> None:  # noqa: B027 - a bucket has no empty folders
         """Deletes this folder and so many levels in all upwards, as long as they are empty; nothing in a bucket."""
 
@@ -181,12 +192,16 @@ class Folder(ABC):
 
         with ThreadPoolExecutor(8) as pool:
             waiting = deque[Future[tuple[str, bool]]]()
-            for item in files:  # not pool.map: it would take every file before the first is written
-                waiting.append(pool.submit(write, *item))
-                if len(waiting) >= 16:
+            try:
+                for item in files:  # not pool.map: it would take every file before the first is written
+                    waiting.append(pool.submit(write, *item))
+                    if len(waiting) >= 16:
+                        yield waiting.popleft().result()
+                while waiting:
                     yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            finally:
+                for future in waiting:  # after an error the rest need not be tried
+                    future.cancel()
 
     def free_bytes(self) -> int | None:
         """Bytes that can still be written; None where there is no limit to be known."""
@@ -232,13 +247,15 @@ class LocalFolder(Folder):
             size = os.fstat(file.fileno()).st_size
             if offset:
                 file.seek(offset)
+            reached = offset
             for view in views:
                 done = 0
                 while done < len(view):  # one read returns at most 2 GiB
                     count = file.readinto(view[done:])
-                    if not count:
-                        return size if size < offset + len(view) else offset + done
+                    if not count:  # shorter than wanted, or cut while it was read
+                        return min(size, reached + done)
                     done += count
+                reached += done
         return size
 
     def size(self, name: str) -> int | None:
@@ -257,7 +274,7 @@ class LocalFolder(Folder):
         try:
             with os.scandir(self.path) as entries:
                 return {entry.name for entry in entries if not entry.is_dir()}
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return set()
 
     def folders(self) -> list[str]:
@@ -308,6 +325,10 @@ class LocalFolder(Folder):
         self.path.rename(doomed)
         for left in doomed.parent.glob(f"{DOOMED}*"):  # this one, and what an interrupted removal left
             shutil.rmtree(left, ignore_errors=True)
+
+    def sync(self) -> None:
+        """Makes what lies directly in it durable."""
+        durable.sync_folder(self.path)
 
     def prune(self, levels: int) -> None:
         """Deletes empty folders from here upwards."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.cache import Cache
-from featcache.durable import sync_folder
+from featcache.durable import TEMPORARY, sync_folder
 from featcache.errors import FeatcacheError, UsageError
 from featcache.folder import DOOMED, is_leftover
 from featcache.leases import FOLDER, Lease, leases
@@ -65,7 +65,7 @@ def _unneeded(cache: Cache) -> Iterator[tuple[Path, str]]:
         for name in list(folders):
             if name.startswith(DOOMED):
                 yield Path(folder, name), "removal that was interrupted"
-            elif name.endswith(".lock"):
+            elif name.startswith(TEMPORARY) and name.endswith(".lock"):
                 yield Path(folder, name), "lock of a writer that died"
             elif name.startswith(".repair-"):
                 yield Path(folder, name), "repair that was interrupted"

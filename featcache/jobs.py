@@ -9,7 +9,7 @@ import numpy as np
 from data.views import Dataset, View
 from featcache.cache import Cache
 from featcache.encoders import Card, EncodeOptions, EncoderSpec, describe
-from featcache.errors import UsageError
+from featcache.errors import FeaturesNotCached, UsageError
 from featcache.key import FORMAT, ArrayKey
 from featcache.names import check_name
 from featcache.plan import chunk_rows
@@ -154,6 +154,12 @@ def _target(cache: Cache, dataset: Dataset, view: View, card: Card, options: Enc
     array = cache.array(key.path)
     if array.folder.exists("key.json"):
         array.check()  # what is damaged must not pass for cached
+    if not array.is_complete and array.folder.names() & {"ARRIVING.json", "PARTIAL.json"}:
+        raise FeaturesNotCached(
+            f"a pull brought only a part of {key.path}, and what is computed here need not have the same bytes. "
+            f"Run: featcache pull REMOTE {key.path.rpartition('/')[0]}, or featcache rm {key.dataset} "
+            f"{key.view}/{key.encoder}/{key.layer}"
+        )
     plan = array.plan()
     missing = plan.chunks - len(array.committed()) if plan else None
     return Target(layer, key, array, missing)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 TARGET_BYTES, TARGET_BYTES_OF_HUGE = 1_500_000, 48_000_000
 LEAST_ROWS, MOST_ROWS, MOST_ROWS_OF_HUGE = 256, 8_192, 65_536
 HUGE = 1_000_000
+_DISK_BLOCK = 4096
 
 
 def chunk_rows(n: int, row_bytes: int) -> int:
@@ -20,7 +21,7 @@ def chunk_rows(n: int, row_bytes: int) -> int:
 
     Example:
         >>> chunk_rows(155_070, 768 * 2)
-        976
+        970
         >>> chunk_rows(100, 768 * 2)
         100
         >>> chunk_rows(10_000_000, 768 * 2)
@@ -29,7 +30,10 @@ def chunk_rows(n: int, row_bytes: int) -> int:
     target, most = (TARGET_BYTES_OF_HUGE, MOST_ROWS_OF_HUGE) if n > HUGE else (TARGET_BYTES, MOST_ROWS)
     target = min(max(target // row_bytes, LEAST_ROWS), most)
     chunks = -(-n // target)
-    return -(-n // chunks)
+    rows = -(-n // chunks)
+    if rows * row_bytes % _DISK_BLOCK == 0 and rows > LEAST_ROWS:  # the checksum would take a block of its own
+        rows = -(-n // (chunks + 1))
+    return rows
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,10 @@ class Plan:
     batch_size: int
     order: Literal["row", "cost"]
     threads: int
+
+    def __post_init__(self) -> None:
+        if not all(type(value) is int and value > 0 for value in (self.n, self.chunk_rows, self.batch_size)):
+            raise ValueError(f"not a plan: {self.n} rows, {self.chunk_rows} a chunk, {self.batch_size} a batch")
 
     @property
     def chunks(self) -> int:

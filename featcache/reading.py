@@ -16,6 +16,7 @@ from featcache.records import CRC_BYTES, Complete, Record, chunk_name, crc_of, f
 from featcache.verified import Verified
 
 _MAPS = 256  # each open map holds a file descriptor
+_WORTH_THREADS = 16 * 2**20
 
 
 class Reader:
@@ -122,7 +123,7 @@ class Reader:
             else:
                 self._fill(chunk, target, low - first, check(chunk))
 
-        self.folder.map(fill, chunks)
+        self.folder.map(fill, chunks, parallel=None if mapped else _readers(out.nbytes))
         return out
 
     def _through_zarr(self, rows: Any, dtype: str | None) -> np.ndarray:
@@ -322,3 +323,8 @@ def _runs(numbers: list[int]) -> list[tuple[int, int]]:
         else:
             runs.append((number, number))
     return runs
+
+
+def _readers(size: int) -> int:
+    """Threads that fill so many bytes fastest: what costs is not the disk but touching fresh memory, page by page."""
+    return 1 if size < _WORTH_THREADS else min(4, os.cpu_count() or 1)

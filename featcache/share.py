@@ -312,4 +312,5 @@ def _conclude(what: Transfer, moves: Sequence[Move], mixed: set[str]) -> None:
     map_both(what.source, what.target, check, whole)
     left = [f"{move.path}/{ARRIVING}" for move in whole if not move.rows and move.complete is not None]
     left += [f"{move.path}/PARTIAL.json" for move in whole if move.rows or move.partial]
-    what.target.folder.map(what.target.folder.remove, left)
+    if left:
+        what.target.folder.remove(*left)

@@ -1,6 +1,7 @@
 """How does one array lie on disk, and how is it written and read? Store format 1 (docs/format.md)."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 from blake3 import blake3
 
-from featcache.durable import sync_folder
 from featcache.errors import Damaged, ExtractionFailed, FeaturesNotCached, NewerFormat, UsageError
 from featcache.folder import Folder, LocalFolder, is_leftover, open_folder
 from featcache.key import FORMAT, ArrayKey, canonical
@@ -76,15 +76,16 @@ class FeatureArray:
             value = read_json(self.folder, "key.json")
             self._refuse_newer(int(value["format"]))
             key = ArrayKey.from_json(value)
+            digest = key.digest
         except FileNotFoundError as error:
             raise Damaged(f"{path} is missing. Run: featcache verify") from error
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise Damaged(f"{path} lacks or misstates {error}. Run: featcache verify") from error
-        if key.digest != self.digest:
-            raise Damaged(f"{path} was changed: its content has digest {key.digest}. Run: featcache verify")
+        if digest != self.digest or value["digest"] != self.digest or value["format"] != FORMAT:
+            raise Damaged(f"{path} was changed: its content has digest {digest}. Run: featcache verify")
         # where it lies is what it is called: a moved array need not be rewritten
-        dataset, view, encoder, _, _ = self.folder.parts[-5:]
-        return replace(key, dataset=dataset, view=view, encoder=encoder)
+        dataset, view, encoder, layer, _ = self.folder.parts[-5:]
+        return replace(key, dataset=dataset, view=view, encoder=encoder, layer=layer)
 
     def _refuse_newer(self, found: int) -> None:
         if found > FORMAT:
@@ -99,7 +100,7 @@ class FeatureArray:
             return Plan(**read_json(self.folder, "plan.json"))
         except FileNotFoundError:
             return None
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise Damaged(f"{self.folder}/plan.json was changed: {error}. Run: featcache verify") from error
 
     # -- writing ----------------------------------------------------------------------------------------------------
@@ -121,43 +122,64 @@ class FeatureArray:
         self.folder.write_once("zarr.json", zarr_json(key, plan))
         return plan
 
-    def commit(self, plan: Plan, chunk: int, block: np.ndarray, *, writer: str, failed: Sequence[str] = ()) -> Record:
+    def commit(
+        self, plan: Plan, chunk: int, block: np.ndarray, *, writer: str, ids: Sequence[str] | None = None
+    ) -> Record:
         """Makes one chunk durable, then its record. When this returns, the chunk survives anything.
 
         Args:
             plan: The plan in force.
             chunk: Chunk number.
-            block: [rows, d] in the stored dtype; may be shorter than a chunk only if it is the last.
+            block: [rows, d] in the stored dtype; may be shorter than a chunk only if it is the last. A row that is NaN
+                throughout is one that failed.
             writer: Random id of this process.
-            failed: Ids of rows that are NaN because they could not be encoded.
+            ids: Ids of the chunk's rows, for the record to list those that failed; None where none may fail.
+
+        Raises:
+            UsageError: If the block has the wrong length, or holds a NaN and there are no ids.
         """
         start, stop = plan.span(chunk)
         if len(block) != stop - start:
             raise UsageError(f"chunk {chunk} holds rows {start} to {stop}, got {len(block)}")
         body, crc = chunk_parts(plan, block)
+        failed = _failed_rows(block, ids)
+        if failed is None:
+            raise UsageError(f"chunk {chunk} of {self.folder} holds a NaN in a row that did not fail")
         digest = blake3(body).update(crc).hexdigest()
-        record = Record(chunk, len(block), len(body) + CRC_BYTES, crc.hex(), digest, tuple(failed), writer)
-        if not self.folder.write_once(chunk_name(chunk), body, crc):
-            record = self._adopt(record, body, crc)
+        record = Record(chunk, len(block), len(body) + CRC_BYTES, crc.hex(), digest, failed, writer)
+        name = chunk_name(chunk)
+        if not self.folder.write_once(name, body, crc):
+            found = self._whole(plan, chunk, writer, ids)
+            if found is None:
+                self.folder.set_aside(name)
+                if not self.folder.write_once(name, body, crc):
+                    raise ExtractionFailed(
+                        f"{self.folder}/{name} is being written by another process; run the same command again"
+                    )
+            record = found or record
         self.folder.write_once(record_name(chunk), canonical(asdict(record)))
         return self.record(chunk) or record
 
-    def _adopt(self, mine: Record, body: memoryview, crc: bytes) -> Record:
-        """Another process, or an earlier life of this one, left a chunk of that name: keep it if it is whole."""
-        name = chunk_name(mine.chunk)
-        found = self.folder.read(name)
-        whole = len(found) == mine.bytes and crc_of(found[:-CRC_BYTES]) == found[-CRC_BYTES:]
-        if whole and _same_rows_failed(found[:-CRC_BYTES], body, *self._row_type()):
-            return record_of(found, mine.chunk, mine.rows, mine.writer, mine.failed)
-        self.folder.set_aside(name)
-        if not self.folder.write_once(name, body, crc):
-            raise ExtractionFailed(
-                f"{self.folder}/{name} is being written by another process; run the same command again"
-            )
-        return mine
+    def _whole(self, plan: Plan, chunk: int, writer: str, ids: Sequence[str] | None) -> Record | None:
+        """The record of a chunk that another process, or an earlier life of this one, left; None if it is damaged.
 
-    def adopt_orphans(self, plan: Plan) -> list[int]:
+        Which rows failed is read from its bytes: they need not be those that failed here.
+        """
+        found = self.folder.read(chunk_name(chunk))
+        binds = self.key().binds
+        d, dtype, (start, stop) = int(binds["d"]), np.dtype(binds["dtype"]), plan.span(chunk)
+        body, crc = found[:-CRC_BYTES], found[-CRC_BYTES:]
+        if len(body) != plan.chunk_rows * d * dtype.itemsize or crc_of(body) != crc:
+            return None
+        failed = _failed_rows(np.frombuffer(body, dtype).reshape(-1, d)[: stop - start], ids)
+        return None if failed is None else record_of(found, chunk, stop - start, writer, failed)
+
+    def adopt_orphans(self, plan: Plan, ids: Sequence[str] | None = None) -> list[int]:
         """Records whole chunks that lost their writer between chunk and record; sets damaged ones aside.
+
+        Args:
+            plan: The plan in force.
+            ids: Ids of all rows, for the records to list those that failed; None where none may fail.
 
         Returns:
             The chunks that were adopted.
@@ -168,30 +190,14 @@ class FeatureArray:
             name = chunk_name(chunk)
             if name not in names:
                 continue
-            found = self.folder.read(name)
-            start, stop = plan.span(chunk)
-            if not self._has_size_and_crc(plan, found):
+            record = self._whole(plan, chunk, "adopted", ids[slice(*plan.span(chunk))] if ids else None)
+            if record is None:
                 self.folder.set_aside(name)
-            elif self._is_finite(found, stop - start):
-                if isinstance(self.folder, LocalFolder):
-                    sync_folder(self.folder.path)  # the link may not have been durable yet
-                record = record_of(found, chunk, stop - start, "adopted", ())
-                self.folder.write_once(record_name(chunk), canonical(asdict(record)))
-                adopted.append(chunk)
-        return adopted  # a whole chunk with rows that failed waits for a writer that knows their ids: see _adopt
-
-    def _row_type(self) -> tuple[int, np.dtype[Any]]:
-        binds = self.key().binds
-        return int(binds["d"]), np.dtype(binds["dtype"])
-
-    def _has_size_and_crc(self, plan: Plan, found: bytes) -> bool:
-        d, dtype = self._row_type()
-        body, crc = found[:-CRC_BYTES], found[-CRC_BYTES:]
-        return len(body) == plan.chunk_rows * d * dtype.itemsize and crc_of(body) == crc
-
-    def _is_finite(self, found: bytes, rows: int) -> bool:
-        d, dtype = self._row_type()
-        return bool(np.isfinite(np.frombuffer(found[:-CRC_BYTES], dtype)[: rows * d]).all())
+                continue
+            self.folder.sync()  # the chunk's name may not have been durable yet
+            self.folder.write_once(record_name(chunk), canonical(asdict(record)))
+            adopted.append(chunk)
+        return adopted
 
     def finish(self, plan: Plan) -> Complete:
         """Writes COMPLETE.json once every chunk is committed.
@@ -206,13 +212,14 @@ class FeatureArray:
                 f"{self.folder}: {len(missing)} of {plan.chunks} chunks are missing, first {missing[0]}"
             )
         whole = tuple(cast("list[Record]", records))
+        (self.folder / "commits").sync()  # the record of a killed writer may not be durable yet
         binds = self.key().binds
         wanted = Complete(self.digest, root_of(whole), plan, binds["d"], binds["dtype"], whole)
         self.folder.write_once("COMPLETE.json", wanted.to_bytes())
         complete = self.complete()
         if complete.root != wanted.root:
             raise Damaged(f"{self.folder}: COMPLETE.json was written by another process for other bytes")
-        self.folder.remove("PARTIAL.json")
+        self.folder.remove("PARTIAL.json", "ARRIVING.json")
         return complete
 
     # -- what is there ----------------------------------------------------------------------------------------------
@@ -220,7 +227,7 @@ class FeatureArray:
     def committed(self) -> set[int]:
         """Chunk numbers that have a commit record."""
         names = (self.folder / "commits").names()
-        return {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()}
+        return {int(name[:-5]) for name in names if re.fullmatch(r"[0-9]+\.json", name)}
 
     def record(self, chunk: int) -> Record | None:
         """The commit record of a chunk, or None."""
@@ -263,6 +270,8 @@ class FeatureArray:
         value = read_json(self.folder, name)
         if isinstance(value, dict) and isinstance(value.get("format"), int):
             self._refuse_newer(value["format"])
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise Damaged(f"{self.folder}/{name} states no format. Run: featcache verify")
         return parse_complete(value, self.digest, f"{self.folder}/{name}")
 
     def check(self) -> None:
@@ -276,8 +285,9 @@ class FeatureArray:
         plan = self.plan()
         if plan is None:
             return
-        self._codecs()
         chunks = sorted(self.committed())
+        if chunks or self.is_complete:  # zarr.json is the last file that create writes: a killed one may lack it
+            self._codecs()
         records = self.complete().records if self.is_complete else self.folder.map(self.record, chunks)
         sizes = dict(self.folder.files())
         for record in records:
@@ -307,6 +317,8 @@ class FeatureArray:
             return Reader(self.folder, found, frozenset(self.committed()))
         complete = self.complete()
         foreign = self._codecs() != CODECS
+        if foreign:
+            self._refuse_unreadable()
         return Reader(self.folder, complete, None, foreign=foreign, verified=verified)
 
     def read(
@@ -327,6 +339,14 @@ class FeatureArray:
             Damaged: If a chunk is missing, short, or flipped.
         """
         return self.open().read(start, stop, verify=verify, dtype=dtype)
+
+    def _refuse_unreadable(self) -> None:
+        from featcache.zarr_reader import open_zarr
+
+        try:
+            open_zarr(self.folder)
+        except (ValueError, TypeError, KeyError) as error:  # zarr's own errors are ValueErrors
+            raise Damaged(f"{self.folder}/zarr.json was changed: {error}. Run: featcache verify") from error
 
     def _codecs(self) -> Any:
         try:
@@ -360,10 +380,15 @@ def chunk_parts(plan: Plan, block: np.ndarray) -> tuple[memoryview, bytes]:
     return body, crc_of(body)
 
 
-def _same_rows_failed(one: bytes, other: memoryview, d: int, dtype: np.dtype[Any]) -> bool:
-    """Whether two chunks have no numbers in the same rows: whoever records one names the rows that failed."""
-    failed = [np.isnan(np.frombuffer(body, dtype).reshape(-1, d)).any(axis=1) for body in (one, other)]
-    return bool(np.array_equal(*failed))
+def _failed_rows(block: np.ndarray, ids: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Ids of the rows that are NaN throughout; None if one is so in part, or there are no ids to list."""
+    nan = np.isnan(block)
+    if not nan.any():
+        return ()
+    failed = nan.all(axis=1)
+    if ids is None or nan[~failed].any():
+        return None
+    return tuple(ids[row] for row in np.flatnonzero(failed).tolist())
 
 
 def stray_files(array: FeatureArray, plan: Plan) -> list[str]:

@@ -55,10 +55,13 @@ def _columns(folder: Folder, name: str) -> dict[str, list[str]]:
 
     path = f"{folder}/{name}"
     try:
-        return pl.read_parquet(folder.read(name)).to_dict(as_series=False)
+        frame = pl.read_parquet(folder.read(name))
+        if any(kind != pl.String for kind in frame.schema.values()) or any(frame.null_count().row(0)):
+            raise Damaged(f"{path} was changed: it holds more than text. Run the same featcache extract again")
+        return frame.to_dict(as_series=False)
     except FileNotFoundError as error:
         raise Damaged(f"{path} is missing. Run the same featcache extract again") from error
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise Damaged(f"{path} cannot be read as Parquet ({error}). Run the same featcache extract again") from error
 
 
@@ -86,6 +89,7 @@ def _write_checked(folder: Folder, name: str, columns: Mapping[str, Sequence[str
     if folder.exists(name):
         try:
             read()
+            folder.sync()  # a killed process may have made it and not synced it
         except Damaged:
             folder.replace(name, _parquet(columns))
     else:

@@ -18,8 +18,8 @@ def run_demo(cache_root: str | None, out: Path) -> Path:
     """
     from data import open_dataset
     from featcache.cache import Cache
-    from featcache.encoders import EncodeOptions, encoder_spec
     from featcache.dispatch import Manner
+    from featcache.encoders import EncodeOptions, encoder_spec
     from featcache.extract import extract
     from featcache.jobs import plan_job
     from report.page import write_report

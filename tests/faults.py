@@ -78,9 +78,12 @@ def chunks_of(array: FeatureArray) -> dict[str, bytes]:
     return {name: (array.path / name).read_bytes() for name in names if (array.path / name).exists()}
 
 
+MEMORY = {".leases", ".verified"}  # who writes and what was checked: nothing depends on it
+
+
 def files_in(folder: Path) -> dict[str, bytes | None]:
     """Path to bytes of everything below a folder; None for a folder."""
-    found = sorted(folder.rglob("*"))
+    found = sorted(path for path in folder.rglob("*") if not MEMORY & set(path.parts))
     return {path.relative_to(folder).as_posix(): None if path.is_dir() else path.read_bytes() for path in found}
 
 
@@ -119,7 +122,8 @@ class _Watch:
         text = "" if isinstance(path, int) else os.path.abspath(os.fspath(path))
         if text == str(self.root):
             return "."
-        return os.path.relpath(text, self.root) if text.startswith(f"{self.root}/") else None
+        inside = os.path.relpath(text, self.root) if text.startswith(f"{self.root}/") else None
+        return None if inside is not None and MEMORY & set(inside.split("/")) else inside
 
     def step(self, operation: Operation, do: Callable[[], Any]) -> Any:
         with self.lock:  # a recording has the order in which threads' operations took effect

@@ -77,6 +77,8 @@ class Seaweed:
         command = [str(Path(sys.executable).with_name("weed")), "server", f"-dir={self._folder}", "-ip=127.0.0.1"]
         command += ["-s3", f"-s3.port={s3}", f"-s3.config={config}", f"-master.port={master}", f"-volume.port={volume}"]
         command += [f"-filer.port={filer}", "-volume.max=200", "-master.volumeSizeLimitMB=64"]
+        # the catalogs listen at fixed ports unless they are switched off, and two servers would meet there
+        command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
         command += ["-master.electionTimeout=1s", "-master.heartbeatInterval=100ms"]  # back in seconds after a kill
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)

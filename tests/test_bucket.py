@@ -48,7 +48,7 @@ def fresh(moto: Moto) -> BucketFolder:
 # -- as a folder on a disk --------------------------------------------------------------------------------------------
 
 NAMES = st.sampled_from(["a.json", "c.0.0", "x/a.json", "x/c.1.0", "x/y/c.0.0", "z"])
-FOLDERS = st.sampled_from(["x", "x/y", "z", "nowhere"])
+FOLDERS = st.sampled_from(["x", "x/y", "nowhere"])
 BYTES = st.binary(max_size=12)
 STEPS = st.one_of(
     st.tuples(st.just("write_once"), NAMES, BYTES),
@@ -77,7 +77,7 @@ def answer(folder: Folder, what: str, *arguments: Any) -> Any:
             size = folder.read_into(name, *map(memoryview, views), offset=offset)
         except FileNotFoundError:
             return "no such file"
-        return size, views if offset + sum(lengths) <= size else None
+        return (size, views) if offset + sum(lengths) <= size else "shorter"
     if what in ("size", "exists", "find"):
         return getattr(folder, what)(*arguments)
     below = folder / arguments[0]
@@ -100,7 +100,7 @@ def is_possible(done: list[Any], step: Any) -> bool:
     )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, max_size=12))
 def test_a_bucket_answers_as_a_disk_does(moto: Moto, steps: list[Any]) -> None:
     remote = open_bucket(f"s3://{make_bucket(moto.endpoint, 'property')}/{uuid.uuid4().hex}")
@@ -324,12 +324,13 @@ def profile(home: Path, name: str, *, keys: bool, endpoint: str) -> None:
 def test_a_profile_in_the_home_folder_is_enough(
     name: str, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    name_of_bucket = make_bucket(seaweed.endpoint)
     for variable in environment(""):
         monkeypatch.delenv(variable)
     profile(tmp_path, name, keys=True, endpoint=seaweed.endpoint)
     if name != "default":
         monkeypatch.setenv("AWS_PROFILE", name)
-    folder = open_bucket(f"s3://{make_bucket(seaweed.endpoint)}/path")
+    folder = open_bucket(f"s3://{name_of_bucket}/path")
     folder.write_once("a", b"1")
     assert folder.names() == {"a"}
     assert SECRET not in repr(folder) + str(folder) + repr(vars(folder))
@@ -346,10 +347,11 @@ def test_a_profile_without_keys_says_what_to_do(monkeypatch: pytest.MonkeyPatch,
 def test_a_wrong_secret_is_refused_at_once_and_never_shown(
     seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    name_of_bucket = make_bucket(seaweed.endpoint)
     caplog.set_level(logging.DEBUG)
     for name, value in (environment(seaweed.endpoint) | {"AWS_SECRET_ACCESS_KEY": "a-wrong-secret"}).items():
         monkeypatch.setenv(name, value)
-    folder = open_bucket(f"s3://{make_bucket(seaweed.endpoint)}/path")
+    folder = open_bucket(f"s3://{name_of_bucket}/path")
     began = time.perf_counter()
     for ask in (folder.names, lambda: folder.write_once("a", b"1"), lambda: folder.read("a")):
         with pytest.raises(RemoteFailed, match="access refused .* featcache doctor s3://") as caught:

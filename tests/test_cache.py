@@ -161,7 +161,7 @@ def test_the_lock_of_a_dead_writer_is_broken_where_there_are_no_hard_links(
         raise PermissionError(1, "no hard links here")
 
     monkeypatch.setattr(os, "link", refuse)
-    lock = tmp_path / "f.lock"
+    lock = tmp_path / ".tmp-f.lock"
     lock.mkdir()
     os.utime(lock, (0, 0))
     assert write_once(tmp_path / "f", b"one")

@@ -29,7 +29,7 @@ def litter(cache: Cache) -> list[Path]:
     paths += [cache.root / "openmoji" / "images" / "rows-00.parquet", cache.root / "openmoji" / "overlay-00.parquet"]
     for path in paths:
         path.write_bytes(b"12345")
-    folders = [array.parent / ".doomed-4", array / "c.7.0.lock", cache.root / ".repair-5"]
+    folders = [array.parent / ".doomed-4", array / ".tmp-c.7.0.lock", cache.root / ".repair-5"]
     for path in folders:
         path.mkdir()
     (folders[0] / "c.0.0").write_bytes(b"1234567")

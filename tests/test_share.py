@@ -205,9 +205,9 @@ def test_a_push_outlives_a_server_that_is_killed_and_started_again(
     def restart(_: int) -> None:
         arrived.append(1)
         if len(arrived) in kills:
-            server.stop()
             for thread in threads:
                 thread.join()
+            server.stop()
             threads.append(threading.Thread(target=server.start))
             threads[-1].start()
 

@@ -1,5 +1,6 @@
 """Does one array survive everything, and read back what was written?"""
 
+import itertools
 import json
 import os
 import random
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from featcache import durable
 from featcache.durable import replace, write_once
 from featcache.errors import Damaged, FeaturesNotCached, NewerFormat, UsageError
 from featcache.folder import ASIDE
@@ -216,7 +218,8 @@ def test_without_hard_links_a_file_is_still_written_once(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("n", "row_bytes"), [(1, 8), (255, 1536), (1_161, 2_560), (31_014, 1_536), (155_070, 768), (20_000_000, 2)]
+    ("n", "row_bytes"),
+    [(1, 8), (255, 1536), (1_161, 2_560), (31_014, 1_536), (155_070, 768), (155_070, 1_536), (20_000_000, 2)],
 )
 def test_chunks_are_even_and_the_last_is_hardly_padded(n: int, row_bytes: int) -> None:
     rows = chunk_rows(n, row_bytes)
@@ -287,3 +290,50 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost_and_the_bytes_are_the
         for chunk in range(PLAN.chunks):
             assert (array.path / chunk_name(chunk)).read_bytes() == (whole.path / chunk_name(chunk)).read_bytes()
         assert array.complete().root == whole.complete().root
+
+
+def test_threads_that_sync_a_folder_at_once_share_a_call_that_began_after_each_of_them_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    clock = itertools.count()
+    runs: list[tuple[int, int]] = []
+    real = durable._sync_entries
+
+    def watched(folder: str) -> None:
+        begun = next(clock)
+        time.sleep(0.01)
+        real(folder)
+        runs.append((begun, next(clock)))
+
+    monkeypatch.setattr(durable, "_sync_entries", watched)
+    asked: list[tuple[int, int]] = []
+
+    def ask() -> None:
+        for _ in range(10):
+            begun = next(clock)
+            durable.sync_folder(tmp_path)
+            asked.append((begun, next(clock)))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(asked) == 80
+    assert all(any(begun < first and last < ended for first, last in runs) for begun, ended in asked)
+    assert len(runs) < 60
+
+
+def test_a_failed_sync_is_everybodys_own_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def refuse(folder: str) -> None:
+        time.sleep(0.01)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(durable, "_sync_entries", refuse)
+    with ThreadPoolExecutor(4) as pool:
+        failed = [pool.submit(durable.sync_folder, tmp_path).exception() for _ in range(4)]
+    assert all(isinstance(error, OSError) for error in failed)

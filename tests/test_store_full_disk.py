@@ -111,7 +111,6 @@ def fill_limited(folder: Path, capacity: int, wanted: dict[str, bytes]) -> int |
         return check_full_disk(folder, limited.grow, wanted)
 
 
-@pytest.mark.xfail(strict=True, reason="FeatureArray.check refuses an array that was stopped ahead of its zarr.json")
 @pytest.mark.parametrize("step", [1200, pytest.param(61, marks=pytest.mark.slow)])
 def test_a_disk_that_refuses_any_write_is_a_named_error_and_the_same_command_goes_on(tmp_path: Path, step: int) -> None:
     wanted = whole(tmp_path)
@@ -157,7 +156,6 @@ def fill_tmpfs(folder: Path, limits: list[str]) -> list[int | None]:
     return seen
 
 
-@pytest.mark.xfail(strict=True, reason="FeatureArray.check refuses an array that was stopped ahead of its zarr.json")
 @pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_tmpfs_that_is_full_is_a_named_error_and_the_same_command_goes_on_once_it_grows(
     tmp_path: Path, step: int

@@ -248,9 +248,6 @@ def test_after_power_is_lost_between_any_two_operations_the_acknowledged_is_ther
             check_resumed(folder, said, whole, recording.links)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="make_folders and finish do not sync what a killed process made and did not sync"
-)
 @pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_a_second_run_acknowledges_survives_though_the_first_was_killed_between_any_two_operations(
     tmp_path: Path, recording: Recording, whole: FeatureArray, every: int
@@ -320,7 +317,6 @@ def test_row_tables_that_lose_power_are_the_old_ones_the_new_ones_or_written_ane
     assert files_in(folder) == files_in(real)
 
 
-@pytest.mark.xfail(strict=True, reason="write_rows does not sync a table that a killed process made and did not sync")
 @pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_row_tables_acknowledged_by_a_second_run_survive_though_the_first_was_killed(
     tmp_path: Path, every: int
@@ -355,7 +351,6 @@ def extraction(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[
         yield operations, snapshot(folder)
 
 
-@pytest.mark.xfail(strict=True, reason="FeatureArray.check refuses an array that was stopped ahead of its zarr.json")
 @pytest.mark.parametrize("loss", [None, *LOSSES], ids=lambda loss: loss.name if loss else "killed, all stays")
 @pytest.mark.parametrize("every", [23, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_same_command_completes_an_extraction_that_was_killed_or_lost_power_between_any_two_operations(

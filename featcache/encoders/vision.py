@@ -155,7 +155,7 @@ def prepare_image(image: "Image", settings: ImageSettings) -> "Tensor":
         image = image.convert("RGB")
     if max(image.size) > _MOST_STRETCHED * min(image.size):
         raise ExtractionFailed(
-            f"a picture of {image.width} × {image.height} pixels: resized by its shorter edge it would not fit in memory"
+            f"a picture of {image.width} × {image.height} pixels: too narrow to be resized by its shorter edge"
         )
     image = image.resize(_resized(image.size, settings.resize), Resampling[settings.interpolation.upper()])
     height, width = settings.crop
