@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself when it must. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train align report test test-all check docs bench clean
+.PHONY: help setup demo extract train align report pull push test test-all check docs bench bench-store clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,6 +10,8 @@ FEATCACHE := $(BIN)/featcache
 DATASET ?=
 ROOT ?=
 CACHE ?=
+REMOTE ?=
+ARRAYS ?=
 ENCODERS ?=
 ADAPTER ?= linear
 EPOCHS ?=
@@ -25,7 +27,7 @@ option = $(if $(2),--$(1) '$(2)')
 cache_option = $(call option,cache,$(CACHE))
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: .venv/.ready ## Make .venv with everything that make demo and make test need
 
@@ -49,6 +51,12 @@ train: setup ## Train adapters on cached features: ADAPTER=linear|mlp|bottleneck
 align: setup ## Measure the alignment of two cached encoders: DATASET= X= Y= K=
 	@$(FEATCACHE) align $(or $(DATASET),openmoji) $(or $(X),efficientnet-lite0) $(or $(Y),minilm) $(call option,k,$(K)) $(cache_option)
 
+pull: setup ## Fetch features from colleagues: REMOTE= ARRAYS="flickr30k/*/gpt2" CACHE=
+	@$(FEATCACHE) pull $(or $(REMOTE),$(error name a place, as in make pull REMOTE=s3://lab/cache)) $(ARRAYS) $(cache_option)
+
+push: setup ## Send features to colleagues: REMOTE= ARRAYS= CACHE=
+	@$(FEATCACHE) push $(or $(REMOTE),$(error name a place, as in make push REMOTE=s3://lab/cache)) $(ARRAYS) $(cache_option)
+
 report: setup ## Draw the figures and the page of the runs in runs/: RUNS="dir dir" OUT=
 	@$(FEATCACHE) report $(RUNS) $(call option,out,$(OUT))
 
@@ -70,6 +78,9 @@ docs: setup ## Write docs/cli.md from the commands' own help
 
 bench: setup ## Measure throughput as a ratio against the best bare loop
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/python benchmarks/extraction.py
+
+bench-store: setup ## Measure the store as ratios against raw files, and extraction against bare loops
+	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/python benchmarks/store.py
 
 clean: ## Delete .venv and what tools left; the cache and runs/ stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
