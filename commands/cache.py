@@ -28,14 +28,25 @@ def list_arrays(
 ) -> None:
     """List what is cached, or what colleagues have."""
     from featcache.cache import open_cache
-    from featcache.names import is_place
     from report.console import show_entries
 
-    given = list(arrays or ())
-    store = open_cache(given.pop(0) if given and is_place(given[0]) else cache)
+    place, pattern = _place_and_pattern(list(arrays or ()), cache)
+    store = open_cache(place)
+    show_entries(store.entries(pattern), store, as_json=json)
+
+
+def _place_and_pattern(given: list[str], cache: str | None) -> tuple[str | None, str]:
+    """Which cache to list, and what of it; a folder named without a slash is pointed out, not guessed."""
+    from featcache.cache import Cache
+    from featcache.names import is_place
+
+    place = given.pop(0) if given and is_place(given[0]) else cache
+    is_folder = bool(given) and Path(given[0]).is_dir() and not any(Cache(place).arrays(given[0].partition("/")[0]))
+    if is_folder:
+        raise typer.BadParameter(f"{given[0]} is a folder here; to list what is in it, write ./{given[0]}")
     if len(given) > 1:
         raise typer.BadParameter("name one pattern, such as flickr30k/*/gpt2")
-    show_entries(store.entries(given[0] if given else "*"), store, as_json=json)
+    return place, given[0] if given else "*"
 
 
 def show(

@@ -51,7 +51,7 @@ def decode_rgb(content: bytes) -> "Image.Image":
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataInvalid(f"refused as a decompression bomb: {error}") from error
     except UnidentifiedImageError as error:  # its text names an object in memory
-        raise DataInvalid(f"no image in any format that Pillow reads ({len(content)} bytes)") from error
+        raise DataInvalid(f"not a whole image file ({len(content)} bytes): no format that Pillow reads") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError) as error:
         raise DataInvalid(f"not a whole image file ({len(content)} bytes): {error}") from error
 

@@ -21,6 +21,8 @@ from featcache.plan import Plan
 
 # What bad bytes, or a picture that unpacks to more than the memory, can raise: that row has failed, not the run.
 ROW_ERRORS = (DataError, ExtractionFailed, OSError, ValueError, MemoryError)
+# What a missing or unreadable file raises. Any other error of the system may have passed tomorrow: it stops the run.
+CONTENT_ERRORS = (DataError, FileNotFoundError, IsADirectoryError, PermissionError, ValueError)
 
 _MOST_WORKERS = 8
 _AHEAD = 3  # batches that are read or decoded before they are asked for
@@ -154,8 +156,13 @@ def _failed(error: BaseException) -> _Failed:
 def _content(view: View, number: int) -> bytes | _Failed:
     try:
         return view.content(number)
-    except ROW_ERRORS as error:
+    except CONTENT_ERRORS as error:
         return _failed(error)
+    except OSError as error:
+        raise ExtractionFailed(
+            f"{view.name} row {view.ids[number]!r} (number {number}) cannot be read: {error}. What was committed "
+            "stays; run the same command again"
+        ) from error
 
 
 def _prepared(view: View, encoder: Preparer, content: bytes | _Failed) -> Any:

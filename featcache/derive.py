@@ -16,6 +16,7 @@ from featcache.key import FORMAT, ArrayKey
 from featcache.leases import lease
 from featcache.names import check_name
 from featcache.plan import Plan, chunk_rows
+from featcache.records import FLOATS, IDS, empty_rows
 from featcache.store import FeatureArray
 
 _WRITERS = 8
@@ -29,7 +30,7 @@ def store_derived(
     Args:
         cache: The cache that holds the source.
         source: The features that the values were computed from.
-        values: [n, d] float32 or float16, row i from row i of the source.
+        values: [n, d] float32 or float16, or int32 row numbers of the source (neighbours); row i from its row i.
         name: Takes the encoder's place in the array's path.
         layer: Layer and pooling in the path, such as "adapted.x".
         made_by: What computed them (a hash of the adapter); bound in the digest.
@@ -42,8 +43,8 @@ def store_derived(
     """
     if len(values) != len(source) or values.ndim != 2 or not np.isfinite(values).all():
         raise UsageError(f"wanted finite values [{len(source)}, d] for {source.name}, got {values.shape}")
-    if values.dtype not in (np.float16, np.float32):
-        raise UsageError(f"wanted float16 or float32 values for {source.name}, got {values.dtype}")
+    if values.dtype.name not in (*FLOATS, IDS):
+        raise UsageError(f"wanted float16, float32 or int32 values for {source.name}, got {values.dtype}")
     origin = cache.find(source.dataset, f"{source.view}/{source.name}@{source.digest}")
     rows = origin.key().binds["rows"]
     binds = {
@@ -116,9 +117,9 @@ def _commit_all(
 
 
 def _with_failed_rows(values: np.ndarray, ids: list[str], failed: set[str]) -> np.ndarray:
-    """The values with NaN for the rows that the source had lost at extraction."""
+    """The values, with rows that hold nothing for those that the source had lost at extraction."""
     if not failed:
         return values
-    full = np.full((len(ids), values.shape[1]), np.nan, values.dtype)
+    full = empty_rows(len(ids), values.shape[1], values.dtype)
     full[[row for row, row_id in enumerate(ids) if row_id not in failed]] = values
     return full

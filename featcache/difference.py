@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 
 from featcache.cache import Cache
 from featcache.errors import FeaturesNotCached, RootsDiffer, UsageError
-from featcache.foreign import Said, arriving_root, records_of, safe_path, said_of
+from featcache.foreign import Said, records_of, safe_path, said_of
 from featcache.plan import Plan
 from featcache.records import Complete, Record
 from featcache.store import FeatureArray
@@ -197,7 +197,7 @@ def _differs(
     if theirs.plan != said.plan:
         return True
     if theirs.complete is None:
-        roots = {arriving_root(there), theirs.part and theirs.part.root}
+        roots = {there.arriving(), theirs.part and theirs.part.root}
         if roots - {None, said.complete and said.complete.root}:
             return True
     return any(held.get(record.chunk, record).blake3 != record.blake3 for record in wanted)

@@ -109,8 +109,14 @@ def carry_out(
         say: Called with lines that other processes have to say.
 
     Raises:
+        UsageError: If a device is not there.
         FeatcacheError: As `extract`, `run_on_devices` and `run_on_ray`.
     """
+    from featcache.encoders.backbone import check_device
+
+    if manner.executor == "local" and not job.done:
+        for device in manner.devices:
+            check_device(device)  # before anything is written
     alone = manner.executor == "local" and len(manner.devices) == 1
     if alone or job.done:
         chunks = None if manner.shard == WHOLE else manner.shard.mine

@@ -108,30 +108,53 @@ def link_exclusively(temporary: Path, target: Path) -> bool:
 
 
 def _rename_exclusively(temporary: Path, target: Path) -> bool:
-    """As `link_exclusively` where there are no hard links: mkdir is the lock, rename the commit."""
+    """As `link_exclusively` where there are no hard links: a folder is the lock, a rename out of it the commit.
+
+    The file waits in a folder of its own, which takes the lock's name: that fails while another's folder, with its
+    file in it, has the name. A lock that is broken is renamed away, so its owner, should it only have slept, finds its
+    file no longer there.
+    """
     lock = target.with_name(f"{TEMPORARY}{target.name}.lock")
-    while not target.exists():
-        try:
-            lock.mkdir()
-        except FileExistsError:
-            _wait_for(lock)
-            continue
-        try:
-            if target.exists():
-                return False
-            temporary.rename(target)
-            return True
-        finally:
-            with suppress(FileNotFoundError):  # taken for a dead writer's and broken
-                lock.rmdir()
-    return False
-
-
-def _wait_for(lock: Path) -> None:
-    """Waits a moment for another writer; breaks a lock so old that its owner must have died inside it."""
+    own = temporary.with_name(f"{temporary.name}.folder")
+    own.mkdir()
+    waiting = own / temporary.name
+    temporary.rename(waiting)
     try:
-        if time.time() - lock.stat().st_mtime > _STALE_SECONDS:
-            lock.rmdir()
+        while not target.exists():
+            os.utime(own)
+            try:
+                own.rename(lock)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                _wait_for(lock, own)
+                continue
+            try:
+                if target.exists():
+                    (lock / waiting.name).unlink()
+                    return False
+                (lock / waiting.name).rename(target)
+                return True
+            except FileNotFoundError as error:
+                raise OSError(errno.ESTALE, "slept too long while it held the lock", str(target)) from error
+            finally:
+                with suppress(OSError):  # another's by now, or gone
+                    lock.rmdir()
+        return False
+    finally:
+        with suppress(FileNotFoundError):
+            waiting.unlink()
+            own.rmdir()
+
+
+def _wait_for(lock: Path, own: Path) -> None:
+    """Waits a moment for another writer; breaks a lock so old that its owner must have died inside it.
+
+    Both ages are the file system's: on a network disk its clock is not ours.
+    """
+    try:
+        if own.stat().st_mtime - lock.stat().st_mtime > _STALE_SECONDS:
+            lock.rename(lock.with_name(f"{TEMPORARY}{uuid.uuid4().hex}.broken"))
     except FileNotFoundError:
         return
     time.sleep(0.02)

@@ -116,7 +116,7 @@ def _contents(cache: Cache, array: FeatureArray) -> Contents:
         for chunk in range(complete.plan.chunks):
             start, stop = complete.plan.span(chunk)
             block = reader.read(start, stop)[kept[start:stop]]
-            if np.isnan(block).any():
+            if block.dtype.kind == "f" and np.isnan(block).any():
                 row = int(np.flatnonzero(np.isnan(block).any(axis=1))[0]) + done
                 raise Damaged(f"{array.folder}: row {columns['ids'][row]!r} is NaN and no commit lists it. "
                               "Run: featcache verify")  # fmt: skip
@@ -188,7 +188,7 @@ def _write_parquet(path: Path, contents: Contents) -> None:
 
     if not hasattr(pl, "Float16"):
         raise UsageError(f"Parquet needs a polars with Float16, this is {pl.__version__}. Run: pip install -U polars")
-    kind = pl.Array({"float16": pl.Float16, "float32": pl.Float32}[contents.dtype.name], contents.d)
+    kind = pl.Array({"float16": pl.Float16, "float32": pl.Float32, "int32": pl.Int32}[contents.dtype.name], contents.d)
     schema = pl.Schema({**dict.fromkeys(contents.columns, pl.String()), "values": kind})
     broken: list[Exception] = []
 
@@ -217,7 +217,7 @@ def _write_safetensors(path: Path, contents: Contents) -> None:
     columns = {**contents.columns, "failed": contents.failed}
     texts = {name: json.dumps(list(column), ensure_ascii=False).encode() for name, column in columns.items()}
     size = contents.n * contents.d * contents.dtype.itemsize
-    kind = {"float16": "F16", "float32": "F32"}[contents.dtype.name]
+    kind = {"float16": "F16", "float32": "F32", "int32": "I32"}[contents.dtype.name]
     header: dict[str, Any] = {
         "__metadata__": {"key.json": contents.key, "root": contents.root},
         "values": {"dtype": kind, "shape": [contents.n, contents.d], "data_offsets": [0, size]},

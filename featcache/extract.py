@@ -157,7 +157,9 @@ def compute(cache: Cache, job: Job, encoder: "Encoder", choices: Choices) -> Ext
 
 
 def _drop_empty(cache: Cache, job: Job) -> None:
-    """Removes the arrays that a failed extraction made and committed nothing to."""
+    """Removes the arrays that a failed extraction made and committed nothing to, unless others may be about to."""
+    if len(cache.writers()) > 1:  # we are one ourselves
+        return
     for target in job.targets:
         if target.array.folder.there() and not target.array.committed():
             cache.remove(target.array)

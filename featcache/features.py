@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Strings = NDArray[Any]
 
@@ -56,6 +59,16 @@ class Features:
     def width(self) -> int:
         """d, the number of feature dimensions."""
         return self.values.shape[1]
+
+    def tensor(self, device: str = "cpu") -> "Tensor":
+        """The values as a torch tensor [n, d] of the same dtype; on the CPU it shares their memory.
+
+        Args:
+            device: Torch device.
+        """
+        import torch
+
+        return torch.from_numpy(self.values).to(device)
 
     def take(self, rows: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> "Features":
         """The same features for some rows, in the order given.

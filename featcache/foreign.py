@@ -13,15 +13,14 @@ from featcache.folder import LocalFolder
 from featcache.key import ArrayKey
 from featcache.names import check_name
 from featcache.plan import Plan
-from featcache.records import CRC_BYTES, Complete, Record, parse_complete, read_json
+from featcache.records import CRC_BYTES, PARTIAL, Complete, Record, parse_complete, read_json
 from featcache.store import FeatureArray, zarr_json
 from featcache.tables import current_overlay
 
-ARRIVING = "ARRIVING.json"
 _ROOT, _BLAKE3 = re.compile(r"[0-9a-f]{32,64}"), re.compile(r"[0-9a-f]{64}")
 _OURS = re.compile(r"[a-zA-Z]+\.json|c\.\d+\.0|commits")
 _MOST_CHUNK = 2**31
-_ITEM_BYTES = {"float16": 2, "float32": 4}
+_ITEM_BYTES = {"float16": 2, "float32": 4, "int32": 4}
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def said_of(array: FeatureArray) -> Said:
             raise Damaged(f"{array.folder}/plan.json is missing. Run: featcache verify")
         _check(key, plan)
         complete = _whole(array, key, plan, "COMPLETE.json")
-        part = _whole(array, key, plan, "PARTIAL.json") if complete is None else None
+        part = _whole(array, key, plan, PARTIAL) if complete is None else None
     except FeatcacheError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
@@ -162,14 +161,6 @@ def records_of(array: FeatureArray, said: Said) -> dict[int, Record]:
             raise Damaged(f"the record of chunk {record.chunk} of {array.folder} was changed. Run: featcache verify")
         records[record.chunk] = record
     return records
-
-
-def arriving_root(array: FeatureArray) -> str | None:
-    """Root of the bytes that a push or pull under way, or interrupted, is filling an array with."""
-    try:
-        return str(read_json(array.folder, ARRIVING)["root"])
-    except (FileNotFoundError, Damaged, KeyError, TypeError):
-        return None
 
 
 def overlay_root(cache: Cache, key: ArrayKey) -> str | None:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from featcache.store import FeatureArray
 from featcache.tables import checked_tables, current_overlay, overlay_name, pointer_name, rows_name
 
 _TABLES = ("rows-", "overlay-")
+_UNBOUND = "table that no array is bound to"
 
 
 # -- gc ---------------------------------------------------------------------------------------------------------------
@@ -55,7 +56,8 @@ def leftovers(cache: Cache) -> list[Leftover]:
 
 def _held(path: Path, what: str, alive: list[Lease]) -> Leftover:
     changed = max(path.lstat().st_mtime, path.lstat().st_ctime)
-    holders = [lease for lease in alive if changed >= lease.began - 1.0]
+    # a table that was there before may be what a writer goes on with
+    holders = [lease for lease in alive if what == _UNBOUND or changed >= lease.began - 1.0]
     holder = f"{holders[0].what}, process {holders[0].process} on {holders[0].host}" if holders else None
     return Leftover(path, _size(path), what, holder)
 
@@ -104,7 +106,7 @@ def _unbound_tables(cache: Cache) -> Iterator[tuple[Path, str]]:
             if name.startswith(_TABLES)
         ]
         for name in sorted(set(tables) - needed):
-            yield cache.root / dataset / name, "table that no array is bound to"
+            yield cache.root / dataset / name, _UNBOUND
 
 
 def _size(path: Path) -> int:
@@ -177,7 +179,8 @@ def rename(cache: Cache, old: str, new: str) -> list[FeatureArray]:
         The arrays under their new name.
 
     Raises:
-        UsageError: If the names do not match in form, or an array is there under the new name already.
+        UsageError: If the names do not match in form, an array is there under the new name already, or the view of
+            that name holds other rows.
         FeaturesNotCached: If there is nothing under the old name.
     """
     before, after = old.split("/"), new.split("/")
@@ -191,6 +194,10 @@ def rename(cache: Cache, old: str, new: str) -> list[FeatureArray]:
     taken = [target for target in targets if target.folder.there()]
     if taken:
         raise UsageError(f"{taken[0].folder} is there already; nothing was renamed. Remove it first: featcache rm")
+    _require_same_rows(cache, moves)
+    for array, _ in moves:  # all that may be wrong is seen before the first is moved
+        key = array.key()
+        checked_tables(cache.folder / key.dataset, key.view, key.binds["rows"])
     for (array, parts), target in zip(moves, targets, strict=True):
         _copy_tables(cache, array, parts[0], parts[1])
         target.folder.parent.make()
@@ -199,6 +206,19 @@ def rename(cache: Cache, old: str, new: str) -> list[FeatureArray]:
         sync_folder(array.path.parent)
         cache.tidy(array, target.key().binds["rows"]["root"])
     return targets
+
+
+def _require_same_rows(cache: Cache, moves: Sequence[tuple[FeatureArray, list[str]]]) -> None:
+    """Refuses to put images among captions: whoever pairs rows by view would pair the wrong ones."""
+    places = {(parts[0], parts[1]) for _, parts in moves} - {array.folder.parts[-5:-3] for array, _ in moves}
+    for dataset, view in sorted(places):
+        there = {array.key().binds["rows"]["root"] for array in cache.arrays(dataset, view)}
+        come = {array.key().binds["rows"]["root"] for array, parts in moves if parts[:2] == [dataset, view]}
+        if there and there != come:
+            raise UsageError(
+                f"{dataset}/{view} in {cache.folder} holds features of other rows; nothing was renamed. Take a name "
+                "that is free; what there is: featcache ls"
+            )
 
 
 def _copy_tables(cache: Cache, array: FeatureArray, dataset: str, view: str) -> None:

@@ -13,6 +13,7 @@ from featcache.errors import FeaturesNotCached, UsageError
 from featcache.key import FORMAT, ArrayKey
 from featcache.names import check_name
 from featcache.plan import chunk_rows
+from featcache.records import ARRIVING, PARTIAL
 from featcache.store import FeatureArray
 
 
@@ -154,7 +155,7 @@ def _target(cache: Cache, dataset: Dataset, view: View, card: Card, options: Enc
     array = cache.array(key.path)
     if array.folder.exists("key.json"):
         array.check()  # what is damaged must not pass for cached
-    if not array.is_complete and array.folder.names() & {"ARRIVING.json", "PARTIAL.json"}:
+    if not array.is_complete and array.folder.names() & {ARRIVING, PARTIAL}:
         raise FeaturesNotCached(
             f"a pull brought only a part of {key.path}, and what is computed here need not have the same bytes. "
             f"Run: featcache pull REMOTE {key.path.rpartition('/')[0]}, or featcache rm {key.dataset} "

@@ -26,6 +26,7 @@ class Lease:
         path: Its file.
         host: Machine.
         process: Process number there.
+        namespace: Which processes have numbers of their own there: a container may have its host's name.
         what: What it does.
         began: When it began, by the file system's clock, seconds.
         beat: When it last said that it lives, likewise.
@@ -34,6 +35,7 @@ class Lease:
     path: Path
     host: str
     process: int
+    namespace: str
     what: str
     began: float
     beat: float
@@ -44,7 +46,8 @@ class Lease:
         Args:
             now: The file system's clock, seconds.
         """
-        if self.host == socket.gethostname() and not _runs(self.process):
+        ours = (socket.gethostname(), _namespace())
+        if (self.host, self.namespace) == ours and not _runs(self.process):
             return False
         return now - self.beat < DEAD_SECONDS
 
@@ -67,10 +70,8 @@ def lease(folder: Folder, what: str) -> Iterator[None]:
     path = home / uuid.uuid4().hex
     path.touch()
     began = path.stat().st_mtime  # the file system's clock, which on a network disk is not ours
-    path.write_text(
-        json.dumps({"host": socket.gethostname(), "process": os.getpid(), "what": what, "began": began}),
-        encoding="utf-8",
-    )
+    said = {"host": socket.gethostname(), "process": os.getpid(), "namespace": _namespace()}
+    path.write_text(json.dumps(said | {"what": what, "began": began}), encoding="utf-8")
     over = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, over), daemon=True)
     beat.start()
@@ -111,6 +112,7 @@ def leases(root: Path) -> tuple[list[Lease], float]:
                 path,
                 value.get("host", ""),
                 value.get("process", 0),
+                value.get("namespace", ""),
                 value.get("what", ""),
                 value.get("began", beat),
                 beat,
@@ -119,6 +121,13 @@ def leases(root: Path) -> tuple[list[Lease], float]:
             continue
         found.append(lease)
     return found, now
+
+
+def _namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def _runs(process: int) -> bool:

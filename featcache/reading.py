@@ -4,7 +4,7 @@ import mmap
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from featcache.errors import Damaged, FeaturesNotCached, UsageError
 from featcache.folder import Folder, LocalFolder
-from featcache.records import CRC_BYTES, Complete, Record, chunk_name, crc_of, flat
-from featcache.verified import Verified
+from featcache.records import CRC_BYTES, Complete, Record, chunk_name, chunk_parts, crc_of, flat
+from featcache.verified import Identity, Verified, identities, identity, stamp_of
 
 _MAPS = 256  # each open map holds a file descriptor
 _WORTH_THREADS = 16 * 2**20
@@ -41,7 +41,7 @@ class Reader:
     ) -> None:
         self.folder, self.complete, self.pulled, self._foreign = folder, complete, pulled, foreign
         self._dtype = np.dtype(complete.dtype)
-        self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._maps: OrderedDict[int, tuple[np.ndarray, Identity]] = OrderedDict()
         self._trust = _Trust(folder, complete, verified)
 
     def __len__(self) -> int:
@@ -70,12 +70,12 @@ class Reader:
         """
         if verify:
             self._trust.begin()  # before the first byte is read: what changes meanwhile must not be trusted
-        return self._range(start, len(self) if stop is None else stop, dtype, lambda chunk: verify, mapped=False)
+        return self._range(start, len(self) if stop is None else stop, dtype, verify, mapped=False)
 
     def block(self, start: int, stop: int, *, verify: bool = True, dtype: str | None = None) -> np.ndarray:
         """As `read`, for many small ranges: a chunk is checked only when it is first touched."""
         mapped = isinstance(self.folder, LocalFolder)
-        return self._range(start, stop, dtype, lambda chunk: verify and not self._trust.holds(chunk), mapped=mapped)
+        return self._range(start, stop, dtype, verify, mapped=mapped)
 
     def blocks(
         self, rows: int, *, seed: int | None = None, verify: bool = True, dtype: str | None = None
@@ -102,9 +102,7 @@ class Reader:
         for start in starts.tolist():
             yield start, self.block(start, min(start + rows, len(self)), verify=verify, dtype=dtype)
 
-    def _range(
-        self, start: int, stop: int, dtype: str | None, check: Callable[[int], bool], *, mapped: bool
-    ) -> np.ndarray:
+    def _range(self, start: int, stop: int, dtype: str | None, verify: bool, *, mapped: bool) -> np.ndarray:
         plan = self.complete.plan
         if not 0 <= start <= stop <= plan.n:
             raise UsageError(f"rows {start} to {stop} of an array of {plan.n}")
@@ -119,18 +117,29 @@ class Reader:
             low, high = max(start, first), min(stop, behind)
             target = out[low - start : high - start]
             if mapped:
-                _convert(target, self._map(chunk, check(chunk))[low - first : high - first])
+                _convert(target, self._map(chunk, verify)[low - first : high - first])
             else:
-                self._fill(chunk, target, low - first, check(chunk))
+                self._fill(chunk, target, low - first, verify)
 
         self.folder.map(fill, chunks, parallel=None if mapped else _readers(out.nbytes))
         return out
 
-    def _through_zarr(self, rows: Any, dtype: str | None) -> np.ndarray:
+    def _through_zarr(self, rows: slice | NDArray[np.int64], dtype: str | None) -> np.ndarray:
+        """Rows of an array in other codecs: what zarr-python makes of a chunk must be what was recorded of it."""
         from featcache.zarr_reader import open_zarr
 
-        found = np.asarray(open_zarr(self.folder).oindex[rows])
-        return found if dtype is None else found.astype(dtype, copy=False)
+        plan, array = self.complete.plan, open_zarr(self.folder)
+        wanted = np.arange(plan.n)[rows]
+        out = np.empty((len(wanted), self.complete.d), dtype or self._dtype)
+        for chunk in np.unique(wanted // plan.chunk_rows).tolist():
+            start, stop = plan.span(chunk)
+            block = np.asarray(array[start:stop], self._dtype)
+            record = self.complete.records[chunk]
+            if chunk_parts(plan, block)[1].hex() != record.crc32c:
+                raise Damaged(f"{self._where(record)} has other values than recorded. Run: featcache verify")
+            here = wanted // plan.chunk_rows == chunk
+            out[here] = block[wanted[here] - start]
+        return out
 
     def _require(self, chunks: Sequence[int]) -> None:
         if self.pulled is None or self.pulled.issuperset(chunks):
@@ -169,12 +178,12 @@ class Reader:
         if size != record.bytes:
             raise Damaged(f"{self._where(record)} has {size} bytes, recorded {record.bytes}. Run: featcache verify")
 
-    def _check(self, record: Record, body: memoryview, crc: bytes | bytearray) -> None:
+    def _check(self, record: Record, body: memoryview, crc: bytes | bytearray, file: Identity | None = None) -> None:
         # the stored checksum must be the recorded one too: a chunk swapped with another passes its own
         if crc.hex() != record.crc32c or crc_of(body) != crc:
             self._trust.withdraw()
             raise Damaged(f"{self._where(record)} has flipped bits (CRC-32C). Run: featcache verify")
-        self._trust.add(record.chunk)
+        self._trust.add(record.chunk, file)
 
     def _missing(self, record: Record) -> Damaged:
         return Damaged(f"{self._where(record)} is missing. Run: featcache verify")
@@ -218,20 +227,20 @@ class Reader:
 
         def fill(span: tuple[int, int, int]) -> None:
             chunk, low, high = span
-            out[order[low:high]] = self._chunk(chunk, verify and not self._trust.holds(chunk))[local[low:high]]
+            out[order[low:high]] = self._chunk(chunk, verify)[local[low:high]]
 
         self.folder.map(fill, spans)
         return out
 
-    def _chunk(self, chunk: int, check: bool) -> np.ndarray:
+    def _chunk(self, chunk: int, verify: bool) -> np.ndarray:
         """A chunk's rows [chunk_rows, d]: a map on a disk, a copy elsewhere."""
         if isinstance(self.folder, LocalFolder):
-            return self._map(chunk, check)
+            return self._map(chunk, verify)
         block = np.empty((self.complete.plan.chunk_rows, self.complete.d), self._dtype)
-        self._fill(chunk, block, 0, check)
+        self._fill(chunk, block, 0, verify)
         return block
 
-    def _map(self, chunk: int, check: bool) -> np.ndarray:
+    def _map(self, chunk: int, verify: bool) -> np.ndarray:
         """A chunk's rows [chunk_rows, d], not to be written to."""
         found = self._maps.get(chunk)
         if found is None:
@@ -240,18 +249,21 @@ class Reader:
                 self._maps.popitem(last=False)
         else:
             self._maps.move_to_end(chunk)
-        if check:
-            self._check(self.complete.records[chunk], flat(found[:-CRC_BYTES]), found[-CRC_BYTES:].tobytes())
-        return found[:-CRC_BYTES].view(self._dtype).reshape(-1, self.complete.d)
+        content, file = found
+        if verify and not self._trust.holds(chunk, file):
+            self._check(self.complete.records[chunk], flat(content[:-CRC_BYTES]), content[-CRC_BYTES:].tobytes(), file)
+        return content[:-CRC_BYTES].view(self._dtype).reshape(-1, self.complete.d)
 
-    def _map_file(self, record: Record) -> np.ndarray:
+    def _map_file(self, record: Record) -> tuple[np.ndarray, Identity]:
         try:
             descriptor = os.open(f"{self.folder}/{chunk_name(record.chunk)}", os.O_RDONLY)
         except FileNotFoundError as error:
             raise self._missing(record) from error
         try:
-            self._check_size(record, os.fstat(descriptor).st_size)
-            return np.frombuffer(mmap.mmap(descriptor, record.bytes, access=mmap.ACCESS_READ), np.uint8)
+            status = os.fstat(descriptor)
+            self._check_size(record, status.st_size)
+            content = np.frombuffer(mmap.mmap(descriptor, record.bytes, access=mmap.ACCESS_READ), np.uint8)
+            return content, identity(status)
         finally:
             os.close(descriptor)
 
@@ -267,35 +279,49 @@ class _Trust:
 
     def __init__(self, folder: Folder, complete: Complete, verified: Verified | None) -> None:
         self._folder, self._complete, self._verified = folder, complete, verified
-        self._chunks: set[int] | None = None
+        self._files: list[Identity] | None = None
+        self._checked: dict[int, Identity] = {}
         self._stamp: str | None = None
+        self._begun = False
 
-    def begin(self) -> set[int]:
-        """The chunks trusted; the first call looks at the files, and at what is remembered of them."""
-        if self._chunks is None:
-            known = False
-            if self._verified is not None:
-                self._stamp = self._verified.stamp(self._folder, self._complete)
-                known = self._verified.knows(self._folder, self._stamp)
-            self._chunks = set(range(self._complete.plan.chunks)) if known else set()
-        return self._chunks
+    def begin(self) -> None:
+        """Looks, the first time, at the files and at what is remembered of them: before any of them is checked."""
+        if self._begun:
+            return
+        self._begun = True
+        self._files = identities(self._folder, self._complete)
+        if self._verified is not None and self._files is not None:
+            self._stamp = stamp_of(self._complete, self._files)
+            if self._verified.knows(self._folder, self._stamp):
+                self._checked = dict(enumerate(self._files))
 
-    def holds(self, chunk: int) -> bool:
-        """Whether a chunk was checked."""
-        return chunk in self.begin()
+    def holds(self, chunk: int, file: Identity) -> bool:
+        """Whether a chunk was checked when it was this very file: another may have taken its place."""
+        self.begin()
+        return self._checked.get(chunk) == file
 
     def withdraw(self) -> None:
         """Trusts none of the chunks any more, nor does a later reader: one of them was not what was recorded."""
-        self._chunks = set()
+        self._checked = {}
         if self._verified is not None:
             self._verified.forget(self._folder)
 
-    def add(self, chunk: int) -> None:
-        """Notes that a chunk was checked just now, and that the array was once all of them were."""
-        chunks = self.begin()
-        if chunk not in chunks:
-            chunks.add(chunk)
-            if self._verified is not None and len(chunks) == self._complete.plan.chunks:
+    def add(self, chunk: int, file: Identity | None) -> None:
+        """Notes that a chunk was checked just now, and that the array was once all of them were.
+
+        Args:
+            chunk: Chunk number.
+            file: What it was read from; None for the file that was there at the beginning.
+        """
+        self.begin()
+        if file is None and self._files is not None:
+            file = self._files[chunk]
+        if file is None or self._checked.get(chunk) == file:
+            return
+        self._checked[chunk] = file
+        files = self._files or []
+        if self._verified is not None and len(self._checked) == len(files):
+            if all(self._checked.get(number) == file for number, file in enumerate(files)):
                 self._verified.remember(self._folder, self._stamp)
 
 

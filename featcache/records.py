@@ -15,6 +15,10 @@ from featcache.key import FORMAT, ArrayKey, canonical
 from featcache.plan import Plan
 
 CRC_BYTES = 4
+ARRIVING, PARTIAL = "ARRIVING.json", "PARTIAL.json"
+FLOATS = ("float16", "float32")
+IDS = "int32"  # what neighbour graphs are made of: row numbers
+NO_ID = -1
 CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 
 
@@ -91,7 +95,7 @@ def zarr_metadata(key: ArrayKey, plan: Plan, d: int, dtype: str) -> dict[str, An
         "data_type": dtype,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [plan.chunk_rows, d]}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "fill_value": "NaN",
+        "fill_value": "NaN" if dtype in FLOATS else NO_ID,
         "codecs": CODECS,
         "attributes": {"featcache": {"format": FORMAT, "digest": key.digest}},
         "dimension_names": ["sample", "feature"],
@@ -170,3 +174,28 @@ def parse_complete(value: Any, digest: str, where: str) -> Complete:
     ):
         raise Damaged(f"{where} was changed: its records do not give its root. Run: featcache verify")
     return complete
+
+
+def empty_rows(rows: int, d: int, dtype: np.dtype[Any] | str) -> np.ndarray:
+    """Rows that hold nothing [rows, d]: NaN, or -1 where the array holds row numbers."""
+    return np.full((rows, d), np.nan if np.dtype(dtype).kind == "f" else NO_ID, dtype)
+
+
+def is_empty(block: np.ndarray) -> np.ndarray:
+    """Where a block of features or row numbers holds nothing [rows, d]."""
+    return np.asarray(np.isnan(block)) if block.dtype.kind == "f" else np.asarray(block == NO_ID)
+
+
+def chunk_parts(plan: Plan, block: np.ndarray) -> tuple[memoryview, bytes]:
+    """The bytes of a chunk file: rows, padded with NaN where the array ends, and their CRC-32C.
+
+    Args:
+        plan: The plan in force.
+        block: [rows, d] in the stored dtype.
+    """
+    full = block
+    if len(block) < plan.chunk_rows:
+        full = empty_rows(plan.chunk_rows, block.shape[1], block.dtype)
+        full[: len(block)] = block
+    body = flat(np.ascontiguousarray(full))
+    return body, crc_of(body)

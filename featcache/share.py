@@ -9,9 +9,10 @@ from blake3 import blake3
 from featcache.difference import Move, Transfer, map_both, plan_transfer
 from featcache.errors import Damaged, RootsDiffer, UsageError
 from featcache.folder import Folder, LocalFolder
-from featcache.foreign import ARRIVING, arriving_root, overlay_root, require_plain, said_of
+from featcache.foreign import overlay_root, require_plain, said_of
 from featcache.key import ArrayKey, canonical
-from featcache.records import CRC_BYTES, Record, chunk_name, crc_of
+from featcache.leases import lease
+from featcache.records import ARRIVING, CRC_BYTES, PARTIAL, Record, chunk_name, crc_of
 from featcache.store import FeatureArray, record_name
 from featcache.tables import overlay_name, pointer_name, read_overlay_of, read_rows, rows_name
 
@@ -52,7 +53,8 @@ def transfer(what: Transfer, *, on_bytes: Callable[[int], None] | None = None) -
         UsageError: If the target cannot be written to.
     """
     try:
-        return _transfer(what, on_bytes or (lambda count: None))
+        with lease(what.target.folder, f"transfer from {what.source.folder}"):
+            return _transfer(what, on_bytes or (lambda count: None))
     except OSError as error:
         if error.errno is None or isinstance(error, FileNotFoundError):
             raise
@@ -172,7 +174,7 @@ def _announce(what: Transfer, moves: Sequence[Move]) -> None:
     for move in moves:
         files |= {f"{move.path}/{name}": content for name, content in move.said.meta.items()}
         if move.complete is not None:
-            name = "PARTIAL.json" if move.rows else ARRIVING
+            name = PARTIAL if move.rows else ARRIVING
             files[f"{move.path}/{name}"] = (
                 move.complete.to_bytes() if move.rows else canonical({"root": move.complete.root})
             )
@@ -196,13 +198,13 @@ def _is_taken(move: Move, made: Mapping[str, bool]) -> bool:
     if not made[f"{move.path}/plan.json"] and move.target.plan() != move.plan:
         return True
     if move.complete is None:
-        return arriving_root(move.target) is not None
+        return move.target.arriving() is not None
     if move.rows:
-        part = None if made[f"{move.path}/PARTIAL.json"] else said_of(move.target).part
+        part = None if made[f"{move.path}/{PARTIAL}"] else said_of(move.target).part
         return part is not None and part.root != move.complete.root
     if not made[f"{move.path}/{ARRIVING}"]:
         # gone again: its owner has just ended, and what it completed is compared at the end
-        return arriving_root(move.target) not in (None, move.complete.root)
+        return move.target.arriving() not in (None, move.complete.root)
     if move.target.is_complete and said_of(move.target).complete != move.complete:
         if move.target.complete().root != move.complete.root:
             move.target.folder.remove(ARRIVING)
@@ -287,9 +289,7 @@ def _send_records(what: Transfer, group: Sequence[Move]) -> set[str]:
 def _conclude(what: Transfer, moves: Sequence[Move], mixed: set[str]) -> None:
     """Says of each array whose last chunk has arrived that it is whole."""
 
-    def is_whole(move: Move) -> bool:
-        if move.complete is not None and not move.rows:
-            return True  # all that was missing has just been recorded
+    def is_whole(move: Move) -> bool:  # by looking: someone may have removed it meanwhile
         return len(move.target.committed()) == move.plan.chunks
 
     whole = [move for move, yes in zip(moves, map_both(what.source, what.target, is_whole, moves), strict=True) if yes]
@@ -311,6 +311,6 @@ def _conclude(what: Transfer, moves: Sequence[Move], mixed: set[str]) -> None:
 
     map_both(what.source, what.target, check, whole)
     left = [f"{move.path}/{ARRIVING}" for move in whole if not move.rows and move.complete is not None]
-    left += [f"{move.path}/PARTIAL.json" for move in whole if move.rows or move.partial]
+    left += [f"{move.path}/{PARTIAL}" for move in whole if move.rows or move.partial]
     if left:
         what.target.folder.remove(*left)

@@ -16,13 +16,16 @@ from featcache.key import FORMAT, ArrayKey, canonical
 from featcache.plan import Plan
 from featcache.reading import Reader
 from featcache.records import (
+    ARRIVING,
     CODECS,
     CRC_BYTES,
+    PARTIAL,
     Complete,
     Record,
     chunk_name,
+    chunk_parts,
     crc_of,
-    flat,
+    is_empty,
     parse_complete,
     parse_record,
     read_json,
@@ -111,6 +114,11 @@ class FeatureArray:
         Returns:
             The plan in force: the wanted one, or the one an earlier or other process wrote first.
         """
+        if self.folder.exists("zarr.json"):  # the last that is written here: what is there need not be written again
+            self.key()
+            found = self.plan()
+            if found is not None and found.n == wanted.n and self.folder.exists("key.json"):
+                return found
         (self.folder / "commits").make()
         self.folder.write_once("key.json", json.dumps(key.to_json(), indent=1, ensure_ascii=False).encode())
         self.key()
@@ -157,7 +165,8 @@ class FeatureArray:
                         f"{self.folder}/{name} is being written by another process; run the same command again"
                     )
             record = found or record
-        self.folder.write_once(record_name(chunk), canonical(asdict(record)))
+        if self.folder.write_once(record_name(chunk), canonical(asdict(record))):
+            return record
         return self.record(chunk) or record
 
     def _whole(self, plan: Plan, chunk: int, writer: str, ids: Sequence[str] | None) -> Record | None:
@@ -215,11 +224,18 @@ class FeatureArray:
         (self.folder / "commits").sync()  # the record of a killed writer may not be durable yet
         binds = self.key().binds
         wanted = Complete(self.digest, root_of(whole), plan, binds["d"], binds["dtype"], whole)
+        parse_complete(json.loads(wanted.to_bytes()), self.digest, f"{self.folder}/commits")
+        promised = {self.arriving(), partial.root if (partial := self.partial()) else None}
+        if promised - {None, wanted.root}:
+            raise Damaged(
+                f"{self.folder}: a pull has brought a part of it, and the other chunks have other bytes than where it "
+                "came from. Pull it with --prefer remote, or remove it: featcache rm"
+            )
         self.folder.write_once("COMPLETE.json", wanted.to_bytes())
         complete = self.complete()
         if complete.root != wanted.root:
             raise Damaged(f"{self.folder}: COMPLETE.json was written by another process for other bytes")
-        self.folder.remove("PARTIAL.json", "ARRIVING.json")
+        self.folder.remove(PARTIAL, ARRIVING)
         return complete
 
     # -- what is there ----------------------------------------------------------------------------------------------
@@ -262,8 +278,15 @@ class FeatureArray:
     def partial(self) -> Complete | None:
         """The checked content of PARTIAL.json: what a partial pull says of the whole array; None if there was none."""
         try:
-            return self._complete("PARTIAL.json")
+            return self._complete(PARTIAL)
         except FileNotFoundError:
+            return None
+
+    def arriving(self) -> str | None:
+        """Root of the bytes that a push or pull, under way or interrupted, fills the array with; None for none."""
+        try:
+            return str(read_json(self.folder, ARRIVING)["root"])
+        except (FileNotFoundError, Damaged, KeyError, TypeError):
             return None
 
     def _complete(self, name: str) -> Complete:
@@ -365,35 +388,25 @@ def zarr_json(key: ArrayKey, plan: Plan) -> bytes:
     return json.dumps(zarr_metadata(key, plan, key.binds["d"], key.binds["dtype"]), indent=1).encode()
 
 
-def chunk_parts(plan: Plan, block: np.ndarray) -> tuple[memoryview, bytes]:
-    """The bytes of a chunk file: rows, padded with NaN where the array ends, and their CRC-32C.
-
-    Args:
-        plan: The plan in force.
-        block: [rows, d] in the stored dtype.
-    """
-    full = block
-    if len(block) < plan.chunk_rows:
-        full = np.full((plan.chunk_rows, block.shape[1]), np.nan, block.dtype)
-        full[: len(block)] = block
-    body = flat(np.ascontiguousarray(full))
-    return body, crc_of(body)
-
-
 def _failed_rows(block: np.ndarray, ids: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Ids of the rows that are NaN throughout; None if one is so in part, or there are no ids to list."""
-    nan = np.isnan(block)
-    if not nan.any():
+    """Ids of the rows that hold nothing; None if one is so in part, or there are no ids to list.
+
+    A row of neighbours may be short: then its last numbers are -1, and it has not failed.
+    """
+    empty = is_empty(block)
+    if not empty.any():
         return ()
-    failed = nan.all(axis=1)
-    if ids is None or nan[~failed].any():
+    failed = empty.all(axis=1)
+    if block.dtype.kind == "f" and empty[~failed].any():
         return None
+    if ids is None:
+        return None if failed.any() else ()
     return tuple(ids[row] for row in np.flatnonzero(failed).tolist())
 
 
 def stray_files(array: FeatureArray, plan: Plan) -> list[str]:
     """Names in an array's folder that format 1 does not know; leftovers of killed writers are not strays."""
-    known = {"zarr.json", "key.json", "plan.json", "COMPLETE.json", "PARTIAL.json", "ARRIVING.json", "commits"}
+    known = {"zarr.json", "key.json", "plan.json", "COMPLETE.json", PARTIAL, ARRIVING, "commits"}
     known |= {chunk_name(chunk) for chunk in range(plan.chunks)}
     names = array.folder.names() | set(array.folder.folders())
     return sorted(name for name in names - known if not is_leftover(name))

@@ -1,6 +1,7 @@
 """Which arrays were read and found whole before? Remembered by the size and the times of every chunk file."""
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +11,31 @@ from featcache.durable import TEMPORARY
 from featcache.folder import Folder, LocalFolder
 from featcache.key import canonical
 from featcache.records import Complete, chunk_name
+
+Identity = tuple[int, int, int, int]
+
+
+def identity(status: os.stat_result) -> Identity:
+    """What tells a file from any other that had its name: size, inode and times.
+
+    The change time cannot be put back, the modification time can.
+    """
+    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
+def identities(folder: Folder, complete: Complete) -> list[Identity] | None:
+    """The identity of every chunk file; None where they are not on a disk, or one is missing."""
+    if not isinstance(folder, LocalFolder):
+        return None
+    try:
+        return [identity(os.stat(f"{folder.path}/{chunk_name(record.chunk)}")) for record in complete.records]
+    except OSError:
+        return None
+
+
+def stamp_of(complete: Complete, files: Sequence[Identity]) -> str:
+    """A hash of an array's root and of the files that it lies in."""
+    return blake3(canonical([complete.root, [list(file) for file in files]])).hexdigest(length=16)
 
 
 class Verified:
@@ -26,23 +52,6 @@ class Verified:
 
     def __init__(self, cache: Path, fallback: Path) -> None:
         self._homes = tuple(home / ".verified" for home in (cache, fallback))
-
-    def stamp(self, folder: Folder, complete: Complete) -> str | None:
-        """What tells these very files from any others; to be taken before they are checked.
-
-        Returns:
-            A hash of the array's root and of its chunk files' sizes, inodes and times; None where it is not on a
-            disk or a file is missing.
-        """
-        if not isinstance(folder, LocalFolder):
-            return None
-        try:
-            found = [os.stat(f"{folder.path}/{chunk_name(record.chunk)}") for record in complete.records]
-        except OSError:
-            return None
-        # a file's change time cannot be put back, its modification time can
-        files = [[entry.st_size, entry.st_ino, entry.st_mtime_ns, entry.st_ctime_ns] for entry in found]
-        return blake3(canonical([complete.root, files])).hexdigest(length=16)
 
     def knows(self, folder: Folder, stamp: str | None) -> bool:
         """Whether the files of that stamp were checked."""

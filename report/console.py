@@ -1,6 +1,7 @@
 """How does the terminal show what the cache holds and does? Tables, progress, and the same as JSON."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,13 +19,16 @@ if TYPE_CHECKING:
     from featcache.verify import Problem
 
 
+_NUMBER = re.compile(r"-?\.?\d|–$")
+
+
 def print_json(value: Any) -> None:
     """Prints a value as JSON on stdout."""
     sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
-    """Prints a plain table; columns whose every cell is a number stand to the right.
+    """Prints a plain table; columns whose every cell is a number, or a dash for none, stand to the right.
 
     Args:
         columns: Headings.
@@ -35,7 +39,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, tit
         console().print(title, style="bold")
     table = Table(box=None, header_style="bold", pad_edge=False)
     for number, name in enumerate(columns):
-        numeric = bool(rows) and all(str(row[number])[:1] in "-.0123456789" for row in rows)
+        numeric = bool(rows) and all(_NUMBER.match(str(row[number])) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
@@ -61,6 +65,17 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
+def count(things: Sequence[object] | int, name: str) -> str:
+    """How many things there are, in words.
+
+    Example:
+        >>> count(["a"], "array"), count(0, "chunk")
+        ('1 array', '0 chunks')
+    """
+    many = things if isinstance(things, int) else len(things)
+    return f"{many:,} {name}" + ("" if many == 1 else "s")
+
+
 # -- the cache --------------------------------------------------------------------------------------------------------
 
 
@@ -68,6 +83,12 @@ def show_entries(entries: Sequence["Entry"], cache: "Cache", *, as_json: bool) -
     """Lists arrays."""
     if as_json:
         print_json([asdict(entry) for entry in entries])
+        return
+    if not entries:
+        console().print(
+            f"No arrays in {cache.folder}. To fill it: featcache demo, featcache extract DATASET ENCODER, or featcache "
+            "pull REMOTE"
+        )
         return
     rows = [
         (
@@ -82,17 +103,13 @@ def show_entries(entries: Sequence["Entry"], cache: "Cache", *, as_json: bool) -
         for entry in entries
     ]
     print_table(("array", "digest", "n", "d", "dtype", "size", "state"), rows)
-    console().print(f"{_count(entries, 'array')}, {size(sum(entry.bytes for entry in entries))} in {cache.folder}")
+    console().print(f"{count(entries, 'array')}, {size(sum(entry.bytes for entry in entries))} in {cache.folder}")
 
 
 def _state(entry: "Entry") -> str:
     if entry.damaged:
         return "unreadable: featcache verify"
     return "complete" if entry.complete else f"{entry.committed} of {entry.chunks} chunks"
-
-
-def _count(things: Sequence[object], name: str) -> str:
-    return f"{len(things)} {name}" + ("" if len(things) == 1 else "s")
 
 
 def show_keys(keys: Sequence[Mapping[str, Any]], differences: Mapping[str, tuple[Any, Any]], *, as_json: bool) -> None:
@@ -124,7 +141,7 @@ def show_problems(problems: Iterator["Problem"], entries: Sequence["Entry"], cac
         cache: The cache.
         as_json: Print JSON.
     """
-    arrays = _count(entries, "array")
+    arrays = count(entries, "array")
     with console(stderr=True).status(f"checking {arrays} in {cache.folder}"):
         found = list(problems)
     if as_json:
@@ -133,7 +150,8 @@ def show_problems(problems: Iterator["Problem"], entries: Sequence["Entry"], cac
         for problem in found:
             console().print(f"{problem.where}: {problem.what}")
         incomplete = sum(not entry.complete and not entry.damaged for entry in entries)
-        state = _count(found, "problem") if found else "every byte is as recorded"
+        state = "every byte is as recorded" if entries else "nothing to check"
+        state = count(found, "problem") if found else state
         console().print(
             f"{arrays} in {cache.folder}" + (f" ({incomplete} incomplete)" if incomplete else "") + f": {state}"
         )
@@ -173,7 +191,7 @@ def show_jobs(jobs: Sequence["Job"], cache: "Cache", manner: "Manner") -> None:
     print_table(columns, rows)
     shared = manner.shard.count * len(manner.devices)
     console().print(
-        "Rates were measured on a sample of this machine's rows"
+        "Rates were measured on this machine, on a sample of the rows"
         + (f"; time is for each of {shared} processes" if shared > 1 else "")
         + f". Cache: {cache.folder}. Nothing was written (--dry-run)."
     )
@@ -212,11 +230,11 @@ def run_jobs(jobs: Sequence["Job"], manner: "Manner", run: "Callable[..., Extrac
         if done.failed:
             listed = "; ".join(f"{failure.id}: {failure.why}" for failure in done.failed[:5])
             more = f"; and {len(done.failed) - 5} more" if len(done.failed) > 5 else ""
-            console().print(f"  {_count(done.failed, 'row')} failed and will be dropped when loading: {listed}{more}")
+            console().print(f"  {count(done.failed, 'row')} failed and will be dropped when loading: {listed}{more}")
 
 
 def _result_line(done: "Extracted") -> str:
-    what = f"{done.encoder} over {done.view}: {len(done.layers)} arrays "
+    what = f"{done.encoder} over {done.view}: {count(done.layers, 'array')} "
     what += "complete" if done.complete else "in work: this share is done, other chunks are not yet there"
     if not done.rows:
         return f"{what}, all of it cached already" if done.complete else what

@@ -22,7 +22,8 @@ def show_usage(found: Sequence["Usage"], cache: "Cache", *, as_json: bool) -> No
         (each.path, each.arrays, size(each.features), size(each.records), f"{each.files:,}")
         for each in sorted(found, key=lambda each: -each.features)
     ]
-    print_table(("encoder", "arrays", "features", "records", "files"), rows)
+    if rows:
+        print_table(("encoder", "arrays", "features", "records", "files"), rows)
     total = sum(each.features + each.records for each in found)
     console().print(f"{size(total)} in {cache.folder}")
 

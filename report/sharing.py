@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from report.console import console, print_table, size
+from report.console import console, count, print_table, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from featcache.cache import Cache
-    from featcache.share import Transfer
+    from featcache.share import Sent, Transfer
 
 
 def move(
@@ -51,11 +51,20 @@ def move(
         sent = transfer(what, on_bytes=advance)
     if local == "source" and not write_card(target):
         console().print("README.md there was written by someone else and was left as it is.")
-    there = len(what.moves) - sent.arrays
-    kept = f", {there} there already" if there else ""
-    console().print(
-        f"{source.folder} to {target.folder}: {sent.arrays} arrays, {sent.chunks} chunks, {size(sent.bytes)}{kept}"
-    )
+    _show_sent(what, sent)
+
+
+def _show_sent(what: "Transfer", sent: "Sent") -> None:
+    there = sum(move.done and move.complete is not None for move in what.moves)
+    unfinished = sum(move.complete is None for move in what.moves)
+    line = f"{what.source.folder} to {what.target.folder}: {count(sent.arrays, 'array')}, "
+    line += f"{count(sent.chunks, 'chunk')}, {size(sent.bytes)}"
+    console().print(line + (f", {there} there already" if there else ""))
+    if unfinished:
+        console().print(
+            f"Not complete in {what.source.folder}: {count(unfinished, 'array')}. Once extracted to the end, the same "
+            "command sends the rest."
+        )
 
 
 def _show_plan(what: "Transfer") -> None:
@@ -70,7 +79,7 @@ def _show_plan(what: "Transfer") -> None:
         for move in what.moves
     ]
     print_table(("array", "digest", "chunks to move", "size", ""), rows)
-    console().print(f"{what.chunks} chunks, {size(what.bytes)}. Nothing was moved (--dry-run).")
+    console().print(f"{count(what.chunks, 'chunk')}, {size(what.bytes)}. Nothing was moved (--dry-run).")
 
 
 def confirm_public(source: "Cache", selectors: Sequence[str]) -> None:

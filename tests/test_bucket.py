@@ -77,7 +77,7 @@ def answer(folder: Folder, what: str, *arguments: Any) -> Any:
             size = folder.read_into(name, *map(memoryview, views), offset=offset)
         except FileNotFoundError:
             return "no such file"
-        return (size, views) if offset + sum(lengths) <= size else "shorter"
+        return size, views if offset + sum(lengths) <= size else "shorter"
     if what in ("size", "exists", "find"):
         return getattr(folder, what)(*arguments)
     below = folder / arguments[0]

@@ -194,3 +194,24 @@ def test_derived_values_with_other_rows_or_types_are_refused(cache: Cache) -> No
 def test_weights_that_changed_while_running_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(FeatcacheError, match="weights of fake changed"):
         run(Cache(tmp_path), text_dataset(), FakeEncoder(replace(fake_card(), binds={"weights": "other"})))
+
+
+def test_neighbours_are_cached_as_row_numbers_and_travel_like_features(tmp_path: Path) -> None:
+    import tensorstore
+
+    from featcache.share import plan_transfer, transfer
+    from featcache.zarr_reader import open_zarr
+
+    cache, there = tiny_cache(tmp_path), Cache(tmp_path / "there")
+    features = cache.load("openmoji", "minilm")
+    neighbours = np.random.default_rng(0).integers(0, len(features), (len(features), 6)).astype(np.int32)
+    neighbours[5, 3:] = -1  # a row that runs short
+    array = store_derived(cache, features, neighbours, name="minilm", layer="graph.k", made_by={"k": "6"})
+    transfer(plan_transfer(cache, there))
+    found = there.load("openmoji", "minilm/graph.k")
+    assert found.values.dtype == np.int32 and found.ids.tolist() == features.ids.tolist()
+    np.testing.assert_array_equal(found.values, neighbours)
+    np.testing.assert_array_equal(open_zarr(array.folder)[:], neighbours)
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(array.path)}}
+    np.testing.assert_array_equal(tensorstore.open(spec).result().read().result(), neighbours)
+    assert list(verify(there, deep=True)) == []

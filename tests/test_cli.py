@@ -219,5 +219,5 @@ def test_help_of_every_command_imports_nothing_heavy() -> None:
 def test_dry_run_computes_and_writes_no_array(tmp_path: Path) -> None:
     done = featcache("extract", "openmoji", "minilm", "--dry-run", "--cache", "cache", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Nothing was computed" in done.stdout and "1176" in done.stdout
+    assert "Nothing was written" in done.stdout and "1,176 of 1,176" in done.stdout
     assert not list((tmp_path / "cache").glob("openmoji/**/c.*"))

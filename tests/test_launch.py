@@ -17,7 +17,7 @@ from data.registry import open_dataset
 from featcache.cache import Cache
 from featcache.encoders import EncodeOptions, encoder_spec
 from featcache.errors import ExtractionFailed, UsageError, WeightsInvalid
-from featcache.extract import _EARLIER, Extracted, Failure, extract
+from featcache.extract import EARLIER, Extracted, Failure, extract
 from featcache.jobs import Job, plan_job
 from featcache.launch import parse_devices, run_on_devices
 from featcache.plan import Plan
@@ -251,7 +251,7 @@ def test_an_encoder_with_other_weights_on_another_machine_is_refused(
 
 def test_what_several_processes_did_adds_up_and_a_failed_row_keeps_its_reason(site: Site, tmp_path: Path) -> None:
     job = site.job(site.cache(tmp_path / "cache"))
-    bad, theirs = Failure("r1", "not a whole image file"), Failure("r1", _EARLIER)
+    bad, theirs = Failure("r1", "not a whole image file"), Failure("r1", EARLIER)
     last = Extracted("gpt2", "captions", ("last.mean",), 20, 0, 1.0, True, (theirs, Failure("r9", "no tokens")))
     first = Extracted("gpt2", "captions", ("last.mean",), 24, 16, 1.0, False, (bad,))
     for results in ([first, last], [last, first]):

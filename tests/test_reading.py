@@ -21,9 +21,9 @@ from featcache.errors import Damaged, FeaturesNotCached, UsageError
 from featcache.key import ArrayKey
 from featcache.plan import Plan
 from featcache.reading import Reader
-from featcache.records import CRC_BYTES, chunk_name
+from featcache.records import CRC_BYTES, chunk_name, crc_of
 from featcache.store import FeatureArray
-from featcache.verified import Verified
+from featcache.verified import Verified, identities, stamp_of
 
 N, D, ROWS = 101, 6, 10
 CHUNKS = 11  # the last holds one row
@@ -65,8 +65,14 @@ def decay(array: FeatureArray, chunk: int, monkeypatch: pytest.MonkeyPatch) -> N
     def stat(path: Any, *arguments: Any, **named: Any) -> os.stat_result:
         return before if str(path).endswith(f"/{chunk_name(chunk)}") else real(path, *arguments, **named)
 
+    def fstat(descriptor: int) -> os.stat_result:
+        found = whole(descriptor)
+        return before if found.st_ino == before.st_ino else found
+
+    whole = os.fstat
     flip(array, chunk)
     monkeypatch.setattr("featcache.verified.os.stat", stat)
+    monkeypatch.setattr("featcache.reading.os.fstat", fstat)
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +251,11 @@ def test_nothing_is_checked_where_that_is_not_asked_for(tmp_path: Path) -> None:
         reader.block(10, 20)
 
 
+def stamp(array: FeatureArray) -> str:
+    """What the memory notes of an array's files."""
+    return stamp_of(array.complete(), identities(array.folder, array.complete()) or [])
+
+
 # -- remembering ------------------------------------------------------------------------------------------------------
 
 
@@ -278,12 +289,32 @@ def test_what_was_read_whole_is_remembered_by_the_next_reader(
         array.open(verified=memory).take(np.array([31]))
 
 
+def test_a_file_that_takes_a_checked_ones_place_is_checked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import featcache.reading
+
+    monkeypatch.setattr(featcache.reading, "_MAPS", 2)
+    array = write(tmp_path)
+    reader = array.open()
+    reader.take(np.arange(N))
+    for chunk in range(4):  # another array's rows, whole in themselves, while the reader is open
+        path = array.path / chunk_name(chunk)
+        body = (np.frombuffer(path.read_bytes()[:-4], np.float16) + np.float16(1)).tobytes()
+        (tmp_path / "new").write_bytes(body + crc_of(body))
+        (tmp_path / "new").replace(path)
+    with pytest.raises(Damaged, match="chunk 0 of"):
+        reader.take(np.arange(N))
+    with pytest.raises(Damaged, match="chunk 1 of"):
+        reader.block(*array.complete().plan.span(1))
+
+
 def test_a_part_that_was_read_or_a_reading_without_checks_is_not_remembered(tmp_path: Path) -> None:
     array, memory = write(tmp_path), Verified(tmp_path, tmp_path / "own")
     array.open(verified=memory).read(0, N - 1)
     array.open(verified=memory).read(verify=False)
     array.open(verified=memory).take(np.arange(N), verify=False)
-    assert not memory.knows(array.folder, memory.stamp(array.folder, array.complete()))
+    assert not memory.knows(array.folder, stamp(array))
 
 
 @pytest.mark.parametrize("change", ["in place", "with its time put back", "by another file"])
@@ -317,9 +348,10 @@ def test_another_array_in_the_same_place_is_not_the_one_that_was_checked(tmp_pat
     array, memory = write(tmp_path), Verified(tmp_path, tmp_path / "own")
     array.open(verified=memory).read()
     complete = array.complete()
-    stamp = memory.stamp(array.folder, replace(complete, root="0" * 32))
-    assert memory.knows(array.folder, memory.stamp(array.folder, complete))
-    assert not memory.knows(array.folder, stamp)
+    assert memory.knows(array.folder, stamp(array))
+    assert not memory.knows(
+        array.folder, stamp_of(replace(complete, root="0" * 32), identities(array.folder, complete) or [])
+    )
 
 
 READ_ONLY = """
@@ -327,12 +359,13 @@ import os, sys
 from pathlib import Path
 from featcache.store import FeatureArray
 from featcache.verified import Verified
+from tests.test_reading import stamp
 array, memory = FeatureArray(Path(sys.argv[1])), Verified(Path(sys.argv[2]), Path(sys.argv[3]))
 if os.geteuid() == 0:  # root may write anywhere
     os.setegid(65534)
     os.seteuid(65534)
 array.open(verified=memory).read()
-assert memory.knows(array.folder, memory.stamp(array.folder, array.complete()))
+assert memory.knows(array.folder, stamp(array))
 """
 
 
@@ -360,7 +393,7 @@ def test_a_memory_that_cannot_be_kept_anywhere_costs_only_the_checks(tmp_path: P
     no_folder.write_text("a file where a folder should be")
     memory = Verified(no_folder, no_folder)
     array.open(verified=memory).read()
-    assert not memory.knows(array.folder, memory.stamp(array.folder, array.complete()))
+    assert not memory.knows(array.folder, stamp(array))
     np.testing.assert_array_equal(array.open(verified=memory).take(np.array([7])), features()[[7]])
 
 

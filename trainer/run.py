@@ -189,7 +189,7 @@ def apply(run: Run, features: Features, *, side: str | None = None) -> Float[NDA
     embedded = np.empty((len(features.ids), adapters.x.width), np.float32)
     with torch.inference_mode():
         for start in range(0, len(embedded), EMBED_ROWS):
-            rows = torch.from_numpy(features.values[start : start + EMBED_ROWS].astype(np.float32))
+            rows = features.tensor()[start : start + EMBED_ROWS].float()
             embedded[start : start + EMBED_ROWS] = adapters.embed(side, rows).numpy()
     return embedded
 
