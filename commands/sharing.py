@@ -32,10 +32,11 @@ def push(
     Only missing chunks travel, each checked; features, row tables and what was derived go, images and captions never.
     """
     from featcache.cache import Cache, open_cache
+    from featcache.publish import is_public
     from report.sharing import confirm_public, move
 
     store, there = open_cache(cache), Cache(remote)
-    if public and not yes:
+    if not dry_run and not yes and (public or is_public(there)):
         confirm_public(store, arrays or ["*"])
     move(store, there, arrays or ["*"], prefer=prefer, local="source", dry_run=dry_run, public=public)
 

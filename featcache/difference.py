@@ -8,7 +8,7 @@ from featcache.cache import Cache
 from featcache.errors import FeaturesNotCached, RootsDiffer, UsageError
 from featcache.foreign import Said, records_of, safe_path, said_of
 from featcache.plan import Plan
-from featcache.records import Complete, Record
+from featcache.records import PARTIAL, Complete, Record
 from featcache.store import FeatureArray
 
 Prefer = Literal["source", "destination"]
@@ -71,6 +71,7 @@ class Transfer:
         moves: One for each array that answers to the selector, done or not.
         replaced: Arrays of the target that give way because the source is preferred.
         prefer: Whose bytes, splits and labels stand where they differ.
+        left_out: Arrays of which the source has only some rows.
     """
 
     source: Cache
@@ -78,6 +79,7 @@ class Transfer:
     moves: tuple[Move, ...]
     replaced: tuple[FeatureArray, ...] = ()
     prefer: Prefer | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -126,15 +128,26 @@ def plan_transfer(
     """
     answering = (source.answering(selector, may_lack=may_lack) for selector in selectors)
     found = {str(array.folder): array for arrays in answering for array in arrays}
+    if not all(map(_names_one, selectors)):  # what was not asked for by name need not be there whole
+        left_out = [place for place, array in found.items() if array.folder.exists(PARTIAL)]
+        found = {place: array for place, array in found.items() if place not in left_out}
+    else:
+        left_out = []
     if not found and not may_lack:
-        raise FeaturesNotCached(f"there is nothing to send in {source.folder}")
+        partly = f"; of {len(left_out)} arrays only some rows are there" if left_out else ""
+        raise FeaturesNotCached(f"there is nothing to send in {source.folder}{partly}")
 
     def compare(array: FeatureArray) -> tuple[Move, FeatureArray | None]:
         return _compare(source, target, array, rows, prefer)
 
     pairs = map_both(source, target, compare, list(found.values()))
     replaced = tuple(array for _, array in pairs if array is not None)
-    return Transfer(source, target, tuple(move for move, _ in pairs), replaced, prefer)
+    return Transfer(source, target, tuple(move for move, _ in pairs), replaced, prefer, tuple(left_out))
+
+
+def _names_one(selector: str) -> bool:
+    """Whether a selector names an array down to its layer, without globs."""
+    return selector.count("/") == 3 and not any(sign in selector for sign in "*?[")
 
 
 def _compare(

@@ -125,7 +125,7 @@ def _extract(cache: Cache, job: Job, encoder: "Encoder | None", choices: Choices
     if job.done:
         failed = _failures([target.array for target in job.targets], {})
         return Extracted(encoder_name, job.view.name, names, 0, len(job.view), 0.0, failed=failed)
-    refuse_full_disk(cache, f"{encoder_name} over {job.view.name}", job.bytes)
+    refuse_full_disk(cache, f"{encoder_name} over {job.view.name}", _bytes_to_write(job, choices.chunks))
     encoder = encoder if encoder is not None else load_encoder(job.spec, job.options, memo=cache.memo)
     if encoder.card.binds != job.card.binds:
         raise ExtractionFailed(f"the weights of {job.card.name} changed since they were described; run it again")
@@ -154,6 +154,12 @@ def compute(cache: Cache, job: Job, encoder: "Encoder", choices: Choices) -> Ext
         raise ExtractionFailed(f"every row of {job.view.name} failed, so nothing is kept; the first: {failed[0].why}")
     rows, asked, seconds = _covered(done.encoded), _covered(done.asked), perf_counter() - started
     return Extracted(encoder_name, job.view.name, names, rows, asked - rows, seconds, complete, failed)
+
+
+def _bytes_to_write(job: Job, chosen: Callable[[int], bool] | None) -> int:
+    """Bytes of the chunks that are this process's to write."""
+    total = -(-len(job.view) // job.chunk_rows)
+    return job.bytes if chosen is None else job.bytes * sum(map(chosen, range(total))) // total
 
 
 def _drop_empty(cache: Cache, job: Job) -> None:

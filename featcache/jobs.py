@@ -124,7 +124,8 @@ def plan_job(
     card = describe(spec, options, memo=cache.memo)
     widest = max(card.widths.values()) * np.dtype(card.dtype).itemsize
     rows = chunk_rows(len(source), widest)
-    targets = [_target(cache, dataset, source, card, options, layer) for layer in choose_layers(card, layers)]
+    chosen = choose_layers(card, layers)
+    targets = cache.folder.map(lambda layer: _target(cache, dataset, source, card, options, layer), chosen)
     return Job(dataset, source, spec, card, options, tuple(targets), rows)
 
 

@@ -23,6 +23,15 @@ def make_repository(target: Cache, *, public: bool) -> None:
         open_hub(str(target.folder)).create(private=not public)
 
 
+def is_public(target: Cache) -> bool:
+    """Whether everybody can read a place that a push goes to already; only a Hub repository says so."""
+    if not is_hub(target.folder) or not target.folder.there():
+        return False
+    from featcache.hub_folder import open_hub
+
+    return open_hub(str(target.folder)).is_public
+
+
 def write_card(target: Cache) -> bool:
     """Writes the repository's README.md from the keys of what lies in it.
 
@@ -33,8 +42,8 @@ def write_card(target: Cache) -> bool:
         return True
     from featcache.hub_folder import open_hub
 
-    arrays = list(target.arrays())
-    listed = target.folder.map(lambda array: (target.entry(array), array.key()), arrays)
+    whole = [array for array in target.arrays() if not target.entry(array).damaged]
+    listed = target.folder.map(lambda array: (target.entry(array), array.key()), whole)
     return open_hub(str(target.folder)).write_card(card(listed, str(target.folder)))
 
 

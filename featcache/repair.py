@@ -1,12 +1,16 @@
 """How is damage mended? What can be told from what is left is rewritten; chunks are pulled or computed again."""
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
+from data.errors import DataError
 from data.registry import DATASETS, open_dataset
 from data.views import Dataset
 from featcache.cache import Cache
@@ -59,6 +63,7 @@ def repair(
         RootsDiffer: If a chunk computed again has other bytes than recorded, and no new root is accepted.
     """
     left: list[Problem] = []
+    differing: RootsDiffer | None = None
     with lease(cache.folder, "repair"):
         for array in cache.answering(selector):
             where = "/".join(array.folder.parts[-5:])
@@ -66,12 +71,15 @@ def repair(
                 continue  # whole, or derived from what was just given a new root
             try:
                 _mend(cache, array, sources, lambda what, where=where: on_step(where, what))
-            except RootsDiffer:
-                raise
-            except FeatcacheError as error:
+            except RootsDiffer as error:  # the other arrays are mended all the same
+                differing = differing or error
+                continue
+            except (FeatcacheError, DataError) as error:
                 left.append(Problem(where, str(error)))
                 continue
             left += [Problem(where, what, chunk) for what, chunk in array_problems(cache, array, deep=True)]
+    if differing is not None:
+        raise differing
     return left
 
 
@@ -85,7 +93,7 @@ def _mend(cache: Cache, array: FeatureArray, sources: Sources, say: Callable[[st
         raise Damaged(f"{array.folder} has no plan left; remove it and extract again: featcache rm")
     _mend_beside(array, key, complete, say)
     if complete is None:
-        _drop_damaged(array, say)
+        _mend_unfinished(array, twin, say)
         return
     bad = [record for record in complete.records if chunk_problem(array, record, deep=True)]
     bad = _pull(array, twin, bad, say)
@@ -185,8 +193,12 @@ def _says(array: FeatureArray, name: str, content: bytes) -> bool:
         return False
 
 
-def _drop_damaged(array: FeatureArray, say: Callable[[str], None]) -> None:
-    """In an array that is not complete, damaged chunks lose their record: the next extraction computes them."""
+def _mend_unfinished(array: FeatureArray, twin: FeatureArray | None, say: Callable[[str], None]) -> None:
+    """In an array that is not complete, damaged chunks are pulled, or lose their record: then they count as missing."""
+    theirs = twin.complete() if twin is not None else None
+    part = array.partial()
+    if theirs is not None and part is not None and part.root != theirs.root:
+        theirs = None
     for chunk in sorted(array.committed()):
         try:
             record = array.record(chunk)
@@ -194,10 +206,17 @@ def _drop_damaged(array: FeatureArray, say: Callable[[str], None]) -> None:
             record = None
         if record is not None and not chunk_problem(array, record, deep=True):
             continue
+        wanted = theirs.records[chunk] if theirs and (part or record is None) else record
+        content = _content(twin, wanted) if wanted else None
+        if wanted is not None and content is not None:
+            array.folder.replace(chunk_name(chunk), content)
+            array.folder.replace(record_name(chunk), canonical(asdict(wanted)))
+            say(f"chunk {chunk} pulled")
+            continue
         array.folder.remove(record_name(chunk))
         if array.folder.exists(chunk_name(chunk)):
             array.folder.set_aside(chunk_name(chunk))
-        say(f"chunk {chunk} set aside; run the same featcache extract again to compute it")
+        say(f"chunk {chunk} set aside; {'pull it again' if part else 'run the same featcache extract again'}")
 
 
 # -- chunks -----------------------------------------------------------------------------------------------------------
@@ -209,12 +228,24 @@ def _pull(
     """Takes damaged chunks from the other cache where it has the recorded bytes; returns those it has not."""
     left: list[Record] = []
     for record in bad:
-        if twin is None or chunk_problem(twin, record, deep=True):
+        content = _content(twin, record)
+        if content is None:
             left.append(record)
             continue
-        array.folder.replace(chunk_name(record.chunk), twin.folder.read(chunk_name(record.chunk)))
+        array.folder.replace(chunk_name(record.chunk), content)
         say(f"chunk {record.chunk} pulled")
     return left
+
+
+def _content(twin: FeatureArray | None, record: Record) -> bytes | None:
+    """The recorded bytes of a chunk, if the other cache has them."""
+    if twin is None:
+        return None
+    try:
+        found = twin.folder.read(chunk_name(record.chunk))
+    except OSError:
+        return None
+    return found if blake3(found).hexdigest() == record.blake3 else None
 
 
 def _compute(
@@ -231,7 +262,8 @@ def _compute(
         raise Damaged(f"{array.folder} was not extracted: run what made it again, or give a --from that has it")
     workshop = Cache(cache.root / f".repair-{uuid.uuid4().hex}")
     try:
-        job = _job(workshop, key, sources)
+        # under the names it was extracted with: it may have been renamed since
+        job = _job(workshop, ArrayKey.from_json(read_json(array.folder, "key.json")), sources)
         made = job.targets[0].array
         made.create(key, complete.plan)
         wanted = {record.chunk for record in bad}
@@ -302,11 +334,12 @@ def _job(workshop: Cache, key: ArrayKey, sources: Sources) -> Job:
     Raises:
         UsageError: If data, weights or libraries at hand would give another digest; lists how it differs.
     """
-    name, _, seed = key.encoder.partition("-random")
+    random = re.fullmatch(r"(.+)-random(\d+)", key.encoder)
+    name, seed = random.groups() if random else (key.encoder, None)
     compute = str(key.binds["encoder"].get("compute", ""))
     autocast: Any = compute.removeprefix("autocast ") if compute.startswith("autocast ") else None
     dtype: Any = key.binds["dtype"]
-    options = EncodeOptions(sources.weights, bool(seed), int(seed or 0), sources.device, autocast, False, dtype)
+    options = EncodeOptions(sources.weights, seed is not None, int(seed or 0), sources.device, autocast, False, dtype)
     job = plan_job(workshop, _open(key, sources), encoder_spec(name), options, view=key.view, layers=[key.layer])
     found = job.targets[0].key
     if found.digest != key.digest:

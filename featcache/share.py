@@ -16,6 +16,8 @@ from featcache.records import ARRIVING, CRC_BYTES, PARTIAL, Record, chunk_name, 
 from featcache.store import FeatureArray, record_name
 from featcache.tables import overlay_name, pointer_name, read_overlay_of, read_rows, rows_name
 
+_LEAST_CHUNKS = 16  # however large: several travel at once, and the records after them wait for the last
+
 __all__ = ["Move", "Sent", "Transfer", "plan_transfer", "transfer"]
 
 
@@ -91,7 +93,7 @@ def _groups(moves: Sequence[Move], most: int) -> Iterator[tuple[list[Move], list
     for move in moves:
         records = move.records
         while True:
-            fits = max(1, room // records[0].bytes) if records else 0
+            fits = max(_LEAST_CHUNKS, room // records[0].bytes) if records else 0
             part, records = records[:fits], records[fits:]
             group.append(replace(move, records=part))
             room -= sum(record.bytes for record in part)

@@ -407,6 +407,7 @@ def _failed_rows(block: np.ndarray, ids: Sequence[str] | None) -> tuple[str, ...
 def stray_files(array: FeatureArray, plan: Plan) -> list[str]:
     """Names in an array's folder that format 1 does not know; leftovers of killed writers are not strays."""
     known = {"zarr.json", "key.json", "plan.json", "COMPLETE.json", PARTIAL, ARRIVING, "commits"}
-    known |= {chunk_name(chunk) for chunk in range(plan.chunks)}
+    known |= {chunk_name(chunk) for chunk in range(plan.chunks)} | {record_name(chunk) for chunk in range(plan.chunks)}
     names = array.folder.names() | set(array.folder.folders())
-    return sorted(name for name in names - known if not is_leftover(name))
+    names |= {f"commits/{name}" for name in (array.folder / "commits").names()}
+    return sorted(name for name in names - known if not is_leftover(name.rpartition("/")[2]))

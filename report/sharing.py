@@ -36,9 +36,12 @@ def move(
         public: A new Hub repository can be read by everybody.
         choices: Of `plan_transfer`.
     """
-    from featcache.publish import make_repository, write_card
+    from featcache.publish import is_hub, make_repository, write_card
     from featcache.share import plan_transfer, transfer
 
+    if dry_run and is_hub(target.folder) and not target.folder.there():
+        console().print(f"{target.folder} is not there yet: a push makes it and sends everything. Nothing was moved.")
+        return
     if not dry_run and local == "source":
         make_repository(target, public=public)
     wanted = None if prefer is None else ("source" if (prefer == "local") == (local == "source") else "destination")
@@ -60,6 +63,8 @@ def _show_sent(what: "Transfer", sent: "Sent") -> None:
     line = f"{what.source.folder} to {what.target.folder}: {count(sent.arrays, 'array')}, "
     line += f"{count(sent.chunks, 'chunk')}, {size(sent.bytes)}"
     console().print(line + (f", {there} there already" if there else ""))
+    for place in what.left_out:
+        console().print(f"Left out, since only some of its rows are here: {place}")
     if unfinished:
         console().print(
             f"Not complete in {what.source.folder}: {count(unfinished, 'array')}. Once extracted to the end, the same "

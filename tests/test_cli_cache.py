@@ -228,7 +228,7 @@ def test_what_is_exported_is_what_numpy_and_h5py_read_and_can_be_imported_again(
         assert done.returncode == 0, done.stderr
     with np.load(here / "out.npz") as npz, h5py.File(here / "out.h5") as h5:
         values = npz["values"]
-        assert np.array_equal(values, h5["values"][()])  # pyright: ignore[reportIndexIssue]
+        assert np.array_equal(values, h5["values"][()])  # pyright: ignore[reportIndexIssue, reportArgumentType]
         assert npz["ids"][7] == "p007.png" and json.loads(str(npz["key.json"]))["names"]["encoder"]
     np.save(here / "again.npy", values)
     words = ("--dataset", "openmoji", "--encoder", "again", "--layer", "last.mean", "--ids", "ids.txt")

@@ -148,7 +148,7 @@ def test_a_partial_pull_is_not_taken_for_the_whole_nor_passed_on(tmp_path: Path)
     loaded = typed("align", "openmoji", "e0", "e0", cwd=tmp_path)
     assert loaded.returncode == 1 and "only some rows of e0" in loaded.stderr and "featcache pull" in loaded.stderr
     pushed = typed("push", "usb", cwd=tmp_path)
-    assert pushed.returncode == 1 and "only some rows of openmoji/images/e0" in pushed.stderr
+    assert pushed.returncode == 1 and "only some rows" in pushed.stderr
     assert not list(tmp_path.glob("usb/**/c.*"))
     assert typed("pull", "lab", cwd=tmp_path).returncode == 0
     assert "complete" in typed("ls", cwd=tmp_path).stdout and same_files(tmp_path / "lab", tmp_path / "mine")
