@@ -62,9 +62,10 @@ def main() -> None:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         print(f"{type(error).__name__}: cannot read or write {what}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("Interrupted. What was committed stays: run the same command again to go on.", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # what typer makes of Ctrl-C, without a word
+            print("Interrupted. What was committed stays: run the same command again to go on.", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -3,17 +3,17 @@
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 from blake3 import blake3
 
-from featcache.errors import Ambiguous, Damaged, FeatcacheError, FeaturesNotCached, NewerFormat, UsageError
+from featcache.errors import Damaged, FeatcacheError, NewerFormat, UsageError
 from featcache.features import Features
 from featcache.folder import Folder, LocalFolder, open_folder
-from featcache.key import ArrayKey, canonical, differences
+from featcache.key import ArrayKey, canonical
 from featcache.leases import Lease, leases
+from featcache.missing import ambiguous, names_of, not_cached
 from featcache.names import Selector, is_layer, parse_pattern, parse_selector
 from featcache.reading import Reader
 from featcache.records import is_empty
@@ -135,7 +135,7 @@ class Cache:
         found = list(self.arrays(**asdict(pattern)))
         if not found and pattern.dataset != "*" and not may_lack:
             wanted = Selector(pattern.encoder, None if pattern.view == "*" else pattern.view)
-            raise self._not_cached(pattern.dataset, wanted, [])
+            raise not_cached(self, pattern.dataset, wanted, [], command=f"featcache ls --cache {self.folder}")
         return found
 
     def entries(self, selector: str = "*") -> list[Entry]:
@@ -147,7 +147,7 @@ class Cache:
         try:
             return self._entry(array)
         except (Damaged, NewerFormat):
-            names = _names(array)
+            names = names_of(array)
             return Entry(*names, array.digest, "", 0, 0, "", 0, len(array.committed()), 0, damaged=True)
 
     def _entry(self, array: FeatureArray) -> Entry:
@@ -198,9 +198,9 @@ class Cache:
         if not complete and damage:
             raise damage[0]
         if not complete:
-            raise self._not_cached(dataset, wanted, found)
+            raise not_cached(self, dataset, wanted, found)
         if len(complete) > 1:
-            raise self._ambiguous(dataset, wanted, complete)
+            raise ambiguous(self, dataset, wanted, complete)
         return complete[0]
 
     def select(self, dataset: str, selector: str) -> list[FeatureArray]:
@@ -213,46 +213,9 @@ class Cache:
         view, encoder, layer = _glob_parts(path)
         found = [array for array in self.arrays(dataset, view, encoder, layer) if array.digest.startswith(digest)]
         if not found:
-            there = sorted({"/".join(_names(array)[2:]) for array in self.arrays(dataset)})
-            raise FeaturesNotCached(
-                f"nothing in {self.folder} answers to {selector!r} for {dataset}\n"
-                f"  Cached for this data set: {', '.join(there) or 'nothing'}"
-            )
+            command = f"featcache ls --cache {self.folder}"
+            raise not_cached(self, dataset, Selector(selector), [], command=command)
         return found
-
-    def _not_cached(self, dataset: str, wanted: Selector, incomplete: list[FeatureArray]) -> FeaturesNotCached:
-        command = f"featcache extract {dataset} {wanted.encoder}"
-        if incomplete:
-            array = incomplete[0]
-            plan = array.plan()
-            state = f"{len(array.committed())} of {plan.chunks if plan else '?'} chunks"
-            if array.partial() is not None:
-                return FeaturesNotCached(
-                    f"only some rows of {wanted} for {dataset} are in {self.folder} ({state}): ask for --rows, or pull "
-                    f"the rest. Run: featcache pull REMOTE {'/'.join(_names(array))}"
-                )
-            return FeaturesNotCached(f"{wanted} for {dataset} is incomplete in {self.folder} ({state}). Run: {command}")
-        cached = sorted({"/".join(_names(array)[2:]) for array in self.arrays(dataset)})
-        if not cached:
-            datasets = sorted({_names(array)[0] for array in self.arrays()})
-            has = f"The cache holds: {', '.join(datasets)}" if datasets else "The cache is empty"
-            near = get_close_matches(dataset, datasets, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            return FeaturesNotCached(f"no features of {dataset} in {self.folder}\n  {has}.{hint}\n  Run: {command}")
-        has = f"Cached for this data set: {', '.join(cached)}"
-        return FeaturesNotCached(f"no {wanted} for {dataset} in {self.folder}\n  {has}\n  Run: {command}")
-
-    def _ambiguous(self, dataset: str, wanted: Selector, found: list[FeatureArray]) -> Ambiguous:
-        keys = [array.key() for array in found]
-        lines = [f"{wanted} for {dataset} stands for {len(found)} arrays in {self.folder}:"]
-        for key in keys:
-            fields = differences(
-                keys[0].to_json()["names"] | dict(keys[0].binds), key.to_json()["names"] | dict(key.binds)
-            )
-            differs = "; ".join(f"{name}: {theirs} (first: {first})" for name, (first, theirs) in fields.items())
-            lines.append(f"  {key.view}/{key.encoder}/{key.layer}@{key.digest[:12]}  {differs or 'the first'}")
-        lines.append(f"  Name one, as in: {keys[0].view}/{keys[0].encoder}/{keys[0].layer}@{keys[0].digest[:12]}")
-        return Ambiguous("\n".join(lines))
 
     # -- from an array to features ----------------------------------------------------------------------------------
 
@@ -361,17 +324,11 @@ class Cache:
             array: The array that was there.
             root: Root of its row table; None if it is not known.
         """
-        dataset, view, _, _ = _names(array)
+        dataset, view, _, _ = names_of(array)
         bound = {_bound_rows(other) for other in self.arrays(dataset, view)}
         if root is not None and root not in bound and None not in bound and not self.writers():
             drop_rows(self.folder / dataset / view, root)
         array.folder.parent.prune(3)
-
-
-def _names(array: FeatureArray) -> tuple[str, str, str, str]:
-    """Data set, view, encoder and layer of an array, from its path alone."""
-    dataset, view, encoder, layer = array.folder.parts[-5:-1]
-    return dataset, view, encoder, layer
 
 
 def _bound_rows(array: FeatureArray) -> str | None:
@@ -438,6 +395,7 @@ def open_cache(root: Folder | Path | str | None) -> Cache:
     cache = Cache(root)
     if not cache.folder.there():
         raise UsageError(
-            f"there is no cache at {cache.folder}. Make one: featcache demo, or featcache extract DATASET ENCODER"
+            f"there is no cache at {cache.folder}. Name another place, or make one: featcache demo, "
+            "featcache extract DATASET ENCODER, or featcache pull REMOTE"
         )
     return cache

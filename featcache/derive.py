@@ -19,7 +19,7 @@ from featcache.plan import Plan, chunk_rows
 from featcache.records import FLOATS, IDS, empty_rows
 from featcache.store import FeatureArray
 
-_WRITERS = 8
+_WRITERS = 16
 
 
 def store_derived(

@@ -133,9 +133,10 @@ def plan_transfer(
         found = {place: array for place, array in found.items() if place not in left_out}
     else:
         left_out = []
+    if not found and left_out and not may_lack:
+        raise UsageError(f"only some rows of {left_out[0]} are there; what is passed on must be whole")
     if not found and not may_lack:
-        partly = f"; of {len(left_out)} arrays only some rows are there" if left_out else ""
-        raise FeaturesNotCached(f"there is nothing to send in {source.folder}{partly}")
+        raise FeaturesNotCached(f"there is nothing to send in {source.folder}")
 
     def compare(array: FeatureArray) -> tuple[Move, FeatureArray | None]:
         return _compare(source, target, array, rows, prefer)
@@ -199,7 +200,7 @@ def _held(there: FeatureArray, theirs: Said | None) -> dict[int, Record]:
 def _of_rows(records: list[Record], rows: tuple[int, int], plan: Plan, path: str) -> list[Record]:
     start, stop = rows
     if not 0 <= start < stop <= plan.n:
-        raise UsageError(f"rows {start}:{stop} of {path}, which has {plan.n}")
+        raise UsageError(f"rows {start}:{stop} of {path}, which has {plan.n}; ask for rows within 0:{plan.n}")
     return records[start // plan.chunk_rows : -(-stop // plan.chunk_rows)]
 
 

@@ -359,7 +359,10 @@ def open_folder(place: "Folder | Path | str") -> Folder:
     text = str(place)
     scheme = text.partition("://")[0] if "://" in text else ""
     if not scheme:
-        return LocalFolder(Path(text).expanduser())
+        path = Path(text).expanduser()
+        if path.is_file():
+            raise UsageError(f"{path} is a file; a cache is a folder. Name another place")
+        return LocalFolder(path)
     if scheme == "hf":
         from featcache.hub_folder import open_hub
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import featcache.share
 from data.views import View
 from featcache import bucket
 from featcache.bucket import BucketFolder
@@ -223,6 +224,7 @@ def test_a_push_to_a_server_that_stays_away_ends_named_and_goes_on_later(
 ) -> None:
     monkeypatch.setattr(BucketFolder, "batch_bytes", 4 * CHUNK_BYTES)
     monkeypatch.setattr(bucket, "_PATIENCE", 1.0)
+    monkeypatch.setattr(featcache.share, "_LEAST_CHUNKS", 1)
     arrived: list[int] = []
 
     def kill(_: int) -> None:
