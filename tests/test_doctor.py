@@ -142,7 +142,7 @@ def test_little_space_is_a_warning(quick: None, tmp_path: Path, monkeypatch: pyt
 
 def test_a_file_in_the_caches_place_and_a_place_that_takes_no_files_are_failures(quick: None, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    (found,) = about("cache", probe(Cache(tmp_path / "file")))
+    (found,) = about("cache", probe(Cache(LocalFolder(tmp_path / "file"))))
     assert found.state == "fail" and "is no folder" in found.detail
     if Path("/proc/self").is_dir():  # a folder in which even root makes no file
         assert [f.state for f in probe(Cache("/proc/self")) if f.what in ("cache", "writing")][-1] in ("fail", "warn")
