@@ -1,9 +1,7 @@
 """How do arrays that were computed from cached features come into the cache? Bound to the features' digest and root."""
 
 import uuid
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 from featcache.cache import Cache
 from featcache.errors import UsageError
 from featcache.features import Features
+from featcache.folder import overlapped
 from featcache.key import FORMAT, ArrayKey
 from featcache.leases import lease
 from featcache.names import check_name
@@ -104,16 +103,14 @@ def _commit_all(
 ) -> None:
     """Commits chunks, some at a time: each waits four times for the disk, and the disk does not mind company."""
     writer = uuid.uuid4().hex
-    with ThreadPoolExecutor(_WRITERS) as writers:
-        under_way = deque[Future[object]]()
-        for chunk in chunks:
-            start, stop = plan.span(chunk)
-            rows = ids[start:stop] if ids else None
-            under_way.append(writers.submit(array.commit, plan, chunk, block(start, stop), writer=writer, ids=rows))
-            if len(under_way) == _WRITERS:
-                under_way.popleft().result()
-        for commit in under_way:
-            commit.result()
+
+    def commit(item: tuple[int, np.ndarray]) -> None:
+        chunk, rows = item
+        array.commit(plan, chunk, rows, writer=writer, ids=ids[slice(*plan.span(chunk))] if ids else None)
+
+    blocks = ((chunk, block(*plan.span(chunk))) for chunk in chunks)
+    for _ in overlapped(commit, blocks, threads=_WRITERS, ahead=_WRITERS):
+        pass
 
 
 def _with_failed_rows(values: np.ndarray, ids: list[str], failed: set[str]) -> np.ndarray:

@@ -22,6 +22,31 @@ _T = TypeVar("_T")
 _U = TypeVar("_U")
 
 
+def overlapped(function: Callable[[_T], _U], items: Iterable[_T], *, threads: int, ahead: int) -> Iterator[_U]:
+    """The results of a function in the order of the items, several at once, of which not all need fit in memory.
+
+    After an error the items that were not begun are left.
+
+    Args:
+        function: Called in threads.
+        items: Taken one by one as others end.
+        threads: Calls under way at once.
+        ahead: Items taken before the first result is waited for.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque[Future[_U]]()
+        try:
+            for item in items:  # not pool.map: it would take every item before the first call ends
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
 class Folder(ABC):
     """A folder of named files, whole or absent, with folders below it.
 
@@ -190,18 +215,7 @@ class Folder(ABC):
         def write(name: str, content: Callable[[], bytes]) -> tuple[str, bool]:
             return name, self.write_once(name, content())
 
-        with ThreadPoolExecutor(8) as pool:
-            waiting = deque[Future[tuple[str, bool]]]()
-            try:
-                for item in files:  # not pool.map: it would take every file before the first is written
-                    waiting.append(pool.submit(write, *item))
-                    if len(waiting) >= 16:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:  # after an error the rest need not be tried
-                    future.cancel()
+        return overlapped(lambda item: write(*item), files, threads=8, ahead=16)
 
     def free_bytes(self) -> int | None:
         """Bytes that can still be written; None where there is no limit to be known."""

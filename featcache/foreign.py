@@ -1,11 +1,12 @@
 """Can what another cache says of an array be believed? Only what agrees with itself is sent on."""
 
-import json
 import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from featcache.cache import Cache
 from featcache.errors import Damaged, FeatcacheError, RemoteFailed, UsageError
@@ -13,14 +14,26 @@ from featcache.folder import LocalFolder
 from featcache.key import ArrayKey
 from featcache.names import check_name
 from featcache.plan import Plan
-from featcache.records import CRC_BYTES, PARTIAL, Complete, Record, parse_complete, read_json
-from featcache.store import FeatureArray, zarr_json
+from featcache.records import (
+    CRC_BYTES,
+    FLOATS,
+    IDS,
+    PARTIAL,
+    Complete,
+    Record,
+    key_json,
+    parse_complete,
+    plan_json,
+    read_json,
+    zarr_json,
+)
+from featcache.store import FeatureArray
 from featcache.tables import current_overlay
 
 _ROOT, _BLAKE3 = re.compile(r"[0-9a-f]{32,64}"), re.compile(r"[0-9a-f]{64}")
 _OURS = re.compile(r"[a-zA-Z]+\.json|c\.\d+\.0|commits")
 _MOST_CHUNK = 2**31
-_ITEM_BYTES = {"float16": 2, "float32": 4, "int32": 4}
+_ITEM_BYTES = {name: np.dtype(name).itemsize for name in (*FLOATS, IDS)}
 
 
 @dataclass(frozen=True)
@@ -43,8 +56,8 @@ class Said:
     def meta(self) -> dict[str, bytes]:
         """Key, plan and Zarr metadata as this version writes them: nobody's own bytes are sent on."""
         return {
-            "key.json": json.dumps(self.key.to_json(), indent=1, ensure_ascii=False).encode(),
-            "plan.json": json.dumps(self.plan.to_json(), indent=1).encode(),
+            "key.json": key_json(self.key),
+            "plan.json": plan_json(self.plan),
             "zarr.json": zarr_json(self.key, self.plan),
         }
 

@@ -42,9 +42,10 @@ def write_card(target: Cache) -> bool:
         return True
     from featcache.hub_folder import open_hub
 
-    whole = [array for array in target.arrays() if not target.entry(array).damaged]
-    listed = target.folder.map(lambda array: (target.entry(array), array.key()), whole)
-    return open_hub(str(target.folder)).write_card(card(listed, str(target.folder)))
+    arrays = list(target.arrays())
+    entries = target.folder.map(target.entry, arrays)
+    whole = [(entry, array.key()) for entry, array in zip(entries, arrays, strict=True) if not entry.damaged]
+    return open_hub(str(target.folder)).write_card(card(whole, str(target.folder)))
 
 
 def terms(source: Cache, selectors: list[str]) -> list[tuple[str, str]]:

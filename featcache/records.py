@@ -199,3 +199,23 @@ def chunk_parts(plan: Plan, block: np.ndarray) -> tuple[memoryview, bytes]:
         full[: len(block)] = block
     body = flat(np.ascontiguousarray(full))
     return body, crc_of(body)
+
+
+def record_name(chunk: int) -> str:
+    """Name of a chunk's commit record, below the array's folder."""
+    return f"commits/{chunk}.json"
+
+
+def zarr_json(key: ArrayKey, plan: Plan) -> bytes:
+    """The bytes of zarr.json."""
+    return json.dumps(zarr_metadata(key, plan, key.binds["d"], key.binds["dtype"]), indent=1).encode()
+
+
+def key_json(key: ArrayKey) -> bytes:
+    """The bytes of key.json."""
+    return json.dumps(key.to_json(), indent=1, ensure_ascii=False).encode()
+
+
+def plan_json(plan: Plan) -> bytes:
+    """The bytes of plan.json."""
+    return json.dumps(plan.to_json(), indent=1).encode()

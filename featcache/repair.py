@@ -20,8 +20,8 @@ from featcache.extract import extract
 from featcache.jobs import Job, plan_job
 from featcache.key import ArrayKey, canonical, differences
 from featcache.leases import lease
-from featcache.records import Complete, Record, chunk_name, read_json
-from featcache.store import FeatureArray, record_name, zarr_json
+from featcache.records import Complete, Record, chunk_name, plan_json, read_json, record_name, zarr_json
+from featcache.store import FeatureArray
 from featcache.tables import checked_tables, write_rows
 from featcache.verify import Problem, array_problems, chunk_problem
 
@@ -173,7 +173,7 @@ def _mend_complete(array: FeatureArray, twin: FeatureArray | None, say: Callable
 def _mend_beside(array: FeatureArray, key: ArrayKey, complete: Complete | None, say: Callable[[str], None]) -> None:
     """plan.json, zarr.json and commit records, from what is known to be right."""
     if complete is not None:
-        wanted = {"plan.json": json.dumps(complete.plan.to_json(), indent=1).encode()}
+        wanted = {"plan.json": plan_json(complete.plan)}
         wanted |= {record_name(record.chunk): canonical(asdict(record)) for record in complete.records}
         for name, content in wanted.items():
             if not _says(array, name, content):

@@ -12,8 +12,8 @@ from featcache.folder import Folder, LocalFolder
 from featcache.foreign import overlay_root, require_plain, said_of
 from featcache.key import ArrayKey, canonical
 from featcache.leases import lease
-from featcache.records import ARRIVING, CRC_BYTES, PARTIAL, Record, chunk_name, crc_of
-from featcache.store import FeatureArray, record_name
+from featcache.records import ARRIVING, CRC_BYTES, PARTIAL, Record, chunk_name, crc_of, record_name
+from featcache.store import FeatureArray
 from featcache.tables import overlay_name, pointer_name, read_overlay_of, read_rows, rows_name
 
 _LEAST_CHUNKS = 16  # however large: several travel at once, and the records after them wait for the last

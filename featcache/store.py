@@ -26,12 +26,15 @@ from featcache.records import (
     chunk_parts,
     crc_of,
     is_empty,
+    key_json,
     parse_complete,
     parse_record,
+    plan_json,
     read_json,
+    record_name,
     record_of,
     root_of,
-    zarr_metadata,
+    zarr_json,
 )
 from featcache.verified import Verified
 
@@ -120,9 +123,9 @@ class FeatureArray:
             if found is not None and found.n == wanted.n and self.folder.exists("key.json"):
                 return found
         (self.folder / "commits").make()
-        self.folder.write_once("key.json", json.dumps(key.to_json(), indent=1, ensure_ascii=False).encode())
+        self.folder.write_once("key.json", key_json(key))
         self.key()
-        self.folder.write_once("plan.json", json.dumps(wanted.to_json(), indent=1).encode())
+        self.folder.write_once("plan.json", plan_json(wanted))
         plan = self.plan()
         assert plan is not None  # written or found on the line above
         if plan.n != wanted.n:
@@ -376,16 +379,6 @@ class FeatureArray:
             return read_json(self.folder, "zarr.json")["codecs"]
         except (FileNotFoundError, KeyError, TypeError) as error:
             raise Damaged(f"{self.folder}/zarr.json is missing or was changed. Run: featcache verify") from error
-
-
-def record_name(chunk: int) -> str:
-    """Name of a chunk's commit record, below the array's folder."""
-    return f"commits/{chunk}.json"
-
-
-def zarr_json(key: ArrayKey, plan: Plan) -> bytes:
-    """The bytes of zarr.json."""
-    return json.dumps(zarr_metadata(key, plan, key.binds["d"], key.binds["dtype"]), indent=1).encode()
 
 
 def _failed_rows(block: np.ndarray, ids: Sequence[str] | None) -> tuple[str, ...] | None:

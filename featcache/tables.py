@@ -169,9 +169,8 @@ def checked_tables(dataset_folder: Folder, view: str, rows: Mapping[str, Any]) -
     """
     root = rows["root"]
     read_rows(dataset_folder / view, rows)
-    read_overlay(dataset_folder, view, root)
-    current = str(current_overlay(dataset_folder / view, root))
-    return f"{view}/{rows_name(root)}", overlay_name(current), f"{view}/{pointer_name(root)}"
+    overlay = read_overlay(dataset_folder, view, root)
+    return f"{view}/{rows_name(root)}", overlay_name(overlay.root), f"{view}/{pointer_name(root)}"
 
 
 def read_overlay_of(dataset_folder: Folder, root: str) -> Overlay:
