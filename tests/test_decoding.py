@@ -237,11 +237,19 @@ def children() -> list[int]:
     """Processes that this one started and that still run."""
     found = []
     for task in Path(f"/proc/{os.getpid()}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            state = Path(f"/proc/{child}/stat")
-            if state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z":
+        for child in of_proc(task / "children").split():
+            state = of_proc(Path(f"/proc/{child}/stat"))
+            if state and state.rpartition(")")[2].split()[0] != "Z":
                 found.append(int(child))
     return found
+
+
+def of_proc(path: Path) -> str:
+    """Content of a file of /proc; empty when its thread or process ended before it was opened or read."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 CHILD = """
