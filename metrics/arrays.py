@@ -18,15 +18,15 @@ Groups: TypeAlias = Sequence[Hashable] | np.ndarray
 _FLOATS = ("float16", "float32", "float64")
 
 
-def plain(x: X | Y, name: str = "x") -> np.ndarray:
-    """A checked float64 copy of features, C-contiguous, on the CPU.
+def checked(x: X | Y, name: str = "x") -> np.ndarray:
+    """The features as a numpy array in their own dtype, checked; a view where that is possible.
 
     Args:
         x: Features [n, d], float16, float32 or float64.
         name: What the messages call it.
 
     Returns:
-        A new array [n, d], float64: the caller may write to it.
+        [n, d], C-contiguous, on the CPU: may share memory with x, so it is not to be written to.
 
     Raises:
         BadShape: If x is not two-dimensional or is empty.
@@ -34,8 +34,8 @@ def plain(x: X | Y, name: str = "x") -> np.ndarray:
         NotFinite: If a row holds NaN or infinity; names the first.
 
     Example:
-        >>> plain(np.float16([[1, 2]])).dtype.name
-        'float64'
+        >>> checked(np.float16([[1, 2]])).dtype.name
+        'float16'
     """
     if not isinstance(x, torch.Tensor | np.ndarray):
         raise BadShape(f"{name}: wanted a numpy array or a torch tensor [n, d], got {type(x).__name__}")
@@ -47,13 +47,40 @@ def plain(x: X | Y, name: str = "x") -> np.ndarray:
         raise BadDtype(f"{name} is {dtype}{why}; wanted one of {', '.join(_FLOATS)}: convert it, or extract as float32")
     if isinstance(x, torch.Tensor):
         x = x.detach().cpu().numpy()
-    values = np.array(x, dtype=np.float64, order="C")
-    # One pass over n sums instead of n * d booleans; a sum of finite float64 may overflow, hence the second look.
-    if not np.isfinite(np.add.reduce(values, axis=None)):
+    values = np.ascontiguousarray(x, dtype=dtype)  # in this machine's byte order
+    # One pass over n sums instead of n * d booleans; a sum of finite numbers may overflow, hence the second look.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.add.reduce(values, axis=None, dtype=np.float32 if dtype == "float16" else None)
+    if not np.isfinite(total):
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if len(bad):
             raise NotFinite(f"{name}: {len(bad)} of {len(values)} rows hold NaN or infinity, the first is row {bad[0]}")
     return values
+
+
+def plain(x: X | Y, name: str = "x") -> np.ndarray:
+    """A checked float64 copy of features, C-contiguous, on the CPU: the caller may write to it.
+
+    Raises:
+        BadShape, BadDtype, NotFinite: As `checked`.
+
+    Example:
+        >>> plain(np.float16([[1, 2]])).dtype.name
+        'float64'
+    """
+    return np.array(checked(x, name), dtype=np.float64, order="C")
+
+
+def check_pair(x: X, y: Y, *, at_least: int = 2) -> None:
+    """Refuses two spaces that cannot be compared, without a copy of either.
+
+    Raises:
+        BadShape, BadDtype, NotFinite: As `checked`.
+        BadShape: If the numbers of rows differ.
+        TooFewRows: If there are fewer than `at_least` rows.
+        ConstantSpace: If every row of one space is the same.
+    """
+    _refuse_unfit(checked(x, "x"), checked(y, "y"), at_least)
 
 
 def plain_pair(x: X, y: Y, *, at_least: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -65,6 +92,11 @@ def plain_pair(x: X, y: Y, *, at_least: int = 2) -> tuple[np.ndarray, np.ndarray
         ConstantSpace: If every row of one space is the same.
     """
     a, b = plain(x, "x"), plain(y, "y")
+    _refuse_unfit(a, b, at_least)
+    return a, b
+
+
+def _refuse_unfit(a: np.ndarray, b: np.ndarray, at_least: int) -> None:
     if len(a) != len(b):
         raise BadShape(
             f"x has {len(a)} rows and y has {len(b)}: row i of both must be the same sample; pair them by id"
@@ -72,9 +104,9 @@ def plain_pair(x: X, y: Y, *, at_least: int = 2) -> tuple[np.ndarray, np.ndarray
     if len(a) < at_least:
         raise TooFewRows(f"wanted at least {at_least} rows, got {len(a)}")
     for values, name in ((a, "x"), (b, "y")):
-        if (values == values[0]).all():
+        # Nearly always the last row settles it; only a space that may have collapsed is looked at as a whole.
+        if (values[-1] == values[0]).all() and (values == values[0]).all():
             raise ConstantSpace(f"{name}: all {len(values)} rows are the same; the space has collapsed to one point")
-    return a, b
 
 
 def unit_rows(values: np.ndarray, name: str = "x") -> np.ndarray:

@@ -1,7 +1,7 @@
 """Which rows are each row's nearest neighbours? Exact, and the same ids whatever computed them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ class Neighbors:
     """A neighbour graph.
 
     Args:
-        ids: Neighbours of each row, nearest first, ties by the lower id.
+        ids: Neighbours of each row, nearest first, ties by the lower id; -1 behind the last of a short list (`among`).
         similarities: Their float64 similarity: cosine, inner product, or minus the Euclidean distance.
         metric: "cosine", "ip" or "euclidean".
         backend: What searched: "torch (cpu)", "torch (cuda:0)", "faiss".
@@ -46,6 +46,39 @@ class Neighbors:
         """Neighbours per row."""
         return self.ids.shape[1]
 
+    def among(self, rows: Int[np.ndarray, " m"]) -> "Neighbors":
+        """The graph of some rows among themselves, from the lists that are there.
+
+        Args:
+            rows: Distinct row numbers, in any order; all n of them rearrange the graph.
+
+        Returns:
+            Graph of m rows; row i is row rows[i] of this one, ids count in the new order. Each list keeps its order;
+            where entries were dropped it ends with -1 (similarity NaN): exact as far as it goes, and short if fewer
+            than the wanted k are left.
+
+        Raises:
+            BadChoice: If rows are not distinct row numbers of this graph.
+
+        Example:
+            >>> graph = neighbors(np.array([[1.0, 0.0], [0.9, 0.1], [0.8, 0.3], [0.0, 1.0]]), k=2)
+            >>> graph.among(np.array([3, 2, 1])).ids.tolist()
+            [[1, 2], [2, -1], [1, -1]]
+        """
+        rows = np.asarray(rows)
+        if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer) or rows.size == 0:
+            raise BadChoice(f"rows: wanted row numbers [m], got {rows.dtype} of shape {rows.shape}")
+        if rows.min() < 0 or rows.max() >= self.n or len(np.unique(rows)) != len(rows):
+            raise BadChoice(f"rows: wanted distinct numbers from 0 to {self.n - 1}")
+        place = np.full(self.n + 1, -1, dtype=self.ids.dtype)  # the last: where -1 points
+        place[rows] = np.arange(len(rows))
+        ids, similarities = place[self.ids[rows]], self.similarities[rows]
+        if len(rows) < self.n:
+            order = np.argsort(ids < 0, axis=1, kind="stable")  # what is left moves to the front
+            ids, similarities = np.take_along_axis(ids, order, 1), np.take_along_axis(similarities, order, 1)
+            similarities[ids < 0] = np.nan
+        return replace(self, ids=ids, similarities=similarities)
+
 
 def neighbors(
     x: X,
@@ -55,6 +88,7 @@ def neighbors(
     metric: exact.Measure = "cosine",
     backend: Backend = "torch",
     tile: int | None = None,
+    name: str = "x",
 ) -> Neighbors:
     """The k nearest rows of each row, self and same group excluded by id, ties broken by index.
 
@@ -69,6 +103,7 @@ def neighbors(
         metric: "cosine", "ip" (inner product as it is) or "euclidean".
         backend: "torch" (on the device of x) or "faiss" (on the CPU).
         tile: Rows searched at a time; None chooses. Changes time and memory, never the result.
+        name: What the messages call x.
 
     Returns:
         Ids [n, k] (int32 below 2 ** 31 rows), similarities, and what computed them.
@@ -93,7 +128,7 @@ def neighbors(
         Error bound: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed. 2002, section 3.1.
     """
     _check_choices(k, metric, backend, tile)
-    values = plain(x)
+    values = plain(x, name)
     n = len(values)
     exclusion = search.Exclusion(group_codes(groups, n)[0])
     _check_enough(exclusion, k)

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from metrics.arrays import Graph, Groups, X, Y, group_codes, plain_pair
+from metrics.comparison import GraphScore
 from metrics.errors import BadChoice
 from metrics.kernels import Kernel, centred, cka, squared_distances
-from metrics.overlap import GraphScore, check_ids, graph_pair, mutual_knn_graphs
+from metrics.overlap import check_ids, graph_pair, mutual_knn_graphs
 from metrics.search import full_precision
 
 _PRODUCTS_PER_ROW = 100  # d x d products cost less than gathering n x n up to about dx * dy = 100 n

@@ -1,17 +1,14 @@
 """How many nearest neighbours do two spaces share? Scores of neighbour graphs, and of the spaces they come from."""
 
-from collections.abc import Callable
-
 import numpy as np
 from jaxtyping import Float
 
-from metrics.arrays import Graph, Groups, X, Y, group_codes, plain_pair
+from metrics.arrays import Graph, Groups, X, Y, group_codes
+from metrics.comparison import KnnComparison
 from metrics.errors import BadChoice, BadShape, TooFewRows
 from metrics.exact import Measure
-from metrics.graph import neighbors
 
 PerRow = Float[np.ndarray, " n"]
-GraphScore = Callable[[np.ndarray, np.ndarray], PerRow]
 
 
 def mutual_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, metric: Measure = "cosine") -> float:
@@ -48,7 +45,7 @@ def mutual_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, metric:
     Source:
         Huh et al. 2024, arXiv:2405.07987, section 2; groups are ours.
     """
-    return _score(mutual_knn_graphs, x, y, k, groups, metric)
+    return KnnComparison(mutual_knn_graphs, k, groups, metric)(x, y)
 
 
 def jaccard_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, metric: Measure = "cosine") -> float:
@@ -64,7 +61,7 @@ def jaccard_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, metric
     Source:
         ReSi (Klabunde et al. 2024, arXiv:2408.00531), "Jaccard similarity".
     """
-    return _score(jaccard_knn_graphs, x, y, k, groups, metric)
+    return KnnComparison(jaccard_knn_graphs, k, groups, metric)(x, y)
 
 
 def cycle_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, metric: Measure = "cosine") -> float:
@@ -81,7 +78,7 @@ def cycle_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, metric: 
     Source:
         platonic-rep, commit dcd76ba, `cycle_knn`.
     """
-    return _score(cycle_knn_graphs, x, y, k, groups, metric)
+    return KnnComparison(cycle_knn_graphs, k, groups, metric)(x, y)
 
 
 def lcs_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, metric: Measure = "cosine") -> float:
@@ -97,7 +94,7 @@ def lcs_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, metric: Me
     Source:
         platonic-rep, commit dcd76ba, `lcs_knn`.
     """
-    return _score(lcs_knn_graphs, x, y, k, groups, metric)
+    return KnnComparison(lcs_knn_graphs, k, groups, metric)(x, y)
 
 
 def edit_distance_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, metric: Measure = "cosine") -> float:
@@ -114,7 +111,7 @@ def edit_distance_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, 
     Source:
         platonic-rep, commit dcd76ba, `edit_distance_knn`.
     """
-    return _score(edit_distance_knn_graphs, x, y, k, groups, metric)
+    return KnnComparison(edit_distance_knn_graphs, k, groups, metric)(x, y)
 
 
 def mutual_knn_graphs(a_ids: Graph, b_ids: Graph) -> PerRow:
@@ -217,13 +214,6 @@ def _shared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     for column in b.T:
         shared |= a == column[:, None]
     return shared.sum(axis=1)
-
-
-def _score(per_row: GraphScore, x: X, y: Y, k: int, groups: Groups | None, metric: Measure) -> float:
-    plain_pair(x, y)
-    a = neighbors(x, k=k, groups=groups, metric=metric)
-    b = neighbors(y, k=k, groups=groups, metric=metric)
-    return float(per_row(a.ids, b.ids).mean())
 
 
 def check_ids(a: np.ndarray, name: str) -> None:

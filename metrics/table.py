@@ -5,10 +5,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
+from metrics.comparison import Comparison, KnnComparison, options_of
 from metrics.kernels import cka
 from metrics.local import cknna
-from metrics.overlap import cycle_knn, edit_distance_knn, jaccard_knn, lcs_knn, mutual_knn
+from metrics.overlap import (
+    cycle_knn,
+    cycle_knn_graphs,
+    edit_distance_knn,
+    edit_distance_knn_graphs,
+    jaccard_knn,
+    jaccard_knn_graphs,
+    lcs_knn,
+    lcs_knn_graphs,
+    mutual_knn,
+    mutual_knn_graphs,
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +39,8 @@ class Metric:
         invariances: What may be done to one space without changing the score: "rotation" (any orthogonal map),
             "scale" (one positive factor), "translation", "row_scale" (a positive factor a row).
         source: Where it is defined.
+        comparison: (**options) -> Comparison, the same metric in two steps; `comparison(**options)(x, y)` is
+            `function(x, y, **options)`.
     """
 
     name: str
@@ -37,6 +52,11 @@ class Metric:
     chance: str
     invariances: frozenset[str]
     source: str
+    comparison: Callable[..., Comparison[Any]] | None = None
+
+    def options(self) -> frozenset[str]:
+        """Names of the options that its function and its comparison take ("k", "groups", ...)."""
+        return options_of(self.comparison) if self.comparison else frozenset()
 
 
 _COSINE = frozenset({"rotation", "scale", "row_scale"})
@@ -48,23 +68,24 @@ _PERMUTED = "no closed form; permutation_null_knn(..., score={}_graphs)"
 _ALL = (
     Metric(
         "mutual_knn", mutual_knn, True, True, (0.0, 1.0), 1.0,
-        "k / (n - 1); chance_mutual_knn with groups", _COSINE, _HUH,
+        "k / (n - 1); chance_mutual_knn with groups", _COSINE, _HUH, partial(KnnComparison, mutual_knn_graphs),
     ),
     Metric(
         "jaccard_knn", jaccard_knn, True, True, (0.0, 1.0), 1.0,
         _PERMUTED.format("jaccard_knn"), _COSINE, "Klabunde et al. 2024, arXiv:2408.00531",
+        partial(KnnComparison, jaccard_knn_graphs),
     ),
     Metric(
         "cycle_knn", cycle_knn, True, False, (0.0, 1.0), None,
-        _PERMUTED.format("cycle_knn"), _COSINE, _REP,
+        _PERMUTED.format("cycle_knn"), _COSINE, _REP, partial(KnnComparison, cycle_knn_graphs),
     ),
     Metric(
         "lcs_knn", lcs_knn, True, True, (0.0, 10.0), 10.0,
-        _PERMUTED.format("lcs_knn"), _COSINE, _REP,
+        _PERMUTED.format("lcs_knn"), _COSINE, _REP, partial(KnnComparison, lcs_knn_graphs),
     ),
     Metric(
         "edit_distance_knn", edit_distance_knn, True, True, (0.0, 1.0), 1.0,
-        _PERMUTED.format("edit_distance_knn"), _COSINE, _REP,
+        _PERMUTED.format("edit_distance_knn"), _COSINE, _REP, partial(KnnComparison, edit_distance_knn_graphs),
     ),
     Metric(
         "cka_linear", cka, True, True, (0.0, 1.0), 1.0,
