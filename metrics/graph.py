@@ -1,6 +1,5 @@
 """Which rows are each row's nearest neighbours? Exact, and the same ids whatever computed them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -8,12 +7,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from metrics import exact, faiss_backend, search
-from metrics.arrays import Groups, X, group_codes, plain
+from metrics import exact, faiss_backend, search, tiles
+from metrics.arrays import Groups, X, checked, group_codes
 from metrics.errors import BadChoice, TooFewRows
 
-Backend = Literal["torch", "faiss"]
-BACKENDS: tuple[str, ...] = ("torch", "faiss")
+Backend = Literal["auto", "tiles", "torch", "faiss"]
+BACKENDS: tuple[str, ...] = ("auto", "tiles", "torch", "faiss")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,9 +23,10 @@ class Neighbors:
         ids: Neighbours of each row, nearest first, ties by the lower id; -1 behind the last of a short list (`among`).
         similarities: Their float64 similarity: cosine, inner product, or minus the Euclidean distance.
         metric: "cosine", "ip" or "euclidean".
-        backend: What searched: "torch (cpu)", "torch (cuda:0)", "faiss".
+        backend: What searched: "tiles (2 threads)", "torch (cpu)", "torch (cuda:0)", "faiss (cpu)".
         recomputed: Pairs that were decided in float64.
         searched_again: Rows that the back end could not certify, so that torch searched them.
+        recall: None where the ids are exact; else the share of true neighbours found, measured on a sample of rows.
     """
 
     ids: Int[np.ndarray, "n k"]
@@ -35,6 +35,7 @@ class Neighbors:
     backend: str
     recomputed: int
     searched_again: int
+    recall: float | None = None
 
     @property
     def n(self) -> int:
@@ -86,7 +87,7 @@ def neighbors(
     k: int,
     groups: Groups | None = None,
     metric: exact.Measure = "cosine",
-    backend: Backend = "torch",
+    backend: Backend = "auto",
     tile: int | None = None,
     name: str = "x",
 ) -> Neighbors:
@@ -94,14 +95,16 @@ def neighbors(
 
     Float32 products propose, with the error bound of float32 products in any order; one float64 routine of fixed order
     decides. So the ids are bit-equal for every tile size, thread count, device and back end.
-    Memory: O(tile * n) float32 and one float64 copy of x.
+    Memory: one float32 copy of x, and O(tile^2 + n k) for "tiles", O(tile * n) for the others.
 
     Args:
         x: Features of n samples.
         k: Neighbours per row, 1 <= k < n.
         groups: The group of each row, n hashables; rows of one group are never neighbours. None: only self is excluded.
         metric: "cosine", "ip" (inner product as it is) or "euclidean".
-        backend: "torch" (on the device of x) or "faiss" (on the CPU).
+        backend: "tiles" (compiled, on the CPU: half the products), "torch" (on the device of x) or "faiss" (faiss-cpu,
+            or faiss-gpu for a CUDA tensor). "auto" is what `make bench-metrics` shows to be the quickest: "tiles" for
+            features on the CPU, "torch" for others.
         tile: Rows searched at a time; None chooses. Changes time and memory, never the result.
         name: What the messages call x.
 
@@ -127,35 +130,40 @@ def neighbors(
     Source:
         Error bound: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed. 2002, section 3.1.
     """
-    _check_choices(k, metric, backend, tile)
-    values = plain(x, name)
+    check_choices(k, metric, backend, tile)
+    values = checked(x, name)
     n = len(values)
     exclusion = search.Exclusion(group_codes(groups, n)[0])
-    _check_enough(exclusion, k)
-    space = exact.prepare(values, metric)
+    check_enough(exclusion, k)
+    space = exact.prepare(values, metric, name=name)
     device = x.device if isinstance(x, torch.Tensor) else torch.device("cpu")
-    ids = np.empty((n, k), np.int32 if n < 2**31 else np.int64)
-    similarities = np.empty((n, k))
-    recomputed = searched_again = 0
-    ran = f"torch ({device})"
-    todo = np.arange(n)
-    tiles: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    if backend == "auto":
+        backend = "tiles" if device.type == "cpu" else "torch"
+    if backend == "tiles":
+        ids, values, again, recomputed = tiles.nearest(space, exclusion.codes, k=k, tile=tile)
+        ran = f"tiles ({torch.get_num_threads()} threads)"
+    else:
+        ids, values = np.empty((n, k), np.int32 if n < 2**31 else np.int64), np.empty((n, k))
+        again, recomputed, ran = np.arange(n), 0, f"torch ({device})"
     if backend == "faiss":
-        rows, cols, todo = faiss_backend.proposals(space, exclusion, k=k, tile=tile)
-        tiles = [(np.setdiff1d(np.arange(n), todo, assume_unique=True), rows, cols)] if len(rows) else []
-        searched_again, ran = len(todo), "faiss"
-
-    def every_tile() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        yield from tiles
-        yield from search.proposals(space, exclusion, todo, k=k, tile=tile, device=device)
-
-    for part, rows, cols in every_tile():
-        ids[part], similarities[part] = exact.nearest(space, rows, cols, len(part), k)
+        rows, cols, again = faiss_backend.proposals(space, exclusion, k=k, tile=tile, device=device)
+        certain = np.setdiff1d(np.arange(n), again, assume_unique=True)
+        if len(certain):
+            ids[certain], values[certain] = exact.nearest(space, rows, cols, len(certain), k)
+        recomputed, ran = len(rows), f"faiss ({device})"
+    for part, rows, cols in search.proposals(space, exclusion, again, k=k, tile=tile, device=device):
+        ids[part], values[part] = exact.nearest(space, rows, cols, len(part), k)
         recomputed += len(rows)
-    return Neighbors(ids, exact.reported(space, similarities), metric, ran, recomputed, searched_again)
+    searched_again = 0 if backend == "torch" else len(again)
+    return Neighbors(ids, exact.reported(space, values), metric, ran, recomputed, searched_again)
 
 
-def _check_choices(k: int, metric: str, backend: str, tile: int | None) -> None:
+def check_choices(k: int, metric: str, backend: str, tile: int | None) -> None:
+    """Refuses options that are out of range or unknown.
+
+    Raises:
+        BadChoice: With what there is.
+    """
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
         raise BadChoice(f"k = {k!r}: wanted a whole number of neighbours, 1 or more")
     if metric not in exact.MEASURES:
@@ -166,7 +174,12 @@ def _check_choices(k: int, metric: str, backend: str, tile: int | None) -> None:
         raise BadChoice(f"tile = {tile}: wanted 1 or more rows, or None")
 
 
-def _check_enough(exclusion: search.Exclusion, k: int) -> None:
+def check_enough(exclusion: search.Exclusion, k: int) -> None:
+    """Refuses a k that some row cannot fill.
+
+    Raises:
+        TooFewRows: Names the first such row.
+    """
     left = len(exclusion.codes) - exclusion.sizes[exclusion.codes]
     short = np.flatnonzero(left < k)
     if len(short):

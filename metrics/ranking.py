@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from metrics.arrays import Groups, X, Y, group_codes, plain, unit_rows
 from metrics.errors import BadChoice, BadShape
-from metrics.exact import paired_values, product_bound
+from metrics.exact import paired_values, relative_bound
 from metrics.search import Exclusion, full_precision, tile_rows
 
 
@@ -132,7 +132,7 @@ def _rank_tiles(
     """Ranks of each tile of queries: float32 where it is certain, float64 within the error bound of the best match."""
     left = torch.from_numpy(q.astype(np.float32)).to(device)
     right = torch.from_numpy(g.astype(np.float32)).to(device)
-    bound = product_bound(q.shape[1])
+    bound = relative_bound(q.shape[1])
     step = tile_rows(len(g), tile)
     for start in range(0, len(q), step):
         part = np.arange(start, min(start + step, len(q)))

@@ -89,9 +89,11 @@ def proposals(
     n = len(space)
     chunk = max(1, min(_CHUNK, n // (8 * k)))
     peaks_per_row = -(-n // chunk)
-    left = torch.from_numpy(space.left).to(device)
-    right = torch.zeros((chunk * peaks_per_row, space.right.shape[1]), device=device)
-    right[:n] = torch.from_numpy(space.right).to(device)
+    centred = torch.from_numpy(space.centred).to(device)
+    right = torch.zeros((chunk * peaks_per_row, centred.shape[1]), device=device)
+    right[:n] = centred
+    bias = torch.full((len(right),), -torch.inf, device=device)
+    bias[:n] = torch.from_numpy(space.bias).to(device)
     bound = torch.from_numpy(space.bound).to(device)
     step = min(tile_rows(n, tile), len(rows)) or 1
     scores = torch.empty((step, len(right)), device=device)
@@ -99,19 +101,29 @@ def proposals(
         part = rows[start : start + step]
         at = torch.from_numpy(part).to(device)
         with full_precision():
-            found = torch.matmul(left[at], right.T, out=scores[: len(part)])
-        found[:, n:] = -torch.inf
+            found = torch.addmm(bias, centred[at], right.T, out=scores[: len(part)])
         position, excluded = (torch.from_numpy(ids).to(device) for ids in exclusion.pairs(part))
         found[position, excluded] = -torch.inf
-        position, cols = _reaching(found.view(len(part), chunk, peaks_per_row), k, bound[at])
+        position, cols = reaching(found.view(len(part), chunk, peaks_per_row), k, bound[at])
         yield part, part[position.cpu().numpy()], cols.cpu().numpy()
 
 
-def _reaching(scores: torch.Tensor, k: int, bound: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(row, column) of the scores [t, chunk, peaks] that the bound [t] cannot rule out of the k largest."""
+def reaching(
+    scores: torch.Tensor, k: int, bound: torch.Tensor, floor: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(row, column) of the scores that the bound cannot rule out of the k largest.
+
+    Args:
+        scores: [t, chunk, peaks] float32; -inf where a pair is excluded.
+        k: Neighbours per row; no more than `peaks`, or else every score is looked into.
+        bound: [t] float32.
+        floor: [t] float32, what is known already to be too small; None for nothing.
+    """
     peaks = scores.amax(dim=1)
-    floor = peaks.topk(k, dim=1).values[:, -1] - 2 * bound
-    row, peak = (peaks >= floor[:, None]).nonzero(as_tuple=True)
+    low = peaks.topk(k, dim=1).values[:, -1] - 2 * bound if k <= peaks.shape[1] else torch.full_like(bound, -torch.inf)
+    if floor is not None:
+        low = torch.maximum(low, floor)
+    row, peak = (peaks >= low[:, None]).nonzero(as_tuple=True)
     values = scores[row, :, peak]
-    hit, member = ((values >= floor[row, None]) & (values > -torch.inf)).nonzero(as_tuple=True)
+    hit, member = ((values >= low[row, None]) & (values > -torch.inf)).nonzero(as_tuple=True)
     return row[hit], member * scores.shape[2] + peak[hit]

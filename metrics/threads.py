@@ -1,0 +1,54 @@
+"""How is work spread over the cores? Blocks of rows over threads, and one thread a matrix product meanwhile."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeVar
+
+import torch
+
+_ROWS = 2048
+Result = TypeVar("Result")
+
+
+def over_rows(work: Callable[[int, int], Result], n: int) -> list[Result]:
+    """Calls `work(start, stop)` for blocks of n rows, on as many threads as torch may use; results in order.
+
+    Args:
+        work: Compiled code that releases the interpreter's lock; blocks never overlap.
+        n: Number of rows.
+    """
+    spans = [(start, min(start + _ROWS, n)) for start in range(0, n, _ROWS)]
+    if len(spans) == 1:
+        return [work(*spans[0])]
+    with ThreadPoolExecutor(min(torch.get_num_threads(), len(spans))) as pool:
+        return list(pool.map(lambda span: work(*span), spans))
+
+
+_limit_lock = threading.Lock()
+_limited: list[Any] = []  # the limiter, and one entry more for each search that relies on it
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """One thread a matrix product while several products run side by side; the last to leave gives the others back."""
+    with _limit_lock:
+        if not _limited:
+            _limited.append(_controller().limit(limits=1, user_api="blas"))
+        _limited.append(None)
+    try:
+        yield
+    finally:
+        with _limit_lock:
+            _limited.pop()
+            if len(_limited) == 1:
+                _limited.pop().restore_original_limits()
+
+
+@cache
+def _controller() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

@@ -1,0 +1,112 @@
+"""Does a search through blocks of a gallery give what a search of all rows gives, and is an approximate one honest?"""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metrics import approximate_neighbors, errors, exact, neighbors, neighbors_in
+from tests.spine import tiny_cache
+from tests.test_metrics_neighbors import HARD
+
+RNG = np.random.default_rng
+
+
+def blocks(x, rows):
+    return (x[start : start + rows] for start in range(0, len(x), rows))
+
+
+@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("metric", exact.MEASURES)
+def test_blocks_give_the_ids_and_bits_of_a_search_of_all_rows(name, metric):
+    x = HARD[name]
+    codes = np.arange(len(x)) // 3
+    picked = np.sort(RNG(0).choice(len(x), 20, replace=False))
+    alone, grouped = neighbors(x, k=7, metric=metric), neighbors(x, k=7, metric=metric, groups=codes)
+    for rows in (1, 5, 64, len(x)):
+        found = neighbors_in(x[picked], blocks(x, rows), k=7, exclude=picked, metric=metric)
+        np.testing.assert_array_equal(found.ids, alone.ids[picked])
+        np.testing.assert_array_equal(found.similarities, alone.similarities[picked])
+        by_group = neighbors_in(x[picked], blocks(x, rows), k=7, groups=(codes[picked], codes), metric=metric)
+        np.testing.assert_array_equal(by_group.ids, grouped.ids[picked])
+
+
+@settings(deadline=None, max_examples=40)
+@given(n=st.integers(3, 60), rows=st.integers(1, 61), seed=st.integers(0, 10**6), data=st.data())
+def test_any_size_of_block_gives_the_same_neighbours(n, rows, seed, data):
+    k = data.draw(st.integers(1, n - 1))
+    x = RNG(seed).integers(-1, 2, (n, 3)) + 0.25
+    found = neighbors_in(x, blocks(x, rows), k=k, exclude=np.arange(n))
+    np.testing.assert_array_equal(found.ids, neighbors(x, k=k).ids)
+
+
+def test_queries_from_elsewhere_exclude_nothing():
+    x = RNG(0).standard_normal((50, 4))
+    found = neighbors_in(torch.from_numpy(x[:3].copy()), x, k=2)
+    assert found.ids[:, 0].tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(found.ids[:, 1], neighbors(x, k=1).ids[:3, 0])
+
+
+def test_a_cached_array_is_searched_chunk_by_chunk(tmp_path):
+    cache = tiny_cache(tmp_path)
+    array = cache.find("openmoji", "images/efficientnet-lite0")
+    features, reader = cache.load_array(array), cache.reader(array)
+    picked = np.arange(0, len(features), 7)
+    found = neighbors_in(features.values[picked], (rows for _, rows in reader.blocks(16)), k=3, exclude=picked)
+    np.testing.assert_array_equal(found.ids, neighbors(features.values, k=3).ids[picked])
+
+
+def test_what_does_not_fit_together_is_refused():
+    x = RNG(0).standard_normal((10, 4))
+    with pytest.raises(errors.BadShape, match="4 wide, the gallery 3"):
+        neighbors_in(x, x[:, :3], k=1)
+    with pytest.raises(errors.BadShape, match="one gallery row a query"):
+        neighbors_in(x, x, k=1, exclude=np.arange(3))
+    with pytest.raises(errors.BadShape, match="9 entries for a gallery of at least 10"):
+        neighbors_in(x, x, k=1, groups=(range(10), range(9)))
+    with pytest.raises(errors.BadShape, match="11 entries for a gallery of 10"):
+        neighbors_in(x, x, k=1, groups=(range(10), range(11)))
+    with pytest.raises(errors.TooFewRows, match="query 0 has fewer candidates among 10"):
+        neighbors_in(x, x, k=10, exclude=np.arange(10))
+    with pytest.raises(errors.NotFinite, match="gallery from row 5"):
+        neighbors_in(x, blocks(np.where(np.arange(10)[:, None] == 7, np.nan, x), 5), k=1)
+    with pytest.raises(errors.BadChoice, match="scale both alike"):
+        neighbors_in(x, x * 1e30, k=1, metric="ip")
+    with pytest.raises(errors.BadChoice, match="k = 0"):
+        neighbors_in(x, x, k=0)
+
+
+@pytest.mark.parametrize("index", ["hnsw", "ivf"])
+def test_an_approximate_graph_reports_the_recall_that_it_has(index):
+    pytest.importorskip("faiss")
+    x = RNG(0).standard_normal((3000, 16)).astype(np.float32)
+    found = approximate_neighbors(x, k=10, index=index, effort=16, sample=3000)
+    true = neighbors(x, k=10)
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.ids.tolist(), true.ids.tolist(), strict=True)])
+    assert found.recall == pytest.approx(recall)
+    assert 0.5 < recall < 1
+    assert f"recall {recall:.4f} on 3000 rows" in found.backend
+    assert (found.ids != np.arange(3000)[:, None]).all()
+
+
+def test_more_effort_finds_more():
+    pytest.importorskip("faiss")
+    x = RNG(1).standard_normal((3000, 16)).astype(np.float32)
+    little, much = (approximate_neighbors(x, k=10, index="ivf", effort=effort).recall for effort in (1, 200))
+    assert little < 0.7 < 0.999 < much
+
+
+def test_an_approximate_graph_keeps_groups_apart_and_orders_in_float64():
+    pytest.importorskip("faiss")
+    x = np.repeat(RNG(2).standard_normal((200, 8)), 3, axis=0)
+    codes = np.repeat(np.arange(200), 3)
+    found = approximate_neighbors(x, k=4, index="ivf", groups=codes, effort=600)
+    assert (codes[found.ids] != codes[:, None]).all()
+    assert found.recall == 1.0
+    np.testing.assert_array_equal(found.ids, neighbors(x, k=4, groups=codes).ids)
+
+
+def test_an_unknown_index_is_refused():
+    with pytest.raises(errors.BadChoice, match="ivf or hnsw"):
+        approximate_neighbors(np.eye(5), k=1, index="annoy")  # pyright: ignore[reportArgumentType]
