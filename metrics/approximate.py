@@ -12,6 +12,7 @@ from metrics.graph import Neighbors, check_choices, check_enough
 from metrics.search import Exclusion
 
 Index = Literal["ivf", "hnsw"]
+_MARGIN = 16  # fetched beyond k and the own group: ties that faiss orders otherwise
 INDEXES: tuple[str, ...] = ("ivf", "hnsw")
 
 
@@ -65,7 +66,7 @@ def approximate_neighbors(
     check_enough(exclusion, k)
     space = exact.prepare(values, "cosine")
     unit = (space.values * space.scale[:, None]).astype(np.float32)
-    found = _search(unit, min(n, k + int(exclusion.sizes.max())), index, effort, seed)
+    found = _search(unit, min(n, k + int(exclusion.sizes.max()) + _MARGIN), index, effort, seed)
     ids, similarities = _ordered(space, found, exclusion.codes, k)
     rows = np.sort(np.random.default_rng(seed).choice(n, min(sample, n), replace=False))
     codes = exclusion.codes
