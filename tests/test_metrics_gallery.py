@@ -80,12 +80,12 @@ def test_what_does_not_fit_together_is_refused():
 @pytest.mark.parametrize("index", ["hnsw", "ivf"])
 def test_an_approximate_graph_reports_the_recall_that_it_has(index):
     pytest.importorskip("faiss")
-    x = RNG(0).standard_normal((3000, 16)).astype(np.float32)
-    found = approximate_neighbors(x, k=10, index=index, effort=16, sample=3000)
+    x = RNG(0).standard_normal((3000, 64)).astype(np.float32)
+    found = approximate_neighbors(x, k=10, index=index, effort=8, sample=3000)
     true = neighbors(x, k=10)
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.ids.tolist(), true.ids.tolist(), strict=True)])
     assert found.recall == pytest.approx(recall)
-    assert 0.5 < recall < 1
+    assert 0.1 < recall < 1
     assert f"recall {recall:.4f} on 3000 rows" in found.backend
     assert (found.ids != np.arange(3000)[:, None]).all()
 
