@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself when it must. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train align report pull push test test-all check docs bench bench-store clean
+.PHONY: help setup demo extract train align report pull push test test-all check docs bench bench-store bench-metrics clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -21,13 +21,14 @@ Y ?=
 REFERENCE ?=
 K ?=
 OUT ?=
+DEVICE ?=
 RUNS ?= $(patsubst %/config.json,%,$(wildcard runs/*/*/config.json runs/*/*/*/config.json))
 
 option = $(if $(2),--$(1) '$(2)')
 cache_option = $(call option,cache,$(CACHE))
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: .venv/.ready ## Make .venv with everything that make demo and make test need
 
@@ -81,6 +82,9 @@ bench: setup ## Measure throughput as a ratio against the best bare loop
 
 bench-store: setup ## Measure the store as ratios against raw files, and extraction against bare loops
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/python benchmarks/store.py
+
+bench-metrics: setup ## Measure neighbours, CKA and layer grids against faiss and the published forms: DEVICE=cpu|cuda
+	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/python benchmarks/alignment.py $(call option,device,$(DEVICE))
 
 clean: ## Delete .venv and what tools left; the cache and runs/ stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -27,24 +27,17 @@ def over_rows(work: Callable[[int, int], Result], n: int) -> list[Result]:
         return list(pool.map(lambda span: work(*span), spans))
 
 
-_limit_lock = threading.Lock()
-_limited: list[Any] = []  # the limiter, and one entry more for each search that relies on it
+_one_search = threading.Lock()
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """One thread a matrix product while several products run side by side; the last to leave gives the others back."""
-    with _limit_lock:
-        if not _limited:
-            _limited.append(_controller().limit(limits=1, user_api="blas"))
-        _limited.append(None)
-    try:
+    """One thread a matrix product while several products run side by side, in this process for one caller at a time.
+
+    The number is the whole process's: a second caller waits, as it would for the cores.
+    """
+    with _one_search, _controller().limit(limits=1, user_api="blas"):
         yield
-    finally:
-        with _limit_lock:
-            _limited.pop()
-            if len(_limited) == 1:
-                _limited.pop().restore_original_limits()
 
 
 @cache
