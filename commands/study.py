@@ -1,11 +1,11 @@
-"""What runs on the cache: training, embedding, alignment, reports, and what there is to extract."""
+"""What runs on the cache: training, embedding, reports, and what there is to extract."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from commands.options import CacheOption, DatasetArgument, JsonOption
+from commands.options import CacheOption, JsonOption
 
 
 def encoders(json: JsonOption = False) -> None:
@@ -107,27 +107,6 @@ def embed(
 
     for features in apply(open_cache(cache), load_run(run), dataset=dataset):
         typer.echo(f"{features.dataset}/{features.view}/{features.name}: {len(features)} rows of {features.width}")
-
-
-def align(
-    dataset: DatasetArgument,
-    x: Annotated[str, typer.Argument(metavar="ENCODER", help="[view/]encoder[/layer.pooling][@digest].")],
-    y: Annotated[str, typer.Argument(metavar="ENCODER", help="The other one.")],
-    k: Annotated[int, typer.Option(help="Neighbours of mutual k-NN.", min=1)] = 10,
-    split: Annotated[str | None, typer.Option(help="Only this split. Default: every group.")] = None,
-    permutations: Annotated[int, typer.Option(help="Permutations behind each null range.", min=1)] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of the permutations.", min=0)] = 0,
-    json: JsonOption = False,
-    cache: CacheOption = None,
-) -> None:
-    """Measure the alignment of two cached encoders."""
-    from featcache.cache import open_cache
-    from report.training import show_alignment
-    from trainer.align import align as measure
-
-    store = open_cache(cache)
-    a, b = store.load(dataset, x), store.load(dataset, y)
-    show_alignment(a, b, measure(a, b, k=k, split=split, permutations=permutations, seed=seed), as_json=json)
 
 
 def report(

@@ -110,12 +110,20 @@ class KnnComparison(Comparison[Neighbors]):
         return scores
 
     def compare(self, a: Neighbors, b: Neighbors) -> float:
-        """Mean over the rows that have k neighbours in both graphs."""
-        return float(np.nanmean(self.rows(a, b)))
+        """Mean over the rows that have k neighbours in both graphs; NaN if there is none."""
+        scores = self.rows(a, b)
+        enough = ~np.isnan(scores)
+        return float(scores[enough].mean()) if enough.any() else float("nan")
 
     def take(self, side: Neighbors, rows: np.ndarray) -> Neighbors:
         """The graph among some rows, from the lists that are there."""
         return side.among(rows)
+
+    def permuted(self, a: Neighbors, b: Neighbors, orders: np.ndarray) -> np.ndarray:
+        """Scores in other orders, from renamed ids: nothing is searched again, and similarities stay where they are."""
+        from metrics.permuted import knn_scores
+
+        return knn_scores(self.per_row, a.ids[:, : self.k], b.ids[:, : self.k], orders)
 
 
 def options_of(factory: Callable[..., Comparison[Any]]) -> frozenset[str]:

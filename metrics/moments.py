@@ -3,10 +3,12 @@
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from metrics.arrays import Graph, X, Y, plain_pair
-from metrics.errors import TooFewRows
-from metrics.kernels import centred, linear_hsic
+from metrics.arrays import Graph, X, Y, check_pair, checked
+from metrics.errors import ConstantSpace, TooFewRows
+from metrics.gram import centred_rows, linear_side
+from metrics.independence import DIVISORS, Divisor
 from metrics.overlap import check_ids, graph_pair
 
 
@@ -71,7 +73,9 @@ def moments_cka(x: X, y: Y, *, debiased: bool = False) -> Moments:
     """Exact permutation mean and standard deviation of linear `cka`, in O(d^2) memory.
 
     Debiased, the mean is 0 and the variance is 2 / (n (n - 3)) whatever the features: U-centred kernels have zero row
-    sums and zero diagonals, so Mantel's moments depend on their norms alone.
+    sums and zero diagonals, so Mantel's moments depend on their norms alone. Every row is exchangeable: no groups, for
+    whole groups that change places make a null whose variance needs all pairs of places within a group; draw it with
+    `permutation_null`. The same moments are those of `rv`.
 
     Args:
         x: Features of n samples in the first space, n >= 4.
@@ -89,27 +93,62 @@ def moments_cka(x: X, y: Y, *, debiased: bool = False) -> Moments:
     Source:
         Kazi-Aoual et al. 1995, Computational Statistics & Data Analysis 20 (moments of the RV coefficient).
     """
-    a, b = (centred(values) for values in plain_pair(x, y, at_least=4))
-    n = len(a)
     if debiased:
-        return Moments(0.0, float(np.sqrt(2 / (n * (n - 3)))))
-    sums = linear_hsic(a, b, debiased=False)
-    (ta, va, sa), (tb, vb, sb) = (_traces(*pair, n) for pair in ((a, sums.xx), (b, sums.yy)))
+        check_pair(x, y, at_least=4)
+        return Moments(0.0, float(np.sqrt(2 / (len(x) * (len(x) - 3)))))
+    mean, std, scale, _ = _hsic_moments(x, y, debiased)
+    if scale == 0:
+        raise ConstantSpace("a centred linear kernel is zero: all rows of x or of y look alike")
+    return Moments(mean / scale, std / scale)
+
+
+def moments_hsic(x: X, y: Y, *, debiased: bool = False, divisor: Divisor = "(n-1)^2") -> Moments:
+    """Exact permutation mean and standard deviation of linear `hsic`; arguments as `hsic`, else as `moments_cka`.
+
+    Example:
+        >>> x, y = np.random.default_rng(0).standard_normal((2, 50, 8))
+        >>> moments_hsic(x, y, debiased=True).mean
+        0.0
+    """
+    mean, std, _, exponent = _hsic_moments(x, y, debiased)
+    with np.errstate(over="ignore", under="ignore"):
+        unit = float(np.exp2(-2.0 * exponent)) / (1.0 if debiased else DIVISORS[divisor](len(x)))
+    return Moments(mean * unit, std * unit)
+
+
+def _hsic_moments(x: X, y: Y, debiased: bool) -> tuple[float, float, float, int]:
+    """Mean and deviation of the kernels' inner product, the product of their norms, the exponent of both spaces."""
+    check_pair(x, y, at_least=4)
+    n, (a, b) = len(x), (_Kernel.of(x, "x", debiased), _Kernel.of(y, "y", debiased))
+    scale = float(np.sqrt(a.squared * b.squared))
+    if debiased:
+        return 0.0, scale * float(np.sqrt(2 / (n * (n - 3)))), scale, a.exponent + b.exponent
+    (va, sa), (vb, sb) = a.contrasts(n), b.contrasts(n)
     variance = 2 * va * vb / ((n - 1) ** 2 * (n + 1) * (n - 2))
     variance += sa * sb / ((n + 1) * n * (n - 1) * (n - 2) * (n - 3))
-    scale = float(np.sqrt(sums.xx * sums.yy))
-    return Moments(ta * tb / (n - 1) / scale, float(np.sqrt(max(variance, 0.0))) / scale)
+    return a.trace * b.trace / (n - 1), float(np.sqrt(max(variance, 0.0))), scale, a.exponent + b.exponent
 
 
-def _traces(a: np.ndarray, squared: float, n: int) -> tuple[float, float, float]:
-    """Trace of the centred kernel, and the two contrasts of Kazi-Aoual et al.'s variance."""
-    diagonal = np.einsum("ij,ij->i", a, a)
-    trace, quartic = float(diagonal.sum()), float(diagonal @ diagonal)
-    return (
-        trace,
-        (n - 1) * squared - trace**2,
-        n * (n + 1) * quartic - (n - 1) * (trace**2 + 2 * squared),
-    )
+class _Kernel(NamedTuple):
+    """Of a centred linear kernel: trace, squares of its diagonal, product with itself; exponent as in `RowSide`."""
+
+    trace: float
+    quartic: float
+    squared: float
+    exponent: int
+
+    @classmethod
+    def of(cls, x: X, name: str, debiased: bool) -> "_Kernel":
+        rows, diagonal, exponent = centred_rows(checked(x, name))
+        own = linear_side(torch.from_numpy(rows), diagonal, debiased=debiased, name=name).own
+        return cls(float(diagonal.sum()), float(diagonal @ diagonal), own, exponent)
+
+    def contrasts(self, n: int) -> tuple[float, float]:
+        """The two of Kazi-Aoual et al.'s variance."""
+        return (
+            (n - 1) * self.squared - self.trace**2,
+            n * (n + 1) * self.quartic - (n - 1) * (self.trace**2 + 2 * self.squared),
+        )
 
 
 def chance_cka(x: X, y: Y, *, debiased: bool = False) -> float:

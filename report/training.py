@@ -1,19 +1,16 @@
 """How does the terminal show training and what came of it? A line an epoch while it runs, then the tables."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from report.console import console, print_json, print_table
+from report.console import console, print_table
 from report.runs import ALIGNMENT
 
 if TYPE_CHECKING:
     from featcache.cache import Cache
-    from featcache.features import Features
     from report.runs import RunResults
     from report.tables import Reading
-    from trainer.align import Alignment
     from trainer.config import FitConfig
     from trainer.defaults import Triple
     from trainer.fit import Epoch
@@ -126,43 +123,3 @@ def _score(reading: "Reading | None", what: str = "value") -> str:
 def _interval(reading: "Reading") -> str:
     interval = "" if reading.ci_low is None else f" [{reading.ci_low:.3f}, {reading.ci_high:.3f}]"
     return f"{reading.value:.3f}{interval}"
-
-
-def show_alignment(x: "Features", y: "Features", found: Sequence["Alignment"], *, as_json: bool) -> None:
-    """Shows the alignment of two feature arrays, one line a metric."""
-    if as_json:
-        sides = {
-            name: {
-                "view": f.view,
-                "encoder": f.encoder,
-                "layer": f.layer,
-                "digest": f.digest,
-                "root": f.root,
-                "d": f.width,
-            }
-            for name, f in (("x", x), ("y", y))
-        }
-        print_json(
-            {"dataset": x.dataset, **sides, "rows": "mean of each group", "alignment": [asdict(a) for a in found]}
-        )
-        return
-    console().print(f"{x.dataset}: {x.name} ({x.view}, d = {x.width}) and {y.name} ({y.view}, d = {y.width})")
-    console().print(
-        "One row a group (the mean of its rows); cosine; self excluded by id. Null: 95 % under permutation."
-    )
-    rows = [
-        (
-            a.metric,
-            f"{a.value:.4f}",
-            a.n,
-            a.k or "–",
-            f"{a.chance:.4f}",
-            f"{a.null_low:.4f}–{a.null_high:.4f}",
-            f"{a.p:.3f}" if a.p >= 0.001 else "<0.001",
-            a.null,
-            a.backend,
-            f"{a.seconds:.2f} s",
-        )
-        for a in found
-    ]
-    print_table(("metric", "score", "n", "k", "chance", "null range", "p", "null from", "computed by", "time"), rows)

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import app
+from tests import metrics_page
 from tests.cli_page import PAGE, command_names, help_page
 from tests.test_store import features, write_all
 
@@ -88,6 +89,10 @@ def test_every_python_block_of_the_readme_runs(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("FEATCACHE_HOME", str(tiny_cache(tmp_path).root))
     for block in blocks(README, "python"):
         exec(block, {})  # the page's own code
+
+
+def test_the_table_of_metrics_says_what_the_code_says() -> None:
+    assert metrics_page.PAGE.read_text(encoding="utf-8") == metrics_page.page(), "run: make docs"
 
 
 def test_no_page_names_a_command_line_tool_of_ours_that_does_not_exist() -> None:

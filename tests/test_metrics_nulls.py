@@ -1,5 +1,6 @@
 """Do closed forms and permutations agree, and does a null hold what it promises?"""
 
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from metrics import (
+    METRICS,
     chance_cka,
     chance_mutual_knn,
     cka,
@@ -17,11 +19,28 @@ from metrics import (
     neighbors,
     nulls,
     overlap,
+    permutation_null,
     permutation_null_cka,
     permutation_null_knn,
+    permuted,
+    ranks,
 )
 
 RNG = np.random.default_rng
+
+
+def nearest_agrees(a_ids, b_ids):
+    """A score that only a user has."""
+    return (a_ids[:, 0] == b_ids[:, 0]) + 0.25
+
+
+GRAPH_SCORES = {
+    score.__name__: score
+    for score in (
+        *(overlap.mutual_knn_graphs, overlap.jaccard_knn_graphs, overlap.cycle_knn_graphs),
+        *(overlap.lcs_knn_graphs, overlap.edit_distance_knn_graphs, ranks.rank_knn_graphs, nearest_agrees),
+    )
+}
 
 
 def spaces(n, seed=0, dx=6, dy=4):
@@ -69,7 +88,7 @@ def test_a_permuted_graph_is_the_graph_of_permuted_features():
     x, y = spaces(40)
     a, b = (neighbors(v, k=5).ids for v in (x, y))
     null = permutation_null_knn(a, b, permutations=3, seed=5)
-    orders = nulls._row_orders(None, 40, 5)
+    orders = nulls.row_orders(None, 40, 5)
     direct = [mutual_knn(x, y[next(orders)], k=5) for _ in range(3)]
     assert null.mean == pytest.approx(np.mean(direct), abs=1e-12)
     assert null.observed == mutual_knn(x, y, k=5)
@@ -82,7 +101,7 @@ def test_a_permuted_cka_is_the_cka_of_permuted_features(kernel, debiased, shape)
     n, dx, dy = shape
     x, y = (v / 4 for v in spaces(n, dx=dx, dy=dy))
     null = permutation_null_cka(x, y, kernel=kernel, debiased=debiased, permutations=4, seed=1)
-    orders = nulls._row_orders(None, n, 1)
+    orders = nulls.row_orders(None, n, 1)
     direct = [cka(x, y[next(orders)], kernel=kernel, debiased=debiased) for _ in range(4)]
     assert null.mean == pytest.approx(np.mean(direct), abs=1e-5)
     assert null.std == pytest.approx(np.std(direct), abs=1e-5)
@@ -113,7 +132,7 @@ def test_the_same_seed_draws_the_same_null():
 
 def test_whole_groups_change_places_among_those_of_equal_size():
     groups = np.array(list("aabbcccddeeef"))
-    orders = nulls._row_orders(groups, len(groups), 0)
+    orders = nulls.row_orders(groups, len(groups), 0)
     for order in (next(orders) for _ in range(50)):
         assert order[-1] == 12
         assert sorted(order) == list(range(len(groups)))
@@ -155,3 +174,102 @@ def test_a_null_that_cannot_be_drawn_is_refused():
         permutation_null_knn(np.where(ids == ids[0, 0], 9, ids) * (ids > 0), ids)
     with pytest.raises(errors.TooFewRows, match="at least 4"):
         moments_knn(np.array([[1], [0], [0]]), np.array([[1], [0], [0]]))
+
+
+def scored_one_by_one(score, a, b, orders):
+    """Renames and scores each graph anew; rows that run short are left out."""
+    found = []
+    for order in orders:
+        moved = b.among(order).ids
+        enough = (a.ids[:, -1] >= 0) & (moved[:, -1] >= 0)
+        scores = np.full(a.n, np.nan)
+        if score is overlap.cycle_knn_graphs:  # looks at the lists of a row's neighbours too
+            scores[enough] = score(a.ids, moved)[enough]
+        else:
+            scores[enough] = score(a.ids[enough], moved[enough])
+        found.append(np.nanmean(scores))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("name", GRAPH_SCORES)
+@pytest.mark.parametrize("short", [False, True])
+def test_scores_in_other_orders_equal_renamed_graphs_bit_for_bit(name, short):
+    a, b = (neighbors(v, k=7) for v in spaces(150))
+    if short:
+        rows = np.arange(0, 150, 2)
+        a, b = (replace(graph.among(rows), ids=graph.among(rows).ids[:, :3]) for graph in (a, b))
+        assert 0 < np.mean(a.ids[:, -1] < 0) < 1
+    orders = np.stack([RNG(seed).permutation(a.n) for seed in range(25)])
+    fast = permuted.knn_scores(GRAPH_SCORES[name], a.ids, b.ids, orders)
+    assert fast.tobytes() == scored_one_by_one(GRAPH_SCORES[name], a, b, orders).tobytes()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_shared_neighbours_are_counted_alike_by_any_number_of_threads_in_graphs_of_any_size(threads, monkeypatch):
+    n = 3 * permuted._SLOTS + 5  # ids that share a slot
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(permuted, "_ENTRIES", 2 * n)  # several parts
+    rng = RNG(0)
+    near = (np.arange(n)[:, None] + np.arange(1, 6)) % n
+    far = (np.arange(n)[:, None] + permuted._SLOTS * np.arange(1, 3)) % n
+    a, b = near, np.hstack([near[:, :3], far])
+    orders = np.stack([np.arange(n), *(rng.permutation(n) for _ in range(4))])
+    moved = [relabelled(b, order) for order in orders]
+    slow = [overlap.mutual_knn_graphs(a, ids).mean() for ids in moved]
+    assert permuted.knn_scores(overlap.mutual_knn_graphs, a, b, orders).tolist() == slow
+    assert slow[0] == pytest.approx(0.6)
+
+
+def test_graphs_without_a_row_to_score_have_no_null():
+    empty = np.full((6, 2), -1)
+    assert np.isnan(permuted.knn_scores(overlap.mutual_knn_graphs, empty, empty, np.arange(6)[None])).all()
+    with pytest.raises(errors.TooFewRows, match="no row has k neighbours"):
+        nulls.summarised(0.5, np.array([0.1, np.nan]), "rows permuted")
+
+
+def test_the_first_ids_kept_are_those_of_the_graph_among_the_rows():
+    graph = neighbors(spaces(90)[0], k=20)
+    for rows in (np.arange(0, 90, 2), RNG(0).permutation(90)[:30], np.arange(90)):
+        among = graph.among(rows).ids
+        for k in (1, 5, 12):
+            assert (permuted.first_kept(graph.ids, rows, k) == among[:, :k]).all()
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_every_metric_has_a_null_of_its_scores_on_rearranged_rows(name):
+    metric = METRICS[name]
+    options = {"k": 5} if "k" in metric.options() else {}
+    x, noise = RNG(4).standard_normal((2, 30, 3))
+    y = x + noise
+    comparison = metric.comparison(**options)
+    a, b = comparison.prepare(x), comparison.prepare(y)
+    null = permutation_null(comparison, a, b, n=30, permutations=9, seed=2, higher_is_better=metric.higher_is_better)
+    orders = nulls.row_orders(None, 30, 2)
+    direct = np.array([metric.function(x, y[next(orders)], **options) for _ in range(9)])
+    assert null.scores == pytest.approx(direct, abs=2e-6)
+    assert null.observed == metric.function(x, y, **options)
+    better = direct >= null.observed if metric.higher_is_better else direct <= null.observed
+    if null.std > 1e-9:
+        assert null.p == (1 + better.sum()) / 10
+    assert null.higher_is_better == metric.higher_is_better
+
+
+def test_a_distance_counts_the_permutations_that_come_at_least_as_near():
+    scores = np.array([3.0, 1.0, 2.0])
+    assert nulls.summarised(1.5, scores, "", higher_is_better=False).p == 2 / 4
+    assert nulls.summarised(1.5, scores, "").p == 3 / 4
+    assert nulls.summarised(3.0, scores, "").p == 2 / 4
+
+
+def test_a_null_says_how_many_rows_have_no_group_to_change_places_with():
+    assert nulls.described(None, 5) == "rows permuted"
+    assert nulls.described(list("aabb"), 4) == "groups permuted among those of equal size"
+    assert nulls.described(list("aabbc"), 5).endswith(", 1 of 5 rows without a partner")
+
+
+def test_orders_come_in_parts_that_do_not_change_them(monkeypatch):
+    whole = np.concatenate(list(nulls.order_batches(12, None, permutations=30, seed=1)))
+    monkeypatch.setattr(nulls, "_ORDER_ENTRIES", 50)
+    parts = list(nulls.order_batches(12, None, permutations=30, seed=1))
+    assert [len(part) for part in parts] == [4] * 7 + [2]
+    assert (np.concatenate(parts) == whole).all()

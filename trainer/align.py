@@ -1,123 +1,300 @@
-"""How alike are two cached encoders on the groups they share? The numbers behind `featcache align`."""
+"""How alike are two cached encoders on the samples they share? The numbers behind `featcache align`."""
 
+import inspect
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, get_args
 
-import numpy as np
-
+from featcache.cache import Cache
+from featcache.errors import UsageError
 from featcache.features import Features
-from trainer.errors import NotPaired
-from trainer.evaluate import cka_null
+from metrics import METRICS
+from metrics.calibration import calibrate
+from metrics.comparison import Comparison, KnnComparison
+from metrics.curve import depth_for
+from metrics.errors import BadChoice, MetricError
+from metrics.intervals import query_interval, sample_interval
+from metrics.pairing import Mode
+from metrics.sides import prepared
+from metrics.table import Metric, chosen
+from trainer.common_rows import CachedSpace, CommonRows, common_rows
 
-if TYPE_CHECKING:
-    from metrics import Null
+NullKind = Literal["auto", "permutation", "closed", "none"]
+IntervalKind = Literal["none", "samples", "queries"]
+DEFAULT_METRICS = ("mutual_knn", "cka_linear", "cka_debiased")
+# A permuted kernel score costs n^2 or d^2 a draw; with this many rows its null is normal, and its moments are exact.
+PERMUTED_ROWS = 500
+FEW_PERMUTATIONS = 19  # as few as can reach p = .05
+_ELSEWHERE = ("k", "groups", "seed")  # options that have a column of their own
+_SHORT = 1e-6  # probability that a row's list runs short in half of the samples
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is measured, and how sure it is to be.
+
+    Args:
+        metrics: Names of METRICS, each perhaps with options, as in "cka_rbf:sigma=median"; "all" for every one of them.
+        k: Neighbours, for the metrics that have them.
+        pairing: What becomes of several rows of a group: "mean", "first", "random" or "all".
+        split: Only groups of this split; None for all.
+        null: "permutation"; "closed": exact mean and variance, normal tails, for metrics that have them; "none";
+            "auto": permutation, but from 501 rows on, for metrics without neighbours, closed or few permutations.
+        permutations: Behind each permutation null.
+        interval: "samples": where the score of other samples, as many, would lie; "queries": where the score of all
+            queries lies, of which some are drawn; "none".
+        queries: How many queries are drawn.
+        repeats: Subsamples behind an interval of samples.
+        seed: Of every draw.
+    """
+
+    metrics: tuple[str, ...] = DEFAULT_METRICS
+    k: int = 10
+    pairing: Mode = "mean"
+    split: str | None = None
+    null: NullKind = "auto"
+    permutations: int = 200
+    interval: IntervalKind = "none"
+    queries: int | None = None
+    repeats: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, kinds in (("null", self.null, NullKind), ("interval", self.interval, IntervalKind)):
+            if value not in get_args(kinds):
+                raise UsageError(f"{name} = {value!r} is unknown; there are {', '.join(get_args(kinds))}")
+        if self.permutations < 1 and self.null in ("auto", "permutation"):
+            raise UsageError(f"permutations = {self.permutations}: wanted 1 or more, or null none")
+        if (self.queries is None) == (self.interval == "queries"):
+            raise UsageError(
+                "an interval of queries and a number of queries belong together: --interval queries --queries N"
+            )
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """One metric of one pair of feature arrays.
+    """One metric of one pair of spaces.
 
     Args:
-        metric: "mutual_knn", "cka" or "cka_debiased".
-        value: The score; higher is more aligned.
-        n: Groups compared, one row each.
+        metric: A name of METRICS.
+        convention: The options it was computed with, and which of the metric's published forms they mean.
+        value: The score; None where the metric cannot be computed, and `note` says why.
+        higher_is_better: Whether a higher score means more aligned.
+        n: Rows compared.
+        d_x: Width of x.
+        d_y: Width of y.
         k: Neighbours, where the metric has them.
-        chance: Its mean when the groups of one side are permuted.
-        null_low: Lower end of the central 95 % under permutation.
+        chance: Mean score when the rows of one side are permuted; None without null.
+        calibrated: 0 up to what 5 % of the null passes, 1 at the best score there is.
+        threshold: What 5 % of the null passes.
+        p: Share of permutations at least as aligned, the observed order counted; else a normal's tail.
+        null_low: Lower end of the central 95 % of the null.
         null_high: Upper end.
-        p: Share of permutations that score at least as high, the observed one counted; else a normal's tail.
-        null: How the null was got: "200 permutations", or "closed form" (exact mean and variance, normal tails).
-        backend: What computed it.
-        seconds: Time of the score and its null.
+        null: How the null was got: "200 permutations", "closed form", or "none".
+        ci_low: Lower end of the 95 % interval of the score.
+        ci_high: Upper end.
+        estimand: What the interval is about, in words.
+        interval: How the interval was got.
+        short_rows: Rows that an interval left out because their lists ran short.
+        backend: What computed it, or that the graphs were cached.
+        seconds: Time of the score, its null and its interval.
+        note: Why there is no score, or "".
     """
 
     metric: str
-    value: float
+    convention: str
+    value: float | None
+    higher_is_better: bool
     n: int
-    k: int | None
-    chance: float
-    null_low: float
-    null_high: float
-    p: float
-    null: str
-    backend: str
-    seconds: float
+    d_x: int
+    d_y: int
+    k: int | None = None
+    chance: float | None = None
+    calibrated: float | None = None
+    threshold: float | None = None
+    p: float | None = None
+    null_low: float | None = None
+    null_high: float | None = None
+    null: str = "none"
+    ci_low: float | None = None
+    ci_high: float | None = None
+    estimand: str = ""
+    interval: str = "none"
+    short_rows: int | None = None
+    backend: str = ""
+    seconds: float = 0.0
+    note: str = ""
 
 
-def align(
-    x: Features, y: Features, *, k: int = 10, split: str | None = None, permutations: int = 200, seed: int = 0
-) -> list[Alignment]:
-    """Mutual-kNN and linear CKA, biased and debiased, of two feature arrays of one data set.
+def align(x: Features, y: Features, asked: Asked = Asked(), *, cache: Cache | None = None) -> list[Alignment]:
+    """Scores of two feature arrays of one data set, each with its chance level.
 
-    Rows of a group (five captions of a photo) are averaged first, so that no group is its own neighbour and duplicate
-    rows cannot raise a score.
+    By default rows of a group (five captions of a photo) are averaged first, so that no group is its own neighbour and
+    duplicate rows cannot raise a score.
 
     Args:
-        x: Features of one encoder.
+        x: Features of one encoder, all rows of the array.
         y: Features of the other.
-        k: Neighbours.
-        split: Only groups of this split; None for all.
-        permutations: Behind each null range.
-        seed: Of the permutations.
+        asked: What is measured.
+        cache: Where neighbour graphs are looked for and kept; None: nowhere.
+
+    Returns:
+        One row a metric. Of "all", metrics that do not suit these spaces (of unequal width, too many rows) have no
+        score but a note.
 
     Raises:
         NotPaired: If the two share no groups, or are of different data sets.
-        TooFewRows: If k is not below the number of groups.
+        MetricError: If a metric or option is unknown, or a metric that was named cannot be computed.
     """
-    import metrics
+    return align_rows(rows_of([x, y], asked, cache=cache), asked)
 
-    a, b = paired_means(x, y, split)
-    draws: dict[str, Any] = {"permutations": permutations, "seed": seed}
-    started = perf_counter()
-    graphs = [metrics.neighbors(space, k=k) for space in (a, b)]
-    null = metrics.permutation_null_knn(graphs[0].ids, graphs[1].ids, **draws)
-    found = [_alignment("mutual_knn", null, len(a), k, graphs[0].backend, started)]
-    for name, debiased in (("cka", False), ("cka_debiased", True)):
-        started = perf_counter()
-        null = cka_null(a, b, debiased=debiased, **draws)
-        found.append(_alignment(name, null, len(a), None, "numpy", started))
+
+def rows_of(arrays: Sequence[Features], asked: Asked, *, cache: Cache | None = None) -> CommonRows:
+    """Arrays on their common rows, paired as is asked; as `common_rows`."""
+    return common_rows(arrays, pairing=asked.pairing, split=asked.split, seed=asked.seed, cache=cache)
+
+
+def align_rows(common: CommonRows, asked: Asked) -> list[Alignment]:
+    """Scores of two spaces that are paired already; as `align`."""
+    return [_measured(common, metric, options, asked) for metric, options in chosen_metrics(asked)]
+
+
+def chosen_metrics(asked: Asked) -> list[tuple[Metric, dict[str, Any]]]:
+    """The metrics that are asked for, each with its options, k among them where the metric has neighbours.
+
+    Raises:
+        BadChoice: If a metric or an option is unknown; lists what exists.
+    """
+    names = [name for word in asked.metrics for name in (METRICS if word == "all" else (word,))]
+    found: list[tuple[Metric, dict[str, Any]]] = []
+    for name, options in map(parse_metric, names):
+        metric, _ = chosen(name, **options)
+        found.append((metric, ({"k": asked.k} if "k" in metric.options() else {}) | options))
     return found
 
 
-def _alignment(metric: str, null: "Null", n: int, k: int | None, backend: str, started: float) -> Alignment:
-    how = f"{null.permutations} permutations" if null.permutations else null.method
-    bounds = (null.mean, null.low, null.high, null.p, how)
-    return Alignment(metric, null.observed, n, k, *bounds, backend, perf_counter() - started)
+def parse_metric(text: str) -> tuple[str, dict[str, Any]]:
+    """A metric's name and options as typed; values are JSON where they can be, else text.
+
+    Example:
+        >>> parse_metric("cka_rbf:sigma=median,debiased=true")
+        ('cka_rbf', {'sigma': 'median', 'debiased': True})
+    """
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        option, equals, value = part.partition("=")
+        if not equals:
+            raise BadChoice(f"{text!r}: wanted name:option=value,option=value; {part!r} has no '='")
+        try:
+            options[option] = json.loads(value)
+        except ValueError:
+            options[option] = value
+    return name, options
 
 
-def paired_means(x: Features, y: Features, split: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """One row a shared group of each array: the mean of the group's rows, groups in the order of x.
+def convention(metric: Metric, options: Mapping[str, Any]) -> str:
+    """Every option of a metric and its value, but those that have a column of their own.
+
+    Example:
+        >>> convention(METRICS["mutual_knn"], {"k": 5})
+        'metric=cosine'
+    """
+    parameters = inspect.signature(metric.function).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    named = {name: options.get(name, default) for name, default in defaults.items() if name not in _ELSEWHERE}
+    matters = {name: value for name, value in named.items() if name in metric.options() or isinstance(value, str)}
+    return " ".join(f"{name}={value}" for name, value in matters.items() if value is not None)
+
+
+def _measured(common: CommonRows, metric: Metric, options: dict[str, Any], asked: Asked) -> Alignment:
+    started = perf_counter()
+    x, y = common.spaces
+    row: dict[str, Any] = {
+        "metric": metric.name,
+        "convention": convention(metric, options),
+        "higher_is_better": metric.higher_is_better,
+        "n": x.n,
+        "d_x": x.features.width,
+        "d_y": y.features.width,
+        "k": options.get("k"),
+    }
+    try:
+        _, comparison = chosen(metric.name, groups=common.groups, **options)
+        a, b, row["backend"] = inputs(x, y, comparison, asked)
+        given = _Given(a, b, {"groups": common.groups, "seed": asked.seed} | options)
+        row |= _null(metric, comparison, given, asked) | _interval(metric, given, asked)
+    except MetricError as error:
+        if "all" not in asked.metrics:
+            raise
+        row |= {"value": None, "note": str(error)}
+    return Alignment(**row, seconds=perf_counter() - started)
+
+
+def inputs(x: CachedSpace, y: CachedSpace, comparison: Comparison[Any], asked: Asked) -> tuple[Any, Any, str]:
+    """What a metric is given of each space, and what made it: neighbour graphs where it looks at nothing else.
 
     Args:
-        x: Features of one encoder.
-        y: Features of the other.
-        split: Only groups of this split; None for all.
-
-    Returns:
-        Two arrays [g, dx] and [g, dy], float32.
-
-    Raises:
-        NotPaired: If the two share no groups, or are of different data sets.
+        x: One space.
+        y: The other.
+        comparison: The metric at its options.
+        asked: Says whether parts of the rows will be taken, for which graphs must be deeper.
     """
-    from metrics import group_mean
+    if not isinstance(comparison, KnnComparison):
+        return x.values, y.values, "numpy"
+    depth, n = comparison.k, x.n
+    largest = max(Counter(x.groups).values()) if x.groups else 1
+    if asked.interval == "samples" and n // 2 > depth + largest:
+        depth = min(depth_for(n // 2, n, depth, probability=_SHORT, group_size=largest), n - largest)
+    a, b = (space.graph(depth, comparison.metric) for space in (x, y))
+    return a, b, ", ".join(dict.fromkeys((a.backend, b.backend)))
 
-    if x.dataset != y.dataset:
-        raise NotPaired(f"{x.name} is of {x.dataset} and {y.name} of {y.dataset}; choose two encoders of one data set")
-    means: list[dict[Any, int]] = []
-    arrays: list[np.ndarray] = []
-    for features in (x, y):
-        part = features if split is None else features.take(features.splits == split)
-        if not len(part):
-            there = ", ".join(sorted(set(features.splits.tolist()))) or "none"
-            raise NotPaired(f"{features.name} of {features.dataset} has no rows in split {split!r}; it has {there}")
-        values, order = group_mean(part.values.astype(np.float32), part.groups)
-        means.append({group: row for row, group in enumerate(order)})
-        arrays.append(np.asarray(values))
-    shared = [group for group in means[0] if group in means[1]]
-    if not shared:
-        raise NotPaired(
-            f"{x.name} ({x.view}) and {y.name} ({y.view}) share no groups; choose views of the same samples"
-        )
-    first, second = (values[[rows[group] for group in shared]] for values, rows in zip(arrays, means, strict=True))
-    return first, second
+
+@dataclass(frozen=True)
+class _Given:
+    """Two spaces, or their graphs, and what every function of them is told."""
+
+    x: Any
+    y: Any
+    told: dict[str, Any]
+
+
+def _null(metric: Metric, comparison: Comparison[Any], given: _Given, asked: Asked) -> dict[str, Any]:
+    """The score and its null; none where no rearrangement of the rows changes the score."""
+    if asked.null == "none" or not metric.paired:
+        (a, b), _ = prepared(comparison, {"x": given.x, "y": given.y})
+        return {"value": comparison.compare(a, b)}
+    few = asked.null == "auto" and "k" not in metric.options() and len(given.x) > PERMUTED_ROWS
+    draws = min(asked.permutations, FEW_PERMUTATIONS) if few else asked.permutations
+    try:
+        closed = 0 if few or asked.null == "closed" else draws
+        found = calibrate(metric.name, given.x, given.y, permutations=closed, **given.told)
+    except BadChoice:
+        if not few:
+            raise
+        found = calibrate(metric.name, given.x, given.y, permutations=draws, **given.told)
+    return {
+        "value": found.observed,
+        "chance": found.chance,
+        "calibrated": found.calibrated,
+        "threshold": found.threshold,
+        "p": found.p,
+        "null_low": found.null.low,
+        "null_high": found.null.high,
+        "null": f"{found.null.permutations} permutations" if found.null.permutations else "closed form",
+    }
+
+
+def _interval(metric: Metric, given: _Given, asked: Asked) -> dict[str, Any]:
+    """The interval of the score, if one is wanted."""
+    if asked.interval == "none" or not metric.paired:
+        return {}
+    if asked.interval == "samples":
+        found = sample_interval(metric.name, given.x, given.y, repeats=asked.repeats, **given.told)
+    else:
+        found = query_interval(metric.name, given.x, given.y, queries=asked.queries, **given.told)
+    ends = {"ci_low": found.low, "ci_high": found.high}
+    return ends | {"estimand": found.estimand, "interval": found.method, "short_rows": found.short_rows}

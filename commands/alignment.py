@@ -1,0 +1,175 @@
+"""How alike are cached encoders: two of them, all their layers, along a curve, or at best?"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from commands.options import CacheOption, DatasetArgument, JsonOption
+
+XArgument = Annotated[str, typer.Argument(metavar="X", help="[view/]encoder[/layer.pooling][@digest].")]
+YArgument = Annotated[str, typer.Argument(metavar="Y", help="The other one.")]
+MetricOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric",
+        metavar="NAME",
+        help="A metric, or all; with options as in cka_rbf:sigma=median. Several times for several.",
+    ),
+]
+KOption = Annotated[int, typer.Option(help="Neighbours, for the metrics that have them.", min=1)]
+PairingOption = Annotated[
+    Literal["mean", "first", "random", "all"],
+    typer.Option(help="Rows of a group: their mean, the first, one at random, or all, groups excluded."),
+]
+SplitOption = Annotated[str | None, typer.Option(help="Only this split. Default: every group.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of every draw.", min=0)]
+PermutationsOption = Annotated[int, typer.Option(help="Permutations behind each null.", min=1)]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Also write a tidy table here, as Parquet: replaced if it is there."),
+]
+
+
+def align(
+    dataset: DatasetArgument,
+    x: XArgument,
+    y: YArgument,
+    metric: MetricOption = None,
+    k: KOption = 10,
+    layers: Annotated[
+        Literal["all"] | None, typer.Option(help="Every layer of X with every layer of Y, and the null of the best.")
+    ] = None,
+    null: Annotated[
+        Literal["auto", "permutation", "closed", "none"],
+        typer.Option(
+            help="What the score is compared with: permuted groups, a closed form, or nothing. auto: where permuting "
+            "costs much, closed or 19 permutations."
+        ),
+    ] = "auto",
+    permutations: PermutationsOption = 200,
+    interval: Annotated[
+        Literal["none", "samples", "queries"],
+        typer.Option(help="Where the score of other samples, as many, would lie; or of all queries, of which some."),
+    ] = "none",
+    queries: Annotated[int | None, typer.Option(help="Queries that --interval queries draws.", min=2)] = None,
+    repeats: Annotated[int, typer.Option(help="Halves of the groups that --interval samples scores.", min=20)] = 200,
+    pairing: PairingOption = "mean",
+    split: SplitOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    json: JsonOption = False,
+    cache: CacheOption = None,
+) -> None:
+    """Measure the alignment of two cached encoders, and how much of it is chance.
+
+    Neighbour graphs are kept in the cache and travel with it; a deeper one serves every smaller k.
+    """
+    from featcache.cache import open_cache
+    from report.alignment import show_alignment, show_layers
+    from trainer.align import DEFAULT_METRICS, Asked, align_rows, rows_of
+
+    store, metrics = open_cache(cache), tuple(metric or (DEFAULT_METRICS if layers is None else DEFAULT_METRICS[:1]))
+    asked = Asked(metrics, k, pairing, split, null, permutations, interval, queries, repeats, seed)
+    if layers:
+        show_layers(store, dataset, [x, y], asked, both_ways=False, out=out, as_json=json)
+        return
+    common = rows_of([store.load(dataset, x), store.load(dataset, y)], asked, cache=store)
+    show_alignment(common, asked, lambda: align_rows(common, asked), out=out, as_json=json)
+
+
+def grid(
+    dataset: DatasetArgument,
+    encoders: Annotated[
+        list[str], typer.Argument(metavar="ENCODER", help="[view/]encoder[/layer.pooling]; two or more.")
+    ],
+    metric: MetricOption = None,
+    k: KOption = 10,
+    null: Annotated[
+        Literal["auto", "permutation", "none"],
+        typer.Option(help="Null of each best pair. auto: for metrics of neighbour graphs, which are quick to permute."),
+    ] = "auto",
+    permutations: PermutationsOption = 200,
+    pairing: PairingOption = "mean",
+    split: SplitOption = None,
+    seed: SeedOption = 0,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the grids as heat maps: .png or .svg.")
+    ] = None,
+    out: OutOption = None,
+    json: JsonOption = False,
+    cache: CacheOption = None,
+) -> None:
+    """Compare every layer of several encoders with every layer of the others."""
+    from featcache.cache import open_cache
+    from report.alignment import show_layers
+    from trainer.align import DEFAULT_METRICS, Asked
+
+    metrics = tuple(metric or DEFAULT_METRICS[:1])
+    asked = Asked(metrics, k, pairing, split, null, permutations, seed=seed)
+    show_layers(open_cache(cache), dataset, encoders, asked, out=out, figure=figure, as_json=json)
+
+
+def curve(
+    dataset: DatasetArgument,
+    x: XArgument,
+    y: YArgument,
+    metric: Annotated[str, typer.Option(help="A metric of neighbour graphs.")] = "mutual_knn",
+    k: KOption = 10,
+    sizes: Annotated[
+        str | None, typer.Option(help="Galleries, as in 500,1000,5000. Default: all, half, down to a sixteenth.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Galleries drawn of each size.", min=1)] = 5,
+    pairing: PairingOption = "mean",
+    split: SplitOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    json: JsonOption = False,
+    cache: CacheOption = None,
+) -> None:
+    """Show how a score depends on the size of the gallery, and on k.
+
+    Scores of neighbours fall as galleries grow: compare encoders only at one size.
+    """
+    from featcache.cache import open_cache
+    from report.alignment import show_curves
+    from trainer.align import Asked, rows_of
+    from trainer.curves import curves, parse_sizes
+
+    store, asked = open_cache(cache), Asked((metric,), k, pairing, split, seed=seed)
+    wanted = parse_sizes(sizes) if sizes else None
+    common = rows_of([store.load(dataset, x), store.load(dataset, y)], asked, cache=store)
+    show_curves(common, asked, lambda: curves(common, asked, sizes=wanted, repeats=repeats), out=out, as_json=json)
+
+
+def ceiling(
+    dataset: DatasetArgument,
+    x: XArgument,
+    y: YArgument,
+    reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="The stronger encoder to be approached.")],
+    metric: MetricOption = None,
+    k: KOption = 10,
+    folds: Annotated[int, typer.Option(help="Parts of the groups that are held out in turn.", min=2)] = 5,
+    pairing: PairingOption = "mean",
+    split: SplitOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = None,
+    json: JsonOption = False,
+    cache: CacheOption = None,
+) -> None:
+    """Show what of a reference two encoders hold: is it absent, or did training miss it?
+
+    Ridge maps from X, from Y and from both to the reference, scored on held-out groups; and the mixtures of the two
+    kernels, which need no training.
+    """
+    from featcache.cache import open_cache
+    from report.alignment import show_ceilings
+    from trainer.align import Asked, rows_of
+    from trainer.curves import ceilings
+
+    store, asked = (
+        open_cache(cache),
+        Asked(tuple(metric or ("mutual_knn", "cka_debiased")), k, pairing, split, seed=seed),
+    )
+    common = rows_of([store.load(dataset, each) for each in (x, y, reference)], asked, cache=store)
+    show_ceilings(common, asked, lambda: ceilings(common, asked, folds=folds), out=out, as_json=json)

@@ -1,0 +1,153 @@
+"""How did Huh et al. prepare features before measuring? Outliers clamped at a quantile, then rows of length 1."""
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metrics.arrays import checked, unit_rows
+from metrics.errors import BadChoice, BadShape
+
+How = Literal["exact", "per_sample_mean"]
+HOWS: tuple[str, ...] = ("exact", "per_sample_mean")
+Layers: TypeAlias = np.ndarray | Tensor
+_BATCH_ENTRIES = 1 << 21  # 16 MB of float64 sorted at a time
+
+
+def outlier_threshold(layers: Layers, *, q: float = 0.95, how: How = "exact") -> float:
+    """The magnitude that a share q of all entries stays below, over all rows, layers and dimensions together.
+
+    Args:
+        layers: Features of n samples: [n, d], or a stack of layers [n, l, d], which gets one threshold.
+        q: Share of entries, in (0, 1].
+        how: "exact": entry int(q * count) of all sorted magnitudes (platonic-rep with precise=True).
+            "per_sample_mean": the mean over samples of each one's own q-quantile, interpolated linearly: what
+            platonic-rep does by default, and the published tables use.
+
+    Returns:
+        The threshold, at least 0.
+
+    Raises:
+        BadShape, BadDtype, NotFinite: As `mutual_knn`.
+        BadChoice: If q is out of range or how is unknown.
+
+    Example:
+        >>> outlier_threshold(np.array([[1.0, -2.0, 3.0, -40.0]]), q=0.5)
+        3.0
+        >>> outlier_threshold(np.array([[1.0, -2.0, 3.0, -40.0]]), q=0.5, how="per_sample_mean")
+        2.5
+
+    Source:
+        platonic-rep, commit dcd76ba, `remove_outliers`.
+    """
+    _check(q, how)
+    values = _flat(layers)
+    if how == "exact":
+        sizes = np.abs(values).ravel()
+        place = min(int(q * len(sizes)), len(sizes) - 1)
+        sizes.partition(place)
+        return float(sizes[place])
+    step, total = max(1, _BATCH_ENTRIES // values.shape[1]), 0.0
+    for start in range(0, len(values), step):
+        part = np.abs(values[start : start + step]).astype(np.float64)
+        total += float(np.quantile(part, q, axis=1).sum())
+    return total / len(values)
+
+
+def clamped(x: Layers, threshold: float) -> Layers:
+    """Features with every entry brought into [-threshold, threshold].
+
+    Args:
+        x: Features of any shape.
+        threshold: Largest magnitude that stays, at least 0.
+
+    Returns:
+        A new array of x's shape, dtype and kind.
+
+    Raises:
+        BadChoice: If the threshold is negative or not a number.
+
+    Example:
+        >>> clamped(np.array([1.0, -2.0, 40.0]), 2.5)
+        array([ 1. , -2. ,  2.5])
+    """
+    if not threshold >= 0:
+        raise BadChoice(f"threshold = {threshold}: wanted 0 or more")
+    if isinstance(x, Tensor):
+        return x.clamp(-threshold, threshold)
+    return np.clip(x, np.asarray(-threshold, x.dtype), np.asarray(threshold, x.dtype))
+
+
+@overload
+def prepared(layers: Layers, *, q: float = 0.95, how: How = "per_sample_mean") -> np.ndarray: ...
+
+
+@overload
+def prepared(layers: Sequence[Layers], *, q: float = 0.95, how: How = "per_sample_mean") -> list[np.ndarray]: ...
+
+
+def prepared(
+    layers: Layers | Sequence[Layers], *, q: float = 0.95, how: How = "per_sample_mean"
+) -> np.ndarray | list[np.ndarray]:
+    """Huh et al.'s preparation: entries clamped at their q-quantile, then rows of length 1.
+
+    One threshold for an array or a stack of layers, so that a layer of large entries sets it for all; one for each
+    layer of a list.
+
+    Args:
+        layers: Features [n, d], a stack of layers [n, l, d], or a list of layers [n, d], each with a width of its own.
+        q: As in `outlier_threshold`; 1 does not clamp.
+        how: As in `outlier_threshold`; the default is the published one.
+
+    Returns:
+        Unit rows in float64, of the shape given; for a list, a list.
+
+    Raises:
+        BadShape, BadDtype, NotFinite: As `mutual_knn`.
+        ZeroRow: If a row is zero after clamping.
+        BadChoice: As `outlier_threshold`; if a list is empty.
+
+    Example:
+        >>> prepared(np.array([[3.0, 4.0], [0.0, 5.0]]), q=1.0)
+        array([[0.6, 0.8],
+               [0. , 1. ]])
+
+    Source:
+        Huh et al. 2024, arXiv:2405.07987; platonic-rep, commit dcd76ba, `prepare_features`.
+    """
+    _check(q, how)
+    if not isinstance(layers, np.ndarray | Tensor):
+        if len(layers) == 0:
+            raise BadChoice("layers: an empty list; wanted one array [n, d] a layer")
+        return [_unit(layer, q, how, f"layer {i}") for i, layer in enumerate(layers)]
+    return _unit(layers, q, how, "x")
+
+
+def _unit(layers: Layers, q: float, how: How, name: str) -> np.ndarray:
+    values = _flat(layers, name).astype(np.float64)
+    if q < 1:
+        threshold = outlier_threshold(values, q=q, how=how)
+        np.clip(values, -threshold, threshold, out=values)
+    if layers.ndim == 2:
+        return unit_rows(values, name)
+    stack = values.reshape(tuple(layers.shape))
+    for i in range(layers.shape[1]):
+        stack[:, i] = unit_rows(stack[:, i].copy(), f"layer {i}")
+    return stack
+
+
+def _flat(layers: Layers, name: str = "x") -> np.ndarray:
+    """Checked entries of each sample, [n, d] or [n, l * d]."""
+    if not isinstance(layers, np.ndarray | torch.Tensor) or layers.ndim not in (2, 3) or 0 in layers.shape:
+        found = getattr(layers, "shape", type(layers).__name__)
+        raise BadShape(f"{name}: wanted features [n, d] or a stack of layers [n, l, d], got {found}")
+    return checked(layers.reshape(layers.shape[0], -1), name)
+
+
+def _check(q: float, how: str) -> None:
+    if not (isinstance(q, int | float) and 0 < q <= 1):
+        raise BadChoice(f"q = {q!r}: wanted a share of entries in (0, 1]")
+    if how not in HOWS:
+        raise BadChoice(f"how = {how!r} is unknown; there are {', '.join(HOWS)}")

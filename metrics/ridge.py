@@ -1,0 +1,200 @@
+"""How well does a ridge regression predict rows it has not seen? Cross-validated, its penalty chosen inside the folds.
+
+Everything that chooses a penalty comes from sums over folds: X^T X, X^T Y of a fit are those of its folds added up, and
+the error on another fold is a quadratic form of that fold's sums. Rows are only touched to sum them and to predict.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+_LEAST_DEVIATION = 1e-6  # of a column, relative to that over all rows: less than this in a fit is no information
+
+
+class HeldOut(NamedTuple):
+    """Predictions of one fold.
+
+    Args:
+        rows: [h] the fold's rows, rising.
+        predicted: [h, t] float64.
+        alpha: Penalty, chosen without this fold.
+    """
+
+    rows: np.ndarray
+    predicted: np.ndarray
+    alpha: float
+
+
+def fold_numbers(codes: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """The fold of each row, [n]: groups are dealt out at random, as evenly as their number allows, none is split.
+
+    Example:
+        >>> fold_numbers(np.array([0, 0, 1, 2, 2, 3]), 2, seed=0).tolist()
+        [1, 1, 0, 0, 0, 1]
+    """
+    count = int(codes.max()) + 1
+    fold_of_group = np.empty(count, np.int64)
+    fold_of_group[np.random.default_rng(seed).permutation(count)] = np.arange(count) % folds
+    return fold_of_group[codes]
+
+
+def cross_predicted(
+    values: np.ndarray, targets: np.ndarray, fold_of: np.ndarray, alphas: Sequence[float]
+) -> list[HeldOut]:
+    """Out-of-fold predictions of all rows.
+
+    Inputs are standardised and targets centred by the rows that are fitted. The penalty of fold f is the one with the
+    smallest squared error on the other folds g, fitted without f and g. Time: one product X^T X, then an eigenproblem
+    of min(n, d) for each fold and each pair of folds, whatever the number of penalties.
+
+    Args:
+        values: [n, d] float64 inputs.
+        targets: [n, t] float64.
+        fold_of: [n] fold of each row, 0, 1, ..., three folds or more (two where there is one penalty).
+        alphas: Penalties, added to the eigenvalues of the inputs' correlation matrix (sklearn's alpha over n).
+
+    Returns:
+        Predictions for each fold.
+    """
+    count = int(fold_of.max()) + 1
+    problem: _Problem = (_Tall if values.shape[1] <= len(values) else _Wide)(values, targets, fold_of)
+    errors = np.zeros((count, len(alphas)))
+    if len(alphas) > 1:
+        for f, g in combinations(range(count), 2):
+            fit = problem.fit(without=(f, g))
+            errors[f] += fit.errors(problem.held(fit, g), alphas)
+            errors[g] += fit.errors(problem.held(fit, f), alphas)
+    found: list[HeldOut] = []
+    for f in range(count):
+        alpha = float(alphas[int(errors[f].argmin())])
+        rows, fit = problem.rows[f], problem.fit(without=(f,))
+        found.append(HeldOut(rows, fit.predicted(problem.values[rows], alpha), alpha))
+    return found
+
+
+class _Held(NamedTuple):
+    """Sums over the rows of a fold, inputs in a fit's basis: Z^T Z, Z^T Y, and the sum of squares of Y."""
+
+    zz: np.ndarray
+    zy: np.ndarray
+    yy: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """A ridge regression at every penalty: Z diag(1 / (eigenvalues + alpha n)) right, with Z = (X - mean) basis."""
+
+    n: int
+    mean: np.ndarray
+    target_mean: np.ndarray
+    eigenvalues: np.ndarray
+    basis: np.ndarray
+    right: np.ndarray
+
+    def errors(self, held: _Held, alphas: Sequence[float]) -> np.ndarray:
+        """Squared error on held-out rows at each penalty."""
+        inner, cross = held.zz * (self.right @ self.right.T), (held.zy * self.right).sum(axis=1)
+        shrunk = [self._shrinkage(alpha) for alpha in alphas]
+        return np.array([held.yy - 2 * q @ cross + q @ inner @ q for q in shrunk])
+
+    def predicted(self, values: np.ndarray, alpha: float) -> np.ndarray:
+        """Targets [h, t] of some rows [h, d]."""
+        weights = self.basis @ (self._shrinkage(alpha)[:, None] * self.right)
+        return (values - self.mean) @ weights + self.target_mean
+
+    def _shrinkage(self, alpha: float) -> np.ndarray:
+        return 1 / (np.maximum(self.eigenvalues, 0) + alpha * self.n)  # rounding leaves some a little below 0
+
+
+class _Problem(Protocol):
+    """Inputs and targets, ready to be fitted without some folds."""
+
+    values: np.ndarray
+    rows: list[np.ndarray]
+
+    def fit(self, without: tuple[int, ...]) -> _Fit:
+        """The fit on all other folds."""
+        ...
+
+    def held(self, fit: _Fit, fold: int) -> _Held:
+        """A fold's sums in the basis of a fit."""
+        ...
+
+
+class _Tall:
+    """More rows than columns: fits from sums over folds."""
+
+    def __init__(self, values: np.ndarray, targets: np.ndarray, fold_of: np.ndarray):
+        # Standardised over all rows, so that sums lose no digits; what a fit sees does not depend on it.
+        self.values = _standard(values)
+        self.rows = _rows_of(fold_of)
+        self.offset = targets.mean(axis=0)
+        pairs = [(self.values[rows], targets[rows] - self.offset) for rows in self.rows]
+        self.x = [x.sum(axis=0) for x, _ in pairs]
+        self.y = [y.sum(axis=0) for _, y in pairs]
+        self.xx = [x.T @ x for x, _ in pairs]
+        self.xy = [x.T @ y for x, y in pairs]
+        self.yy = [float(np.vdot(y, y)) for _, y in pairs]
+
+    def fit(self, without: tuple[int, ...]) -> _Fit:
+        kept = [fold for fold in range(len(self.rows)) if fold not in without]
+        n = sum(len(self.rows[fold]) for fold in kept)
+        mean, target_mean = (np.sum([sums[fold] for fold in kept], axis=0) / n for sums in (self.x, self.y))
+        xx, xy = (np.add.reduce([sums[fold] for fold in kept]) for sums in (self.xx, self.xy))
+        xx -= n * np.outer(mean, mean)
+        xy -= n * np.outer(mean, target_mean)
+        scale = _scale(np.sqrt(np.maximum(np.diagonal(xx), 0) / n))
+        eigenvalues, vectors = np.linalg.eigh(scale[:, None] * xx * scale)
+        basis = scale[:, None] * vectors
+        return _Fit(n, mean, target_mean + self.offset, eigenvalues, basis, basis.T @ xy)
+
+    def held(self, fit: _Fit, fold: int) -> _Held:
+        n, x, y, mean, target_mean = len(self.rows[fold]), self.x[fold], self.y[fold], fit.mean, fit.target_mean
+        target_mean = target_mean - self.offset
+        xx = self.xx[fold] - np.outer(x, mean) - np.outer(mean, x - n * mean)
+        xy = self.xy[fold] - np.outer(x, target_mean) - np.outer(mean, y - n * target_mean)
+        yy = self.yy[fold] - 2 * float(target_mean @ y) + n * float(target_mean @ target_mean)
+        return _Held(fit.basis.T @ xx @ fit.basis, fit.basis.T @ xy, yy)
+
+
+class _Wide:
+    """More columns than rows: fits from products of rows."""
+
+    def __init__(self, values: np.ndarray, targets: np.ndarray, fold_of: np.ndarray):
+        self.values, self.targets, self.rows = _standard(values), targets, _rows_of(fold_of)
+
+    def fit(self, without: tuple[int, ...]) -> _Fit:
+        kept = np.concatenate([rows for fold, rows in enumerate(self.rows) if fold not in without])
+        inputs, targets = self.values[kept], self.targets[kept]
+        mean, target_mean = inputs.mean(axis=0), targets.mean(axis=0)
+        scale = _scale(inputs.std(axis=0))
+        inputs = (inputs - mean) * scale
+        eigenvalues, vectors = np.linalg.eigh(inputs @ inputs.T)
+        basis = scale[:, None] * (inputs.T @ vectors)
+        return _Fit(len(kept), mean, target_mean, eigenvalues, basis, vectors.T @ (targets - target_mean))
+
+    def held(self, fit: _Fit, fold: int) -> _Held:
+        z = (self.values[self.rows[fold]] - fit.mean) @ fit.basis
+        y = self.targets[self.rows[fold]] - fit.target_mean
+        return _Held(z.T @ z, z.T @ y, float(np.vdot(y, y)))
+
+
+def _rows_of(fold_of: np.ndarray) -> list[np.ndarray]:
+    return [np.flatnonzero(fold_of == fold) for fold in range(int(fold_of.max()) + 1)]
+
+
+def _standard(values: np.ndarray) -> np.ndarray:
+    """Columns with mean 0 and deviation 1; constant ones are 0."""
+    centred = values - values.mean(axis=0)
+    deviation = centred.std(axis=0)
+    varies = deviation > 1e-12 * np.abs(values).max(axis=0)  # a constant column's mean need not be exactly its value
+    centred *= np.where(varies, 1 / np.where(varies, deviation, 1), 0)
+    return centred
+
+
+def _scale(deviation: np.ndarray) -> np.ndarray:
+    varies = deviation > _LEAST_DEVIATION
+    return np.where(varies, 1 / np.where(varies, deviation, 1), 0)

@@ -1,0 +1,375 @@
+"""How aligned are two spaces whose rows arrive in batches? Metrics for the inside of a training or evaluation loop.
+
+The methods are those of torchmetrics (update, compute, reset), without needing it. Rows are detached from autograd.
+Under torch.distributed each process updates its own; the objects pickle, so gather and `merge` them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from metrics.arrays import Groups, X, Y, checked
+from metrics.errors import BadChoice, BadShape, ConstantSpace, NotFinite, TooFewRows
+from metrics.gram import unbiased
+from metrics.table import chosen
+
+Ids = Sequence[Hashable] | np.ndarray | torch.Tensor
+Labels = list[Hashable] | None
+Duplicates = Literal["refuse", "drop"]
+
+_LARGEST, _SMALLEST = 1e60, 1e-280  # of features, and of their fourth powers: beyond, float64 has no digits left
+
+
+class CkaSums:
+    """Linear CKA in one pass over batches, in O(d^2) memory, equal to the n x n formula in float64.
+
+    Keeps, for x with y, x with x and y with y: sums of rows, of products, of rows times squared lengths and of products
+    of squared lengths, each from a point near the mean (the first batch's), because sums around 0 would cancel.
+
+    Example:
+        >>> from metrics import cka
+        >>> x, y = np.random.default_rng(0).standard_normal((2, 50, 8))
+        >>> sums = CkaSums()
+        >>> for start in range(0, 50, 20):
+        ...     sums.update(x[start : start + 20], y[start : start + 20])
+        >>> abs(sums.compute(debiased=True) - cka(x, y, debiased=True)) < 1e-12
+        True
+
+    Source:
+        Song et al. 2012, JMLR 13, eq. 5, for linear kernels: rows of a centred kernel sum to 0.
+    """
+
+    def __init__(self) -> None:
+        self._origin: tuple[np.ndarray, np.ndarray] | None = None
+        self._pairs: tuple[_PairSums, _PairSums, _PairSums] | None = None
+
+    def __len__(self) -> int:
+        return self._pairs[0].n if self._pairs else 0
+
+    def update(self, x: X, y: Y) -> None:
+        """Adds a batch of one row or more; row i of x and y is the same sample.
+
+        Raises:
+            BadShape, BadDtype, NotFinite: As `cka`; BadShape also if the widths are not those of earlier batches,
+                NotFinite also if features are beyond 1e60.
+        """
+        a, b = _batch(x, y)
+        origin = self._origin or (a.mean(axis=0, dtype=np.float64), b.mean(axis=0, dtype=np.float64))
+        _check_widths(origin, a.shape[1], b.shape[1])
+        shifted_a, shifted_b = a - origin[0], b - origin[1]
+        if not max(np.abs(shifted_a).max(), np.abs(shifted_b).max()) < _LARGEST:
+            raise NotFinite(
+                f"features reach {_LARGEST:g} and their fourth powers leave float64: divide them by a number"
+            )
+        self._origin = origin
+        self._add((_PairSums.of(shifted_a, shifted_b), _PairSums.of(shifted_a), _PairSums.of(shifted_b)))
+
+    def merge(self, other: "CkaSums") -> None:
+        """Adds the rows that another object has seen.
+
+        Raises:
+            BadShape: If the widths differ.
+        """
+        if other._origin is None or other._pairs is None:
+            return
+        if self._origin is None or self._pairs is None:
+            self._origin, self._pairs = other._origin, other._pairs
+            return
+        _check_widths(self._origin, len(other._origin[0]), len(other._origin[1]))
+        move_x, move_y = (theirs - own for theirs, own in zip(other._origin, self._origin, strict=True))
+        xy, xx, yy = other._pairs
+        self._add((xy.moved(move_x, move_y), xx.moved(move_x, move_x), yy.moved(move_y, move_y)))
+
+    def compute(self, *, debiased: bool = False) -> float:
+        """Linear CKA of all rows seen.
+
+        Raises:
+            TooFewRows: If fewer than 2 rows were seen, debiased 4.
+            ConstantSpace: If a kernel is constant.
+        """
+        if len(self) < (4 if debiased else 2) or self._pairs is None:
+            raise TooFewRows(f"wanted at least {4 if debiased else 2} rows, got {len(self)}")
+        xy, xx, yy = (pair.centred().hsic(debiased) for pair in self._pairs)
+        if min(xx, yy) < _SMALLEST:
+            name = "x" if xx < _SMALLEST else "y"
+            raise ConstantSpace(f"{name}: the centred linear kernel is zero: all rows look alike")
+        return float(xy / (np.sqrt(xx) * np.sqrt(yy)))
+
+    def _add(self, pairs: tuple["_PairSums", "_PairSums", "_PairSums"]) -> None:
+        if self._pairs is not None:
+            xy, xx, yy = (old + new for old, new in zip(self._pairs, pairs, strict=True))
+            pairs = (xy, xx, yy)
+        self._pairs = pairs
+
+
+class _PairSums:
+    """Sums over rows of two spaces: u and v are the squared lengths of the rows x and y.
+
+    They hold from an origin, and can be moved to another: the sums of degree 4 need only those kept here.
+    """
+
+    NAMES = ("x", "y", "xy", "u", "v", "uy", "vx", "uv")
+
+    def __init__(self, n: int, sums: dict[str, Any]) -> None:
+        self.n, self.sums = n, sums
+
+    @classmethod
+    def of(cls, x: np.ndarray, y: np.ndarray | None = None) -> "_PairSums":
+        """Sums of rows [m, dx] and [m, dy]; of x with itself if y is None."""
+        y = x if y is None else y
+        u, v = np.einsum("ij,ij->i", x, x), np.einsum("ij,ij->i", y, y)
+        values = (x.sum(axis=0), y.sum(axis=0), x.T @ y, u.sum(), v.sum(), u @ y, v @ x, u @ v)
+        return cls(len(x), dict(zip(cls.NAMES, values, strict=True)))
+
+    def __add__(self, other: "_PairSums") -> "_PairSums":
+        return _PairSums(self.n + other.n, {name: self.sums[name] + other.sums[name] for name in self.NAMES})
+
+    def moved(self, a: np.ndarray, b: np.ndarray) -> "_PairSums":
+        """The sums of rows x + a and y + b."""
+        n, (x, y, xy, u, v, uy, vx, uv) = self.n, (self.sums[name] for name in self.NAMES)
+        aa, bb = a @ a, b @ b
+        new_u, new_v = u + 2 * (x @ a) + n * aa, v + 2 * (y @ b) + n * bb
+        values = (
+            x + n * a,
+            y + n * b,
+            xy + np.outer(a, y) + np.outer(x + n * a, b),
+            new_u,
+            new_v,
+            uy + 2 * (a @ xy) + aa * y + new_u * b,
+            vx + 2 * (xy @ b) + bb * x + new_v * a,
+            # (u + 2 x.a + a.a)(v + 2 y.b + b.b), multiplied out
+            uv + 2 * (uy @ b) + 2 * (vx @ a) + 4 * (a @ xy @ b) + bb * (u + 2 * (x @ a)) + aa * (v + 2 * (y @ b))
+            + n * aa * bb,
+        )  # fmt: skip
+        return _PairSums(n, dict(zip(self.NAMES, values, strict=True)))
+
+    def centred(self) -> "_PairSums":
+        """The sums around the mean."""
+        return self.moved(-self.sums["x"] / self.n, -self.sums["y"] / self.n)
+
+    def hsic(self, debiased: bool) -> float:
+        """Inner product of the linear kernels, from sums around the mean."""
+        product, n = float(np.sum(self.sums["xy"] ** 2)), self.n
+        if not debiased:
+            return product
+        diagonals = float(self.sums["uv"])
+        total = unbiased(n, product - diagonals, diagonals, float(self.sums["u"] * self.sums["v"]))
+        return total if abs(total) * n * (n - 3) > 1e-14 * product else 0.0
+
+
+class Streaming(ABC):
+    """A metric of two spaces whose rows arrive in batches: update, compute, reset, merge.
+
+    Ids guard against counting a sample twice: samplers of distributed evaluation pad the last batch with samples that
+    were seen, and those would be each other's nearest neighbours. A repeated id is refused by default, because it may
+    also mean that ids name groups (five captions of one photo), which go into `groups`.
+
+    Args:
+        duplicates: "refuse" a repeated id, or "drop" its row: the first one counts.
+    """
+
+    def __init__(self, duplicates: Duplicates = "refuse") -> None:
+        if duplicates not in ("refuse", "drop"):
+            raise BadChoice(f"duplicates {duplicates!r} is unknown; there are refuse, drop")
+        self.duplicates = duplicates
+        self._seen: set[Hashable] = set()
+        self.reset()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Rows that count."""
+
+    @abstractmethod
+    def compute(self) -> float:
+        """The score of all rows so far."""
+
+    def reset(self) -> None:
+        """Forgets all rows."""
+        self._seen = set()
+        self._forget()
+
+    def update(self, x: X, y: Y, *, ids: Ids | None = None, groups: Groups | None = None) -> None:
+        """Adds a batch of one row or more.
+
+        Args:
+            x: Features [m, dx] of the first space.
+            y: Features [m, dy] of the same samples, in the same order.
+            ids: One hashable a row, always or never.
+            groups: The group of each row, always or never; only neighbour metrics mind them.
+
+        Raises:
+            BadShape, BadDtype, NotFinite: As the metric.
+            BadShape: If the widths change, or ids or groups are not one a row or given for some batches only.
+            BadChoice: If an id was seen and duplicates are refused.
+        """
+        a, b = _batch(x, y)
+        names, kinds = _listed(ids, len(a), "ids"), _listed(groups, len(a), "groups")
+        keep = self._unseen(names, len(a))
+        if keep:
+            own = [None if values is None else [values[row] for row in keep] for values in (names, kinds)]
+            self._add(a[keep], b[keep], *own)
+            self._seen.update(names or ())
+
+    def _unseen(self, names: Labels, m: int) -> list[int]:
+        """Rows whose ids are new."""
+        if len(self) and (names is None) == bool(self._seen):
+            raise BadShape("ids were given for some batches and not for others; give them always or never")
+        if names is None:
+            return list(range(m))
+        first = dict(zip(reversed(names), reversed(range(m)), strict=True))
+        keep = [row for row, name in enumerate(names) if first[name] == row and name not in self._seen]
+        if len(keep) < m and self.duplicates == "refuse":
+            again = next(name for row, name in enumerate(names) if first[name] != row or name in self._seen)
+            raise BadChoice(
+                f'id {again!r} came twice: what a padded sampler repeats, duplicates="drop" leaves out; rows that show '
+                "the same thing are told by groups=, not by equal ids"
+            )
+        return keep
+
+    @abstractmethod
+    def _forget(self) -> None: ...
+
+    @abstractmethod
+    def _add(self, a: np.ndarray, b: np.ndarray, ids: Labels, groups: Labels) -> None: ...
+
+
+class StreamingCka(Streaming):
+    """Linear CKA of rows that arrive in batches, in O(d^2) memory whatever their number (`CkaSums`).
+
+    Args:
+        debiased: As in `cka`.
+        duplicates: "refuse" a repeated id or "drop" its row; ids are kept, O(n), where they are given.
+
+    Example:
+        >>> x = np.random.default_rng(0).standard_normal((50, 8))
+        >>> score = StreamingCka(debiased=True)
+        >>> for start in range(0, 50, 10):
+        ...     score.update(x[start : start + 10], 2 * x[start : start + 10], ids=range(start, start + 10))
+        >>> round(score.compute(), 6)
+        1.0
+    """
+
+    def __init__(self, *, debiased: bool = False, duplicates: Duplicates = "refuse") -> None:
+        self.debiased = debiased
+        super().__init__(duplicates)
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+    def compute(self) -> float:
+        """The score of all rows so far; raises as `CkaSums.compute`."""
+        return self._sums.compute(debiased=self.debiased)
+
+    def merge(self, other: "StreamingCka") -> None:
+        """Adds what another process has seen.
+
+        Raises:
+            BadShape: If the widths differ, or one has ids and the other none.
+            BadChoice: If an id is in both (a row cannot be taken out of sums), or only one is debiased.
+        """
+        if self.debiased != other.debiased:
+            raise BadChoice("biased and debiased are not one metric")
+        if len(self) and len(other) and bool(self._seen) != bool(other._seen):
+            raise BadShape("one of the two was given ids and the other was not; give them always or never")
+        both = self._seen & other._seen
+        if both:
+            raise BadChoice(
+                f"{len(both)} ids are in both, among them {next(iter(both))!r}: sums cannot give a row back. Let no "
+                'sampler pad (drop_last, or a sampler without padding), or use StreamingMetric("cka_debiased")'
+            )
+        self._sums.merge(other._sums)
+        self._seen |= other._seen
+
+    def _forget(self) -> None:
+        self._sums = CkaSums()
+
+    def _add(self, a: np.ndarray, b: np.ndarray, ids: Labels, groups: Labels) -> None:
+        self._sums.update(a, b)
+
+
+class StreamingMetric(Streaming):
+    """Any metric of `METRICS` of rows that arrive in batches: keeps them as float32 on the CPU, 4 n (dx + dy) bytes.
+
+    Args:
+        name: A key of `METRICS`.
+        duplicates: "refuse" a repeated id or "drop" its row.
+        options: Of the metric ("k", "metric", ...).
+
+    Raises:
+        BadChoice: If the metric or an option does not exist.
+
+    Example:
+        >>> x = np.random.default_rng(0).standard_normal((50, 8))
+        >>> score = StreamingMetric("mutual_knn", k=5)
+        >>> for start in range(0, 50, 10):
+        ...     score.update(x[start : start + 10], -x[start : start + 10])
+        >>> score.compute()
+        1.0
+    """
+
+    def __init__(self, name: str = "mutual_knn", *, duplicates: Duplicates = "refuse", **options: Any) -> None:
+        chosen(name, **options)
+        self.name, self.options = name, options
+        super().__init__(duplicates)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._x))
+
+    def compute(self) -> float:
+        """The score of all rows so far; raises as the metric."""
+        if not self._x:
+            raise TooFewRows("no rows yet; update first")
+        groups = self._groups or None
+        return chosen(self.name, groups=groups, **self.options)[1](np.concatenate(self._x), np.concatenate(self._y))
+
+    def merge(self, other: "StreamingMetric") -> None:
+        """Adds the rows that another process has seen; raises as `update`, and BadChoice if the metrics differ."""
+        if (self.name, self.options) != (other.name, other.options):
+            raise BadChoice(f"{self.name} with {self.options} and {other.name} with {other.options} are not one metric")
+        if len(other):
+            x, y = np.concatenate(other._x), np.concatenate(other._y)
+            self.update(x, y, ids=other._ids or None, groups=other._groups or None)
+
+    def _forget(self) -> None:
+        self._x: list[np.ndarray] = []
+        self._y: list[np.ndarray] = []
+        self._ids: list[Hashable] = []
+        self._groups: list[Hashable] = []
+
+    def _add(self, a: np.ndarray, b: np.ndarray, ids: Labels, groups: Labels) -> None:
+        if self._x:
+            if (groups is None) == bool(self._groups):
+                raise BadShape("groups were given for some batches and not for others; give them always or never")
+            widths, known = (a.shape[1], b.shape[1]), (self._x[0].shape[1], self._y[0].shape[1])
+            if widths != known:
+                raise BadShape(f"x and y are {widths} columns wide; the rows before were {known}")
+        self._x.append(a.astype(np.float32))
+        self._y.append(b.astype(np.float32))
+        self._ids += ids or []
+        self._groups += groups or []
+
+
+def _check_widths(origin: tuple[np.ndarray, np.ndarray], *widths: int) -> None:
+    known = tuple(map(len, origin))
+    if known != widths:
+        raise BadShape(f"x and y are {widths} columns wide; the rows before were {known}")
+
+
+def _batch(x: X, y: Y) -> tuple[np.ndarray, np.ndarray]:
+    a, b = checked(x, "x"), checked(y, "y")
+    if len(a) != len(b):
+        raise BadShape(f"x has {len(a)} rows and y has {len(b)}: row i of both must be the same sample")
+    return a, b
+
+
+def _listed(values: Ids | Groups | None, m: int, name: str) -> Labels:
+    """One hashable a row."""
+    if values is None:
+        return None
+    rows = values.tolist() if isinstance(values, np.ndarray | torch.Tensor) else list(values)
+    if len(rows) != m:
+        raise BadShape(f"{name}: {len(rows)} entries for {m} rows; wanted one a row")
+    return rows

@@ -1,0 +1,98 @@
+"""Where in two networks are they alike? A heat map a metric and pair of encoders, the best pair of layers marked."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featcache.errors import UsageError
+from report import theme
+from report.figure import Figure, shorten
+
+if TYPE_CHECKING:
+    from trainer.layers import LayerScore
+
+FORMATS = (".png", ".svg")
+_CELL = 26
+
+
+def check_figure_path(path: Path | None) -> None:
+    """Refuses, before anything is measured, a name that no figure is written to.
+
+    Raises:
+        UsageError: If it ends neither in .png nor in .svg.
+    """
+    if path is not None and path.suffix not in FORMATS:
+        raise UsageError(f"{path}: a figure is written as {' or '.join(FORMATS)}; name such a file")
+
+
+def draw_layers(scores: "Sequence[LayerScore]", dataset: str, path: Path) -> None:
+    """Draws the grids of some pairs of encoders side by side, each on a scale of its own.
+
+    Args:
+        scores: Every pair of layers of each.
+        dataset: Data set name, for the title.
+        path: .png or .svg.
+    """
+    figure = layer_figure(scores, dataset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".svg":
+        path.write_text(figure.svg, encoding="utf-8")
+    else:
+        path.write_bytes(figure.png)
+
+
+def layer_figure(scores: "Sequence[LayerScore]", dataset: str) -> Figure:
+    """The figure; its rows are the scores.
+
+    Args:
+        scores: Every pair of layers of each pair of encoders.
+        dataset: Data set name, for the title.
+    """
+    panels: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for score in scores:
+        row = {"x": score.layer_x, "y": score.layer_y, "value": score.value, "best": score.best, "metric": score.metric}
+        panels.setdefault((score.metric, score.encoder_x, score.encoder_y), []).append(row)
+    spec: dict[str, Any] = {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+        "config": theme.configuration(),
+        "columns": min(3, len(panels)),
+        "concat": [_panel(*key, rows) for key, rows in panels.items()],
+        "resolve": {"scale": {"color": "independent"}},
+    }
+    best = "; ".join(f"{s.encoder_x}/{s.layer_x} and {s.encoder_y}/{s.layer_y} {s.value:.3f}" for s in scores if s.best)
+    rows = [row for panel in panels.values() for row in panel]
+    caption = f"Every pair of layers on {dataset}; the best pair is framed."
+    return Figure("layers", f"Layers on {dataset}", caption, f"Best pairs of layers: {best}", rows, spec)
+
+
+def _panel(metric: str, x: str, y: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    layers_x, layers_y = (list(dict.fromkeys(row[side] for row in rows)) for side in "xy")
+    across = {
+        "field": "y",
+        "type": "ordinal",
+        "sort": layers_y,
+        "title": shorten(y, 40),
+        "axis": {"labelAngle": -90, "grid": False},
+    }
+    down = {"field": "x", "type": "ordinal", "sort": layers_x[::-1], "title": shorten(x, 40), "axis": {"grid": False}}
+    colour = {
+        "field": "value",
+        "type": "quantitative",
+        "scale": {"scheme": theme.SEQUENTIAL},
+        "legend": {"title": None, "format": ".2f"},
+    }
+    best = next(row for row in rows if row["best"])
+    return {
+        "title": {"text": metric, "subtitle": f"best {best['x']} and {best['y']}: {best['value']:.3f}"},
+        "width": _CELL * len(layers_y),
+        "height": _CELL * len(layers_x),
+        "data": {"values": rows},
+        "layer": [
+            {"mark": "rect", "encoding": {"x": across, "y": down, "color": colour}},
+            {
+                "transform": [{"filter": "datum.best"}],
+                "mark": {"type": "rect", "filled": False, "stroke": "white", "strokeWidth": 2.5},
+                "encoding": {"x": across, "y": down},
+            },
+        ],
+    }

@@ -1,0 +1,225 @@
+"""Does a ridge ceiling find what is there, in whichever space it is, and nothing where there is nothing?"""
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
+
+from metrics import METRICS, ceiling, chance_mutual_knn, errors, mixed, mixing_curve, mutual_knn, ridge, ridge_ceiling
+
+RNG = np.random.default_rng
+KNN = {"mutual_knn": {"k": 5}}
+
+
+def planted(n=240, seed=0, in_x=True, in_y=True):
+    """A reference of two latents; x carries the first or not, y the second or not, both among other things."""
+    rng = RNG(seed)
+    one, two, noise_x, noise_y = rng.standard_normal((4, n, 3))
+    x = np.hstack([one, noise_x]) if in_x else np.hstack([noise_y**2, noise_x])
+    y = np.hstack([two, noise_y]) if in_y else np.hstack([noise_x**2, noise_y])
+    reference = np.hstack([one, two]) @ rng.standard_normal((6, 8))
+    turn_x, turn_y = (np.linalg.qr(rng.standard_normal((6, 6)))[0] for _ in range(2))
+    return x @ turn_x + 2, y @ turn_y, reference + 0.1 * rng.standard_normal((n, 8))
+
+
+def means(points):
+    """(source, metric) -> mean over folds."""
+    values = defaultdict(list)
+    for point in points:
+        values[point.source, point.metric].append(point.value)
+    return {key: float(np.mean(found)) for key, found in values.items()}
+
+
+def test_what_is_in_both_together_is_found_and_each_alone_has_its_share():
+    found = means(ridge_ceiling(*planted(), metrics=KNN))
+    assert found["both", "r2"] > 0.95
+    assert 0.3 < found["x", "r2"] < 0.7
+    assert 0.3 < found["y", "r2"] < 0.7
+    assert found["both", "mutual_knn"] > 0.7 > max(found["x", "mutual_knn"], found["y", "mutual_knn"])
+
+
+def test_what_is_in_y_alone_is_found_there_and_not_in_x():
+    found = means(ridge_ceiling(*planted(in_x=False), metrics=KNN))
+    chance = chance_mutual_knn(48, 5)
+    assert found["x", "r2"] < 0.05
+    assert found["x", "mutual_knn"] == pytest.approx(chance, abs=0.05)
+    assert found["y", "r2"] > 0.3
+    assert found["y", "mutual_knn"] > chance + 0.15
+    assert found["both", "r2"] == pytest.approx(found["y", "r2"], abs=0.05)
+
+
+def test_what_is_in_neither_is_not_found():
+    points = ridge_ceiling(*planted(in_x=False, in_y=False), metrics=KNN)
+    for (source, metric), value in means(points).items():
+        if metric == "r2":
+            assert -0.1 < value < 0.05, source
+        else:
+            assert value == pytest.approx(chance_mutual_knn(48, 5), abs=0.05), source
+
+
+def test_groups_are_not_split_so_that_copies_teach_nothing():
+    rng = RNG(0)
+    groups = np.repeat(np.arange(60), 5)
+    x, y, reference = (np.repeat(rng.standard_normal((60, 40)), 5, axis=0) for _ in range(3))
+    x = x + 0.01 * rng.standard_normal(x.shape)
+    honest = means(ridge_ceiling(x, y, reference, groups=groups, metrics=KNN))
+    fooled = means(ridge_ceiling(x, y, reference, metrics={}))
+    assert honest["x", "r2"] < 0.05
+    assert honest["both", "mutual_knn"] < 0.2
+    assert fooled["x", "r2"] > 0.3
+
+
+def by_sklearn(values, targets, train, held, alpha):
+    scaler = StandardScaler().fit(values[train])
+    model = Ridge(alpha=alpha * len(train), solver="svd").fit(scaler.transform(values[train]), targets[train])
+    return model.predict(scaler.transform(values[held]))
+
+
+def data(n, d, seed=0):
+    rng = RNG(seed)
+    values = rng.standard_normal((n, d)) * rng.uniform(0.1, 50, d) + 100
+    values[:, 1] = 0.3  # constant: it must neither divide by zero nor matter
+    return values, values[:, :3] @ rng.standard_normal((3, 4)) / 30 + rng.standard_normal((n, 4)) + 2
+
+
+@pytest.mark.parametrize(("n", "d"), [(90, 6), (40, 40), (40, 70)])  # sums over folds up to n columns, rows above
+def test_predictions_are_those_of_sklearns_ridge_narrow_and_wide(n, d):
+    values, targets = data(n, d)
+    fold_of = ridge.fold_numbers(np.arange(n), 4, 1)
+    for alpha in (1e-3, 0.5, 20.0):
+        for fold, held in enumerate(ridge.cross_predicted(values, targets, fold_of, [alpha])):
+            train = np.flatnonzero(fold_of != fold)
+            assert (held.rows == np.flatnonzero(fold_of == fold)).all()
+            assert held.alpha == alpha
+            expected = by_sklearn(values, targets, train, held.rows, alpha)
+            np.testing.assert_allclose(held.predicted, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize(("n", "d"), [(80, 30), (40, 70)])
+def test_the_penalty_of_a_fold_is_the_best_on_the_others_without_it(n, d):
+    values, targets = data(n, d)
+    fold_of = ridge.fold_numbers(np.arange(n), 5, 1)
+    found = set()
+    for fold, held in enumerate(ridge.cross_predicted(values, targets, fold_of, ceiling.ALPHAS)):
+        errors_of = defaultdict(float)
+        for other in set(range(5)) - {fold}:
+            train, out = np.flatnonzero((fold_of != fold) & (fold_of != other)), np.flatnonzero(fold_of == other)
+            for alpha in ceiling.ALPHAS:
+                errors_of[alpha] += ((by_sklearn(values, targets, train, out, alpha) - targets[out]) ** 2).sum()
+        assert held.alpha == min(errors_of, key=errors_of.__getitem__)
+        found.add(held.alpha)
+    assert found <= set(ceiling.ALPHAS[1:-1])  # the choice is a real one, not an end of the range
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 5), (30, 50)])
+def test_the_error_from_sums_is_the_error_of_the_predictions(n, d):
+    values, targets = data(n, d)
+    fold_of = ridge.fold_numbers(np.arange(n), 3, 0)
+    problem = (ridge._Tall if d < n else ridge._Wide)(values, targets, fold_of)
+    fit = problem.fit(without=(0, 2))
+    for fold in (0, 2):
+        rows = problem.rows[fold]
+        predicted = [fit.predicted(problem.values[rows], alpha) for alpha in ceiling.ALPHAS]
+        expected = [((one - targets[rows]) ** 2).sum() for one in predicted]
+        np.testing.assert_allclose(fit.errors(problem.held(fit, fold), ceiling.ALPHAS), expected, rtol=1e-9)
+
+
+def test_folds_keep_groups_whole_and_are_even():
+    codes = np.repeat(np.arange(23), 3)
+    fold_of = ridge.fold_numbers(codes, 5, 0)
+    assert all(len(set(fold_of[codes == group])) == 1 for group in range(23))
+    assert sorted(np.bincount(fold_of).tolist()) == [12, 12, 15, 15, 15]
+    assert (ridge.fold_numbers(codes, 5, 0) == fold_of).all()
+    assert (ridge.fold_numbers(codes, 5, 1) != fold_of).any()
+
+
+def test_rows_are_tidy_and_scored_on_the_fold_alone():
+    x, y, reference = planted(101)
+    metrics = {"mutual_knn": {"k": 4}, "jaccard_knn": {}}
+    points = ridge_ceiling(x, y, reference, folds=4, metrics=metrics, alphas=[0.1], seed=5)
+    assert len(points) == 3 * 4 * 3
+    assert [p.source for p in points] == ["x"] * 12 + ["y"] * 12 + ["both"] * 12
+    assert sorted(p.n for p in points if p.source == "x" and p.metric == "r2") == [25, 25, 25, 26]
+    fold_of = ridge.fold_numbers(np.arange(101), 4, 5)
+    for fold in range(4):
+        train, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+        predicted = by_sklearn(x, reference, train, held, 0.1)
+        for p in (p for p in points if (p.source, p.fold) == ("x", fold)):
+            assert (p.n, p.alpha) == (len(held), 0.1)
+            if p.metric == "mutual_knn":
+                assert p.value == mutual_knn(predicted, reference[held], k=4)
+                assert (p.k, p.chance) == (4, chance_mutual_knn(len(held), 4))
+            elif p.metric == "r2":
+                total = ((reference[held] - reference[train].mean(axis=0)) ** 2).sum()
+                assert p.value == pytest.approx(1 - ((predicted - reference[held]) ** 2).sum() / total, abs=1e-9)
+                assert (p.k, p.chance) == (None, None)
+    assert points == ridge_ceiling(x, y, reference, folds=4, metrics=metrics, alphas=[0.1], seed=5)
+
+
+def test_a_ceiling_that_cannot_be_computed_is_refused_before_anything_is_fitted(monkeypatch):
+    x, y, reference = planted(60)
+    monkeypatch.setattr(ceiling, "cross_predicted", None)
+    with pytest.raises(errors.BadChoice, match="'knn' is unknown"):
+        ridge_ceiling(x, y, reference, metrics=["knn"])
+    with pytest.raises(errors.BadChoice, match="mutual_knn has no option kk"):
+        ridge_ceiling(x, y, reference, metrics={"mutual_knn": {"kk": 3}})
+    for folds in (2, 61):
+        with pytest.raises(errors.BadChoice, match=f"folds = {folds}: wanted 3 to 60, the number of groups"):
+            ridge_ceiling(x, y, reference, folds=folds, metrics={})
+    with pytest.raises(errors.BadChoice, match="folds = 5: wanted 2 to 4"):
+        ridge_ceiling(x, y, reference, groups=[0, 1, 2, 3] * 15, alphas=[1.0], metrics={})
+    for alphas in ([], [1.0, 0.0], [float("inf")]):
+        with pytest.raises(errors.BadChoice, match="wanted one or more positive numbers"):
+            ridge_ceiling(x, y, reference, alphas=alphas, metrics={})
+    with pytest.raises(errors.BadShape, match="x has 60 rows and y has 59"):
+        ridge_ceiling(x, y, reference[1:], metrics={})
+    with pytest.raises(errors.ConstantSpace):
+        ridge_ceiling(x, y, np.ones_like(reference), metrics={})
+
+
+def test_a_fold_with_too_few_rows_for_k_is_refused():
+    with pytest.raises(errors.TooFewRows, match="k = 10"):
+        ridge_ceiling(*planted(50), metrics=["mutual_knn"])
+
+
+@pytest.mark.parametrize("name", [name for name, m in METRICS.items() if m.comparison and not m.same_width])
+def test_a_mixing_curve_is_the_metric_of_each_mixture(name):
+    x, y, reference = planted(60)
+    for point in mixing_curve(x, y, reference, weights=[0.0, 0.3, 1.0], metric=name):
+        expected = METRICS[name].function(mixed(x, y, point.weight), reference)
+        assert point.value == pytest.approx(expected, abs=1e-12)
+        assert (point.metric, point.n) == (name, 60)
+
+
+def test_a_mixture_of_two_halves_of_a_reference_is_nearer_to_it_than_either():
+    rng = RNG(0)
+    one, two = rng.standard_normal((2, 300, 4))
+    unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (one, two)]
+    points = mixing_curve(one, two, np.hstack(unit), k=5)
+    values = [p.value for p in points]
+    assert [p.weight for p in points] == list(ceiling.WEIGHTS)
+    assert values[5] > 0.99
+    assert max(values[0], values[-1]) < 0.5
+    assert values[0] == mutual_knn(two, np.hstack(unit), k=5)
+    assert {p.chance for p in points} == {chance_mutual_knn(300, 5)}
+
+
+def test_a_mixing_curve_respects_groups():
+    x, y, reference = planted(60)
+    groups = np.repeat(np.arange(20), 3)
+    (point,) = mixing_curve(x, y, reference, weights=[0.5], groups=groups, k=4)
+    assert point.value == mutual_knn(mixed(x, y, 0.5), reference, k=4, groups=groups)
+
+
+def test_a_mixture_that_does_not_exist_is_refused():
+    x, y, reference = planted(60)
+    with pytest.raises(errors.BadChoice, match=r"w = 1.5: wanted a weight in \[0, 1\]"):
+        mixing_curve(x, y, reference, weights=[0.5, 1.5])
+    with pytest.raises(errors.BadChoice, match="weights: wanted one or more"):
+        mixing_curve(x, y, reference, weights=[])
+    with pytest.raises(errors.BadChoice, match="'knn' is unknown"):
+        mixing_curve(x, y, reference, metric="knn")
+    with pytest.raises(errors.BadShape, match="x has 60 rows and y has 59"):
+        mixing_curve(x, y, reference[1:])

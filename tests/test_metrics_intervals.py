@@ -1,0 +1,274 @@
+"""Does each interval contain what it says it is about, as often as it says?"""
+
+import numpy as np
+import pytest
+
+from metrics import (
+    METRICS,
+    calibrate,
+    chance_mutual_knn,
+    errors,
+    exceeds_parts,
+    mutual_knn,
+    neighbors,
+    overlap,
+    paired_difference,
+    query_interval,
+    sample_interval,
+    scores_interval,
+)
+from metrics.table import chosen
+
+RNG = np.random.default_rng
+
+
+def planted(seed, n=150, width=6, noise=0.4):
+    shared, first, second = RNG([99, seed]).standard_normal((3, n, width))
+    return shared + noise * first, shared + noise * second
+
+
+def population(n=400, fold=1):
+    """Per-row scores of all n rows of one gallery, whose groups are `fold` alike rows."""
+    rng = RNG(5)
+    shared, first, second = (np.repeat(rng.standard_normal((n // fold, 6)), fold, axis=0) for _ in range(3))
+    x, y = shared + 0.7 * first, shared + 0.7 * second
+    groups = np.repeat(np.arange(n // fold), fold) if fold > 1 else None
+    jitter = 0.02 * rng.standard_normal((2, n, 6))
+    sides = [neighbors(space, k=10, groups=groups).ids for space in (x + jitter[0], y + jitter[1])]
+    return overlap.mutual_knn_graphs(*sides), groups
+
+
+def test_query_intervals_contain_the_mean_over_all_rows_95_times_in_100():
+    scores, _ = population()
+    inside = 0
+    for seed in range(1000):
+        rows = RNG(seed).choice(400, 150, replace=False)
+        found = scores_interval(scores[rows], population=400)
+        inside += found.low <= scores.mean() <= found.high
+    assert 0.93 <= inside / 1000 <= 0.97  # .95 and three standard errors
+
+
+def test_query_intervals_of_groups_contain_the_mean_where_rows_taken_for_independent_do_not():
+    scores, groups = population(fold=5)
+    inside = naive = 0
+    for seed in range(1000):
+        rows = np.flatnonzero(np.isin(groups, RNG(seed).choice(80, 30, replace=False)))
+        grouped = scores_interval(scores[rows], population=400, groups=groups[rows])
+        single = scores_interval(scores[rows], population=400)
+        inside += grouped.low <= scores.mean() <= grouped.high
+        naive += single.low <= scores.mean() <= single.high
+    assert 0.92 <= inside / 1000 <= 0.97
+    assert naive / 1000 < 0.8
+
+
+@pytest.mark.parametrize("name", ["mutual_knn", "cka_debiased", "procrustes"])
+def test_sample_intervals_contain_the_expected_score_at_least_95_times_in_100(name):
+    options = {"k": 5} if name == "mutual_knn" else {}
+    found = [sample_interval(name, *planted(seed), repeats=30, seed=seed, **options) for seed in range(200)]
+    expected = np.mean([one.value for one in found])
+    inside = np.mean([one.low <= expected <= one.high for one in found])
+    assert inside >= 0.95 - 3 * (0.95 * 0.05 / 200) ** 0.5
+    spread = np.std([one.value for one in found], ddof=1)
+    estimated = np.mean([one.high - one.low for one in found]) / 2 / 1.96
+    assert 0.85 < estimated / spread < 1.6
+
+
+def test_query_standard_errors_understate_the_spread_of_new_samples_by_a_third():
+    values, errors_of_queries = [], []
+    for seed in range(300):
+        graphs = [neighbors(space, k=5).ids for space in planted(seed, n=200)]
+        scores = overlap.mutual_knn_graphs(*graphs)
+        values.append(scores.mean())
+        errors_of_queries.append(scores.std(ddof=1) / 200**0.5)
+    assert 1.2 < np.std(values, ddof=1) / np.mean(errors_of_queries) < 1.55  # 1.35 in the published setting
+
+
+def row_bootstrap(x, y, k, repeats=200):
+    """The interval that is not to be reproduced: rows drawn with replacement are each other's neighbours."""
+    rng = RNG(0)
+    scores = []
+    for _ in range(repeats):
+        rows = rng.integers(0, len(x), len(x))
+        scores.append(mutual_knn(x[rows], y[rows], k=k))
+    return np.quantile(scores, [0.025, 0.975])
+
+
+def test_unrelated_spaces_are_given_an_interval_with_chance_in_it_where_a_row_bootstrap_leaves_it_out():
+    x, y = RNG(1).standard_normal((2, 161, 8))
+    chance = chance_mutual_knn(161, 10)
+    low, _ = row_bootstrap(x, y, k=10, repeats=40)
+    found = sample_interval("mutual_knn", x, y, k=10)
+    assert chance == 0.0625
+    assert low > 1.5 * chance
+    assert found.low <= chance <= found.high
+
+
+def test_all_queries_leave_no_width_and_other_galleries_are_not_its_business():
+    x, y = planted(1)
+    every = query_interval("mutual_knn", x, y, k=5)
+    assert every.low == every.value == every.high == mutual_knn(x, y, k=5)
+    assert every.estimand == "mean over all 150 rows as queries of this gallery"
+    some = query_interval("mutual_knn", x, y, k=5, queries=60)
+    assert some.low < every.value < some.high
+    assert (some.n, some.short_rows) == (60, 0)
+    assert sample_interval("mutual_knn", x, y, k=5).estimand == (
+        "expected mutual_knn of new samples at gallery size 150"
+    )
+
+
+@pytest.mark.parametrize("name", ["mutual_knn", "jaccard_knn", "lcs_knn", "edit_distance_knn", "cycle_knn", "rank_knn"])
+def test_queries_searched_alone_score_as_rows_of_the_whole_graph(name):
+    x, y = planted(2)
+    groups = np.repeat(np.arange(50), 3)
+    rows = np.flatnonzero(np.isin(groups, [3, 4, 17, 30, 49]))
+    graphs = [neighbors(space, k=5, groups=groups) for space in (x, y)]
+    searched = query_interval(name, x, y, k=5, groups=groups, queries=rows)
+    looked_up = query_interval(name, *graphs, k=5, groups=groups, queries=rows)
+    assert searched == looked_up
+    scores = chosen(name, k=5, groups=groups)[1].rows(*graphs)
+    assert searched.value == pytest.approx(scores[rows].mean())
+
+
+def test_queries_are_drawn_in_whole_groups():
+    x, y = planted(3)
+    groups = np.repeat(np.arange(50), 3)
+    found = query_interval("mutual_knn", x, y, k=5, groups=groups, queries=60)
+    assert found.n == 60
+    assert found.method.startswith("20 groups of queries")
+    assert found == query_interval("mutual_knn", x, y, k=5, groups=groups, queries=60)
+    assert found != query_interval("mutual_knn", x, y, k=5, groups=groups, queries=60, seed=1)
+
+
+def test_a_deep_graph_gives_the_interval_that_its_features_give():
+    x, y = planted(4)
+    deep = [neighbors(space, k=149) for space in (x, y)]
+    assert sample_interval("mutual_knn", *deep, k=5, repeats=30) == sample_interval("mutual_knn", x, y, k=5, repeats=30)
+
+
+def test_rows_that_run_short_are_counted():
+    x, y = planted(5)
+    shallow = [neighbors(space, k=9) for space in (x, y)]
+    found = sample_interval("mutual_knn", *shallow, k=5, repeats=30)
+    assert 0.2 < found.short_rows / (30 * 75) < 0.8
+    with pytest.raises(errors.TooFewRows, match="no row of a half kept k = 9"):
+        sample_interval("mutual_knn", *shallow, k=9, repeats=20)
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_every_metric_has_an_interval_of_new_samples_within_its_range(name):
+    x, y = planted(6, n=60, width=3)
+    options = {"k": 4} if "k" in METRICS[name].options() else {}
+    found = sample_interval(name, x, y, repeats=20, **options)
+    low, high = METRICS[name].range
+    assert low - 1e-9 <= found.low < found.value < found.high <= high + 1e-9
+    assert found.value == METRICS[name].function(x, y, **options)
+    assert (found.n, found.repeats, found.level) == (60, 20, 0.95)
+    itself = sample_interval(name, x, x, repeats=20, **options)
+    assert itself.low <= itself.value <= itself.high
+
+
+def test_an_interval_ends_where_the_scale_at_these_options_ends():
+    x, _ = planted(7, n=60)
+    y = x + 0.01 * planted(8, n=60)[0]
+    assert sample_interval("lcs_knn", x, y, k=12, repeats=20).high <= 12
+    assert sample_interval("lcs_knn", x, y, k=12, repeats=20).high > 10
+    assert sample_interval("cka_linear", *RNG(0).standard_normal((2, 60, 3)), debiased=True, repeats=20).low < 0
+
+
+def test_halves_are_made_of_whole_groups():
+    x, y = (np.repeat(space, 5, axis=0) for space in planted(9, n=40))
+    groups = np.repeat(np.arange(40), 5)
+    found = sample_interval("mutual_knn", x, y, groups=groups, k=5, repeats=30)
+    mean = sample_interval("cka_debiased", x[::5], y[::5], repeats=100)
+    grouped = sample_interval("cka_debiased", x, y, groups=groups, repeats=100)
+    rows = sample_interval("cka_debiased", x, y, repeats=100)
+    assert "whole groups" in found.method
+    assert found.short_rows == 0
+    assert grouped.high - grouped.low == pytest.approx(mean.high - mean.low, rel=0.3)
+    assert rows.high - rows.low < 0.7 * (grouped.high - grouped.low)
+
+
+def test_differences_of_equals_are_called_real_at_most_as_often_as_alpha_says():
+    found = []
+    for seed in range(200):
+        rng = RNG([seed, 31])
+        reference, first, second = rng.standard_normal((3, 100, 5))
+        draws = {"repeats": 30, "seed": seed}
+        found.append(paired_difference("cka_debiased", reference + first, reference + second, reference, **draws))
+    values = np.array([one.interval.value for one in found])
+    inside = np.mean([one.interval.low <= 0 <= one.interval.high for one in found])
+    assert abs(values.mean()) < 3 * values.std() / 200**0.5
+    assert inside >= 0.95 - 3 * (0.95 * 0.05 / 200) ** 0.5
+    assert np.mean([one.p <= 0.05 for one in found]) <= 0.05 + 3 * (0.95 * 0.05 / 200) ** 0.5
+
+
+def test_a_paired_difference_is_surer_than_two_intervals():
+    reference, first, second = RNG(3).standard_normal((3, 300, 6))
+    whole, part = reference + first, reference + first + 0.3 * second
+    found = paired_difference("cka_debiased", whole, part, reference)
+    apart = [sample_interval("cka_debiased", side, reference) for side in (whole, part)]
+    assert found.interval.value == pytest.approx(apart[0].value - apart[1].value)
+    assert found.interval.high - found.interval.low < 0.7 * (apart[0].high - apart[0].low)
+    assert found.p < 0.01
+
+
+@pytest.mark.parametrize("name", ["mutual_knn", "cka_debiased", "procrustes", "rsa"])
+def test_a_whole_that_knows_more_than_each_part_is_found_whichever_way_the_metric_points(name):
+    reference, noise = RNG(4).standard_normal((2, 300, 6))
+    options = {"k": 10} if name == "mutual_knn" else {}
+    half = np.zeros(6)
+    half[:3] = 1
+    spaces = {"x": reference * half + 0.3 * noise, "y": reference * (1 - half) + 0.3 * noise}
+    found = exceeds_parts(name, reference + 0.3 * noise, spaces, reference, repeats=50, **options)
+    assert found.p < 0.05
+    assert found.p == max(one.p for one in found.differences.values())
+    assert found.differences[found.closest].p == found.p
+    gains = [one.interval.value for one in found.differences.values()]
+    assert all((gain > 0) == METRICS[name].higher_is_better for gain in gains)
+
+
+def test_one_part_that_is_as_close_refutes_the_whole():
+    reference, noise, other = RNG(5).standard_normal((3, 200, 6))
+    parts = {"far": other, "same": reference + noise}
+    found = exceeds_parts("cka_debiased", reference + noise, parts, reference)
+    assert found.differences["far"].p < 0.001
+    assert (found.closest, found.p) == ("same", 1.0)
+    backwards = paired_difference("cka_debiased", other, reference + noise, reference)
+    assert backwards.p > 0.999
+
+
+def test_cached_graphs_serve_a_difference():
+    reference, noise, other = RNG(6).standard_normal((3, 100, 6))
+    spaces = reference + noise, other, reference
+    deep = [neighbors(space, k=99) for space in spaces]
+    draws = {"k": 5, "repeats": 30}
+    assert paired_difference("mutual_knn", *deep, **draws) == paired_difference("mutual_knn", *spaces, **draws)
+
+
+def test_an_interval_that_cannot_be_had_is_refused():
+    x, y = planted(10, n=40)
+    for message, call in {
+        "no mean over rows.*use sample_interval": lambda: query_interval("cka_debiased", x, y),
+        "queries = 41: wanted 2 to 40": lambda: query_interval("mutual_knn", x, y, queries=41),
+        "distinct row numbers": lambda: query_interval("mutual_knn", x, y, queries=np.array([1, 1])),
+        "row numbers from 0 to 39": lambda: query_interval("mutual_knn", x, y, queries=np.array([1, 40])),
+        "level = 95": lambda: sample_interval("rsa", x, y, level=95),
+        "repeats = 5": lambda: sample_interval("rsa", x, y, repeats=5),
+        "population = 3": lambda: scores_interval(np.ones(4), population=3),
+        "parts: wanted one": lambda: exceeds_parts("rsa", x, {}, y),
+    }.items():
+        with pytest.raises(errors.BadChoice, match=message):
+            call()
+    with pytest.raises(errors.TooFewRows, match="wanted 4 groups and 22 rows"):
+        sample_interval("mutual_knn", x[:20], y[:20])
+    with pytest.raises(errors.TooFewRows, match="3 groups of 30 rows"):
+        sample_interval("mutual_knn", x[:30], y[:30], groups=np.repeat(np.arange(3), 10))
+    with pytest.raises(errors.TooFewRows, match="1 groups of queries"):
+        scores_interval(np.ones(4), population=10, groups=list("aaaa"))
+    with pytest.raises(errors.BadShape, match="part"):
+        paired_difference("rsa", x, y[1:], x)
+
+
+def test_the_interval_of_a_signal_lies_above_its_null():
+    x, y = planted(11)
+    assert sample_interval("mutual_knn", x, y).low > calibrate("mutual_knn", x, y, permutations=99).null.high
