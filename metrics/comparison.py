@@ -113,7 +113,7 @@ class KnnComparison(Comparison[Neighbors]):
         """Mean over the rows that have k neighbours in both graphs; NaN if there is none."""
         scores = self.rows(a, b)
         enough = ~np.isnan(scores)
-        return float(scores[enough].mean()) if enough.any() else float("nan")
+        return float(np.where(enough, scores, 0.0).sum() / enough.sum()) if enough.any() else float("nan")
 
     def take(self, side: Neighbors, rows: np.ndarray) -> Neighbors:
         """The graph among some rows, from the lists that are there."""

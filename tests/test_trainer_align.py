@@ -1,0 +1,380 @@
+"""Are cached encoders compared on the right rows, by every metric, with a chance level, and no search made twice?"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import metrics
+import trainer.align
+from featcache.cache import Cache
+from featcache.errors import Ambiguous, FeaturesNotCached, UsageError
+from featcache.features import Features
+from metrics import METRICS, neighbors, paired
+from metrics.errors import BadChoice, MetricError, TooFewRows
+from metrics.pairing import MODES
+from tests.alignment_cache import CAPTIONS, PHOTOS, layered_cache
+from trainer.align import Alignment, Asked, align, parse_metric, rows_of
+from trainer.circumstances import beside, circumstances, table, write_table
+from trainer.common_rows import common_rows
+from trainer.curves import ceilings, curves
+from trainer.errors import NotPaired
+from trainer.layers import align_layers, layers_of
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """A cache that tests only add graphs to."""
+    return layered_cache(tmp_path_factory.mktemp("alignment"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return layered_cache(tmp_path)
+
+
+@pytest.fixture
+def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The k of every search that is made."""
+    made: list[int] = []
+
+    def counted(*args: Any, k: int, **options: Any) -> metrics.Neighbors:
+        made.append(k)
+        return neighbors(*args, k=k, **options)
+
+    monkeypatch.setattr(metrics, "neighbors", counted, raising=False)
+    return made
+
+
+def images(cache: Cache) -> Features:
+    return cache.load("openmoji", "vit")
+
+
+def captions(cache: Cache) -> Features:
+    return cache.load("openmoji", "lm")
+
+
+def measured(cache: Cache, asked: Asked) -> dict[str, Alignment]:
+    return {row.metric: row for row in align(images(cache), captions(cache), asked, cache=cache)}
+
+
+QUICK = Asked(k=5, permutations=39)
+
+
+# -- scores -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_metric_scores_what_its_function_does_or_says_why_not(kept: Cache) -> None:
+    x, y = images(kept), captions(kept)
+    both = paired(x.values, y.values, x.groups, y.groups)
+    found = align(x, y, replace(QUICK, metrics=("all",), null="none"), cache=kept)
+    assert [row.metric for row in found] == list(METRICS)
+    for row in found:
+        metric, options = METRICS[row.metric], {"k": 5} if "k" in METRICS[row.metric].options() else {}
+        if metric.same_width:
+            assert row.value is None and "wide" in row.note
+            continue
+        assert row.value == pytest.approx(metric.function(both.x, both.y, **options), rel=1e-9, abs=1e-12)
+        assert (row.n, row.d_x, row.d_y, row.k) == (PHOTOS, 10, 8, options.get("k"))
+        assert (row.chance, row.p, row.null, row.note) == (None, None, "none", "")
+
+
+def test_a_planted_latent_stands_out_and_strangers_do_not(kept: Cache) -> None:
+    for row in measured(kept, QUICK).values():
+        assert row.p == 1 / 40 and row.null == "39 permutations"
+        assert row.value is not None and row.threshold is not None and row.value > row.threshold
+        assert row.calibrated is not None and 0 < row.calibrated <= 1
+        assert row.null_low is not None and row.chance is not None and row.null_high is not None
+        assert row.null_low <= row.chance <= row.null_high < row.value
+    for row in align(images(kept), kept.load("openmoji", "noise"), QUICK, cache=kept):
+        assert row.p is not None and row.p > 0.05 and row.calibrated == 0
+
+
+@pytest.mark.parametrize("pairing", MODES)
+def test_captions_of_one_photo_do_not_raise_the_score_of_strangers(kept: Cache, pairing: Any) -> None:
+    [row] = align(
+        images(kept), kept.load("openmoji", "noise"), replace(QUICK, metrics=("mutual_knn",), pairing=pairing)
+    )
+    assert row.n == (PHOTOS * CAPTIONS if pairing == "all" else PHOTOS)
+    assert row.value is not None and row.chance is not None and abs(row.value - row.chance) < 0.06
+
+
+@pytest.mark.parametrize("split", [None, "train", "test"])
+@pytest.mark.parametrize("pairing", MODES)
+def test_graphs_from_the_cache_give_the_scores_that_a_search_gives(cache: Cache, pairing: Any, split: Any) -> None:
+    names = ("mutual_knn", "lcs_knn", "rank_knn", "second_order_cosine", "cknna")
+    asked = replace(QUICK, metrics=names, pairing=pairing, split=split, null="none")
+    alone = align(images(cache), captions(cache), asked)
+    for _ in range(2):
+        found = align(images(cache), captions(cache), asked, cache=cache)
+        assert [row.value for row in found] == [row.value for row in alone]
+
+
+def test_what_is_cached_is_not_searched_again_for_the_same_or_a_smaller_k(cache: Cache, searches: list[int]) -> None:
+    asked = replace(QUICK, metrics=("mutual_knn", "jaccard_knn", "cycle_knn"))
+    assert "tiles" in measured(cache, asked)["mutual_knn"].backend
+    assert searches == [5, 5], "one graph a side serves every metric"
+    again = measured(cache, replace(asked, k=3))
+    assert searches == [5, 5] and {row.backend for row in again.values()} == {"cache"}
+    measured(cache, replace(asked, k=7))
+    assert searches == [5, 5, 7, 7]
+
+
+def test_a_split_is_read_off_a_graph_of_all_rows_where_that_is_deep_enough(cache: Cache, searches: list[int]) -> None:
+    asked = replace(QUICK, metrics=("mutual_knn",), split="train", k=4)
+    first = measured(cache, asked)["mutual_knn"]
+    assert searches == [4, 4] and not list(cache.arrays(layer="graph.*")), "a part is searched and not kept"
+    measured(cache, replace(asked, split=None, k=30))
+    again = measured(cache, asked)["mutual_knn"]
+    assert searches == [4, 4, 30, 30]
+    assert again.backend == "cache" and again.value == first.value and again.n == 36
+
+
+def test_metrics_take_options_and_state_every_one_of_them(kept: Cache) -> None:
+    x, y = images(kept), captions(kept)
+    both = paired(x.values, y.values, x.groups, y.groups)
+    asked = replace(QUICK, metrics=("cka_rbf:sigma=median", "mutual_knn:metric=euclidean,k=7"), null="none")
+    rbf, knn = align(x, y, asked)
+    assert rbf.value == pytest.approx(metrics.cka(both.x, both.y, kernel="rbf", sigma="median"))
+    assert knn.value == metrics.mutual_knn(both.x, both.y, k=7, metric="euclidean") and knn.k == 7
+    assert "sigma=median" in rbf.convention and knn.convention == "metric=euclidean"
+
+
+def test_options_are_parsed_as_json_or_text() -> None:
+    assert parse_metric("rsa") == ("rsa", {})
+    assert parse_metric("a:b=1,c=0.5,d=true,e=text") == ("a", {"b": 1, "c": 0.5, "d": True, "e": "text"})
+    with pytest.raises(BadChoice, match="'b' has no '='"):
+        parse_metric("a:b")
+
+
+def test_what_cannot_be_measured_is_an_error_where_it_was_named(kept: Cache) -> None:
+    x, y = images(kept), captions(kept)
+    with pytest.raises(MetricError, match="wide"):
+        align(x, y, replace(QUICK, metrics=("modality_gap",)))
+    with pytest.raises(BadChoice, match="mutual_knn"):
+        align(x, y, replace(QUICK, metrics=("mutual_nn",)))
+    with pytest.raises(BadChoice, match="has no option sigma"):
+        align(x, y, replace(QUICK, metrics=("mutual_knn:sigma=1",)))
+    with pytest.raises(TooFewRows, match="60"):
+        align(x, y, replace(QUICK, k=PHOTOS))
+    for wrong in ({"null": "bootstrap"}, {"interval": "rows"}, {"permutations": 0}, {"interval": "queries"}):
+        with pytest.raises(UsageError):
+            Asked(**wrong)  # pyright: ignore[reportArgumentType]
+
+
+# -- nulls and intervals ----------------------------------------------------------------------------------------------
+
+
+def test_the_closed_form_is_taken_where_it_is_asked_for_or_permuting_costs_much(
+    kept: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("mutual_knn", "cka_linear", "cka_rbf")
+    closed = measured(kept, replace(QUICK, metrics=names[:2], null="closed"))
+    assert {row.null for row in closed.values()} == {"closed form"}
+    with pytest.raises(BadChoice, match="closed form"):
+        measured(kept, replace(QUICK, metrics=("jaccard_knn",), null="closed"))
+    assert {row.null for row in measured(kept, replace(QUICK, metrics=names)).values()} == {"39 permutations"}
+    monkeypatch.setattr(trainer.align, "PERMUTED_ROWS", PHOTOS - 1)
+    large = measured(kept, replace(QUICK, metrics=names))
+    assert [large[name].null for name in names] == ["39 permutations", "closed form", "19 permutations"]
+    every = measured(kept, replace(QUICK, metrics=names, null="permutation"))
+    assert {row.null for row in every.values()} == {"39 permutations"}
+    near = measured(kept, replace(QUICK, metrics=("cka_linear",), null="permutation", permutations=999))
+    assert near["cka_linear"].chance == pytest.approx(large["cka_linear"].chance)
+
+
+def test_a_metric_that_does_not_look_at_pairs_has_no_null(kept: Cache) -> None:
+    x = images(kept)
+    [gap] = align(x, x, replace(QUICK, metrics=("modality_gap",), interval="samples", repeats=20))
+    assert gap.value == 0 and (gap.p, gap.null, gap.interval, gap.higher_is_better) == (None, "none", "none", False)
+
+
+def test_intervals_name_their_estimand_and_search_deep_enough(cache: Cache, searches: list[int]) -> None:
+    names = ("mutual_knn", "cka_debiased")
+    samples = measured(cache, replace(QUICK, metrics=names, k=4, interval="samples", repeats=40))
+    for row in samples.values():
+        assert row.ci_low is not None and row.value is not None and row.ci_high is not None
+        assert row.ci_low < row.value < row.ci_high and "new samples" in row.estimand and row.short_rows == 0
+    assert min(searches) > 2 * 4, "half of a list must still hold k"
+    queries = measured(cache, replace(QUICK, metrics=names[:1], k=4, interval="queries", queries=20))["mutual_knn"]
+    assert "quer" in queries.estimand and queries.estimand != samples["mutual_knn"].estimand
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_groups_without_a_partner_are_left_out_and_counted(kept: Cache) -> None:
+    x, y = images(kept), captions(kept)
+    some = y.take(np.arange(30, len(y)))
+    common = common_rows([x, some])
+    assert common.notes == ["10 of 60 groups of vit/last.cls (images) have no partner"]
+    assert [space.n for space in common.spaces] == [50, 50]
+    np.testing.assert_array_equal(common.spaces[0].values, x.values[10:])
+
+
+def test_any_number_of_arrays_come_to_common_rows(kept: Cache) -> None:
+    x, y, z = images(kept), captions(kept), kept.load("openmoji", "big")
+    for pairing in MODES:
+        if pairing != "all":
+            x_rows, y_rows, z_rows = (space.values for space in common_rows([x, y, z], pairing=pairing, seed=3).spaces)
+            both = paired(x.values, y.values, x.groups, y.groups, mode=pairing, seed=3)
+            np.testing.assert_array_equal(x_rows, both.x)
+            np.testing.assert_array_equal(y_rows, both.y)
+            np.testing.assert_array_equal(z_rows, z.values)
+    turned = z.take(np.arange(PHOTOS)[::-1])
+    np.testing.assert_array_equal(common_rows([x, turned]).spaces[1].values, z.values)
+    everything = common_rows([y, x, z], pairing="all")
+    assert [space.n for space in everything.spaces] == [PHOTOS * CAPTIONS] * 3
+    with pytest.raises(NotPaired, match="most rows a group first"):
+        common_rows([x, z, y], pairing="all")
+
+
+def test_arrays_that_do_not_meet_are_refused(kept: Cache) -> None:
+    x, y = images(kept), captions(kept)
+    with pytest.raises(NotPaired, match="one data set"):
+        common_rows([x, replace(y, dataset="flickr30k")])
+    with pytest.raises(NotPaired, match="share no groups"):
+        common_rows([x, replace(y, groups=np.array([f"other {group}" for group in y.groups], object))])
+    with pytest.raises(NotPaired, match="'dev'; it has test, train, validation"):
+        common_rows([x, y], split="dev")
+    uneven = y.take(np.arange(1, len(y)))
+    with pytest.raises(NotPaired, match="rows in x and"):
+        common_rows([y, uneven], pairing="all")
+
+
+# -- layers -----------------------------------------------------------------------------------------------------------
+
+
+def test_layers_come_in_the_order_of_the_network_without_scalars_and_graphs(cache: Cache) -> None:
+    measured(cache, QUICK)
+    assert [features.layer for features in layers_of(cache, "openmoji", "vit")] == [
+        "0.cls",
+        "2.cls",
+        "10.cls",
+        "last.cls",
+    ]
+    assert [features.layer for features in layers_of(cache, "openmoji", "lm")] == ["0.mean", "1.mean", "last.mean"]
+    assert [features.layer for features in layers_of(cache, "openmoji", "images/vit/2.cls")] == ["2.cls"]
+    with pytest.raises(FeaturesNotCached, match="featcache extract openmoji gpt2"):
+        layers_of(cache, "openmoji", "gpt2")
+
+
+def test_an_encoder_of_two_views_must_be_named_with_its_view(cache: Cache) -> None:
+    from tests.alignment_cache import store_layers, tiny_dataset
+
+    store_layers(cache, tiny_dataset(PHOTOS, CAPTIONS), "captions", "vit", {"last.cls": np.eye(PHOTOS * CAPTIONS, 4)})
+    with pytest.raises(Ambiguous, match="captions, images.*captions/vit"):
+        layers_of(cache, "openmoji", "vit")
+    assert len(layers_of(cache, "openmoji", "images/vit")) == 4
+
+
+def test_every_pair_of_layers_is_scored_once_searched_and_the_best_is_found(cache: Cache, searches: list[int]) -> None:
+    asked = replace(QUICK, metrics=("mutual_knn", "cka_linear", "procrustes"))
+    grids = align_layers(cache, "openmoji", ["vit", "lm"], asked)
+    assert len(searches) == 7 and len(grids.scores) == 3 * 4 * 3
+    for row in grids.scores:
+        x, y = (grids.arrays[names] for names in ((row.encoder_x, row.layer_x), (row.encoder_y, row.layer_y)))
+        [alone] = align(x, y, replace(asked, metrics=(row.metric,), null="none"), cache=cache)
+        assert row.value == pytest.approx(alone.value) and (row.n, row.d_x, row.d_y) == (PHOTOS, 10, 8)
+    assert len(searches) == 7
+    for name in asked.metrics:
+        rows = [row for row in grids.scores if row.metric == name]
+        best = (max if METRICS[name].higher_is_better else min)(rows, key=lambda row: row.value)
+        assert [row for row in rows if row.best] == [best]
+        assert (best.layer_x, best.layer_y) == ("last.cls", "1.mean")
+        assert best.p == (1 / 40 if name == "mutual_knn" else None)
+        assert best.null == ("best pair of 39 permutations" if name == "mutual_knn" else "none")
+    permuted = align_layers(
+        cache, "openmoji", ["vit", "lm"], replace(asked, metrics=("cka_linear",), null="permutation")
+    )
+    assert {row.p is None for row in permuted.scores} == {False}
+
+
+def test_the_best_of_many_strange_layers_is_not_taken_for_alignment(kept: Cache) -> None:
+    grids = align_layers(kept, "openmoji", ["vit", "noise"], replace(QUICK, metrics=("mutual_knn",)))
+    [best] = [row for row in grids.scores if row.best]
+    assert best.p is not None and best.p > 0.05
+    assert best.chance is not None and best.value > best.chance, "so a single pair's chance would have misled"
+
+
+def test_several_encoders_are_compared_pairwise_and_both_ways_where_it_matters(kept: Cache) -> None:
+    asked = replace(QUICK, metrics=("mutual_knn", "cycle_knn"), null="none")
+    scores = align_layers(kept, "openmoji", ["vit", "lm", "big"], asked).scores
+    pairs = {name: {(r.encoder_x, r.encoder_y) for r in scores if r.metric == name} for name in asked.metrics}
+    assert len(pairs["mutual_knn"]) == 3 and len(pairs["cycle_knn"]) == 6
+    one_way = align_layers(kept, "openmoji", ["vit", "lm"], asked, both_ways=False).scores
+    assert {(row.encoder_x, row.encoder_y) for row in one_way} == {("images/vit", "captions/lm")}
+
+
+def test_grids_refuse_what_they_cannot_give(kept: Cache) -> None:
+    for asked in (replace(QUICK, interval="samples"), replace(QUICK, null="closed")):
+        with pytest.raises(UsageError, match="best of many"):
+            align_layers(kept, "openmoji", ["vit", "lm"], asked)
+    with pytest.raises(UsageError, match="each once; got images/vit, images/vit"):
+        align_layers(kept, "openmoji", ["vit", "vit"], QUICK)
+    with pytest.raises(BadChoice, match="nosuch"):
+        align_layers(kept, "openmoji", ["vit", "lm"], replace(QUICK, metrics=("nosuch",)))
+
+
+# -- curves and ceilings ----------------------------------------------------------------------------------------------
+
+
+def test_a_curve_needs_one_deep_graph_a_side_and_ends_at_the_score_of_all_rows(
+    cache: Cache, searches: list[int]
+) -> None:
+    asked = replace(QUICK, metrics=("mutual_knn",), k=2)
+    common = rows_of([images(cache), captions(cache)], asked, cache=cache)
+    found = curves(common, asked, repeats=2)
+    assert searches == [found.depth, found.depth] and sorted({p.size for p in found.gallery}) == [15, 30, 60]
+    assert all(point.short_rows == 0 for point in found.gallery + found.ks)
+    [whole] = [point for point in found.gallery if point.size == PHOTOS]
+    [same] = [point for point in found.ks if point.k == 2]
+    assert whole.value == same.value == measured(cache, asked)["mutual_knn"].value
+    assert searches == [found.depth, found.depth]
+    assert {p.size for p in curves(common, asked, sizes=[20, 40]).gallery} == {20, 40}
+
+
+def test_a_curve_of_something_else_than_neighbours_is_refused(kept: Cache) -> None:
+    common = rows_of([images(kept), captions(kept)], QUICK)
+    with pytest.raises(BadChoice, match="take mutual_knn"):
+        curves(common, replace(QUICK, metrics=("cka_linear",)))
+    with pytest.raises(UsageError, match="one metric"):
+        curves(common, QUICK)
+    with pytest.raises(BadChoice, match="size 61: wanted galleries of k \\+ 1 = 6 to n = 60"):
+        curves(common, replace(QUICK, metrics=("mutual_knn",)), sizes=[61])
+
+
+def test_a_ceiling_shows_that_the_reference_is_in_the_photos_more_than_in_noise(kept: Cache) -> None:
+    asked = replace(QUICK, metrics=("cka_debiased",))
+    arrays = [images(kept), kept.load("openmoji", "noise"), kept.load("openmoji", "big")]
+    found = ceilings(rows_of(arrays, asked), asked, folds=3)
+    r2 = {s: np.mean([p.value for p in found.ridge if (p.source, p.metric) == (s, "r2")]) for s in ("x", "y", "both")}
+    assert r2["x"] > 0.7 > 0.1 > r2["y"]
+    mixing = {point.weight: point.value for point in found.mixing}
+    assert mixing[1.0] > mixing[0.5] > mixing[0.0]
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_holds_all_that_a_reader_needs_and_keeps_its_types_when_columns_are_empty(
+    kept: Cache, tmp_path: Path
+) -> None:
+    import polars as pl
+
+    x, y = images(kept), captions(kept)
+    rows = align(x, y, replace(QUICK, metrics=("mutual_knn",), null="none"), cache=kept)
+    made = table(rows, [beside(QUICK, circumstances(), x=x, y=y)])
+    assert made.schema["ci_low"] == pl.Float64 and made.schema["short_rows"] == pl.Int64
+    write_table(made, tmp_path / "deep" / "a.parquet")
+    [read] = pl.read_parquet(tmp_path / "deep" / "a.parquet").to_dicts()
+    assert read["x_digest"] == x.digest and read["y_root"] == y.root and read["x_layer"] == "last.cls"
+    assert (read["value"], read["n"], read["k"], read["seed"]) == (rows[0].value, PHOTOS, 5, 0)
+    assert read["pairing"] == "mean" and read["dataset"] == "openmoji" and "numpy" in read["versions"]
+    with pytest.raises(UsageError, match=".parquet"):
+        write_table(made, tmp_path / "a.csv")
+    (tmp_path / "afile").write_text("in the way")
+    with pytest.raises(UsageError, match="cannot write"):
+        write_table(made, tmp_path / "afile" / "a.parquet")
