@@ -74,8 +74,9 @@ check: setup ## Lint, types, import direction, docs equal help
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest -q tests/test_docs.py
 
-docs: setup ## Write docs/cli.md from the commands' own help
+docs: setup ## Write docs/cli.md and the table of docs/metrics.md from the code
 	@$(BIN)/python -m tests.cli_page
+	@$(BIN)/python -m tests.metrics_page
 
 bench: setup ## Measure throughput as a ratio against the best bare loop
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/python benchmarks/extraction.py

@@ -2,7 +2,7 @@
 
 import typer
 
-from commands import cache, extraction, sharing, study
+from commands import alignment, cache, extraction, sharing, study
 
 app = typer.Typer(
     name="featcache",
@@ -21,7 +21,10 @@ COMMANDS = {
     "extract": extraction.extract,
     "train": study.train,
     "embed": study.embed,
-    "align": study.align,
+    "align": alignment.align,
+    "grid": alignment.grid,
+    "curve": alignment.curve,
+    "ceiling": alignment.ceiling,
     "report": study.report,
     "ls": cache.list_arrays,
     "show": cache.show,

@@ -25,7 +25,7 @@ from rounds import interleave, seconds, tell
 from metrics import cka, mutual_knn, neighbors
 from metrics.grid import layer_grid
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the published algorithms are the tests' oracles
 from tests.metric_oracles import best_dense_debiased_cka, dense_mutual_knn, dense_unbiased_cka
 
 D, K = 768, 10
@@ -58,6 +58,11 @@ def all_products(x: torch.Tensor) -> Callable[[], object]:
     memory = torch.empty(2048, len(x), device=x.device)
 
     def run() -> None:
+        if x.device.type == "cpu":  # NumPy's products, which are quicker than torch's on several machines
+            for start in range(0, len(x), 2048):
+                rows = x[start : start + 2048].numpy()
+                np.matmul(rows, x.numpy().T, out=memory[: len(rows)].numpy())
+            return
         for rows in x.split(2048):
             torch.mm(rows, x.T, out=memory[: len(rows)])
 

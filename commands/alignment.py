@@ -24,7 +24,7 @@ PairingOption = Annotated[
 ]
 SplitOption = Annotated[str | None, typer.Option(help="Only this split. Default: every group.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of every draw.", min=0)]
-PermutationsOption = Annotated[int, typer.Option(help="Permutations behind each null.", min=1)]
+PermutationsOption = Annotated[int, typer.Option(help="Permutations behind each null.", min=19)]
 OutOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Also write a tidy table here, as Parquet: replaced if it is there."),

@@ -7,7 +7,7 @@ the order of every float64 sum is part of the result.
 import numba
 import numpy as np
 
-_CHUNK = 32  # similarities that are looked at together before any of them is looked at alone
+_CHUNK = 64  # similarities that are looked at together before any of them is looked at alone
 
 
 @numba.njit(inline="always")
@@ -153,7 +153,7 @@ def scan_tile(
 ) -> None:
     """Enters the similarities of one tile into the lists of its rows and, off the diagonal, of its columns.
 
-    One pass: 32 similarities are compared with their row's and their columns' floors at once, and looked at alone
+    One pass: 64 similarities are compared with their row's and their columns' floors at once, and looked at alone
     only if one of them passes.
 
     Args:
@@ -168,21 +168,24 @@ def scan_tile(
     """
     count, size = tile.shape[1], best.shape[1]
     both = start_i != start_j
+    col_bias, col_floor = bias[start_j : start_j + count], floor[start_j : start_j + count]
     for r in range(len(tile)):
         i = start_i + r
         line = tile[r]
         row_floor, row_bias = floor[i], bias[i]
         for first in range(0, count, _CHUNK):
             last = min(first + _CHUNK, count)
-            hit = 0
-            if both:
-                for c in range(first, last):
-                    hit |= (line[c] + bias[start_j + c] > row_floor) | (line[c] + row_bias > floor[start_j + c])
-            else:
-                for c in range(first, last):
-                    hit |= line[c] + bias[start_j + c] > row_floor
-            if hit == 0:
-                continue
+            if last - first == _CHUNK:  # views of a length that the compiler knows become vector instructions
+                values, biases, floors = line[first:last], col_bias[first:last], col_floor[first:last]
+                hit = np.int32(0)
+                if both:
+                    for c in range(_CHUNK):
+                        hit |= np.int32((values[c] + biases[c] > row_floor) | (values[c] + row_bias > floors[c]))
+                else:
+                    for c in range(_CHUNK):
+                        hit |= np.int32(values[c] + biases[c] > row_floor)
+                if hit == 0:
+                    continue
             for c in range(first, last):
                 j = start_j + c
                 if line[c] + bias[j] > row_floor and codes[i] != codes[j]:

@@ -62,7 +62,7 @@ def show_alignment(
     if asked.interval == "none":
         del columns["95 % interval"]
     print_table(tuple(columns), [tuple(cell(row) for cell in columns.values()) for row in rows])
-    for estimand in dict.fromkeys(row.estimand for row in rows if row.estimand):
+    for estimand in dict.fromkeys(row.estimand.replace(row.metric, "score") for row in rows if row.estimand):
         console().print(f"Interval: {estimand}.")
     lower = ", ".join(row.metric for row in rows if not row.higher_is_better)
     if lower:

@@ -4,7 +4,7 @@ import inspect
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Literal, get_args
 
@@ -43,7 +43,7 @@ class Asked:
         split: Only groups of this split; None for all.
         null: "permutation"; "closed": exact mean and variance, normal tails, for metrics that have them; "none";
             "auto": permutation, but from 501 rows on, for metrics without neighbours, closed or few permutations.
-        permutations: Behind each permutation null.
+        permutations: Behind each permutation null, 19 or more.
         interval: "samples": where the score of other samples, as many, would lie; "queries": where the score of all
             queries lies, of which some are drawn; "none".
         queries: How many queries are drawn.
@@ -66,8 +66,8 @@ class Asked:
         for name, value, kinds in (("null", self.null, NullKind), ("interval", self.interval, IntervalKind)):
             if value not in get_args(kinds):
                 raise UsageError(f"{name} = {value!r} is unknown; there are {', '.join(get_args(kinds))}")
-        if self.permutations < 1 and self.null in ("auto", "permutation"):
-            raise UsageError(f"permutations = {self.permutations}: wanted 1 or more, or null none")
+        if self.permutations < FEW_PERMUTATIONS:
+            raise UsageError(f"permutations = {self.permutations}: wanted {FEW_PERMUTATIONS} or more, to reach p = .05")
         if (self.queries is None) == (self.interval == "queries"):
             raise UsageError(
                 "an interval of queries and a number of queries belong together: --interval queries --queries N"
@@ -129,7 +129,9 @@ class Alignment:
     note: str = ""
 
 
-def align(x: Features, y: Features, asked: Asked = Asked(), *, cache: Cache | None = None) -> list[Alignment]:
+def align(
+    x: Features, y: Features, asked: Asked = Asked(), *, cache: Cache | None = None, **changes: Any
+) -> list[Alignment]:
     """Scores of two feature arrays of one data set, each with its chance level.
 
     By default rows of a group (five captions of a photo) are averaged first, so that no group is its own neighbour and
@@ -140,6 +142,7 @@ def align(x: Features, y: Features, asked: Asked = Asked(), *, cache: Cache | No
         y: Features of the other.
         asked: What is measured.
         cache: Where neighbour graphs are looked for and kept; None: nowhere.
+        changes: Fields of `asked` that are otherwise, as in k=5, split="test".
 
     Returns:
         One row a metric. Of "all", metrics that do not suit these spaces (of unequal width, too many rows) have no
@@ -149,6 +152,7 @@ def align(x: Features, y: Features, asked: Asked = Asked(), *, cache: Cache | No
         NotPaired: If the two share no groups, or are of different data sets.
         MetricError: If a metric or option is unknown, or a metric that was named cannot be computed.
     """
+    asked = replace(asked, **changes)
     return align_rows(rows_of([x, y], asked, cache=cache), asked)
 
 
