@@ -1,0 +1,196 @@
+"""Do the commands of alignment, when typed, print, write and refuse what they say?"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from cli import app
+from metrics import METRICS
+from tests.alignment_cache import PHOTOS, layered_cache
+from tests.test_cli import featcache
+
+COMMANDS = ("align", "grid", "curve", "ceiling")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return layered_cache(tmp_path_factory.mktemp("typed")).root
+
+
+def run(place: Path, *words: str | Path) -> str:
+    """What a command prints."""
+    done = CliRunner().invoke(app, [*map(str, words), "--cache", str(place)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def in_json(place: Path, *words: str | Path) -> Any:
+    return json.loads(run(place, *words, "--json"))
+
+
+def test_align_prints_score_chance_calibrated_p_and_how_they_were_made(tmp_path: Path) -> None:
+    place = layered_cache(tmp_path).root
+    said = run(place, "align", "openmoji", "vit", "lm", "--k", "5", "--permutations", "39")
+    assert "openmoji: vit/last.cls (images, d = 10) and lm/last.mean (captions, d = 8)" in said
+    assert "60 rows, one row a group: the mean of its rows" in said
+    columns = ("metric", "score", "chance", "null range", "calibrated", "p", "n", "k", "convention", "null from")
+    [head] = [line for line in said.splitlines() if line.startswith("metric")]
+    assert re.findall(r"\S+(?: \S+)*", head) == [*columns, "computed by", "time"]
+    for name in ("mutual_knn", "cka_linear", "cka_debiased"):
+        [line] = [line for line in said.splitlines() if line.startswith(f"{name} ")]
+        assert "0.025" in line and "39 permutations" in line and f" {PHOTOS} " in line
+    assert "Neighbour graph of x (cosine): searched and cached." in said
+    again = run(place, "align", "openmoji", "vit", "lm", "--k", "4")
+    assert "Neighbour graph of x (cosine): cached, 5 deep." in again
+
+
+def test_align_of_every_metric_measures_what_it_can_and_says_what_it_cannot(place: Path) -> None:
+    words = ("align", "openmoji", "vit", "lm", "--metric", "all", "--k", "5", "--permutations", "19")
+    found = in_json(place, *words)
+    assert [row["metric"] for row in found["alignment"]] == list(METRICS)
+    unfit = {row["metric"] for row in found["alignment"] if row["value"] is None}
+    assert unfit == {name for name, metric in METRICS.items() if metric.same_width}
+    said = run(place, *words, "--null", "none")
+    assert all(f"Not measured: {name}: " in said for name in unfit)
+    assert "Lower is more aligned: procrustes" in said
+
+
+def test_align_writes_one_tidy_row_a_metric(place: Path, tmp_path: Path) -> None:
+    words = ("align", "openmoji", "vit", "lm/1.mean", "--split", "train", "--interval", "samples", "--repeats", "20")
+    out = tmp_path / "made" / "align.parquet"
+    said = run(place, *words, "--k", "5", "--permutations", "19", "--seed", "3", "--out", out)
+    assert (
+        f"Table: {out}" in said
+        and "95 % interval" in said
+        and said.count("Interval: expected score of new samples at gallery size 36.") == 1
+    )
+    frame = pl.read_parquet(out)
+    found = in_json(place, *words, "--k", "5", "--permutations", "19", "--seed", "3")
+    for row, shown in zip(frame.to_dicts(), found["alignment"], strict=True):
+        different = {"seconds", "backend"}
+        assert {name: row[name] for name in shown if name not in different} == {
+            name: value for name, value in shown.items() if name not in different
+        }
+        assert (row["split"], row["seed"], row["pairing"], row["y_layer"]) == ("train", 3, "mean", "1.mean")
+        assert row["x_digest"] == found["x"]["digest"] and row["y_root"] == found["y"]["root"]
+        assert row["versions"] and row["measured"] and row["ci_low"] < row["value"] < row["ci_high"]
+
+
+def test_all_layers_print_the_best_pair_with_its_null_and_the_whole_grid(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "layers.parquet"
+    words = ("align", "openmoji", "vit", "lm", "--layers", "all", "--k", "5", "--permutations", "39")
+    said = run(place, *words, "--out", out)
+    assert "vit/last.cls" in said and "lm/1.mean" in said and "best pair of 39 permutations" in said
+    assert re.search(r"images/vit \\ captions/lm +0\.mean +1\.mean +last\.mean", said)
+    assert len(re.findall(r"^(?:0|2|10|last)\.cls(?: +\d\.\d{3}){3}$", said, re.MULTILINE)) == 4
+    frame = pl.read_parquet(out)
+    assert frame.height == 12 and frame["best"].sum() == 1 and frame["x_digest"].n_unique() == 4
+    [best] = frame.filter("best").to_dicts()
+    assert (best["layer_x"], best["layer_y"], best["p"]) == ("last.cls", "1.mean", 1 / 40)
+    found = in_json(place, *words)
+    assert len(found["layers"]) == 12 and len(found["arrays"]) == 7
+
+
+def test_a_layer_that_is_named_is_the_only_one_of_its_side(place: Path) -> None:
+    found = in_json(place, "align", "openmoji", "vit/2.cls", "lm", "--layers", "all", "--k", "5", "--null", "none")
+    assert {(row["layer_x"], row["p"]) for row in found["layers"]} == {("2.cls", None)} and len(found["layers"]) == 3
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_grid_compares_several_encoders_and_draws_them(place: Path, tmp_path: Path, suffix: str) -> None:
+    figure, out = tmp_path / "drawn" / f"grid.{suffix}", tmp_path / "grid.parquet"
+    words = ("grid", "openmoji", "vit", "lm", "big", "--k", "5", "--permutations", "19")
+    said = run(place, *words, "--figure", figure, "--out", out)
+    assert f"Figure: {figure}" in said and said.count("mutual_knn") == 3
+    assert pl.read_parquet(out).height == 4 * 3 + 4 + 3
+    assert figure.read_bytes().startswith(b"\x89PNG" if suffix == "png" else b"<svg")
+
+
+def test_curve_falls_with_the_gallery_and_writes_every_draw(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "curve.parquet"
+    words = ("curve", "openmoji", "vit", "lm", "--k", "3", "--sizes", "20,40,60", "--repeats", "3")
+    said = run(place, *words, "--out", out)
+    assert "mutual_knn at k = 3, from graphs" in said and "mutual_knn at all 60 rows" in said
+    frame = pl.read_parquet(out)
+    sizes = frame.filter(pl.col("k") == 3).group_by("size").agg(pl.col("chance").first()).sort("size")
+    assert sizes["size"].to_list() == [20, 40, 60] and sizes["chance"].is_sorted(descending=True)
+    found = in_json(place, *words)
+    assert len(found["gallery"]) == 7 and found["depth"] >= 3 and found["x"]["encoder"] == "vit"
+
+
+def test_ceiling_shows_ridge_from_each_side_and_the_mixtures(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "ceiling.parquet"
+    words = ("ceiling", "openmoji", "vit", "lm/1.mean", "big", "--k", "3", "--folds", "3")
+    said = run(place, *words, "--out", out)
+    assert "against big/last.cls (images, d = 12)" in said
+    assert re.search(r"held-out score +from x +from y +from both +chance", said) and "r2 " in said
+    assert re.search(r"^w +0 +0\.1 .* 1$", said, re.MULTILINE)
+    frame = pl.read_parquet(out)
+    assert set(frame["kind"]) == {"ridge", "mixing"} and set(frame["source"].drop_nulls()) == {"x", "y", "both"}
+    assert frame["reference_encoder"].unique().to_list() == ["big"]
+    assert in_json(place, *words)["reference"]["layer"] == "last.cls"
+
+
+BAD = [
+    ("align", ("openmoji", "vit", "lm", "--metric", "mutual_nn"), 1, ("BadChoice", "mutual_nn", "cka_debiased")),
+    ("align", ("openmoji", "vit", "lm", "--metric", "mutual_knn:q=3"), 1, ("no option q", "metric")),
+    ("align", ("openmoji", "vit", "lm", "--k", "60"), 1, ("TooFewRows", "60")),
+    ("align", ("openmoji", "vit", "gpt2"), 1, ("FeaturesNotCached", "lm", "featcache extract openmoji gpt2")),
+    ("align", ("openmoji", "vit", "lm", "--null", "closed", "--metric", "lcs_knn"), 1, ("lcs_knn", "closed form")),
+    ("align", ("openmoji", "vit", "lm", "--interval", "queries"), 1, ("UsageError", "queries")),
+    ("align", ("openmoji", "vit", "lm", "--out", "a.csv"), 1, ("a.csv", ".parquet")),
+    ("align", ("openmoji", "vit", "lm", "--pairing", "median"), 2, ("'mean', 'first', 'random', 'all'",)),
+    ("align", ("openmoji", "vit", "lm", "--layers", "all", "--interval", "samples"), 1, ("UsageError", "interval")),
+    ("grid", ("openmoji", "vit"), 1, ("two encoders or more", "images/vit")),
+    ("grid", ("openmoji", "vit", "vit"), 1, ("each once", "images/vit, images/vit")),
+    ("grid", ("openmoji", "vit", "gpt2"), 1, ("FeaturesNotCached", "featcache extract openmoji gpt2")),
+    ("grid", ("openmoji", "vit", "lm", "--figure", "a.gif"), 1, ("a.gif", ".png or .svg")),
+    ("curve", ("openmoji", "vit", "lm", "--metric", "cka_linear"), 1, ("cka_linear", "take mutual_knn")),
+    ("curve", ("openmoji", "vit", "lm", "--sizes", "20,many"), 1, ("'20,many'", "500,1000")),
+    ("curve", ("openmoji", "vit", "lm", "--sizes", "100"), 1, ("size 100", "60")),
+    ("ceiling", ("openmoji", "vit", "lm", "gpt2"), 1, ("FeaturesNotCached", "featcache extract openmoji gpt2")),
+    ("ceiling", ("openmoji", "vit", "lm", "big", "--folds", "61"), 1, ("folds = 61", "60")),
+    ("ceiling", ("openmoji", "vit", "lm"), 2, ("REFERENCE",)),
+]
+
+
+def test_every_command_has_a_mistake_that_is_tried() -> None:
+    assert {command for command, *_ in BAD} == set(COMMANDS)
+
+
+@pytest.mark.parametrize(("command", "words", "code", "expected"), BAD)
+def test_a_mistake_is_one_clear_message(
+    place: Path, command: str, words: tuple[str, ...], code: int, expected: tuple[str, ...]
+) -> None:
+    done = CliRunner().invoke(app, [command, *words, "--cache", str(place)])
+    assert done.exit_code == code
+    said = done.stderr if code == 2 else f"{type(done.exception).__name__}: {done.exception}"
+    for part in expected:
+        assert part in " ".join(said.replace("│", " ").split())
+
+
+def test_a_typed_mistake_leaves_nothing_behind_and_shows_no_traceback(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place, tmp_path / "cache")
+    before = sorted(path for path in tmp_path.rglob("*") if ".verified" not in str(path))
+    words = ("align", "openmoji", "vit", "lm", "--metric", "nosuch", "--out", "made.parquet", "--cache", "cache")
+    done = featcache(*words, cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.startswith("BadChoice: ") and "Traceback" not in done.stderr
+    assert sorted(path for path in tmp_path.rglob("*") if ".verified" not in str(path)) == before
+
+
+def test_graphs_are_listed_verified_pushed_and_serve_a_colleague(tmp_path: Path) -> None:
+    mine, theirs = layered_cache(tmp_path).root, tmp_path / "theirs"
+    run(mine, "align", "openmoji", "vit", "lm", "--k", "6", "--null", "none")
+    listed = run(mine, "ls", "openmoji/*/*/graph.cosine")
+    assert "openmoji/images/vit.last.cls/graph.cosine" in listed and "int32" in listed
+    assert "every byte is as recorded" in run(mine, "verify", "--deep")
+    run(mine, "push", theirs, "openmoji")
+    said = run(theirs, "align", "openmoji", "vit", "lm", "--k", "5", "--null", "none")
+    assert "Neighbour graph of x (cosine): cached, 6 deep." in said
+    assert "Neighbour graph of y (cosine): cached, 6 deep." in said
