@@ -16,8 +16,8 @@ from featcache.store import FeatureArray
 
 if TYPE_CHECKING:
     from metrics import Neighbors
-    from metrics.exact import Measure
-    from metrics.graph import Backend
+    from metrics.knn.exact import Measure
+    from metrics.knn.graph import Backend
 
 RowRule = Literal["mean", "first", "each"]
 ROW_RULES: tuple[RowRule, ...] = ("mean", "first", "each")
@@ -162,8 +162,8 @@ class _GraphRows:
         return Graph(found, self.firsts, f"cached, {kept.width} deep")
 
     def _similarities(self, ids: np.ndarray) -> np.ndarray:
-        from metrics import exact
         from metrics.arrays import plain
+        from metrics.knn import exact
 
         space = exact.prepare(plain(self.values()[0], self.features.name), self.metric)  # pyright: ignore
         at = np.repeat(np.arange(len(ids)), ids.shape[1])

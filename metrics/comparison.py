@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from metrics.arrays import Groups, X, Y, check_pair
-from metrics.exact import Measure
-from metrics.graph import Neighbors, neighbors
+from metrics.knn.exact import Measure
+from metrics.knn.graph import Neighbors, neighbors
 
 Side = TypeVar("Side")
 
@@ -121,7 +121,7 @@ class KnnComparison(Comparison[Neighbors]):
 
     def permuted(self, a: Neighbors, b: Neighbors, orders: np.ndarray) -> np.ndarray:
         """Scores in other orders, from renamed ids: nothing is searched again, and similarities stay where they are."""
-        from metrics.permuted import knn_scores
+        from metrics.certainty.permuted import knn_scores
 
         return knn_scores(self.per_row, a.ids[:, : self.k], b.ids[:, : self.k], orders)
 

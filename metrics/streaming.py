@@ -13,7 +13,7 @@ import torch
 
 from metrics.arrays import Groups, X, Y, checked
 from metrics.errors import BadChoice, BadShape, ConstantSpace, NotFinite, TooFewRows
-from metrics.gram import unbiased
+from metrics.scores.gram import unbiased
 from metrics.table import chosen
 
 Ids = Sequence[Hashable] | np.ndarray | torch.Tensor

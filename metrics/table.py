@@ -9,14 +9,14 @@ from typing import Any
 
 from metrics.arrays import Groups
 from metrics.comparison import Comparison, KnnComparison, options_of
-from metrics.correlation import cca, cca_comparison, pwcca, pwcca_comparison, svcca, svcca_comparison
-from metrics.dissimilarity import rsa, rsa_comparison
 from metrics.errors import BadChoice
-from metrics.hypersphere import AlignmentLoss, ModalityGap, alignment_loss, modality_gap
-from metrics.independence import HsicComparison, hsic
-from metrics.kernels import LinearCka, RbfCka, cka, rv, rv_comparison
-from metrics.local import Cknna, cknna
-from metrics.overlap import (
+from metrics.scores.correlation import cca, cca_comparison, pwcca, pwcca_comparison, svcca, svcca_comparison
+from metrics.scores.dissimilarity import rsa, rsa_comparison
+from metrics.scores.hypersphere import AlignmentLoss, ModalityGap, alignment_loss, modality_gap
+from metrics.scores.independence import HsicComparison, hsic
+from metrics.scores.kernels import LinearCka, RbfCka, cka, rv, rv_comparison
+from metrics.scores.local import Cknna, cknna
+from metrics.scores.overlap import (
     chance_mutual_knn,
     cycle_knn,
     cycle_knn_graphs,
@@ -29,8 +29,8 @@ from metrics.overlap import (
     mutual_knn,
     mutual_knn_graphs,
 )
-from metrics.ranks import SecondOrderCosine, rank_knn, rank_knn_graphs, second_order_cosine
-from metrics.shapes import (
+from metrics.scores.ranks import SecondOrderCosine, rank_knn, rank_knn_graphs, second_order_cosine
+from metrics.scores.shapes import (
     AlignedCosine,
     AngularCka,
     AngularComparison,

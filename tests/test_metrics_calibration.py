@@ -9,7 +9,7 @@ from scipy.stats import binom
 
 from metrics import METRICS, calibrate, chance_mutual_knn, errors, max_null, mutual_knn, neighbors, permutation_null
 from metrics.comparison import KnnComparison
-from metrics.local import Cknna
+from metrics.scores.local import Cknna
 from metrics.table import chosen
 
 RNG = np.random.default_rng

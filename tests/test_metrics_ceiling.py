@@ -7,7 +7,8 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from metrics import METRICS, ceiling, chance_mutual_knn, errors, mixed, mixing_curve, mutual_knn, ridge, ridge_ceiling
+from metrics import METRICS, chance_mutual_knn, errors, mixed, mixing_curve, mutual_knn, ridge_ceiling
+from metrics.sweeps import ceiling, ridge
 
 RNG = np.random.default_rng
 KNN = {"mutual_knn": {"k": 5}}

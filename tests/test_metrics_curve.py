@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics import METRICS, Neighbors, chance_mutual_knn, curve, depth_for, errors, gallery_curve, k_curve, neighbors
+from metrics import METRICS, Neighbors, chance_mutual_knn, depth_for, errors, gallery_curve, k_curve, neighbors
 from metrics.comparison import KnnComparison
+from metrics.sweeps import curve
 
 RNG = np.random.default_rng
 GRAPHS = [name for name, m in METRICS.items() if m.comparison and isinstance(m.comparison(), KnnComparison)]

@@ -13,7 +13,7 @@ from metrics import (
     errors,
     rsa,
 )
-from metrics.dissimilarity import AGREEMENTS, DISSIMILARITIES, RsaComparison, drawn_pairs
+from metrics.scores.dissimilarity import AGREEMENTS, DISSIMILARITIES, RsaComparison, drawn_pairs
 
 RNG = np.random.default_rng
 
@@ -109,8 +109,8 @@ def test_matrices_rearranged_and_cut_are_those_of_rearranged_and_cut_rows(dissim
     part = orders[0, :15]
     cut = comparison.compare(comparison.take(a, part), comparison.take(b, part))
     assert cut == pytest.approx(comparison(x[part], y[part]), abs=1e-9)
-    monkeypatch.setattr("metrics.dissimilarity._BATCH_ENTRIES", 100)
-    monkeypatch.setattr("metrics.kernels._TILE_ENTRIES", 16)
+    monkeypatch.setattr("metrics.scores.dissimilarity._BATCH_ENTRIES", 100)
+    monkeypatch.setattr("metrics.scores.kernels._TILE_ENTRIES", 16)
     np.testing.assert_allclose(comparison.permuted(a, b, orders), expected, atol=1e-9)
     assert comparison(x, y) == pytest.approx(comparison.compare(a, b), abs=1e-12)
 

@@ -22,9 +22,9 @@ from metrics import (
     second_order_cosine,
     svcca,
 )
-from metrics.correlation import CanonicalComparison, cca, svcca_comparison
-from metrics.ranks import SecondOrderCosine
-from metrics.shapes import ProcrustesComparison
+from metrics.scores.correlation import CanonicalComparison, cca, svcca_comparison
+from metrics.scores.ranks import SecondOrderCosine
+from metrics.scores.shapes import ProcrustesComparison
 
 RNG = np.random.default_rng
 
@@ -238,7 +238,7 @@ def test_second_order_cosine_is_its_definition(of, monkeypatch):
         p, q = (u[both] @ u[i] if of == "similarity" else 1 - u[both] @ u[i] for u in units)
         expected.append(cosine(p, q))
     assert second_order_cosine(x, y, k=6, of=of) == pytest.approx(np.mean(expected), abs=1e-9)
-    monkeypatch.setattr("metrics.ranks._BLOCK_ENTRIES", 50)
+    monkeypatch.setattr("metrics.scores.ranks._BLOCK_ENTRIES", 50)
     assert second_order_cosine(x, y, k=6, of=of) == pytest.approx(np.mean(expected), abs=1e-9)
 
 

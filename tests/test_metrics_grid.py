@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from metrics import METRICS, Neighbors, errors, grid, layer_grid, many_grid, mutual_knn, neighbors
+from metrics import METRICS, Neighbors, errors, layer_grid, many_grid, mutual_knn, neighbors
 from metrics.comparison import KnnComparison
+from metrics.sweeps import grid
 from metrics.table import chosen
 
 RNG = np.random.default_rng

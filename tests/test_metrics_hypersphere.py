@@ -51,7 +51,7 @@ def test_uniformity_is_the_log_mean_gaussian_of_all_pairs(t, monkeypatch):
     x, _ = spaces(90)
     expected = np.log(np.mean(np.exp(-t * pdist(units(x), "sqeuclidean"))))
     assert uniformity(x, t=t) == pytest.approx(expected, abs=1e-12)
-    monkeypatch.setattr("metrics.kernels._TILE_ENTRIES", 16)
+    monkeypatch.setattr("metrics.scores.kernels._TILE_ENTRIES", 16)
     assert uniformity(x, t=t) == pytest.approx(expected, abs=1e-12)
 
 

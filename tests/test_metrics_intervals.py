@@ -11,12 +11,12 @@ from metrics import (
     exceeds_parts,
     mutual_knn,
     neighbors,
-    overlap,
     paired_difference,
     query_interval,
     sample_interval,
     scores_interval,
 )
+from metrics.scores import overlap
 from metrics.table import chosen
 
 RNG = np.random.default_rng

@@ -12,11 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics import cka, cknna, errors, hsic, medians, moments_hsic, rv
-from metrics.gram import GramSide, RowSide
-from metrics.independence import DIVISORS, HsicComparison
-from metrics.kernels import LinearCka, RbfCka
-from metrics.local import Cknna
+from metrics import cka, cknna, errors, hsic, moments_hsic, rv
+from metrics.scores import medians
+from metrics.scores.gram import GramSide, RowSide
+from metrics.scores.independence import DIVISORS, HsicComparison
+from metrics.scores.kernels import LinearCka, RbfCka
+from metrics.scores.local import Cknna
 from tests.metric_oracles import (
     best_dense_debiased_cka,
     dense_cka,
@@ -79,7 +80,7 @@ def test_a_space_is_kept_as_rows_or_as_a_kernel_whichever_is_smaller():
 @pytest.mark.parametrize("debiased", [True, False])
 def test_rbf_cka_equals_the_n_by_n_formula_held_or_in_tiles(monkeypatch, held, debiased):
     if not held:
-        monkeypatch.setattr("metrics.kernels._TILE_ENTRIES", 16)
+        monkeypatch.setattr("metrics.scores.kernels._TILE_ENTRIES", 16)
     x, y = spaces(50, 8, 12)
     kx, ky = (dense_rbf(values, 0.7) for values in tensors(x, y))
     score = cka(x, y, kernel="rbf", sigma=0.7, debiased=debiased)
@@ -110,7 +111,7 @@ def test_each_median_width_is_the_one_its_code_base_takes(monkeypatch, n):
         whole = cka(x, y, kernel="rbf", sigma=sigma)
         assert whole == pytest.approx(dense_cka(*kernels), abs=1e-12)
         with monkeypatch.context() as patch:
-            patch.setattr("metrics.kernels._TILE_ENTRIES", 16)
+            patch.setattr("metrics.scores.kernels._TILE_ENTRIES", 16)
             assert cka(x, y, kernel="rbf", sigma=sigma) == pytest.approx(whole, abs=1e-12)
 
 
@@ -148,7 +149,7 @@ def test_neither_batches_nor_the_size_limit_change_permuted_scores(monkeypatch, 
     expected = comparison.permuted(a, b, orders)
     for limit, value in {"_BATCH_ENTRIES": 1, "_LARGEST_KERNEL": 10, "_PRODUCTS_PER_ROW": 0}.items():
         with monkeypatch.context() as patch:
-            patch.setattr(f"metrics.kernels.{limit}", value)
+            patch.setattr(f"metrics.scores.kernels.{limit}", value)
             np.testing.assert_allclose(comparison.permuted(a, b, orders), expected, atol=1e-6)
 
 
@@ -163,7 +164,7 @@ def test_a_part_of_a_prepared_space_is_the_part_prepared(name, shape):
 
 
 def test_tiles_serve_rearranged_and_smaller_spaces_too(monkeypatch):
-    monkeypatch.setattr("metrics.kernels._TILE_ENTRIES", 16)
+    monkeypatch.setattr("metrics.scores.kernels._TILE_ENTRIES", 16)
     comparison, (x, y) = RbfCka(debiased=True, sigma="median"), spaces(50, 8, 12)
     order = RNG(2).permutation(50)
     for rows in (order, order[:33]):

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics import errors, exact, neighbors, search
+from metrics import errors, neighbors
+from metrics.knn import exact, search
 
 RNG = np.random.default_rng
 

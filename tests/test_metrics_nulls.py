@@ -17,14 +17,12 @@ from metrics import (
     moments_knn,
     mutual_knn,
     neighbors,
-    nulls,
-    overlap,
     permutation_null,
     permutation_null_cka,
     permutation_null_knn,
-    permuted,
-    ranks,
 )
+from metrics.certainty import nulls, permuted
+from metrics.scores import overlap, ranks
 
 RNG = np.random.default_rng
 

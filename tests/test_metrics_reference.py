@@ -31,9 +31,9 @@ from metrics import (
     second_order_cosine,
     svcca,
 )
-from metrics.correlation import cca, svcca_comparison
-from metrics.dissimilarity import Agreement, Dissimilarity
 from metrics.preparation import How
+from metrics.scores.correlation import cca, svcca_comparison
+from metrics.scores.dissimilarity import Agreement, Dissimilarity
 from metrics.table import chosen
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "metrics.json"

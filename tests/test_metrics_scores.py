@@ -9,24 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics import (
-    METRICS,
-    chance_mutual_knn,
-    cka,
-    correlation,
-    dissimilarity,
-    errors,
-    hypersphere,
-    independence,
-    kernels,
-    local,
-    mutual_knn,
-    mutual_knn_graphs,
-    neighbors,
-    overlap,
-    ranks,
-    shapes,
-)
+from metrics import METRICS, chance_mutual_knn, cka, errors, mutual_knn, mutual_knn_graphs, neighbors
+from metrics.scores import correlation, dissimilarity, hypersphere, independence, kernels, local, overlap, ranks, shapes
 from metrics.table import chosen
 
 RNG = np.random.default_rng
@@ -241,7 +225,7 @@ def test_debiased_cka_survives_a_large_offset_and_float32():
 def test_tiles_of_the_kernel_do_not_change_cka(monkeypatch):
     x, y = related(100)
     whole = cka(x, y, kernel="rbf", sigma="median")
-    monkeypatch.setattr("metrics.kernels._TILE_ENTRIES", 16)
+    monkeypatch.setattr("metrics.scores.kernels._TILE_ENTRIES", 16)
     assert cka(x, y, kernel="rbf", sigma="median") == pytest.approx(whole, abs=1e-12)
 
 

@@ -12,13 +12,13 @@ from featcache.cache import Cache
 from featcache.errors import UsageError
 from featcache.features import Features
 from metrics import METRICS
-from metrics.calibration import calibrate
+from metrics.certainty.calibration import calibrate
+from metrics.certainty.intervals import query_interval, sample_interval
+from metrics.certainty.sides import prepared
 from metrics.comparison import Comparison, KnnComparison
-from metrics.curve import depth_for
 from metrics.errors import BadChoice, MetricError
-from metrics.intervals import query_interval, sample_interval
 from metrics.pairing import Mode
-from metrics.sides import prepared
+from metrics.sweeps.curve import depth_for
 from metrics.table import Metric, chosen
 from trainer.common_rows import CachedSpace, CommonRows, common_rows
 

@@ -16,7 +16,7 @@ from trainer.errors import NotPaired
 
 if TYPE_CHECKING:
     from metrics import Neighbors
-    from metrics.exact import Measure
+    from metrics.knn.exact import Measure
 
 
 @dataclass(frozen=True, eq=False)

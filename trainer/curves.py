@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from featcache.errors import UsageError
-from metrics.ceiling import CeilingPoint, MixingPoint, mixing_curve, ridge_ceiling
 from metrics.comparison import KnnComparison
-from metrics.curve import CurvePoint, depth_for, gallery_curve, k_curve
 from metrics.errors import BadChoice
+from metrics.sweeps.ceiling import CeilingPoint, MixingPoint, mixing_curve, ridge_ceiling
+from metrics.sweeps.curve import CurvePoint, depth_for, gallery_curve, k_curve
 from metrics.table import chosen
 from trainer.align import Asked, chosen_metrics
 from trainer.common_rows import CommonRows

@@ -13,7 +13,7 @@ from featcache.features import Features
 from featcache.missing import names_of, not_cached
 from featcache.names import Selector, parse_selector
 from metrics.comparison import KnnComparison
-from metrics.grid import Grid, layer_grid
+from metrics.sweeps.grid import Grid, layer_grid
 from metrics.table import Metric, chosen
 from trainer.align import Asked, chosen_metrics, convention, rows_of
 from trainer.common_rows import CachedSpace

@@ -1,0 +1,1 @@
+"""How sure is a score? Chance levels, permutation nulls, intervals, differences."""

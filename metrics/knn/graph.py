@@ -1,0 +1,190 @@
+"""Which rows are each row's nearest neighbours? Exact, and the same ids whatever computed them."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from metrics.arrays import Groups, X, checked, group_codes
+from metrics.errors import BadChoice, TooFewRows
+from metrics.knn import exact, faiss_backend, search, tiles
+
+Backend = Literal["auto", "tiles", "torch", "faiss"]
+BACKENDS: tuple[str, ...] = ("auto", "tiles", "torch", "faiss")
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """A neighbour graph.
+
+    Args:
+        ids: Neighbours of each row, nearest first, ties by the lower id; -1 behind the last of a short list (`among`).
+        similarities: Their float64 similarity: cosine, inner product, or minus the Euclidean distance.
+        metric: "cosine", "ip" or "euclidean".
+        backend: What searched: "tiles (2 threads)", "torch (cpu)", "torch (cuda:0)", "faiss (cpu)".
+        recomputed: Pairs that were decided in float64.
+        searched_again: Rows that the back end could not certify, so that torch searched them.
+        recall: None where the ids are exact; else the share of true neighbours found, measured on a sample of rows.
+    """
+
+    ids: Int[np.ndarray, "n k"]
+    similarities: Float[np.ndarray, "n k"]
+    metric: str
+    backend: str
+    recomputed: int
+    searched_again: int
+    recall: float | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return self.ids.shape[0]
+
+    @property
+    def k(self) -> int:
+        """Neighbours per row."""
+        return self.ids.shape[1]
+
+    def among(self, rows: Int[np.ndarray, " m"]) -> "Neighbors":
+        """The graph of some rows among themselves, from the lists that are there.
+
+        Args:
+            rows: Distinct row numbers, in any order; all n of them rearrange the graph.
+
+        Returns:
+            Graph of m rows; row i is row rows[i] of this one, ids count in the new order. Each list keeps its order;
+            where entries were dropped it ends with -1 (similarity NaN): exact as far as it goes, and short if fewer
+            than the wanted k are left.
+
+        Raises:
+            BadChoice: If rows are not distinct row numbers of this graph.
+
+        Example:
+            >>> graph = neighbors(np.array([[1.0, 0.0], [0.9, 0.1], [0.8, 0.3], [0.0, 1.0]]), k=2)
+            >>> graph.among(np.array([3, 2, 1])).ids.tolist()
+            [[1, 2], [2, -1], [1, -1]]
+        """
+        rows = np.asarray(rows)
+        if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer) or rows.size == 0:
+            raise BadChoice(f"rows: wanted row numbers [m], got {rows.dtype} of shape {rows.shape}")
+        if rows.min() < 0 or rows.max() >= self.n or len(np.unique(rows)) != len(rows):
+            raise BadChoice(f"rows: wanted distinct numbers from 0 to {self.n - 1}")
+        place = np.full(self.n + 1, -1, dtype=self.ids.dtype)  # the last: where -1 points
+        place[rows] = np.arange(len(rows))
+        ids, similarities = place[self.ids[rows]], self.similarities[rows]
+        if len(rows) < self.n:
+            order = np.argsort(ids < 0, axis=1, kind="stable")  # what is left moves to the front
+            ids, similarities = np.take_along_axis(ids, order, 1), np.take_along_axis(similarities, order, 1)
+            similarities[ids < 0] = np.nan
+        return replace(self, ids=ids, similarities=similarities)
+
+
+def neighbors(
+    x: X,
+    *,
+    k: int,
+    groups: Groups | None = None,
+    metric: exact.Measure = "cosine",
+    backend: Backend = "auto",
+    tile: int | None = None,
+    name: str = "x",
+) -> Neighbors:
+    """The k nearest rows of each row, self and same group excluded by id, ties broken by index.
+
+    Float32 products propose, with the error bound of float32 products in any order; one float64 routine of fixed order
+    decides. So the ids are bit-equal for every tile size, thread count, device and back end.
+    Memory: one float32 copy of x, and O(tile^2 + n k) for "tiles", O(tile * n) for the others.
+
+    Args:
+        x: Features of n samples.
+        k: Neighbours per row, 1 <= k < n.
+        groups: The group of each row, n hashables; rows of one group are never neighbours. None: only self is excluded.
+        metric: "cosine", "ip" (inner product as it is) or "euclidean".
+        backend: "tiles" (compiled, on the CPU: half the products), "torch" (on the device of x) or "faiss" (faiss-cpu,
+            or faiss-gpu for a CUDA tensor). "auto" is what `make bench-metrics` shows to be the quickest: "tiles" for
+            features on the CPU, "torch" for others.
+        tile: Rows searched at a time; None chooses. Changes time and memory, never the result.
+        name: What the messages call x.
+
+    Returns:
+        Ids [n, k] (int32 below 2 ** 31 rows), similarities, and what computed them.
+
+    Raises:
+        BadShape: If x is not [n, d], or groups are not n.
+        BadDtype: If x is bfloat16 or not floating point.
+        NotFinite: If a row holds NaN or infinity.
+        ZeroRow: If the metric is "cosine" and a row is zero.
+        TooFewRows: If a row has fewer than k rows outside its group; names the row.
+        BadChoice: If k, metric, back end or tile is not one that exists.
+        BackendMissing: If faiss is asked for and not installed.
+
+    Example:
+        >>> x = torch.tensor([[1., 0.], [.9, .1], [0., 1.], [.1, .9]])
+        >>> neighbors(x, k=1).ids.ravel().tolist()
+        [1, 0, 3, 2]
+        >>> neighbors(x, k=1, groups=["a", "a", "b", "b"]).ids.ravel().tolist()
+        [3, 3, 1, 1]
+
+    Source:
+        Error bound: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed. 2002, section 3.1.
+    """
+    check_choices(k, metric, backend, tile)
+    values = checked(x, name)
+    n = len(values)
+    exclusion = search.Exclusion(group_codes(groups, n)[0])
+    check_enough(exclusion, k)
+    space = exact.prepare(values, metric, name=name)
+    device = x.device if isinstance(x, torch.Tensor) else torch.device("cpu")
+    if backend == "auto":
+        backend = "tiles" if device.type == "cpu" else "torch"
+    if backend == "tiles":
+        ids, values, again, recomputed = tiles.nearest(space, exclusion.codes, k=k, tile=tile)
+        ran = f"tiles ({torch.get_num_threads()} threads)"
+    else:
+        ids, values = np.empty((n, k), np.int32 if n < 2**31 else np.int64), np.empty((n, k))
+        again, recomputed, ran = np.arange(n), 0, f"torch ({device})"
+    if backend == "faiss":
+        rows, cols, again = faiss_backend.proposals(space, exclusion, k=k, tile=tile, device=device)
+        certain = np.setdiff1d(np.arange(n), again, assume_unique=True)
+        if len(certain):
+            ids[certain], values[certain] = exact.nearest(space, rows, cols, len(certain), k)
+        recomputed, ran = len(rows), f"faiss ({device})"
+    for part, rows, cols in search.proposals(space, exclusion, again, k=k, tile=tile, device=device):
+        ids[part], values[part] = exact.nearest(space, rows, cols, len(part), k)
+        recomputed += len(rows)
+    searched_again = 0 if backend == "torch" else len(again)
+    return Neighbors(ids, exact.reported(space, values), metric, ran, recomputed, searched_again)
+
+
+def check_choices(k: int, metric: str, backend: str, tile: int | None) -> None:
+    """Refuses options that are out of range or unknown.
+
+    Raises:
+        BadChoice: With what there is.
+    """
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise BadChoice(f"k = {k!r}: wanted a whole number of neighbours, 1 or more")
+    if metric not in exact.MEASURES:
+        raise BadChoice(f"metric {metric!r} is unknown; there are {', '.join(exact.MEASURES)}")
+    if backend not in BACKENDS:
+        raise BadChoice(f"backend {backend!r} is unknown; there are {', '.join(BACKENDS)}")
+    if tile is not None and tile < 1:
+        raise BadChoice(f"tile = {tile}: wanted 1 or more rows, or None")
+
+
+def check_enough(exclusion: search.Exclusion, k: int) -> None:
+    """Refuses a k that some row cannot fill.
+
+    Raises:
+        TooFewRows: Names the first such row.
+    """
+    left = len(exclusion.codes) - exclusion.sizes[exclusion.codes]
+    short = np.flatnonzero(left < k)
+    if len(short):
+        row = short[0]
+        raise TooFewRows(
+            f"k = {k}: row {row} has only {left[row]} rows outside its group (n = {len(left)}, its group has "
+            f"{len(left) - left[row]}); {len(short)} rows run short. Lower k or measure more rows"
+        )

@@ -1,0 +1,129 @@
+"""Which pairs could be nearest neighbours? Float32 tiles that keep whatever the error bound cannot rule out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from metrics.knn.exact import Space
+
+_TILE_ENTRIES = 1 << 24  # 64 MB of float32 similarities: fewer, larger steps lose less to waiting threads
+_CHUNK = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Exclusion:
+    """Who is nobody's neighbour: the rows of one's own group, oneself among them.
+
+    Args:
+        codes: [n] group number of each row.
+        count: Number of groups, if some of them may have no row.
+    """
+
+    codes: np.ndarray
+    count: int = 0
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """Rows sorted by group, [n]."""
+        return np.argsort(self.codes, kind="stable")
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Rows in each group, [groups]."""
+        return np.bincount(self.codes, minlength=self.count)
+
+    def pairs(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(position in `rows`, row number) of every excluded pair."""
+        return self.members(self.codes[rows])
+
+    def members(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(position in `groups`, row number) of every row of each group, positions in rising order."""
+        sizes = self.sizes[groups]
+        starts = (np.cumsum(self.sizes) - self.sizes)[groups]
+        position = np.repeat(np.arange(len(groups)), sizes)
+        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return position, self.order[starts[position] + within]
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Float32 products in float32: TF32 or bfloat16 passes, if switched on, would break the error bound."""
+    before = torch.get_float32_matmul_precision()
+    if before != "highest":
+        torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        if before != "highest":
+            torch.set_float32_matmul_precision(before)
+
+
+def tile_rows(n: int, tile: int | None) -> int:
+    """Rows per tile: as asked, else so many that a tile of similarities is about 64 MB, at least 64."""
+    return tile or max(64, _TILE_ENTRIES // n)
+
+
+def proposals(
+    space: Space, exclusion: Exclusion, rows: np.ndarray, *, k: int, tile: int | None, device: torch.device | str
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Candidate pairs of each tile of `rows`; every true neighbour is among them.
+
+    Columns are dealt into chunks; the k-th largest chunk maximum is a lower bound of the k-th largest value,
+    and only chunks that reach it, less twice the error bound, are looked into: one pass over the similarities.
+
+    Args:
+        space: The prepared rows.
+        exclusion: Pairs that are ruled out.
+        rows: Rising row numbers to search for.
+        k: Neighbours per row; every row has at least k candidates.
+        tile: Rows per tile, or None to choose.
+        device: Where the products are computed.
+
+    Yields:
+        The tile's rows, and (row number, candidate) of each pair [m], [m].
+    """
+    n = len(space)
+    chunk = max(1, min(_CHUNK, n // (8 * k)))
+    peaks_per_row = -(-n // chunk)
+    centred = torch.from_numpy(space.centred).to(device)
+    right = torch.zeros((chunk * peaks_per_row, centred.shape[1]), device=device)
+    right[:n] = centred
+    bias = torch.full((len(right),), -torch.inf, device=device)
+    bias[:n] = torch.from_numpy(space.bias).to(device)
+    bound = torch.from_numpy(space.bound).to(device)
+    step = min(tile_rows(n, tile), len(rows)) or 1
+    scores = torch.empty((step, len(right)), device=device)
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        at = torch.from_numpy(part).to(device)
+        with full_precision():
+            found = torch.addmm(bias, centred[at], right.T, out=scores[: len(part)])
+        position, excluded = (torch.from_numpy(ids).to(device) for ids in exclusion.pairs(part))
+        found[position, excluded] = -torch.inf
+        position, cols = reaching(found.view(len(part), chunk, peaks_per_row), k, bound[at])
+        yield part, part[position.cpu().numpy()], cols.cpu().numpy()
+
+
+def reaching(
+    scores: torch.Tensor, k: int, bound: torch.Tensor, floor: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(row, column) of the scores that the bound cannot rule out of the k largest.
+
+    Args:
+        scores: [t, chunk, peaks] float32; -inf where a pair is excluded.
+        k: Neighbours per row; no more than `peaks`, or else every score is looked into.
+        bound: [t] float32.
+        floor: [t] float32, what is known already to be too small; None for nothing.
+    """
+    peaks = scores.amax(dim=1)
+    low = peaks.topk(k, dim=1).values[:, -1] - 2 * bound if k <= peaks.shape[1] else torch.full_like(bound, -torch.inf)
+    if floor is not None:
+        low = torch.maximum(low, floor)
+    row, peak = (peaks >= low[:, None]).nonzero(as_tuple=True)
+    values = scores[row, :, peak]
+    hit, member = ((values >= low[row, None]) & (values > -torch.inf)).nonzero(as_tuple=True)
+    return row[hit], member * scores.shape[2] + peak[hit]

@@ -1,0 +1,1 @@
+"""How alike are two spaces? One family of metrics a module."""

@@ -1,0 +1,256 @@
+"""What of a space does a kernel metric need? Its centred rows or its centred kernel, whichever is smaller.
+
+All scores here are inner products of centred kernels <K, L>. Of spaces with more rows than columns they come from d x d
+products, |a^T b|^2; n x n kernels of wider spaces are multiplied entry by entry. Products run on the device of the
+features, sums in float64.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metrics.knn.search import full_precision
+
+Cross = Callable[[np.ndarray], np.ndarray]  # orders [p, n] -> scores [p]
+
+_BLOCK_ROWS = 256  # rows centred at a time: their float64 copy stays in the cache
+_PANEL = 256  # columns of x^T x at a time: what lies below the diagonal is left out
+_NOISE = {torch.float64: 1e-14, torch.float32: 1e-6}  # below this share of the products nothing but rounding is left
+
+
+@dataclass(frozen=True, eq=False)
+class RowSide:
+    """The linear kernel of a space with more rows than columns, as its rows.
+
+    Args:
+        name: What the messages call the space.
+        own: Inner product of the centred kernel with itself; 0 if the kernel is constant.
+        rows: [n, d] features, centred, times 2 ** exponent.
+        lengths: [n] float64 squared lengths of the rows: minus the row sums of the kernel without its diagonal.
+        exponent: See rows.
+    """
+
+    name: str
+    own: float
+    rows: Tensor
+    lengths: np.ndarray
+    exponent: int = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class GramSide:
+    """A space as its kernel.
+
+    Args:
+        name: What the messages call the space.
+        own: Inner product of the centred kernel with itself; 0 if the kernel is constant.
+        kernel: [n, n] centred, or U-centred if debiased; of features times 2 ** exponent.
+        exponent: See kernel.
+    """
+
+    name: str
+    own: float
+    kernel: Tensor
+    exponent: int = 0
+
+    def __len__(self) -> int:
+        return len(self.kernel)
+
+
+LinearSide = RowSide | GramSide
+
+
+def centred_rows(values: np.ndarray, dtype: type[np.floating[Any]] = np.float64) -> tuple[np.ndarray, np.ndarray, int]:
+    """Rows minus their mean; mean and lengths in float64 whatever the dtype of the rows.
+
+    Features whose fourth powers would leave the dtype are scaled by a power of two, which changes no digit.
+
+    Args:
+        values: [n, d], checked; not written to.
+        dtype: Of the centred rows.
+
+    Returns:
+        The rows [n, d], their squared lengths [n] float64, and the exponent of two that they were scaled by.
+
+    Example:
+        >>> centred_rows(np.array([[1.0, 2.0], [3.0, 2.0]]))
+        (array([[-1.,  0.],
+               [ 1.,  0.]]), array([1., 1.]), 0)
+    """
+    peak, exponent = max(float(values.max()), -float(values.min())), 0
+    limit = 100 if dtype is np.float64 else 30
+    if peak and not 2.0**-limit < peak < 2.0**limit:
+        exponent = -int(np.frexp(peak)[1])
+        values = np.ldexp(values.astype(np.float64), exponent)
+    mean = values.mean(axis=0, dtype=np.float64)
+    rows, lengths = np.empty(values.shape, dtype), np.empty(len(values))
+    for start in range(0, len(values), _BLOCK_ROWS):
+        part = slice(start, start + _BLOCK_ROWS)
+        block = values[part] - mean
+        rows[part] = block
+        np.einsum("ij,ij->i", block, block, out=lengths[part])
+    return rows, lengths, exponent
+
+
+def linear_side(rows: Tensor, lengths: np.ndarray, *, debiased: bool, name: str = "x", exponent: int = 0) -> LinearSide:
+    """The linear kernel of centred rows [n, d] with their squared lengths [n]."""
+    n, d = rows.shape
+    if n <= d:
+        with full_precision():
+            kernel = rows @ rows.T
+        return gram_side(kernel, debiased=debiased, name=name, exponent=exponent)
+    squares = own = _self_product(rows)
+    floor = _NOISE[rows.dtype] * squares
+    if debiased:
+        cross = float(lengths @ lengths)
+        own = unbiased(n, squares - cross, cross, float(lengths.sum()) ** 2)
+        floor /= n * (n - 3)
+    return RowSide(name, own if own > floor else 0.0, rows, lengths, exponent)
+
+
+def gram_side(kernel: Tensor, *, debiased: bool, name: str = "x", exponent: int = 0) -> GramSide:
+    """Centres a kernel [n, n], which is overwritten.
+
+    Debiased means U-centred, the diagonal left out: Song et al.'s estimate of HSIC is the inner product of U-centred
+    kernels over n (n - 3) (Szekely & Rizzo 2014, Annals of Statistics 42).
+    """
+    n = len(kernel)
+    if debiased:
+        kernel.fill_diagonal_(0)
+    before = _squares(kernel)
+    sums = kernel.sum(dim=1, dtype=torch.float64)
+    means = sums / (n - 2 if debiased else n)
+    grand = sums.sum() / ((n - 1) * (n - 2) if debiased else n * n)
+    kernel -= (means - grand).to(kernel.dtype)[:, None]
+    kernel -= means.to(kernel.dtype)
+    if debiased:
+        kernel.fill_diagonal_(0)
+    own = _squares(kernel)
+    if own <= _NOISE[kernel.dtype] * before:
+        own = 0.0
+    return GramSide(name, own / (n * (n - 3) if debiased else 1), kernel, exponent)
+
+
+def unbiased(n: int, product: Any, cross: Any, totals: float) -> Any:
+    """Song et al.'s unbiased HSIC (eq. 5) from kernels without their diagonals.
+
+    Args:
+        n: Number of rows.
+        product: Sum of K_ij L_ij over i != j; one, or one for each order of the second space.
+        cross: Inner product of the two kernels' row sums, likewise.
+        totals: Product of the two kernels' sums.
+    """
+    return (product + totals / ((n - 1) * (n - 2)) - 2 / (n - 2) * cross) / (n * (n - 3))
+
+
+def linear_product(a: LinearSide, b: LinearSide, *, debiased: bool) -> float:
+    """Inner product of two linear kernels: tr(KHLH), or debiased Song et al.'s eq. 5."""
+    n = len(a)
+    with full_precision():
+        if isinstance(a, RowSide) and isinstance(b, RowSide):
+            squares = _squares(a.rows.T @ b.rows)
+            if not debiased:
+                return squares
+            cross = float(a.lengths @ b.lengths)
+            return unbiased(n, squares - cross, cross, float(a.lengths.sum() * b.lengths.sum()))
+        # One centred kernel is enough: centring is a projection, so that <HKH, HLH> = <HKH, L>; U-centring likewise.
+        if isinstance(a, GramSide):
+            product = a.kernel * b.kernel if isinstance(b, GramSide) else (a.kernel @ b.rows) * b.rows
+        else:
+            assert isinstance(b, GramSide)
+            product = (b.kernel @ a.rows) * a.rows
+    return torch.sum(product, dtype=torch.float64).item() / (n * (n - 3) if debiased else 1)
+
+
+def part_of_linear(side: LinearSide, rows: np.ndarray, *, debiased: bool) -> LinearSide:
+    """The linear kernel of some rows: centred anew, unless all rows are only rearranged."""
+    whole = len(rows) == len(side)
+    if isinstance(side, GramSide):
+        at = row_index(rows, side.kernel.device)
+        kernel = side.kernel[at[:, None], at]
+        if whole:
+            return replace(side, kernel=kernel)
+        return gram_side(kernel, debiased=debiased, name=side.name, exponent=side.exponent)
+    taken = side.rows[row_index(rows, side.rows.device)]
+    if whole:
+        return replace(side, rows=taken, lengths=side.lengths[rows])
+    wide = taken.double()
+    wide -= wide.mean(dim=0)
+    lengths = (wide * wide).sum(dim=1).cpu().numpy()
+    return linear_side(wide.to(taken.dtype), lengths, debiased=debiased, name=side.name, exponent=side.exponent)
+
+
+def feature_cross(a: RowSide, b: RowSide, *, debiased: bool) -> tuple[Cross, int]:
+    """Cosine of two linear kernels, the second in other orders: only |a^T b[order]|^2 depends on the order.
+
+    Returns:
+        The function, which multiplies in float32, and how many numbers it moves for one order.
+    """
+    n, width = b.rows.shape
+    # Each side is scaled so that its kernel has norm 1.
+    (left, p), (right, q) = (((side.rows / side.own**0.25).float(), side.lengths / side.own**0.5) for side in (a, b))
+    left = left.T.contiguous()
+
+    def cross(orders: np.ndarray) -> np.ndarray:
+        # All orders of the batch side by side, [n, p, d]: one large product instead of p small ones.
+        moved = right[row_index(orders.T, right.device)].view(n, -1)
+        with full_precision():
+            found = left @ moved
+        squares = (found * found).view(len(left), len(orders), -1).sum(dim=2).sum(dim=0, dtype=torch.float64)
+        total = squares.cpu().numpy()
+        if not debiased:
+            return total
+        diagonals = q[orders] @ p
+        return unbiased(n, total - diagonals, diagonals, float(p.sum() * q.sum()))
+
+    return cross, n * width
+
+
+def gram_cross(a: GramSide, b: GramSide) -> tuple[Cross, int]:
+    """Cosine of two kernels, the second in other orders; returns what `feature_cross` does."""
+    left, right = (
+        (side.kernel / torch.linalg.vector_norm(side.kernel, dtype=torch.float64)).float() for side in (a, b)
+    )
+
+    def cross(orders: np.ndarray) -> np.ndarray:
+        at = row_index(orders, right.device)
+        moved = right[at[:, :, None], at[:, None, :]]
+        moved *= left
+        return moved.sum(dim=2).sum(dim=1, dtype=torch.float64).cpu().numpy()
+
+    return cross, left.numel()
+
+
+def as_gram(side: LinearSide, *, debiased: bool) -> GramSide:
+    """A linear side as its centred kernel [n, n]."""
+    if isinstance(side, GramSide):
+        return side
+    with full_precision():
+        kernel = side.rows @ side.rows.T
+    return gram_side(kernel, debiased=debiased, name=side.name, exponent=side.exponent)
+
+
+def row_index(rows: np.ndarray, device: torch.device) -> Tensor:
+    """Row numbers as torch indexes by; a copy, because it takes no read-only or reversed array."""
+    return torch.from_numpy(np.array(rows, dtype=np.int64, order="C")).to(device)
+
+
+def _self_product(rows: Tensor) -> float:
+    """|rows^T rows|^2 from the panels on and right of the diagonal: little more than half the work."""
+    total = 0.0
+    for start in range(0, rows.shape[1], _PANEL):
+        with full_precision():
+            panel = rows[:, start : start + _PANEL].T @ rows[:, start:]
+        total += 2 * _squares(panel) - _squares(panel[:, : len(panel)])
+    return total
+
+
+def _squares(values: Tensor) -> float:
+    return torch.linalg.vector_norm(values, dtype=torch.float64).item() ** 2

@@ -1,0 +1,166 @@
+"""Where on the unit sphere do two modalities lie? The modality gap, alignment and uniformity."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from metrics.arrays import X, Y, checked, plain, unit_rows
+from metrics.comparison import Comparison
+from metrics.errors import BadChoice, BadShape, TooFewRows
+from metrics.scores.kernels import row_tiles
+
+
+def modality_gap(x: X, y: Y) -> float:
+    """Distance between the centroids of two spaces' unit rows.
+
+    Says how far apart two modalities lie in one joint space, not which rows match: rearranging the rows changes
+    nothing, so it has no permutation null, and 0 is not alignment. Symmetric; invariant to the length of rows. Both
+    spaces must have the same width, and turning only one of them changes the gap.
+
+    Args:
+        x: Features [n, d] of n samples in the first modality.
+        y: Features [n, d] of the same samples in the second modality, in the same space.
+
+    Returns:
+        The gap, in [0, 2]; lower is closer.
+
+    Raises:
+        BadShape: If widths or numbers of rows differ.
+        BadDtype, NotFinite, ZeroRow, ConstantSpace, TooFewRows: As `mutual_knn`.
+
+    Example:
+        >>> modality_gap(np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([[-3.0, 0.0], [0.0, 4.0]]))
+        1.0
+
+    Source:
+        Liang et al. 2022, arXiv:2203.02053.
+    """
+    return ModalityGap()(x, y)
+
+
+def alignment_loss(x: X, y: Y, *, alpha: float = 2.0) -> float:
+    """Mean distance to the power alpha between matching unit rows of two modalities.
+
+    A loss: 0 where every pair coincides, LOWER is more aligned. Symmetric; invariant to the length of rows. Both
+    spaces must have the same width. Chance at alpha = 2, rows permuted: 2 minus twice the product of the centroids.
+
+    Args:
+        x: Features [n, d] of n samples in the first modality.
+        y: Features [n, d] of the same samples, in the same order and in the same space.
+        alpha: Power of the distance, above 0.
+
+    Returns:
+        The loss, in [0, 2 ** alpha]; lower is more aligned.
+
+    Raises:
+        BadShape: If widths or numbers of rows differ.
+        BadDtype, NotFinite, ZeroRow, ConstantSpace, TooFewRows: As `mutual_knn`.
+        BadChoice: If alpha is not a positive number.
+
+    Example:
+        >>> alignment_loss(np.array([[2.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 1.0], [3.0, 3.0]]))
+        1.0
+
+    Source:
+        Wang & Isola 2020, arXiv:2005.10242, section 4.1.
+    """
+    return AlignmentLoss(alpha)(x, y)
+
+
+def uniformity(x: X, *, t: float = 2.0) -> float:
+    """How evenly one space's unit rows cover the sphere: log mean exp(-t distance^2) over pairs of different rows.
+
+    LOWER is more uniform; 0 where all rows point one way. In float64, in tiles of about 16 MB.
+
+    Args:
+        x: Features [n, d] of n >= 2 samples.
+        t: Sharpness of the Gaussian, above 0.
+
+    Returns:
+        The logarithm, in [-4 t, 0].
+
+    Raises:
+        BadShape, BadDtype, NotFinite, ZeroRow: As `mutual_knn`.
+        TooFewRows: If there is one row.
+        BadChoice: If t is not a positive number.
+
+    Example:
+        >>> uniformity(np.array([[1.0, 0.0], [-2.0, 0.0]]))
+        -8.0
+
+    Source:
+        Wang & Isola 2020, arXiv:2005.10242, section 4.1; pairs i < j as in their code.
+    """
+    if not (isinstance(t, int | float) and 0 < t < np.inf):
+        raise BadChoice(f"t = {t!r}: wanted a positive number")
+    rows = unit_rows(plain(x))
+    n = len(rows)
+    if n < 2:
+        raise TooFewRows(f"wanted at least 2 rows, got {n}")
+    top, total = -np.inf, 0.0
+    for part in row_tiles(n):
+        exponents = rows[part] @ rows[part.start :].T
+        exponents -= 1
+        exponents *= 2 * t  # -t |a - b|^2 of unit rows
+        above = exponents[np.triu_indices(len(exponents), k=1, m=exponents.shape[1])]
+        if len(above):
+            # The largest exponent is taken out, so that no t makes every term vanish.
+            peak = max(top, float(above.max()))
+            total = total * float(np.exp(top - peak)) + float(np.exp(above - peak).sum())
+            top = peak
+    return min(0.0, top + float(np.log(total / (n * (n - 1) / 2))))
+
+
+class _OneSphere(Comparison[np.ndarray]):
+    """Scores whose sides are unit rows of one width."""
+
+    def prepare(self, x: X, name: str = "x") -> np.ndarray:
+        """Unit rows [n, d] in float64."""
+        return unit_rows(checked(x, name).astype(np.float64), name)
+
+    def take(self, side: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Some rows."""
+        return side[rows]
+
+    def _same_width(self, a: np.ndarray, b: np.ndarray) -> None:
+        if a.shape[1] != b.shape[1]:
+            raise BadShape(
+                f"x is {a.shape[1]} wide and y {b.shape[1]}: their rows are compared with each other, so both must lie "
+                "in one space of one width"
+            )
+
+
+@dataclass(frozen=True)
+class ModalityGap(_OneSphere):
+    """`modality_gap` in two steps."""
+
+    def compare(self, a: np.ndarray, b: np.ndarray) -> float:
+        """Distance of the two means."""
+        self._same_width(a, b)
+        return float(np.linalg.norm(a.mean(axis=0) - b.mean(axis=0)))
+
+    def permuted(self, a: np.ndarray, b: np.ndarray, orders: np.ndarray) -> np.ndarray:
+        """The same gap for every order."""
+        return np.full(len(orders), self.compare(a, b))
+
+
+@dataclass(frozen=True)
+class AlignmentLoss(_OneSphere):
+    """`alignment_loss` in two steps."""
+
+    alpha: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.alpha, int | float) and 0 < self.alpha < np.inf):
+            raise BadChoice(f"alpha = {self.alpha!r}: wanted a positive number")
+
+    def rows(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Loss of each row, [n]."""
+        self._same_width(a, b)
+        apart = a - b
+        squares = np.einsum("ij,ij->i", apart, apart)
+        return squares if self.alpha == 2 else squares ** (self.alpha / 2)
+
+    def compare(self, a: np.ndarray, b: np.ndarray) -> float:
+        """Mean over rows."""
+        return float(self.rows(a, b).mean())

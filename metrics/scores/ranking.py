@@ -1,0 +1,228 @@
+"""Does a query find its own among all others? Retrieval by cosine, with chance level and interval."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from metrics.arrays import Groups, X, Y, group_codes, plain, unit_rows
+from metrics.errors import BadChoice, BadShape
+from metrics.knn.exact import paired_values, relative_bound
+from metrics.knn.search import Exclusion, full_precision, tile_rows
+
+
+@dataclass(frozen=True, eq=False)
+class Retrieval:
+    """How well queries find the gallery rows of their group.
+
+    Args:
+        ranks: Rank of each query's best match, [q]; 1 is best, ties counted against it.
+        recall: k -> share of queries with rank <= k.
+        low: k -> lower end of the 95 % interval of recall.
+        high: k -> upper end.
+        chance: k -> recall of a random order.
+        median_rank: Median of `ranks`.
+        chance_median_rank: Median rank of a random order.
+        gallery: Number of gallery rows.
+        estimand: What the interval is about.
+    """
+
+    ranks: Int[np.ndarray, " q"]
+    recall: dict[int, float]
+    low: dict[int, float]
+    high: dict[int, float]
+    chance: dict[int, float]
+    median_rank: float
+    chance_median_rank: int
+    gallery: int
+    estimand: str = "recall of other query groups against this gallery (95 %, clustered by group)"
+
+
+def retrieval(
+    queries: X,
+    gallery: Y,
+    *,
+    query_groups: Groups,
+    gallery_groups: Groups,
+    ks: Sequence[int] = (1, 5, 10),
+    tile: int | None = None,
+) -> Retrieval:
+    """Rank of the best gallery row of each query's group, by cosine, and recall at k.
+
+    A rank is 1 + the rows of other groups that are at least as similar as the best match: ties count against the
+    query, so a collapsed space is at the bottom, not at the top. Near ties are decided in float64: the ranks do not
+    depend on tile, threads or device. Memory: O(tile * g).
+
+    Args:
+        queries: [q, d] features.
+        gallery: [g, d] features of the same width.
+        query_groups: The group of each query; a hit is any gallery row of this group.
+        gallery_groups: The group of each gallery row.
+        ks: Cut-offs, each 1 or more.
+        tile: Queries at a time; None chooses.
+
+    Returns:
+        Ranks, recall with interval and chance, median rank.
+
+    Raises:
+        BadShape: If widths differ or groups do not fit.
+        BadDtype, NotFinite, ZeroRow: As `mutual_knn`.
+        BadChoice: If a cut-off is below 1, or a query's group is not in the gallery; names the query.
+
+    Example:
+        >>> x = torch.tensor([[1., 0.], [0., 1.], [1., 1.]])
+        >>> found = retrieval(x, x, query_groups="abc", gallery_groups="abc", ks=(1,))
+        >>> found.recall, found.chance[1]
+        ({1: 1.0}, 0.3333333333333333)
+
+    Source:
+        Recall at k as in Faghri et al. 2018, arXiv:1707.05612 (five captions a photo); interval: `clustered_wilson`.
+    """
+    q, g = unit_rows(plain(queries, "queries"), "queries"), unit_rows(plain(gallery, "gallery"), "gallery")
+    if q.shape[1] != g.shape[1]:
+        raise BadShape(f"queries are {q.shape[1]} wide and the gallery {g.shape[1]}: map both into one space first")
+    if not ks or min(ks) < 1:
+        raise BadChoice(f"ks = {tuple(ks)}: wanted one or more cut-offs, each 1 or more")
+    query_codes, matches = _coded(query_groups, gallery_groups, len(q), len(g))
+    sizes = matches.sizes[query_codes]
+    device = queries.device if isinstance(queries, torch.Tensor) else torch.device("cpu")
+    ranks = np.concatenate(list(_rank_tiles(q, g, query_codes, matches, tile, device)))
+    bounds = {k: clustered_wilson(ranks <= k, query_codes) for k in ks}
+    return Retrieval(
+        ranks=ranks,
+        recall={k: float(np.mean(ranks <= k)) for k in ks},
+        low={k: low for k, (low, _) in bounds.items()},
+        high={k: high for k, (_, high) in bounds.items()},
+        chance={k: chance_recall(sizes, len(g), k) for k in ks},
+        median_rank=float(np.median(ranks)),
+        chance_median_rank=_chance_median(sizes, len(g)),
+        gallery=len(g),
+    )
+
+
+def _coded(query_groups: Groups, gallery_groups: Groups, q: int, g: int) -> tuple[np.ndarray, Exclusion]:
+    def listed(groups: Groups, n: int, name: str) -> list:
+        rows = groups.tolist() if isinstance(groups, np.ndarray | torch.Tensor) else list(groups)
+        if len(rows) != n:
+            raise BadShape(f"{name}: {len(rows)} entries for {n} rows; wanted one group a row")
+        return rows
+
+    both = listed(query_groups, q, "query_groups") + listed(gallery_groups, g, "gallery_groups")
+    codes, order = group_codes(both, q + g)
+    matches = Exclusion(codes[q:], len(order))
+    alone = np.flatnonzero(matches.sizes[codes[:q]] == 0)
+    if len(alone):
+        raise BadChoice(
+            f"{len(alone)} of {q} queries have no gallery row of their group; the first is query {alone[0]}, "
+            f"group {both[alone[0]]!r}. Drop them, or add their rows to the gallery"
+        )
+    return codes[:q], matches
+
+
+def _rank_tiles(
+    q: np.ndarray,
+    g: np.ndarray,
+    query_codes: np.ndarray,
+    matches: Exclusion,
+    tile: int | None,
+    device: torch.device,
+) -> Iterator[np.ndarray]:
+    """Ranks of each tile of queries: float32 where it is certain, float64 within the error bound of the best match."""
+    left = torch.from_numpy(q.astype(np.float32)).to(device)
+    right = torch.from_numpy(g.astype(np.float32)).to(device)
+    bound = relative_bound(q.shape[1])
+    step = tile_rows(len(g), tile)
+    for start in range(0, len(q), step):
+        part = np.arange(start, min(start + step, len(q)))
+        position, rows = matches.members(query_codes[part])
+        first = np.flatnonzero(np.diff(position, prepend=-1))
+        best = np.maximum.reduceat(paired_values(q, g, part[position], rows), first)
+        with full_precision():
+            scores = left[start : start + step] @ right.T
+        scores[torch.from_numpy(position).to(device), torch.from_numpy(rows).to(device)] = -torch.inf
+        above = scores >= torch.from_numpy((best + bound).astype(np.float32)).to(device)[:, None]
+        near = scores >= torch.from_numpy((best - bound).astype(np.float32)).to(device)[:, None]
+        ranks = 1 + above.sum(dim=1).cpu().numpy()
+        at, other = (ids.cpu().numpy() for ids in (near & ~above).nonzero(as_tuple=True))
+        reached = paired_values(q, g, part[at], other) >= best[at]
+        yield ranks + np.bincount(at[reached], minlength=len(part))
+
+
+def chance_recall(matches: Int[np.ndarray, " q"] | Sequence[int], gallery: int, k: int) -> float:
+    """Recall at k of a random order of the gallery: the hypergeometric mean of 1 - C(g - m, k) / C(g, k).
+
+    Args:
+        matches: Gallery rows that count as a hit, for each query.
+        gallery: Number of gallery rows.
+        k: Cut-off.
+
+    Returns:
+        Share of queries expected to have a match among the first k.
+
+    Raises:
+        BadChoice: If k < 1 or a query has no match, or more than there are rows.
+
+    Example:
+        >>> round(chance_recall([5], 5000, 10), 5)
+        0.00996
+    """
+    m = np.asarray(matches, dtype=np.float64)
+    if k < 1 or m.min() < 1 or m.max() > gallery:
+        raise BadChoice(f"wanted k >= 1 and 1 to {gallery} matches a query, got k = {k}, {m.min():g} to {m.max():g}")
+    missed = np.ones_like(m)
+    for drawn in range(min(k, gallery)):
+        missed *= np.maximum(gallery - m - drawn, 0) / (gallery - drawn)
+    return float(np.mean(1 - missed))
+
+
+def _chance_median(matches: np.ndarray, gallery: int) -> int:
+    sizes, counts = np.unique(matches, return_counts=True)
+    missed = np.ones(len(sizes))
+    for drawn in range(gallery):
+        missed *= np.maximum(gallery - sizes - drawn, 0) / (gallery - drawn)
+        if missed @ counts <= len(matches) / 2:
+            return drawn + 1
+    return gallery
+
+
+def clustered_wilson(
+    hits: Bool[np.ndarray, " q"] | Float[np.ndarray, " q"], clusters: Groups, *, z: float = 1.959964
+) -> tuple[float, float]:
+    """Wilson interval of a mean of hits whose queries come in clusters (five captions of one photo).
+
+    The effective number of queries is p (1 - p) over the variance of p between clusters, at most q and at least the
+    number of clusters where nothing varies; per-query scores are what is resampled in thought, never gallery rows.
+
+    Args:
+        hits: 0 or 1 a query.
+        clusters: The cluster of each query; clusters are independent.
+        z: Normal quantile; 1.96 for 95 %.
+
+    Returns:
+        Lower and upper end, in [0, 1].
+
+    Raises:
+        BadShape: If there is not one cluster a query.
+
+    Example:
+        >>> low, high = clustered_wilson(np.repeat([1, 0], 50), range(100))
+        >>> round(low, 3), round(high, 3)
+        (0.403, 0.597)
+
+    Source:
+        Wilson 1927, JASA 22; effective sample size: Kish 1965, Survey Sampling, section 8.2.
+    """
+    values = np.asarray(hits, dtype=np.float64)
+    q = len(values)
+    codes = group_codes(clusters, q, "clusters")[0]
+    sizes = np.bincount(codes)
+    count, p = len(sizes), float(values.mean())
+    off = np.bincount(codes, weights=values) - p * sizes
+    variance = float(off @ off) / q**2 * (count / (count - 1) if count > 1 else 1.0)
+    effective = min(float(q), p * (1 - p) / variance) if variance > 0 else float(count)
+    middle = (p + z * z / (2 * effective)) / (1 + z * z / effective)
+    half = z / (1 + z * z / effective) * float(np.sqrt(p * (1 - p) / effective + z * z / (4 * effective**2)))
+    # Rounding must not push an end past the value itself.
+    return max(0.0, min(middle - half, p)), min(1.0, max(middle + half, p))

@@ -1,0 +1,166 @@
+"""Do two spaces order their shared neighbours alike? Rank similarity and second-order cosine similarity."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from metrics.arrays import Graph, Groups, X, Y, checked, unit_rows
+from metrics.comparison import Comparison, KnnComparison
+from metrics.errors import BadChoice
+from metrics.knn.exact import Measure
+from metrics.knn.graph import Neighbors, neighbors
+from metrics.scores.overlap import graph_pair
+
+Of = Literal["similarity", "distance"]
+_BLOCK_ENTRIES = 1 << 20  # gathered rows: 8 MB of float64 a side
+
+
+def rank_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, metric: Measure = "cosine") -> float:
+    """Do shared neighbours have the same ranks? Mean rank similarity of the two neighbour lists.
+
+    A neighbour that both lists hold, at ranks r and s, gives 2 / ((1 + |r - s|)(r + s)): near ones count more, moved
+    ones less. The sum is divided by what as many shared neighbours would give at equal ranks 1, 2, ...; rows that
+    share none score 0. So it is about the order of what is shared: how much is shared is `mutual_knn`'s question.
+    Symmetric, in [0, 1]; higher is more aligned. Arguments and errors as `mutual_knn`.
+
+    Example:
+        >>> x = np.random.default_rng(0).standard_normal((40, 8))
+        >>> rank_knn(x, 2 * x, k=5)
+        1.0
+
+    Source:
+        Wang et al. 2022, IEEE Transactions on Knowledge and Data Engineering 34; ReSi (Klabunde et al. 2024,
+        arXiv:2408.00531), "rank similarity".
+    """
+    return KnnComparison(rank_knn_graphs, k, groups, metric)(x, y)
+
+
+def rank_knn_graphs(a_ids: Graph, b_ids: Graph) -> Float[np.ndarray, " n"]:
+    """Rank similarity of each row's two lists, [n]; its mean is `rank_knn`.
+
+    Raises:
+        BadShape: If the graphs are not [n, k] with the same n and k.
+
+    Example:
+        >>> rank_knn_graphs(np.array([[1, 2], [0, 2], [0, 1]]), np.array([[1, 2], [2, 0], [3, 4]])).round(3)
+        array([1.   , 0.444, 0.   ])
+    """
+    a, b = graph_pair(a_ids, b_ids)
+    ranks = np.arange(1.0, a.shape[1] + 1)
+    weights = 2 / ((1 + np.abs(ranks[:, None] - ranks)) * (ranks[:, None] + ranks))
+    total, shared = np.zeros(len(a)), np.zeros(len(a), dtype=np.int64)
+    for column, weight in zip(b.T, weights, strict=True):
+        same = (a == column[:, None]) & (a >= 0)  # -1 ends a short list and is no neighbour
+        total += same @ weight
+        shared += same.sum(axis=1)
+    best = np.concatenate([[1.0], np.cumsum(1 / ranks)])[shared]
+    return np.minimum(total / best, 1.0)
+
+
+def second_order_cosine(
+    x: X,
+    y: Y,
+    *,
+    k: int = 10,
+    groups: Groups | None = None,
+    metric: Measure = "cosine",
+    of: Of = "similarity",
+) -> float:
+    """Are samples equally similar to their neighbours in both spaces? Cosine of two vectors of cosines.
+
+    For each row, the neighbours that either space has; the row's cosine with each of them in x, and in y; the cosine
+    of these two vectors. Its mean is near 1 wherever neighbours are much alike, in unrelated spaces too: read it
+    against a permutation null. Symmetric; 1 for a space with itself.
+
+    Args:
+        x: Features of n samples in the first space.
+        y: Features of the same samples, in the same order, in the second space.
+        k: Neighbours per sample, 1 <= k < n.
+        groups: The group of each row, or None.
+        metric: What makes a neighbour: "cosine", "ip" or "euclidean".
+        of: Compare vectors of cosines, "similarity" (Hamilton et al.), or of 1 - cosine, "distance" (ReSi's
+            SecondOrderCosine).
+
+    Returns:
+        Mean cosine, in [-1, 1]; higher is more aligned.
+
+    Raises:
+        BadShape, BadDtype, NotFinite, ZeroRow, ConstantSpace, TooFewRows: As `mutual_knn`.
+        ZeroRow: If a row is zero, whatever the metric.
+        BadChoice: If of is unknown.
+
+    Example:
+        >>> x = np.random.default_rng(0).standard_normal((40, 8))
+        >>> round(second_order_cosine(x, 2 * x, k=5), 6)
+        1.0
+
+    Source:
+        Hamilton et al. 2016, arXiv:1606.02821; ReSi (Klabunde et al. 2024, arXiv:2408.00531).
+    """
+    return SecondOrderCosine(k, groups, metric, of=of)(x, y)
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """One space, ready for second-order cosines.
+
+    Args:
+        graph: Its neighbours.
+        rows: [n, d] unit rows.
+    """
+
+    graph: Neighbors
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class SecondOrderCosine(Comparison[Surroundings]):
+    """`second_order_cosine` in two steps; `depth` as in `KnnComparison`."""
+
+    k: int = 10
+    groups: Groups | None = None
+    metric: Measure = "cosine"
+    depth: int | None = None
+    of: Of = "similarity"
+
+    def __post_init__(self) -> None:
+        if self.of not in ("similarity", "distance"):
+            raise BadChoice(f"of = {self.of!r} is unknown; there are similarity, distance")
+
+    def prepare(self, x: X, name: str = "x") -> Surroundings:
+        """The neighbour graph of one space, and its unit rows."""
+        graph = neighbors(x, k=self.depth or self.k, groups=self.groups, metric=self.metric, name=name)
+        return Surroundings(graph, unit_rows(checked(x, name).astype(np.float64), name))
+
+    def rows(self, a: Surroundings, b: Surroundings) -> np.ndarray:
+        """Score of each row, [n]; NaN where a list has fewer than k entries."""
+        first, second = a.graph.ids[:, : self.k], b.graph.ids[:, : self.k]
+        both = np.concatenate([first, second], axis=1)
+        counted = np.ones(both.shape, dtype=bool)
+        for column in first.T:  # what the first list has counts once
+            counted[:, self.k :] &= second != column[:, None]
+        p, q = (self._vectors(side.rows, both) * counted for side in (a, b))
+        lengths = np.sqrt(np.einsum("ij,ij->i", p, p) * np.einsum("ij,ij->i", q, q))
+        enough = (first[:, -1] >= 0) & (second[:, -1] >= 0)
+        # All at distance 0, or all at right angles: nothing says that the two differ unless only one is so.
+        alike = np.where(p.any(axis=1) == q.any(axis=1), 1.0, 0.0)
+        scores = np.divide(np.einsum("ij,ij->i", p, q), lengths, out=alike, where=lengths > 0)
+        return np.where(enough, np.clip(scores, -1.0, 1.0), np.nan)
+
+    def _vectors(self, rows: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        cosines = np.empty(ids.shape)
+        step = max(1, _BLOCK_ENTRIES // (ids.shape[1] * rows.shape[1]))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            np.einsum("id,ikd->ik", rows[part], rows[ids[part]], out=cosines[part])
+        return cosines if self.of == "similarity" else np.maximum(1 - cosines, 0)
+
+    def compare(self, a: Surroundings, b: Surroundings) -> float:
+        """Mean over the rows that have k neighbours in both graphs."""
+        return float(np.nanmean(self.rows(a, b)))
+
+    def take(self, side: Surroundings, rows: np.ndarray) -> Surroundings:
+        """The graph among some rows, from the lists that are there, and their unit rows."""
+        return Surroundings(side.graph.among(rows), side.rows[rows])

@@ -1,0 +1,1 @@
+"""How does a score move with layer, gallery, k, or the best that could be learnt?"""

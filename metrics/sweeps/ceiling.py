@@ -1,0 +1,212 @@
+"""Is a reference's geometry absent from two spaces, or did training miss it? Ridge ceilings and kernel mixtures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from metrics.arrays import Groups, X, check_pair, group_codes, plain
+from metrics.certainty.sides import prepared
+from metrics.errors import BadChoice
+from metrics.spaces import mixed
+from metrics.sweeps.ridge import HeldOut, cross_predicted, fold_numbers
+from metrics.table import chosen, known_chance
+
+ALPHAS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+@dataclass(frozen=True)
+class CeilingPoint:
+    """How well one source predicts the reference on one held-out fold: a row of a tidy table.
+
+    Args:
+        source: "x", "y" or "both".
+        metric: A name of `METRICS`, or "r2".
+        fold: Number of the fold.
+        value: Score of the predicted against the true held-out rows, which are also the gallery.
+        n: Held-out rows.
+        k: Neighbours, where the metric has them.
+        chance: What unrelated spaces score at this n and k, where there is a closed form for it (mutual_knn).
+        alpha: Penalty that was chosen inside the training folds.
+    """
+
+    source: str
+    metric: str
+    fold: int
+    value: float
+    n: int
+    k: int | None
+    chance: float | None
+    alpha: float
+
+
+@dataclass(frozen=True)
+class MixingPoint:
+    """Score of one mixture against the reference: a row of a tidy table.
+
+    Args:
+        weight: Of x's kernel; y's has 1 - weight.
+        metric: A name of `METRICS`.
+        value: The score.
+        n: Rows.
+        k: Neighbours, where the metric has them.
+        chance: What unrelated spaces score, where there is a closed form for it (mutual_knn).
+    """
+
+    weight: float
+    metric: str
+    value: float
+    n: int
+    k: int | None
+    chance: float | None
+
+
+def ridge_ceiling(
+    x: X,
+    y: X,
+    reference: X,
+    *,
+    groups: Groups | None = None,
+    folds: int = 5,
+    alphas: Sequence[float] = ALPHAS,
+    seed: int = 0,
+    metrics: Sequence[str] | Mapping[str, Mapping[str, Any]] = ("mutual_knn", "cka_debiased"),
+) -> list[CeilingPoint]:
+    """How well a linear map of x, of y, and of both side by side predicts a reference on rows it has not seen.
+
+    What a trained map of the same inputs scores less than this, training missed; what even this does not reach is not
+    there linearly. Each fold's map is fitted on the others (inputs standardised, the reference centred there), its
+    penalty chosen on each of the others in turn, and its predictions are compared with the true rows of the fold
+    alone: kNN scores have a gallery of n / folds rows and are comparable only at that size. Float64; memory
+    O(n d + folds d^2), time that of a min(n, d) eigenproblem for every fold and pair of folds.
+
+    Args:
+        x: Features of n samples.
+        y: Features of the same samples.
+        reference: Features of the same samples in the stronger space, compared as they are given.
+        groups: The group of each row, or None: never split over folds, and handed to metrics that exclude by group.
+        folds: How many, 3 or more (2 with a single penalty).
+        alphas: Penalties to choose from, on the scale of the inputs' correlation matrix (sklearn's alpha over n).
+        seed: Of the folds.
+        metrics: Names of `METRICS`, or name -> options (`{"mutual_knn": {"k": 5}}`).
+
+    Returns:
+        A tidy table: sources x, y, both; for each, every fold's "r2" (1 - residual over total sum of squares of all
+        reference columns, the total around the training mean: at most 1, about 0 for nothing learnt) and metrics.
+
+    Raises:
+        BadShape, BadDtype, NotFinite, ConstantSpace: As `mutual_knn`; for x, y or the reference.
+        TooFewRows: If a fold has too few rows for a metric.
+        BadChoice: If folds, alphas or a metric are not possible; also if there are fewer groups than they need.
+
+    Example:
+        >>> x, y = np.random.default_rng(0).standard_normal((2, 300, 4))
+        >>> found = ridge_ceiling(x, y, x[:, :2] + y[:, :2], metrics=["cka_linear"])
+        >>> r2 = {s: [p.value for p in found if (p.source, p.metric) == (s, "r2")] for s in ("x", "y", "both")}
+        >>> {source: round(sum(values) / 5, 1) for source, values in r2.items()}
+        {'x': 0.5, 'y': 0.5, 'both': 1.0}
+
+    Source:
+        Hoerl and Kennard 1970, Technometrics 12 (ridge); scored by held-out neighbours: ours.
+    """
+    check_pair(x, reference)
+    check_pair(y, reference)
+    targets = plain(reference, "reference")
+    codes = group_codes(groups, len(targets))[0]
+    options = metrics if isinstance(metrics, Mapping) else {name: {} for name in metrics}
+    _check_choices(folds, alphas, int(codes.max()) + 1)
+    fold_of = fold_numbers(codes, folds, seed)
+    scorers = [_Scorer(options, targets, codes, fold_of == fold) for fold in range(folds)]
+    a, b = plain(x), plain(y, "y")
+    return [
+        point
+        for source, values in {"x": a, "y": b, "both": np.concatenate([a, b], axis=1)}.items()
+        for fold, held in enumerate(cross_predicted(values, targets, fold_of, alphas))
+        for point in scorers[fold].points(source, fold, held)
+    ]
+
+
+class _Scorer:
+    """The true rows of one fold, prepared once for every metric."""
+
+    def __init__(
+        self, options: Mapping[str, Mapping[str, Any]], targets: np.ndarray, codes: np.ndarray, held: np.ndarray
+    ):
+        self.truth, own = targets[held], codes[held]
+        self.total = float(np.sum((self.truth - targets[~held].mean(axis=0)) ** 2))
+        self.comparisons = {name: chosen(name, groups=own, **given)[1] for name, given in options.items()}
+        self.chance = {name: known_chance(one, len(own), own) for name, one in self.comparisons.items()}
+        self.sides = {name: self._side(name, self.truth, "reference") for name in options}
+
+    def points(self, source: str, fold: int, held: HeldOut) -> list[CeilingPoint]:
+        """R^2 and every metric of the fold's predictions."""
+        n, alpha = len(held.rows), held.alpha
+        r2 = 1 - float(np.sum((held.predicted - self.truth) ** 2)) / self.total
+        found = [CeilingPoint(source, "r2", fold, r2, n, None, None, alpha)]
+        for name, comparison in self.comparisons.items():
+            side = self._side(name, held.predicted, f"prediction from {source}")
+            value, k = comparison.compare(side, self.sides[name]), getattr(comparison, "k", None)
+            found.append(CeilingPoint(source, name, fold, value, n, k, self.chance[name], alpha))
+        return found
+
+    def _side(self, name: str, values: np.ndarray, label: str) -> Any:
+        return prepared(self.comparisons[name], {label: values})[0][0]
+
+
+def mixing_curve(
+    x: X,
+    y: X,
+    reference: X,
+    *,
+    weights: Sequence[float] = WEIGHTS,
+    metric: str = "mutual_knn",
+    groups: Groups | None = None,
+    **options: Any,
+) -> list[MixingPoint]:
+    """Score against a reference of w K_x + (1 - w) K_y, the cosine kernels of two spaces mixed without training.
+
+    The baseline of every joint space. Mixtures are `metrics.mixed` (float32), the reference is prepared once.
+
+    Args:
+        x: Features of n samples.
+        y: Features of the same samples.
+        reference: Features of the same samples in the space to be approached.
+        weights: Weights of x's kernel, each in [0, 1].
+        metric: A name of `METRICS`.
+        groups: The group of each row, or None.
+        options: Of the metric.
+
+    Returns:
+        A tidy table, one row a weight, in the order given.
+
+    Raises:
+        BadShape, BadDtype, NotFinite, ZeroRow, ConstantSpace, TooFewRows: As the metric.
+        BadChoice: If a weight is not in [0, 1], or the metric or an option is unknown.
+
+    Example:
+        >>> x, y = np.random.default_rng(0).standard_normal((2, 60, 4))
+        >>> [point.value for point in mixing_curve(x, y, x, weights=[1.0], k=5)]
+        [1.0]
+    """
+    comparison = chosen(metric, groups=groups, **options)[1]
+    if not len(weights):
+        raise BadChoice("weights: wanted one or more")
+    check_pair(x, reference, at_least=comparison.at_least)
+    check_pair(y, reference, at_least=comparison.at_least)
+    target, k = comparison.prepare(reference, "reference"), getattr(comparison, "k", None)
+    chance = known_chance(comparison, len(x), groups)
+    found: list[MixingPoint] = []
+    for weight in weights:
+        space = comparison.prepare(mixed(x, y, weight), f"mixture at {weight}")
+        found.append(MixingPoint(float(weight), metric, comparison.compare(space, target), len(x), k, chance))
+    return found
+
+
+def _check_choices(folds: int, alphas: Sequence[float], count: int) -> None:
+    if not len(alphas) or not all(0 < alpha < np.inf for alpha in alphas):
+        raise BadChoice(f"alphas = {list(alphas)}: wanted one or more positive numbers")
+    least = 2 if len(alphas) == 1 else 3  # two folds leave none to choose a penalty on
+    if not least <= folds <= count:
+        raise BadChoice(f"folds = {folds}: wanted {least} to {count}, the number of groups")

@@ -1,0 +1,338 @@
+"""How does a score depend on the size of the gallery and on k? Whole curves from one deep graph of each space."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numba
+import numpy as np
+
+from metrics.arrays import Groups, group_codes
+from metrics.comparison import KnnComparison
+from metrics.errors import BadChoice, BadShape, TooFewRows
+from metrics.knn.graph import Neighbors
+from metrics.scores.overlap import mutual_knn_graphs
+from metrics.table import METRICS, chosen, known_chance
+
+_ROWS = 4096  # of a deep graph that are looked at together
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One point of a curve: a row of a tidy table.
+
+    Args:
+        metric: A name of `METRICS`.
+        size: Rows of the gallery that was asked for; the rows in it are `queries + short_rows`, fewer only where whole
+            groups of unequal size do not fill it.
+        k: Neighbours.
+        repeat: Number of the draw.
+        value: Mean score of the queries; NaN where every row ran short.
+        chance: What unrelated spaces score at this size and k, where there is a closed form for it (mutual_knn).
+        short_rows: Rows whose list had fewer than k entries left in either graph: left out of the mean. 0: exact.
+        queries: Rows in the mean.
+    """
+
+    metric: str
+    size: int
+    k: int
+    repeat: int
+    value: float
+    chance: float | None
+    short_rows: int
+    queries: int
+
+
+def gallery_curve(
+    graph_x: Neighbors,
+    graph_y: Neighbors,
+    *,
+    name: str = "mutual_knn",
+    k: int = 10,
+    sizes: Sequence[int],
+    repeats: int = 5,
+    seed: int = 0,
+    groups: Groups | None = None,
+) -> list[CurvePoint]:
+    """Score against the size of the gallery: each row's neighbours among a random part of the rows.
+
+    Scores of neighbour graphs fall as galleries grow, so a score means little without its size. A part's graph is the
+    deep graph's lists less the rows that are not in it: exactly what a new search of the part would find, as long as
+    k entries are left. Rows with fewer are counted and left out; they are those in dense regions of the whole, so a
+    mean without them is biased: choose the depth by `depth_for` to have none. (cycle_knn also reads its neighbours'
+    lists and is exact only where no row is short.) Parts of one repeat are nested.
+
+    Args:
+        graph_x: Graph of the first space, deep.
+        graph_y: Graph of the second, of the same samples.
+        name: A kNN metric of `METRICS`.
+        k: Neighbours per row.
+        sizes: Rows of each gallery, k < size <= n. All n rows are scored once: there is one such part.
+        repeats: Draws for each size.
+        seed: Of the draws.
+        groups: The group of each row as the graphs were searched, or None; whole groups are drawn.
+
+    Returns:
+        A tidy table, sizes rising, repeats within.
+
+    Raises:
+        BadShape: If the graphs are not of the same rows.
+        BadChoice: If the metric is unknown or compares no graphs, a graph is less than k deep or holds neighbours of
+            the same group, or a size or the repeats are out of range.
+        TooFewRows: If a part leaves a row fewer than k rows outside its group.
+
+    Example:
+        >>> from metrics import neighbors
+        >>> x = np.random.default_rng(0).standard_normal((200, 8))
+        >>> deep = neighbors(x, k=depth_for(50, 200, 5))
+        >>> [(p.size, p.value, p.short_rows) for p in gallery_curve(deep, deep, k=5, sizes=[50, 200], repeats=1)]
+        [(50, 1.0, 0), (200, 1.0, 0)]
+
+    Source:
+        The question: "Back into Plato's Cave", arXiv:2604.18572; lists of a part by filtering: ours.
+    """
+    comparison, codes = _checked(graph_x, graph_y, name, k, groups)
+    n = graph_x.n
+    wrong = [size for size in sizes if not k < size <= n]
+    if wrong or not len(sizes) or repeats < 1:
+        raise BadChoice(
+            f"sizes = {list(sizes)}, repeats = {repeats}: wanted one or more sizes from k + 1 = {k + 1} to n = {n}, "
+            f"and 1 or more repeats"
+        )
+    orders = [np.random.default_rng((seed, repeat)).permutation(codes.max() + 1) for repeat in range(repeats)]
+    found: list[CurvePoint] = []
+    for size in sorted(set(sizes)):
+        for repeat in range(repeats if size < n else 1):
+            rows = _whole_groups(codes, orders[repeat], size)
+            if not len(rows):
+                raise TooFewRows(f"size = {size}: the first group drawn has more rows; take larger galleries")
+            a, b = (_among(graph, rows, k) for graph in (graph_x, graph_y))
+            scores = comparison.rows(a, b)
+            found.append(_point(name, comparison, size, repeat, scores, codes[rows]))
+    return found
+
+
+def k_curve(
+    graph_x: Neighbors,
+    graph_y: Neighbors,
+    *,
+    name: str = "mutual_knn",
+    ks: Sequence[int] | None = None,
+    groups: Groups | None = None,
+) -> list[CurvePoint]:
+    """Score against k at the full gallery, from one graph each; mutual_knn for every k in one pass, O(n depth).
+
+    Args:
+        graph_x: Graph of the first space.
+        graph_y: Graph of the second, of the same samples.
+        name: A kNN metric of `METRICS`.
+        ks: Neighbours per row, each from 1 to the depth of the shallower graph; None for all of them. Metrics other
+            than mutual_knn are computed anew for each k, so name a few.
+        groups: The group of each row as the graphs were searched, or None.
+
+    Returns:
+        A tidy table, k rising; `repeat` is 0.
+
+    Raises:
+        As `gallery_curve`; BadChoice also if a k is deeper than the graphs.
+
+    Example:
+        >>> ring = np.array([[1, 5], [2, 0], [3, 1], [4, 2], [5, 3], [0, 4]])
+        >>> graph = Neighbors(ring, np.zeros((6, 2)), "cosine", "by hand", 0, 0)
+        >>> [(p.k, p.value, round(p.chance, 6)) for p in k_curve(graph, graph)]
+        [(1, 1.0, 0.2), (2, 1.0, 0.4)]
+    """
+    depth = min(graph_x.k, graph_y.k)
+    wanted = sorted(set(range(1, depth + 1) if ks is None else ks))
+    if not wanted or wanted[0] < 1:
+        raise BadChoice(f"ks = {wanted}: wanted one or more, each from 1 to {depth}")
+    comparison, codes = _checked(graph_x, graph_y, name, wanted[-1], groups)
+    if comparison.per_row is mutual_knn_graphs:
+        return _mutual_at(graph_x, graph_y, wanted, codes)
+    each = [_comparison(name, k, groups, graph_x) for k in wanted]
+    return [_point(name, one, graph_x.n, 0, one.rows(graph_x, graph_y), codes) for one in each]
+
+
+def depth_for(size: int, n: int, k: int, *, probability: float = 1e-6, group_size: int = 1) -> int:
+    """How deep a graph of n rows must be so that lists do not run short in a random part of them.
+
+    Of a row's list, a part of `size` rows keeps a hypergeometric number of entries; fewer than k of them remain with
+    a probability that falls with the depth.
+
+    Args:
+        size: Rows of the part, k < size <= n.
+        n: Rows of the whole.
+        k: Neighbours that must remain.
+        probability: That one given row runs short, in (0, 1); times 2 * size bounds the expected number of short rows
+            of two graphs.
+        group_size: Rows that are drawn together (five captions a photo). In the worst case they also stand together in
+            every list; the depth is then enough for that.
+
+    Returns:
+        The smallest such depth, at most n - 1.
+
+    Raises:
+        BadChoice: If an argument is out of range.
+
+    Example:
+        >>> depth_for(1000, 31014, 10)
+        992
+        >>> depth_for(500, 500, 10)
+        10
+    """
+    fits = 1 <= group_size and 1 <= k < size <= n
+    if not fits or not 0 < probability < 1:
+        raise BadChoice(
+            f"size = {size}, n = {n}, k = {k}, probability = {probability}, group_size = {group_size}: wanted "
+            f"1 <= k < size <= n, a probability in (0, 1) and group_size >= 1"
+        )
+    if size == n:
+        return k
+    from scipy.stats import hypergeom
+
+    others, drawn, needed = -(-n // group_size) - 1, size // group_size - 1, -(-k // group_size)
+    if drawn < needed:
+        raise BadChoice(
+            f"size = {size}: {drawn} groups of {group_size} beside a row's own hold fewer than k = {k} rows"
+        )
+    low, high = needed, others  # a list of all others is short only if the part itself is too small
+    while low < high:
+        middle = (low + high) // 2
+        if hypergeom.cdf(needed - 1, others, middle, drawn) < probability:
+            high = middle
+        else:
+            low = middle + 1
+    return min(low * group_size, n - 1)
+
+
+def _comparison(name: str, k: int, groups: Groups | None, graph: Neighbors) -> KnnComparison:
+    every = {one: metric.comparison() for one, metric in METRICS.items() if metric.comparison}
+    graphs = [one for one, comparison in every.items() if isinstance(comparison, KnnComparison)]
+    if name in METRICS and name not in graphs:
+        raise BadChoice(f"{name} is no mean over rows of neighbour graphs; there are {', '.join(sorted(graphs))}")
+    return chosen(name, k=k, groups=groups, metric=graph.metric)[1]  # pyright: ignore[reportReturnType] - just seen
+
+
+def _checked(
+    graph_x: Neighbors, graph_y: Neighbors, name: str, k: int, groups: Groups | None
+) -> tuple[KnnComparison, np.ndarray]:
+    """The metric at this k, and the number of each row's group."""
+    comparison = _comparison(name, k, groups, graph_x)
+    n = graph_x.n
+    if graph_y.n != n:
+        raise BadShape(f"graph_x has {n} rows and graph_y {graph_y.n}: row i of both must be the same sample")
+    if graph_y.metric != graph_x.metric:
+        raise BadChoice(f"graph_x was searched by {graph_x.metric!r} and graph_y by {graph_y.metric!r}; wanted one")
+    if not 1 <= k <= min(graph_x.k, graph_y.k):
+        raise BadChoice(f"k = {k}: wanted 1 to {min(graph_x.k, graph_y.k)}, the depth of the graphs; search deeper")
+    codes = group_codes(groups, n)[0]
+    _check_graph(graph_x.ids, codes, "graph_x")
+    _check_graph(graph_y.ids, codes, "graph_y")
+    return comparison, codes
+
+
+def _check_graph(ids: np.ndarray, codes: np.ndarray, name: str) -> None:
+    n = len(ids)
+    if ids.min() < -1 or ids.max() >= n:
+        raise BadChoice(f"{name}: ids run from {ids.min()} to {ids.max()}, but the graph has rows 0 to {n - 1}")
+    for start in range(0, n, _ROWS):  # a deep graph's group numbers all at once would take more than the graph
+        part = ids[start : start + _ROWS]
+        same = ((codes[part] == codes[start : start + _ROWS, None]) & (part >= 0)).any(axis=1)
+        if same.any():
+            row = start + int(np.argmax(same))
+            raise BadChoice(f"{name}: row {row} has a neighbour of its own group; search with the same groups")
+
+
+def _whole_groups(codes: np.ndarray, order: np.ndarray, size: int) -> np.ndarray:
+    """Rows, rising, of the first groups in `order` that together have at most `size` rows."""
+    counts = np.bincount(codes)[order]
+    kept = order[: int(np.searchsorted(np.cumsum(counts), size, side="right"))]
+    # Rising, so that equal similarities are ordered as a search of the part would order them.
+    return np.flatnonzero(np.isin(codes, kept))
+
+
+def _among(graph: Neighbors, rows: np.ndarray, k: int) -> Neighbors:
+    """`graph.among(rows)` cut to k, each list read only as far as it takes."""
+    place = np.full(graph.n, -1, dtype=graph.ids.dtype)
+    place[rows] = np.arange(len(rows))
+    at = np.full((len(rows), k), -1)
+    _first_among(graph.ids, rows, place, at)
+    found = at >= 0
+    ids = np.where(found, place[graph.ids[rows[:, None], at]], -1).astype(graph.ids.dtype)
+    similarities = np.where(found, graph.similarities[rows[:, None], at], np.nan)
+    return replace(graph, ids=ids, similarities=similarities)
+
+
+@numba.njit(nogil=True, cache=True)
+def _first_among(ids: np.ndarray, rows: np.ndarray, place: np.ndarray, at: np.ndarray) -> None:
+    """at[r, c] = where in the list of rows[r] its c-th neighbour in the part stands; what is not found stays.
+
+    Args:
+        ids: [n, depth], -1 behind the last of a short list.
+        rows: [m] rows of the part.
+        place: [n], -1 for rows that are not in the part.
+        at: [m, k], filled with -1.
+    """
+    for r in range(len(rows)):
+        found = 0
+        for c in range(ids.shape[1]):
+            other = ids[rows[r], c]
+            if other < 0 or found == at.shape[1]:
+                break
+            if place[other] >= 0:
+                at[r, found] = c
+                found += 1
+
+
+def _point(
+    name: str, comparison: KnnComparison, size: int, repeat: int, scores: np.ndarray, codes: np.ndarray
+) -> CurvePoint:
+    scored = ~np.isnan(scores)
+    queries = int(scored.sum())
+    value = float(scores[scored].mean()) if queries else float("nan")
+    chance = known_chance(comparison, len(codes), codes)
+    return CurvePoint(name, size, comparison.k, repeat, value, chance, len(scores) - queries, queries)
+
+
+def _mutual_at(graph_x: Neighbors, graph_y: Neighbors, ks: Sequence[int], codes: np.ndarray) -> list[CurvePoint]:
+    """Points of mutual_knn at several k."""
+    n, depth = graph_x.n, ks[-1]
+    shared, rows = (np.zeros(depth + 1, np.int64) for _ in range(2))
+    _shared_by_depth(graph_x.ids[:, :depth], graph_y.ids[:, :depth], shared, rows)
+    outside = n - np.bincount(codes)[codes]
+    found: list[CurvePoint] = []
+    for k in ks:
+        queries = int(rows[k])
+        value = float(shared[k] / (queries * k)) if queries else float("nan")
+        chance = float(np.mean(k / outside))
+        found.append(CurvePoint("mutual_knn", n, k, 0, value, chance, n - queries, queries))
+    return found
+
+
+@numba.njit(nogil=True, cache=True)
+def _shared_by_depth(a: np.ndarray, b: np.ndarray, shared: np.ndarray, rows: np.ndarray) -> None:
+    """Shared among the first k of each row's two lists, summed over rows, for every k at once: O(n depth).
+
+    Args:
+        a: [n, depth] ids, -1 behind the last of a short list.
+        b: [n, depth].
+        shared: [depth + 1], what is found for k is added at k.
+        rows: [depth + 1], rows with k entries in both are added at k.
+    """
+    n, depth = a.shape
+    place = np.zeros(n, np.int64)  # position in a's list, from 1; 0: not in it
+    first = np.zeros(depth + 1, np.int64)  # entries that are in both from this k on
+    for i in range(n):
+        length = 0
+        while length < depth and a[i, length] >= 0 and b[i, length] >= 0:
+            place[a[i, length]] = length + 1
+            length += 1
+        for c in range(length):
+            if place[b[i, c]] > 0:
+                first[max(place[b[i, c]], c + 1)] += 1
+        total = 0
+        for k in range(1, length + 1):
+            total += first[k]
+            shared[k] += total
+            rows[k] += 1
+            first[k] = 0
+            place[a[i, k - 1]] = 0

@@ -1,0 +1,295 @@
+"""Which layers of two encoders are most alike? Every pair of layers, from L_A + L_B preparations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from itertools import permutations as ordered_pairs
+from time import perf_counter
+from typing import Any, TypeAlias
+
+import numba
+import numpy as np
+
+from metrics.arrays import Groups, X
+from metrics.certainty.calibration import MaxNull, max_null
+from metrics.certainty.sides import prepared
+from metrics.comparison import Comparison, KnnComparison
+from metrics.errors import BadChoice, TooFewRows
+from metrics.knn.graph import Neighbors
+from metrics.scores.overlap import mutual_knn_graphs
+from metrics.table import chosen, known_chance
+
+Layer: TypeAlias = X | Neighbors
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """One layer pair of two encoders: a row of a tidy table.
+
+    Args:
+        x: Name of the first encoder.
+        y: Name of the second.
+        layer_x: Number of the first encoder's layer.
+        layer_y: Number of the second's.
+        metric: A name of `METRICS`.
+        value: The score.
+        best: Whether it is the best of this pair of encoders.
+        n: Rows.
+        k: Neighbours, where the metric has them.
+        chance: What one pair of unrelated layers scores on average, where there is a closed form for it.
+        p: Share of permutations whose best pair is at least as good as this one; None without permutations.
+    """
+
+    x: str
+    y: str
+    layer_x: int
+    layer_y: int
+    metric: str
+    value: float
+    best: bool
+    n: int
+    k: int | None
+    chance: float | None
+    p: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Scores of all layer pairs of two encoders.
+
+    Args:
+        metric: A name of `METRICS`.
+        scores: [l_x, l_y] float64.
+        best: Row and column of the best score: the highest, or the lowest of a distance; the first of equals.
+        best_score: That score, with its sign.
+        n: Rows of each layer.
+        k: Neighbours, where the metric has them.
+        chance: What one pair of unrelated layers scores on average, where there is a closed form for it (mutual_knn);
+            the best of many is higher by chance alone: `max_null`.
+        max_null: Null of the best score, the same permutation for all pairs; None without permutations.
+        backend: What searched the graphs; None for metrics without.
+        prepare_seconds: Time of the l_x + l_y preparations (in `many_grid`: of all).
+        compare_seconds: Time of the l_x * l_y comparisons, and of the null.
+    """
+
+    metric: str
+    scores: np.ndarray
+    best: tuple[int, int]
+    best_score: float
+    n: int
+    k: int | None
+    chance: float | None
+    max_null: MaxNull | None
+    backend: str | None
+    prepare_seconds: float
+    compare_seconds: float
+
+    def points(self, x: str = "x", y: str = "y") -> list[GridPoint]:
+        """The grid as a tidy table of l_x * l_y rows; x and y name the encoders."""
+        adjusted = None if self.max_null is None else self.max_null.p_values
+        return [
+            GridPoint(
+                x=x,
+                y=y,
+                layer_x=i,
+                layer_y=j,
+                metric=self.metric,
+                value=float(self.scores[i, j]),
+                best=(i, j) == self.best,
+                n=self.n,
+                k=self.k,
+                chance=self.chance,
+                p=None if adjusted is None else float(adjusted[i, j]),
+            )
+            for i, j in np.ndindex(*self.scores.shape)
+        ]
+
+
+def layer_grid(
+    name: str,
+    xs: Sequence[Layer],
+    ys: Sequence[Layer],
+    *,
+    groups: Groups | None = None,
+    permutations: int = 0,
+    seed: int = 0,
+    **options: Any,
+) -> Grid:
+    """Every layer of one encoder against every layer of another: l_x + l_y preparations, then cheap comparisons.
+
+    Row i of every layer is the same sample. mutual_knn compares all pairs in one pass over the rows. Memory: all
+    prepared layers at once (for kNN metrics their graphs).
+
+    Args:
+        name: A key of `METRICS`.
+        xs: Layers of the first encoder: features [n, d], or for kNN metrics a graph that is already there, at least
+            k deep, searched with the same `groups`.
+        ys: Layers of the second encoder.
+        groups: The group of each row, or None.
+        permutations: Behind the null of the best score; 0 for none.
+        seed: Of the permutations.
+        options: Of the metric ("k", ...).
+
+    Returns:
+        All scores and the best pair. A negative best stays negative.
+
+    Raises:
+        BadChoice: If the metric or an option is unknown, there is no layer, or a graph does not fit the metric.
+        BadShape, BadDtype, NotFinite, ZeroRow, ConstantSpace, TooFewRows: As the metric; names the layer.
+
+    Example:
+        >>> layers = np.random.default_rng(0).standard_normal((3, 40, 8))
+        >>> grid = layer_grid("mutual_knn", layers, layers[1:], k=5)
+        >>> grid.scores.shape, grid.best, grid.best_score
+        ((3, 2), (1, 0), 1.0)
+
+    Source:
+        Huh et al. 2024, arXiv:2405.07987, section 3: maximum over layer pairs. Its code starts the search at 0, so
+        that an all-negative grid has no best pair; this one has.
+    """
+    search = _Search(name, {"xs": xs, "ys": ys}, groups, permutations, seed, options)
+    return search.grid("xs", "ys")
+
+
+def many_grid(
+    name: str,
+    encoders: Mapping[str, Sequence[Layer]],
+    *,
+    groups: Groups | None = None,
+    permutations: int = 0,
+    seed: int = 0,
+    **options: Any,
+) -> list[GridPoint]:
+    """Every layer of every encoder against every layer of every other, each layer prepared once.
+
+    Pairs of encoders in the order given; a metric that is not symmetric is computed both ways.
+
+    Args:
+        name: A key of `METRICS`.
+        encoders: Name -> layers, as in `layer_grid`; two encoders or more.
+        groups: The group of each row, or None.
+        permutations: Behind the p of each pair of encoders' best score; 0 for none.
+        seed: Of the permutations, the same for every pair.
+        options: Of the metric.
+
+    Returns:
+        A tidy table: one row a layer pair.
+
+    Raises:
+        As `layer_grid`; names encoder and layer.
+
+    Example:
+        >>> layers = np.random.default_rng(0).standard_normal((4, 40, 8))
+        >>> table = many_grid("mutual_knn", {"a": layers[:2], "b": layers[1:3], "c": layers[3:]}, k=5)
+        >>> [(p.x, p.y, p.layer_x, p.layer_y) for p in table if p.value == 1]
+        [('a', 'b', 1, 0)]
+    """
+    if len(encoders) < 2:
+        raise BadChoice(f"wanted two encoders or more, got {', '.join(encoders) or 'none'}")
+    search = _Search(name, encoders, groups, permutations, seed, options)
+    pairs = combinations if search.metric.symmetric else ordered_pairs
+    return [point for x, y in pairs(encoders, 2) for point in search.grid(x, y).points(x, y)]
+
+
+class _Search:
+    """What all grids of one call share: the metric at its options, every layer prepared, and the null to draw."""
+
+    def __init__(
+        self,
+        name: str,
+        encoders: Mapping[str, Sequence[Layer]],
+        groups: Groups | None,
+        permutations: int,
+        seed: int,
+        options: Mapping[str, Any],
+    ):
+        if permutations < 0:
+            raise BadChoice(f"permutations = {permutations}: wanted 0 or more")
+        self.metric, self.comparison = chosen(name, groups=groups, **options)
+        self.groups, self.permutations, self.seed = groups, permutations, seed
+        empty = [encoder for encoder, layers in encoders.items() if not len(layers)]
+        if empty:
+            raise BadChoice(f"{empty[0]}: no layer; wanted one or more")
+        started = perf_counter()
+        every = {f"{encoder}[{i}]": layer for encoder, layers in encoders.items() for i, layer in enumerate(layers)}
+        sides, self.n = prepared(self.comparison, every)
+        self.seconds = perf_counter() - started
+        ends = np.cumsum([len(layers) for layers in encoders.values()])
+        self.sides = {
+            encoder: sides[end - len(layers) : end]
+            for (encoder, layers), end in zip(encoders.items(), ends, strict=True)
+        }
+
+    def grid(self, x: str, y: str) -> Grid:
+        """All pairs of layers of two encoders, the best, and its null."""
+        xs, ys = self.sides[x], self.sides[y]
+        started = perf_counter()
+        found = self._max_null(xs, ys) if self.permutations else None
+        scores = found.scores if found else _all_pairs(self.comparison, xs, ys)
+        compare_seconds = perf_counter() - started
+        unknown = np.argwhere(np.isnan(scores))
+        if len(unknown):
+            raise TooFewRows(f"layers {tuple(unknown[0].tolist())}: no row has k neighbours in both; search deeper")
+        place = scores.argmax() if self.metric.higher_is_better else scores.argmin()
+        i, j = (int(at) for at in np.unravel_index(place, scores.shape))
+        backends = {side.backend for side in [*xs, *ys] if isinstance(side, Neighbors)}
+        return Grid(
+            metric=self.metric.name,
+            scores=scores,
+            best=(i, j),
+            best_score=float(scores[i, j]),
+            n=self.n,
+            k=getattr(self.comparison, "k", None),
+            chance=known_chance(self.comparison, self.n, self.groups),
+            max_null=found,
+            backend=", ".join(sorted(backends)) or None,
+            prepare_seconds=self.seconds,
+            compare_seconds=compare_seconds,
+        )
+
+    def _max_null(self, xs: list[Any], ys: list[Any]) -> MaxNull:
+        draws: dict[str, Any] = {"groups": self.groups, "permutations": self.permutations, "seed": self.seed}
+        better = self.metric.higher_is_better
+        return max_null(self.comparison, xs, ys, n=self.n, higher_is_better=better, **draws)
+
+
+def _all_pairs(comparison: Comparison[Any], xs: list[Any], ys: list[Any]) -> np.ndarray:
+    """Scores [l_x, l_y]; NaN where no row could be scored."""
+    if isinstance(comparison, KnnComparison) and comparison.per_row is mutual_knn_graphs:
+        k = comparison.k
+        a, b = (np.stack([side.ids[:, :k] for side in sides], axis=1) for sides in (xs, ys))
+        shared, rows = (np.zeros((len(xs), len(ys)), np.int64) for _ in range(2))
+        _shared_by_all(a, b, shared, rows)
+        with np.errstate(invalid="ignore"):
+            return shared / (rows * k)
+    return np.array([[comparison.compare(a, b) for b in ys] for a in xs])
+
+
+@numba.njit(nogil=True, cache=True)
+def _shared_by_all(a: np.ndarray, b: np.ndarray, shared: np.ndarray, rows: np.ndarray) -> None:
+    """Shared neighbours of every pair of graphs in one pass: O(n l_x l_y k) lookups in one array of n bytes.
+
+    Args:
+        a: [n, l_x, k] ids, -1 behind the last of a short list.
+        b: [n, l_y, k].
+        shared: [l_x, l_y], what is found is added.
+        rows: [l_x, l_y], rows with k neighbours in both are added.
+    """
+    n, count, k = a.shape
+    marked = np.zeros(n, np.uint8)
+    for i in range(n):
+        for first in range(count):
+            if a[i, first, k - 1] < 0:
+                continue
+            for c in range(k):
+                marked[a[i, first, c]] = 1
+            for second in range(b.shape[1]):
+                if b[i, second, k - 1] < 0:
+                    continue
+                found = 0
+                for c in range(k):
+                    found += marked[b[i, second, c]]
+                shared[first, second] += found
+                rows[first, second] += 1
+            for c in range(k):
+                marked[a[i, first, c]] = 0
