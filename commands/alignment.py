@@ -20,7 +20,9 @@ MetricOption = Annotated[
 KOption = Annotated[int, typer.Option(help="Neighbours, for the metrics that have them.", min=1)]
 PairingOption = Annotated[
     Literal["mean", "first", "random", "all"],
-    typer.Option(help="Rows of a group: their mean, the first, one at random, or all, groups excluded."),
+    typer.Option(
+        "--pairing", "--groups", help="Rows of a group: their mean, the first, one at random, or all, groups excluded."
+    ),
 ]
 SplitOption = Annotated[str | None, typer.Option(help="Only this split. Default: every group.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of every draw.", min=0)]
@@ -53,7 +55,7 @@ def align(
         typer.Option(help="Where the score of other samples, as many, would lie; or of all queries, of which some."),
     ] = "none",
     queries: Annotated[int | None, typer.Option(help="Queries that --interval queries draws.", min=2)] = None,
-    repeats: Annotated[int, typer.Option(help="Halves of the groups that --interval samples scores.", min=20)] = 200,
+    repeats: Annotated[int, typer.Option(help="Halves of the groups that --interval samples scores.", min=20)] = 100,
     pairing: PairingOption = "mean",
     split: SplitOption = None,
     seed: SeedOption = 0,

@@ -59,7 +59,7 @@ class Asked:
     permutations: int = 200
     interval: IntervalKind = "none"
     queries: int | None = None
-    repeats: int = 200
+    repeats: int = 100
     seed: int = 0
 
     def __post_init__(self) -> None:

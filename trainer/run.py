@@ -3,13 +3,11 @@
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +22,7 @@ from featcache.durable import sync_file, sync_folder
 from featcache.errors import UsageError
 from featcache.features import Features
 from trainer.adapters import TwoAdapters, build_adapters
+from trainer.circumstances import commit, library_version
 from trainer.config import FitConfig
 from trainer.errors import RunDamaged, RunExists, RunMissing
 from trainer.fit import Fitted, OnEpoch, fit_pairs
@@ -270,33 +269,12 @@ def _is_run(folder: Path) -> bool:
 
 def _circumstances(config: FitConfig) -> dict[str, Any]:
     return {
-        "versions": {name: _version(name) for name in LIBRARIES},
+        "versions": {name: library_version(name) for name in LIBRARIES},
         "threads": torch.get_num_threads(),
         "device": config.device,
-        "commit": _commit(),
+        "commit": commit(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _version(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None  # run from a source tree that is not installed
-
-
-def _commit() -> str | None:
-    # only the commit of this project: an installed copy may lie inside some other repository
-    project = Path(__file__).resolve().parents[1]
-    if not (project / ".git").exists():
-        return None
-    try:
-        asked = subprocess.run(
-            ["git", "-C", str(project), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return asked.stdout.strip()
 
 
 @contextmanager
