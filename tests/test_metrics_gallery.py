@@ -58,6 +58,17 @@ def test_a_cached_array_is_searched_chunk_by_chunk(tmp_path):
     np.testing.assert_array_equal(found.ids, neighbors(features.values, k=3).ids[picked])
 
 
+def test_a_floor_from_earlier_blocks_rules_nobody_out_far_from_the_origin():
+    for d, offset in ((2, 10), (2, 1000), (8, 1000), (64, 1000)):
+        gallery, queries = RNG(0).standard_normal((2000, d)) + offset, RNG(1).standard_normal((50, d)) + offset
+        for metric in exact.MEASURES:
+            whole = neighbors_in(queries, gallery, k=5, metric=metric).ids
+            np.testing.assert_array_equal(neighbors_in(queries, blocks(gallery, 100), k=5, metric=metric).ids, whole)
+            everyone = np.concatenate([queries, gallery])
+            groups = np.concatenate([np.zeros(50, int), np.arange(1, 2001)])
+            np.testing.assert_array_equal(neighbors(everyone, k=5, metric=metric, groups=groups).ids[:50] - 50, whole)
+
+
 def test_what_does_not_fit_together_is_refused():
     x = RNG(0).standard_normal((10, 4))
     with pytest.raises(errors.BadShape, match="4 wide, the gallery 3"):
@@ -76,6 +87,12 @@ def test_what_does_not_fit_together_is_refused():
         neighbors_in(x, x * 1e30, k=1, metric="ip")
     with pytest.raises(errors.BadChoice, match="k = 0"):
         neighbors_in(x, x, k=0)
+    with pytest.raises(errors.BadChoice, match="there are cosine, ip, euclidean"):
+        neighbors_in(x, x, k=1, metric="dot")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(errors.BadChoice, match="wanted gallery rows 0 to 9"):
+        neighbors_in(x, x, k=1, exclude=np.arange(10) + 5)
+    with pytest.raises(errors.BadShape, match="whole numbers, got float64"):
+        neighbors_in(x, x, k=1, exclude=np.zeros(10))
 
 
 @pytest.mark.parametrize("index", ["hnsw", "ivf"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from metrics import errors, neighbors
 from metrics.knn import exact, search
+from metrics.knn.precision import full_precision
 
 RNG = np.random.default_rng
 
@@ -167,6 +168,54 @@ def test_reduced_matmul_precision_does_not_change_ids_and_is_restored():
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_autocast_and_other_precision_settings_change_no_id_and_are_left_as_they_were():
+    x = (RNG(0).standard_normal((400, 64)) + 10).astype(np.float32)
+    expected = neighbors(x, k=5, backend="torch").ids
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        np.testing.assert_array_equal(neighbors(torch.from_numpy(x), k=5, backend="torch").ids, expected)
+        assert torch.is_autocast_enabled("cpu")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        np.testing.assert_array_equal(neighbors(x, k=5, backend="torch").ids, expected)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_the_newer_setting_of_torch_is_respected_too():
+    code = (
+        "import numpy as np, torch; from metrics import neighbors;"
+        "x = np.random.default_rng(0).standard_normal((100, 8)).astype(np.float32);"
+        "a = neighbors(x, k=3, backend='torch').ids; m = torch.backends.mkldnn.matmul; m.fp32_precision = 'bf16';"
+        "assert (neighbors(x, k=3, backend='torch').ids == a).all(); assert m.fp32_precision == 'bf16'"
+    )
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        pytest.skip("this torch has the older setting only")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_overlapping_callers_share_one_setting():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        first, second = full_precision(), full_precision()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert torch.get_float32_matmul_precision() == "highest"
+        second.__exit__(None, None, None)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_subnormal_features_keep_their_neighbours():
+    x = RNG(0).standard_normal((60, 8))
+    agreement = (neighbors(x * 1e-309, k=4).ids == neighbors(x, k=4).ids).mean()
+    assert agreement > 0.95  # what is left of the digits at this size decides
 
 
 def test_tensors_memory_maps_and_other_strides_are_taken(tmp_path):

@@ -193,7 +193,7 @@ def _in_range(values: np.ndarray, metric: Measure, unit: float | None) -> tuple[
         peak = np.maximum(values.max(axis=1), -values.min(axis=1))
         if peak.max() <= 1e100 and peak[peak > 0].min(initial=1.0) >= 1e-100:
             return values, 1.0
-        return values * np.ldexp(1.0, -np.frexp(np.where(peak > 0, peak, 1.0))[1])[:, None], 1.0
+        return np.ldexp(values, -np.frexp(np.where(peak > 0, peak, 1.0))[1][:, None]), 1.0
     peak = float(max(values.max(), -values.min()))
     if unit is None:
         unit = 1.0 if peak == 0 or 2.0**-20 < peak < 2.0**20 else float(np.ldexp(1.0, int(np.frexp(peak)[1])))

@@ -9,7 +9,8 @@ from jaxtyping import Int
 from metrics.arrays import Groups, X, checked, group_codes
 from metrics.errors import BadChoice, BadShape, TooFewRows
 from metrics.knn import exact, search
-from metrics.knn.graph import Neighbors
+from metrics.knn.graph import Neighbors, check_choices
+from metrics.knn.precision import full_precision
 
 
 def neighbors_in(
@@ -50,13 +51,12 @@ def neighbors_in(
         >>> neighbors_in(x[:1], (x[:2], x[2:]), k=2, exclude=np.array([0])).ids
         array([[1, 3]], dtype=int32)
     """
-    if k < 1:
-        raise BadChoice(f"k = {k}: wanted 1 or more")
+    check_choices(k, metric, "torch", None)
     values = checked(queries, "queries")
     q = len(values)
     own = np.full(q, -1) if exclude is None else np.asarray(exclude)
-    if own.shape != (q,):
-        raise BadShape(f"exclude: wanted one gallery row a query, [{q}], got shape {own.shape}")
+    if own.shape != (q,) or not np.issubdtype(own.dtype, np.integer):
+        raise BadShape(f"exclude: wanted one gallery row a query, [{q}] whole numbers, got {own.dtype} {own.shape}")
     query_codes, codes = _codes(groups, q)
     space = exact.prepare(values, metric, name="queries")
     device = queries.device if isinstance(queries, torch.Tensor) else torch.device("cpu")
@@ -73,6 +73,8 @@ def neighbors_in(
         seen += len(rows)
     if codes is not None and len(codes) != seen:
         raise BadShape(f"groups: {len(codes)} entries for a gallery of {seen} rows")
+    if own.max(initial=-1) >= seen or own.min(initial=0) < -1:
+        raise BadChoice(f"exclude: wanted gallery rows 0 to {seen - 1}, or -1, got {own.min()} to {own.max()}")
     short = np.flatnonzero(ids[:, -1] < 0)
     if len(short):
         raise TooFewRows(f"k = {k}: query {short[0]} has fewer candidates among {seen} gallery rows; lower k")
@@ -103,26 +105,35 @@ def _merge(
     """Enters a block of the gallery, which starts at row `start`, into the best k of every query."""
     k, n = best.shape[1], len(block)
     bound = exact.value_bound(space, block)
-    # float32 orders by the value less what depends on the query alone: mu . u, or half a squared length.
-    offset = space.bias + (0.0 if space.distance else float(space.mean @ space.mean))
     right = torch.from_numpy(block.centred).to(device).T
     bias = torch.from_numpy(block.bias).to(device)
     step = search.tile_rows(n, None)
     computed = 0
     for first in range(0, len(space), step):
         part = slice(first, min(first + step, len(space)))
-        with search.full_precision():
+        with full_precision():
             scores = torch.addmm(bias, torch.from_numpy(space.centred[part]).to(device), right)
         for position, column in _excluded(part, own, start, n, codes):
             scores[torch.from_numpy(position).to(device), torch.from_numpy(column).to(device)] = -torch.inf
-        floor = (best[part, -1] * (0.5 if space.distance else 1.0) - offset[part]).astype(np.float32) - 2 * bound[part]
-        limits = (torch.from_numpy(values).to(device) for values in (bound[part], floor))
+        limits = (torch.from_numpy(values).to(device) for values in (bound[part], _floor(space, best, bound, part)))
         row, col = search.reaching(scores[:, None, :], min(k, n), *limits)
         rows, cols = row.cpu().numpy() + first, col.cpu().numpy()
         values = exact.values_between(space, block, rows, cols)
         _keep_best(best[part], ids[part], rows - first, values, cols + start)
         computed += len(rows)
     return computed
+
+
+def _floor(space: exact.Space, best: np.ndarray, bound: np.ndarray, part: slice) -> np.ndarray:
+    """The float32 score below which no row can be among the best k of a query any more, [t], rounded down.
+
+    float32 orders by the value less what depends on the query alone: mu . u, or half of |c|^2.
+    """
+    if space.distance:
+        known = best[part, -1] / 2 + space.lengths[part] ** 2 / 2
+    else:
+        known = best[part, -1] - np.einsum("ij,j->i", space.values[part], space.mean) * space.scale[part]
+    return np.nextafter((known - 2.0 * bound[part]).astype(np.float32), np.float32(-np.inf))
 
 
 def _excluded(

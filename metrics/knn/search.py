@@ -1,7 +1,6 @@
 """Which pairs could be nearest neighbours? Float32 tiles that keep whatever the error bound cannot rule out."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 
 from metrics.knn.exact import Space
+from metrics.knn.precision import full_precision
 
 _TILE_ENTRIES = 1 << 24  # 64 MB of float32 similarities: fewer, larger steps lose less to waiting threads
 _CHUNK = 32
@@ -49,19 +49,6 @@ class Exclusion:
         return position, self.order[starts[position] + within]
 
 
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Float32 products in float32: TF32 or bfloat16 passes, if switched on, would break the error bound."""
-    before = torch.get_float32_matmul_precision()
-    if before != "highest":
-        torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        if before != "highest":
-            torch.set_float32_matmul_precision(before)
-
-
 def tile_rows(n: int, tile: int | None) -> int:
     """Rows per tile: as asked, else so many that a tile of similarities is about 64 MB, at least 64."""
     return tile or max(64, _TILE_ENTRIES // n)
@@ -90,13 +77,13 @@ def proposals(
     chunk = max(1, min(_CHUNK, n // (8 * k)))
     peaks_per_row = -(-n // chunk)
     centred = torch.from_numpy(space.centred).to(device)
-    right = torch.zeros((chunk * peaks_per_row, centred.shape[1]), device=device)
+    right = torch.zeros((chunk * peaks_per_row, centred.shape[1]), device=device, dtype=torch.float32)
     right[:n] = centred
-    bias = torch.full((len(right),), -torch.inf, device=device)
+    bias = torch.full((len(right),), -torch.inf, device=device, dtype=torch.float32)
     bias[:n] = torch.from_numpy(space.bias).to(device)
     bound = torch.from_numpy(space.bound).to(device)
     step = min(tile_rows(n, tile), len(rows)) or 1
-    scores = torch.empty((step, len(right)), device=device)
+    scores = torch.empty((step, len(right)), device=device, dtype=torch.float32)
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
         at = torch.from_numpy(part).to(device)
