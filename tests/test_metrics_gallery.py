@@ -54,8 +54,9 @@ def test_a_cached_array_is_searched_chunk_by_chunk(tmp_path):
     array = cache.find("openmoji", "images/efficientnet-lite0")
     features, reader = cache.load_array(array), cache.reader(array)
     picked = np.arange(0, len(features), 7)
-    found = neighbors_in(features.values[picked], (rows for _, rows in reader.blocks(16)), k=3, exclude=picked)
-    np.testing.assert_array_equal(found.ids, neighbors(features.values, k=3).ids[picked])
+    for seed in (None, 0):
+        found = neighbors_in(features.values[picked], reader.blocks(16, seed=seed), k=3, exclude=picked)
+        np.testing.assert_array_equal(found.ids, neighbors(features.values, k=3).ids[picked])
 
 
 def test_a_floor_from_earlier_blocks_rules_nobody_out_far_from_the_origin():
@@ -79,6 +80,8 @@ def test_what_does_not_fit_together_is_refused():
         neighbors_in(x, x, k=1, groups=(range(10), range(9)))
     with pytest.raises(errors.BadShape, match="11 entries for a gallery of 10"):
         neighbors_in(x, x, k=1, groups=(range(10), range(11)))
+    with pytest.raises(errors.BadShape, match="5 rows came, numbered up to 9"):
+        neighbors_in(x, [(5, x[5:])], k=1)
     with pytest.raises(errors.TooFewRows, match="query 0 has fewer candidates among 10"):
         neighbors_in(x, x, k=10, exclude=np.arange(10))
     with pytest.raises(errors.NotFinite, match="gallery from row 5"):

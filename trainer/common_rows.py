@@ -68,9 +68,10 @@ class CachedSpace:
         """The graph by way of the whole array's: looked up and if need be searched there, where all rows are compared.
 
         Where only some are (a split), a whole graph that is there already and deep enough serves; none is made, since
-        a search among some rows costs less.
+        a search among some rows costs less. Where the rows are compared in another order than the array's, ties (equal
+        captions exist) would fall otherwise than in a search: then there is none.
         """
-        if self.cache is None or self.rule is None or self.at is None:
+        if self.cache is None or self.rule is None or self.at is None or (np.diff(self.at) < 0).any():
             return None
         whole = len(np.unique(self.features.groups)) if self.rule != "each" else len(self.features)
         if len(self.at) == whole:
@@ -86,7 +87,7 @@ class CachedSpace:
         from metrics import neighbors
 
         made = neighbors(self.values, k=k, groups=self.groups, metric=metric, name=self.features.name)
-        reason = ": only graphs of whole arrays are" if self.cache is not None else ""
+        reason = ": only graphs of whole arrays in their own order are" if self.cache is not None else ""
         return made, f"searched, not cached{reason}"
 
 

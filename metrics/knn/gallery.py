@@ -15,7 +15,7 @@ from metrics.knn.precision import full_precision
 
 def neighbors_in(
     queries: X,
-    gallery: X | Iterable[X],
+    gallery: X | Iterable[X] | Iterable[tuple[int, X]],
     *,
     k: int,
     exclude: Int[np.ndarray, " q"] | None = None,
@@ -31,7 +31,8 @@ def neighbors_in(
 
     Args:
         queries: Features of q queries.
-        gallery: Features [n, d], or blocks of them in order.
+        gallery: Features [n, d]; or blocks of them in order; or (number of the first row, block) in any order, each row
+            once, as the `blocks` of a cached array's reader gives them.
         k: Neighbours per query.
         exclude: Gallery row of each query that is the query itself; -1 for none.
         groups: (group of each query, group of each gallery row); rows of a query's group are no neighbours of it.
@@ -60,17 +61,22 @@ def neighbors_in(
     query_codes, codes = _codes(groups, q)
     space = exact.prepare(values, metric, name="queries")
     device = queries.device if isinstance(queries, torch.Tensor) else torch.device("cpu")
-    best, ids, seen, computed = np.full((q, k), -np.inf), np.full((q, k), -1), 0, 0
+    best, ids, seen, end, computed = np.full((q, k), -np.inf), np.full((q, k), -1), 0, 0, 0
     for block in [gallery] if isinstance(gallery, np.ndarray | torch.Tensor) else gallery:
-        rows = checked(block, f"gallery from row {seen}")
+        start, block = block if isinstance(block, tuple) else (seen, block)
+        name = f"gallery from row {start}"
+        rows = checked(block, name)
         if rows.shape[1] != values.shape[1]:
             raise BadShape(f"queries are {values.shape[1]} wide, the gallery {rows.shape[1]}")
-        part = exact.prepare(rows, metric, name=f"gallery from row {seen}", like=space)
-        if codes is not None and len(codes) < seen + len(rows):
-            raise BadShape(f"groups: {len(codes)} entries for a gallery of at least {seen + len(rows)} rows")
-        block_codes = None if codes is None else codes[seen : seen + len(rows)]
-        computed += _merge(space, part, best, ids, seen, own, (query_codes, block_codes), device)
+        part = exact.prepare(rows, metric, name=name, like=space)
+        end = max(end, start + len(rows))
+        if codes is not None and len(codes) < end:
+            raise BadShape(f"groups: {len(codes)} entries for a gallery of at least {end} rows")
+        block_codes = None if codes is None else codes[start : start + len(rows)]
+        computed += _merge(space, part, best, ids, start, own, (query_codes, block_codes), device)
         seen += len(rows)
+    if seen != end:
+        raise BadShape(f"gallery: {seen} rows came, numbered up to {end - 1}; wanted every row once")
     if codes is not None and len(codes) != seen:
         raise BadShape(f"groups: {len(codes)} entries for a gallery of {seen} rows")
     if own.max(initial=-1) >= seen or own.min(initial=0) < -1:

@@ -1,0 +1,80 @@
+"""How many samples find their partner in the other space? Retrieval as one score of two spaces of one width."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from metrics.arrays import Groups, X, Y, checked, group_codes
+from metrics.comparison import Comparison
+from metrics.errors import BadChoice
+from metrics.scores.ranking import retrieval
+
+
+def retrieval_recall(x: X, y: Y, *, k: int = 10, groups: Groups | None = None) -> float:
+    """Recall at k: share of x's rows whose partner in y is among the k rows of y nearest to them by cosine.
+
+    Both spaces have one width, as behind two adapters. Ties count against the query. With groups any row of the group
+    is a partner. Not symmetric: swap x and y for the other direction. `metrics.retrieval` takes queries and galleries
+    of unlike sizes (five captions a photo), several k at once, and gives ranks and intervals.
+
+    Args:
+        x: Features of n samples, the queries.
+        y: Features of the same samples, in the same order and of the same width: the gallery.
+        k: Cut-off, 1 or more.
+        groups: The group of each row, or None: row i alone is the partner of row i.
+
+    Returns:
+        The share, in [0, 1]; higher is better. Chance is k / n without groups; see `chance_recall`.
+
+    Raises:
+        BadShape, BadDtype, NotFinite, ZeroRow, ConstantSpace, TooFewRows: As `mutual_knn`; BadShape also if the widths
+            differ.
+        BadChoice: If k is below 1.
+
+    Example:
+        >>> retrieval_recall(np.eye(4), np.eye(4)[[0, 1, 3, 2]], k=1)
+        0.5
+
+    Source:
+        Recall at k as in Faghri et al. 2018, arXiv:1707.05612.
+    """
+    return RecallComparison(k, groups)(x, y)
+
+
+class Rows(NamedTuple):
+    """One space, prepared: features [n, d] and the group number of each row [n]."""
+
+    values: np.ndarray
+    codes: np.ndarray
+
+
+@dataclass(frozen=True)
+class RecallComparison(Comparison[Rows]):
+    """`retrieval_recall` in two steps; as its arguments."""
+
+    k: int = 10
+    groups: Groups | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.k, bool) or not isinstance(self.k, int | np.integer) or self.k < 1:
+            raise BadChoice(f"k = {self.k!r}: wanted a whole number, 1 or more")
+
+    def prepare(self, x: X, name: str = "x") -> Rows:
+        """The checked features and their groups."""
+        values = checked(x, name)
+        return Rows(values, group_codes(self.groups, len(values))[0])
+
+    def rows(self, a: Rows, b: Rows) -> Float[np.ndarray, " n"]:
+        """1 for a row that finds its partner, else 0; a partner is a row at a place of the same group."""
+        found = retrieval(a.values, b.values, query_groups=a.codes, gallery_groups=a.codes, ks=(int(self.k),))
+        return (found.ranks <= self.k).astype(np.float64)
+
+    def compare(self, a: Rows, b: Rows) -> float:
+        """Mean over rows."""
+        return float(self.rows(a, b).mean())
+
+    def take(self, side: Rows, rows: np.ndarray) -> Rows:
+        """The rows, in that order."""
+        return Rows(side.values[rows], side.codes[rows])
