@@ -170,8 +170,8 @@ def check_choices(k: int, metric: str, backend: str, tile: int | None) -> None:
         raise BadChoice(f"metric {metric!r} is unknown; there are {', '.join(exact.MEASURES)}")
     if backend not in BACKENDS:
         raise BadChoice(f"backend {backend!r} is unknown; there are {', '.join(BACKENDS)}")
-    if tile is not None and tile < 1:
-        raise BadChoice(f"tile = {tile}: wanted 1 or more rows, or None")
+    if tile is not None and (not isinstance(tile, int | np.integer) or tile < 1):
+        raise BadChoice(f"tile = {tile}: wanted a whole number of rows, 1 or more, or None")
 
 
 def check_enough(exclusion: search.Exclusion, k: int) -> None:
