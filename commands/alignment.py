@@ -14,7 +14,8 @@ MetricOption = Annotated[
     typer.Option(
         "--metric",
         metavar="NAME",
-        help="A metric, or all; with options as in cka_rbf:sigma=median. Several times for several.",
+        help="A metric, or all; with options as in cka_rbf:sigma=median. Several times for several. "
+        "Default: mutual_knn; align without --layers adds cka_linear and cka_debiased, ceiling adds cka_debiased.",
     ),
 ]
 KOption = Annotated[int, typer.Option(help="Neighbours, for the metrics that have them.", min=1)]
@@ -45,8 +46,9 @@ def align(
     null: Annotated[
         Literal["auto", "permutation", "closed", "none"],
         typer.Option(
-            help="What the score is compared with: permuted groups, a closed form, or nothing. auto: where permuting "
-            "costs much, closed or 19 permutations."
+            help="What the score is compared with: permuted groups, a closed form, or nothing. auto: permuted; "
+            "but from 501 rows on, for metrics without neighbours, closed (mutual_knn, linear CKA and RV have such "
+            "forms), else 19 permutations."
         ),
     ] = "auto",
     permutations: PermutationsOption = 200,
@@ -54,7 +56,12 @@ def align(
         Literal["none", "samples", "queries"],
         typer.Option(help="Where the score of other samples, as many, would lie; or of all queries, of which some."),
     ] = "none",
-    queries: Annotated[int | None, typer.Option(help="Queries that --interval queries draws.", min=2)] = None,
+    queries: Annotated[
+        int | None,
+        typer.Option(
+            help="How many queries are drawn; with --interval queries, which needs it, and only there.", min=2
+        ),
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Halves of the groups that --interval samples scores.", min=20)] = 100,
     pairing: PairingOption = "mean",
     split: SplitOption = None,
@@ -77,7 +84,7 @@ def align(
         show_layers(store, dataset, [x, y], asked, both_ways=False, out=out, as_json=json)
         return
     common = rows_of([store.load(dataset, x), store.load(dataset, y)], asked, cache=store)
-    show_alignment(common, asked, lambda: align_rows(common, asked), out=out, as_json=json)
+    show_alignment(common, asked, lambda say: align_rows(common, asked, say), out=out, as_json=json)
 
 
 def grid(
@@ -121,7 +128,10 @@ def curve(
     sizes: Annotated[
         str | None, typer.Option(help="Galleries, as in 500,1000,5000. Default: all, half, down to a sixteenth.")
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Galleries drawn of each size.", min=1)] = 5,
+    repeats: Annotated[
+        int,
+        typer.Option(help="Galleries drawn of each size: their mean is shown, and least to greatest of them.", min=1),
+    ] = 5,
     pairing: PairingOption = "mean",
     split: SplitOption = None,
     seed: SeedOption = 0,
@@ -151,7 +161,7 @@ def ceiling(
     reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="The stronger encoder to be approached.")],
     metric: MetricOption = None,
     k: KOption = 10,
-    folds: Annotated[int, typer.Option(help="Parts of the groups that are held out in turn.", min=2)] = 5,
+    folds: Annotated[int, typer.Option(help="Parts of the groups that are held out in turn.", min=3)] = 5,
     pairing: PairingOption = "mean",
     split: SplitOption = None,
     seed: SeedOption = 0,

@@ -1,5 +1,6 @@
 """What lies in the cache that nobody needs, how much does what take, and how is it renamed? gc, du, mv."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -40,7 +41,7 @@ class Leftover:
 
 
 def leftovers(cache: Cache) -> list[Leftover]:
-    """What killed writers, repairs and removals left, and tables that no array is bound to.
+    """What killed writers and removals left, tables that no array is bound to, and graphs that a deeper one serves.
 
     Whatever a live writer may have made, by its time, is reported with the writer and is not to be touched.
 
@@ -81,6 +82,27 @@ def _unneeded(cache: Cache) -> Iterator[tuple[Path, str]]:
                 what = "set aside as damaged" if name.startswith(".aside") else "temporary file"
                 yield Path(folder, name), what
     yield from _unbound_tables(cache)
+    yield from _served_graphs(cache)
+
+
+def _served_graphs(cache: Cache) -> Iterator[tuple[Path, str]]:
+    """Complete neighbour graphs beside a deeper one of the same features, metric, rows rule and groups."""
+    alike: dict[str, list[tuple[int, FeatureArray]]] = {}
+    for array in cache.arrays("*", "*", "*", "graph.*"):
+        try:
+            binds = array.key().binds
+            encoder = binds["encoder"]
+            made_by = {name: value for name, value in encoder["made_by"].items() if name != "k"}
+            same = json.dumps([array.folder.parts[-5:-1], encoder["from"], made_by, binds["rows"]], sort_keys=True)
+        except (FeatcacheError, KeyError, AttributeError):
+            continue  # what is damaged is for `featcache verify` to say
+        if array.is_complete:
+            alike.setdefault(same, []).append((int(binds["d"]), array))
+    for graphs in alike.values():
+        depth = max(depth for depth, _ in graphs)
+        for shallow, array in graphs:
+            if shallow < depth:
+                yield array.path, f"graph {shallow} deep: one {depth} deep serves every smaller k"
 
 
 def _unbound_tables(cache: Cache) -> Iterator[tuple[Path, str]]:
@@ -124,7 +146,10 @@ def discard(found: Leftover) -> None:
     if found.holder:
         raise UsageError(f"{found.path} may be needed by {found.holder}")
     if found.path.is_dir() and not found.path.is_symlink():
-        shutil.rmtree(found.path, ignore_errors=True)
+        doomed = found.path
+        if not doomed.name.startswith("."):  # an array: gone at once, not half there if this is interrupted
+            doomed = found.path.rename(found.path.with_name(f"{DOOMED}{found.path.name}"))
+        shutil.rmtree(doomed, ignore_errors=True)
     else:
         found.path.unlink(missing_ok=True)
 

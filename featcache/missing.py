@@ -36,14 +36,25 @@ def not_cached(
                 f"the rest. Run: featcache pull REMOTE {'/'.join(names_of(array))}"
             )
         return FeaturesNotCached(f"{wanted} for {dataset} is incomplete in {cache.folder} ({state}). Run: {command}")
-    cached = in_short(cache.arrays(dataset))
-    if not cached:
+    there = [array for array in cache.arrays(dataset) if not _is_graph(array)]
+    if not there:
         datasets = sorted({names_of(array)[0] for array in cache.arrays()})
         has = f"The cache holds: {', '.join(datasets)}" if datasets else "The cache is empty"
         near = get_close_matches(dataset, datasets, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
+        if near and any(wanted.encoder == names_of(array)[2] for array in cache.arrays(near[0])):
+            command = f"featcache ls {near[0]}"  # it is cached under the right name
+        elif near:
+            command = command.replace(f" {dataset} ", f" {near[0]} ")
         return FeaturesNotCached(f"no features of {dataset} in {cache.folder}\n  {has}.{hint}\n  Run: {command}")
-    has = f"Cached for this data set: {cached}"
+    own = [array for array in there if names_of(array)[2] in (wanted.encoder, wanted.view)]
+    if own:  # a view that is an encoder's name: its layer was meant
+        encoder = names_of(own[0])[2]
+        command = command.replace(f" {dataset} {wanted.encoder}", f" {dataset} {encoder}")
+        command = f"featcache ls '{dataset}/*/{encoder}'" if wanted.digest else command
+        has = f"Cached of it: {_layers(own, digests=bool(wanted.digest))}"
+    else:
+        has = f"Cached for this data set: {in_short(there)}"
     return FeaturesNotCached(f"no {wanted} for {dataset} in {cache.folder}\n  {has}\n  Run: {command}")
 
 
@@ -57,6 +68,20 @@ def ambiguous(cache: "Cache", dataset: str, wanted: Selector, found: list[Featur
         lines.append(f"  {key.view}/{key.encoder}/{key.layer}@{key.digest[:12]}  {differs or 'the first'}")
     lines.append(f"  Name one, as in: {keys[0].view}/{keys[0].encoder}/{keys[0].layer}@{keys[0].digest[:12]}")
     return Ambiguous("\n".join(lines))
+
+
+def _is_graph(array: FeatureArray) -> bool:
+    """Whether it holds neighbours of features, which nobody asks for by name."""
+    return names_of(array)[3].startswith("graph.")
+
+
+def _layers(arrays: Iterable[FeatureArray], *, digests: bool) -> str:
+    """Every layer, behind its view and encoder."""
+    found: dict[str, list[str]] = {}
+    for array in arrays:
+        _, view, encoder, layer = names_of(array)
+        found.setdefault(f"{view}/{encoder}", []).append(f"{layer}@{array.digest[:12]}" if digests else layer)
+    return "; ".join(f"{name}/ {', '.join(layers)}" for name, layers in found.items())
 
 
 def in_short(arrays: Iterable[FeatureArray]) -> str:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from metrics.knn.gallery import neighbors_in as neighbors_in
     from metrics.knn.graph import Neighbors as Neighbors
     from metrics.knn.graph import neighbors as neighbors
+    from metrics.knn.parts import depth_for as depth_for
     from metrics.pairing import Paired as Paired
     from metrics.pairing import paired as paired
     from metrics.preparation import clamped as clamped
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from metrics.scores.ranks import rank_knn as rank_knn
     from metrics.scores.ranks import rank_knn_graphs as rank_knn_graphs
     from metrics.scores.ranks import second_order_cosine as second_order_cosine
+    from metrics.scores.recall import retrieval_recall as retrieval_recall
     from metrics.scores.shapes import aligned_cosine as aligned_cosine
     from metrics.scores.shapes import angular_cka as angular_cka
     from metrics.scores.shapes import angular_distance as angular_distance
@@ -83,7 +85,6 @@ if TYPE_CHECKING:
     from metrics.sweeps.ceiling import mixing_curve as mixing_curve
     from metrics.sweeps.ceiling import ridge_ceiling as ridge_ceiling
     from metrics.sweeps.curve import CurvePoint as CurvePoint
-    from metrics.sweeps.curve import depth_for as depth_for
     from metrics.sweeps.curve import gallery_curve as gallery_curve
     from metrics.sweeps.curve import k_curve as k_curve
     from metrics.sweeps.grid import Grid as Grid
@@ -110,7 +111,7 @@ _HOME = {
     "clustered_wilson": "scores.ranking",
     "cycle_knn": "scores.overlap",
     "cycle_knn_graphs": "scores.overlap",
-    "depth_for": "sweeps.curve",
+    "depth_for": "knn.parts",
     "edit_distance_knn": "scores.overlap",
     "edit_distance_knn_graphs": "scores.overlap",
     "exceeds_parts": "certainty.differences",
@@ -150,6 +151,7 @@ _HOME = {
     "rank_knn_graphs": "scores.ranks",
     "retrieval": "scores.ranking",
     "ridge_ceiling": "sweeps.ceiling",
+    "retrieval_recall": "scores.recall",
     "rsa": "scores.dissimilarity",
     "rv": "scores.kernels",
     "sample_interval": "certainty.intervals",

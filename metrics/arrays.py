@@ -1,6 +1,6 @@
 """Is this input fit to be measured? The one place where features and groups are checked and made plain."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -22,15 +22,16 @@ def checked(x: X | Y, name: str = "x") -> np.ndarray:
     """The features as a numpy array in their own dtype, checked; a view where that is possible.
 
     Args:
-        x: Features [n, d], float16, float32 or float64.
+        x: Features [n, d], float16, float32 or float64, in either byte order.
         name: What the messages call it.
 
     Returns:
-        [n, d], C-contiguous, on the CPU: may share memory with x, so it is not to be written to.
+        [n, d], in this machine's byte order, C-contiguous, on the CPU: may share memory with x, so it is not to be
+        written to.
 
     Raises:
         BadShape: If x is not two-dimensional or is empty.
-        BadDtype: If x is bfloat16 or not floating point.
+        BadDtype: If x is bfloat16 or not floating point, a sparse tensor or a masked array.
         NotFinite: If a row holds NaN or infinity; names the first.
 
     Example:
@@ -39,7 +40,8 @@ def checked(x: X | Y, name: str = "x") -> np.ndarray:
     """
     if not isinstance(x, torch.Tensor | np.ndarray):
         raise BadShape(f"{name}: wanted a numpy array or a torch tensor [n, d], got {type(x).__name__}")
-    dtype = str(x.dtype).removeprefix("torch.")
+    refuse_gaps(x, name)
+    dtype = str(x.dtype).removeprefix("torch.") if isinstance(x, torch.Tensor) else x.dtype.name
     if x.ndim != 2 or 0 in x.shape:
         raise BadShape(f"{name}: wanted features [n, d] with at least one row and column, got shape {tuple(x.shape)}")
     if dtype not in _FLOATS:
@@ -56,6 +58,18 @@ def checked(x: X | Y, name: str = "x") -> np.ndarray:
         if len(bad):
             raise NotFinite(f"{name}: {len(bad)} of {len(values)} rows hold NaN or infinity, the first is row {bad[0]}")
     return values
+
+
+def refuse_gaps(x: X | Y, name: str = "x") -> None:
+    """Refuses arrays that leave entries out: what stands there is not said, and numpy and torch do not agree.
+
+    Raises:
+        BadDtype: If x is a sparse tensor or a masked array.
+    """
+    if isinstance(x, torch.Tensor) and x.layout != torch.strided:
+        raise BadDtype(f"{name} is a {x.layout} tensor; wanted a dense one: x.to_dense() writes its zeros out")
+    if isinstance(x, np.ma.MaskedArray):
+        raise BadDtype(f"{name} is a masked array; a metric needs every entry: drop the rows, or fill them (x.filled)")
 
 
 def plain(x: X | Y, name: str = "x") -> np.ndarray:
@@ -96,6 +110,19 @@ def plain_pair(x: X, y: Y, *, at_least: int = 2) -> tuple[np.ndarray, np.ndarray
     return a, b
 
 
+def check_same_width(a: np.ndarray, b: np.ndarray) -> None:
+    """Refuses two spaces whose rows cannot be compared with each other.
+
+    Raises:
+        BadShape: If the widths differ.
+    """
+    if a.shape[1] != b.shape[1]:
+        raise BadShape(
+            f"x is {a.shape[1]} wide and y {b.shape[1]}: their rows are compared with each other, so both must lie "
+            "in one space of one width"
+        )
+
+
 def _refuse_unfit(a: np.ndarray, b: np.ndarray, at_least: int) -> None:
     if len(a) != len(b):
         raise BadShape(
@@ -120,7 +147,7 @@ def unit_rows(values: np.ndarray, name: str = "x") -> np.ndarray:
     if len(zero):
         raise ZeroRow(f"{name}: {len(zero)} of {len(values)} rows are zero, the first is row {zero[0]}; no cosine")
     if peak.max() > 1e100 or peak.min() < 1e-100:  # squares would leave float64; a power of two changes no bit
-        values *= np.ldexp(1.0, -np.frexp(peak)[1])[:, None]
+        np.ldexp(values, -np.frexp(peak)[1][:, None], out=values)
     values /= np.sqrt(np.add.reduce(values * values, axis=1))[:, None]
     return values
 
@@ -134,7 +161,7 @@ def group_codes(groups: Groups | None, n: int, name: str = "groups") -> tuple[np
         name: What the messages call it.
 
     Raises:
-        BadShape: If there is not one group a row.
+        BadShape: If there is not one hashable group a row, or one is NaN.
 
     Example:
         >>> group_codes(["b", "a", "b"], 3)
@@ -142,12 +169,41 @@ def group_codes(groups: Groups | None, n: int, name: str = "groups") -> tuple[np
     """
     if groups is None:
         return np.arange(n), list(range(n))
-    rows = groups.tolist() if isinstance(groups, np.ndarray | torch.Tensor) else list(groups)
-    if len(rows) != n:
-        raise BadShape(f"{name}: {len(rows)} entries for {n} rows; wanted one group a row")
+    rows = labels(groups, n, name)
     seen: dict[Hashable, int] = {}
     codes = np.fromiter((seen.setdefault(group, len(seen)) for group in rows), dtype=np.int64, count=n)
     return codes, list(seen)
+
+
+def labels(values: Groups | Tensor, n: int, name: str) -> list[Hashable]:
+    """One hashable a row, as a list: numbers of arrays as Python's own.
+
+    Raises:
+        BadShape: If there is not one hashable a row, or one is NaN, which is not equal to itself.
+    """
+    wanted = f"wanted one hashable a row, {n} in all"
+    if isinstance(values, np.ndarray | torch.Tensor):
+        if values.ndim != 1:
+            raise BadShape(f"{name}: an array of shape {tuple(values.shape)}; {wanted}")
+        rows = values.tolist()
+    elif isinstance(values, Iterable):
+        rows = list(values)
+    else:
+        raise BadShape(f"{name}: {values!r}; {wanted}")
+    if len(rows) != n:
+        raise BadShape(f"{name}: {len(rows)} entries for {n} rows; {wanted}")
+    for place, row in enumerate(rows):
+        if not _is_label(row):
+            raise BadShape(f"{name}: entry {place} is {row!r}, not hashable or not equal to itself; {wanted}")
+    return rows
+
+
+def _is_label(row: object) -> bool:
+    try:
+        hash(row)
+        return bool(row == row)  # not so for NaN
+    except TypeError:
+        return False
 
 
 def like(values: np.ndarray, x: X | Y) -> np.ndarray | Tensor:

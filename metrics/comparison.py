@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import torch
 
 from metrics.arrays import Groups, X, Y, check_pair
+from metrics.errors import BadChoice
 from metrics.knn.exact import Measure
-from metrics.knn.graph import Neighbors, neighbors
+from metrics.knn.graph import Neighbors, check_choices, neighbors
 
 Side = TypeVar("Side")
 
@@ -69,12 +71,35 @@ class Comparison(ABC, Generic[Side]):
         """
         return np.array([self.compare(a, self.take(b, order)) for order in orders])
 
+    def backend(self, side: Side) -> str:
+        """What prepared a space: what searched its graph, or which library its numbers are kept in, on which device."""
+        graph = getattr(side, "graph", side)
+        if isinstance(graph, Neighbors):
+            return graph.backend
+        held = getattr(side, "__dict__", {}).values()
+        devices = [str(value.device) for value in held if isinstance(value, torch.Tensor)]
+        return f"torch ({devices[0]})" if devices else "numpy"
+
+
+class RowComparison(Comparison[Side]):
+    """A metric whose score is a mean over rows, each a query of the same gallery."""
+
+    @abstractmethod
+    def rows(self, a: Side, b: Side) -> np.ndarray:
+        """Score of each row, [n]; NaN where a neighbour list has fewer than k entries."""
+
+    def compare(self, a: Side, b: Side) -> float:
+        """Mean over the rows that have a score; NaN if there is none."""
+        scores = self.rows(a, b)
+        enough = ~np.isnan(scores)
+        return float(np.where(enough, scores, 0.0).sum() / enough.sum()) if enough.any() else float("nan")
+
 
 GraphScore = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
-class KnnComparison(Comparison[Neighbors]):
+class KnnComparison(RowComparison[Neighbors]):
     """A score of two neighbour graphs that is a mean over rows.
 
     A part of the rows keeps what is left of each row's list, so prepare with `depth` well above k to take parts;
@@ -94,6 +119,9 @@ class KnnComparison(Comparison[Neighbors]):
     metric: Measure = "cosine"
     depth: int | None = None
 
+    def __post_init__(self) -> None:
+        check_search(self.k, self.metric, self.depth)
+
     def prepare(self, x: X, name: str = "x") -> Neighbors:
         """The neighbour graph of one space, `depth` deep."""
         return neighbors(x, k=self.depth or self.k, groups=self.groups, metric=self.metric, name=name)
@@ -109,21 +137,54 @@ class KnnComparison(Comparison[Neighbors]):
         scores[enough] = self.per_row(first, second)[enough]
         return scores
 
-    def compare(self, a: Neighbors, b: Neighbors) -> float:
-        """Mean over the rows that have k neighbours in both graphs; NaN if there is none."""
-        scores = self.rows(a, b)
-        enough = ~np.isnan(scores)
-        return float(np.where(enough, scores, 0.0).sum() / enough.sum()) if enough.any() else float("nan")
-
     def take(self, side: Neighbors, rows: np.ndarray) -> Neighbors:
         """The graph among some rows, from the lists that are there."""
         return side.among(rows)
 
     def permuted(self, a: Neighbors, b: Neighbors, orders: np.ndarray) -> np.ndarray:
         """Scores in other orders, from renamed ids: nothing is searched again, and similarities stay where they are."""
-        from metrics.certainty.permuted import knn_scores
+        from metrics.scores.permuted import knn_scores
 
         return knn_scores(self.per_row, a.ids[:, : self.k], b.ids[:, : self.k], orders)
+
+
+def backends(comparison: Comparison[Any], *sides: Any) -> str:
+    """What prepared some spaces, each named once."""
+    return ", ".join(dict.fromkeys(comparison.backend(side) for side in sides))
+
+
+def check_search(k: int, metric: str, depth: int | None) -> None:
+    """Refuses neighbours that cannot be searched for, and a search that ends before the k-th of them.
+
+    Raises:
+        BadChoice: If k, metric or depth is not possible.
+    """
+    check_choices(k, metric, "auto", None)
+    if depth is None:
+        return
+    if isinstance(depth, bool) or not isinstance(depth, int | np.integer) or depth < k:
+        raise BadChoice(f"depth = {depth!r}: wanted k = {k} or more neighbours, or None for k")
+
+
+def check_flag(option: str, value: object) -> None:
+    """Refuses what is neither True nor False: any text would count as true.
+
+    Raises:
+        BadChoice: Names the option.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise BadChoice(f"{option} = {value!r}: wanted True or False")
+
+
+def check_amount(option: str, value: Any, *, positive: bool = False) -> None:
+    """Refuses what is no finite number of 0 or more (or above 0).
+
+    Raises:
+        BadChoice: Names the option.
+    """
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not number or not 0 <= value < np.inf or (positive and value == 0):
+        raise BadChoice(f"{option} = {value!r}: wanted {'a positive number' if positive else '0 or a positive number'}")
 
 
 def options_of(factory: Callable[..., Comparison[Any]]) -> frozenset[str]:

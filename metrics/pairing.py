@@ -75,7 +75,7 @@ def paired(x: X, y: Y, groups_x: Groups, groups_y: Groups, *, mode: Mode = "mean
         BadShape: If groups do not fit their view, if the views share no group, or if the mode is "all" and a group has
             several rows in both views, but not as many.
         BadDtype, NotFinite: As `mutual_knn`.
-        BadChoice: If the mode is unknown.
+        BadChoice: If the mode is unknown, or the seed no whole number of 0 or more.
 
     Example:
         >>> photos, captions = np.array([[1.0], [2.0]]), np.array([[3.0], [5.0], [8.0]])
@@ -88,6 +88,8 @@ def paired(x: X, y: Y, groups_x: Groups, groups_y: Groups, *, mode: Mode = "mean
     """
     if mode not in MODES:
         raise BadChoice(f"mode {mode!r} is unknown; there are {', '.join(MODES)}")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise BadChoice(f"seed = {seed!r}: wanted a whole number of 0 or more")
     first, second = _View(x, groups_x, "x"), _View(y, groups_y, "y")
     theirs = {group: code for code, group in enumerate(second.groups)}
     shared = [group for group in first.groups if group in theirs]

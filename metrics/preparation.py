@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metrics.arrays import checked, unit_rows
+from metrics.arrays import checked, refuse_gaps, unit_rows
 from metrics.errors import BadChoice, BadShape
 
 How = Literal["exact", "per_sample_mean"]
@@ -143,6 +143,7 @@ def _flat(layers: Layers, name: str = "x") -> np.ndarray:
     if not isinstance(layers, np.ndarray | torch.Tensor) or layers.ndim not in (2, 3) or 0 in layers.shape:
         found = getattr(layers, "shape", type(layers).__name__)
         raise BadShape(f"{name}: wanted features [n, d] or a stack of layers [n, l, d], got {found}")
+    refuse_gaps(layers, name)
     return checked(layers.reshape(layers.shape[0], -1), name)
 
 

@@ -11,23 +11,25 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from metrics.arrays import Groups, X, Y, checked
-from metrics.errors import BadChoice, BadShape, ConstantSpace, NotFinite, TooFewRows
-from metrics.scores.gram import unbiased
+from metrics.arrays import Groups, X, Y, checked, labels
+from metrics.comparison import check_flag
+from metrics.errors import BadChoice, BadShape, ConstantSpace, TooFewRows
+from metrics.scores.sums import Sums
 from metrics.table import chosen
 
 Ids = Sequence[Hashable] | np.ndarray | torch.Tensor
 Labels = list[Hashable] | None
 Duplicates = Literal["refuse", "drop"]
 
-_LARGEST, _SMALLEST = 1e60, 1e-280  # of features, and of their fourth powers: beyond, float64 has no digits left
+_ROUNDING = 2.0**-50  # of entries up to 1: rows that differ by less are one row
 
 
 class CkaSums:
     """Linear CKA in one pass over batches, in O(d^2) memory, equal to the n x n formula in float64.
 
     Keeps, for x with y, x with x and y with y: sums of rows, of products, of rows times squared lengths and of products
-    of squared lengths, each from a point near the mean (the first batch's), because sums around 0 would cancel.
+    of squared lengths, each from a point near the mean (that of the first half of the rows or more), because sums
+    around 0 would cancel.
 
     Example:
         >>> from metrics import cka
@@ -43,29 +45,29 @@ class CkaSums:
     """
 
     def __init__(self) -> None:
-        self._origin: tuple[np.ndarray, np.ndarray] | None = None
-        self._pairs: tuple[_PairSums, _PairSums, _PairSums] | None = None
+        self._sums: Sums | None = None
+        self._settled = 0  # rows when the origin was last moved
 
     def __len__(self) -> int:
-        return self._pairs[0].n if self._pairs else 0
+        return self._sums.n if self._sums else 0
 
     def update(self, x: X, y: Y) -> None:
         """Adds a batch of one row or more; row i of x and y is the same sample.
 
         Raises:
-            BadShape, BadDtype, NotFinite: As `cka`; BadShape also if the widths are not those of earlier batches,
-                NotFinite also if features are beyond 1e60.
+            BadShape, BadDtype, NotFinite: As `cka`; BadShape also if the widths are not those of earlier batches.
         """
         a, b = _batch(x, y)
-        origin = self._origin or (a.mean(axis=0, dtype=np.float64), b.mean(axis=0, dtype=np.float64))
-        _check_widths(origin, a.shape[1], b.shape[1])
-        shifted_a, shifted_b = a - origin[0], b - origin[1]
-        if not max(np.abs(shifted_a).max(), np.abs(shifted_b).max()) < _LARGEST:
-            raise NotFinite(
-                f"features reach {_LARGEST:g} and their fourth powers leave float64: divide them by a number"
-            )
-        self._origin = origin
-        self._add((_PairSums.of(shifted_a, shifted_b), _PairSums.of(shifted_a), _PairSums.of(shifted_b)))
+        known = self._sums
+        if known is None:
+            self._join(Sums.of(a, b))
+            return
+        _check_widths((a.shape[1], b.shape[1]), known.widths)
+        # The origin moves whenever the rows have doubled: it stays near the mean even if the first rows were far away.
+        if len(self) + len(a) < 2 * self._settled:
+            self._sums = known + Sums.of(a, b, known)
+        else:
+            self._join(Sums.of(a, b))
 
     def merge(self, other: "CkaSums") -> None:
         """Adds the rows that another object has seen.
@@ -73,15 +75,10 @@ class CkaSums:
         Raises:
             BadShape: If the widths differ.
         """
-        if other._origin is None or other._pairs is None:
-            return
-        if self._origin is None or self._pairs is None:
-            self._origin, self._pairs = other._origin, other._pairs
-            return
-        _check_widths(self._origin, len(other._origin[0]), len(other._origin[1]))
-        move_x, move_y = (theirs - own for theirs, own in zip(other._origin, self._origin, strict=True))
-        xy, xx, yy = other._pairs
-        self._add((xy.moved(move_x, move_y), xx.moved(move_x, move_x), yy.moved(move_y, move_y)))
+        if other._sums is not None:
+            if self._sums is not None:
+                _check_widths(other._sums.widths, self._sums.widths)
+            self._join(other._sums)
 
     def compute(self, *, debiased: bool = False) -> float:
         """Linear CKA of all rows seen.
@@ -90,74 +87,18 @@ class CkaSums:
             TooFewRows: If fewer than 2 rows were seen, debiased 4.
             ConstantSpace: If a kernel is constant.
         """
-        if len(self) < (4 if debiased else 2) or self._pairs is None:
+        if len(self) < (4 if debiased else 2) or self._sums is None:
             raise TooFewRows(f"wanted at least {4 if debiased else 2} rows, got {len(self)}")
-        xy, xx, yy = (pair.centred().hsic(debiased) for pair in self._pairs)
-        if min(xx, yy) < _SMALLEST:
-            name = "x" if xx < _SMALLEST else "y"
-            raise ConstantSpace(f"{name}: the centred linear kernel is zero: all rows look alike")
+        xy, xx, yy = (pair.centred().hsic(debiased) for pair in self._sums.pairs)
+        for own, name, width in zip((xx, yy), "xy", self._sums.widths, strict=True):
+            if own <= (len(self) * width * _ROUNDING**2) ** 2:
+                raise ConstantSpace(f"{name}: the centred linear kernel is zero: all rows look alike")
         return float(xy / (np.sqrt(xx) * np.sqrt(yy)))
 
-    def _add(self, pairs: tuple["_PairSums", "_PairSums", "_PairSums"]) -> None:
-        if self._pairs is not None:
-            xy, xx, yy = (old + new for old, new in zip(self._pairs, pairs, strict=True))
-            pairs = (xy, xx, yy)
-        self._pairs = pairs
-
-
-class _PairSums:
-    """Sums over rows of two spaces: u and v are the squared lengths of the rows x and y.
-
-    They hold from an origin, and can be moved to another: the sums of degree 4 need only those kept here.
-    """
-
-    NAMES = ("x", "y", "xy", "u", "v", "uy", "vx", "uv")
-
-    def __init__(self, n: int, sums: dict[str, Any]) -> None:
-        self.n, self.sums = n, sums
-
-    @classmethod
-    def of(cls, x: np.ndarray, y: np.ndarray | None = None) -> "_PairSums":
-        """Sums of rows [m, dx] and [m, dy]; of x with itself if y is None."""
-        y = x if y is None else y
-        u, v = np.einsum("ij,ij->i", x, x), np.einsum("ij,ij->i", y, y)
-        values = (x.sum(axis=0), y.sum(axis=0), x.T @ y, u.sum(), v.sum(), u @ y, v @ x, u @ v)
-        return cls(len(x), dict(zip(cls.NAMES, values, strict=True)))
-
-    def __add__(self, other: "_PairSums") -> "_PairSums":
-        return _PairSums(self.n + other.n, {name: self.sums[name] + other.sums[name] for name in self.NAMES})
-
-    def moved(self, a: np.ndarray, b: np.ndarray) -> "_PairSums":
-        """The sums of rows x + a and y + b."""
-        n, (x, y, xy, u, v, uy, vx, uv) = self.n, (self.sums[name] for name in self.NAMES)
-        aa, bb = a @ a, b @ b
-        new_u, new_v = u + 2 * (x @ a) + n * aa, v + 2 * (y @ b) + n * bb
-        values = (
-            x + n * a,
-            y + n * b,
-            xy + np.outer(a, y) + np.outer(x + n * a, b),
-            new_u,
-            new_v,
-            uy + 2 * (a @ xy) + aa * y + new_u * b,
-            vx + 2 * (xy @ b) + bb * x + new_v * a,
-            # (u + 2 x.a + a.a)(v + 2 y.b + b.b), multiplied out
-            uv + 2 * (uy @ b) + 2 * (vx @ a) + 4 * (a @ xy @ b) + bb * (u + 2 * (x @ a)) + aa * (v + 2 * (y @ b))
-            + n * aa * bb,
-        )  # fmt: skip
-        return _PairSums(n, dict(zip(self.NAMES, values, strict=True)))
-
-    def centred(self) -> "_PairSums":
-        """The sums around the mean."""
-        return self.moved(-self.sums["x"] / self.n, -self.sums["y"] / self.n)
-
-    def hsic(self, debiased: bool) -> float:
-        """Inner product of the linear kernels, from sums around the mean."""
-        product, n = float(np.sum(self.sums["xy"] ** 2)), self.n
-        if not debiased:
-            return product
-        diagonals = float(self.sums["uv"])
-        total = unbiased(n, product - diagonals, diagonals, float(self.sums["u"] * self.sums["v"]))
-        return total if abs(total) * n * (n - 3) > 1e-14 * product else 0.0
+    def _join(self, more: "Sums") -> None:
+        """Adds rows that were summed from another origin, and moves the origin to the mean of all."""
+        self._sums = more if self._sums is None else self._sums.joined(more)
+        self._settled = len(self)
 
 
 class Streaming(ABC):
@@ -206,7 +147,8 @@ class Streaming(ABC):
             BadChoice: If an id was seen and duplicates are refused.
         """
         a, b = _batch(x, y)
-        names, kinds = _listed(ids, len(a), "ids"), _listed(groups, len(a), "groups")
+        names = None if ids is None else labels(ids, len(a), "ids")
+        kinds = None if groups is None else labels(groups, len(a), "groups")
         keep = self._unseen(names, len(a))
         if keep:
             own = [None if values is None else [values[row] for row in keep] for values in (names, kinds)]
@@ -253,6 +195,7 @@ class StreamingCka(Streaming):
     """
 
     def __init__(self, *, debiased: bool = False, duplicates: Duplicates = "refuse") -> None:
+        check_flag("debiased", debiased)
         self.debiased = debiased
         super().__init__(duplicates)
 
@@ -291,15 +234,17 @@ class StreamingCka(Streaming):
 
 
 class StreamingMetric(Streaming):
-    """Any metric of `METRICS` of rows that arrive in batches: keeps them as float32 on the CPU, 4 n (dx + dy) bytes.
+    """Any metric of `METRICS` of rows that arrive in batches: keeps them all on the CPU, in the dtype they came in.
+
+    Memory: 4 n (dx + dy) bytes of float32 rows; a wider dtype in one batch widens all when the score is computed.
 
     Args:
         name: A key of `METRICS`.
         duplicates: "refuse" a repeated id or "drop" its row.
-        options: Of the metric ("k", "metric", ...).
+        options: Of the metric ("k", "metric", ...), but for groups: those come with each batch.
 
     Raises:
-        BadChoice: If the metric or an option does not exist.
+        BadChoice: If the metric or an option does not exist, or groups are given here.
 
     Example:
         >>> x = np.random.default_rng(0).standard_normal((50, 8))
@@ -311,6 +256,8 @@ class StreamingMetric(Streaming):
     """
 
     def __init__(self, name: str = "mutual_knn", *, duplicates: Duplicates = "refuse", **options: Any) -> None:
+        if "groups" in options:
+            raise BadChoice("groups= belongs to update: the groups of a batch come with its rows")
         chosen(name, **options)
         self.name, self.options = name, options
         super().__init__(duplicates)
@@ -343,17 +290,14 @@ class StreamingMetric(Streaming):
         if self._x:
             if (groups is None) == bool(self._groups):
                 raise BadShape("groups were given for some batches and not for others; give them always or never")
-            widths, known = (a.shape[1], b.shape[1]), (self._x[0].shape[1], self._y[0].shape[1])
-            if widths != known:
-                raise BadShape(f"x and y are {widths} columns wide; the rows before were {known}")
-        self._x.append(a.astype(np.float32))
-        self._y.append(b.astype(np.float32))
+            _check_widths((a.shape[1], b.shape[1]), (self._x[0].shape[1], self._y[0].shape[1]))
+        self._x.append(a)
+        self._y.append(b)
         self._ids += ids or []
         self._groups += groups or []
 
 
-def _check_widths(origin: tuple[np.ndarray, np.ndarray], *widths: int) -> None:
-    known = tuple(map(len, origin))
+def _check_widths(widths: tuple[int, int], known: tuple[int, int]) -> None:
     if known != widths:
         raise BadShape(f"x and y are {widths} columns wide; the rows before were {known}")
 
@@ -363,13 +307,3 @@ def _batch(x: X, y: Y) -> tuple[np.ndarray, np.ndarray]:
     if len(a) != len(b):
         raise BadShape(f"x has {len(a)} rows and y has {len(b)}: row i of both must be the same sample")
     return a, b
-
-
-def _listed(values: Ids | Groups | None, m: int, name: str) -> Labels:
-    """One hashable a row."""
-    if values is None:
-        return None
-    rows = values.tolist() if isinstance(values, np.ndarray | torch.Tensor) else list(values)
-    if len(rows) != m:
-        raise BadShape(f"{name}: {len(rows)} entries for {m} rows; wanted one a row")
-    return rows

@@ -30,6 +30,7 @@ from metrics.scores.overlap import (
     mutual_knn_graphs,
 )
 from metrics.scores.ranks import SecondOrderCosine, rank_knn, rank_knn_graphs, second_order_cosine
+from metrics.scores.recall import RecallComparison, retrieval_recall
 from metrics.scores.shapes import (
     AlignedCosine,
     AngularCka,
@@ -197,6 +198,11 @@ _ALL = (
         "2 - 2 times the product of the two centroids of unit rows", frozenset({"scale", "row_scale"}),
         "Wang & Isola 2020, arXiv:2005.10242", AlignmentLoss, same_width=True,
     ),
+    Metric(
+        "retrieval_recall", retrieval_recall, True, False, (0.0, 1.0), 1.0,
+        "k / n; chance_recall with groups", frozenset({"scale", "row_scale"}),
+        "Faghri et al. 2018, arXiv:1707.05612", RecallComparison, same_width=True,
+    ),
 )  # fmt: skip
 
 METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ALL})
@@ -228,6 +234,19 @@ def chosen(name: str, *, groups: Groups | None = None, **options: Any) -> tuple[
     if "groups" in metric.options():
         options["groups"] = groups
     return metric, metric.comparison(**options)
+
+
+def names_of(kind: type[Comparison[Any]]) -> list[str]:
+    """Names of the metrics that are of one kind.
+
+    Args:
+        kind: A class of comparisons: `KnnComparison` of neighbour graphs, `RowComparison` of means over rows.
+
+    Example:
+        >>> names_of(SecondOrderCosine)
+        ['second_order_cosine']
+    """
+    return [name for name, metric in METRICS.items() if isinstance(metric.comparison(), kind)]
 
 
 def known_chance(comparison: Comparison[Any], n: int, groups: Groups | None = None) -> float | None:

@@ -1,6 +1,7 @@
 """How does the terminal show alignment: scores with their chance, layers, curves and ceilings? The same as Parquet."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -22,23 +23,30 @@ _PAIRINGS = {
     "random": "one row a group, drawn at random",
     "all": "every row; rows of one group are no neighbours and are permuted together",
 }
+Say = Callable[[str], None]
 _ROLES = ("x", "y", "reference")
+_OPTION = re.compile(r" (?=\w+=)")
 
 
 def show_alignment(
-    common: "CommonRows", asked: "Asked", measure: "Callable[[], list[Alignment]]", *, out: Path | None, as_json: bool
+    common: "CommonRows",
+    asked: "Asked",
+    measure: "Callable[[Say], list[Alignment]]",
+    *,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Measures two arrays and shows one line a metric.
 
     Args:
         common: The two arrays on their common rows.
         asked: What is measured.
-        measure: Gives the scores.
+        measure: Gives the scores; tells its argument what it is at.
         out: Where a tidy table is written; None for nowhere.
         as_json: Print JSON.
     """
     found = _measured(measure, out)
-    _write(found, common, asked, out)
+    _write(found, common, [{"command": "align"}] * len(found), asked, out)
     if as_json:
         print_json(_head(common, asked) | {"alignment": [asdict(row) for row in found]})
         return
@@ -50,11 +58,11 @@ def show_alignment(
         "chance": lambda row: _number(row.chance),
         "null range": lambda row: _range(row.null_low, row.null_high),
         "calibrated": lambda row: _number(row.calibrated, 3),
-        "p": lambda row: _p(row.p),
+        "p": lambda row: _p(row.p, row.null),
         "95 % interval": lambda row: _range(row.ci_low, row.ci_high),
         "n": lambda row: row.n,
         "k": lambda row: row.k or "–",
-        "convention": lambda row: row.convention,
+        "convention": lambda row: _convention(row.metric, row.convention),
         "null from": lambda row: row.null,
         "computed by": lambda row: row.backend,
         "time": lambda row: f"{row.seconds:.2f} s",
@@ -62,14 +70,15 @@ def show_alignment(
     if asked.interval == "none":
         del columns["95 % interval"]
     print_table(tuple(columns), [tuple(cell(row) for cell in columns.values()) for row in rows])
+    _say_floor([(row.p, row.null) for row in rows])
     for estimand in dict.fromkeys(row.estimand.replace(row.metric, "score") for row in rows if row.estimand):
         console().print(f"Interval: {estimand}.")
     lower = ", ".join(row.metric for row in rows if not row.higher_is_better)
     if lower:
         console().print(f"Lower is more aligned: {lower}.")
     for row in found:
-        if row.value is None:
-            console().print(f"Not measured: {row.metric}: {row.note}")
+        if row.note:
+            console().print(f"{'Not measured: ' if row.value is None else ''}{row.metric}: {row.note}")
     _say_foot(common, out)
 
 
@@ -101,22 +110,26 @@ def show_layers(
     from trainer.layers import align_layers
 
     check_figure_path(figure)
-    grids = _measured(lambda: align_layers(cache, dataset, encoders, asked, both_ways=both_ways), out)
+    grids = _measured(lambda _: align_layers(cache, dataset, encoders, asked, both_ways=both_ways), out)
     if out is not None:
         settled = circumstances()
         sides = [
             {role: grids.arrays[getattr(row, f"encoder_{role}"), getattr(row, f"layer_{role}")] for role in "xy"}
             for row in grids.scores
         ]
-        write_table(table(grids.scores, [beside(asked, settled, **side) for side in sides]), out)
+        doubled = ("encoder_x", "layer_x", "encoder_y", "layer_y")  # x_encoder, x_layer ... and the views stand beside
+        more = [{"command": "grid" if both_ways else "align"} | beside(asked, settled, **side) for side in sides]
+        write_table(table(grids.scores, more).drop(doubled), out)
     if figure is not None:
-        draw_layers(grids.scores, dataset, figure)
+        draw_layers(grids.scores, dataset, figure, rows=_PAIRINGS[asked.pairing])
     if as_json:
         arrays = [identity(features) for features in grids.arrays.values()]
         print_json({"dataset": dataset, "arrays": arrays, "layers": [asdict(row) for row in grids.scores]})
         return
     _say_layers(grids, dataset, asked)
-    for path, what in ((out, "Table"), (figure, "Figure")):
+    if out is None:
+        console().print("Every pair of layers, not the best alone: --out FILE.parquet, or --json.")
+    for path, what in ((out, "Table of every pair of layers"), (figure, "Figure")):
         if path is not None:
             console().print(f"{what}: {path}")
 
@@ -132,10 +145,10 @@ def _say_layers(grids: "LayerGrids", dataset: str, asked: "Asked") -> None:
             _number(row.value),
             _number(row.chance),
             _range(row.null_low, row.null_high),
-            _p(row.p),
+            _p(row.p, row.null),
             row.n,
             row.k or "–",
-            row.convention,
+            _convention(row.metric, row.convention),
             row.backend,
             f"{row.seconds:.1f} s",
         )
@@ -145,7 +158,8 @@ def _say_layers(grids: "LayerGrids", dataset: str, asked: "Asked") -> None:
     print_table((*columns, "computed by", "time"), rows)
     if any(row.p is not None for row in best):
         console().print(f"p and null: {best[0].null}, corrected for the search; chance: of one pair.")
-    pairs = list(dict.fromkeys((row.metric, row.encoder_x, row.encoder_y) for row in grids.scores))
+    _say_floor([(row.p, row.null) for row in best])
+    pairs = {(row.metric, row.k, row.convention, row.encoder_x, row.encoder_y) for row in grids.scores}
     if len(pairs) == 1:
         _say_grid(grids.scores)
     for note in grids.notes:
@@ -178,8 +192,9 @@ def show_curves(
     common: "CommonRows", asked: "Asked", measure: "Callable[[], Curves]", *, out: Path | None, as_json: bool
 ) -> None:
     """Shows a score against the size of the gallery and against k; arguments as `show_alignment`."""
-    found = _measured(measure, out)
-    _write([*found.gallery, *found.ks], common, asked, out)
+    found = _measured(lambda _: measure(), out)
+    points = [*found.gallery, *found.ks]
+    _write(points, common, [{"command": "curve"} | _how(asked, point.metric) for point in points], asked, out)
     if as_json:
         points = {"gallery": [asdict(p) for p in found.gallery], "ks": [asdict(p) for p in found.ks]}
         print_json(_head(common, asked) | {"depth": found.depth, "backend": found.backend} | points)
@@ -199,7 +214,7 @@ def show_curves(
         for size, points in by_size.items()
     ]
     title = f"{metric} at k = {k}, from graphs {found.depth} deep ({found.backend})"
-    print_table(("gallery", "score", "of the draws", "chance", "draws", "short rows"), rows, title=title)
+    print_table(("gallery", "score", "least–greatest", "chance", "draws", "short rows"), rows, title=title)
     console().print()
     rows = [(p.k, _number(p.value), _number(p.chance), p.short_rows or "–") for p in found.ks]
     print_table(("k", "score", "chance", "short rows"), rows, title=f"{metric} at all {found.ks[0].size} rows")
@@ -210,7 +225,7 @@ def show_ceilings(
     common: "CommonRows", asked: "Asked", measure: "Callable[[], Ceilings]", *, out: Path | None, as_json: bool
 ) -> None:
     """Shows what linear maps and kernel mixtures reach of a reference; arguments as `show_alignment`."""
-    found = _measured(measure, out)
+    found = _measured(lambda _: measure(), out)
     _write_ceilings(found, common, asked, out)
     if as_json:
         points = {"ridge": [asdict(p) for p in found.ridge], "mixing": [asdict(p) for p in found.mixing]}
@@ -244,25 +259,31 @@ def show_ceilings(
 # -- what they share ---------------------------------------------------------------------------------------------------
 
 
-def _measured(measure: "Callable[[], Any]", out: Path | None) -> Any:
+def _measured(measure: "Callable[[Say], Any]", out: Path | None) -> Any:
     """What is measured, under a sign of life; a name that no table is written to is refused before."""
     from trainer.circumstances import check_table_path
 
     check_table_path(out)
-    with console(stderr=True).status("measuring"):
-        return measure()
+    with console(stderr=True).status("measuring") as status:
+        return measure(lambda what: status.update(f"measuring {what}"))
 
 
 def _arrays(common: "CommonRows") -> "dict[str, Features]":
     return {role: space.features for role, space in zip(_ROLES, common.spaces, strict=False)}
 
 
-def _write(rows: Sequence[Any], common: "CommonRows", asked: "Asked", out: Path | None) -> None:
+def _write(
+    rows: Sequence[Any],
+    common: "CommonRows",
+    each: Sequence[Mapping[str, str | int]],
+    asked: "Asked",
+    out: Path | None,
+) -> None:
     from trainer.circumstances import beside, circumstances, table, write_table
 
     if out is not None:
         more = beside(asked, circumstances(), **_arrays(common))
-        write_table(table(rows, [more] * len(rows)), out)
+        write_table(table(rows, [{**one, **more} for one in each]), out)
 
 
 def _write_ceilings(found: "Ceilings", common: "CommonRows", asked: "Asked", out: Path | None) -> None:
@@ -274,9 +295,23 @@ def _write_ceilings(found: "Ceilings", common: "CommonRows", asked: "Asked", out
     if out is None:
         return
     more = beside(asked, circumstances(), **_arrays(common))
-    parts = {"ridge": found.ridge, "mixing": found.mixing}
-    frames = [table(rows, [{"kind": kind} | more] * len(rows)) for kind, rows in parts.items()]
+    frames: list[pl.DataFrame] = []
+    for kind, rows in {"ridge": found.ridge, "mixing": found.mixing}.items():
+        told = [{"command": "ceiling", "kind": kind} | _how(asked, row.metric) | more for row in rows]
+        frames.append(table(rows, told))
     write_table(pl.concat(frames, how="diagonal"), out)
+
+
+def _how(asked: "Asked", label: str) -> dict[str, str | int]:
+    """Convention and direction of one of the metrics that were asked for, by its label in a table."""
+    from metrics import METRICS
+    from trainer.align import chosen_metrics, convention, parse_metric
+
+    name, typed = parse_metric(label)
+    if name not in METRICS:  # R^2 of a ridge
+        return {"convention": "", "higher_is_better": True}
+    [*_, (metric, options)] = [one for one in chosen_metrics(asked) if one[0].name == name]
+    return {"convention": convention(metric, options | typed), "higher_is_better": metric.higher_is_better}
 
 
 def _head(common: "CommonRows", asked: "Asked") -> dict[str, Any]:
@@ -315,8 +350,39 @@ def _range(low: float | None, high: float | None) -> str:
     return "–" if low is None or high is None else f"{low:.4f}–{high:.4f}"
 
 
-def _p(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}" if value >= 0.001 else "<0.001"
+def _p(value: float | None, null: str) -> str:
+    """A p; at its floor, marked as such, and of a closed form its order of magnitude."""
+    if value is None:
+        return "–"
+    if value == _floor(null):
+        return f"≤ {value:.3f}"
+    if value < 1e-300:  # beyond what a float can hold
+        return "< 1e-300"
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+
+
+def _floor(null: str) -> float | None:
+    """The least p that a null can give: 1 / (permutations + 1); None where permutations are not behind it."""
+    found = re.search(r"(\d+) permutations", null)
+    return 1 / (int(found[1]) + 1) if found else None
+
+
+def _say_floor(found: Sequence[tuple[float | None, str]]) -> None:
+    for null in dict.fromkeys(null for p, null in found if p is not None and p == _floor(null)):
+        draws = re.search(r"(\d+) permutations", null)
+        n = draws[1] if draws else ""
+        console().print(f"≤: p of {n} permutations cannot be below 1/({n} + 1); more: --permutations.")
+
+
+def _convention(metric: str, convention: str) -> str:
+    """What tells a convention apart: options that are not the default, and the measure or kernel in any case."""
+    from metrics import METRICS
+    from trainer.align import convention as every
+
+    usual = set(_OPTION.split(every(METRICS[metric], {})))
+    return " ".join(
+        one for one in _OPTION.split(convention) if one not in usual or one.startswith(("metric=", "kernel="))
+    )
 
 
 def _folds(points: Sequence[Any]) -> str:

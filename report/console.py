@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from featcache.verify import Problem
 
 
-_NUMBER = re.compile(r"-?\.?\d|–$")
+_NUMBER = re.compile(r"([≤<] )?-?\.?\d|–$")
+_TEXT = 24  # columns of a text that is folded
+_GAP = 2  # columns between two
 
 
 def print_json(value: Any) -> None:
@@ -30,6 +32,9 @@ def print_json(value: Any) -> None:
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
     """Prints a plain table; columns whose every cell is a number, or a dash for none, stand to the right.
 
+    Where the console is too narrow, text is folded; where that is not enough, the columns that are left follow as
+    further tables behind the first column. A number is never folded.
+
     Args:
         columns: Headings.
         rows: Cells; everything is printed with str().
@@ -37,13 +42,44 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, tit
     """
     if title:
         console().print(title, style="bold")
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for number, name in enumerate(columns):
-        numeric = bool(rows) and all(_NUMBER.match(str(row[number])) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    console().print(table)
+    cells = [[str(cell) for cell in row] for row in rows]
+    for number, block in enumerate(_blocks(columns, cells, console().width)):
+        if number:
+            console().print()
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for at in block:
+            if _numeric(cells, at):
+                table.add_column(columns[at], justify="right", no_wrap=True, min_width=_needed(columns, cells, at))
+            else:
+                table.add_column(columns[at], overflow="fold")
+        for row in cells:
+            table.add_row(*(row[at] for at in block))
+        console().print(table)
+
+
+def _numeric(cells: Sequence[Sequence[str]], at: int) -> bool:
+    return bool(cells) and all(_NUMBER.match(row[at]) for row in cells)
+
+
+def _needed(columns: Sequence[str], cells: Sequence[Sequence[str]], at: int) -> int:
+    """The width below which a column cannot be read: all of a number, so much of a text."""
+    widest = max((len(row[at]) for row in cells), default=0)
+    if _numeric(cells, at):
+        return max(widest, len(columns[at]))
+    return min(max(widest, len(columns[at])), _TEXT)
+
+
+def _blocks(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """Columns of each table, of which as many stand side by side as the width takes; the first opens each."""
+    needed = [_needed(columns, cells, at) + _GAP for at in range(len(columns))]
+    blocks, used = [[0]], needed[0]
+    for at in range(1, len(columns)):
+        if len(blocks[-1]) > 1 and used + needed[at] - _GAP > width:
+            blocks.append([0])
+            used = needed[0]
+        blocks[-1].append(at)
+        used += needed[at]
+    return blocks
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -25,15 +25,16 @@ def check_figure_path(path: Path | None) -> None:
         raise UsageError(f"{path}: a figure is written as {' or '.join(FORMATS)}; name such a file")
 
 
-def draw_layers(scores: "Sequence[LayerScore]", dataset: str, path: Path) -> None:
-    """Draws the grids of some pairs of encoders side by side, each on a scale of its own.
+def draw_layers(scores: "Sequence[LayerScore]", dataset: str, path: Path, *, rows: str = "") -> None:
+    """Draws the grids of some pairs of encoders side by side, those of one metric on one scale.
 
     Args:
         scores: Every pair of layers of each.
         dataset: Data set name, for the title.
         path: .png or .svg.
+        rows: How rows were paired, in words.
     """
-    figure = layer_figure(scores, dataset)
+    figure = layer_figure(scores, dataset, rows=rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".svg":
         path.write_text(figure.svg, encoding="utf-8")
@@ -41,31 +42,46 @@ def draw_layers(scores: "Sequence[LayerScore]", dataset: str, path: Path) -> Non
         path.write_bytes(figure.png)
 
 
-def layer_figure(scores: "Sequence[LayerScore]", dataset: str) -> Figure:
+def layer_figure(scores: "Sequence[LayerScore]", dataset: str, *, rows: str = "") -> Figure:
     """The figure; its rows are the scores.
 
     Args:
         scores: Every pair of layers of each pair of encoders.
         dataset: Data set name, for the title.
+        rows: How rows were paired, in words.
     """
     panels: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    ends: dict[str, list[float]] = {}
     for score in scores:
         row = {"x": score.layer_x, "y": score.layer_y, "value": score.value, "best": score.best, "metric": score.metric}
+        ends.setdefault(score.metric, []).append(score.value)
         panels.setdefault((score.metric, score.encoder_x, score.encoder_y), []).append(row)
     spec: dict[str, Any] = {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
         "config": theme.configuration(),
         "columns": min(3, len(panels)),
-        "concat": [_panel(*key, rows) for key, rows in panels.items()],
+        "concat": [_panel(*key, rows, (min(ends[key[0]]), max(ends[key[0]]))) for key, rows in panels.items()],
+        "title": {"text": f"Layers on {dataset}", "subtitle": [*filter(None, [rows]), *_told(scores)]},
         "resolve": {"scale": {"color": "independent"}},
     }
     best = "; ".join(f"{s.encoder_x}/{s.layer_x} and {s.encoder_y}/{s.layer_y} {s.value:.3f}" for s in scores if s.best)
-    rows = [row for panel in panels.values() for row in panel]
+    shown = [row for panel in panels.values() for row in panel]
     caption = f"Every pair of layers on {dataset}; the best pair is framed."
-    return Figure("layers", f"Layers on {dataset}", caption, f"Best pairs of layers: {best}", rows, spec)
+    return Figure("layers", f"Layers on {dataset}", caption, f"Best pairs of layers: {best}", shown, spec)
 
 
-def _panel(metric: str, x: str, y: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _told(scores: "Sequence[LayerScore]") -> list[str]:
+    """A line a metric: rows, neighbours, chance where it is known, and the direction if it is down."""
+    lines: list[str] = []
+    for score in {score.metric: score for score in scores}.values():
+        said = [f"{score.metric}: n = {score.n:,}", f"k = {score.k}" if score.k else ""]
+        said += [f"chance of one pair {score.chance:.4f}" if score.chance is not None else ""]
+        said += ["lower is more aligned" if not score.higher_is_better else ""]
+        lines.append(", ".join(filter(None, said)))
+    return [*lines, "one colour scale a metric; the best pair is framed"]
+
+
+def _panel(metric: str, x: str, y: str, rows: list[dict[str, Any]], ends: tuple[float, float]) -> dict[str, Any]:
     layers_x, layers_y = (list(dict.fromkeys(row[side] for row in rows)) for side in "xy")
     across = {
         "field": "y",
@@ -78,7 +94,7 @@ def _panel(metric: str, x: str, y: str, rows: list[dict[str, Any]]) -> dict[str,
     colour = {
         "field": "value",
         "type": "quantitative",
-        "scale": {"scheme": theme.SEQUENTIAL},
+        "scale": {"scheme": theme.SEQUENTIAL, "domain": list(ends)},
         "legend": {"title": None, "format": ".2f"},
     }
     best = next(row for row in rows if row["best"])

@@ -61,6 +61,12 @@ def test_align_of_every_metric_measures_what_it_can_and_says_what_it_cannot(plac
     assert "Lower is more aligned: procrustes" in said
 
 
+def test_align_says_which_metric_has_no_interval_and_shows_the_others(place: Path) -> None:
+    words = ("--k", "5", "--permutations", "19", "--interval", "queries", "--queries", "20")
+    said = " ".join(run(place, "align", "openmoji", "vit", "lm", *words).split())
+    assert "cka_linear: no interval: cka_linear is no mean over rows" in said and "Not measured" not in said
+
+
 def test_align_writes_one_tidy_row_a_metric(place: Path, tmp_path: Path) -> None:
     words = ("align", "openmoji", "vit", "lm/1.mean", "--split", "train", "--interval", "samples", "--repeats", "20")
     out = tmp_path / "made" / "align.parquet"
@@ -92,7 +98,7 @@ def test_all_layers_print_the_best_pair_with_its_null_and_the_whole_grid(place: 
     frame = pl.read_parquet(out)
     assert frame.height == 12 and frame["best"].sum() == 1 and frame["x_digest"].n_unique() == 4
     [best] = frame.filter("best").to_dicts()
-    assert (best["layer_x"], best["layer_y"], best["p"]) == ("last.cls", "1.mean", 1 / 40)
+    assert (best["x_layer"], best["y_layer"], best["p"]) == ("last.cls", "1.mean", 1 / 40)
     found = in_json(place, *words)
     assert len(found["layers"]) == 12 and len(found["arrays"]) == 7
 
@@ -156,6 +162,7 @@ BAD = [
     ("curve", ("openmoji", "vit", "lm", "--sizes", "100"), 1, ("size 100", "60")),
     ("ceiling", ("openmoji", "vit", "lm", "gpt2"), 1, ("FeaturesNotCached", "featcache extract openmoji gpt2")),
     ("ceiling", ("openmoji", "vit", "lm", "big", "--folds", "61"), 1, ("folds = 61", "60")),
+    ("ceiling", ("openmoji", "vit", "lm", "big", "--folds", "2"), 2, ("--folds", "equal to 3")),
     ("ceiling", ("openmoji", "vit", "lm"), 2, ("REFERENCE",)),
 ]
 

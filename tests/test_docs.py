@@ -83,11 +83,12 @@ def test_every_command_on_a_page_exists_with_its_options(page: str) -> None:
                 assert option in shown, line
 
 
-def test_every_python_block_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/metrics.md"])
+def test_every_python_block_of_the_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.spine import tiny_cache
 
     monkeypatch.setenv("FEATCACHE_HOME", str(tiny_cache(tmp_path).root))
-    for block in blocks(README, "python"):
+    for block in blocks((ROOT / page).read_text(encoding="utf-8"), "python"):
         exec(block, {})  # the page's own code
 
 

@@ -12,7 +12,7 @@ import pytest
 import metrics
 from data.views import Dataset
 from featcache.cache import Cache
-from featcache.errors import Damaged, UsageError
+from featcache.errors import Damaged, FeaturesNotCached, UsageError
 from featcache.features import Features
 from featcache.folder import LocalFolder
 from featcache.graphs import ROW_RULES, RowRule, cached_graph, graph
@@ -253,3 +253,24 @@ def store_with_failures(cache: Cache, dataset: Dataset, values: np.ndarray) -> N
     plan = array.create(key, Plan(len(view), len(view), 8, "row", 1))
     array.commit(plan, 0, values, writer="a test", ids=view.ids)
     array.finish(plan)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name", "said", "command"),
+    [
+        ("openmoji", "minilm/99.mean", "captions/minilm/ last.mean", "featcache extract openmoji minilm"),
+        ("openmoji", "minilm/nolayer", "captions/minilm/ last.mean", "featcache extract openmoji minilm"),
+        ("openmoji", "minilm@abc", "captions/minilm/ last.mean@", "featcache ls 'openmoji/*/minilm'"),
+        ("openmoji", "gpt2", "minilm/last.mean", "featcache extract openmoji gpt2"),
+        ("openmojy", "minilm", "Did you mean openmoji?", "featcache ls openmoji"),
+        ("openmojy", "gpt2", "Did you mean openmoji?", "featcache extract openmoji gpt2"),
+    ],
+)
+def test_what_is_not_cached_is_answered_with_features_never_with_graphs(
+    cache: Cache, dataset: str, name: str, said: str, command: str
+) -> None:
+    graph(cache, captions(cache), k=4)
+    with pytest.raises(FeaturesNotCached) as raised:
+        cache.load(dataset, name)
+    text = str(raised.value)
+    assert said in text and text.endswith(f"Run: {command}") and "graph." not in text

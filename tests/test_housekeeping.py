@@ -12,6 +12,7 @@ import pytest
 from featcache.cache import Cache
 from featcache.derive import store_derived
 from featcache.errors import FeatcacheError, FeaturesNotCached, UsageError
+from featcache.graphs import graph
 from featcache.housekeeping import discard, leftovers, rename, usage
 from featcache.leases import lease, leases
 from featcache.verify import verify
@@ -67,6 +68,22 @@ def test_what_a_live_writer_may_hold_is_left_alone_and_older_litter_is_not(cache
         with pytest.raises(UsageError, match="may be needed by extract minilm"):
             discard(found[".tmp-new"])
     assert {each.holder for each in leftovers(cache)} == {None}
+
+
+def test_gc_offers_graphs_that_a_deeper_one_of_the_same_rows_serves_and_no_others(cache: Cache) -> None:
+    features = cache.load("openmoji", "minilm")
+    for k in (3, 5, 9):
+        graph(cache, features, k=k)
+    graph(cache, features, k=4, metric="euclidean")
+    graph(cache, features, k=2, rows="each")
+    found = leftovers(cache)
+    assert sorted(each.what for each in found) == [f"graph {k} deep: one 9 deep serves every smaller k" for k in (3, 5)]
+    assert {each.path.parent.name for each in found} == {"graph.cosine"}
+    for each in found:
+        discard(each)
+    assert leftovers(cache) == [] and list(verify(cache)) == []
+    assert graph(cache, features, k=3).origin == "cached, 9 deep"
+    assert graph(cache, features, k=4, metric="euclidean").origin == "cached, 4 deep"
 
 
 WRITER = """

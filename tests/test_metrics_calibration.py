@@ -1,5 +1,6 @@
 """Does every metric's null hold its size and find a signal, and is a calibrated score what it says?"""
 
+import inspect
 import math
 from functools import cache
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+import metrics
 from metrics import METRICS, calibrate, chance_mutual_knn, errors, max_null, mutual_knn, neighbors, permutation_null
 from metrics.comparison import KnnComparison
 from metrics.scores.local import Cknna
@@ -280,3 +282,49 @@ def test_the_best_pair_of_scores_below_zero_is_the_one_nearest_zero():
     found = max_null(comparison, [xs[row]], [ys[j] for j in below], n=ROWS, permutations=19)
     assert found.null.observed == scores[row, below].max() < 0
     assert found.best == (0, int(scores[row, below].argmax()))
+
+
+OPEN = (
+    *(calibrate, max_null, metrics.sample_interval, metrics.query_interval, metrics.paired_difference),
+    *(metrics.exceeds_parts, metrics.layer_grid, metrics.many_grid, metrics.gallery_curve, metrics.k_curve),
+    *(metrics.mixing_curve, metrics.ridge_ceiling, metrics.StreamingMetric),
+)
+
+
+@pytest.mark.parametrize("function", OPEN, ids=lambda function: function.__name__)
+def test_no_option_of_a_metric_is_named_like_a_parameter_of_what_measures_it(function):
+    taken = set(inspect.signature(function).parameters) - {"k", "groups"}  # these mean the same in both
+    assert {name: metric.options() & taken for name, metric in METRICS.items() if metric.options() & taken} == {}
+
+
+@pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if "depth" in metric.options()])
+def test_a_search_that_ends_before_the_kth_neighbour_is_refused(name):
+    for depth in (4, 0, True, 7.0):
+        with pytest.raises(errors.BadChoice, match="depth = .*: wanted k = 5"):
+            METRICS[name].comparison(k=5, depth=depth)
+    assert METRICS[name].comparison(k=5, depth=5).depth == 5
+
+
+def test_options_that_are_no_flag_or_no_amount_are_refused():
+    for name, options in (
+        ("cknna", {"debiased": "False"}),
+        ("cknna", {"epsilon": -1.0}),
+        ("cknna", {"epsilon": np.nan}),
+        ("cknna", {"k": "3"}),
+        ("svcca", {"standardize": "no"}),
+        ("cca", {"ridge": np.inf}),
+        ("cca", {"ridge": True}),
+        ("alignment_loss", {"power": 0}),
+    ):
+        ((option, _),) = options.items()
+        with pytest.raises(errors.BadChoice, match=option):
+            METRICS[name].comparison(**options)
+    assert METRICS["cca"].comparison(ridge=np.float32(0.5)).ridge == 0.5
+
+
+def test_a_calibrated_score_says_what_computed_it():
+    x, y = RNG(0).standard_normal((2, 30, 4))
+    found = {name: calibrate(name, x, y, permutations=19).backend for name in METRICS}
+    assert found["cka_linear"] == found["cka_rbf"] == found["hsic"] == "torch (cpu)"
+    assert found["cca"] == found["procrustes"] == "numpy"
+    assert all("tiles" in found[name] for name in ("mutual_knn", "cknna", "second_order_cosine"))

@@ -5,7 +5,6 @@ from collections import defaultdict
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
-from sklearn.preprocessing import StandardScaler
 
 from metrics import METRICS, chance_mutual_knn, errors, mixed, mixing_curve, mutual_knn, ridge_ceiling
 from metrics.sweeps import ceiling, ridge
@@ -73,16 +72,14 @@ def test_groups_are_not_split_so_that_copies_teach_nothing():
 
 
 def by_sklearn(values, targets, train, held, alpha):
-    scaler = StandardScaler().fit(values[train])
-    model = Ridge(alpha=alpha * len(train), solver="svd").fit(scaler.transform(values[train]), targets[train])
-    return model.predict(scaler.transform(values[held]))
+    return Ridge(alpha=alpha * len(train), solver="svd").fit(values[train], targets[train]).predict(values[held])
 
 
 def data(n, d, seed=0):
     rng = RNG(seed)
-    values = rng.standard_normal((n, d)) * rng.uniform(0.1, 50, d) + 100
+    values = rng.standard_normal((n, d)) * rng.uniform(0.1, 2, d) + 100
     values[:, 1] = 0.3  # constant: it must neither divide by zero nor matter
-    return values, values[:, :3] @ rng.standard_normal((3, 4)) / 30 + rng.standard_normal((n, 4)) + 2
+    return values, values[:, :3] @ rng.standard_normal((3, 4)) + rng.standard_normal((n, 4)) + 2
 
 
 @pytest.mark.parametrize(("n", "d"), [(90, 6), (40, 40), (40, 70)])  # sums over folds up to n columns, rows above
@@ -90,7 +87,7 @@ def test_predictions_are_those_of_sklearns_ridge_narrow_and_wide(n, d):
     values, targets = data(n, d)
     fold_of = ridge.fold_numbers(np.arange(n), 4, 1)
     for alpha in (1e-3, 0.5, 20.0):
-        for fold, held in enumerate(ridge.cross_predicted(values, targets, fold_of, [alpha])):
+        for fold, held in enumerate(ridge.cross_predicted([values], targets, fold_of, [alpha])):
             train = np.flatnonzero(fold_of != fold)
             assert (held.rows == np.flatnonzero(fold_of == fold)).all()
             assert held.alpha == alpha
@@ -103,7 +100,7 @@ def test_the_penalty_of_a_fold_is_the_best_on_the_others_without_it(n, d):
     values, targets = data(n, d)
     fold_of = ridge.fold_numbers(np.arange(n), 5, 1)
     found = set()
-    for fold, held in enumerate(ridge.cross_predicted(values, targets, fold_of, ceiling.ALPHAS)):
+    for fold, held in enumerate(ridge.cross_predicted([values], targets, fold_of, ceiling.ALPHAS)):
         errors_of = defaultdict(float)
         for other in set(range(5)) - {fold}:
             train, out = np.flatnonzero((fold_of != fold) & (fold_of != other)), np.flatnonzero(fold_of == other)
@@ -112,6 +109,48 @@ def test_the_penalty_of_a_fold_is_the_best_on_the_others_without_it(n, d):
         assert held.alpha == min(errors_of, key=errors_of.__getitem__)
         found.add(held.alpha)
     assert found <= set(ceiling.ALPHAS[1:-1])  # the choice is a real one, not an end of the range
+
+
+def test_the_balance_of_a_fold_is_the_best_on_the_others_and_spares_a_good_space_a_bad_one():
+    rng = RNG(0)
+    x, y = rng.standard_normal((150, 10)), rng.standard_normal((150, 60))
+    reference = x @ rng.standard_normal((10, 6)) + rng.standard_normal((150, 6))
+    points = ridge_ceiling(x, y, reference, metrics={})
+    assert {p.balance for p in points if p.source == "both"} == {min(ceiling.BALANCES)}
+    assert {p.balance for p in points if p.source != "both"} == {None}
+    turned = ridge_ceiling(y, x, reference, metrics={})
+    assert {p.balance for p in turned if p.source == "both"} == {max(ceiling.BALANCES)}
+    fold_of = ridge.fold_numbers(np.arange(150), 5, 0)
+    evened = ridge.evened(x), ridge.evened(y)
+    each = [np.hstack([evened[0], balance * evened[1]]) for balance in ceiling.BALANCES]
+    alone = [ridge.cross_predicted([space], reference, fold_of, [0.3]) for space in each]
+    errors_of = [[((h.predicted - reference[h.rows]) ** 2).sum() for h in held] for held in alone]
+    chosen = ridge.cross_predicted(each, reference, fold_of, [0.3])
+    for fold, held in enumerate(chosen):
+        np.testing.assert_array_equal(held.predicted, alone[held.space][fold].predicted)
+        assert sum(errors_of[held.space]) <= 1.05 * min(map(sum, errors_of))
+
+
+def test_a_unit_that_is_active_in_two_rows_of_a_thousand_spoils_no_fold():
+    rng = RNG(0)
+    x = np.abs(rng.standard_normal((300, 8)))
+    rare = np.zeros((300, 40))
+    for column, rows in enumerate(rng.permutation(300)[:80].reshape(40, 2)):
+        rare[rows, column] = 0.05  # standardised, each would be twelve deviations away
+    reference = x @ rng.standard_normal((8, 5)) + rng.standard_normal((300, 5))
+    clean, found = (ridge_ceiling(each, x[::-1], reference, metrics={}) for each in (x, np.hstack([x, rare])))
+    for p, q in zip(clean, found, strict=True):
+        if p.source == "x":
+            assert q.value == pytest.approx(p.value, abs=0.01)
+
+
+def test_a_space_is_evened_by_one_number_whatever_its_unit_and_place():
+    values = RNG(0).standard_normal((50, 3)) * [1, 2, 5]
+    evened = ridge.evened(values)
+    assert np.mean(evened**2) == pytest.approx(1)
+    np.testing.assert_allclose(evened.std(axis=0) / evened.std(axis=0)[0], values.std(axis=0) / values.std(axis=0)[0])
+    np.testing.assert_allclose(ridge.evened(1e-3 * values + 7), evened, atol=1e-9)
+    assert (ridge.evened(np.full((5, 2), 0.3)) == 0).all()
 
 
 @pytest.mark.parametrize(("n", "d"), [(60, 5), (30, 50)])
@@ -146,9 +185,9 @@ def test_rows_are_tidy_and_scored_on_the_fold_alone():
     fold_of = ridge.fold_numbers(np.arange(101), 4, 5)
     for fold in range(4):
         train, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-        predicted = by_sklearn(x, reference, train, held, 0.1)
+        predicted = by_sklearn(ridge.evened(x), reference, train, held, 0.1)
         for p in (p for p in points if (p.source, p.fold) == ("x", fold)):
-            assert (p.n, p.alpha) == (len(held), 0.1)
+            assert (p.n, p.alpha, p.balance) == (len(held), 0.1, None)
             if p.metric == "mutual_knn":
                 assert p.value == mutual_knn(predicted, reference[held], k=4)
                 assert (p.k, p.chance) == (4, chance_mutual_knn(len(held), 4))
@@ -169,7 +208,7 @@ def test_a_ceiling_that_cannot_be_computed_is_refused_before_anything_is_fitted(
     for folds in (2, 61):
         with pytest.raises(errors.BadChoice, match=f"folds = {folds}: wanted 3 to 60, the number of groups"):
             ridge_ceiling(x, y, reference, folds=folds, metrics={})
-    with pytest.raises(errors.BadChoice, match="folds = 5: wanted 2 to 4"):
+    with pytest.raises(errors.BadChoice, match="folds = 5: wanted 3 to 4"):
         ridge_ceiling(x, y, reference, groups=[0, 1, 2, 3] * 15, alphas=[1.0], metrics={})
     for alphas in ([], [1.0, 0.0], [float("inf")]):
         with pytest.raises(errors.BadChoice, match="wanted one or more positive numbers"):
@@ -188,7 +227,7 @@ def test_a_fold_with_too_few_rows_for_k_is_refused():
 @pytest.mark.parametrize("name", [name for name, m in METRICS.items() if m.comparison and not m.same_width])
 def test_a_mixing_curve_is_the_metric_of_each_mixture(name):
     x, y, reference = planted(60)
-    for point in mixing_curve(x, y, reference, weights=[0.0, 0.3, 1.0], metric=name):
+    for point in mixing_curve(x, y, reference, weights=[0.0, 0.3, 1.0], name=name):
         expected = METRICS[name].function(mixed(x, y, point.weight), reference)
         assert point.value == pytest.approx(expected, abs=1e-12)
         assert (point.metric, point.n) == (name, 60)
@@ -221,6 +260,19 @@ def test_a_mixture_that_does_not_exist_is_refused():
     with pytest.raises(errors.BadChoice, match="weights: wanted one or more"):
         mixing_curve(x, y, reference, weights=[])
     with pytest.raises(errors.BadChoice, match="'knn' is unknown"):
-        mixing_curve(x, y, reference, metric="knn")
+        mixing_curve(x, y, reference, name="knn")
     with pytest.raises(errors.BadShape, match="x has 60 rows and y has 59"):
         mixing_curve(x, y, reference[1:])
+
+
+def test_a_mixing_curve_takes_every_option_of_its_metric():
+    x, y, reference = RNG(3).standard_normal((3, 40, 6))
+    (found,) = mixing_curve(x, y, reference, weights=[1.0], metric="euclidean", k=4)
+    assert found.value == mutual_knn(mixed(x, y, 1.0), reference, metric="euclidean", k=4)
+
+
+def test_one_metric_may_be_asked_for_at_several_options():
+    x, y, reference = RNG(3).standard_normal((3, 60, 3))
+    metrics = {"mutual_knn:k=3": {"k": 3}, "mutual_knn:k=5": {"k": 5}}
+    found = ridge_ceiling(x, y, reference, folds=3, metrics=metrics)
+    assert {(p.metric, p.k) for p in found} == {("r2", None), ("mutual_knn:k=3", 3), ("mutual_knn:k=5", 5)}

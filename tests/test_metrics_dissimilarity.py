@@ -118,12 +118,12 @@ def test_matrices_rearranged_and_cut_are_those_of_rearranged_and_cut_rows(dissim
 def test_a_sample_of_pairs_is_drawn_only_if_asked_for_and_by_its_seed():
     x, y = spaces(200)
     every = rsa(x, y)
-    assert rsa(x, y, pairs=200 * 199 // 2, seed=4) == pytest.approx(every, abs=1e-12)
-    sampled = rsa(x, y, pairs=5000, seed=1)
-    assert sampled == rsa(x, y, pairs=5000, seed=1) != rsa(x, y, pairs=5000, seed=2)
+    assert rsa(x, y, pairs=200 * 199 // 2, pair_seed=4) == pytest.approx(every, abs=1e-12)
+    sampled = rsa(x, y, pairs=5000, pair_seed=1)
+    assert sampled == rsa(x, y, pairs=5000, pair_seed=1) != rsa(x, y, pairs=5000, pair_seed=2)
     assert sampled == pytest.approx(every, abs=0.05)
     assert sampled != every
-    comparison = RsaComparison(pairs=300, seed=3)
+    comparison = RsaComparison(pairs=300, pair_seed=3)
     a, b, order = comparison.prepare(x), comparison.prepare(y), RNG(0).permutation(200)
     assert comparison.permuted(a, b, order[None])[0] == pytest.approx(comparison(x, y[order]), abs=1e-12)
 

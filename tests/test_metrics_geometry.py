@@ -22,6 +22,7 @@ from metrics import (
     second_order_cosine,
     svcca,
 )
+from metrics.arrays import unit_rows
 from metrics.scores.correlation import CanonicalComparison, cca, svcca_comparison
 from metrics.scores.ranks import SecondOrderCosine
 from metrics.scores.shapes import ProcrustesComparison
@@ -94,6 +95,38 @@ def test_shapes_and_correlations_of_huge_and_tiny_features_are_those_of_ordinary
         assert ridged == pytest.approx(cca(x, y, ridge=0.1), abs=1e-9)
 
 
+@pytest.mark.parametrize("score", [aligned_cosine, procrustes, angular_distance])
+def test_rows_below_the_smallest_normal_number_have_a_direction(score):
+    x, y = spaces(dx=5)
+    x = np.round(x, 3)
+    assert score(np.ldexp(x, -1040), y) == pytest.approx(score(x, y), abs=1e-8)
+
+
+def test_unit_rows_of_any_size_have_length_1():
+    x = np.round(spaces()[0], 3)
+    sizes = np.linspace(-1040, 1020, 60).astype(int)[:, None]
+    np.testing.assert_allclose(unit_rows(np.ldexp(x, sizes)), unit_rows(x.copy()), atol=1e-8)
+
+
+def test_a_distance_in_units_of_the_features_reaches_to_the_ends_of_float64():
+    x, y = spaces()
+    kept, relative = procrustes(x, y, size="kept"), procrustes(x, y, size="relative")
+    x, y = x / 2, y / 2
+    for exponent in (-1000, 1015):
+        huge = (np.ldexp(x, exponent), np.ldexp(y, exponent))
+        assert procrustes(*huge, size="relative") == pytest.approx(relative, rel=1e-12)
+        assert procrustes(*huge, size="kept") == pytest.approx(np.ldexp(kept, exponent - 1), rel=1e-12)
+    assert procrustes(np.ldexp(x, 1015), np.ldexp(y, -1000), size="kept") == pytest.approx(
+        np.ldexp(np.linalg.norm(x - x.mean(axis=0)), 1015), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize("score", [aligned_cosine, procrustes, angular_distance])
+def test_center_is_true_or_false_and_no_text(score):
+    with pytest.raises(errors.BadChoice, match="center = 'False': wanted True or False"):
+        score(*spaces(), center="False")
+
+
 def test_an_unknown_size_or_a_row_without_direction_is_refused():
     x, y = spaces()
     with pytest.raises(errors.BadChoice, match="unit, kept, relative"):
@@ -132,7 +165,7 @@ def test_canonical_correlations_are_those_of_whitened_covariances(widths, ridge)
     carried = np.average(found, weights=np.abs(variates.T @ (x - x.mean(axis=0))).sum(axis=1))
     assert pwcca(x, y, ridge=ridge) == pytest.approx(carried, abs=1e-9)
     lengths = np.average(found, weights=np.abs(variates).sum(axis=0))
-    assert pwcca(x, y, weights="variate", ridge=ridge) == pytest.approx(lengths, abs=1e-9)
+    assert pwcca(x, y, weighting="variate", ridge=ridge) == pytest.approx(lengths, abs=1e-9)
 
 
 def test_cca_sees_through_any_invertible_map_and_a_ridge_does_not():
@@ -197,7 +230,7 @@ def test_spaces_wider_than_they_are_long_are_refused_instead_of_scoring_one(scor
 
 @pytest.mark.parametrize(
     "options",
-    [{"dims": 0}, {"dims": 1.5}, {"dims": True}, {"dims": -0.1}, {"dims": "all"}, {"ridge": -1.0}, {"weights": "y"}],
+    [{"dims": 0}, {"dims": 1.5}, {"dims": True}, {"dims": -0.1}, {"dims": "all"}, {"ridge": -1.0}, {"weighting": "y"}],
 )
 def test_an_unfit_option_of_a_canonical_correlation_is_refused(options):
     with pytest.raises(errors.BadChoice, match="wanted|there are"):

@@ -39,9 +39,9 @@ def test_gap_and_alignment_are_their_definitions_and_chance_is_what_the_table_sa
     x, y = spaces(6, 4, 4)
     a, b = units(x), units(y)
     assert modality_gap(x, y) == pytest.approx(np.linalg.norm(a.mean(axis=0) - b.mean(axis=0)), abs=1e-12)
-    for alpha in (1.0, 2.0, 3.0):
-        expected = np.mean(np.linalg.norm(a - b, axis=1) ** alpha)
-        assert alignment_loss(x, y, alpha=alpha) == pytest.approx(expected, abs=1e-12)
+    for power in (1.0, 2.0, 3.0):
+        expected = np.mean(np.linalg.norm(a - b, axis=1) ** power)
+        assert alignment_loss(x, y, power=power) == pytest.approx(expected, abs=1e-12)
     shuffled = [alignment_loss(x, y[list(order)]) for order in permutations(range(6))]
     assert np.mean(shuffled) == pytest.approx(2 - 2 * a.mean(axis=0) @ b.mean(axis=0), abs=1e-12)
 
@@ -65,8 +65,8 @@ def test_uniformity_of_a_sharp_gaussian_is_its_nearest_pair_and_not_minus_infini
 @pytest.mark.parametrize("value", [0, -1.0, np.nan, np.inf, "2"])
 def test_unfit_powers_and_sharpness_are_refused(value):
     x, y = spaces(10, 4, 4)
-    with pytest.raises(errors.BadChoice, match="alpha"):
-        alignment_loss(x, y, alpha=value)
+    with pytest.raises(errors.BadChoice, match="power"):
+        alignment_loss(x, y, power=value)
     with pytest.raises(errors.BadChoice, match="t ="):
         uniformity(x, t=value)
 

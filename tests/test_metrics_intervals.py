@@ -129,6 +129,21 @@ def test_queries_searched_alone_score_as_rows_of_the_whole_graph(name):
     assert searched.value == pytest.approx(scores[rows].mean())
 
 
+@pytest.mark.parametrize("name", ["second_order_cosine", "alignment_loss", "cycle_knn"])
+def test_every_mean_over_rows_has_an_interval_of_other_queries(name):
+    x, y = planted(3)
+    every, some = (query_interval(name, x, y, queries=queries) for queries in (None, 75))
+    assert every.value == every.low == every.high == METRICS[name].function(x, y)
+    assert some.low < some.value < some.high and some.low < every.value < some.high
+
+
+def test_an_interval_of_a_distance_is_not_cut_off_at_the_far_end_of_other_options():
+    x, y = planted(3)
+    found = sample_interval("alignment_loss", x, -x + 0.5 * y, power=5.0, repeats=40)
+    assert found.value > METRICS["alignment_loss"].range[1]
+    assert found.high - found.value == pytest.approx(found.value - found.low)
+
+
 def test_queries_are_drawn_in_whole_groups():
     x, y = planted(3)
     groups = np.repeat(np.arange(50), 3)

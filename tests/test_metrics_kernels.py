@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from metrics import cka, cknna, errors, hsic, moments_hsic, rv
 from metrics.scores import medians
@@ -321,11 +322,87 @@ def test_cknna_minds_groups_and_lists_that_run_short():
         (hsic, {"divisor": "n"}),
         (hsic, {"kernel": "cubic"}),
         (hsic, {"kernel": "rbf", "sigma": -1.0}),
+        (hsic, {"kernel": "rbf", "sigma": np.array([1.0, 2.0])}),
+        (hsic, {"debiased": "False"}),
+        (cka, {"debiased": "False"}),
+        (cka, {"debiased": 1}),
+        (cka, {"kernel": "rbf", "debiased": "false"}),
+        (cka, {"epsilon": -5}),
+        (cka, {"epsilon": float("nan")}),
+        (cka, {"epsilon": "1"}),
+        (cka, {"kernel": "rbf", "epsilon": float("inf")}),
+        (cka, {"kernel": ["rbf"]}),
+        (cka, {"kernel": np.array(["rbf", "linear"])}),
     ],
 )
 def test_an_option_that_does_not_exist_is_refused(function, options):
     with pytest.raises(errors.BadChoice, match="there are|wanted|computed in float64"):
         function(*spaces(20, 3, 4), **options)
+
+
+def test_numbers_of_numpy_are_options_like_any_other():
+    x, y = spaces(20, 3, 4)
+    for sigma in (np.float32(2), np.float64(2), np.int64(2)):
+        assert cka(x, y, kernel="rbf", sigma=sigma) == cka(x, y, kernel="rbf", sigma=2.0)
+    tiny, whole = cka(x, y, kernel="rbf", sigma=np.float32(1e-3)), cka(x, y, kernel="rbf", sigma=1e-3)
+    assert tiny == pytest.approx(whole, abs=1e-9)
+    assert cka(x, y, debiased=np.True_, epsilon=np.float32(0.5)) == cka(x, y, debiased=True, epsilon=0.5)
+
+
+@pytest.mark.parametrize("name", ["linear", "linear debiased", "rbf", "hsic", "hsic rbf"])
+def test_features_below_the_smallest_normal_number_are_measured_as_any_other(name):
+    x, y = np.round(spaces(30, 4, 3)[0], 3), spaces(30, 4, 3)[1]
+    tiny = np.ldexp(x, -1040)  # 34 bits are left of each number
+    comparison = COMPARISONS[name]
+    if name == "rbf":
+        with pytest.raises(errors.ConstantSpace, match="x: the centred rbf"):
+            comparison(tiny, y)
+    elif name != "hsic":
+        assert comparison(tiny, y) == pytest.approx(comparison(x, y), abs=1e-8)
+    else:
+        assert comparison(tiny, y) == 0  # in units of the features: 2 ** -2080 times that of x
+
+
+class Largest(TorchDispatchMode):
+    """Bytes of the largest tensor that is made."""
+
+    found = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for made in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(made, torch.Tensor):
+                self.found = max(self.found, made.numel() * made.element_size())
+        return out
+
+
+@pytest.mark.parametrize("name", ["rbf", "rbf debiased median", "linear", "linear debiased"])
+def test_a_null_of_large_kernels_makes_nothing_larger_than_a_float32_kernel(monkeypatch, name):
+    monkeypatch.setattr("metrics.scores.kernels._TILE_ENTRIES", 1 << 16)
+    n = 600
+    comparison, (x, y) = COMPARISONS[name], RNG(0).standard_normal((2, n, 250))
+    a, b = comparison.prepare(x), comparison.prepare(y)
+    order = RNG(1).permutation(n)
+    with Largest() as largest:
+        found = comparison.permuted(a, b, order[None])
+    assert largest.found == 4 * n * n
+    assert found[0] == pytest.approx(comparison.compare(a, comparison.take(b, order)), abs=1e-6)
+
+
+def test_autocast_of_the_caller_changes_no_score():
+    x, y = (values.astype(np.float32) + 3 for values in spaces(200, 20, 300))
+    orders = np.array([RNG(seed).permutation(200) for seed in range(3)])
+    for name, comparison in COMPARISONS.items():
+        a, b = tensors(x, y)
+        expected, null = comparison(a, b), comparison.permuted(comparison.prepare(a), comparison.prepare(b), orders)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert comparison(a, b) == expected, name
+            found = comparison.permuted(comparison.prepare(a), comparison.prepare(b), orders)
+            part = comparison.compare(*(comparison.take(comparison.prepare(v), orders[0][:50]) for v in (a, b)))
+        np.testing.assert_array_equal(found, null)
+        again = comparison.compare(*(comparison.take(comparison.prepare(v), orders[0][:50]) for v in (a, b)))
+        assert part == again, name
+        assert cka(a, b, precision="float32") == pytest.approx(cka(a, b), abs=1e-7)
 
 
 def test_most_rows_alike_leave_no_median_width():

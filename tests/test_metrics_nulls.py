@@ -9,6 +9,7 @@ import torch
 
 from metrics import (
     METRICS,
+    calibrate,
     chance_cka,
     chance_mutual_knn,
     cka,
@@ -21,8 +22,9 @@ from metrics import (
     permutation_null_cka,
     permutation_null_knn,
 )
-from metrics.certainty import nulls, permuted
-from metrics.scores import overlap, ranks
+from metrics.certainty import nulls
+from metrics.knn.parts import first_kept
+from metrics.scores import overlap, permuted, ranks
 
 RNG = np.random.default_rng
 
@@ -230,7 +232,7 @@ def test_the_first_ids_kept_are_those_of_the_graph_among_the_rows():
     for rows in (np.arange(0, 90, 2), RNG(0).permutation(90)[:30], np.arange(90)):
         among = graph.among(rows).ids
         for k in (1, 5, 12):
-            assert (permuted.first_kept(graph.ids, rows, k) == among[:, :k]).all()
+            assert (first_kept(graph, rows, k).ids == among[:, :k]).all()
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))
@@ -257,6 +259,27 @@ def test_a_distance_counts_the_permutations_that_come_at_least_as_near():
     assert nulls.summarised(1.5, scores, "", higher_is_better=False).p == 2 / 4
     assert nulls.summarised(1.5, scores, "").p == 3 / 4
     assert nulls.summarised(3.0, scores, "").p == 2 / 4
+
+
+@pytest.mark.parametrize("offset", [0, 30, 100])
+def test_scores_close_to_one_are_told_apart_from_their_null(offset):
+    x, noise = RNG(0).standard_normal((2, 200, 16))
+    found = calibrate("second_order_cosine", x + offset, x + 0.7 * noise + offset, permutations=99)
+    assert found.p == (1 + np.sum(found.null.scores >= found.observed)) / 100 == 0.01
+    assert found.observed > found.threshold and found.calibrated > 0
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_an_order_that_changes_nothing_reaches_the_score(name):
+    metric = METRICS[name]
+    comparison = metric.comparison(**({"k": 2} if "k" in metric.options() else {}))
+    x, noise = RNG(1).standard_normal((2, 30, 3)) + 20
+    for y in (x, x + noise):
+        a, b = comparison.prepare(x), comparison.prepare(y)
+        orders = np.stack([RNG(2).permutation(30), *[np.arange(30)] * 3, np.arange(30)[::-1]])
+        observed, by_path = comparison.compare(a, b), nulls.unmoved(comparison, a, b, 30)
+        scores = nulls.settled(comparison.permuted(a, b, orders), observed, by_path)
+        assert (scores[1:4] == observed).all()
 
 
 def test_a_null_says_how_many_rows_have_no_group_to_change_places_with():

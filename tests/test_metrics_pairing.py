@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics import chance_mutual_knn, errors, group_mean, mutual_knn, paired
+from metrics import chance_mutual_knn, errors, group_mean, mutual_knn, paired, prepared
+from metrics.arrays import checked
 from metrics.pairing import MODES
 
 RNG = np.random.default_rng
@@ -134,3 +135,45 @@ def test_views_that_cannot_be_paired_are_refused_with_what_there_is():
         paired(PHOTOS, CAPTIONS, PHOTO_GROUPS, CAPTION_GROUPS[:-1])
     with pytest.raises(errors.NotFinite, match="y: 1 of 7"):
         paired(PHOTOS, np.where(CAPTIONS == 12, np.nan, CAPTIONS), PHOTO_GROUPS, CAPTION_GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("groups", "match"),
+    [
+        ([[1]] * 4, r"groups_x: entry 0 is \[1\], not hashable"),
+        ([(1, [2])] * 4, r"groups_x: entry 0 is \(1, \[2\]\), not hashable"),
+        (np.zeros((4, 2)), r"groups_x: an array of shape \(4, 2\); wanted one hashable a row, 4 in all"),
+        (torch.tensor(3), r"groups_x: an array of shape \(\)"),
+        (3, "groups_x: 3; wanted one hashable a row"),
+        ([1.0, 2.0, np.nan, 3.0], "entry 2 is nan"),
+        (np.full(4, np.nan), "entry 0 is nan"),
+    ],
+)
+def test_groups_that_tell_no_row_from_another_are_refused_in_words(groups, match):
+    with pytest.raises(errors.BadShape, match=match):
+        paired(PHOTOS, PHOTOS, groups, PHOTO_GROUPS)
+    with pytest.raises(errors.BadShape, match=match.replace("groups_x", "groups")):
+        mutual_knn(RNG(0).standard_normal((4, 2)), PHOTOS, k=1, groups=groups, metric="euclidean")
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", True, None])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(errors.BadChoice, match="wanted a whole number of 0 or more"):
+        paired(PHOTOS, CAPTIONS, PHOTO_GROUPS, CAPTION_GROUPS, mode="random", seed=seed)
+
+
+def test_arrays_with_gaps_are_refused_and_those_of_the_other_byte_order_are_read():
+    values = RNG(0).standard_normal((4, 3))
+    with pytest.raises(errors.BadDtype, match=r"x is a torch.sparse_coo tensor; wanted a dense one"):
+        paired(torch.from_numpy(values).to_sparse(), PHOTOS, PHOTO_GROUPS, PHOTO_GROUPS)
+    with pytest.raises(errors.BadDtype, match="x is a torch.sparse_coo tensor"):
+        prepared(torch.tensor([[0.0, 1.0], [2.0, 0.0]]).to_sparse())
+    with pytest.raises(errors.BadDtype, match="x is a masked array; a metric needs every entry"):
+        paired(np.ma.masked_array(values, mask=values > 1), PHOTOS, PHOTO_GROUPS, PHOTO_GROUPS)
+    for kind in ("f2", "f4", "f8"):
+        little, big = values.astype("<" + kind), values.astype(">" + kind)
+        assert checked(big).dtype == np.dtype(kind)
+        np.testing.assert_array_equal(checked(big), little)
+        np.testing.assert_array_equal(prepared(big), prepared(little))
+    with pytest.raises(errors.BadDtype, match="x is int64; wanted one of float16"):
+        checked(values.astype(">i8"))

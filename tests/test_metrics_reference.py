@@ -192,7 +192,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "procrustes": lambda x, y: 1 - procrustes(x, y, size="relative"),
         "cca": partial(cca, ridge=1e-6),
         "svcca": partial(svcca, dims=10, ridge=1e-6),
-        "pwcca": partial(pwcca, weights="variate", ridge=1e-6),
+        "pwcca": partial(pwcca, weighting="variate", ridge=1e-6),
         "rv_coefficient": METRICS["rv"].function,
         "cknna_k10(float32)": partial(cknna, metric="ip", epsilon=1e-6),
     },

@@ -176,3 +176,35 @@ def test_spaces_that_do_not_fit_are_refused():
         joint(x, x[:, :3])
     with pytest.raises(errors.ZeroRow, match=r"x \+ y.*row 0"):
         joint(x, -x)
+
+
+@pytest.mark.parametrize("ks", [5, (), (0,), (1.5,), ("1",), (True,), None])
+def test_cut_offs_are_whole_numbers_from_one_on(ks):
+    image, text, photos, owners = captions()
+    with pytest.raises(errors.BadChoice, match="wanted one or more cut-offs, each a whole number of 1 or more"):
+        retrieval(text, image, query_groups=owners, gallery_groups=photos, ks=ks)
+    with pytest.raises(errors.BadChoice, match="wanted a whole k >= 1"):
+        chance_recall([5], 50, 1.5)  # pyright: ignore[reportArgumentType]
+
+
+def test_cut_offs_may_be_an_array():
+    image, text, photos, owners = captions()
+    found = retrieval(text, image, query_groups=owners, gallery_groups=photos, ks=np.array([1, 5]))
+    assert found.recall == retrieval(text, image, query_groups=owners, gallery_groups=photos, ks=(1, 5)).recall
+
+
+@pytest.mark.parametrize("groups", [[[1]] * 150, np.zeros((150, 2)), 3])
+def test_groups_of_queries_are_one_hashable_a_query(groups):
+    image, text, photos, _ = captions()
+    with pytest.raises(errors.BadShape, match=r"query_groups: .*; wanted one hashable a row, 150 in all"):
+        retrieval(text, image, query_groups=groups, gallery_groups=photos)
+
+
+def test_autocast_of_the_caller_changes_no_rank():
+    image, text, photos, owners = captions(100, noise=2.0)
+    q, g = torch.from_numpy(text + 10), torch.from_numpy(image + 10)
+    expected = retrieval(q, g, query_groups=owners, gallery_groups=photos).ranks
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = retrieval(q, g, query_groups=owners, gallery_groups=photos).ranks
+    np.testing.assert_array_equal(found, expected)
+    assert expected.tolist() == oracle_ranks(q, g, owners, photos)

@@ -92,7 +92,9 @@ def test_every_metric_keeps_its_symmetry_bounds_self_score_and_invariances(name,
 def test_what_the_table_does_not_promise_does_change_the_score(name):
     metric, rng = METRICS[name], RNG(7)
     x, y = fit_for(name, 200, seed=3)
-    for change in set(CHANGES) - metric.invariances:
+    if metric.same_width:
+        y = x + 0.3 * y  # unrelated rows of one space would score alike by chance
+    for change in sorted(set(CHANGES) - metric.invariances):
         assert metric.function(CHANGES[change](x, rng), y) != pytest.approx(metric.function(x, y), abs=1e-9), change
 
 

@@ -145,8 +145,26 @@ def test_metrics_take_options_and_state_every_one_of_them(kept: Cache) -> None:
 def test_options_are_parsed_as_json_or_text() -> None:
     assert parse_metric("rsa") == ("rsa", {})
     assert parse_metric("a:b=1,c=0.5,d=true,e=text") == ("a", {"b": 1, "c": 0.5, "d": True, "e": "text"})
+    typed = "a:b=False,c=TRUE,d=none,e=.5,f=1e-3"
+    assert parse_metric(typed)[1] == {"b": False, "c": True, "d": None, "e": 0.5, "f": 0.001}
     with pytest.raises(BadChoice, match="'b' has no '='"):
         parse_metric("a:b")
+
+
+def test_false_is_false_however_it_is_written(kept: Cache) -> None:
+    names = ("cka_linear:debiased=False", "cka_linear:debiased=false", "cka_linear", "cka_linear:debiased=True")
+    values = [row.value for row in align(images(kept), captions(kept), replace(QUICK, metrics=names, null="none"))]
+    assert values[0] == values[1] == values[2] != values[3]
+
+
+def test_pairs_are_drawn_by_the_seed_that_was_asked_for(kept: Cache) -> None:
+    asked = replace(QUICK, metrics=("rsa:pairs=50",), null="none")
+    rows = [align(images(kept), captions(kept), asked, seed=seed)[0] for seed in (0, 9)]
+    assert rows[0].value != rows[1].value
+    both = paired(images(kept).values, captions(kept).values, images(kept).groups, captions(kept).groups)
+    assert rows[1].value == metrics.rsa(both.x, both.y, pairs=50, pair_seed=9) and "pair_seed=9" in rows[1].convention
+    [whole] = align(images(kept), captions(kept), replace(asked, metrics=("rsa",)))
+    assert "seed" not in whole.convention
 
 
 def test_what_cannot_be_measured_is_an_error_where_it_was_named(kept: Cache) -> None:
@@ -157,6 +175,8 @@ def test_what_cannot_be_measured_is_an_error_where_it_was_named(kept: Cache) -> 
         align(x, y, replace(QUICK, metrics=("mutual_nn",)))
     with pytest.raises(BadChoice, match="has no option sigma"):
         align(x, y, replace(QUICK, metrics=("mutual_knn:sigma=1",)))
+    with pytest.raises(BadChoice, match="groups are those of the data set"):
+        align(x, y, replace(QUICK, metrics=("mutual_knn:groups=1",)))
     with pytest.raises(TooFewRows, match="60"):
         align(x, y, replace(QUICK, k=PHOTOS))
     for wrong in ({"null": "bootstrap"}, {"interval": "rows"}, {"permutations": 0}, {"interval": "queries"}):
@@ -189,6 +209,34 @@ def test_a_metric_that_does_not_look_at_pairs_has_no_null(kept: Cache) -> None:
     x = images(kept)
     [gap] = align(x, x, replace(QUICK, metrics=("modality_gap",), interval="samples", repeats=20))
     assert gap.value == 0 and (gap.p, gap.null, gap.interval, gap.higher_is_better) == (None, "none", "none", False)
+
+
+def test_a_metric_without_such_an_interval_keeps_its_score_and_its_null(kept: Cache) -> None:
+    found = measured(kept, replace(QUICK, k=4, interval="queries", queries=20))
+    plain = measured(kept, replace(QUICK, k=4))
+    assert found["mutual_knn"].ci_low is not None and found["mutual_knn"].note == ""
+    for name in ("cka_linear", "cka_debiased"):
+        row = found[name]
+        assert (row.value, row.p, row.null, row.ci_low) == (plain[name].value, plain[name].p, plain[name].null, None)
+        assert row.note.startswith(f"no interval: {name} is no mean over rows")
+
+
+def test_of_all_metrics_those_without_a_closed_form_keep_their_score(kept: Cache) -> None:
+    asked = replace(QUICK, metrics=("all",), null="closed", interval="queries", queries=20)
+    for row in align(images(kept), captions(kept), asked, cache=kept):
+        if METRICS[row.metric].same_width:
+            continue
+        assert row.value is not None and row.null == ("none" if "no closed form" in row.note else "closed form")
+        assert (row.ci_low is None) == ("no interval" in row.note)
+
+
+def test_what_computed_a_score_is_said_truly(kept: Cache) -> None:
+    names = ("mutual_knn", "cknna", "second_order_cosine", "cka_linear", "procrustes")
+    for null in ("none", "permutation"):
+        asked = replace(QUICK, metrics=names, null=null)  # pyright: ignore[reportArgumentType]
+        found = {row.metric: row.backend for row in align(images(kept), captions(kept), asked)}
+        assert all("tiles" in found[name] for name in names[:3])
+        assert (found["cka_linear"], found["procrustes"]) == ("torch (cpu)", "numpy")
 
 
 def test_intervals_name_their_estimand_and_search_deep_enough(cache: Cache, searches: list[int]) -> None:
@@ -354,6 +402,15 @@ def test_a_ceiling_shows_that_the_reference_is_in_the_photos_more_than_in_noise(
     assert r2["x"] > 0.7 > 0.1 > r2["y"]
     mixing = {point.weight: point.value for point in found.mixing}
     assert mixing[1.0] > mixing[0.5] > mixing[0.0]
+
+
+def test_a_ceiling_of_one_metric_at_two_options_shows_both(kept: Cache) -> None:
+    asked = replace(QUICK, metrics=("mutual_knn:k=3", "mutual_knn:k=5", "mutual_knn:metric=euclidean"))
+    arrays = [images(kept), captions(kept), kept.load("openmoji", "big")]
+    found = ceilings(rows_of(arrays, asked), asked, folds=3)
+    labels = {("mutual_knn:k=3", 3), ("mutual_knn:k=5", 5), ("mutual_knn:k=5,metric=euclidean", 5)}
+    assert {(point.metric, point.k) for point in found.mixing} == labels
+    assert {(point.metric, point.k) for point in found.ridge} == labels | {("r2", None)}
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 import inspect
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Literal, get_args
@@ -14,11 +14,12 @@ from featcache.features import Features
 from metrics import METRICS
 from metrics.certainty.calibration import calibrate
 from metrics.certainty.intervals import query_interval, sample_interval
-from metrics.certainty.sides import prepared
-from metrics.comparison import Comparison, KnnComparison
+from metrics.certainty.sides import sides_of
+from metrics.comparison import Comparison, KnnComparison, backends
 from metrics.errors import BadChoice, MetricError
+from metrics.knn.parts import depth_for
 from metrics.pairing import Mode
-from metrics.sweeps.curve import depth_for
+from metrics.scores.local import Cknna
 from metrics.table import Metric, chosen
 from trainer.common_rows import CachedSpace, CommonRows, common_rows
 
@@ -28,7 +29,7 @@ DEFAULT_METRICS = ("mutual_knn", "cka_linear", "cka_debiased")
 # A permuted kernel score costs n^2 or d^2 a draw; with this many rows its null is normal, and its moments are exact.
 PERMUTED_ROWS = 500
 FEW_PERMUTATIONS = 19  # as few as can reach p = .05
-_ELSEWHERE = ("k", "groups", "seed")  # options that have a column of their own
+_ELSEWHERE = ("k", "groups")  # options that have a column of their own
 _SHORT = 1e-6  # probability that a row's list runs short in half of the samples
 
 
@@ -99,9 +100,9 @@ class Alignment:
         estimand: What the interval is about, in words.
         interval: How the interval was got.
         short_rows: Rows that an interval left out because their lists ran short.
-        backend: What computed it, or that the graphs were cached.
+        backend: What searched the graphs, or that they were cached; of other metrics, what prepared the spaces.
         seconds: Time of the score, its null and its interval.
-        note: Why there is no score, or "".
+        note: Why there is no score, no null or no interval, or "".
     """
 
     metric: str
@@ -146,7 +147,8 @@ def align(
 
     Returns:
         One row a metric. Of "all", metrics that do not suit these spaces (of unequal width, too many rows) have no
-        score but a note.
+        score but a note, and those without a closed form, where that is asked for, no null. A metric that has no such
+        interval keeps its score and null, and says so in its note.
 
     Raises:
         NotPaired: If the two share no groups, or are of different data sets.
@@ -161,9 +163,20 @@ def rows_of(arrays: Sequence[Features], asked: Asked, *, cache: Cache | None = N
     return common_rows(arrays, pairing=asked.pairing, split=asked.split, seed=asked.seed, cache=cache)
 
 
-def align_rows(common: CommonRows, asked: Asked) -> list[Alignment]:
-    """Scores of two spaces that are paired already; as `align`."""
-    return [_measured(common, metric, options, asked) for metric, options in chosen_metrics(asked)]
+def align_rows(common: CommonRows, asked: Asked, on_metric: Callable[[str], None] | None = None) -> list[Alignment]:
+    """Scores of two spaces that are paired already; as `align`.
+
+    Args:
+        common: The two spaces.
+        asked: What is measured.
+        on_metric: Told which metric is next, and of how many.
+    """
+    found, metrics = list[Alignment](), chosen_metrics(asked)
+    for number, (metric, options) in enumerate(metrics, 1):
+        if on_metric is not None:
+            on_metric(f"{metric.name}, {number} of {len(metrics)}")
+        found.append(_measured(common, metric, options, asked))
+    return found
 
 
 def chosen_metrics(asked: Asked) -> list[tuple[Metric, dict[str, Any]]]:
@@ -175,13 +188,18 @@ def chosen_metrics(asked: Asked) -> list[tuple[Metric, dict[str, Any]]]:
     names = [name for word in asked.metrics for name in (METRICS if word == "all" else (word,))]
     found: list[tuple[Metric, dict[str, Any]]] = []
     for name, options in map(parse_metric, names):
+        if "groups" in options:
+            raise BadChoice(f"{name}:groups=...: groups are those of the data set; what becomes of them says --pairing")
         metric, _ = chosen(name, **options)
-        found.append((metric, ({"k": asked.k} if "k" in metric.options() else {}) | options))
+        told = {"k": asked.k, "pair_seed": asked.seed if "pairs" in options else 0}
+        found.append(
+            (metric, {option: value for option, value in told.items() if option in metric.options()} | options)
+        )
     return found
 
 
 def parse_metric(text: str) -> tuple[str, dict[str, Any]]:
-    """A metric's name and options as typed; values are JSON where they can be, else text.
+    """A metric's name and options as typed; values are true, false, none, numbers, JSON, or else text.
 
     Example:
         >>> parse_metric("cka_rbf:sigma=median,debiased=true")
@@ -193,11 +211,21 @@ def parse_metric(text: str) -> tuple[str, dict[str, Any]]:
         option, equals, value = part.partition("=")
         if not equals:
             raise BadChoice(f"{text!r}: wanted name:option=value,option=value; {part!r} has no '='")
-        try:
-            options[option] = json.loads(value)
-        except ValueError:
-            options[option] = value
+        options[option] = _value(value)
     return name, options
+
+
+def _value(text: str) -> Any:
+    """What was typed, in whatever case, as TOML, JSON and Python write it."""
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for read in (json.loads, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
 
 
 def convention(metric: Metric, options: Mapping[str, Any]) -> str:
@@ -209,7 +237,8 @@ def convention(metric: Metric, options: Mapping[str, Any]) -> str:
     """
     parameters = inspect.signature(metric.function).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    named = {name: options.get(name, default) for name, default in defaults.items() if name not in _ELSEWHERE}
+    unused = {*_ELSEWHERE, *(() if options.get("pairs") else ("pair_seed",))}
+    named = {name: options.get(name, default) for name, default in defaults.items() if name not in unused}
     matters = {name: value for name, value in named.items() if name in metric.options() or isinstance(value, str)}
     return " ".join(f"{name}={value}" for name, value in matters.items() if value is not None)
 
@@ -228,9 +257,9 @@ def _measured(common: CommonRows, metric: Metric, options: dict[str, Any], asked
     }
     try:
         _, comparison = chosen(metric.name, groups=common.groups, **options)
-        a, b, row["backend"] = inputs(x, y, comparison, asked)
-        given = _Given(a, b, {"groups": common.groups, "seed": asked.seed} | options)
-        row |= _null(metric, comparison, given, asked) | _interval(metric, given, asked)
+        given = _Given(*inputs(x, y, comparison, asked), {"groups": common.groups, "seed": asked.seed} | options)
+        row |= _null(metric, comparison, given, asked)
+        row |= _interval(metric, given, asked, row.get("note", ""))
     except MetricError as error:
         if "all" not in asked.metrics:
             raise
@@ -238,8 +267,8 @@ def _measured(common: CommonRows, metric: Metric, options: dict[str, Any], asked
     return Alignment(**row, seconds=perf_counter() - started)
 
 
-def inputs(x: CachedSpace, y: CachedSpace, comparison: Comparison[Any], asked: Asked) -> tuple[Any, Any, str]:
-    """What a metric is given of each space, and what made it: neighbour graphs where it looks at nothing else.
+def inputs(x: CachedSpace, y: CachedSpace, comparison: Comparison[Any], asked: Asked) -> tuple[Any, Any]:
+    """What a metric is given of each space: the neighbour graph where it looks at nothing else.
 
     Args:
         x: One space.
@@ -247,14 +276,15 @@ def inputs(x: CachedSpace, y: CachedSpace, comparison: Comparison[Any], asked: A
         comparison: The metric at its options.
         asked: Says whether parts of the rows will be taken, for which graphs must be deeper.
     """
-    if not isinstance(comparison, KnnComparison):
-        return x.values, y.values, "numpy"
+    similarities = isinstance(comparison, Cknna)  # they are its kernel
+    if not isinstance(comparison, KnnComparison | Cknna) or (similarities and not comparison.debiased):
+        return x.values, y.values
     depth, n = comparison.k, x.n
     largest = max(Counter(x.groups).values()) if x.groups else 1
     if asked.interval == "samples" and n // 2 > depth + largest:
         depth = min(depth_for(n // 2, n, depth, probability=_SHORT, group_size=largest), n - largest)
-    a, b = (space.graph(depth, comparison.metric) for space in (x, y))
-    return a, b, ", ".join(dict.fromkeys((a.backend, b.backend)))
+    a, b = (space.graph(depth, comparison.metric, similarities=similarities) for space in (x, y))
+    return a, b
 
 
 @dataclass(frozen=True)
@@ -269,19 +299,21 @@ class _Given:
 def _null(metric: Metric, comparison: Comparison[Any], given: _Given, asked: Asked) -> dict[str, Any]:
     """The score and its null; none where no rearrangement of the rows changes the score."""
     if asked.null == "none" or not metric.paired:
-        (a, b), _ = prepared(comparison, {"x": given.x, "y": given.y})
-        return {"value": comparison.compare(a, b)}
+        return _score(comparison, given)
     few = asked.null == "auto" and "k" not in metric.options() and len(given.x) > PERMUTED_ROWS
     draws = min(asked.permutations, FEW_PERMUTATIONS) if few else asked.permutations
     try:
         closed = 0 if few or asked.null == "closed" else draws
         found = calibrate(metric.name, given.x, given.y, permutations=closed, **given.told)
-    except BadChoice:
-        if not few:
+    except BadChoice as error:
+        if not few and not (asked.null == "closed" and "all" in asked.metrics):
             raise
+        if not few:
+            return _score(comparison, given) | {"note": str(error)}
         found = calibrate(metric.name, given.x, given.y, permutations=draws, **given.told)
     return {
         "value": found.observed,
+        "backend": found.backend,
         "chance": found.chance,
         "calibrated": found.calibrated,
         "threshold": found.threshold,
@@ -292,13 +324,21 @@ def _null(metric: Metric, comparison: Comparison[Any], given: _Given, asked: Ask
     }
 
 
-def _interval(metric: Metric, given: _Given, asked: Asked) -> dict[str, Any]:
-    """The interval of the score, if one is wanted."""
+def _score(comparison: Comparison[Any], given: _Given) -> dict[str, Any]:
+    (a, b), _ = sides_of(comparison, {"x": given.x, "y": given.y})
+    return {"value": comparison.compare(a, b), "backend": backends(comparison, a, b)}
+
+
+def _interval(metric: Metric, given: _Given, asked: Asked, note: str) -> dict[str, Any]:
+    """The interval of the score, if one is wanted; where there is none, why, behind what else there is to note."""
     if asked.interval == "none" or not metric.paired:
         return {}
-    if asked.interval == "samples":
-        found = sample_interval(metric.name, given.x, given.y, repeats=asked.repeats, **given.told)
-    else:
-        found = query_interval(metric.name, given.x, given.y, queries=asked.queries, **given.told)
+    try:
+        if asked.interval == "samples":
+            found = sample_interval(metric.name, given.x, given.y, repeats=asked.repeats, **given.told)
+        else:
+            found = query_interval(metric.name, given.x, given.y, queries=asked.queries, **given.told)
+    except MetricError as error:
+        return {"note": "; ".join(filter(None, (note, f"no interval: {error}")))}
     ends = {"ci_low": found.low, "ci_high": found.high}
     return ends | {"estimand": found.estimand, "interval": found.method, "short_rows": found.short_rows}

@@ -50,21 +50,22 @@ class CachedSpace:
         """The rows, [n, d]."""
         return self.load()
 
-    def graph(self, k: int, metric: "Measure" = "cosine") -> "Neighbors":
-        """The neighbour graph of these rows, at least k deep: known, cached or searched; similarities are not kept.
+    def graph(self, k: int, metric: "Measure" = "cosine", *, similarities: bool = False) -> "Neighbors":
+        """The neighbour graph of these rows, at least k deep: known, cached or searched.
 
         Args:
             k: Neighbours per row.
             metric: "cosine", "ip" or "euclidean".
+            similarities: Whether they are wanted too; the cache keeps none, so they are computed again.
         """
         known = self.found.get(metric)
-        if known is not None and known.k >= k:
+        if known is not None and known.k >= k and not (similarities and np.isnan(known.similarities[0, 0])):
             return known
-        made = self._from_cache(k, metric) or self._searched(k, metric)
+        made = self._from_cache(k, metric, similarities) or self._searched(k, metric)
         self.found[metric], self.origins[metric] = made
         return made[0]
 
-    def _from_cache(self, k: int, metric: "Measure") -> "tuple[Neighbors, str] | None":
+    def _from_cache(self, k: int, metric: "Measure", similarities: bool) -> "tuple[Neighbors, str] | None":
         """The graph by way of the whole array's: looked up and if need be searched there, where all rows are compared.
 
         Where only some are (a split), a whole graph that is there already and deep enough serves; none is made, since
@@ -75,8 +76,10 @@ class CachedSpace:
             return None
         whole = len(np.unique(self.features.groups)) if self.rule != "each" else len(self.features)
         if len(self.at) == whole:
-            made = graph(self.cache, self.features, k=k, rows=self.rule, metric=metric)
+            made = graph(self.cache, self.features, k=k, rows=self.rule, metric=metric, similarities=similarities)
             return made.neighbors.among(self.at), made.origin
+        if similarities:
+            return None
         kept = cached_graph(self.cache, self.features, rows=self.rule, metric=metric)
         part = kept.neighbors.among(self.at) if kept else None
         if kept is None or part is None or part.k < k or (part.ids[:, k - 1] < 0).any():

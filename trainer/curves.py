@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from featcache.errors import UsageError
 from metrics.comparison import KnnComparison
 from metrics.errors import BadChoice
+from metrics.knn.parts import depth_for
 from metrics.sweeps.ceiling import CeilingPoint, MixingPoint, mixing_curve, ridge_ceiling
-from metrics.sweeps.curve import CurvePoint, depth_for, gallery_curve, k_curve
-from metrics.table import chosen
+from metrics.sweeps.curve import CurvePoint, gallery_curve, k_curve
+from metrics.table import Metric, chosen
 from trainer.align import Asked, chosen_metrics
 from trainer.common_rows import CommonRows
 
@@ -96,15 +98,25 @@ def ceilings(common: CommonRows, asked: Asked, *, folds: int = 5) -> Ceilings:
     Raises:
         MetricError: If a metric is unknown or cannot be computed.
     """
-    wanted = {metric.name: options for metric, options in chosen_metrics(asked)}
+    wanted = _labelled(chosen_metrics(asked))
     a, b, target = (space.values for space in common.spaces)
     ridge = ridge_ceiling(a, b, target, groups=common.groups, folds=folds, seed=asked.seed, metrics=wanted)
     mixing = [
-        point
-        for name, options in wanted.items()
-        for point in mixing_curve(a, b, target, metric=name, groups=common.groups, **options)
+        replace(point, metric=label)
+        for label, options in wanted.items()
+        for point in mixing_curve(a, b, target, name=label.partition(":")[0], groups=common.groups, **options)
     ]
     return Ceilings(ridge, mixing)
+
+
+def _labelled(wanted: Sequence[tuple[Metric, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Options by name of the metric, with the options behind the name where a metric is asked for more than once."""
+    times = Counter(metric.name for metric, _ in wanted)
+    labelled: dict[str, dict[str, Any]] = {}
+    for metric, options in wanted:
+        behind = ",".join(f"{name}={value}" for name, value in options.items()) if times[metric.name] > 1 else ""
+        labelled[f"{metric.name}:{behind}" if behind else metric.name] = options
+    return labelled
 
 
 def _halved(n: int, k: int, largest: int) -> list[int]:

@@ -209,7 +209,7 @@ def _rows(
             k=point.k,
             chance=point.chance,
             p=point.p,
-            backend=grid.backend or "numpy",
+            backend=grid.backend,
             seconds=seconds,
             **about_null,
         )

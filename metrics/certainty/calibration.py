@@ -1,6 +1,7 @@
 """How much of a score is chance? Calibrated scores, and the null of the best of many layer pairs."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -10,9 +11,9 @@ import numpy as np
 
 from metrics.arrays import Groups, X, Y
 from metrics.certainty.moments import Moments, moments_cka, moments_hsic, moments_knn
-from metrics.certainty.nulls import Null, described, order_batches, permutation_null, reaching, summarised
-from metrics.certainty.sides import prepared
-from metrics.comparison import Comparison
+from metrics.certainty.nulls import Null, described, order_batches, permutation_null, settled, summarised, unmoved
+from metrics.certainty.sides import sides_of
+from metrics.comparison import Comparison, backends
 from metrics.errors import BadChoice
 from metrics.knn.graph import Neighbors
 from metrics.table import Metric, chosen
@@ -35,6 +36,7 @@ class Calibrated:
         null: All of the null.
         moments: Exact permutation mean and standard deviation, where there is a closed form.
         normal_p: Tail of the normal with these moments.
+        backend: What prepared the two spaces.
     """
 
     metric: str
@@ -48,6 +50,7 @@ class Calibrated:
     null: Null
     moments: Moments | None
     normal_p: float | None
+    backend: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +131,7 @@ def calibrate(
     """
     metric, comparison = chosen(name, groups=groups, **options)
     _check_alpha(alpha, permutations)
-    (a, b), n = prepared(comparison, {"x": x, "y": y})
+    (a, b), n = sides_of(comparison, {"x": x, "y": y})
     moments = closed_form(name, x, y, a, b, groups=groups, options=options)
     if permutations:
         draws: dict[str, Any] = {"groups": groups, "permutations": permutations, "seed": seed}
@@ -156,6 +159,7 @@ def calibrate(
         null=null,
         moments=moments,
         normal_p=_normal_null(null.observed, moments).p if moments else None,
+        backend=backends(comparison, a, b),
     )
 
 
@@ -218,10 +222,18 @@ def max_null(
     for orders in order_batches(n, groups, permutations=permutations, seed=seed):
         found.append(better.reduce([comparison.permuted(a, b, orders) for a in sides_x for b in sides_y]))
     method = f"best of {len(sides_x)} x {len(sides_y)} pairs, {described(groups, n)} in all of them alike"
-    null = summarised(float(scores[i, j]), np.concatenate(found), method, higher_is_better=higher_is_better)
-    reached = reaching(null.scores, scores[:, :, None], higher_is_better).sum(axis=2)
+    drawn = np.concatenate(found)
+
+    def against(i: int, j: int) -> Null:
+        observed = float(scores[i, j])
+        moved = settled(drawn, observed, unmoved(comparison, sides_x[i], sides_y[j], n))
+        return summarised(observed, moved, method, higher_is_better=higher_is_better)
+
+    null, p_values = against(i, j), np.empty(scores.shape)
+    for at in np.ndindex(*scores.shape):
+        p_values[at] = against(*at).p
     threshold = _threshold(null.scores, null.observed, alpha, higher_is_better)
-    return MaxNull(scores, (i, j), (1 + reached) / (permutations + 1), threshold, null)
+    return MaxNull(scores, (i, j), p_values, threshold, null)
 
 
 _CLOSED = ("mutual_knn", "cka_linear", "cka_debiased", "rv", "hsic")
@@ -257,7 +269,8 @@ def _normal_null(observed: float, moments: Moments) -> Null:
     """The null of a similarity as a normal with exact permutation moments."""
     mean, std = moments
     half = NormalDist().inv_cdf(0.975) * std
-    p = 0.5 * math.erfc((observed - mean) / (std * math.sqrt(2))) if std > 0 else 1.0
+    # Never 0: what float64 cannot tell from it is still a tail.
+    p = max(0.5 * math.erfc((observed - mean) / (std * math.sqrt(2))), sys.float_info.min) if std > 0 else 1.0
     return Null(observed, mean, std, mean - half, mean + half, p, 0, "closed form, normal tail")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from metrics.arrays import Groups, X
 from metrics.certainty.intervals import Interval, half_width, halves, halving, part_of, short
-from metrics.certainty.sides import prepared
+from metrics.certainty.sides import sides_of
 from metrics.errors import BadChoice
 from metrics.knn.graph import Neighbors
 
@@ -162,7 +162,7 @@ def _differences(
     """Whole minus each part: every space is prepared once, and all scores are taken on the same halves."""
     spaces = {"whole": whole, "reference": reference} | {f"parts[{part!r}]": space for part, space in parts.items()}
     metric, comparison = halving(name, spaces, groups, options)
-    (first, ref, *others), n = prepared(comparison, spaces)
+    (first, ref, *others), n = sides_of(comparison, spaces)
 
     def scores(at: Any, *sides: Any) -> np.ndarray:
         return np.array([comparison.compare(side, at) for side in sides])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from metrics.arrays import Groups, X, Y, check_pair, group_codes
-from metrics.certainty.permuted import OWN_LISTS, first_kept
-from metrics.certainty.sides import prepared
-from metrics.comparison import Comparison, KnnComparison
+from metrics.certainty.sides import sides_of
+from metrics.comparison import Comparison, KnnComparison, RowComparison
 from metrics.errors import BadChoice, BadShape, TooFewRows
 from metrics.knn.gallery import neighbors_in
 from metrics.knn.graph import Neighbors
-from metrics.sweeps.curve import depth_for
-from metrics.table import METRICS, Metric, chosen
+from metrics.knn.parts import depth_for, first_kept
+from metrics.scores.permuted import OWN_LISTS
+from metrics.table import Metric, chosen, names_of
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ def query_interval(
 
     Queries are drawn from the n rows of a gallery that stays as it is; so the width is 0 when all of them are asked.
     It says nothing of new samples: those change the gallery too, and `sample_interval` is about a third wider or more.
-    Scores that need a query's own lists alone (all but cycle_knn) search for the queries alone.
+    kNN scores that need a query's own lists alone (all but cycle_knn) search for the queries alone.
 
     Args:
-        name: A key of `METRICS` whose score is a mean over rows (the kNN metrics).
+        name: A key of `METRICS` whose score is a mean over rows (the kNN metrics, second_order_cosine, alignment_loss).
         x: Features of n samples in the first space, or a graph of them at least k deep.
         y: Features of the same samples in the second space, or their graph.
         queries: How many rows to draw (to the nearest whole group); or row numbers that were drawn at random, in whole
@@ -94,19 +94,20 @@ def query_interval(
         Cochran 1977, Sampling Techniques, 3rd ed., sections 2.6 and 9A.
     """
     metric, comparison = chosen(name, groups=groups, **options)
-    if not isinstance(comparison, KnnComparison):
+    if not isinstance(comparison, RowComparison):
         raise BadChoice(
-            f"{name} is no mean over rows, so it has no other queries; there are {', '.join(_per_row())}. "
+            f"{name} is no mean over rows, so it has no other queries; there are {', '.join(names_of(RowComparison))}. "
             f"For {name} use sample_interval"
         )
     n = x.n if isinstance(x, Neighbors) else len(x)
     rows = _drawn(queries, groups, n, seed)
     codes = group_codes(groups, n)[0]
-    if len(rows) < n and comparison.per_row in OWN_LISTS and not any(isinstance(s, Neighbors) for s in (x, y)):
+    some = len(rows) < n and not any(isinstance(space, Neighbors) for space in (x, y))
+    if some and isinstance(comparison, KnnComparison) and comparison.per_row in OWN_LISTS:
         a, b = _searched(comparison, x, y, rows, codes)
         scores = comparison.rows(a, b)
     else:
-        (a, b), _ = prepared(comparison, {"x": x, "y": y})
+        (a, b), _ = sides_of(comparison, {"x": x, "y": y})
         scores = comparison.rows(a, b)[rows]
     asked = None if groups is None else codes[rows]
     return scores_interval(scores, population=n, groups=asked, level=level, bounds=_bounds(metric, comparison, a, b))
@@ -244,7 +245,7 @@ def sample_interval(
         jackknife: with d = n / 2 its factor (n - d) / d is 1).
     """
     metric, comparison = halving(name, {"x": x, "y": y}, groups, options)
-    (a, b), n = prepared(comparison, {"x": x, "y": y})
+    (a, b), n = sides_of(comparison, {"x": x, "y": y})
     observed = comparison.compare(a, b)
     found, short_rows = [], 0
     for rows in halves(comparison, groups, n, repeats=repeats, seed=seed):
@@ -323,8 +324,7 @@ def part_of(comparison: Comparison[Any], side: Any, rows: np.ndarray) -> Any:
     """The prepared space of some rows; of a graph no more than the k entries that a score looks at."""
     if not isinstance(comparison, KnnComparison):
         return comparison.take(side, rows)
-    ids = first_kept(side.ids, rows, comparison.k)
-    return replace(side, ids=ids, similarities=np.broadcast_to(np.nan, ids.shape))
+    return first_kept(side, rows, comparison.k)
 
 
 def short(comparison: Comparison[Any], *sides: Any) -> int:
@@ -340,11 +340,6 @@ def short(comparison: Comparison[Any], *sides: Any) -> int:
     if missing.all():
         raise TooFewRows(f"no row of a half kept k = {k} neighbours in both graphs; give deeper graphs, or features")
     return int(missing.sum())
-
-
-def _per_row() -> list[str]:
-    every = {name: metric.comparison() for name, metric in METRICS.items() if metric.comparison}
-    return [name for name, comparison in every.items() if isinstance(comparison, KnnComparison)]
 
 
 def _drawn(queries: int | np.ndarray | None, groups: Groups | None, n: int, seed: int) -> np.ndarray:
@@ -366,7 +361,7 @@ def _drawn(queries: int | np.ndarray | None, groups: Groups | None, n: int, seed
 
 
 def _bounds(metric: Metric, comparison: Comparison[Any], a: Any, b: Any) -> tuple[float, float]:
-    """The metric's range; a good end that is the self-score moves with the options (lcs_knn counts up to k)."""
+    """The metric's range. Options move its ends: a self-score (lcs_knn counts up to k), the far end of a distance."""
     low, high = metric.range
     if getattr(comparison, "debiased", False):  # an option of metrics that are not negative without it
         low = min(low, -high)
@@ -374,7 +369,7 @@ def _bounds(metric: Metric, comparison: Comparison[Any], a: Any, b: Any) -> tupl
     if not math.isfinite(good) or metric.self_score != good:
         return low, high
     own = comparison.compare(a, a), comparison.compare(b, b)
-    return (low, max(own)) if metric.higher_is_better else (min(own), high)
+    return (low, max(own)) if metric.higher_is_better else (min(own), math.inf)
 
 
 def _clipped(value: float, half: float, bounds: tuple[float, float]) -> tuple[float, float]:

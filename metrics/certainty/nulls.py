@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from metrics.arrays import Graph, Groups, X, Y, group_codes
-from metrics.certainty.permuted import knn_scores
-from metrics.certainty.sides import prepared
+from metrics.certainty.sides import sides_of
 from metrics.comparison import Comparison, GraphScore
 from metrics.errors import BadChoice, TooFewRows
 from metrics.scores.kernels import KERNELS, Kernel, LinearCka, RbfCka, check_choice
 from metrics.scores.overlap import check_ids, graph_pair, mutual_knn_graphs
+from metrics.scores.permuted import knn_scores
 
+_ROUNDING = 1e-5  # of the spread of the null
 _ORDER_ENTRIES = 1 << 20  # 8 MB of row numbers handed to a comparison at a time; it divides them further as it needs
 
 
@@ -94,7 +95,9 @@ def permutation_null(
     """
     batches = order_batches(n, groups, permutations=permutations, seed=seed)
     scores = np.concatenate([comparison.permuted(a, b, orders) for orders in batches])
-    return summarised(comparison.compare(a, b), scores, described(groups, n), higher_is_better=higher_is_better)
+    observed, by_path = comparison.compare(a, b), unmoved(comparison, a, b, n)
+    scores = settled(scores, observed, by_path)
+    return summarised(observed, scores, described(groups, n), higher_is_better=higher_is_better)
 
 
 def permutation_null_knn(
@@ -138,7 +141,9 @@ def permutation_null_knn(
     check_ids(b, "b_ids")
     batches = order_batches(len(a), groups, permutations=permutations, seed=seed)
     scores = np.concatenate([knn_scores(score, a, b, orders) for orders in batches])
-    return summarised(float(score(a, b).mean()), scores, described(groups, len(a)))
+    observed = float(score(a, b).mean())
+    by_path = float(knn_scores(score, a, b, np.arange(len(a))[None])[0])
+    return summarised(observed, settled(scores, observed, by_path), described(groups, len(a)))
 
 
 def permutation_null_cka(
@@ -178,7 +183,7 @@ def permutation_null_cka(
     """
     check_choice("kernel", kernel, KERNELS)
     comparison = LinearCka(debiased=debiased) if kernel == "linear" else RbfCka(debiased=debiased)
-    (a, b), n = prepared(comparison, {"x": x, "y": y})
+    (a, b), n = sides_of(comparison, {"x": x, "y": y})
     return permutation_null(comparison, a, b, n=n, groups=groups, permutations=permutations, seed=seed)
 
 
@@ -187,7 +192,7 @@ def summarised(observed: float, scores: np.ndarray, method: str, *, higher_is_be
 
     Args:
         observed: The score.
-        scores: Permuted scores [permutations], one or more.
+        scores: Permuted scores [permutations], one or more, `settled`.
         method: What was permuted.
         higher_is_better: Of the metric.
 
@@ -203,7 +208,7 @@ def summarised(observed: float, scores: np.ndarray, method: str, *, higher_is_be
         std=float(scores.std()),
         low=float(low),
         high=float(high),
-        p=(1 + int(np.sum(reaching(scores, observed, higher_is_better)))) / (len(scores) + 1),
+        p=(1 + int(np.sum(scores >= observed if higher_is_better else scores <= observed))) / (len(scores) + 1),
         permutations=len(scores),
         method=method,
         higher_is_better=higher_is_better,
@@ -211,14 +216,29 @@ def summarised(observed: float, scores: np.ndarray, method: str, *, higher_is_be
     )
 
 
-def reaching(scores: np.ndarray, observed: float | np.ndarray, higher_is_better: bool) -> np.ndarray:
-    """Which permuted scores are at least as aligned as an observed one, boolean, broadcast.
+def unmoved(comparison: Comparison[Any], a: Any, b: Any, n: int) -> float:
+    """The score of the order that is there, computed as permuted scores are (perhaps in float32)."""
+    return float(comparison.permuted(a, b, np.arange(n)[None])[0])
 
-    A permutation that changes nothing must count although its score may have been computed in float32.
+
+def settled(scores: np.ndarray, observed: float, by_path: float) -> np.ndarray:
+    """Permuted scores, of which those that rounding alone tells from the observed one are made equal to it.
+
+    A permutation that changes nothing must count as reaching the score, in the p-value and in the threshold alike. What
+    is rounding is measured where it matters: by the spread of the null, however close to each other its scores lie, and
+    by what the two ways of computing the observed score differ.
+
+    Args:
+        scores: Permuted scores, [permutations].
+        observed: The score.
+        by_path: The same score computed as the permuted ones are (`unmoved`).
+
+    Example:
+        >>> settled(np.array([0.2, 0.9000001, 0.9, 1.0]), 0.90000005, 0.9).tolist()
+        [0.2, 0.90000005, 0.90000005, 1.0]
     """
-    sign = 1 if higher_is_better else -1
-    slack = 1e-6 * np.maximum(np.abs(observed), np.abs(scores).max())
-    return sign * scores >= sign * np.asarray(observed) - slack
+    slack = _ROUNDING * np.ptp(scores) + 2 * abs(observed - by_path)
+    return np.where(np.abs(scores - by_path) <= slack, observed, scores)
 
 
 def described(groups: Groups | None, n: int) -> str:

@@ -12,7 +12,7 @@ from metrics.knn.graph import Neighbors
 from metrics.scores.local import Cknna
 
 
-def prepared(comparison: Comparison[Any], spaces: Mapping[str, X | Y | Neighbors]) -> tuple[list[Any], int]:
+def sides_of(comparison: Comparison[Any], spaces: Mapping[str, X | Y | Neighbors]) -> tuple[list[Any], int]:
     """The prepared sides of some spaces, in their order, and their number of rows.
 
     Args:
@@ -29,7 +29,7 @@ def prepared(comparison: Comparison[Any], spaces: Mapping[str, X | Y | Neighbors
     Example:
         >>> from metrics import METRICS
         >>> x = np.random.default_rng(0).standard_normal((40, 8))
-        >>> sides, n = prepared(METRICS["mutual_knn"].comparison(k=5), {"x": x, "y": 2 * x})
+        >>> sides, n = sides_of(METRICS["mutual_knn"].comparison(k=5), {"x": x, "y": 2 * x})
         >>> n, sides[1].k
         (40, 5)
     """

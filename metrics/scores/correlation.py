@@ -7,12 +7,12 @@ from typing import Literal
 import numpy as np
 
 from metrics.arrays import X, Y, checked
-from metrics.comparison import Comparison
+from metrics.comparison import Comparison, check_amount, check_flag
 from metrics.errors import BadChoice, ConstantSpace, TooFewRows
 from metrics.scores.gram import centred_rows
 
-Weights = Literal["projection", "variate"]
-WEIGHTS: tuple[str, ...] = ("projection", "variate")
+Weighting = Literal["projection", "variate"]
+WEIGHTINGS: tuple[str, ...] = ("projection", "variate")
 _BATCH_ENTRIES = 1 << 21  # 16 MB of float64 moved at a time
 
 
@@ -86,7 +86,7 @@ def svcca(x: X, y: Y, *, dims: int | float = 0.99, standardize: bool = False, ri
     return svcca_comparison(dims=dims, standardize=standardize, ridge=ridge)(x, y)
 
 
-def pwcca(x: X, y: Y, *, weights: Weights = "projection", ridge: float = 0.0) -> float:
+def pwcca(x: X, y: Y, *, weighting: Weighting = "projection", ridge: float = 0.0) -> float:
     """Canonical correlations weighted by how much of x's features their directions carry.
 
     Not symmetric: the weights are x's. 1 for a space with itself. Invariant to translation and scale, and to any
@@ -95,7 +95,7 @@ def pwcca(x: X, y: Y, *, weights: Weights = "projection", ridge: float = 0.0) ->
     Args:
         x: Features of n samples in the first space.
         y: Features of the same samples, in the same order, in the second space.
-        weights: Of the canonical variate h of x: "projection", the sum over x's features of |<h, feature>| (Morcos et
+        weighting: By the canonical variate h of x: "projection", the sum over x's features of |<h, feature>| (Morcos et
             al.), or "variate", the sum of |h| over samples (Aristotelian's, with ridge 1e-6).
         ridge: As in `cca`.
 
@@ -104,7 +104,7 @@ def pwcca(x: X, y: Y, *, weights: Weights = "projection", ridge: float = 0.0) ->
 
     Raises:
         BadShape, BadDtype, NotFinite, ConstantSpace, TooFewRows: As `cca`.
-        BadChoice: If the weights are unknown or ridge is out of range.
+        BadChoice: If the weighting is unknown or ridge is out of range.
 
     Example:
         >>> x = np.random.default_rng(0).standard_normal((50, 3))
@@ -114,7 +114,7 @@ def pwcca(x: X, y: Y, *, weights: Weights = "projection", ridge: float = 0.0) ->
     Source:
         Morcos et al. 2018, arXiv:1806.05759.
     """
-    return pwcca_comparison(weights=weights, ridge=ridge)(x, y)
+    return pwcca_comparison(weighting=weighting, ridge=ridge)(x, y)
 
 
 def cca_comparison(*, ridge: float = 0.0) -> "CanonicalComparison":
@@ -129,9 +129,9 @@ def svcca_comparison(
     return CanonicalComparison(dims=dims, standardize=standardize, ridge=ridge)
 
 
-def pwcca_comparison(*, weights: Weights = "projection", ridge: float = 0.0) -> "CanonicalComparison":
+def pwcca_comparison(*, weighting: Weighting = "projection", ridge: float = 0.0) -> "CanonicalComparison":
     """`pwcca` in two steps."""
-    return CanonicalComparison(weights=weights, ridge=ridge)
+    return CanonicalComparison(weighting=weighting, ridge=ridge)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,19 +159,19 @@ class CanonicalComparison(Comparison[Components]):
         dims: Components kept: all (None), a number, or the share of variance as a float in (0, 1].
         standardize: Divide features by their standard deviation.
         ridge: Added to both covariances.
-        weights: None for the plain mean, else as in `pwcca`.
+        weighting: None for the plain mean, else as in `pwcca`.
     """
 
     dims: int | float | None = None
     standardize: bool = False
     ridge: float = 0.0
-    weights: Weights | None = None
+    weighting: Weighting | None = None
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.ridge, int | float) and 0 <= self.ridge < np.inf):
-            raise BadChoice(f"ridge = {self.ridge!r}: wanted 0 or a positive number")
-        if self.weights is not None and self.weights not in WEIGHTS:
-            raise BadChoice(f"weights {self.weights!r} is unknown; there are {', '.join(WEIGHTS)}")
+        check_amount("ridge", self.ridge)
+        check_flag("standardize", self.standardize)
+        if self.weighting is not None and self.weighting not in WEIGHTINGS:
+            raise BadChoice(f"weighting {self.weighting!r} is unknown; there are {', '.join(WEIGHTINGS)}")
         if self.dims is not None and not _fit_dims(self.dims):
             raise BadChoice(
                 f"dims = {self.dims!r}: wanted a whole number of components, or a share of variance in (0, 1]"
@@ -224,10 +224,10 @@ class CanonicalComparison(Comparison[Components]):
         return np.concatenate([self._mean(a, cross) for cross in cross_products(a.basis, b.basis, orders)])
 
     def _mean(self, a: Components, cross: np.ndarray) -> np.ndarray:
-        if self.weights is None:
+        if self.weighting is None:
             return np.minimum(np.linalg.svd(cross, compute_uv=False), 1.0).mean(axis=1)
         turned, found, _ = np.linalg.svd(cross, full_matrices=False)
-        carried = a.loadings if self.weights == "projection" else a.basis
+        carried = a.loadings if self.weighting == "projection" else a.basis
         weights = np.abs(carried @ turned).sum(axis=1)
         return (weights * np.minimum(found, 1.0)).sum(axis=1) / weights.sum(axis=1)
 

@@ -29,7 +29,7 @@ def rsa(
     dissimilarity: Dissimilarity = "correlation",
     compare: Agreement = "spearman",
     pairs: int | None = None,
-    seed: int = 0,
+    pair_seed: int = 0,
 ) -> float:
     """Agreement of two dissimilarity matrices of the same samples, over pairs of different samples.
 
@@ -50,7 +50,7 @@ def rsa(
             whitened by the covariance of dissimilarities that share a sample, which for "squared_euclidean" is linear
             CKA; "corr_cov", that of dissimilarities minus their mean.
         pairs: None for every pair, or how many pairs of samples to draw without replacement.
-        seed: Of the draw; both spaces use the same pairs.
+        pair_seed: Of the draw; both spaces use the same pairs.
 
     Returns:
         The agreement, in [-1, 1] (cosines in [0, 1]); higher is more aligned.
@@ -71,7 +71,7 @@ def rsa(
         Kriegeskorte et al. 2008, Frontiers in Systems Neuroscience 2; rho_a: Schütt et al. 2023, eLife 12; whitened:
         Diedrichsen et al. 2021, arXiv:2007.02789.
     """
-    return rsa_comparison(dissimilarity=dissimilarity, compare=compare, pairs=pairs, seed=seed)(x, y)
+    return rsa_comparison(dissimilarity=dissimilarity, compare=compare, pairs=pairs, pair_seed=pair_seed)(x, y)
 
 
 def rsa_comparison(
@@ -79,10 +79,10 @@ def rsa_comparison(
     dissimilarity: Dissimilarity = "correlation",
     compare: Agreement = "spearman",
     pairs: int | None = None,
-    seed: int = 0,
+    pair_seed: int = 0,
 ) -> "RsaComparison":
     """`rsa` in two steps."""
-    return RsaComparison(dissimilarity, compare, pairs, seed)
+    return RsaComparison(dissimilarity, compare, pairs, pair_seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ class RsaComparison(Comparison[Dissimilarities]):
     dissimilarity: Dissimilarity = "correlation"
     agreement: Agreement = "spearman"
     pairs: int | None = None
-    seed: int = 0
+    pair_seed: int = 0
 
     at_least = 3
 
@@ -146,7 +146,7 @@ class RsaComparison(Comparison[Dissimilarities]):
         if self.pairs is None:
             values = _every_pair(rows, distance)
         else:
-            values = _pairs_of(rows, *drawn_pairs(n, self.pairs, self.seed), distance)
+            values = _pairs_of(rows, *drawn_pairs(n, self.pairs, self.pair_seed), distance)
         grid = 2.0**-40 * (float(np.exp2(np.ceil(np.log2(_squares(rows).max())))) if distance else 1.0)
         values = np.maximum(np.round(values / grid), 0) * grid
         return self._normal(np.sqrt(values) if self.dissimilarity == "euclidean" else values, rows, name)

@@ -5,7 +5,7 @@ products, |a^T b|^2; n x n kernels of wider spaces are multiplied entry by entry
 features, sums in float64.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metrics.knn.search import full_precision
+from metrics.knn.precision import full_precision
 
 Cross = Callable[[np.ndarray], np.ndarray]  # orders [p, n] -> scores [p]
 
@@ -213,11 +213,11 @@ def feature_cross(a: RowSide, b: RowSide, *, debiased: bool) -> tuple[Cross, int
     return cross, n * width
 
 
-def gram_cross(a: GramSide, b: GramSide) -> tuple[Cross, int]:
-    """Cosine of two kernels, the second in other orders; returns what `feature_cross` does."""
-    left, right = (
-        (side.kernel / torch.linalg.vector_norm(side.kernel, dtype=torch.float64)).float() for side in (a, b)
-    )
+def gram_cross(left: Tensor, right: Tensor) -> tuple[Cross, int]:
+    """Cosine of two `unit_kernel`s, the second in other orders; returns what `feature_cross` does.
+
+    Memory: a third [n, n] float32, or many small ones.
+    """
 
     def cross(orders: np.ndarray) -> np.ndarray:
         at = row_index(orders, right.device)
@@ -228,13 +228,50 @@ def gram_cross(a: GramSide, b: GramSide) -> tuple[Cross, int]:
     return cross, left.numel()
 
 
-def as_gram(side: LinearSide, *, debiased: bool) -> GramSide:
-    """A linear side as its centred kernel [n, n]."""
+def unit_linear(side: LinearSide, tiles: Iterable[slice], *, debiased: bool) -> Tensor:
+    """The centred kernel of a linear side over its norm, [n, n] float32."""
+    n = len(side)
+    norm = (side.own * (n * (n - 3) if debiased else 1)) ** 0.5
     if isinstance(side, GramSide):
-        return side
-    with full_precision():
-        kernel = side.rows @ side.rows.T
-    return gram_side(kernel, debiased=debiased, name=side.name, exponent=side.exponent)
+        kernel = side.kernel
+        return unit_kernel(lambda part: kernel[part] / norm, n, tiles)
+    # Rows of a centred linear kernel sum to 0; without the diagonal, to minus the squared length.
+    means, grand = centring(-side.lengths if debiased else np.zeros(n), debiased=debiased)
+    rows, shift = side.rows, torch.from_numpy(means).to(side.rows)
+
+    def tile(part: slice) -> Tensor:
+        with full_precision():
+            made = rows[part] @ rows.T
+        return centred_tile(made, shift, grand, part, debiased=debiased).div_(norm)
+
+    return unit_kernel(tile, n, tiles)
+
+
+def unit_kernel(tile: Callable[[slice], Tensor], n: int, tiles: Iterable[slice]) -> Tensor:
+    """A kernel [n, n] in float32 from its tiles, so that it never stands in float64."""
+    kernel = None
+    for part in tiles:
+        made = tile(part)
+        if kernel is None:
+            kernel = torch.empty((n, n), dtype=torch.float32, device=made.device)
+        kernel[part] = made
+    assert kernel is not None
+    return kernel
+
+
+def centring(sums: np.ndarray, *, debiased: bool) -> tuple[np.ndarray, float]:
+    """Row means and grand mean that centre a kernel of these row sums, or U-centre it (diagonal left out)."""
+    n = len(sums)
+    return sums / (n - 2 if debiased else n), float(sums.sum()) / ((n - 1) * (n - 2) if debiased else n * n)
+
+
+def centred_tile(tile: Tensor, means: Tensor, grand: float, part: slice, *, debiased: bool) -> Tensor:
+    """Rows `part` of a kernel [t, n], centred; overwritten."""
+    tile -= (means[part] - grand)[:, None]
+    tile -= means
+    if debiased:
+        tile.diagonal(part.start).fill_(0)
+    return tile
 
 
 def row_index(rows: np.ndarray, device: torch.device) -> Tensor:

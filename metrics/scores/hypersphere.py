@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metrics.arrays import X, Y, checked, plain, unit_rows
-from metrics.comparison import Comparison
-from metrics.errors import BadChoice, BadShape, TooFewRows
+from metrics.arrays import X, Y, check_same_width, checked, plain, unit_rows
+from metrics.comparison import Comparison, RowComparison, check_amount
+from metrics.errors import TooFewRows
 from metrics.scores.kernels import row_tiles
 
 
@@ -38,24 +38,24 @@ def modality_gap(x: X, y: Y) -> float:
     return ModalityGap()(x, y)
 
 
-def alignment_loss(x: X, y: Y, *, alpha: float = 2.0) -> float:
-    """Mean distance to the power alpha between matching unit rows of two modalities.
+def alignment_loss(x: X, y: Y, *, power: float = 2.0) -> float:
+    """Mean distance to a power between matching unit rows of two modalities.
 
     A loss: 0 where every pair coincides, LOWER is more aligned. Symmetric; invariant to the length of rows. Both
-    spaces must have the same width. Chance at alpha = 2, rows permuted: 2 minus twice the product of the centroids.
+    spaces must have the same width. Chance at power = 2, rows permuted: 2 minus twice the product of the centroids.
 
     Args:
         x: Features [n, d] of n samples in the first modality.
         y: Features [n, d] of the same samples, in the same order and in the same space.
-        alpha: Power of the distance, above 0.
+        power: Of the distance, above 0.
 
     Returns:
-        The loss, in [0, 2 ** alpha]; lower is more aligned.
+        The loss, in [0, 2 ** power]; lower is more aligned.
 
     Raises:
         BadShape: If widths or numbers of rows differ.
         BadDtype, NotFinite, ZeroRow, ConstantSpace, TooFewRows: As `mutual_knn`.
-        BadChoice: If alpha is not a positive number.
+        BadChoice: If power is not a positive number.
 
     Example:
         >>> alignment_loss(np.array([[2.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 1.0], [3.0, 3.0]]))
@@ -64,7 +64,7 @@ def alignment_loss(x: X, y: Y, *, alpha: float = 2.0) -> float:
     Source:
         Wang & Isola 2020, arXiv:2005.10242, section 4.1.
     """
-    return AlignmentLoss(alpha)(x, y)
+    return AlignmentLoss(power)(x, y)
 
 
 def uniformity(x: X, *, t: float = 2.0) -> float:
@@ -91,8 +91,7 @@ def uniformity(x: X, *, t: float = 2.0) -> float:
     Source:
         Wang & Isola 2020, arXiv:2005.10242, section 4.1; pairs i < j as in their code.
     """
-    if not (isinstance(t, int | float) and 0 < t < np.inf):
-        raise BadChoice(f"t = {t!r}: wanted a positive number")
+    check_amount("t", t, positive=True)
     rows = unit_rows(plain(x))
     n = len(rows)
     if n < 2:
@@ -122,13 +121,6 @@ class _OneSphere(Comparison[np.ndarray]):
         """Some rows."""
         return side[rows]
 
-    def _same_width(self, a: np.ndarray, b: np.ndarray) -> None:
-        if a.shape[1] != b.shape[1]:
-            raise BadShape(
-                f"x is {a.shape[1]} wide and y {b.shape[1]}: their rows are compared with each other, so both must lie "
-                "in one space of one width"
-            )
-
 
 @dataclass(frozen=True)
 class ModalityGap(_OneSphere):
@@ -136,7 +128,7 @@ class ModalityGap(_OneSphere):
 
     def compare(self, a: np.ndarray, b: np.ndarray) -> float:
         """Distance of the two means."""
-        self._same_width(a, b)
+        check_same_width(a, b)
         return float(np.linalg.norm(a.mean(axis=0) - b.mean(axis=0)))
 
     def permuted(self, a: np.ndarray, b: np.ndarray, orders: np.ndarray) -> np.ndarray:
@@ -145,22 +137,17 @@ class ModalityGap(_OneSphere):
 
 
 @dataclass(frozen=True)
-class AlignmentLoss(_OneSphere):
+class AlignmentLoss(_OneSphere, RowComparison[np.ndarray]):
     """`alignment_loss` in two steps."""
 
-    alpha: float = 2.0
+    power: float = 2.0
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.alpha, int | float) and 0 < self.alpha < np.inf):
-            raise BadChoice(f"alpha = {self.alpha!r}: wanted a positive number")
+        check_amount("power", self.power, positive=True)
 
     def rows(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Loss of each row, [n]."""
-        self._same_width(a, b)
+        check_same_width(a, b)
         apart = a - b
         squares = np.einsum("ij,ij->i", apart, apart)
-        return squares if self.alpha == 2 else squares ** (self.alpha / 2)
-
-    def compare(self, a: np.ndarray, b: np.ndarray) -> float:
-        """Mean over rows."""
-        return float(self.rows(a, b).mean())
+        return squares if self.power == 2 else squares ** (self.power / 2)

@@ -7,9 +7,18 @@ from typing import Any, Literal
 import numpy as np
 
 from metrics.arrays import X, Y
-from metrics.comparison import Comparison
+from metrics.comparison import Comparison, check_flag
 from metrics.scores.gram import LinearSide
-from metrics.scores.kernels import KERNELS, Kernel, LinearCka, RbfCka, RbfSide, Sigma, check_choice, check_sigma
+from metrics.scores.kernels import (
+    KERNELS,
+    Kernel,
+    LinearCka,
+    RbfCka,
+    RbfSide,
+    Sigma,
+    check_choice,
+    check_sigma,
+)
 
 Divisor = Literal["(n-1)^2", "n^2", "1"]
 DIVISORS: dict[str, Callable[[int], float]] = {
@@ -47,7 +56,7 @@ def hsic(
 
     Raises:
         BadShape, BadDtype, NotFinite, TooFewRows: As `mutual_knn`.
-        BadChoice: If kernel, sigma or divisor is none that exists.
+        BadChoice: If kernel, sigma or divisor is none that exists, or debiased neither True nor False.
 
     Example:
         >>> x = np.array([[0.0], [2.0], [4.0]])
@@ -73,6 +82,7 @@ class HsicComparison(Comparison[LinearSide | RbfSide]):
         check_choice("kernel", self.kernel, KERNELS)
         check_choice("divisor", self.divisor, tuple(DIVISORS))
         check_sigma(self.sigma)
+        check_flag("debiased", self.debiased)
         object.__setattr__(self, "at_least", 4 if self.debiased else 2)
 
     @property

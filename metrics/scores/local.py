@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from metrics.arrays import Groups, X, Y, plain
-from metrics.comparison import Comparison
+from metrics.comparison import Comparison, check_amount, check_flag, check_search
 from metrics.errors import BadChoice, ConstantSpace
 from metrics.knn.graph import Neighbors, neighbors
 
@@ -47,7 +47,7 @@ def cknna(
 
     Raises:
         BadShape, BadDtype, NotFinite, ZeroRow, ConstantSpace, TooFewRows: As `mutual_knn`.
-        BadChoice: If k < 2 or the metric is a distance.
+        BadChoice: If k < 2, the metric is a distance, or epsilon is negative or not finite.
 
     Example:
         >>> x = np.random.default_rng(0).standard_normal((50, 8))
@@ -85,6 +85,9 @@ class Cknna(Comparison[Neighbors]):
     at_least = 4
 
     def __post_init__(self) -> None:
+        check_search(self.k, self.metric, self.depth)
+        check_flag("debiased", self.debiased)
+        check_amount("epsilon", self.epsilon)
         if self.k < 2:
             raise BadChoice(f"k = {self.k}: CKNNA needs 2 or more neighbours")
         if self.metric == "euclidean":

@@ -1,16 +1,17 @@
 """Does a query find its own among all others? Retrieval by cosine, with chance level and interval."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from metrics.arrays import Groups, X, Y, group_codes, plain, unit_rows
+from metrics.arrays import Groups, X, Y, group_codes, labels, plain, unit_rows
 from metrics.errors import BadChoice, BadShape
 from metrics.knn.exact import paired_values, relative_bound
-from metrics.knn.search import Exclusion, full_precision, tile_rows
+from metrics.knn.precision import full_precision
+from metrics.knn.search import Exclusion, tile_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,8 @@ def retrieval(
     Raises:
         BadShape: If widths differ or groups do not fit.
         BadDtype, NotFinite, ZeroRow: As `mutual_knn`.
-        BadChoice: If a cut-off is below 1, or a query's group is not in the gallery; names the query.
+        BadChoice: If a cut-off is no whole number of 1 or more, or a query's group is not in the gallery; names the
+            query.
 
     Example:
         >>> x = torch.tensor([[1., 0.], [0., 1.], [1., 1.]])
@@ -83,8 +85,8 @@ def retrieval(
     q, g = unit_rows(plain(queries, "queries"), "queries"), unit_rows(plain(gallery, "gallery"), "gallery")
     if q.shape[1] != g.shape[1]:
         raise BadShape(f"queries are {q.shape[1]} wide and the gallery {g.shape[1]}: map both into one space first")
-    if not ks or min(ks) < 1:
-        raise BadChoice(f"ks = {tuple(ks)}: wanted one or more cut-offs, each 1 or more")
+    if not isinstance(ks, Iterable) or not len(ks) or not all(_is_count(k) for k in ks):
+        raise BadChoice(f"ks = {ks!r}: wanted one or more cut-offs, each a whole number of 1 or more")
     query_codes, matches = _coded(query_groups, gallery_groups, len(q), len(g))
     sizes = matches.sizes[query_codes]
     device = queries.device if isinstance(queries, torch.Tensor) else torch.device("cpu")
@@ -103,13 +105,7 @@ def retrieval(
 
 
 def _coded(query_groups: Groups, gallery_groups: Groups, q: int, g: int) -> tuple[np.ndarray, Exclusion]:
-    def listed(groups: Groups, n: int, name: str) -> list:
-        rows = groups.tolist() if isinstance(groups, np.ndarray | torch.Tensor) else list(groups)
-        if len(rows) != n:
-            raise BadShape(f"{name}: {len(rows)} entries for {n} rows; wanted one group a row")
-        return rows
-
-    both = listed(query_groups, q, "query_groups") + listed(gallery_groups, g, "gallery_groups")
+    both = labels(query_groups, q, "query_groups") + labels(gallery_groups, g, "gallery_groups")
     codes, order = group_codes(both, q + g)
     matches = Exclusion(codes[q:], len(order))
     alone = np.flatnonzero(matches.sizes[codes[:q]] == 0)
@@ -169,12 +165,17 @@ def chance_recall(matches: Int[np.ndarray, " q"] | Sequence[int], gallery: int, 
         0.00996
     """
     m = np.asarray(matches, dtype=np.float64)
-    if k < 1 or m.min() < 1 or m.max() > gallery:
-        raise BadChoice(f"wanted k >= 1 and 1 to {gallery} matches a query, got k = {k}, {m.min():g} to {m.max():g}")
+    if not _is_count(k) or m.min() < 1 or m.max() > gallery:
+        found = f"k = {k}, {m.min():g} to {m.max():g}"
+        raise BadChoice(f"wanted a whole k >= 1 and 1 to {gallery} matches a query, got {found}")
     missed = np.ones_like(m)
     for drawn in range(min(k, gallery)):
         missed *= np.maximum(gallery - m - drawn, 0) / (gallery - drawn)
     return float(np.mean(1 - missed))
+
+
+def _is_count(k: object) -> bool:
+    return isinstance(k, int | np.integer) and not isinstance(k, bool) and int(k) >= 1
 
 
 def _chance_median(matches: np.ndarray, gallery: int) -> int:

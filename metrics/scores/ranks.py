@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from metrics.arrays import Graph, Groups, X, Y, checked, unit_rows
-from metrics.comparison import Comparison, KnnComparison
+from metrics.comparison import KnnComparison, RowComparison, check_search
 from metrics.errors import BadChoice
 from metrics.knn.exact import Measure
 from metrics.knn.graph import Neighbors, neighbors
@@ -116,7 +116,7 @@ class Surroundings:
 
 
 @dataclass(frozen=True)
-class SecondOrderCosine(Comparison[Surroundings]):
+class SecondOrderCosine(RowComparison[Surroundings]):
     """`second_order_cosine` in two steps; `depth` as in `KnnComparison`."""
 
     k: int = 10
@@ -126,6 +126,7 @@ class SecondOrderCosine(Comparison[Surroundings]):
     of: Of = "similarity"
 
     def __post_init__(self) -> None:
+        check_search(self.k, self.metric, self.depth)
         if self.of not in ("similarity", "distance"):
             raise BadChoice(f"of = {self.of!r} is unknown; there are similarity, distance")
 
@@ -156,10 +157,6 @@ class SecondOrderCosine(Comparison[Surroundings]):
             part = slice(start, start + step)
             np.einsum("id,ikd->ik", rows[part], rows[ids[part]], out=cosines[part])
         return cosines if self.of == "similarity" else np.maximum(1 - cosines, 0)
-
-    def compare(self, a: Surroundings, b: Surroundings) -> float:
-        """Mean over the rows that have k neighbours in both graphs."""
-        return float(np.nanmean(self.rows(a, b)))
 
     def take(self, side: Surroundings, rows: np.ndarray) -> Surroundings:
         """The graph among some rows, from the lists that are there, and their unit rows."""

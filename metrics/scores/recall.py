@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from metrics.arrays import Groups, X, Y, checked, group_codes
-from metrics.comparison import Comparison
-from metrics.errors import BadChoice
+from metrics.arrays import Groups, X, Y, check_same_width, checked, group_codes
+from metrics.comparison import RowComparison
+from metrics.errors import BadChoice, TooFewRows
 from metrics.scores.ranking import retrieval
 
 
@@ -22,7 +22,7 @@ def retrieval_recall(x: X, y: Y, *, k: int = 10, groups: Groups | None = None) -
     Args:
         x: Features of n samples, the queries.
         y: Features of the same samples, in the same order and of the same width: the gallery.
-        k: Cut-off, 1 or more.
+        k: Cut-off, 1 <= k < n.
         groups: The group of each row, or None: row i alone is the partner of row i.
 
     Returns:
@@ -51,7 +51,7 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RecallComparison(Comparison[Rows]):
+class RecallComparison(RowComparison[Rows]):
     """`retrieval_recall` in two steps; as its arguments."""
 
     k: int = 10
@@ -68,12 +68,13 @@ class RecallComparison(Comparison[Rows]):
 
     def rows(self, a: Rows, b: Rows) -> Float[np.ndarray, " n"]:
         """1 for a row that finds its partner, else 0; a partner is a row at a place of the same group."""
+        check_same_width(a.values, b.values)
+        if self.k >= len(a.values):
+            raise TooFewRows(
+                f"k = {self.k}: wanted fewer than the {len(a.values)} rows, or every row finds its partner"
+            )
         found = retrieval(a.values, b.values, query_groups=a.codes, gallery_groups=a.codes, ks=(int(self.k),))
         return (found.ranks <= self.k).astype(np.float64)
-
-    def compare(self, a: Rows, b: Rows) -> float:
-        """Mean over rows."""
-        return float(self.rows(a, b).mean())
 
     def take(self, side: Rows, rows: np.ndarray) -> Rows:
         """The rows, in that order."""

@@ -1,17 +1,17 @@
 """How far apart are two spaces once one is turned onto the other? Procrustes distances, angles and cosines."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from metrics.arrays import X, Y, checked
-from metrics.comparison import Comparison
-from metrics.errors import BadChoice, ConstantSpace, ZeroRow
+from metrics.comparison import Comparison, check_flag
+from metrics.errors import ConstantSpace, ZeroRow
 from metrics.scores.correlation import cross_products
 from metrics.scores.gram import LinearSide, centred_rows
-from metrics.scores.kernels import LinearCka
+from metrics.scores.kernels import LinearCka, check_choice
 
 Size = Literal["unit", "kept", "relative"]
 SIZES: tuple[str, ...] = ("unit", "kept", "relative")
@@ -143,13 +143,15 @@ class Shape:
 
     Args:
         rows: [n, min(n, d)] of Frobenius norm 1, centred if asked; turned into no more columns than rows.
-        size: Frobenius norm before that, in units of the features.
+        size: Frobenius norm before that, of features times 2 ** exponent.
         name: What the messages call it.
+        exponent: See size.
     """
 
     rows: np.ndarray
     size: float
     name: str
+    exponent: int
 
 
 class _ShapeComparison(Comparison[Shape]):
@@ -168,20 +170,20 @@ class _ShapeComparison(Comparison[Shape]):
         if rows.shape[1] > len(rows):
             # A^T = QR, so that A Q = R^T: the same rows seen in a basis of their own span.
             rows = np.asarray(np.linalg.qr(rows.T, mode="r")).T
-        return self._shape(rows, float(np.ldexp(1.0, -exponent)), name)
+        return self._shape(rows, 1.0, name, exponent)
 
-    def _shape(self, rows: np.ndarray, unit: float, name: str) -> Shape:
+    def _shape(self, rows: np.ndarray, unit: float, name: str, exponent: int) -> Shape:
         norm = float(np.linalg.norm(rows))
         if norm == 0:
             raise ConstantSpace(f"{name}: all {len(rows)} rows look alike; there is no shape to turn")
-        return Shape(rows / norm, norm * unit, name)
+        return Shape(rows / norm, norm * unit, name, exponent)
 
     def take(self, side: Shape, rows: np.ndarray) -> Shape:
         """Some rows, centred and sized anew unless all of them are only rearranged."""
         part = side.rows[rows]
         if len(rows) == len(side.rows):
-            return Shape(part, side.size, side.name)
-        return self._shape(part - part.mean(axis=0) if self.center else part, side.size, side.name)
+            return replace(side, rows=part)
+        return self._shape(part - part.mean(axis=0) if self.center else part, side.size, side.name, side.exponent)
 
 
 class _NuclearComparison(_ShapeComparison):
@@ -209,16 +211,19 @@ class ProcrustesComparison(_NuclearComparison):
     center: bool = True
 
     def __post_init__(self) -> None:
-        if self.size not in SIZES:
-            raise BadChoice(f"size {self.size!r} is unknown; there are {', '.join(SIZES)}")
+        check_choice("size", self.size, SIZES)
+        check_flag("center", self.center)
 
     def settle(self, nuclear: np.ndarray, a: Shape, b: Shape) -> np.ndarray:
         """|A R - B| from |A|^2 + |B|^2 - 2 |A^T B|_*."""
         if self.size == "unit":
             return np.sqrt(2 - 2 * nuclear)
-        ratio = a.size / b.size  # (1 - ratio)^2 + 2 ratio (1 - nuclear): cancels less than the sum of squares
-        relative = np.sqrt((1 - ratio) ** 2 + 2 * ratio * (1 - nuclear))
-        return relative * b.size if self.size == "kept" else relative
+        # In units of the larger features; (p - q)^2 + 2 p q (1 - nuclear) cancels less than the sum of squares.
+        unit = min(a.exponent, b.exponent)
+        with np.errstate(over="ignore", under="ignore", divide="ignore"):
+            p, q = (np.ldexp(side.size, unit - side.exponent) for side in (a, b))
+            left = np.sqrt((p - q) ** 2 + 2 * p * q * (1 - nuclear))
+            return np.ldexp(left, -unit) if self.size == "kept" else left / q
 
 
 @dataclass(frozen=True)
@@ -226,6 +231,9 @@ class AngularComparison(_NuclearComparison):
     """`angular_distance` in two steps."""
 
     center: bool = True
+
+    def __post_init__(self) -> None:
+        check_flag("center", self.center)
 
     def settle(self, nuclear: np.ndarray, a: Shape, b: Shape) -> np.ndarray:
         """The angle whose cosine is the nuclear norm."""
@@ -238,11 +246,14 @@ class AlignedCosine(_ShapeComparison):
 
     center: bool = False
 
-    def _shape(self, rows: np.ndarray, unit: float, name: str) -> Shape:
+    def __post_init__(self) -> None:
+        check_flag("center", self.center)
+
+    def _shape(self, rows: np.ndarray, unit: float, name: str, exponent: int) -> Shape:
         zero = np.flatnonzero(~rows.any(axis=1))
         if len(zero):
             raise ZeroRow(f"{name}: {len(zero)} of {len(rows)} rows are zero, the first is row {zero[0]}; no cosine")
-        return super()._shape(rows, unit, name)
+        return super()._shape(rows, unit, name, exponent)
 
     def compare(self, a: Shape, b: Shape) -> float:
         """Mean cosine of a's rows, turned, with b's."""

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from metrics.arrays import Groups, X, check_pair, group_codes, plain
-from metrics.certainty.sides import prepared
+from metrics.certainty.sides import sides_of
 from metrics.errors import BadChoice
 from metrics.spaces import mixed
-from metrics.sweeps.ridge import HeldOut, cross_predicted, fold_numbers
+from metrics.sweeps.ridge import HeldOut, cross_predicted, evened, fold_numbers
 from metrics.table import chosen, known_chance
 
-ALPHAS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+ALPHAS = tuple(10.0 ** (step / 2) for step in range(-8, 7))  # half decades, 1e-4 to 1e3
+BALANCES = (0.25, 1.0, 4.0)
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -23,13 +24,14 @@ class CeilingPoint:
 
     Args:
         source: "x", "y" or "both".
-        metric: A name of `METRICS`, or "r2".
+        metric: A label that was asked for: a name of `METRICS`, perhaps with options behind it; or "r2".
         fold: Number of the fold.
         value: Score of the predicted against the true held-out rows, which are also the gallery.
         n: Held-out rows.
         k: Neighbours, where the metric has them.
         chance: What unrelated spaces score at this n and k, where there is a closed form for it (mutual_knn).
         alpha: Penalty that was chosen inside the training folds.
+        balance: Scale of y beside x that was chosen there with it; None for one of them alone.
     """
 
     source: str
@@ -40,6 +42,7 @@ class CeilingPoint:
     k: int | None
     chance: float | None
     alpha: float
+    balance: float | None
 
 
 @dataclass(frozen=True)
@@ -77,20 +80,23 @@ def ridge_ceiling(
     """How well a linear map of x, of y, and of both side by side predicts a reference on rows it has not seen.
 
     What a trained map of the same inputs scores less than this, training missed; what even this does not reach is not
-    there linearly. Each fold's map is fitted on the others (inputs standardised, the reference centred there), its
-    penalty chosen on each of the others in turn, and its predictions are compared with the true rows of the fold
-    alone: kNN scores have a gallery of n / folds rows and are comparable only at that size. Float64; memory
-    O(n d + folds d^2), time that of a min(n, d) eigenproblem for every fold and pair of folds.
+    there linearly. Each fold's map is fitted on the others (inputs and reference centred there), its penalty chosen
+    on each of the others in turn, and its predictions are compared with the true rows of the fold alone. Each input
+    space is divided by one number, and no column by itself: rare units would explode. Side by side, y stands at a
+    quarter of x's scale, the same, or four times it, chosen with the penalty; so both are about as good as the better
+    one at least. kNN scores have a gallery of n / folds rows and are comparable only at that size. Float64; memory
+    O(n d + folds d^2), time that of a min(n, d) eigenproblem for every fold and pair of folds, five times over.
 
     Args:
         x: Features of n samples.
         y: Features of the same samples.
         reference: Features of the same samples in the stronger space, compared as they are given.
         groups: The group of each row, or None: never split over folds, and handed to metrics that exclude by group.
-        folds: How many, 3 or more (2 with a single penalty).
-        alphas: Penalties to choose from, on the scale of the inputs' correlation matrix (sklearn's alpha over n).
+        folds: How many, 3 or more.
+        alphas: Penalties to choose from, in units of the mean variance of a column (sklearn's alpha over n).
         seed: Of the folds.
-        metrics: Names of `METRICS`, or name -> options (`{"mutual_knn": {"k": 5}}`).
+        metrics: Names of `METRICS`, or label -> options (`{"mutual_knn": {"k": 5}}`). A label is a name, perhaps with
+            ":" and more behind it, so that one metric may be asked for at several options ("mutual_knn:k=5").
 
     Returns:
         A tidy table: sources x, y, both; for each, every fold's "r2" (1 - residual over total sum of squares of all
@@ -119,13 +125,26 @@ def ridge_ceiling(
     _check_choices(folds, alphas, int(codes.max()) + 1)
     fold_of = fold_numbers(codes, folds, seed)
     scorers = [_Scorer(options, targets, codes, fold_of == fold) for fold in range(folds)]
-    a, b = plain(x), plain(y, "y")
+    a, b = evened(plain(x)), evened(plain(y, "y"))
     return [
         point
-        for source, values in {"x": a, "y": b, "both": np.concatenate([a, b], axis=1)}.items()
-        for fold, held in enumerate(cross_predicted(values, targets, fold_of, alphas))
+        for source, spaces in {"x": [a], "y": [b], "both": _SideBySide(a, b)}.items()
+        for fold, held in enumerate(cross_predicted(spaces, targets, fold_of, alphas))
         for point in scorers[fold].points(source, fold, held)
     ]
+
+
+class _SideBySide(Sequence[np.ndarray]):
+    """x and y side by side at each balance, made when asked for."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray):
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(BALANCES)
+
+    def __getitem__(self, at: Any) -> Any:
+        return np.concatenate([self.x, BALANCES[at] * self.y], axis=1)
 
 
 class _Scorer:
@@ -136,23 +155,24 @@ class _Scorer:
     ):
         self.truth, own = targets[held], codes[held]
         self.total = float(np.sum((self.truth - targets[~held].mean(axis=0)) ** 2))
-        self.comparisons = {name: chosen(name, groups=own, **given)[1] for name, given in options.items()}
+        names = {label: label.partition(":")[0] for label in options}
+        self.comparisons = {label: chosen(names[label], groups=own, **given)[1] for label, given in options.items()}
         self.chance = {name: known_chance(one, len(own), own) for name, one in self.comparisons.items()}
         self.sides = {name: self._side(name, self.truth, "reference") for name in options}
 
     def points(self, source: str, fold: int, held: HeldOut) -> list[CeilingPoint]:
         """R^2 and every metric of the fold's predictions."""
-        n, alpha = len(held.rows), held.alpha
+        n, chosen_there = len(held.rows), (held.alpha, BALANCES[held.space] if source == "both" else None)
         r2 = 1 - float(np.sum((held.predicted - self.truth) ** 2)) / self.total
-        found = [CeilingPoint(source, "r2", fold, r2, n, None, None, alpha)]
+        found = [CeilingPoint(source, "r2", fold, r2, n, None, None, *chosen_there)]
         for name, comparison in self.comparisons.items():
             side = self._side(name, held.predicted, f"prediction from {source}")
             value, k = comparison.compare(side, self.sides[name]), getattr(comparison, "k", None)
-            found.append(CeilingPoint(source, name, fold, value, n, k, self.chance[name], alpha))
+            found.append(CeilingPoint(source, name, fold, value, n, k, self.chance[name], *chosen_there))
         return found
 
     def _side(self, name: str, values: np.ndarray, label: str) -> Any:
-        return prepared(self.comparisons[name], {label: values})[0][0]
+        return sides_of(self.comparisons[name], {label: values})[0][0]
 
 
 def mixing_curve(
@@ -161,7 +181,7 @@ def mixing_curve(
     reference: X,
     *,
     weights: Sequence[float] = WEIGHTS,
-    metric: str = "mutual_knn",
+    name: str = "mutual_knn",
     groups: Groups | None = None,
     **options: Any,
 ) -> list[MixingPoint]:
@@ -174,7 +194,7 @@ def mixing_curve(
         y: Features of the same samples.
         reference: Features of the same samples in the space to be approached.
         weights: Weights of x's kernel, each in [0, 1].
-        metric: A name of `METRICS`.
+        name: A key of `METRICS`.
         groups: The group of each row, or None.
         options: Of the metric.
 
@@ -190,7 +210,7 @@ def mixing_curve(
         >>> [point.value for point in mixing_curve(x, y, x, weights=[1.0], k=5)]
         [1.0]
     """
-    comparison = chosen(metric, groups=groups, **options)[1]
+    comparison = chosen(name, groups=groups, **options)[1]
     if not len(weights):
         raise BadChoice("weights: wanted one or more")
     check_pair(x, reference, at_least=comparison.at_least)
@@ -200,13 +220,12 @@ def mixing_curve(
     found: list[MixingPoint] = []
     for weight in weights:
         space = comparison.prepare(mixed(x, y, weight), f"mixture at {weight}")
-        found.append(MixingPoint(float(weight), metric, comparison.compare(space, target), len(x), k, chance))
+        found.append(MixingPoint(float(weight), name, comparison.compare(space, target), len(x), k, chance))
     return found
 
 
 def _check_choices(folds: int, alphas: Sequence[float], count: int) -> None:
     if not len(alphas) or not all(0 < alpha < np.inf for alpha in alphas):
         raise BadChoice(f"alphas = {list(alphas)}: wanted one or more positive numbers")
-    least = 2 if len(alphas) == 1 else 3  # two folds leave none to choose a penalty on
-    if not least <= folds <= count:
-        raise BadChoice(f"folds = {folds}: wanted {least} to {count}, the number of groups")
+    if not 3 <= folds <= count:  # two leave none to choose a penalty and a balance on
+        raise BadChoice(f"folds = {folds}: wanted 3 to {count}, the number of groups")

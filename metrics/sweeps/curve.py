@@ -1,7 +1,7 @@
 """How does a score depend on the size of the gallery and on k? Whole curves from one deep graph of each space."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numba
 import numpy as np
@@ -10,8 +10,9 @@ from metrics.arrays import Groups, group_codes
 from metrics.comparison import KnnComparison
 from metrics.errors import BadChoice, BadShape, TooFewRows
 from metrics.knn.graph import Neighbors
+from metrics.knn.parts import first_kept
 from metrics.scores.overlap import mutual_knn_graphs
-from metrics.table import METRICS, chosen, known_chance
+from metrics.table import METRICS, chosen, known_chance, names_of
 
 _ROWS = 4096  # of a deep graph that are looked at together
 
@@ -81,7 +82,7 @@ def gallery_curve(
         TooFewRows: If a part leaves a row fewer than k rows outside its group.
 
     Example:
-        >>> from metrics import neighbors
+        >>> from metrics import depth_for, neighbors
         >>> x = np.random.default_rng(0).standard_normal((200, 8))
         >>> deep = neighbors(x, k=depth_for(50, 200, 5))
         >>> [(p.size, p.value, p.short_rows) for p in gallery_curve(deep, deep, k=5, sizes=[50, 200], repeats=1)]
@@ -105,7 +106,7 @@ def gallery_curve(
             rows = _whole_groups(codes, orders[repeat], size)
             if not len(rows):
                 raise TooFewRows(f"size = {size}: the first group drawn has more rows; take larger galleries")
-            a, b = (_among(graph, rows, k) for graph in (graph_x, graph_y))
+            a, b = (first_kept(graph, rows, k) for graph in (graph_x, graph_y))
             scores = comparison.rows(a, b)
             found.append(_point(name, comparison, size, repeat, scores, codes[rows]))
     return found
@@ -152,61 +153,8 @@ def k_curve(
     return [_point(name, one, graph_x.n, 0, one.rows(graph_x, graph_y), codes) for one in each]
 
 
-def depth_for(size: int, n: int, k: int, *, probability: float = 1e-6, group_size: int = 1) -> int:
-    """How deep a graph of n rows must be so that lists do not run short in a random part of them.
-
-    Of a row's list, a part of `size` rows keeps a hypergeometric number of entries; fewer than k of them remain with
-    a probability that falls with the depth.
-
-    Args:
-        size: Rows of the part, k < size <= n.
-        n: Rows of the whole.
-        k: Neighbours that must remain.
-        probability: That one given row runs short, in (0, 1); times 2 * size bounds the expected number of short rows
-            of two graphs.
-        group_size: Rows that are drawn together (five captions a photo). In the worst case they also stand together in
-            every list; the depth is then enough for that.
-
-    Returns:
-        The smallest such depth, at most n - 1.
-
-    Raises:
-        BadChoice: If an argument is out of range.
-
-    Example:
-        >>> depth_for(1000, 31014, 10)
-        992
-        >>> depth_for(500, 500, 10)
-        10
-    """
-    fits = 1 <= group_size and 1 <= k < size <= n
-    if not fits or not 0 < probability < 1:
-        raise BadChoice(
-            f"size = {size}, n = {n}, k = {k}, probability = {probability}, group_size = {group_size}: wanted "
-            f"1 <= k < size <= n, a probability in (0, 1) and group_size >= 1"
-        )
-    if size == n:
-        return k
-    from scipy.stats import hypergeom
-
-    others, drawn, needed = -(-n // group_size) - 1, size // group_size - 1, -(-k // group_size)
-    if drawn < needed:
-        raise BadChoice(
-            f"size = {size}: {drawn} groups of {group_size} beside a row's own hold fewer than k = {k} rows"
-        )
-    low, high = needed, others  # a list of all others is short only if the part itself is too small
-    while low < high:
-        middle = (low + high) // 2
-        if hypergeom.cdf(needed - 1, others, middle, drawn) < probability:
-            high = middle
-        else:
-            low = middle + 1
-    return min(low * group_size, n - 1)
-
-
 def _comparison(name: str, k: int, groups: Groups | None, graph: Neighbors) -> KnnComparison:
-    every = {one: metric.comparison() for one, metric in METRICS.items() if metric.comparison}
-    graphs = [one for one, comparison in every.items() if isinstance(comparison, KnnComparison)]
+    graphs = names_of(KnnComparison)
     if name in METRICS and name not in graphs:
         raise BadChoice(f"{name} is no mean over rows of neighbour graphs; there are {', '.join(sorted(graphs))}")
     return chosen(name, k=k, groups=groups, metric=graph.metric)[1]  # pyright: ignore[reportReturnType] - just seen
@@ -248,39 +196,6 @@ def _whole_groups(codes: np.ndarray, order: np.ndarray, size: int) -> np.ndarray
     kept = order[: int(np.searchsorted(np.cumsum(counts), size, side="right"))]
     # Rising, so that equal similarities are ordered as a search of the part would order them.
     return np.flatnonzero(np.isin(codes, kept))
-
-
-def _among(graph: Neighbors, rows: np.ndarray, k: int) -> Neighbors:
-    """`graph.among(rows)` cut to k, each list read only as far as it takes."""
-    place = np.full(graph.n, -1, dtype=graph.ids.dtype)
-    place[rows] = np.arange(len(rows))
-    at = np.full((len(rows), k), -1)
-    _first_among(graph.ids, rows, place, at)
-    found = at >= 0
-    ids = np.where(found, place[graph.ids[rows[:, None], at]], -1).astype(graph.ids.dtype)
-    similarities = np.where(found, graph.similarities[rows[:, None], at], np.nan)
-    return replace(graph, ids=ids, similarities=similarities)
-
-
-@numba.njit(nogil=True, cache=True)
-def _first_among(ids: np.ndarray, rows: np.ndarray, place: np.ndarray, at: np.ndarray) -> None:
-    """at[r, c] = where in the list of rows[r] its c-th neighbour in the part stands; what is not found stays.
-
-    Args:
-        ids: [n, depth], -1 behind the last of a short list.
-        rows: [m] rows of the part.
-        place: [n], -1 for rows that are not in the part.
-        at: [m, k], filled with -1.
-    """
-    for r in range(len(rows)):
-        found = 0
-        for c in range(ids.shape[1]):
-            other = ids[rows[r], c]
-            if other < 0 or found == at.shape[1]:
-                break
-            if place[other] >= 0:
-                at[r, found] = c
-                found += 1
 
 
 def _point(

@@ -12,8 +12,8 @@ import numpy as np
 
 from metrics.arrays import Groups, X
 from metrics.certainty.calibration import MaxNull, max_null
-from metrics.certainty.sides import prepared
-from metrics.comparison import Comparison, KnnComparison
+from metrics.certainty.sides import sides_of
+from metrics.comparison import Comparison, KnnComparison, backends
 from metrics.errors import BadChoice, TooFewRows
 from metrics.knn.graph import Neighbors
 from metrics.scores.overlap import mutual_knn_graphs
@@ -67,7 +67,7 @@ class Grid:
         chance: What one pair of unrelated layers scores on average, where there is a closed form for it (mutual_knn);
             the best of many is higher by chance alone: `max_null`.
         max_null: Null of the best score, the same permutation for all pairs; None without permutations.
-        backend: What searched the graphs; None for metrics without.
+        backend: What searched the graphs, or prepared the layers of metrics without.
         prepare_seconds: Time of the l_x + l_y preparations (in `many_grid`: of all).
         compare_seconds: Time of the l_x * l_y comparisons, and of the null.
     """
@@ -80,7 +80,7 @@ class Grid:
     k: int | None
     chance: float | None
     max_null: MaxNull | None
-    backend: str | None
+    backend: str
     prepare_seconds: float
     compare_seconds: float
 
@@ -212,7 +212,7 @@ class _Search:
             raise BadChoice(f"{empty[0]}: no layer; wanted one or more")
         started = perf_counter()
         every = {f"{encoder}[{i}]": layer for encoder, layers in encoders.items() for i, layer in enumerate(layers)}
-        sides, self.n = prepared(self.comparison, every)
+        sides, self.n = sides_of(self.comparison, every)
         self.seconds = perf_counter() - started
         ends = np.cumsum([len(layers) for layers in encoders.values()])
         self.sides = {
@@ -232,7 +232,6 @@ class _Search:
             raise TooFewRows(f"layers {tuple(unknown[0].tolist())}: no row has k neighbours in both; search deeper")
         place = scores.argmax() if self.metric.higher_is_better else scores.argmin()
         i, j = (int(at) for at in np.unravel_index(place, scores.shape))
-        backends = {side.backend for side in [*xs, *ys] if isinstance(side, Neighbors)}
         return Grid(
             metric=self.metric.name,
             scores=scores,
@@ -242,7 +241,7 @@ class _Search:
             k=getattr(self.comparison, "k", None),
             chance=known_chance(self.comparison, self.n, self.groups),
             max_null=found,
-            backend=", ".join(sorted(backends)) or None,
+            backend=backends(self.comparison, *xs, *ys),
             prepare_seconds=self.seconds,
             compare_seconds=compare_seconds,
         )

@@ -11,8 +11,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-_LEAST_DEVIATION = 1e-6  # of a column, relative to that over all rows: less than this in a fit is no information
-
 
 class HeldOut(NamedTuple):
     """Predictions of one fold.
@@ -20,11 +18,13 @@ class HeldOut(NamedTuple):
     Args:
         rows: [h] the fold's rows, rising.
         predicted: [h, t] float64.
-        alpha: Penalty, chosen without this fold.
+        space: Which of the input spaces, chosen without this fold.
+        alpha: Penalty, chosen with it.
     """
 
     rows: np.ndarray
     predicted: np.ndarray
+    space: int
     alpha: float
 
 
@@ -41,37 +41,60 @@ def fold_numbers(codes: np.ndarray, folds: int, seed: int) -> np.ndarray:
     return fold_of_group[codes]
 
 
+def evened(values: np.ndarray) -> np.ndarray:
+    """A space centred and divided by one number, so that its columns have a mean square of 1 on average.
+
+    Columns are not standardised one by one: a unit that is active in two of a thousand rows would be blown up thirty
+    times, and a row of another fold in which it is active with it. The number comes from all rows of the inputs; it
+    decides only what a penalty means, and how two spaces side by side weigh.
+
+    Args:
+        values: [n, d].
+
+    Returns:
+        [n, d] float64; zeros if all rows are the same.
+    """
+    centred = values - values.mean(axis=0)
+    deviation = float(np.sqrt(np.mean(centred**2)))
+    varies = deviation > 1e-12 * float(np.abs(values).max())  # a constant column's mean need not be exactly its value
+    return centred / deviation if varies else np.zeros_like(centred)
+
+
 def cross_predicted(
-    values: np.ndarray, targets: np.ndarray, fold_of: np.ndarray, alphas: Sequence[float]
+    spaces: Sequence[np.ndarray], targets: np.ndarray, fold_of: np.ndarray, alphas: Sequence[float]
 ) -> list[HeldOut]:
     """Out-of-fold predictions of all rows.
 
-    Inputs are standardised and targets centred by the rows that are fitted. The penalty of fold f is the one with the
-    smallest squared error on the other folds g, fitted without f and g. Time: one product X^T X, then an eigenproblem
-    of min(n, d) for each fold and each pair of folds, whatever the number of penalties.
+    Inputs and targets are centred by the rows that are fitted, and scaled by nothing. The space and penalty of fold f
+    are those with the smallest squared error on the other folds g, fitted without f and g. Time: for each space one
+    product X^T X and an eigenproblem of min(n, d) for each fold and each pair of folds, whatever the number of
+    penalties.
 
     Args:
-        values: [n, d] float64 inputs.
+        spaces: Inputs to choose from, each [n, d] float64; held one at a time.
         targets: [n, t] float64.
-        fold_of: [n] fold of each row, 0, 1, ..., three folds or more (two where there is one penalty).
-        alphas: Penalties, added to the eigenvalues of the inputs' correlation matrix (sklearn's alpha over n).
+        fold_of: [n] fold of each row, 0, 1, ..., three folds or more (two where there is nothing to choose).
+        alphas: Penalties, added to the eigenvalues of the inputs' covariance matrix (sklearn's alpha over n).
 
     Returns:
         Predictions for each fold.
     """
     count = int(fold_of.max()) + 1
-    problem: _Problem = (_Tall if values.shape[1] <= len(values) else _Wide)(values, targets, fold_of)
-    errors = np.zeros((count, len(alphas)))
-    if len(alphas) > 1:
-        for f, g in combinations(range(count), 2):
-            fit = problem.fit(without=(f, g))
-            errors[f] += fit.errors(problem.held(fit, g), alphas)
-            errors[g] += fit.errors(problem.held(fit, f), alphas)
     found: list[HeldOut] = []
-    for f in range(count):
-        alpha = float(alphas[int(errors[f].argmin())])
-        rows, fit = problem.rows[f], problem.fit(without=(f,))
-        found.append(HeldOut(rows, fit.predicted(problem.values[rows], alpha), alpha))
+    least = np.full(count, np.inf)
+    for space, values in enumerate(spaces):
+        problem: _Problem = (_Tall if values.shape[1] <= len(values) else _Wide)(values, targets, fold_of)
+        errors = np.zeros((count, len(alphas)))
+        if len(alphas) * len(spaces) > 1:
+            for f, g in combinations(range(count), 2):
+                fit = problem.fit(without=(f, g))
+                errors[f] += fit.errors(problem.held(fit, g), alphas)
+                errors[g] += fit.errors(problem.held(fit, f), alphas)
+        for f in np.flatnonzero(errors.min(axis=1) < least):
+            rows, alpha = problem.rows[f], float(alphas[int(errors[f].argmin())])
+            held = HeldOut(rows, problem.fit(without=(int(f),)).predicted(problem.values[rows], alpha), space, alpha)
+            found[f : f + 1] = [held]  # folds are found in their order by the first space
+        least = np.minimum(least, errors.min(axis=1))
     return found
 
 
@@ -128,8 +151,8 @@ class _Tall:
     """More rows than columns: fits from sums over folds."""
 
     def __init__(self, values: np.ndarray, targets: np.ndarray, fold_of: np.ndarray):
-        # Standardised over all rows, so that sums lose no digits; what a fit sees does not depend on it.
-        self.values = _standard(values)
+        # Centred over all rows, so that sums lose no digits; what a fit sees does not depend on it.
+        self.values = values - values.mean(axis=0)
         self.rows = _rows_of(fold_of)
         self.offset = targets.mean(axis=0)
         pairs = [(self.values[rows], targets[rows] - self.offset) for rows in self.rows]
@@ -146,9 +169,7 @@ class _Tall:
         xx, xy = (np.add.reduce([sums[fold] for fold in kept]) for sums in (self.xx, self.xy))
         xx -= n * np.outer(mean, mean)
         xy -= n * np.outer(mean, target_mean)
-        scale = _scale(np.sqrt(np.maximum(np.diagonal(xx), 0) / n))
-        eigenvalues, vectors = np.linalg.eigh(scale[:, None] * xx * scale)
-        basis = scale[:, None] * vectors
+        eigenvalues, basis = np.linalg.eigh(xx)
         return _Fit(n, mean, target_mean + self.offset, eigenvalues, basis, basis.T @ xy)
 
     def held(self, fit: _Fit, fold: int) -> _Held:
@@ -164,17 +185,15 @@ class _Wide:
     """More columns than rows: fits from products of rows."""
 
     def __init__(self, values: np.ndarray, targets: np.ndarray, fold_of: np.ndarray):
-        self.values, self.targets, self.rows = _standard(values), targets, _rows_of(fold_of)
+        self.values, self.targets, self.rows = values - values.mean(axis=0), targets, _rows_of(fold_of)
 
     def fit(self, without: tuple[int, ...]) -> _Fit:
         kept = np.concatenate([rows for fold, rows in enumerate(self.rows) if fold not in without])
         inputs, targets = self.values[kept], self.targets[kept]
         mean, target_mean = inputs.mean(axis=0), targets.mean(axis=0)
-        scale = _scale(inputs.std(axis=0))
-        inputs = (inputs - mean) * scale
+        inputs = inputs - mean
         eigenvalues, vectors = np.linalg.eigh(inputs @ inputs.T)
-        basis = scale[:, None] * (inputs.T @ vectors)
-        return _Fit(len(kept), mean, target_mean, eigenvalues, basis, vectors.T @ (targets - target_mean))
+        return _Fit(len(kept), mean, target_mean, eigenvalues, inputs.T @ vectors, vectors.T @ (targets - target_mean))
 
     def held(self, fit: _Fit, fold: int) -> _Held:
         z = (self.values[self.rows[fold]] - fit.mean) @ fit.basis
@@ -184,17 +203,3 @@ class _Wide:
 
 def _rows_of(fold_of: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(fold_of == fold) for fold in range(int(fold_of.max()) + 1)]
-
-
-def _standard(values: np.ndarray) -> np.ndarray:
-    """Columns with mean 0 and deviation 1; constant ones are 0."""
-    centred = values - values.mean(axis=0)
-    deviation = centred.std(axis=0)
-    varies = deviation > 1e-12 * np.abs(values).max(axis=0)  # a constant column's mean need not be exactly its value
-    centred *= np.where(varies, 1 / np.where(varies, deviation, 1), 0)
-    return centred
-
-
-def _scale(deviation: np.ndarray) -> np.ndarray:
-    varies = deviation > _LEAST_DEVIATION
-    return np.where(varies, 1 / np.where(varies, deviation, 1), 0)

@@ -1,4 +1,4 @@
-"""What becomes of a neighbour graph when its rows are rearranged, or half of them taken? Thousands of times a second.
+"""What does a neighbour graph score when its rows are rearranged? Thousands of times a second.
 
 A graph of rearranged features is the same graph with its rows and its ids renamed, so nothing is searched again. Scores
 that only count neighbours are counted in one compiled pass. Those that are 0 where no neighbour is shared are computed
@@ -50,27 +50,6 @@ def knn_scores(per_row: GraphScore, a: np.ndarray, b: np.ndarray, orders: np.nda
     if per_row in OWN_LISTS:
         return _in_parts(a.size, orders, lambda part: _where_shared(per_row, a, b, part))
     return np.array([_mean(_renamed_rows(per_row, a, b, order)) for order in orders])
-
-
-def first_kept(ids: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
-    """The first k ids of some rows' lists that are among these rows, in the rows' own numbers: [m, k] int32.
-
-    What `Neighbors.among(rows).ids[:, :k]` gives, without sorting the rest of a deep graph.
-
-    Args:
-        ids: Graph [n, depth], -1 behind the last of a short list.
-        rows: Distinct row numbers [m].
-        k: Entries to keep; -1 where fewer are left.
-
-    Example:
-        >>> first_kept(np.array([[1, 2], [0, 2], [0, 1]]), np.array([0, 2]), 1).tolist()
-        [[1], [0]]
-    """
-    place = np.full(len(ids) + 1, -1, dtype=np.int32)  # the last: where -1 points
-    place[rows] = np.arange(len(rows), dtype=np.int32)
-    kept = np.full((len(rows), k), -1, dtype=np.int32)
-    _keep(ids, rows, place, kept)
-    return kept
 
 
 def _in_parts(entries: int, orders: np.ndarray, rows: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -150,21 +129,6 @@ def _share(a, b, orders, counts):  # noqa: ANN001, ANN202 - typed by numba
                 if _holds(b[row], wanted):
                     count += 1
             counts[p, i] = count
-
-
-@numba.njit(nogil=True, cache=True)
-def _keep(ids, rows, place, kept):  # noqa: ANN001, ANN202
-    """kept[i]: the first places of row rows[i]'s neighbours that have one."""
-    k = kept.shape[1]
-    for i in range(len(rows)):
-        found = 0
-        for neighbour in ids[rows[i]]:
-            at = place[neighbour]
-            if at >= 0:
-                kept[i, found] = at
-                found += 1
-                if found == k:
-                    break
 
 
 @numba.njit(nogil=True, cache=True)
