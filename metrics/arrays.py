@@ -1,7 +1,7 @@
 """Is this input fit to be measured? The one place where features and groups are checked and made plain."""
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 import numpy as np
 import torch
@@ -108,6 +108,16 @@ def plain_pair(x: X, y: Y, *, at_least: int = 2) -> tuple[np.ndarray, np.ndarray
     a, b = plain(x, "x"), plain(y, "y")
     _refuse_unfit(a, b, at_least)
     return a, b
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether an option is a whole number; True and False are none."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether an option is a real number; True and False are none."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def check_same_width(a: np.ndarray, b: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
-from metrics.arrays import Groups, X, Y, check_pair
+from metrics.arrays import Groups, X, Y, check_pair, is_number, is_whole
 from metrics.errors import BadChoice
 from metrics.knn.exact import Measure
 from metrics.knn.graph import Neighbors, check_choices, neighbors
@@ -162,7 +162,7 @@ def check_search(k: int, metric: str, depth: int | None) -> None:
     check_choices(k, metric, "auto", None)
     if depth is None:
         return
-    if isinstance(depth, bool) or not isinstance(depth, int | np.integer) or depth < k:
+    if not is_whole(depth) or depth < k:
         raise BadChoice(f"depth = {depth!r}: wanted k = {k} or more neighbours, or None for k")
 
 
@@ -182,8 +182,7 @@ def check_amount(option: str, value: Any, *, positive: bool = False) -> None:
     Raises:
         BadChoice: Names the option.
     """
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not number or not 0 <= value < np.inf or (positive and value == 0):
+    if not is_number(value) or not 0 <= value < np.inf or (positive and value == 0):
         raise BadChoice(f"{option} = {value!r}: wanted {'a positive number' if positive else '0 or a positive number'}")
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metrics.arrays import Groups, X, Y, checked, group_codes
+from metrics.arrays import Groups, X, Y, checked, group_codes, is_whole
 from metrics.errors import BadChoice, BadShape
 
 Mode = Literal["mean", "first", "all", "random"]
@@ -88,7 +88,7 @@ def paired(x: X, y: Y, groups_x: Groups, groups_y: Groups, *, mode: Mode = "mean
     """
     if mode not in MODES:
         raise BadChoice(f"mode {mode!r} is unknown; there are {', '.join(MODES)}")
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+    if not is_whole(seed) or seed < 0:
         raise BadChoice(f"seed = {seed!r}: wanted a whole number of 0 or more")
     first, second = _View(x, groups_x, "x"), _View(y, groups_y, "y")
     theirs = {group: code for code, group in enumerate(second.groups)}

@@ -33,19 +33,6 @@ def cache(tmp_path: Path) -> Cache:
     return tiny_cache(tmp_path, photos=PHOTOS, captions=CAPTIONS)
 
 
-@pytest.fixture
-def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The k of every search that is made."""
-    made: list[int] = []
-
-    def counted(*args: Any, k: int, **options: Any) -> metrics.Neighbors:
-        made.append(k)
-        return neighbors(*args, k=k, **options)
-
-    monkeypatch.setattr(metrics, "neighbors", counted, raising=False)
-    return made
-
-
 def captions(cache: Cache) -> Features:
     return cache.load("openmoji", "minilm")
 

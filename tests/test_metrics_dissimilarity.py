@@ -14,17 +14,9 @@ from metrics import (
     rsa,
 )
 from metrics.scores.dissimilarity import AGREEMENTS, DISSIMILARITIES, RsaComparison, drawn_pairs
+from tests.latent_spaces import spaces
 
 RNG = np.random.default_rng
-
-
-def spaces(n=60, dx=7, dy=5, seed=0):
-    """Two noisy views of one latent, off the origin."""
-    rng = RNG(seed)
-    z = rng.standard_normal((n, 3))
-    return tuple(
-        z @ rng.standard_normal((3, d)) + rng.standard_normal((n, d)) + rng.standard_normal(d) for d in (dx, dy)
-    )
 
 
 SCIPY: dict[str, Any] = {

@@ -26,17 +26,9 @@ from metrics.arrays import unit_rows
 from metrics.scores.correlation import CanonicalComparison, cca, svcca_comparison
 from metrics.scores.ranks import SecondOrderCosine
 from metrics.scores.shapes import ProcrustesComparison
+from tests.latent_spaces import spaces
 
 RNG = np.random.default_rng
-
-
-def spaces(n=60, dx=7, dy=5, seed=0):
-    """Two noisy views of one latent, off the origin."""
-    rng = RNG(seed)
-    z = rng.standard_normal((n, 3))
-    return tuple(
-        z @ rng.standard_normal((3, d)) + rng.standard_normal((n, d)) + rng.standard_normal(d) for d in (dx, dy)
-    )
 
 
 def cosine(p, q):

@@ -12,7 +12,7 @@ import trainer.align
 from featcache.cache import Cache
 from featcache.errors import Ambiguous, FeaturesNotCached, UsageError
 from featcache.features import Features
-from metrics import METRICS, neighbors, paired
+from metrics import METRICS, paired
 from metrics.errors import BadChoice, MetricError, TooFewRows
 from metrics.pairing import MODES
 from tests.alignment_cache import CAPTIONS, PHOTOS, layered_cache
@@ -33,19 +33,6 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
     return layered_cache(tmp_path)
-
-
-@pytest.fixture
-def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The k of every search that is made."""
-    made: list[int] = []
-
-    def counted(*args: Any, k: int, **options: Any) -> metrics.Neighbors:
-        made.append(k)
-        return neighbors(*args, k=k, **options)
-
-    monkeypatch.setattr(metrics, "neighbors", counted, raising=False)
-    return made
 
 
 def images(cache: Cache) -> Features:

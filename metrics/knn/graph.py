@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from metrics.arrays import Groups, X, checked, group_codes
+from metrics.arrays import Groups, X, checked, group_codes, is_whole
 from metrics.errors import BadChoice, TooFewRows
 from metrics.knn import exact, faiss_backend, search, tiles
 
@@ -164,7 +164,7 @@ def check_choices(k: int, metric: str, backend: str, tile: int | None) -> None:
     Raises:
         BadChoice: With what there is.
     """
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+    if not is_whole(k) or k < 1:
         raise BadChoice(f"k = {k!r}: wanted a whole number of neighbours, 1 or more")
     if metric not in exact.MEASURES:
         raise BadChoice(f"metric {metric!r} is unknown; there are {', '.join(exact.MEASURES)}")

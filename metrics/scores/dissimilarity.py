@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from metrics.arrays import X, Y, checked, unit_rows
+from metrics.arrays import X, Y, checked, is_whole, unit_rows
 from metrics.comparison import Comparison
 from metrics.errors import BadChoice, ConstantSpace, ZeroRow
 from metrics.scores.gram import centred_rows
@@ -127,7 +127,7 @@ class RsaComparison(Comparison[Dissimilarities]):
             raise BadChoice(f"compare {self.agreement!r} is unknown; there are {', '.join(AGREEMENTS)}")
         if self.pairs is None:
             return
-        if isinstance(self.pairs, bool) or not isinstance(self.pairs, int | np.integer) or self.pairs < 3:
+        if not is_whole(self.pairs) or self.pairs < 3:
             raise BadChoice(f"pairs = {self.pairs!r}: wanted None (every pair) or a whole number, 3 or more")
         if self.agreement in _WHITENED:
             raise BadChoice(f"compare={self.agreement!r} needs every pair; leave pairs=None")

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from metrics.arrays import X, Y, checked
+from metrics.arrays import X, Y, checked, is_number
 from metrics.comparison import Comparison, check_amount, check_flag
 from metrics.errors import BadChoice, ConstantSpace
 from metrics.scores.gram import (
@@ -369,10 +369,6 @@ def check_choice(option: str, value: object, choices: tuple[str, ...]) -> None:
 
 def check_sigma(sigma: object) -> None:
     """Refuses a width that is neither positive nor one of SIGMAS."""
-    known = sigma in SIGMAS if isinstance(sigma, str) else _is_number(sigma) and 0 < sigma < np.inf
+    known = sigma in SIGMAS if isinstance(sigma, str) else is_number(sigma) and 0 < sigma < np.inf
     if not known:
         raise BadChoice(f"sigma = {sigma!r}: wanted a positive number or one of {', '.join(SIGMAS)}")
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)

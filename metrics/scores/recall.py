@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from metrics.arrays import Groups, X, Y, check_same_width, checked, group_codes
+from metrics.arrays import Groups, X, Y, check_same_width, checked, group_codes, is_whole
 from metrics.comparison import RowComparison
 from metrics.errors import BadChoice, TooFewRows
 from metrics.scores.ranking import retrieval
@@ -58,7 +58,7 @@ class RecallComparison(RowComparison[Rows]):
     groups: Groups | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, int | np.integer) or self.k < 1:
+        if not is_whole(self.k) or self.k < 1:
             raise BadChoice(f"k = {self.k!r}: wanted a whole number, 1 or more")
 
     def prepare(self, x: X, name: str = "x") -> Rows:
