@@ -2,7 +2,7 @@
 
 import typer
 
-from commands import alignment, cache, extraction, sharing, study
+from featcache.commands import alignment, cache, extraction, sharing, study
 
 app = typer.Typer(
     name="featcache",
@@ -52,9 +52,9 @@ def main() -> None:
 
     # waiting threads sleep instead of spinning, which on a busy machine costs many times the work itself
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from data.errors import DataError
+    from featcache.data.errors import DataError
     from featcache.errors import FeatcacheError
-    from metrics.errors import MetricError
+    from featcache.metrics.errors import MetricError
 
     try:
         app()

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from rounds import interleave, seconds, tell
 
-from metrics import cka, mutual_knn, neighbors
-from metrics.sweeps.grid import layer_grid
+from featcache.metrics import cka, mutual_knn, neighbors
+from featcache.metrics.sweeps.grid import layer_grid
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the published algorithms are the tests' oracles
 from tests.metric_oracles import best_dense_debiased_cka, dense_mutual_knn, dense_unbiased_cka

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-from data import open_dataset
-from data.views import Dataset, View
 from featcache.cache import Cache
+from featcache.data import open_dataset
+from featcache.data.views import Dataset, View
 from featcache.encoders import EncodeOptions, encoder_spec, load_encoder
-from featcache.extract import extract
-from featcache.jobs import plan_job
+from featcache.extraction.extract import extract
+from featcache.extraction.job import plan_job
 
 BATCH_SIZES = (16, 32, 64)
 GOAL = 0.9

@@ -10,10 +10,10 @@ from time import perf_counter
 import numpy as np
 
 from featcache.cache import Cache
-from featcache.key import ArrayKey
-from featcache.plan import Plan, chunk_rows
-from featcache.records import crc_of, flat
-from featcache.store import FeatureArray
+from featcache.store.array import FeatureArray
+from featcache.store.key import ArrayKey
+from featcache.store.layout import Plan, chunk_rows
+from featcache.store.records import crc_of, flat
 
 D, BLOCK, BATCH = 768, 1_024, 256
 Runs = dict[str, Callable[[], object]]

@@ -26,10 +26,10 @@ from rounds import BATCH, BLOCK, Bench, D, Runs, Times, hashing, interleave, raw
 from store_peers import measure_extraction, measure_memory, measure_others, measure_s3
 
 from featcache.cache import Cache
-from featcache.derive import write_array
-from featcache.durable import sync_folder
-from featcache.records import chunk_name, flat
-from featcache.store import FeatureArray
+from featcache.derived.writer import write_array
+from featcache.storage.durable import sync_folder
+from featcache.store.array import FeatureArray
+from featcache.store.records import chunk_name, flat
 
 SHARD = 8_192
 
@@ -127,7 +127,7 @@ from time import perf_counter
 from pathlib import Path
 from featcache.cache import Cache
 from featcache.errors import Damaged
-from featcache.store import FeatureArray
+from featcache.store.array import FeatureArray
 folder, path, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 def first_row():
     return FeatureArray(folder / path).open().read(0, 1)

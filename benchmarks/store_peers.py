@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from rounds import BLOCK, Bench, D, Runs, hashing, interleave, raw_files, tell, verdict
 
-from featcache.folder import open_folder
-from featcache.records import chunk_name
-from featcache.store import FeatureArray
+from featcache.storage.open import open_folder
+from featcache.store.array import FeatureArray
+from featcache.store.records import chunk_name
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,7 +27,7 @@ def measure_others(bench: Bench) -> None:
     import h5py
     import tensorstore
 
-    from featcache.zarr_reader import open_zarr
+    from featcache.store.zarr_reader import open_zarr
 
     raw, npy = raw_files(bench)
     with h5py.File(bench.folder / "peer.h5", "w") as file:
@@ -137,7 +137,7 @@ def measure_extraction(bench: Bench) -> None:
     import extraction
     import torch
 
-    from data import open_dataset
+    from featcache.data import open_dataset
     from featcache.encoders import EncodeOptions, encoder_spec, load_encoder
 
     dataset = open_dataset("openmoji")
@@ -167,10 +167,10 @@ import resource, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-import featcache.jobs
+import featcache.extraction.job
 from featcache.cache import Cache
 from featcache.encoders import EncodeOptions, encoder_spec
-from featcache.extract import extract
+from featcache.extraction.extract import extract
 from tests.fakes import FakeEncoder, fake_card, text_dataset
 
 class Constant(FakeEncoder):
@@ -178,9 +178,9 @@ class Constant(FakeEncoder):
         return {layer: torch.ones(len(prepared), self.card.widths[layer]) for layer in layers}
 
 card = replace(fake_card(), widths={"last.mean": 768})
-featcache.jobs.describe = lambda spec, options, memo: card
+featcache.extraction.job.describe = lambda spec, options, memo: card
 cache = Cache(sys.argv[1])
-job = featcache.jobs.plan_job(cache, text_dataset(int(sys.argv[2])), encoder_spec("minilm"), EncodeOptions())
+job = featcache.extraction.job.plan_job(cache, text_dataset(int(sys.argv[2])), encoder_spec("minilm"), EncodeOptions())
 
 
 def peak():

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from commands.options import CacheOption, DatasetArgument, JsonOption
+from featcache.commands.options import CacheOption, DatasetArgument, JsonOption
 
 XArgument = Annotated[str, typer.Argument(metavar="X", help="[view/]encoder[/layer.pooling][@digest].")]
 YArgument = Annotated[str, typer.Argument(metavar="Y", help="The other one.")]
@@ -75,8 +75,8 @@ def align(
     Neighbour graphs are kept in the cache and travel with it; a deeper one serves every smaller k.
     """
     from featcache.cache import open_cache
-    from report.alignment import show_alignment, show_layers
-    from trainer.align import DEFAULT_METRICS, Asked, align_rows, rows_of
+    from featcache.report.alignment import show_alignment, show_layers
+    from featcache.studies.alignment.align import DEFAULT_METRICS, Asked, align_rows, rows_of
 
     store, metrics = open_cache(cache), tuple(metric or (DEFAULT_METRICS if layers is None else DEFAULT_METRICS[:1]))
     asked = Asked(metrics, k, pairing, split, null, permutations, interval, queries, repeats, seed)
@@ -111,8 +111,8 @@ def grid(
 ) -> None:
     """Compare every layer of several encoders with every layer of the others."""
     from featcache.cache import open_cache
-    from report.alignment import show_layers
-    from trainer.align import DEFAULT_METRICS, Asked
+    from featcache.report.alignment import show_layers
+    from featcache.studies.alignment.align import DEFAULT_METRICS, Asked
 
     metrics = tuple(metric or DEFAULT_METRICS[:1])
     asked = Asked(metrics, k, pairing, split, null, permutations, seed=seed)
@@ -144,9 +144,9 @@ def curve(
     Scores of neighbours fall as galleries grow: compare encoders only at one size.
     """
     from featcache.cache import open_cache
-    from report.alignment import show_curves
-    from trainer.align import Asked, rows_of
-    from trainer.curves import curves, parse_sizes
+    from featcache.report.alignment import show_curves
+    from featcache.studies.alignment.align import Asked, rows_of
+    from featcache.studies.alignment.curves import curves, parse_sizes
 
     store, asked = open_cache(cache), Asked((metric,), k, pairing, split, seed=seed)
     wanted = parse_sizes(sizes) if sizes else None
@@ -175,9 +175,9 @@ def ceiling(
     kernels, which need no training.
     """
     from featcache.cache import open_cache
-    from report.alignment import show_ceilings
-    from trainer.align import Asked, rows_of
-    from trainer.curves import ceilings
+    from featcache.report.alignment import show_ceilings
+    from featcache.studies.alignment.align import Asked, rows_of
+    from featcache.studies.alignment.curves import ceilings
 
     store, asked = (
         open_cache(cache),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from commands.options import (
+from featcache.commands.options import (
     CacheOption,
     DatasetArgument,
     DryRunOption,
@@ -28,7 +28,7 @@ def list_arrays(
 ) -> None:
     """List what is cached, or what colleagues have."""
     from featcache.cache import open_cache
-    from report.console import show_entries
+    from featcache.report.console import show_entries
 
     place, pattern = _place_and_pattern(list(arrays or ()), cache)
     store = open_cache(place)
@@ -38,7 +38,7 @@ def list_arrays(
 def _place_and_pattern(given: list[str], cache: str | None) -> tuple[str | None, str]:
     """Which cache to list, and what of it; a folder named without a slash is pointed out, not guessed."""
     from featcache.cache import Cache
-    from featcache.names import is_place
+    from featcache.selectors import is_place
 
     place = given.pop(0) if given and is_place(given[0]) else cache
     is_folder = bool(given) and Path(given[0]).is_dir() and not any(Cache(place).arrays(given[0].partition("/")[0]))
@@ -60,8 +60,8 @@ def show(
 ) -> None:
     """Show an array's key, or how two arrays differ."""
     from featcache.cache import open_cache
-    from featcache.key import differences
-    from report.console import show_keys
+    from featcache.report.console import show_keys
+    from featcache.store.key import differences
 
     store = open_cache(cache)
     if len(selectors) > 2:
@@ -82,8 +82,8 @@ def verify(
     Exit code 1 on damage, which is named by array and chunk.
     """
     from featcache.cache import open_cache
-    from featcache.verify import verify as check
-    from report.console import show_problems
+    from featcache.maintenance.verify import verify as check
+    from featcache.report.console import show_problems
 
     store = open_cache(cache)
     raise typer.Exit(show_problems(check(store, arrays, deep=deep), store.entries(arrays), store, as_json=json))
@@ -109,9 +109,9 @@ def repair(
     that were recorded.
     """
     from featcache.cache import open_cache
-    from featcache.repair import Sources
-    from featcache.repair import repair as mend
-    from report.keeping import show_repair
+    from featcache.maintenance.repair import Sources
+    from featcache.maintenance.repair import repair as mend
+    from featcache.report.keeping import show_repair
 
     sources = Sources(open_cache(source) if source else None, root, weights, device, new_root)
     store = open_cache(cache)
@@ -129,7 +129,7 @@ def remove(
 ) -> None:
     """Delete arrays from the cache."""
     from featcache.cache import open_cache
-    from report.console import show_entries
+    from featcache.report.console import show_entries
 
     store = open_cache(cache)
     found = [array for selector in selectors for array in store.select(dataset, selector)]
@@ -147,8 +147,8 @@ def move(
 ) -> None:
     """Rename a data set, a view or an encoder."""
     from featcache.cache import open_cache
-    from featcache.housekeeping import rename
-    from report.console import show_entries
+    from featcache.maintenance.gc import rename
+    from featcache.report.console import show_entries
 
     store = open_cache(cache)
     show_entries([store.entry(array) for array in rename(store, old, new)], store, as_json=False)
@@ -157,8 +157,8 @@ def move(
 def usage(arrays: PatternArgument = "*", cache: CacheOption = None, json: JsonOption = False) -> None:
     """Show what takes how much room."""
     from featcache.cache import open_cache
-    from featcache.housekeeping import usage as measure
-    from report.keeping import show_usage
+    from featcache.maintenance.gc import usage as measure
+    from featcache.report.keeping import show_usage
 
     store = open_cache(cache)
     show_usage(measure(store, arrays), store, as_json=json)
@@ -174,8 +174,8 @@ def collect(
     touched.
     """
     from featcache.cache import open_cache
-    from featcache.housekeeping import leftovers
-    from report.keeping import show_leftovers
+    from featcache.maintenance.gc import leftovers
+    from featcache.report.keeping import show_leftovers
 
     store = open_cache(cache)
     show_leftovers(leftovers(store), store, delete=delete)
@@ -193,8 +193,8 @@ def doctor(
     Exit code 1 if something will fail.
     """
     from featcache.cache import Cache
-    from featcache.doctor import probe
-    from featcache.folder import open_folder
-    from report.keeping import show_findings
+    from featcache.maintenance.doctor import probe
+    from featcache.report.keeping import show_findings
+    from featcache.storage.open import open_folder
 
     raise typer.Exit(show_findings(probe(Cache(cache), open_folder(remote) if remote else None), as_json=json))

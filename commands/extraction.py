@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from commands.options import CacheOption, DatasetArgument, RootOption
+from featcache.commands.options import CacheOption, DatasetArgument, RootOption
 
 
 def extract(
@@ -58,12 +58,12 @@ def extract(
     One pass of an encoder keeps every layer. What is cached is not computed again, and an interrupted extraction goes
     on where it stopped. Several processes may fill one cache: each commits whole chunks.
     """
-    from data import open_dataset
     from featcache.cache import Cache
-    from featcache.dispatch import carry_out, choose_manner
+    from featcache.data import open_dataset
     from featcache.encoders import EncodeOptions, encoder_spec
-    from featcache.jobs import plan_job
-    from report.console import run_jobs, show_jobs
+    from featcache.extraction.executors import carry_out, choose_manner
+    from featcache.extraction.job import plan_job
+    from featcache.report.console import run_jobs, show_jobs
 
     manner = choose_manner(device, shard=shard, executor=executor, actors=actors, workers=workers, on_error=on_error)
     options = EncodeOptions(weights, random is not None, random or 0, manner.devices[0], autocast, compile, dtype)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from commands.options import (
+from featcache.commands.options import (
     CacheOption,
     DatasetArgument,
     DryRunOption,
@@ -32,8 +32,8 @@ def push(
     Only missing chunks travel, each checked; features, row tables and what was derived go, images and captions never.
     """
     from featcache.cache import Cache, open_cache
-    from featcache.publish import is_public
-    from report.sharing import confirm_public, move
+    from featcache.report.sharing import confirm_public, move
+    from featcache.sharing.hub_publish import is_public
 
     store, there = open_cache(cache), Cache(remote)
     if not dry_run and not yes and (public or is_public(there)):
@@ -56,8 +56,8 @@ def pull(
     Only missing chunks travel, and each is checked before it is written. Interrupted, the same command goes on.
     """
     from featcache.cache import Cache, open_cache
-    from featcache.names import parse_rows
-    from report.sharing import move
+    from featcache.report.sharing import move
+    from featcache.selectors import parse_rows
 
     there, span = open_cache(remote), parse_rows(rows) if rows else None
     move(there, Cache(cache), arrays or ["*"], prefer=prefer, local="target", dry_run=dry_run, rows=span)
@@ -72,7 +72,7 @@ def sync(
 ) -> None:
     """Pull what is missing here, then push what is missing there."""
     from featcache.cache import Cache
-    from report.sharing import move
+    from featcache.report.sharing import move
 
     store, there = Cache(cache), Cache(remote)
     for local in ("target", "source"):
@@ -92,7 +92,7 @@ def export(
     The file also holds ids, groups, splits, labels and the key.
     """
     from featcache.cache import open_cache
-    from featcache.exports import export_features
+    from featcache.interchange.exporting import export_features
 
     store = open_cache(cache)
     typer.echo(f"Wrote {export_features(store, store.find(dataset, encoder), file, overwrite=overwrite)}")
@@ -127,9 +127,9 @@ def import_file(
     Rows are matched by id with what is cached already. Nothing is unpickled.
     """
     from featcache.cache import Cache
-    from featcache.formats.found import ImportOptions
-    from featcache.imports import import_features
-    from report.console import show_entries
+    from featcache.interchange.formats.contents import ImportOptions
+    from featcache.interchange.importing import import_features
+    from featcache.report.console import show_entries
 
     store, options = Cache(cache), ImportOptions(format, ids, id_column, modality, dtype)
     arrays = import_features(store, source, dataset=dataset, encoder=encoder, layer=layer, view=view, options=options)

@@ -5,13 +5,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from commands.options import CacheOption, JsonOption
+from featcache.commands.options import CacheOption, JsonOption
 
 
 def encoders(json: JsonOption = False) -> None:
     """List the encoders, packaged and your own."""
     from featcache.encoders import encoder_specs
-    from report.console import print_json, print_table
+    from featcache.report.console import print_json, print_table
 
     specs = encoder_specs()
     if json:
@@ -26,8 +26,8 @@ def encoders(json: JsonOption = False) -> None:
 
 def datasets(json: JsonOption = False) -> None:
     """List the data sets."""
-    from data import DATASETS
-    from report.console import print_json, print_table
+    from featcache.data import DATASETS
+    from featcache.report.console import print_json, print_table
 
     found = list(DATASETS.values())
     if json:
@@ -79,9 +79,9 @@ def train(
     against the reference on the test split.
     """
     from featcache.cache import open_cache
-    from report.training import show_run, train_and_watch
-    from trainer.config import make_config
-    from trainer.defaults import choose_triple, run_folder
+    from featcache.report.training import show_run, train_and_watch
+    from featcache.trainer.config import make_config
+    from featcache.trainer.defaults import choose_triple, run_folder
 
     config = make_config(
         adapter=adapter, epochs=epochs, width=width, batch=batch, lr=lr, captions=captions, select=select,
@@ -102,8 +102,8 @@ def embed(
 ) -> None:
     """Cache what a run's adapters make of cached features."""
     from featcache.cache import open_cache
-    from trainer.embed import embed as apply
-    from trainer.run import load_run
+    from featcache.studies.adapters.embed import embed as apply
+    from featcache.trainer.run import load_run
 
     for features in apply(open_cache(cache), load_run(run), dataset=dataset):
         typer.echo(f"{features.dataset}/{features.view}/{features.name}: {len(features)} rows of {features.width}")
@@ -114,7 +114,7 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder of the page and its figures.")] = Path("report-out"),
 ) -> None:
     """Draw the figures and the page of one or several runs."""
-    from report.page import write_report
+    from featcache.report.page import write_report
 
     typer.echo(f"Page: {write_report(runs, out)}\nFigures: {out / 'figures'}")
 
@@ -127,6 +127,6 @@ def demo(
 
     Extract three encoders, train three kinds of adapters, measure them, and draw the page.
     """
-    from report.demo import run_demo
+    from featcache.report.demo import run_demo
 
     run_demo(cache, out)

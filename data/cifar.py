@@ -15,10 +15,10 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.errors import DataInvalid
-from data.registry import DATASETS, missing
-from data.texts import decode_text, text_view
-from data.views import Dataset, Overlay, View
+from featcache.data.catalogue import DATASETS, missing
+from featcache.data.errors import DataInvalid
+from featcache.data.texts import decode_text, text_view
+from featcache.data.views import Dataset, Overlay, View
 
 if TYPE_CHECKING:
     from PIL import Image

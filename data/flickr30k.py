@@ -1,20 +1,20 @@
 """What is Flickr30k: 31,783 photos in the order of their numbers, five captions each, whichever layout it came from?
 
 Images have the id "<file>" ("1000092795.jpg"), captions "<file>#<0-4>"; both have the file's stem as their group.
-Captions are in the normal form of `data.texts.normal_caption`. Photos and captions that Karpathy's splits hold (29,000
+Captions are in the normal form of `featcache.data.texts.normal_caption`. Photos and captions that Karpathy's splits hold (29,000
 train, 1,014 validation, 1,000 test) have equal ids and texts in every layout; the other 769 are in the token file and
 the plain Parquet only and get the split "other". Counts are of the full set; a part of it opens too.
 """
 
 from pathlib import Path
 
-from data.errors import DataInvalid
-from data.flickr30k_layouts import Layout, file_number, read_layout
-from data.hub import download
-from data.images import image_view
-from data.registry import DATASETS
-from data.texts import normal_caption, text_view
-from data.views import Dataset, Overlay
+from featcache.data.catalogue import DATASETS
+from featcache.data.errors import DataInvalid
+from featcache.data.flickr30k_layouts import Layout, file_number, read_layout
+from featcache.data.hub import download
+from featcache.data.images import image_view
+from featcache.data.texts import normal_caption, text_view
+from featcache.data.views import Dataset, Overlay
 
 HUB_REPO, HUB_REVISION, HUB_PATTERNS = "nlphuji/flickr30k", "refs/convert/parquet", ("TEST/test/*.parquet",)
 HUB_PHOTOS = 31_014  # Karpathy's 29,000 + 1,014 + 1,000
@@ -24,7 +24,7 @@ def open_flickr30k(root: Path | None = None) -> Dataset:
     """Opens Flickr30k from a folder in any of three layouts, or from the Hub.
 
     Args:
-        root: A folder in a layout of `data.flickr30k_layouts`; None downloads the split Parquet from the Hub.
+        root: A folder in a layout of `featcache.data.flickr30k_layouts`; None downloads the split Parquet from the Hub.
 
     Returns:
         Views "images" and "captions"; splits of Karpathy and "other".

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.errors import DataInvalid
-from data.parquet_images import Cell, ParquetImages, parquet_schema, read_columns
-from data.registry import missing
+from featcache.data.catalogue import missing
+from featcache.data.errors import DataInvalid
+from featcache.data.parquet_images import Cell, ParquetImages, parquet_schema, read_columns
 
 IMAGES, TOKENS, KARPATHY = "flickr30k-images", "results_20130124.token", "dataset_flickr30k.json"
 PARQUET_FOLDERS = ("TEST/test", "data", "default/test", ".")

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from data.errors import DataInvalid
-from data.images import image_view
-from data.parquet_images import parquet_schema
-from data.registry import DATASETS, missing
-from data.texts import text_view
-from data.views import Dataset, Overlay
+from featcache.data.catalogue import DATASETS, missing
+from featcache.data.errors import DataInvalid
+from featcache.data.images import image_view
+from featcache.data.parquet_images import parquet_schema
+from featcache.data.texts import text_view
+from featcache.data.views import Dataset, Overlay
 
 if TYPE_CHECKING:
     import polars as pl

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.registry import missing
+from featcache.data.catalogue import missing
 
 
 @dataclass(frozen=True)

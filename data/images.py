@@ -6,8 +6,8 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from data.errors import DataInvalid
-from data.views import View
+from featcache.data.errors import DataInvalid
+from featcache.data.views import View
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
-from data.errors import DataInvalid, DataMissing
-from data.registry import DATASETS, missing
-from data.texts import text_view
-from data.views import Dataset, Overlay, View
+from featcache.data.catalogue import DATASETS, missing
+from featcache.data.errors import DataInvalid, DataMissing
+from featcache.data.texts import text_view
+from featcache.data.views import Dataset, Overlay, View
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -117,7 +117,7 @@ def render(content: bytes) -> "Image.Image":
     """
     import resvg_py
 
-    from data.images import decode_rgb
+    from featcache.data.images import decode_rgb
 
     try:
         # Without system fonts the pixels depend on the SVG alone; no OpenMoji drawing of ours holds text.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import DataInvalid, DataMissing
+from featcache.data.errors import DataInvalid, DataMissing
 
 if TYPE_CHECKING:
     import polars as pl

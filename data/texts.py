@@ -4,8 +4,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from data.errors import DataInvalid
-from data.views import View
+from featcache.data.errors import DataInvalid
+from featcache.data.views import View
 
 # The run of sentence-ending marks, and the spaces within and before it, at the end of a caption.
 _ENDING = re.compile(r"[\s.!?]*[.!?][\s.!?]*\Z")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from blake3 import blake3
 
-from data.errors import DataInvalid
+from featcache.data.errors import DataInvalid
 
 Modality = Literal["image", "text", "audio"]
 SPLITS = ("train", "validation", "test", "other", "")

@@ -7,13 +7,13 @@ of which the published scores use the first, so the view "captions" holds the fi
 from pathlib import Path
 from typing import Any
 
-from data.errors import DataInvalid
-from data.hub import download
-from data.images import image_view
-from data.parquet_images import Cell, ParquetImages, read_columns
-from data.registry import DATASETS, missing
-from data.texts import text_view
-from data.views import Dataset, Overlay
+from featcache.data.catalogue import DATASETS, missing
+from featcache.data.errors import DataInvalid
+from featcache.data.hub import download
+from featcache.data.images import image_view
+from featcache.data.parquet_images import Cell, ParquetImages, read_columns
+from featcache.data.texts import text_view
+from featcache.data.views import Dataset, Overlay
 
 ROWS = 1024
 HUB_REPO, HUB_REVISION, HUB_PATTERNS = "minhuh/prh", "wit_1024", ("*.parquet", "**/*.parquet")

@@ -8,18 +8,20 @@ from pathlib import Path
 import numpy as np
 from blake3 import blake3
 
-from featcache.errors import Damaged, FeatcacheError, NewerFormat, UsageError
+from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, NewerFormat, UsageError
 from featcache.features import Features
-from featcache.folder import Folder, LocalFolder, open_folder
-from featcache.key import ArrayKey, canonical
-from featcache.leases import Lease, leases
-from featcache.missing import ambiguous, names_of, not_cached
-from featcache.names import Selector, is_layer, parse_pattern, parse_selector
-from featcache.reading import Reader
-from featcache.records import is_empty
-from featcache.store import FeatureArray
-from featcache.tables import Rows, drop_rows, read_overlay, read_rows
-from featcache.verified import Verified
+from featcache.not_found import ambiguous, not_cached
+from featcache.selectors import Selector, is_layer, parse_pattern, parse_selector
+from featcache.storage.base import Folder
+from featcache.storage.local import LocalFolder
+from featcache.storage.open import open_folder
+from featcache.store.array import FeatureArray
+from featcache.store.checked import Verified
+from featcache.store.key import ArrayKey, canonical
+from featcache.store.leases import Lease, leases
+from featcache.store.reader import Reader
+from featcache.store.records import is_empty
+from featcache.store.rows import Rows, drop_rows, read_overlay, read_rows
 
 
 def default_root() -> Path:
@@ -57,13 +59,13 @@ class Entry:
     encoder: str
     layer: str
     digest: str
-    root: str
-    n: int
-    d: int
-    dtype: str
-    chunks: int
-    committed: int
-    bytes: int
+    root: str = ""
+    n: int = 0
+    d: int = 0
+    dtype: str = ""
+    chunks: int = 0
+    committed: int = 0
+    bytes: int = 0
     damaged: bool = False
 
     @property
@@ -135,7 +137,7 @@ class Cache:
         found = list(self.arrays(**asdict(pattern)))
         if not found and pattern.dataset != "*" and not may_lack:
             wanted = Selector(pattern.encoder, None if pattern.view == "*" else pattern.view)
-            raise not_cached(self, pattern.dataset, wanted, [], command=f"featcache ls --cache {self.folder}")
+            raise self.not_cached(pattern.dataset, wanted, command=f"featcache ls --cache {self.folder}")
         return found
 
     def entries(self, selector: str = "*") -> list[Entry]:
@@ -147,8 +149,7 @@ class Cache:
         try:
             return self._entry(array)
         except (Damaged, NewerFormat):
-            names = names_of(array)
-            return Entry(*names, array.digest, "", 0, 0, "", 0, len(array.committed()), 0, damaged=True)
+            return Entry(**array.name._asdict(), committed=len(array.committed()), damaged=True)
 
     def _entry(self, array: FeatureArray) -> Entry:
         key = array.key()
@@ -157,18 +158,14 @@ class Cache:
         committed = len(complete.records) if complete else len(array.committed())
         rows = min(committed * plan.chunk_rows, plan.n) if plan else 0
         return Entry(
-            key.dataset,
-            key.view,
-            key.encoder,
-            key.layer,
-            key.digest,
-            complete.root if complete else "",
-            int(key.binds["rows"]["n"]),
-            int(key.binds["d"]),
-            str(key.binds["dtype"]),
-            plan.chunks if plan else 0,
-            committed,
-            rows * int(key.binds["d"]) * np.dtype(key.binds["dtype"]).itemsize,
+            **array.name._asdict(),
+            root=complete.root if complete else "",
+            n=int(key.binds["rows"]["n"]),
+            d=int(key.binds["d"]),
+            dtype=str(key.binds["dtype"]),
+            chunks=plan.chunks if plan else 0,
+            committed=committed,
+            bytes=rows * int(key.binds["d"]) * np.dtype(key.binds["dtype"]).itemsize,
         )
 
     # -- from a name to an array ------------------------------------------------------------------------------------
@@ -198,9 +195,9 @@ class Cache:
         if not complete and damage:
             raise damage[0]
         if not complete:
-            raise not_cached(self, dataset, wanted, found)
+            raise self.not_cached(dataset, wanted, incomplete=found[0] if found else None)
         if len(complete) > 1:
-            raise ambiguous(self, dataset, wanted, complete)
+            raise ambiguous(str(self.folder), dataset, wanted, complete)
         return complete[0]
 
     def select(self, dataset: str, selector: str) -> list[FeatureArray]:
@@ -214,8 +211,15 @@ class Cache:
         found = [array for array in self.arrays(dataset, view, encoder, layer) if array.digest.startswith(digest)]
         if not found:
             command = f"featcache ls --cache {self.folder}"
-            raise not_cached(self, dataset, Selector(selector), [], command=command)
+            raise self.not_cached(dataset, Selector(selector), command=command)
         return found
+
+    def not_cached(
+        self, dataset: str, wanted: Selector, *, incomplete: FeatureArray | None = None, command: str | None = None
+    ) -> FeaturesNotCached:
+        """The error of a name that no complete array answers to; as `featcache.not_found.not_cached`."""
+        cached = [array.name for array in self.arrays(dataset)] or [array.name for array in self.arrays()]
+        return not_cached(str(self.folder), dataset, wanted, cached, incomplete=incomplete, command=command)
 
     # -- from an array to features ----------------------------------------------------------------------------------
 
@@ -324,7 +328,7 @@ class Cache:
             array: The array that was there.
             root: Root of its row table; None if it is not known.
         """
-        dataset, view, _, _ = names_of(array)
+        dataset, view, *_ = array.name
         bound = {_bound_rows(other) for other in self.arrays(dataset, view)}
         if root is not None and root not in bound and None not in bound and not self.writers():
             drop_rows(self.folder / dataset / view, root)

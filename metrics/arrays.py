@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metrics.errors import BadDtype, BadShape, ConstantSpace, NotFinite, TooFewRows, ZeroRow
+from featcache.metrics.errors import BadDtype, BadShape, ConstantSpace, NotFinite, TooFewRows, ZeroRow
 
 X: TypeAlias = Float[Tensor, "n dx"] | Float[np.ndarray, "n dx"]
 Y: TypeAlias = Float[Tensor, "n dy"] | Float[np.ndarray, "n dy"]

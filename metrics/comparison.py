@@ -12,10 +12,11 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import torch
 
-from metrics.arrays import Groups, X, Y, check_pair, is_number, is_whole
-from metrics.errors import BadChoice
-from metrics.knn.exact import Measure
-from metrics.knn.graph import Neighbors, check_choices, neighbors
+from featcache.metrics.arrays import Groups, X, Y, check_pair, is_number, is_whole
+from featcache.metrics.errors import BadChoice
+from featcache.metrics.knn.exact import Measure
+from featcache.metrics.knn.graph import Neighbors, check_choices, neighbors
+from featcache.metrics.knn.graph_scores import GraphScore, knn_scores
 
 Side = TypeVar("Side")
 
@@ -95,9 +96,6 @@ class RowComparison(Comparison[Side]):
         return float(np.where(enough, scores, 0.0).sum() / enough.sum()) if enough.any() else float("nan")
 
 
-GraphScore = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-
 @dataclass(frozen=True)
 class KnnComparison(RowComparison[Neighbors]):
     """A score of two neighbour graphs that is a mean over rows.
@@ -143,8 +141,6 @@ class KnnComparison(RowComparison[Neighbors]):
 
     def permuted(self, a: Neighbors, b: Neighbors, orders: np.ndarray) -> np.ndarray:
         """Scores in other orders, from renamed ids: nothing is searched again, and similarities stay where they are."""
-        from metrics.scores.permuted import knn_scores
-
         return knn_scores(self.per_row, a.ids[:, : self.k], b.ids[:, : self.k], orders)
 
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from metrics.arrays import Groups, X, Y, checked, group_codes, is_whole
-from metrics.errors import BadChoice, BadShape
+from featcache.metrics.arrays import Groups, X, Y, checked, group_codes, is_whole
+from featcache.metrics.errors import BadChoice, BadShape
 
 Mode = Literal["mean", "first", "all", "random"]
 MODES: tuple[Mode, ...] = get_args(Mode)

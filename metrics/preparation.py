@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metrics.arrays import checked, refuse_gaps, unit_rows
-from metrics.errors import BadChoice, BadShape
+from featcache.metrics.arrays import checked, refuse_gaps, unit_rows
+from featcache.metrics.errors import BadChoice, BadShape
 
 How = Literal["exact", "per_sample_mean"]
 HOWS: tuple[str, ...] = ("exact", "per_sample_mean")

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from metrics.arrays import Groups, X, Y, group_codes, like, plain, unit_rows
-from metrics.errors import BadChoice, BadShape
+from featcache.metrics.arrays import Groups, X, Y, group_codes, like, plain, unit_rows
+from featcache.metrics.errors import BadChoice, BadShape
 
 Mixed = Float[Tensor, "n d"] | Float[np.ndarray, "n d"]
 Means = Float[Tensor, "g dx"] | Float[np.ndarray, "g dx"]

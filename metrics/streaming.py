@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from metrics.arrays import Groups, X, Y, checked, labels
-from metrics.comparison import check_flag
-from metrics.errors import BadChoice, BadShape, ConstantSpace, TooFewRows
-from metrics.scores.sums import Sums
-from metrics.table import chosen
+from featcache.metrics.arrays import Groups, X, Y, checked, labels
+from featcache.metrics.comparison import check_flag
+from featcache.metrics.errors import BadChoice, BadShape, ConstantSpace, TooFewRows
+from featcache.metrics.scores.sums import Sums
+from featcache.metrics.table import chosen
 
 Ids = Sequence[Hashable] | np.ndarray | torch.Tensor
 Labels = list[Hashable] | None
@@ -32,7 +32,7 @@ class CkaSums:
     around 0 would cancel.
 
     Example:
-        >>> from metrics import cka
+        >>> from featcache.metrics import cka
         >>> x, y = np.random.default_rng(0).standard_normal((2, 50, 8))
         >>> sums = CkaSums()
         >>> for start in range(0, 50, 20):

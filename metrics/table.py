@@ -7,31 +7,34 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from metrics.arrays import Groups
-from metrics.comparison import Comparison, KnnComparison, options_of
-from metrics.errors import BadChoice
-from metrics.scores.correlation import cca, cca_comparison, pwcca, pwcca_comparison, svcca, svcca_comparison
-from metrics.scores.dissimilarity import rsa, rsa_comparison
-from metrics.scores.hypersphere import AlignmentLoss, ModalityGap, alignment_loss, modality_gap
-from metrics.scores.independence import HsicComparison, hsic
-from metrics.scores.kernels import LinearCka, RbfCka, cka, rv, rv_comparison
-from metrics.scores.local import Cknna, cknna
-from metrics.scores.overlap import (
+from featcache.metrics.arrays import Groups
+from featcache.metrics.comparison import Comparison, KnnComparison, options_of
+from featcache.metrics.errors import BadChoice
+from featcache.metrics.knn.graph_scores import (
+    cycle_knn_graphs,
+    edit_distance_knn_graphs,
+    jaccard_knn_graphs,
+    lcs_knn_graphs,
+    mutual_knn_graphs,
+    rank_knn_graphs,
+)
+from featcache.metrics.scores.correlation import cca, cca_comparison, pwcca, pwcca_comparison, svcca, svcca_comparison
+from featcache.metrics.scores.dissimilarity import rsa, rsa_comparison
+from featcache.metrics.scores.hypersphere import AlignmentLoss, ModalityGap, alignment_loss, modality_gap
+from featcache.metrics.scores.independence import HsicComparison, hsic
+from featcache.metrics.scores.kernels import LinearCka, RbfCka, cka, rv, rv_comparison
+from featcache.metrics.scores.local import Cknna, cknna
+from featcache.metrics.scores.overlap import (
     chance_mutual_knn,
     cycle_knn,
-    cycle_knn_graphs,
     edit_distance_knn,
-    edit_distance_knn_graphs,
     jaccard_knn,
-    jaccard_knn_graphs,
     lcs_knn,
-    lcs_knn_graphs,
     mutual_knn,
-    mutual_knn_graphs,
 )
-from metrics.scores.ranks import SecondOrderCosine, rank_knn, rank_knn_graphs, second_order_cosine
-from metrics.scores.recall import RecallComparison, retrieval_recall
-from metrics.scores.shapes import (
+from featcache.metrics.scores.ranks import SecondOrderCosine, rank_knn, second_order_cosine
+from featcache.metrics.scores.recall import RecallComparison, retrieval_recall
+from featcache.metrics.scores.shapes import (
     AlignedCosine,
     AngularCka,
     AngularComparison,

@@ -7,15 +7,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from report.console import console, print_json, print_table
+from featcache.report.console import console, print_json, print_table
 
 if TYPE_CHECKING:
     from featcache.cache import Cache
     from featcache.features import Features
-    from trainer.align import Alignment, Asked
-    from trainer.common_rows import CommonRows
-    from trainer.curves import Ceilings, Curves
-    from trainer.layers import LayerGrids, LayerScore
+    from featcache.studies.alignment.align import Alignment, Asked
+    from featcache.studies.alignment.common_rows import CommonRows
+    from featcache.studies.alignment.curves import Ceilings, Curves
+    from featcache.studies.alignment.grid import LayerGrids, LayerScore
 
 _PAIRINGS = {
     "mean": "one row a group: the mean of its rows",
@@ -105,9 +105,9 @@ def show_layers(
         figure: Where heat maps are drawn, .png or .svg; None for nowhere.
         as_json: Print JSON.
     """
-    from report.layer_map import check_figure_path, draw_layers
-    from trainer.circumstances import beside, circumstances, identity, table, write_table
-    from trainer.layers import align_layers
+    from featcache.report.layer_map import check_figure_path, draw_layers
+    from featcache.studies.alignment.grid import align_layers
+    from featcache.studies.tables import beside, circumstances, identity, table, write_table
 
     check_figure_path(figure)
     grids = _measured(lambda _: align_layers(cache, dataset, encoders, asked, both_ways=both_ways), out)
@@ -261,7 +261,7 @@ def show_ceilings(
 
 def _measured(measure: "Callable[[Say], Any]", out: Path | None) -> Any:
     """What is measured, under a sign of life; a name that no table is written to is refused before."""
-    from trainer.circumstances import check_table_path
+    from featcache.studies.tables import check_table_path
 
     check_table_path(out)
     with console(stderr=True).status("measuring") as status:
@@ -279,7 +279,7 @@ def _write(
     asked: "Asked",
     out: Path | None,
 ) -> None:
-    from trainer.circumstances import beside, circumstances, table, write_table
+    from featcache.studies.tables import beside, circumstances, table, write_table
 
     if out is not None:
         more = beside(asked, circumstances(), **_arrays(common))
@@ -290,7 +290,7 @@ def _write_ceilings(found: "Ceilings", common: "CommonRows", asked: "Asked", out
     """Both tables in one: a column says which."""
     import polars as pl
 
-    from trainer.circumstances import beside, circumstances, table, write_table
+    from featcache.studies.tables import beside, circumstances, table, write_table
 
     if out is None:
         return
@@ -304,8 +304,8 @@ def _write_ceilings(found: "Ceilings", common: "CommonRows", asked: "Asked", out
 
 def _how(asked: "Asked", label: str) -> dict[str, str | int]:
     """Convention and direction of one of the metrics that were asked for, by its label in a table."""
-    from metrics import METRICS
-    from trainer.align import chosen_metrics, convention, parse_metric
+    from featcache.metrics import METRICS
+    from featcache.studies.alignment.align import chosen_metrics, convention, parse_metric
 
     name, typed = parse_metric(label)
     if name not in METRICS:  # R^2 of a ridge
@@ -315,7 +315,7 @@ def _how(asked: "Asked", label: str) -> dict[str, str | int]:
 
 
 def _head(common: "CommonRows", asked: "Asked") -> dict[str, Any]:
-    from trainer.circumstances import identity
+    from featcache.studies.tables import identity
 
     arrays = _arrays(common)
     sides = {role: identity(features) for role, features in arrays.items()}
@@ -376,8 +376,8 @@ def _say_floor(found: Sequence[tuple[float | None, str]]) -> None:
 
 def _convention(metric: str, convention: str) -> str:
     """What tells a convention apart: options that are not the default, and the measure or kernel in any case."""
-    from metrics import METRICS
-    from trainer.align import convention as every
+    from featcache.metrics import METRICS
+    from featcache.studies.alignment.align import convention as every
 
     usual = set(_OPTION.split(every(METRICS[metric], {})))
     return " ".join(

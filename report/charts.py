@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from report import theme
+from featcache.report import theme
 
 Rows = list[dict[str, Any]]
 Datasets = dict[str, Rows]

@@ -13,10 +13,10 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from featcache.cache import Cache, Entry
-    from featcache.dispatch import Manner
-    from featcache.extract import Extracted
-    from featcache.jobs import Job
-    from featcache.verify import Problem
+    from featcache.extraction.executors import Manner
+    from featcache.extraction.extract import Extracted
+    from featcache.extraction.job import Job
+    from featcache.maintenance.verify import Problem
 
 
 _NUMBER = re.compile(r"([≤<] )?-?\.?\d|–$")
@@ -172,7 +172,7 @@ def show_problems(problems: Iterator["Problem"], entries: Sequence["Entry"], cac
     """Shows what verification found; returns the exit code.
 
     Args:
-        problems: From `featcache.verify.verify`.
+        problems: From `featcache.maintenance.verify.verify`.
         entries: The arrays that are checked.
         cache: The cache.
         as_json: Print JSON.
@@ -204,7 +204,7 @@ def show_problems(problems: Iterator["Problem"], entries: Sequence["Entry"], cac
 
 def show_jobs(jobs: Sequence["Job"], cache: "Cache", manner: "Manner") -> None:
     """Shows what an extraction would compute, and how long it takes at the rate of a measured sample."""
-    from featcache.estimate import estimate
+    from featcache.extraction.estimate import estimate
 
     rows = []
     for job in jobs:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from report import charts, theme
-from report.figure import Figure, columns_for, shorten
-from report.runs import ALIGNMENT, RunResults, Score
+from featcache.report import charts, theme
+from featcache.report.figure import Figure, columns_for, shorten
+from featcache.report.runs import ALIGNMENT, RunResults, Score
 
 Rows = list[dict[str, Any]]
 _KEPT = "A vertical line marks the epoch kept."

@@ -3,7 +3,7 @@
 from pathlib import Path
 from time import perf_counter
 
-from report.console import console, run_jobs
+from featcache.report.console import console, run_jobs
 
 
 def run_demo(cache_root: str | None, out: Path) -> Path:
@@ -16,17 +16,17 @@ def run_demo(cache_root: str | None, out: Path) -> Path:
     Returns:
         The page.
     """
-    from data import open_dataset
     from featcache.cache import Cache
-    from featcache.dispatch import Manner
+    from featcache.data import open_dataset
     from featcache.encoders import EncodeOptions, encoder_spec
-    from featcache.extract import extract
-    from featcache.jobs import plan_job
-    from report.page import write_report
-    from report.training import show_runs, train_and_watch
-    from trainer.adapters import ADAPTERS
-    from trainer.config import make_config
-    from trainer.defaults import DEMO
+    from featcache.extraction.executors import Manner
+    from featcache.extraction.extract import extract
+    from featcache.extraction.job import plan_job
+    from featcache.report.page import write_report
+    from featcache.report.training import show_runs, train_and_watch
+    from featcache.trainer.adapters import ADAPTERS
+    from featcache.trainer.config import make_config
+    from featcache.trainer.defaults import DEMO
 
     started, cache = perf_counter(), Cache(cache_root)
     say = console().print
@@ -48,9 +48,9 @@ def run_demo(cache_root: str | None, out: Path) -> Path:
 
 def _is_demo_run(folder: Path) -> bool:
     """Whether a run of the demo's three encoders stands there, perhaps an older version's: that one may be replaced."""
-    from trainer.defaults import DEMO
-    from trainer.errors import RunDamaged, RunMissing
-    from trainer.run import load_run
+    from featcache.trainer.defaults import DEMO
+    from featcache.trainer.errors import RunDamaged, RunMissing
+    from featcache.trainer.run import load_run
 
     try:
         config = load_run(folder).config

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from report.console import console, print_json, print_table, size
+from featcache.report.console import console, print_json, print_table, size
 
 if TYPE_CHECKING:
     from featcache.cache import Cache
-    from featcache.doctor import Finding
-    from featcache.housekeeping import Leftover, Usage
-    from featcache.verify import Problem
+    from featcache.maintenance.doctor import Finding
+    from featcache.maintenance.gc import Leftover, Usage
+    from featcache.maintenance.verify import Problem
 
 
 def show_usage(found: Sequence["Usage"], cache: "Cache", *, as_json: bool) -> None:
@@ -30,7 +30,7 @@ def show_usage(found: Sequence["Usage"], cache: "Cache", *, as_json: bool) -> No
 
 def show_leftovers(found: Sequence["Leftover"], cache: "Cache", *, delete: bool) -> None:
     """Lists leftovers, and deletes those that no live writer may hold."""
-    from featcache.housekeeping import discard
+    from featcache.maintenance.gc import discard
 
     free = [each for each in found if each.holder is None]
     rows = [

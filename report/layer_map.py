@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.errors import UsageError
-from report import theme
-from report.figure import Figure, shorten
+from featcache.report import theme
+from featcache.report.figure import Figure, shorten
 
 if TYPE_CHECKING:
-    from trainer.layers import LayerScore
+    from featcache.studies.alignment.grid import LayerScore
 
 FORMATS = (".png", ".svg")
 _CELL = 26

@@ -7,10 +7,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from report.figure import Figure, inline
-from report.runs import RECALLS, RunResults, known_formats, load_runs
-from report.sentences import caveats, comparison_of_runs, headline, run_findings, same_features
-from report.tables import AlignmentRow, Reading, RetrievalRow, retrieval_table, summary_table
+from featcache.report.figure import Figure, inline
+from featcache.report.runs import RECALLS, RunResults, known_formats, load_runs
+from featcache.report.sentences import caveats, comparison_of_runs, headline, run_findings, same_features
+from featcache.report.tables import AlignmentRow, Reading, RetrievalRow, retrieval_table, summary_table
 
 # an SVG of thousands of cells weighs more than its picture: above this it stands in the page as PNG
 _LARGEST_SVG = 1_000_000
@@ -65,9 +65,9 @@ def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str
 def draw_figures(runs: Sequence[RunResults]) -> list[Figure]:
     """Returns every figure that the runs have data for, in page order."""
     # altair is imported with these, and only when something is drawn
-    from report.curves import alignment_over_epochs, loss_over_epochs, retrieval_over_epochs
-    from report.scores import final_alignment, final_retrieval
-    from report.spaces import kernel_heatmaps, principal_maps
+    from featcache.report.curves import alignment_over_epochs, loss_over_epochs, retrieval_over_epochs
+    from featcache.report.scores import final_alignment, final_retrieval
+    from featcache.report.spaces import kernel_heatmaps, principal_maps
 
     drawings = (
         final_alignment,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import UsageError
-from trainer.errors import RunDamaged, RunMissing
+from featcache.trainer.errors import RunDamaged, RunMissing
 
 FILES = ("config.json", "metrics.parquet", "map.parquet", "kernels.parquet")
 ALIGNMENT = {"mutual_knn": "mutual-kNN", "cka": "linear CKA"}

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from report import charts, theme
-from report.figure import Figure, columns_for, shorten
-from report.runs import ALIGNMENT, RECALLS, RunResults
-from report.tables import AlignmentRow, RetrievalRow, retrieval_table, summary_table
+from featcache.report import charts, theme
+from featcache.report.figure import Figure, columns_for, shorten
+from featcache.report.runs import ALIGNMENT, RECALLS, RunResults
+from featcache.report.tables import AlignmentRow, RetrievalRow, retrieval_table, summary_table
 
 # the maxima repeat a dot that already stands, and "pair" has no reference: neither belongs on this axis
 _LEFT_OUT = ("maximum",)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from report.runs import RunResults, Score, load_runs
-from report.tables import AlignmentRow, Reading, RetrievalRow, retrieval_table, summary_table
+from featcache.report.runs import RunResults, Score, load_runs
+from featcache.report.tables import AlignmentRow, Reading, RetrievalRow, retrieval_table, summary_table
 
 _SMALL_TEST = 500
 Rows = dict[tuple[str, str], AlignmentRow]

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from report.console import console, count, print_table, size
+from featcache.report.console import console, count, print_table, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from featcache.cache import Cache
-    from featcache.share import Sent, Transfer
+    from featcache.sharing.transfer import Sent, Transfer
 
 
 def move(
@@ -36,8 +36,8 @@ def move(
         public: A new Hub repository can be read by everybody.
         choices: Of `plan_transfer`.
     """
-    from featcache.publish import is_hub, make_repository, write_card
-    from featcache.share import plan_transfer, transfer
+    from featcache.sharing.hub_publish import is_hub, make_repository, write_card
+    from featcache.sharing.transfer import plan_transfer, transfer
 
     if dry_run and is_hub(target.folder) and not target.folder.there():
         console().print(f"{target.folder} is not there yet: a push makes it and sends everything. Nothing was moved.")
@@ -91,7 +91,7 @@ def confirm_public(source: "Cache", selectors: Sequence[str]) -> None:
     """Shows the licences of what everybody could read, and asks; ends the command on no."""
     import typer
 
-    from featcache.publish import terms
+    from featcache.sharing.hub_publish import terms
 
     print_table(("what", "licence"), terms(source, list(selectors)))
     typer.confirm("Everybody will be able to read these features. Do the licences allow that?", abort=True)

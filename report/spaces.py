@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from report import charts, theme
-from report.figure import Figure, shorten
-from report.runs import RunResults
-from report.sentences import same_features
+from featcache.report import charts, theme
+from featcache.report.figure import Figure, shorten
+from featcache.report.runs import RunResults
+from featcache.report.sentences import same_features
 
 Rows = list[dict[str, Any]]
 _SPACES = ("raw x", "raw y", "reference", "joint")

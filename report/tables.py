@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from report.runs import ALIGNMENT, RECALLS, RunResults, Score, load_runs
+from featcache.report.runs import ALIGNMENT, RECALLS, RunResults, Score, load_runs
 
 # (group, stage, space) in reading order; the average and the maximum are added where both sides stand
 _PARTS = (("raw", "raw"), ("adapted", "trained"))

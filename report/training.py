@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from report.console import console, print_table
-from report.runs import ALIGNMENT
+from featcache.report.console import console, print_table
+from featcache.report.runs import ALIGNMENT
 
 if TYPE_CHECKING:
     from featcache.cache import Cache
-    from report.runs import RunResults
-    from report.tables import Reading
-    from trainer.config import FitConfig
-    from trainer.defaults import Triple
-    from trainer.fit import Epoch
-    from trainer.run import Run
+    from featcache.report.runs import RunResults
+    from featcache.report.tables import Reading
+    from featcache.trainer.config import FitConfig
+    from featcache.trainer.defaults import Triple
+    from featcache.trainer.fit import Epoch
+    from featcache.trainer.run import Run
 
 
 def train_and_watch(
@@ -29,7 +29,7 @@ def train_and_watch(
         out: Run folder.
         overwrite: Replace another run that stands there.
     """
-    from trainer.run import train
+    from featcache.trainer.run import train
 
     features = [cache.load(triple.dataset, selector) for selector in triple[1:]]
     x, y, reference = features
@@ -60,8 +60,8 @@ def show_run(run: "Run") -> None:
 
 def show_runs(paths: Sequence[Path]) -> None:
     """Shows alignment and retrieval on the test split, a column a run, and what they say."""
-    from report.runs import load_runs
-    from report.sentences import brief
+    from featcache.report.runs import load_runs
+    from featcache.report.sentences import brief
 
     runs = load_runs(paths)
     for metric, title in ALIGNMENT.items():
@@ -76,7 +76,7 @@ def show_runs(paths: Sequence[Path]) -> None:
 
 def _show_alignment_of(runs: Sequence["RunResults"], metric: str, title: str) -> None:
     """One metric of every space, a column a run; average and maximum of the parts stand below their sides."""
-    from report.tables import Reading, summary_table
+    from featcache.report.tables import Reading, summary_table
 
     rows = {run.label: summary_table([run]) for run in runs}
     readings: list[Reading] = [found for table in rows.values() for row in table if (found := getattr(row, metric))]
@@ -97,7 +97,7 @@ def _show_alignment_of(runs: Sequence["RunResults"], metric: str, title: str) ->
 
 
 def _show_retrieval_of(runs: Sequence["RunResults"]) -> None:
-    from report.tables import RetrievalRow, retrieval_table
+    from featcache.report.tables import RetrievalRow, retrieval_table
 
     tables: dict[str, list[RetrievalRow]] = {run.label: retrieval_table([run]) for run in runs}
     first = next(iter(tables.values()))

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.views import Dataset
 from featcache.cache import Cache
-from featcache.key import FORMAT, ArrayKey
-from featcache.plan import Plan
-from featcache.tables import write_rows
+from featcache.data.views import Dataset
+from featcache.store.key import FORMAT, ArrayKey
+from featcache.store.layout import Plan
+from featcache.store.rows import write_rows
 from tests.spine import tiny_dataset
 
 PHOTOS, CAPTIONS = 60, 3

@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 @pytest.fixture
 def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The k of every search that is made."""
-    import metrics
+    from featcache import metrics
 
     search, made = metrics.neighbors, list[int]()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from data.views import Dataset, Overlay, View
+from featcache.data.views import Dataset, Overlay, View
 from featcache.encoders import Card
 
 

@@ -18,11 +18,11 @@ from unittest import mock
 
 import numpy as np
 
-from featcache import durable
-from featcache.key import ArrayKey
-from featcache.plan import Plan
-from featcache.records import chunk_name
-from featcache.store import FeatureArray
+from featcache.storage import durable
+from featcache.store.array import FeatureArray
+from featcache.store.key import ArrayKey
+from featcache.store.layout import Plan
+from featcache.store.records import chunk_name
 
 REPOSITORY = Path(__file__).parents[1]
 N, D, ROWS = 83, 3, 8

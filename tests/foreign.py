@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from data.views import Overlay, View
 from featcache.cache import Cache
-from featcache.formats.found import ImportOptions
-from featcache.imports import import_features
-from featcache.key import FORMAT, ArrayKey
-from featcache.plan import Plan
-from featcache.store import FeatureArray
-from featcache.tables import write_rows
+from featcache.data.views import Overlay, View
+from featcache.interchange.formats.contents import ImportOptions
+from featcache.interchange.importing import import_features
+from featcache.store.array import FeatureArray
+from featcache.store.key import FORMAT, ArrayKey
+from featcache.store.layout import Plan
+from featcache.store.rows import write_rows
 
 N, D = 30, 6
 IDS = tuple(f"photo {row}.jpg" for row in range(N))

@@ -4,8 +4,8 @@ import inspect
 import math
 from pathlib import Path
 
-from metrics import METRICS
-from metrics.table import Metric
+from featcache.metrics import METRICS
+from featcache.metrics.table import Metric
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 START, END = "<!-- table: written by make docs -->", "<!-- end of table -->"

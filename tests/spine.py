@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.views import Dataset, Overlay, View
 from featcache.cache import Cache
-from featcache.key import FORMAT, ArrayKey
-from featcache.plan import Plan, chunk_rows
-from featcache.tables import write_rows
+from featcache.data.views import Dataset, Overlay, View
+from featcache.store.key import FORMAT, ArrayKey
+from featcache.store.layout import Plan, chunk_rows
+from featcache.store.rows import write_rows
 
 
 def tiny_dataset(photos: int = 160, captions: int = 5, *, name: str = "openmoji") -> Dataset:

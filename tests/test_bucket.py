@@ -16,12 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from featcache import bucket
-from featcache.bucket import BucketFolder, open_bucket
 from featcache.cache import Cache
 from featcache.errors import RemoteFailed, UsageError
-from featcache.folder import ASIDE, Folder, LocalFolder, open_folder
-from featcache.share import plan_transfer, transfer
+from featcache.sharing.transfer import plan_transfer, transfer
+from featcache.storage import bucket
+from featcache.storage.base import ASIDE, Folder
+from featcache.storage.bucket import BucketFolder, open_bucket
+from featcache.storage.local import LocalFolder
+from featcache.storage.open import open_folder
 from tests.s3 import KEY, SECRET, Counted, Moto, Seaweed, environment, free_ports, make_bucket
 from tests.spine import tiny_cache
 

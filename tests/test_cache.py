@@ -10,24 +10,24 @@ import numpy as np
 import pytest
 
 from featcache.cache import Cache
-from featcache.derive import store_derived
-from featcache.durable import write_once
+from featcache.derived.writer import store_derived
 from featcache.errors import Ambiguous, Damaged, FeatcacheError, FeaturesNotCached, NewerFormat, UsageError
+from featcache.extraction.job import plan_job
 from featcache.features import Features
-from featcache.jobs import plan_job
-from featcache.store import FeatureArray
-from featcache.verify import verify
+from featcache.maintenance.verify import verify
+from featcache.storage.durable import write_once
+from featcache.store.array import FeatureArray
+from featcache.trainer.defaults import DEMO, choose_triple
 from tests.fakes import FakeEncoder, fake_card, text_dataset
 from tests.spine import store, tiny_cache, tiny_dataset
 from tests.test_extract import EncodeOptions, encoder_spec, run
-from trainer.defaults import DEMO, choose_triple
 
 
 @pytest.fixture(autouse=True)
 def _describe_the_fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    import featcache.jobs
+    import featcache.extraction.job
 
-    monkeypatch.setattr(featcache.jobs, "describe", lambda spec, options, memo: fake_card())
+    monkeypatch.setattr(featcache.extraction.job, "describe", lambda spec, options, memo: fake_card())
 
 
 @pytest.fixture
@@ -199,8 +199,8 @@ def test_weights_that_changed_while_running_are_an_error(tmp_path: Path) -> None
 def test_neighbours_are_cached_as_row_numbers_and_travel_like_features(tmp_path: Path) -> None:
     import tensorstore
 
-    from featcache.share import plan_transfer, transfer
-    from featcache.zarr_reader import open_zarr
+    from featcache.sharing.transfer import plan_transfer, transfer
+    from featcache.store.zarr_reader import open_zarr
 
     cache, there = tiny_cache(tmp_path), Cache(tmp_path / "there")
     features = cache.load("openmoji", "minilm")

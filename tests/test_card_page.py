@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from featcache.cache import Entry
-from featcache.card_page import MARK, card
-from featcache.key import ArrayKey
+from featcache.sharing.hub_card import MARK, card
+from featcache.store.key import ArrayKey
 
 ADDRESS = "hf://datasets/lab/features"
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import app
-from metrics import METRICS
+from featcache.metrics import METRICS
 from tests.alignment_cache import PHOTOS, layered_cache
 from tests.test_cli import featcache
 

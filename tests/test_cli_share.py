@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from featcache.cache import Cache
-from featcache.tables import write_rows
+from featcache.store.rows import write_rows
 from tests.s3 import Seaweed, environment, make_bucket
 from tests.spine import store, tiny_cache, tiny_dataset
 
@@ -39,7 +39,7 @@ sys.meta_path.insert(0, Absent())
 """
 SLOW_DISK = """
 import time
-from featcache.folder import LocalFolder
+from featcache.storage.local import LocalFolder
 at_once = LocalFolder.write_once
 def write_once(self, name, *parts):
     time.sleep(0.05)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from featcache.cache import Cache
+from featcache.studies.alignment.common_rows import common_rows
 from tests.alignment_cache import store_layers
 from tests.spine import tiny_dataset
-from trainer.common_rows import common_rows
 
 
 @pytest.fixture

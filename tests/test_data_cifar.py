@@ -7,8 +7,8 @@ import tarfile
 import numpy as np
 import pytest
 
-import data
-from data import cifar
+from featcache import data
+from featcache.data import cifar
 
 NAMES = {
     "batches.meta.txt": "airplane\nautomobile\nbird\n\n",

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-import data
-from data import flickr30k
+from featcache import data
+from featcache.data import flickr30k
 
 FILES = ("1000092795.jpg", "10002456.jpg", "998845445.jpg", "1000268201.jpg", "36979.jpg")
 SPLITS = dict(zip(FILES, ("train", "restval", "val", "test", None), strict=True))

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-import data
+from featcache import data
 
 ROWS = [
     {"image": "b/two.png", "caption": 'two, and "more"', "split": "test", "label": "even", "label_size": "1"},

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.errors import DataInvalid, DataMissing
-from data.images import decode_rgb, image_view
-from data.parquet_images import Cell, ParquetImages, read_columns
-from data.texts import decode_text, normal_caption, text_view
+from featcache.data.errors import DataInvalid, DataMissing
+from featcache.data.images import decode_rgb, image_view
+from featcache.data.parquet_images import Cell, ParquetImages, read_columns
+from featcache.data.texts import decode_text, normal_caption, text_view
 
 
 def file_of(image: Image.Image, kind: str = "PNG", **options) -> bytes:

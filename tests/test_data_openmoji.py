@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import data
-from data import openmoji
+from featcache import data
+from featcache.data import openmoji
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import data
+from featcache import data
 
 
 @pytest.mark.parametrize("entry", data.DATASETS.values(), ids=lambda entry: entry.name)
@@ -74,7 +74,7 @@ def test_without_the_hub_library_its_installation_is_named(monkeypatch):
 
 def test_importing_data_and_its_table_imports_nothing_heavy():
     code = (
-        "import sys, data; assert 'data.registry' not in sys.modules; data.DATASETS;"
+        "import sys, data; assert 'featcache.data.registry' not in sys.modules; data.DATASETS;"
         "print([m for m in ('PIL', 'polars', 'torch', 'emoji', 'numpy', 'huggingface_hub') if m in sys.modules])"
     )
     root = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-import data
+from featcache import data
 
 
 def table(rows: int, **columns) -> pl.DataFrame:

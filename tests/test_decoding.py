@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import torch
 
-import featcache.decoding
-from data.images import decode_rgb, image_view
-from data.views import View
-from featcache.decoding import Batch, choose_workers, named_worker_death, prepared_batches
+import featcache.extraction.loader
+from featcache.data.images import decode_rgb, image_view
+from featcache.data.views import View
 from featcache.encoders.vision import ImageSettings, prepare_image
 from featcache.errors import ExtractionFailed, UsageError
-from featcache.plan import Plan
+from featcache.extraction.loader import Batch, choose_workers, named_worker_death, prepared_batches
+from featcache.store.layout import Plan
 
 forks = pytest.mark.skipif(sys.platform != "linux", reason="worker processes are Linux's")
 SETTINGS = ImageSettings(24, (24, 24), "even", "bilinear", (0.5,) * 3, (0.5,) * 3)
@@ -84,7 +84,7 @@ def assert_same(some: list[Batch], others: list[Batch]) -> None:
 def test_processes_prepare_the_same_batches_as_threads(
     monkeypatch: pytest.MonkeyPatch, workers: int, room: int
 ) -> None:
-    monkeypatch.setattr(featcache.decoding, "_SHARED_BYTES", -1 if room else 2**62)
+    monkeypatch.setattr(featcache.extraction.loader, "_SHARED_BYTES", -1 if room else 2**62)
     view = photos(broken={3: photo(3)[:900], 41: photo(41)[:1200], 42: bomb()})
     assert_same(collect(view, Pictures(), 0), collect(view, Pictures(), workers))
 
@@ -296,7 +296,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 15.0) -> None:
 def test_the_number_of_workers_follows_cores_and_modality(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     for cores, wanted in [(1, 0), (2, 0), (3, 2), (6, 5), (64, 8)]:
-        monkeypatch.setattr(featcache.decoding, "cores", lambda cores=cores: cores)
+        monkeypatch.setattr(featcache.extraction.loader, "cores", lambda cores=cores: cores)
         assert choose_workers("image") == choose_workers("audio") == wanted
         assert choose_workers("text") == choose_workers("text", 5) == 0
         assert choose_workers("image", 12) == 12
@@ -311,7 +311,7 @@ def test_the_number_of_workers_follows_cores_and_modality(monkeypatch: pytest.Mo
 def test_a_picture_that_pillow_would_only_warn_of_is_refused() -> None:
     from PIL import Image
 
-    from data.errors import DataInvalid
+    from featcache.data.errors import DataInvalid
 
     assert Image.MAX_IMAGE_PIXELS is not None and Image.MAX_IMAGE_PIXELS < 20_000 * 20_000
     with pytest.raises(DataInvalid, match="decompression bomb"):
@@ -323,14 +323,14 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
-import featcache.jobs
+import featcache.extraction.job
 from dataclasses import replace
 from pathlib import Path
-from data.views import Dataset, Overlay
+from featcache.data.views import Dataset, Overlay
 from featcache.cache import Cache
 from featcache.encoders import EncodeOptions, encoder_spec
-from featcache.extract import extract
-from featcache.jobs import plan_job
+from featcache.extraction.extract import extract
+from featcache.extraction.job import plan_job
 from tests.fakes import fake_card
 from tests.test_decoding import Pictures, photos
 
@@ -350,7 +350,7 @@ class Network(Pictures):
 folder, rows, workers = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 view = photos(rows, {5: b"no image"})
 overlay = Overlay(view.groups, ("",) * rows)
-featcache.jobs.describe = lambda spec, options, memo: Network.card
+featcache.extraction.job.describe = lambda spec, options, memo: Network.card
 cache, dataset = Cache(folder), Dataset("photos", {"images": view}, overlay, "public domain", "made by a test")
 job = replace(plan_job(cache, dataset, encoder_spec("efficientnet-lite0"), EncodeOptions()), chunk_rows=100)
 used = []

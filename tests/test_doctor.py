@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from featcache import doctor
 from featcache.cache import Cache
-from featcache.doctor import PROBE, Finding, probe
-from featcache.folder import LocalFolder, open_folder
+from featcache.maintenance import doctor
+from featcache.maintenance.doctor import PROBE, Finding, probe
+from featcache.storage.local import LocalFolder
+from featcache.storage.open import open_folder
 from tests import s3
 from tests.dataset_hub import DatasetHub, the_only_hub
 

@@ -9,7 +9,7 @@ import pytest
 
 from featcache.cache import Cache
 from featcache.errors import ExtractionFailed
-from featcache.estimate import Estimate, estimate
+from featcache.extraction.estimate import Estimate, estimate
 from tests.fakes import FakeEncoder, text_dataset
 from tests.test_extract import describe_the_fake, plan, run, small_chunks
 
@@ -57,9 +57,9 @@ def test_where_everything_is_cached_nothing_is_measured(tmp_path: Path) -> None:
 
 
 def test_without_a_size_the_sample_is_bounded_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import featcache.estimate
+    import featcache.extraction.estimate
 
-    monkeypatch.setattr(featcache.estimate, "_SECONDS", 0.06)
+    monkeypatch.setattr(featcache.extraction.estimate, "_SECONDS", 0.06)
     found = measure(Cache(tmp_path), Slow())
     assert 8 <= found.sample_rows <= 30
 

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.views import Dataset, Overlay, View
 from featcache.cache import Cache
+from featcache.data.views import Dataset, Overlay, View
 from featcache.errors import Damaged, FeaturesNotCached, UsageError
-from featcache.exports import FORMATS, export_features
-from featcache.key import FORMAT, ArrayKey
-from featcache.plan import Plan
-from featcache.records import chunk_name
-from featcache.store import FeatureArray
-from featcache.tables import write_rows
+from featcache.interchange.exporting import FORMATS, export_features
+from featcache.store.array import FeatureArray
+from featcache.store.key import FORMAT, ArrayKey
+from featcache.store.layout import Plan
+from featcache.store.records import chunk_name
+from featcache.store.rows import write_rows
 
 N, D, ROWS = 43, 5, 8
 FAILED = ("r9", "r10", "r42")
@@ -283,8 +283,8 @@ import sys, time
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from featcache.cache import Cache
-from featcache.exports import export_features
-from featcache.store import FeatureArray
+from featcache.interchange.exporting import export_features
+from featcache.store.array import FeatureArray
 opened = FeatureArray.open
 class Slow:
     def __init__(self, reader): self.reader = reader

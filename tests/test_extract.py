@@ -12,23 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.views import Dataset, View
 from featcache.cache import Cache
+from featcache.data.views import Dataset, View
 from featcache.encoders import EncodeOptions, encoder_spec
 from featcache.errors import Ambiguous, ExtractionFailed, FeaturesNotCached, Overflow, UsageError
-from featcache.extract import Extracted, extract
-from featcache.jobs import Job, plan_job
-from featcache.plan import Plan
-from featcache.store import FeatureArray
+from featcache.extraction.extract import Extracted, extract
+from featcache.extraction.job import Job, plan_job
+from featcache.store.array import FeatureArray
+from featcache.store.layout import Plan
 from tests.fakes import FakeEncoder, expected, fake_card, text_dataset
 from tests.test_store import run_killed
 
 
 @pytest.fixture(autouse=True)
 def describe_the_fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    import featcache.jobs
+    import featcache.extraction.job
 
-    monkeypatch.setattr(featcache.jobs, "describe", lambda spec, options, memo: fake_card())
+    monkeypatch.setattr(featcache.extraction.job, "describe", lambda spec, options, memo: fake_card())
 
 
 def plan(cache: Cache, dataset: Dataset, **choices: Any) -> Job:
@@ -110,14 +110,14 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(tmp_path: Path) -> N
 def test_changed_content_or_weights_is_another_array_and_then_the_name_is_ambiguous(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import featcache.jobs
+    import featcache.extraction.job
 
     cache = Cache(tmp_path)
     run(cache, text_dataset())
     run(cache, text_dataset(change=3))
     with pytest.raises(Ambiguous, match=r"rows\.root"):
         cache.load("tiny", "fake")
-    monkeypatch.setattr(featcache.jobs, "describe", lambda spec, options, memo: fake_card(version=2))
+    monkeypatch.setattr(featcache.extraction.job, "describe", lambda spec, options, memo: fake_card(version=2))
     other = Cache(tmp_path)
     run(other, text_dataset(), FakeEncoder(fake_card(version=2)))
     digests = {entry.digest for entry in other.entries("*/*/*/last.mean")}
@@ -183,9 +183,9 @@ def test_a_full_disk_is_refused_before_the_first_chunk(tmp_path: Path, monkeypat
 def test_a_disk_that_fills_up_is_a_named_error_and_the_run_goes_on_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import featcache.durable
+    import featcache.storage.durable
 
-    cache, real, calls = Cache(tmp_path), featcache.durable.write_once, [0]
+    cache, real, calls = Cache(tmp_path), featcache.storage.durable.write_once, [0]
 
     def full(target: Path, *parts: Any) -> bool:
         calls[0] += 1
@@ -193,22 +193,22 @@ def test_a_disk_that_fills_up_is_a_named_error_and_the_run_goes_on_later(
             raise OSError(28, "No space left on device")
         return real(target, *parts)
 
-    monkeypatch.setattr(featcache.durable, "write_once", full)
+    monkeypatch.setattr(featcache.storage.durable, "write_once", full)
     with pytest.raises(ExtractionFailed, match="No space left on device. What was committed stays"):
         run(cache, text_dataset())
-    monkeypatch.setattr(featcache.durable, "write_once", real)
+    monkeypatch.setattr(featcache.storage.durable, "write_once", real)
     assert run(cache, text_dataset()).reused > 0
     assert len(cache.load("tiny", "fake")) == 50
 
 
 def test_decoded_images_go_through_in_row_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import featcache.jobs
+    import featcache.extraction.job
 
     texts = text_dataset(20).views["captions"]
     view = View("images", "image", texts.ids, texts.groups, texts.content, bytes.decode)
     dataset = replace(text_dataset(20), views={"images": view})
     card = replace(fake_card(), modality="image")
-    monkeypatch.setattr(featcache.jobs, "describe", lambda spec, options, memo: card)
+    monkeypatch.setattr(featcache.extraction.job, "describe", lambda spec, options, memo: card)
     encoder = FakeEncoder(card)
     job = plan_job(Cache(tmp_path), dataset, encoder_spec("efficientnet-lite0"), EncodeOptions())
     extract(Cache(tmp_path), small_chunks(job), encoder=encoder)  # pyright: ignore[reportArgumentType]
@@ -303,10 +303,10 @@ def test_a_chunk_on_its_way_arrives_though_the_next_one_fails(tmp_path: Path, mo
 CHILD = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
-import featcache.jobs
+import featcache.extraction.job
 from tests.fakes import FakeEncoder, fake_card, text_dataset
 from tests.test_extract import Cache, extract, plan, small_chunks
-featcache.jobs.describe = lambda spec, options, memo: fake_card()
+featcache.extraction.job.describe = lambda spec, options, memo: fake_card()
 class Slow(FakeEncoder):
     def encode(self, prepared, layers):
         time.sleep(0.004)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from featcache.cache import Cache
-from featcache.derive import store_derived
+from featcache.derived.writer import store_derived
 from featcache.errors import Damaged, ExtractionFailed, Overflow
-from featcache.extract import extract
-from featcache.plan import Plan
+from featcache.extraction.extract import extract
+from featcache.store.layout import Plan
 from tests.fakes import FakeEncoder, expected, fake_card, text_dataset
 from tests.test_extract import describe_the_fake, plan, run, small_chunks, snapshot
 

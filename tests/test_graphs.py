@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-import metrics
-from data.views import Dataset
+from featcache import metrics
 from featcache.cache import Cache
+from featcache.data.views import Dataset
+from featcache.derived.graphs import ROW_RULES, RowRule, cached_graph, graph
 from featcache.errors import Damaged, FeaturesNotCached, UsageError
 from featcache.features import Features
-from featcache.folder import LocalFolder
-from featcache.graphs import ROW_RULES, RowRule, cached_graph, graph
-from featcache.key import FORMAT, ArrayKey
-from featcache.plan import Plan
-from featcache.share import plan_transfer, transfer
-from featcache.tables import write_rows
-from featcache.verify import verify
-from metrics import neighbors, paired
-from metrics.errors import TooFewRows
+from featcache.maintenance.verify import verify
+from featcache.metrics import neighbors, paired
+from featcache.metrics.errors import TooFewRows
+from featcache.sharing.transfer import plan_transfer, transfer
+from featcache.storage.local import LocalFolder
+from featcache.store.key import FORMAT, ArrayKey
+from featcache.store.layout import Plan
+from featcache.store.rows import write_rows
 from tests.spine import tiny_cache, tiny_dataset
 
 CAPTIONS, PHOTOS = 3, 40
@@ -186,7 +186,7 @@ def test_a_cache_that_cannot_be_written_to_costs_a_search_and_no_error(
 
 def test_a_graph_of_a_remote_is_searched_and_not_written_there(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     features = captions(cache)
-    monkeypatch.setattr("featcache.graphs.LocalFolder", type(None))  # what lies on no disk of ours
+    monkeypatch.setattr("featcache.derived.graphs.LocalFolder", type(None))  # what lies on no disk of ours
     found = graph(cache, features, k=3)
     assert found.origin == f"searched, not cached: {cache.folder} is a remote"
     assert cached_graph(cache, features) is None

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from featcache.cache import Cache
-from featcache.derive import store_derived
+from featcache.derived.graphs import graph
+from featcache.derived.writer import store_derived
 from featcache.errors import FeatcacheError, FeaturesNotCached, UsageError
-from featcache.graphs import graph
-from featcache.housekeeping import discard, leftovers, rename, usage
-from featcache.leases import lease, leases
-from featcache.verify import verify
+from featcache.maintenance.gc import discard, leftovers, rename, usage
+from featcache.maintenance.verify import verify
+from featcache.store.leases import lease, leases
 from tests.spine import tiny_cache
 
 
@@ -90,8 +90,8 @@ WRITER = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from featcache.folder import LocalFolder
-from featcache.leases import lease
+from featcache.storage.local import LocalFolder
+from featcache.store.leases import lease
 with lease(LocalFolder(Path(sys.argv[1])), "push"):
     print("ready", flush=True)
     time.sleep(60)

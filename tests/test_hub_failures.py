@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from featcache.errors import RemoteFailed, UsageError
-from featcache.hub_folder import HubFolder, open_hub, token_place
+from featcache.storage.hub import HubFolder, open_hub, token_place
 from tests.dataset_hub import DatasetHub, the_only_hub
 
 REPO = "lab/features"
@@ -62,7 +62,7 @@ def test_a_wait_of_many_minutes_is_left_to_the_user(folder: HubFolder, hub: Data
 
 
 def test_the_wait_that_the_hub_names_is_kept(folder: HubFolder, hub: DatasetHub) -> None:
-    from featcache.hub_repository import Passing, _wait_for
+    from featcache.storage.hub_api import Passing, _wait_for
 
     for headers in ({"retry-after": "7"}, {"ratelimit": '"api";r=0;t=7'}):
         error = _wait_for("here", "reading", "text", headers)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from featcache.cache import Cache
-from featcache.card_page import MARK, card
 from featcache.errors import UsageError
-from featcache.hub_folder import HubFolder, open_hub
-from featcache.tables import write_rows
+from featcache.sharing.hub_card import MARK, card
+from featcache.storage.hub import HubFolder, open_hub
+from featcache.store.rows import write_rows
 from tests import spine
 from tests.dataset_hub import DatasetHub, the_only_hub
 
@@ -64,7 +64,7 @@ def test_another_form_of_address_is_refused(address: str) -> None:
 def test_without_the_library_the_error_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['huggingface_hub'] = None\n"
-        "from featcache.hub_folder import open_hub\n"
+        "from featcache.storage.hub import open_hub\n"
         f"open_hub({ADDRESS!r})"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -129,8 +129,8 @@ def test_a_file_that_exists_is_left_alone(folder: HubFolder) -> None:
 def test_many_files_make_few_commits_and_a_repeated_name_keeps_its_first_bytes(
     folder: HubFolder, hub: DatasetHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featcache.hub_folder._FILES_A_COMMIT", 10)
-    monkeypatch.setattr("featcache.hub_folder._BYTES_A_COMMIT", 1000)
+    monkeypatch.setattr("featcache.storage.hub._FILES_A_COMMIT", 10)
+    monkeypatch.setattr("featcache.storage.hub._BYTES_A_COMMIT", 1000)
     before = len(hub.commits[REPO])
     files = {f"f{number}": b"%d" % number for number in range(25)}
     made = list(folder.send([*named(files), ("f24", lambda: b"again")]))
@@ -242,8 +242,8 @@ def test_a_commit_that_came_first_is_seen_and_its_files_are_left_alone(folder: H
 
 def test_two_processes_that_push_at_once_lose_nothing(folder: HubFolder, hub: DatasetHub, tmp_path: Path) -> None:
     code = (
-        "import sys; from featcache.folder import open_folder\n"
-        "import featcache.hub_folder as hub_folder; hub_folder._FILES_A_COMMIT = 2\n"
+        "import sys; from featcache.storage.open import open_folder\n"
+        "import featcache.storage.hub as hub_folder; hub_folder._FILES_A_COMMIT = 2\n"
         "folder = open_folder(sys.argv[1])\n"
         "made = list(folder.send([(f'd/{n}', lambda: sys.argv[2].encode()) for n in range(12)]))\n"
         "print(sum(ok for _, ok in made))"

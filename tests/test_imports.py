@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from blake3 import blake3
 
-from data.errors import DataInvalid
 from featcache.cache import Cache
+from featcache.data.errors import DataInvalid
 from featcache.errors import FeatcacheError, FeaturesNotCached, Overflow, UsageError
-from featcache.formats.found import ImportOptions
-from featcache.imports import import_features
-from featcache.plan import Plan
-from featcache.store import FeatureArray
-from featcache.verify import verify
+from featcache.interchange.formats.contents import ImportOptions
+from featcache.interchange.importing import import_features
+from featcache.maintenance.verify import verify
+from featcache.store.array import FeatureArray
+from featcache.store.layout import Plan
 from tests.foreign import IDS, D, N, holds_nothing, npy, take_npy, values, write_ids
 
 

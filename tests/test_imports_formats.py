@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.errors import DataInvalid
 from featcache.cache import Cache
+from featcache.data.errors import DataInvalid
 from featcache.errors import UsageError
-from featcache.formats import FORMATS, detect
-from featcache.formats.found import ImportOptions
-from featcache.imports import import_features
-from featcache.store import FeatureArray
-from featcache.verify import verify
+from featcache.interchange.formats import FORMATS, detect
+from featcache.interchange.formats.contents import ImportOptions
+from featcache.interchange.importing import import_features
+from featcache.maintenance.verify import verify
+from featcache.store.array import FeatureArray
 from tests.foreign import IDS, D, N, cache_rows, holds_nothing, npy, values, write_ids
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.errors import DataInvalid
+from featcache.data.errors import DataInvalid
 from featcache.errors import Ambiguous, UsageError
-from featcache.formats.found import ImportOptions
-from featcache.imports import import_features
+from featcache.interchange.formats.contents import ImportOptions
+from featcache.interchange.importing import import_features
 from tests.foreign import IDS, N, cache_rows, npy, take_npy, values, write_ids
 from tests.spine import tiny_cache
 
@@ -94,7 +94,7 @@ def test_new_rows_share_the_splits_of_the_data_set_where_these_cover_them(tmp_pa
 
 
 def test_an_import_pairs_with_what_was_extracted(tmp_path: Path) -> None:
-    from trainer.align import align
+    from featcache.studies.alignment.align import align
 
     cache = tiny_cache(tmp_path)
     images, captions = cache.load("openmoji", "efficientnet-lite0"), cache.load("openmoji", "minilm")

@@ -9,27 +9,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-import featcache.share
+import featcache.sharing.transfer
 from featcache.cache import Cache
 from featcache.encoders import EncodeOptions, encoder_spec
 from featcache.errors import Damaged, ExtractionFailed, FeatcacheError, FeaturesNotCached
-from featcache.extract import extract
-from featcache.housekeeping import leftovers, rename
-from featcache.jobs import Job, plan_job
-from featcache.leases import lease
-from featcache.records import ARRIVING, chunk_name
-from featcache.share import plan_transfer, transfer
-from featcache.tables import write_rows
-from featcache.verify import verify
+from featcache.extraction.extract import extract
+from featcache.extraction.job import Job, plan_job
+from featcache.maintenance.gc import leftovers, rename
+from featcache.maintenance.verify import verify
+from featcache.sharing.transfer import plan_transfer, transfer
+from featcache.store.leases import lease
+from featcache.store.records import ARRIVING, chunk_name
+from featcache.store.rows import write_rows
 from tests.fakes import FakeEncoder, fake_card, text_dataset
 from tests.spine import tiny_cache
 
 
 @pytest.fixture(autouse=True)
 def _describe_the_fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    import featcache.jobs
+    import featcache.extraction.job
 
-    monkeypatch.setattr(featcache.jobs, "describe", lambda spec, options, memo: fake_card())
+    monkeypatch.setattr(featcache.extraction.job, "describe", lambda spec, options, memo: fake_card())
 
 
 def job_of(cache: Cache, **choices: Any) -> Job:
@@ -51,8 +51,8 @@ def test_an_extraction_that_was_planned_before_a_pull_began_does_not_complete_a_
     def interrupted(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(featcache.share, "_conclude", interrupted)
-    monkeypatch.setattr(featcache.share, "_LEAST_CHUNKS", 3)
+    monkeypatch.setattr(featcache.sharing.transfer, "_conclude", interrupted)
+    monkeypatch.setattr(featcache.sharing.transfer, "_LEAST_CHUNKS", 3)
     monkeypatch.setattr(type(ours.folder), "batch_bytes", 1)
     with pytest.raises(KeyboardInterrupt):
         transfer(plan_transfer(theirs, ours))
@@ -69,7 +69,7 @@ def test_a_transfer_does_not_call_an_array_whole_that_was_removed_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs, ours = tiny_cache(tmp_path / "a"), Cache(tmp_path / "b")
-    real = featcache.share._send_records
+    real = featcache.sharing.transfer._send_records
 
     def and_remove(what: Any, group: Any) -> Any:
         mixed = real(what, group)
@@ -77,7 +77,7 @@ def test_a_transfer_does_not_call_an_array_whole_that_was_removed_meanwhile(
             chunk.unlink()
         return mixed
 
-    monkeypatch.setattr(featcache.share, "_send_records", and_remove)
+    monkeypatch.setattr(featcache.sharing.transfer, "_send_records", and_remove)
     transfer(plan_transfer(theirs, ours))
     assert not any(array.is_complete for array in ours.arrays())
 

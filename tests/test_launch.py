@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data.errors import DataInvalid
-from data.registry import open_dataset
 from featcache.cache import Cache
+from featcache.data.errors import DataInvalid
+from featcache.data.registry import open_dataset
 from featcache.encoders import EncodeOptions, encoder_spec
 from featcache.errors import ExtractionFailed, UsageError, WeightsInvalid
-from featcache.extract import EARLIER, Extracted, Failure, extract
-from featcache.jobs import Job, plan_job
-from featcache.launch import parse_devices, run_on_devices
-from featcache.plan import Plan
-from featcache.request import Request, combined, open_request, request_of
-from featcache.shards import Shard
+from featcache.extraction.extract import EARLIER, Extracted, Failure, extract
+from featcache.extraction.job import Job, plan_job
+from featcache.extraction.multi_device import parse_devices, run_on_devices
+from featcache.extraction.remote_job import Request, combined, open_request, request_of
+from featcache.extraction.shards import Shard
+from featcache.store.layout import Plan
 from tests import hub
 from tests.test_extract import snapshot
 
@@ -123,14 +123,14 @@ def test_the_first_child_that_fails_stops_the_others_with_its_message(
 def test_a_child_that_is_killed_is_named_with_its_signal(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import featcache.launch
+    import featcache.extraction.multi_device
 
     class Doomed(subprocess.Popen[bytes]):
         def __init__(self, *words: Any, **options: Any) -> None:
             super().__init__(*words, **options)
             self.send_signal(signal.SIGKILL)
 
-    monkeypatch.setattr(featcache.launch.subprocess, "Popen", Doomed)
+    monkeypatch.setattr(featcache.extraction.multi_device.subprocess, "Popen", Doomed)
     cache = site.cache(tmp_path / "cache")
     job = site.job(cache)
     with pytest.raises(ExtractionFailed, match=r"process on cpu was killed by signal 9. What was committed stays"):
@@ -141,7 +141,7 @@ PARENT = """
 import sys
 from pathlib import Path
 from featcache.cache import Cache
-from featcache.launch import run_on_devices
+from featcache.extraction.multi_device import run_on_devices
 from tests.test_launch import Site
 site = Site.__new__(Site)
 site.folder, site.rows = Path(sys.argv[1]), int(sys.argv[3])

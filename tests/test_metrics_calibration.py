@@ -8,11 +8,20 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-import metrics
-from metrics import METRICS, calibrate, chance_mutual_knn, errors, max_null, mutual_knn, neighbors, permutation_null
-from metrics.comparison import KnnComparison
-from metrics.scores.local import Cknna
-from metrics.table import chosen
+from featcache import metrics
+from featcache.metrics import (
+    METRICS,
+    calibrate,
+    chance_mutual_knn,
+    errors,
+    max_null,
+    mutual_knn,
+    neighbors,
+    permutation_null,
+)
+from featcache.metrics.comparison import KnnComparison
+from featcache.metrics.scores.local import Cknna
+from featcache.metrics.table import chosen
 
 RNG = np.random.default_rng
 SEEDS = (1, 2, 3)

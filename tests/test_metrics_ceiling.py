@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from metrics import METRICS, chance_mutual_knn, errors, mixed, mixing_curve, mutual_knn, ridge_ceiling
-from metrics.sweeps import ceiling, ridge
+from featcache.metrics import METRICS, chance_mutual_knn, errors, mixed, mixing_curve, mutual_knn, ridge_ceiling
+from featcache.metrics.sweeps import ceiling, ridge
 
 RNG = np.random.default_rng
 KNN = {"mutual_knn": {"k": 5}}

@@ -7,9 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics import METRICS, Neighbors, chance_mutual_knn, depth_for, errors, gallery_curve, k_curve, neighbors
-from metrics.comparison import KnnComparison
-from metrics.knn.parts import first_kept
+from featcache.metrics import (
+    METRICS,
+    Neighbors,
+    chance_mutual_knn,
+    depth_for,
+    errors,
+    gallery_curve,
+    k_curve,
+    neighbors,
+)
+from featcache.metrics.comparison import KnnComparison
+from featcache.metrics.knn.parts import first_kept
 
 RNG = np.random.default_rng
 GRAPHS = [name for name, m in METRICS.items() if isinstance(m.comparison(), KnnComparison)]

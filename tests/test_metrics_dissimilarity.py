@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import rankdata, spearmanr
 
-from metrics import (
+from featcache.metrics import (
     errors,
     rsa,
 )
-from metrics.scores.dissimilarity import AGREEMENTS, DISSIMILARITIES, RsaComparison, drawn_pairs
+from featcache.metrics.scores.dissimilarity import AGREEMENTS, DISSIMILARITIES, RsaComparison, drawn_pairs
 from tests.latent_spaces import spaces
 
 RNG = np.random.default_rng
@@ -101,8 +101,8 @@ def test_matrices_rearranged_and_cut_are_those_of_rearranged_and_cut_rows(dissim
     part = orders[0, :15]
     cut = comparison.compare(comparison.take(a, part), comparison.take(b, part))
     assert cut == pytest.approx(comparison(x[part], y[part]), abs=1e-9)
-    monkeypatch.setattr("metrics.scores.dissimilarity._BATCH_ENTRIES", 100)
-    monkeypatch.setattr("metrics.scores.kernels._TILE_ENTRIES", 16)
+    monkeypatch.setattr("featcache.metrics.scores.dissimilarity._BATCH_ENTRIES", 100)
+    monkeypatch.setattr("featcache.metrics.scores.kernels._TILE_ENTRIES", 16)
     np.testing.assert_allclose(comparison.permuted(a, b, orders), expected, atol=1e-9)
     assert comparison(x, y) == pytest.approx(comparison.compare(a, b), abs=1e-12)
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics import approximate_neighbors, errors, neighbors, neighbors_in
-from metrics.knn import exact
+from featcache.metrics import approximate_neighbors, errors, neighbors, neighbors_in
+from featcache.metrics.knn import exact
 from tests.spine import tiny_cache
 from tests.test_metrics_neighbors import HARD
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from metrics import METRICS, Neighbors, errors, layer_grid, many_grid, mutual_knn, neighbors
-from metrics.comparison import KnnComparison
-from metrics.sweeps import grid
-from metrics.table import chosen
+from featcache.metrics import METRICS, Neighbors, errors, layer_grid, many_grid, mutual_knn, neighbors
+from featcache.metrics.comparison import KnnComparison
+from featcache.metrics.sweeps import grid
+from featcache.metrics.table import chosen
 
 RNG = np.random.default_rng
 IN_TWO_STEPS = [name for name, metric in METRICS.items() if metric.comparison]

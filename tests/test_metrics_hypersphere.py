@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.spatial.distance import pdist
 
-from metrics import (
+from featcache.metrics import (
     alignment_loss,
     clamped,
     errors,
@@ -43,7 +43,7 @@ def test_uniformity_is_the_log_mean_gaussian_of_all_pairs(t, monkeypatch):
     x, _ = spaces(90)
     expected = np.log(np.mean(np.exp(-t * pdist(units(x), "sqeuclidean"))))
     assert uniformity(x, t=t) == pytest.approx(expected, abs=1e-12)
-    monkeypatch.setattr("metrics.scores.kernels._TILE_ENTRIES", 16)
+    monkeypatch.setattr("featcache.metrics.scores.kernels._TILE_ENTRIES", 16)
     assert uniformity(x, t=t) == pytest.approx(expected, abs=1e-12)
 
 
@@ -78,7 +78,7 @@ def test_thresholds_are_the_sorted_entry_and_the_mean_of_quantiles(monkeypatch):
         expected = torch.quantile(flat, q, dim=1).mean().item()
         assert outlier_threshold(layers, q=q, how="per_sample_mean") == pytest.approx(expected, abs=1e-12)
     assert outlier_threshold(layers, q=1.0) == np.abs(layers).max()
-    monkeypatch.setattr("metrics.preparation._BATCH_ENTRIES", 50)
+    monkeypatch.setattr("featcache.metrics.preparation._BATCH_ENTRIES", 50)
     assert outlier_threshold(layers, how="per_sample_mean") == pytest.approx(
         np.quantile(np.abs(layers).reshape(30, -1), 0.95, axis=1).mean(), abs=1e-12
     )

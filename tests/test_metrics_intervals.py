@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from metrics import (
+from featcache.metrics import (
     METRICS,
     calibrate,
     chance_mutual_knn,
@@ -16,8 +16,8 @@ from metrics import (
     sample_interval,
     scores_interval,
 )
-from metrics.scores import overlap
-from metrics.table import chosen
+from featcache.metrics.knn import graph_scores
+from featcache.metrics.table import chosen
 
 RNG = np.random.default_rng
 
@@ -35,7 +35,7 @@ def population(n=400, fold=1):
     groups = np.repeat(np.arange(n // fold), fold) if fold > 1 else None
     jitter = 0.02 * rng.standard_normal((2, n, 6))
     sides = [neighbors(space, k=10, groups=groups).ids for space in (x + jitter[0], y + jitter[1])]
-    return overlap.mutual_knn_graphs(*sides), groups
+    return graph_scores.mutual_knn_graphs(*sides), groups
 
 
 def test_query_intervals_contain_the_mean_over_all_rows_95_times_in_100():
@@ -77,7 +77,7 @@ def test_query_standard_errors_understate_the_spread_of_new_samples_by_a_third()
     values, errors_of_queries = [], []
     for seed in range(300):
         graphs = [neighbors(space, k=5).ids for space in planted(seed, n=200)]
-        scores = overlap.mutual_knn_graphs(*graphs)
+        scores = graph_scores.mutual_knn_graphs(*graphs)
         values.append(scores.mean())
         errors_of_queries.append(scores.std(ddof=1) / 200**0.5)
     assert 1.2 < np.std(values, ddof=1) / np.mean(errors_of_queries) < 1.55  # 1.35 in the published setting

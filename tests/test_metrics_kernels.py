@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from metrics import cka, cknna, errors, hsic, moments_hsic, rv
-from metrics.scores import medians
-from metrics.scores.gram import GramSide, RowSide
-from metrics.scores.independence import DIVISORS, HsicComparison
-from metrics.scores.kernels import LinearCka, RbfCka
-from metrics.scores.local import Cknna
+from featcache.metrics import cka, cknna, errors, hsic, moments_hsic, rv
+from featcache.metrics.scores import medians
+from featcache.metrics.scores.gram import GramSide, RowSide
+from featcache.metrics.scores.independence import DIVISORS, HsicComparison
+from featcache.metrics.scores.kernels import LinearCka, RbfCka
+from featcache.metrics.scores.local import Cknna
 from tests.metric_oracles import (
     best_dense_debiased_cka,
     dense_cka,
@@ -81,7 +81,7 @@ def test_a_space_is_kept_as_rows_or_as_a_kernel_whichever_is_smaller():
 @pytest.mark.parametrize("debiased", [True, False])
 def test_rbf_cka_equals_the_n_by_n_formula_held_or_in_tiles(monkeypatch, held, debiased):
     if not held:
-        monkeypatch.setattr("metrics.scores.kernels._TILE_ENTRIES", 16)
+        monkeypatch.setattr("featcache.metrics.scores.kernels._TILE_ENTRIES", 16)
     x, y = spaces(50, 8, 12)
     kx, ky = (dense_rbf(values, 0.7) for values in tensors(x, y))
     score = cka(x, y, kernel="rbf", sigma=0.7, debiased=debiased)
@@ -112,7 +112,7 @@ def test_each_median_width_is_the_one_its_code_base_takes(monkeypatch, n):
         whole = cka(x, y, kernel="rbf", sigma=sigma)
         assert whole == pytest.approx(dense_cka(*kernels), abs=1e-12)
         with monkeypatch.context() as patch:
-            patch.setattr("metrics.scores.kernels._TILE_ENTRIES", 16)
+            patch.setattr("featcache.metrics.scores.kernels._TILE_ENTRIES", 16)
             assert cka(x, y, kernel="rbf", sigma=sigma) == pytest.approx(whole, abs=1e-12)
 
 
@@ -150,7 +150,7 @@ def test_neither_batches_nor_the_size_limit_change_permuted_scores(monkeypatch, 
     expected = comparison.permuted(a, b, orders)
     for limit, value in {"_BATCH_ENTRIES": 1, "_LARGEST_KERNEL": 10, "_PRODUCTS_PER_ROW": 0}.items():
         with monkeypatch.context() as patch:
-            patch.setattr(f"metrics.scores.kernels.{limit}", value)
+            patch.setattr(f"featcache.metrics.scores.kernels.{limit}", value)
             np.testing.assert_allclose(comparison.permuted(a, b, orders), expected, atol=1e-6)
 
 
@@ -165,7 +165,7 @@ def test_a_part_of_a_prepared_space_is_the_part_prepared(name, shape):
 
 
 def test_tiles_serve_rearranged_and_smaller_spaces_too(monkeypatch):
-    monkeypatch.setattr("metrics.scores.kernels._TILE_ENTRIES", 16)
+    monkeypatch.setattr("featcache.metrics.scores.kernels._TILE_ENTRIES", 16)
     comparison, (x, y) = RbfCka(debiased=True, sigma="median"), spaces(50, 8, 12)
     order = RNG(2).permutation(50)
     for rows in (order, order[:33]):
@@ -378,7 +378,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", ["rbf", "rbf debiased median", "linear", "linear debiased"])
 def test_a_null_of_large_kernels_makes_nothing_larger_than_a_float32_kernel(monkeypatch, name):
-    monkeypatch.setattr("metrics.scores.kernels._TILE_ENTRIES", 1 << 16)
+    monkeypatch.setattr("featcache.metrics.scores.kernels._TILE_ENTRIES", 1 << 16)
     n = 600
     comparison, (x, y) = COMPARISONS[name], RNG(0).standard_normal((2, n, 250))
     a, b = comparison.prepare(x), comparison.prepare(y)

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics import errors, neighbors
-from metrics.knn import exact, search
-from metrics.knn.precision import full_precision
+from featcache import metrics
+from featcache.metrics import errors, neighbors
+from featcache.metrics.knn import exact, search
+from featcache.metrics.knn.precision import full_precision
 
 RNG = np.random.default_rng
 
@@ -314,7 +315,6 @@ def test_importing_the_package_loads_no_torch():
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    import metrics
 
     with pytest.raises(AttributeError, match="mutual_knn"):
         _ = metrics.mutual_nearest

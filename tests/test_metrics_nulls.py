@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import (
+from featcache.metrics import (
     METRICS,
     calibrate,
     chance_cka,
@@ -22,9 +22,9 @@ from metrics import (
     permutation_null_cka,
     permutation_null_knn,
 )
-from metrics.certainty import nulls
-from metrics.knn.parts import first_kept
-from metrics.scores import overlap, permuted, ranks
+from featcache.metrics.certainty import nulls
+from featcache.metrics.knn import graph_scores
+from featcache.metrics.knn.parts import first_kept
 
 RNG = np.random.default_rng
 
@@ -37,8 +37,13 @@ def nearest_agrees(a_ids, b_ids):
 GRAPH_SCORES = {
     score.__name__: score
     for score in (
-        *(overlap.mutual_knn_graphs, overlap.jaccard_knn_graphs, overlap.cycle_knn_graphs),
-        *(overlap.lcs_knn_graphs, overlap.edit_distance_knn_graphs, ranks.rank_knn_graphs, nearest_agrees),
+        *(graph_scores.mutual_knn_graphs, graph_scores.jaccard_knn_graphs, graph_scores.cycle_knn_graphs),
+        *(
+            graph_scores.lcs_knn_graphs,
+            graph_scores.edit_distance_knn_graphs,
+            graph_scores.rank_knn_graphs,
+            nearest_agrees,
+        ),
     )
 }
 
@@ -57,7 +62,7 @@ def relabelled(ids, order):
 
 def test_knn_moments_equal_all_permutations_of_six_rows():
     a, b = (neighbors(v, k=2).ids for v in spaces(6))
-    scores = [overlap.mutual_knn_graphs(a, relabelled(b, np.array(p))).mean() for p in permutations(range(6))]
+    scores = [graph_scores.mutual_knn_graphs(a, relabelled(b, np.array(p))).mean() for p in permutations(range(6))]
     exact = moments_knn(a, b)
     assert exact.mean == pytest.approx(np.mean(scores), abs=1e-12)
     assert exact.std == pytest.approx(np.std(scores), abs=1e-12)
@@ -158,7 +163,7 @@ def test_duplicated_rows_need_a_group_null_to_look_like_chance():
 
 def test_any_graph_score_has_a_null():
     a, b = (neighbors(v, k=5).ids for v in spaces(60))
-    for score in (overlap.jaccard_knn_graphs, overlap.cycle_knn_graphs, overlap.lcs_knn_graphs):
+    for score in (graph_scores.jaccard_knn_graphs, graph_scores.cycle_knn_graphs, graph_scores.lcs_knn_graphs):
         null = permutation_null_knn(a, b, permutations=50, score=score)
         assert null.observed == score(a, b).mean()
         assert null.low <= null.mean <= null.high
@@ -183,7 +188,7 @@ def scored_one_by_one(score, a, b, orders):
         moved = b.among(order).ids
         enough = (a.ids[:, -1] >= 0) & (moved[:, -1] >= 0)
         scores = np.full(a.n, np.nan)
-        if score is overlap.cycle_knn_graphs:  # looks at the lists of a row's neighbours too
+        if score is graph_scores.cycle_knn_graphs:  # looks at the lists of a row's neighbours too
             scores[enough] = score(a.ids, moved)[enough]
         else:
             scores[enough] = score(a.ids[enough], moved[enough])
@@ -200,29 +205,29 @@ def test_scores_in_other_orders_equal_renamed_graphs_bit_for_bit(name, short):
         a, b = (replace(graph.among(rows), ids=graph.among(rows).ids[:, :3]) for graph in (a, b))
         assert 0 < np.mean(a.ids[:, -1] < 0) < 1
     orders = np.stack([RNG(seed).permutation(a.n) for seed in range(25)])
-    fast = permuted.knn_scores(GRAPH_SCORES[name], a.ids, b.ids, orders)
+    fast = graph_scores.knn_scores(GRAPH_SCORES[name], a.ids, b.ids, orders)
     assert fast.tobytes() == scored_one_by_one(GRAPH_SCORES[name], a, b, orders).tobytes()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_shared_neighbours_are_counted_alike_by_any_number_of_threads_in_graphs_of_any_size(threads, monkeypatch):
-    n = 3 * permuted._SLOTS + 5  # ids that share a slot
+    n = 3 * graph_scores._SLOTS + 5  # ids that share a slot
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(permuted, "_ENTRIES", 2 * n)  # several parts
+    monkeypatch.setattr(graph_scores, "_ENTRIES", 2 * n)  # several parts
     rng = RNG(0)
     near = (np.arange(n)[:, None] + np.arange(1, 6)) % n
-    far = (np.arange(n)[:, None] + permuted._SLOTS * np.arange(1, 3)) % n
+    far = (np.arange(n)[:, None] + graph_scores._SLOTS * np.arange(1, 3)) % n
     a, b = near, np.hstack([near[:, :3], far])
     orders = np.stack([np.arange(n), *(rng.permutation(n) for _ in range(4))])
     moved = [relabelled(b, order) for order in orders]
-    slow = [overlap.mutual_knn_graphs(a, ids).mean() for ids in moved]
-    assert permuted.knn_scores(overlap.mutual_knn_graphs, a, b, orders).tolist() == slow
+    slow = [graph_scores.mutual_knn_graphs(a, ids).mean() for ids in moved]
+    assert graph_scores.knn_scores(graph_scores.mutual_knn_graphs, a, b, orders).tolist() == slow
     assert slow[0] == pytest.approx(0.6)
 
 
 def test_graphs_without_a_row_to_score_have_no_null():
     empty = np.full((6, 2), -1)
-    assert np.isnan(permuted.knn_scores(overlap.mutual_knn_graphs, empty, empty, np.arange(6)[None])).all()
+    assert np.isnan(graph_scores.knn_scores(graph_scores.mutual_knn_graphs, empty, empty, np.arange(6)[None])).all()
     with pytest.raises(errors.TooFewRows, match="no row has k neighbours"):
         nulls.summarised(0.5, np.array([0.1, np.nan]), "rows permuted")
 

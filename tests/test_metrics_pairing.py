@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics import chance_mutual_knn, errors, group_mean, mutual_knn, paired, prepared
-from metrics.arrays import checked
-from metrics.pairing import MODES
+from featcache.metrics import chance_mutual_knn, errors, group_mean, mutual_knn, paired, prepared
+from featcache.metrics.arrays import checked
+from featcache.metrics.pairing import MODES
 
 RNG = np.random.default_rng
 

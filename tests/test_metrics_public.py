@@ -1,7 +1,7 @@
 """Does `from metrics import ...` give every public name, and no torch before it is needed?"""
 
-import metrics
-from metrics import METRICS
+from featcache import metrics
+from featcache.metrics import METRICS
 
 
 def test_every_listed_name_loads():

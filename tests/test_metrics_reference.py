@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metrics import (
+from featcache.metrics import (
     METRICS,
     aligned_cosine,
     angular_cka,
@@ -31,10 +31,10 @@ from metrics import (
     second_order_cosine,
     svcca,
 )
-from metrics.preparation import How
-from metrics.scores.correlation import cca, svcca_comparison
-from metrics.scores.dissimilarity import Agreement, Dissimilarity
-from metrics.table import chosen
+from featcache.metrics.preparation import How
+from featcache.metrics.scores.correlation import cca, svcca_comparison
+from featcache.metrics.scores.dissimilarity import Agreement, Dissimilarity
+from featcache.metrics.table import chosen
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "metrics.json"
 CODE_BASES = (

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics import chance_recall, clustered_wilson, errors, group_mean, joint, mixed, retrieval
+from featcache.metrics import chance_recall, clustered_wilson, errors, group_mean, joint, mixed, retrieval
 
 RNG = np.random.default_rng
 

@@ -9,9 +9,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics import METRICS, chance_mutual_knn, cka, errors, mutual_knn, mutual_knn_graphs, neighbors
-from metrics.scores import correlation, dissimilarity, hypersphere, independence, kernels, local, overlap, ranks, shapes
-from metrics.table import chosen
+from featcache.metrics import METRICS, chance_mutual_knn, cka, errors, mutual_knn, mutual_knn_graphs, neighbors
+from featcache.metrics.knn import graph_scores
+from featcache.metrics.scores import (
+    correlation,
+    dissimilarity,
+    hypersphere,
+    independence,
+    kernels,
+    local,
+    overlap,
+    ranks,
+    shapes,
+)
+from featcache.metrics.table import chosen
 
 RNG = np.random.default_rng
 HOMES = (correlation, dissimilarity, hypersphere, independence, kernels, local, overlap, ranks, shapes)
@@ -227,7 +238,7 @@ def test_debiased_cka_survives_a_large_offset_and_float32():
 def test_tiles_of_the_kernel_do_not_change_cka(monkeypatch):
     x, y = related(100)
     whole = cka(x, y, kernel="rbf", sigma="median")
-    monkeypatch.setattr("metrics.scores.kernels._TILE_ENTRIES", 16)
+    monkeypatch.setattr("featcache.metrics.scores.kernels._TILE_ENTRIES", 16)
     assert cka(x, y, kernel="rbf", sigma="median") == pytest.approx(whole, abs=1e-12)
 
 
@@ -284,8 +295,8 @@ def slow_edit(p, q):
 def test_ordered_scores_equal_their_recursive_definitions():
     a, b = RNG(0).integers(0, 6, (2, 40, 4))
     pairs = list(zip(a.tolist(), b.tolist(), strict=True))
-    assert overlap.lcs_knn_graphs(a, b).tolist() == [slow_lcs(p, q) for p, q in pairs]
-    assert overlap.edit_distance_knn_graphs(a, b).tolist() == [1 - slow_edit(p, q) / 4 for p, q in pairs]
+    assert graph_scores.lcs_knn_graphs(a, b).tolist() == [slow_lcs(p, q) for p, q in pairs]
+    assert graph_scores.edit_distance_knn_graphs(a, b).tolist() == [1 - slow_edit(p, q) / 4 for p, q in pairs]
 
 
 def test_graphs_of_other_shapes_or_kinds_are_refused():

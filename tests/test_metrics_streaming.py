@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics import METRICS, CkaSums, StreamingCka, StreamingMetric, cka, errors, mutual_knn
+from featcache.metrics import METRICS, CkaSums, StreamingCka, StreamingMetric, cka, errors, mutual_knn
 from tests.metric_oracles import dense_cka, dense_unbiased_cka
 
 RNG = np.random.default_rng

@@ -7,8 +7,8 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
-from metrics import neighbors
-from metrics.knn import compiled, exact, threads, tiles
+from featcache.metrics import neighbors
+from featcache.metrics.knn import compiled, exact, threads, tiles
 
 RNG = np.random.default_rng
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from featcache.errors import ExtractionFailed, UsageError, WeightsInvalid
-from featcache.ray_executor import run_on_ray
+from featcache.extraction.ray_cluster import run_on_ray
 from tests.test_extract import snapshot
 from tests.test_launch import CHUNK, Site
 

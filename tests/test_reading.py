@@ -16,14 +16,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import featcache.reading
+import featcache.store.reader
 from featcache.errors import Damaged, FeaturesNotCached, UsageError
-from featcache.key import ArrayKey
-from featcache.plan import Plan
-from featcache.reading import Reader
-from featcache.records import CRC_BYTES, chunk_name, crc_of
-from featcache.store import FeatureArray
-from featcache.verified import Verified, identities, stamp_of
+from featcache.store.array import FeatureArray
+from featcache.store.checked import Verified, identities, stamp_of
+from featcache.store.key import ArrayKey
+from featcache.store.layout import Plan
+from featcache.store.reader import Reader
+from featcache.store.records import CRC_BYTES, chunk_name, crc_of
 
 N, D, ROWS = 101, 6, 10
 CHUNKS = 11  # the last holds one row
@@ -71,8 +71,8 @@ def decay(array: FeatureArray, chunk: int, monkeypatch: pytest.MonkeyPatch) -> N
 
     whole = os.fstat
     flip(array, chunk)
-    monkeypatch.setattr("featcache.verified.os.stat", stat)
-    monkeypatch.setattr("featcache.reading.os.fstat", fstat)
+    monkeypatch.setattr("featcache.store.checked.os.stat", stat)
+    monkeypatch.setattr("featcache.store.reader.os.fstat", fstat)
 
 
 @pytest.fixture(scope="module")
@@ -160,10 +160,10 @@ def test_converting_on_the_way_is_converting_afterwards(
 def test_every_half_becomes_the_same_float_by_torch_as_by_numpy() -> None:
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
     found = np.empty(len(halves), np.float32)
-    featcache.reading._convert(found, halves)
+    featcache.store.reader._convert(found, halves)
     np.testing.assert_array_equal(found, halves.astype(np.float32))  # any NaN counts as equal to any
     halves.flags.writeable = False  # as a map is
-    featcache.reading._convert(found, halves)
+    featcache.store.reader._convert(found, halves)
     np.testing.assert_array_equal(found, halves.astype(np.float32))
 
 
@@ -176,7 +176,7 @@ def test_torch_takes_what_is_read_without_a_copy_and_may_write_to_it(reader: Rea
 
 
 def test_more_chunks_than_may_be_mapped_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(featcache.reading, "_MAPS", 3)
+    monkeypatch.setattr(featcache.store.reader, "_MAPS", 3)
     reader, before = write(tmp_path).open(), len(os.listdir("/proc/self/fd")) if Path("/proc").exists() else 0
     rows = np.random.default_rng(0).integers(0, N, 300)
     for _ in range(3):
@@ -292,9 +292,9 @@ def test_what_was_read_whole_is_remembered_by_the_next_reader(
 def test_a_file_that_takes_a_checked_ones_place_is_checked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import featcache.reading
+    import featcache.store.reader
 
-    monkeypatch.setattr(featcache.reading, "_MAPS", 2)
+    monkeypatch.setattr(featcache.store.reader, "_MAPS", 2)
     array = write(tmp_path)
     reader = array.open()
     reader.take(np.arange(N))
@@ -357,8 +357,8 @@ def test_another_array_in_the_same_place_is_not_the_one_that_was_checked(tmp_pat
 READ_ONLY = """
 import os, sys
 from pathlib import Path
-from featcache.store import FeatureArray
-from featcache.verified import Verified
+from featcache.store.array import FeatureArray
+from featcache.store.checked import Verified
 from tests.test_reading import stamp
 array, memory = FeatureArray(Path(sys.argv[1])), Verified(Path(sys.argv[2]), Path(sys.argv[3]))
 if os.geteuid() == 0:  # root may write anywhere

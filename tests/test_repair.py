@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-import featcache.extract
-import featcache.jobs
-import featcache.repair
-from data.views import Dataset
+import featcache.extraction.extract
+import featcache.extraction.job
+import featcache.maintenance.repair
 from featcache.cache import Cache
-from featcache.derive import store_derived
+from featcache.data.views import Dataset
+from featcache.derived.writer import store_derived
 from featcache.encoders import EncodeOptions, encoder_spec
 from featcache.errors import FeaturesNotCached, RootsDiffer
-from featcache.extract import extract
-from featcache.jobs import plan_job
-from featcache.plan import Plan
-from featcache.records import chunk_name
-from featcache.repair import Sources, repair
-from featcache.share import plan_transfer, transfer
-from featcache.store import FeatureArray
-from featcache.verify import verify
+from featcache.extraction.extract import extract
+from featcache.extraction.job import plan_job
+from featcache.maintenance.repair import Sources, repair
+from featcache.maintenance.verify import verify
+from featcache.sharing.transfer import plan_transfer, transfer
+from featcache.store.array import FeatureArray
+from featcache.store.layout import Plan
+from featcache.store.records import chunk_name
 from tests.fakes import FakeEncoder, fake_card, text_dataset
 
 PLAN = Plan(50, 7, 4, "cost", 1)
@@ -35,10 +35,10 @@ PLAN = Plan(50, 7, 4, "cost", 1)
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """The fake encoder and its data set stand for those of the registry; tests may exchange them."""
     world: dict[str, Any] = {"encoder": FakeEncoder(), "dataset": text_dataset()}
-    monkeypatch.setattr(featcache.jobs, "describe", lambda spec, options, memo: fake_card())
-    monkeypatch.setattr(featcache.extract, "load_encoder", lambda spec, options, memo: world["encoder"])
-    monkeypatch.setattr(featcache.repair, "open_dataset", lambda name, root: world["dataset"])
-    monkeypatch.setattr(featcache.repair, "encoder_spec", lambda name: encoder_spec("minilm"))
+    monkeypatch.setattr(featcache.extraction.job, "describe", lambda spec, options, memo: fake_card())
+    monkeypatch.setattr(featcache.extraction.extract, "load_encoder", lambda spec, options, memo: world["encoder"])
+    monkeypatch.setattr(featcache.maintenance.repair, "open_dataset", lambda name, root: world["dataset"])
+    monkeypatch.setattr(featcache.maintenance.repair, "encoder_spec", lambda name: encoder_spec("minilm"))
     yield world
 
 

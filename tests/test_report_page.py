@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from featcache.errors import UsageError
-from report import findings, load_runs, retrieval_table, summary_table, write_report
-from report.figure import inline
-from report.page import draw_figures
+from featcache.report import findings, load_runs, retrieval_table, summary_table, write_report
+from featcache.report.figure import inline
+from featcache.report.page import draw_figures
 from tests.test_report_runs import write_run
 
 FIGURES = (
@@ -224,8 +224,8 @@ def test_text_in_a_drawing_keeps_its_digits_while_coordinates_are_cut() -> None:
 
 
 def test_a_run_that_the_trainer_wrote_makes_a_page(tmp_path: Path) -> None:
+    from featcache.trainer import FitConfig, train
     from tests.trainer_planted import planted
-    from trainer import FitConfig, train
 
     x, y, reference = planted()
     run = train(

@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 
 from featcache.errors import UsageError
-from report import load_runs, summary_table
-from report.runs import Score, known_formats
-from trainer.errors import RunDamaged, RunMissing
-from trainer.table import Row, frame
+from featcache.report import load_runs, summary_table
+from featcache.report.runs import Score, known_formats
+from featcache.trainer.errors import RunDamaged, RunMissing
+from featcache.trainer.table import Row, frame
 
 TEST_SCORES = {
     ("raw", "x"): 0.473,

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from report import findings, load_runs
-from report.sentences import compare, headline
-from report.tables import Reading
+from featcache.report import findings, load_runs
+from featcache.report.sentences import compare, headline
+from featcache.report.tables import Reading
 from tests.test_report_runs import write_run
 
 

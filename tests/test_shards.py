@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from featcache.cache import Cache
 from featcache.errors import UsageError
-from featcache.plan import Plan, chunk_rows
-from featcache.shards import Shard, from_environment, local_device, parse_shard
+from featcache.extraction.shards import Shard, from_environment, local_device, parse_shard
+from featcache.store.layout import Plan, chunk_rows
 from tests.fakes import text_dataset
 from tests.test_extract import run, snapshot
 
@@ -148,12 +148,12 @@ def test_a_launched_process_takes_the_gpu_of_its_place_on_the_machine() -> None:
 
 CHILD = """
 import json, sys, time
-import featcache.jobs
-from featcache.plan import Plan, chunk_rows
-from featcache.shards import parse_shard
+import featcache.extraction.job
+from featcache.store.layout import Plan, chunk_rows
+from featcache.extraction.shards import parse_shard
 from tests.fakes import FakeEncoder, fake_card, text_dataset
 from tests.test_extract import Cache, extract, plan, small_chunks
-featcache.jobs.describe = lambda spec, options, memo: fake_card()
+featcache.extraction.job.describe = lambda spec, options, memo: fake_card()
 class Slow(FakeEncoder):
     def encode(self, prepared, layers):
         time.sleep(0.01)
@@ -184,10 +184,10 @@ def in_processes(folder: Path, shards: list[str]) -> list[tuple[int, bool]]:
 
 @pytest.fixture(autouse=True)
 def _describe_the_fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    import featcache.jobs
+    import featcache.extraction.job
     from tests.fakes import fake_card
 
-    monkeypatch.setattr(featcache.jobs, "describe", lambda spec, options, memo: fake_card())
+    monkeypatch.setattr(featcache.extraction.job, "describe", lambda spec, options, memo: fake_card())
 
 
 def test_four_processes_at_once_make_the_array_of_one_and_one_of_them_completes_it(tmp_path: Path) -> None:

@@ -18,23 +18,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-import featcache.share
-from data.views import View
-from featcache import bucket
-from featcache.bucket import BucketFolder
+import featcache.sharing.transfer
 from featcache.cache import Cache
+from featcache.data.views import View
 from featcache.encoders import EncodeOptions, encoder_spec
 from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, RemoteFailed, RootsDiffer, UsageError
-from featcache.extract import extract
-from featcache.folder import Folder, LocalFolder, open_folder
-from featcache.jobs import plan_job
-from featcache.key import FORMAT, ArrayKey, canonical
-from featcache.plan import Plan
-from featcache.records import Record, root_of
-from featcache.share import Sent, Transfer, plan_transfer, transfer
-from featcache.store import FeatureArray
-from featcache.tables import write_rows
-from featcache.verify import verify
+from featcache.extraction.extract import extract
+from featcache.extraction.job import plan_job
+from featcache.maintenance.verify import verify
+from featcache.sharing.transfer import Sent, Transfer, plan_transfer, transfer
+from featcache.storage import bucket
+from featcache.storage.base import Folder
+from featcache.storage.bucket import BucketFolder
+from featcache.storage.local import LocalFolder
+from featcache.storage.open import open_folder
+from featcache.store.array import FeatureArray
+from featcache.store.key import FORMAT, ArrayKey, canonical
+from featcache.store.layout import Plan
+from featcache.store.records import Record, root_of
+from featcache.store.rows import write_rows
 from tests.fakes import FakeEncoder, fake_card, text_dataset
 from tests.s3 import Counted, Seaweed, environment, make_bucket
 
@@ -224,7 +226,7 @@ def test_a_push_to_a_server_that_stays_away_ends_named_and_goes_on_later(
 ) -> None:
     monkeypatch.setattr(BucketFolder, "batch_bytes", 4 * CHUNK_BYTES)
     monkeypatch.setattr(bucket, "_PATIENCE", 1.0)
-    monkeypatch.setattr(featcache.share, "_LEAST_CHUNKS", 1)
+    monkeypatch.setattr(featcache.sharing.transfer, "_LEAST_CHUNKS", 1)
     arrived: list[int] = []
 
     def kill(_: int) -> None:
@@ -738,7 +740,7 @@ def test_a_damaged_chunk_in_the_bucket_is_named_when_read(local: Cache, remote: 
 
 
 def test_other_zarr_readers_open_the_array_in_the_bucket(local: Cache, remote: Cache) -> None:
-    from featcache.zarr_reader import open_zarr
+    from featcache.store.zarr_reader import open_zarr
 
     move(local, remote)
     array = remote.find(DATASET.name, "fake")
@@ -761,9 +763,9 @@ def test_other_zarr_readers_open_the_array_in_the_bucket(local: Cache, remote: C
 def test_extraction_straight_into_the_bucket_gives_the_bytes_of_a_local_one(
     remote: Cache, laptop: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import featcache.jobs
+    import featcache.extraction.job
 
-    monkeypatch.setattr(featcache.jobs, "describe", lambda spec, options, memo: fake_card())
+    monkeypatch.setattr(featcache.extraction.job, "describe", lambda spec, options, memo: fake_card())
     dataset = text_dataset(50)
     for cache in (laptop, remote):
         job = replace(plan_job(cache, dataset, encoder_spec("minilm"), EncodeOptions()), chunk_rows=7)

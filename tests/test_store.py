@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featcache import durable
-from featcache.durable import replace, write_once
 from featcache.errors import Damaged, FeaturesNotCached, NewerFormat, UsageError
-from featcache.folder import ASIDE
-from featcache.key import ArrayKey, canonical, differences
-from featcache.plan import Plan, chunk_rows
-from featcache.records import chunk_name
-from featcache.store import FeatureArray
+from featcache.storage import durable
+from featcache.storage.base import ASIDE
+from featcache.storage.durable import replace, write_once
+from featcache.store.array import FeatureArray
+from featcache.store.key import ArrayKey, canonical, differences
+from featcache.store.layout import Plan, chunk_rows
+from featcache.store.records import chunk_name
 
 N, D, ROWS = 43, 5, 8
 PLAN = Plan(N, ROWS, 4, "row", 1)
@@ -59,7 +59,7 @@ def test_what_is_written_is_read_back_bit_for_bit(tmp_path: Path) -> None:
 def test_zarr_python_and_tensorstore_read_the_same_array(tmp_path: Path) -> None:
     import tensorstore
 
-    from featcache.zarr_reader import open_zarr
+    from featcache.store.zarr_reader import open_zarr
 
     array = write_all(tmp_path)
     np.testing.assert_array_equal(open_zarr(array.path)[:], features())

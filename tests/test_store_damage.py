@@ -13,7 +13,7 @@ import pytest
 from featcache.cache import Cache
 from featcache.errors import Damaged, FeaturesNotCached, NewerFormat
 from featcache.features import Features
-from featcache.verify import Problem, verify
+from featcache.maintenance.verify import Problem, verify
 from tests.fakes import fake_card, text_dataset
 from tests.test_extract import run
 
@@ -38,7 +38,7 @@ SPARE = {"plan.json", "a record"}
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pristine")
-    with mock.patch("featcache.jobs.describe", lambda spec, options, memo: fake_card()):
+    with mock.patch("featcache.extraction.job.describe", lambda spec, options, memo: fake_card()):
         run(Cache(folder), text_dataset(), layers=["last"])
     assert not list(verify(Cache(folder), deep=True))
     return folder

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from blake3 import blake3
 
-from featcache.durable import TEMPORARY, write_once
 from featcache.errors import FeaturesNotCached
-from featcache.folder import is_leftover
-from featcache.records import chunk_name, root_of
-from featcache.store import FeatureArray
+from featcache.storage.base import is_leftover
+from featcache.storage.durable import TEMPORARY, write_once
+from featcache.store.array import FeatureArray
+from featcache.store.records import chunk_name, root_of
 from tests.faults import (
     PLAN,
     D,

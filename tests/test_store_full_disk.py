@@ -15,8 +15,8 @@ import pytest
 
 from featcache.cache import Cache
 from featcache.errors import ExtractionFailed
-from featcache.records import chunk_name
-from featcache.verify import verify
+from featcache.maintenance.verify import verify
+from featcache.store.records import chunk_name
 from tests.fakes import FakeEncoder, fake_card, text_dataset
 from tests.faults import REPOSITORY, Operation, watched
 from tests.test_extract import run, snapshot
@@ -31,8 +31,10 @@ INODES = range(2, 80)
 def fake_described() -> Iterator[None]:
     """Extraction with the fake encoder, its first look at the free space left out: the disk fills up later."""
     with ExitStack() as stack:
-        stack.enter_context(mock.patch("featcache.jobs.describe", lambda spec, options, memo: fake_card()))
-        stack.enter_context(mock.patch("featcache.extract.refuse_full_disk", lambda cache, what, count: None))
+        stack.enter_context(mock.patch("featcache.extraction.job.describe", lambda spec, options, memo: fake_card()))
+        stack.enter_context(
+            mock.patch("featcache.extraction.extract.refuse_full_disk", lambda cache, what, count: None)
+        )
         yield
 
 

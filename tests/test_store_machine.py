@@ -21,9 +21,9 @@ from hypothesis.stateful import (
 
 from featcache.cache import Cache
 from featcache.errors import Damaged, FeaturesNotCached, UsageError
-from featcache.key import ArrayKey
-from featcache.plan import Plan
-from featcache.records import chunk_name
+from featcache.store.key import ArrayKey
+from featcache.store.layout import Plan
+from featcache.store.records import chunk_name
 from tests.faults import without_syncs
 
 UNFINISHED = precondition(lambda self: self.created and not self.complete)

@@ -10,14 +10,15 @@ from unittest import mock
 
 import pytest
 
-from data.views import Overlay
 from featcache.cache import Cache
+from featcache.data.views import Overlay
 from featcache.errors import Damaged, FeaturesNotCached
-from featcache.folder import LocalFolder, is_leftover
-from featcache.records import chunk_name
-from featcache.store import FeatureArray
-from featcache.tables import read_overlay, read_rows, write_rows
-from featcache.verify import verify
+from featcache.maintenance.verify import verify
+from featcache.storage.base import is_leftover
+from featcache.storage.local import LocalFolder
+from featcache.store.array import FeatureArray
+from featcache.store.records import chunk_name
+from featcache.store.rows import read_overlay, read_rows, write_rows
 from tests.fakes import fake_card, text_dataset
 from tests.faults import (
     PLAN,
@@ -348,7 +349,7 @@ def test_row_tables_acknowledged_by_a_second_run_survive_though_the_first_was_ki
 def extraction(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Operation], dict[str, bytes]]]:
     """The operations of extracting three layers, several threads at once, and the chunks it gave."""
     folder = tmp_path_factory.mktemp("extracted")
-    with mock.patch("featcache.jobs.describe", lambda spec, options, memo: fake_card()):
+    with mock.patch("featcache.extraction.job.describe", lambda spec, options, memo: fake_card()):
         operations = record(folder, lambda said: run(Cache(folder), text_dataset()))
         played(operations).lay_out(again := tmp_path_factory.mktemp("extracted-again"))
         assert files_in(again) == files_in(folder), "an operation went unrecorded"

@@ -3,8 +3,8 @@ from typing import get_args
 import pytest
 import torch
 
-from trainer.adapters import ADAPTERS, Adapter, build_adapters
-from trainer.config import FitConfig
+from featcache.trainer.adapters import ADAPTERS, Adapter, build_adapters
+from featcache.trainer.config import FitConfig
 
 
 def test_the_settings_offer_exactly_the_adapters_of_the_table():

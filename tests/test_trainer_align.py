@@ -7,21 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-import metrics
-import trainer.align
+from featcache import metrics
 from featcache.cache import Cache
 from featcache.errors import Ambiguous, FeaturesNotCached, UsageError
 from featcache.features import Features
-from metrics import METRICS, paired
-from metrics.errors import BadChoice, MetricError, TooFewRows
-from metrics.pairing import MODES
+from featcache.metrics import METRICS, paired
+from featcache.metrics.errors import BadChoice, MetricError, TooFewRows
+from featcache.metrics.pairing import MODES
+from featcache.studies.alignment.align import Alignment, Asked, align, parse_metric, rows_of
+from featcache.studies.alignment.common_rows import common_rows
+from featcache.studies.alignment.curves import ceilings, curves
+from featcache.studies.alignment.grid import align_layers, layers_of
+from featcache.studies.tables import beside, circumstances, table, write_table
+from featcache.trainer.errors import NotPaired
 from tests.alignment_cache import CAPTIONS, PHOTOS, layered_cache
-from trainer.align import Alignment, Asked, align, parse_metric, rows_of
-from trainer.circumstances import beside, circumstances, table, write_table
-from trainer.common_rows import common_rows
-from trainer.curves import ceilings, curves
-from trainer.errors import NotPaired
-from trainer.layers import align_layers, layers_of
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +182,7 @@ def test_the_closed_form_is_taken_where_it_is_asked_for_or_permuting_costs_much(
     with pytest.raises(BadChoice, match="closed form"):
         measured(kept, replace(QUICK, metrics=("jaccard_knn",), null="closed"))
     assert {row.null for row in measured(kept, replace(QUICK, metrics=names)).values()} == {"39 permutations"}
-    monkeypatch.setattr(trainer.align, "PERMUTED_ROWS", PHOTOS - 1)
+    monkeypatch.setattr("featcache.studies.alignment.align.PERMUTED_ROWS", PHOTOS - 1)
     large = measured(kept, replace(QUICK, metrics=names))
     assert [large[name].null for name in names] == ["39 permutations", "closed form", "19 permutations"]
     every = measured(kept, replace(QUICK, metrics=names, null="permutation"))

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import cka, joint, mutual_knn
+from featcache.metrics import cka, joint, mutual_knn
+from featcache.trainer.adapters import build_adapters
+from featcache.trainer.config import FitConfig
+from featcache.trainer.evaluate import WEIGHTS, Bench, adapt, adapted_rows, mixed_rows, raw_rows
+from featcache.trainer.pairs import pair
+from featcache.trainer.table import COLUMNS, Row, frame
 from tests.trainer_planted import planted
-from trainer.adapters import build_adapters
-from trainer.config import FitConfig
-from trainer.evaluate import WEIGHTS, Bench, adapt, adapted_rows, mixed_rows, raw_rows
-from trainer.pairs import pair
-from trainer.table import COLUMNS, Row, frame
 
 CONFIG = FitConfig(k=5, permutations=200)
 
@@ -133,7 +133,7 @@ def test_on_many_groups_the_null_range_of_cka_comes_from_moments_and_agrees_with
     pairs = pair(*planted(800, captions=1, noise=1.0), CONFIG)
     ranges = []
     for limit in (10_000, 10):
-        monkeypatch.setattr("trainer.evaluate.PERMUTED_CKA_GROUPS", limit)
+        monkeypatch.setattr("featcache.trainer.evaluate.PERMUTED_CKA_GROUPS", limit)
         row = one(raw_rows(Bench("test", pairs.part("test"), CONFIG, full=True)), space="y", metric="cka")
         ranges.append((row.null_low, row.null_high))
         assert ("exact permutation moments" in row.estimand) == (limit == 10)

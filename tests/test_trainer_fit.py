@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from featcache.errors import UsageError
+from featcache.trainer.config import FitConfig
+from featcache.trainer.errors import TrainingDiverged
+from featcache.trainer.fit import epoch_pairs, fit
+from featcache.trainer.pairs import pair
 from tests.trainer_planted import planted
-from trainer.config import FitConfig
-from trainer.errors import TrainingDiverged
-from trainer.fit import epoch_pairs, fit
-from trainer.pairs import pair
 
 ROOT = Path(__file__).parents[1]
 QUICK = FitConfig(epochs=4, batch=32, width=16, k=5, lr=5e-3, permutations=100)
@@ -106,7 +106,7 @@ def test_the_kept_weights_are_those_of_the_selected_epoch(data):
     result = fit(*data, config)
     assert result.selected_epoch < 8
     scores = {row.epoch: row.value for row in find(result, space="joint", metric="mutual_knn", split="validation")}
-    from trainer.evaluate import Bench, adapt, adapted_rows
+    from featcache.trainer.evaluate import Bench, adapt, adapted_rows
 
     bench = Bench("validation", result.pairs.part("validation"), config)
     again = adapted_rows(bench, adapt(bench, result.adapters), "trained", result.selected_epoch)
@@ -149,7 +149,7 @@ def test_another_caption_is_drawn_in_another_epoch():
 
 
 def test_shuffled_pairs_never_meet_their_own_group():
-    from trainer.fit import _deranged
+    from featcache.trainer.fit import _deranged
 
     x, y = sides()
     for seed in range(20):
@@ -185,8 +185,8 @@ class Blocked:
         if name.split(".")[0] in {"timm", "transformers", "torchvision", "data", "zarr"}:
             raise ImportError(name + " is blocked")
 sys.meta_path.insert(0, Blocked())
-from trainer.config import FitConfig
-from trainer.fit import fit
+from featcache.trainer.config import FitConfig
+from featcache.trainer.fit import fit
 from tests.trainer_planted import planted
 # numba loads scipy.linalg for its BLAS; the other parts of scipy are what is slow
 slow = {"polars", "sklearn", "scipy.sparse", "scipy.stats", "pandas", "torch._dynamo", "sympy"}

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from trainer.losses import INITIAL_LOG_SCALE, MAXIMAL_LOG_SCALE, info_nce
-from trainer.optimizer import AdamW, learning_rate
+from featcache.trainer.losses import INITIAL_LOG_SCALE, MAXIMAL_LOG_SCALE, info_nce
+from featcache.trainer.optimizer import AdamW, learning_rate
 
 
 def unit(n, d, seed):

@@ -5,10 +5,10 @@ import pytest
 import torch
 from blake3 import blake3
 
+from featcache.trainer.config import FitConfig
+from featcache.trainer.errors import NotPaired
+from featcache.trainer.pairs import hash_ids, pair
 from tests.trainer_planted import features, planted
-from trainer.config import FitConfig
-from trainer.errors import NotPaired
-from trainer.pairs import hash_ids, pair
 
 CONFIG = FitConfig(k=5)
 

@@ -9,14 +9,14 @@ import torch
 from safetensors import safe_open
 
 from featcache.errors import UsageError
+from featcache.studies.adapters.pictures import block_means
+from featcache.trainer.config import FitConfig
+from featcache.trainer.defaults import DEFAULTS
+from featcache.trainer.errors import RunDamaged, RunExists, RunMissing
+from featcache.trainer.pairs import hash_ids
+from featcache.trainer.run import FILES, apply, load_run, train
+from featcache.trainer.table import COLUMNS
 from tests.trainer_planted import planted
-from trainer.config import FitConfig
-from trainer.defaults import DEFAULTS
-from trainer.errors import RunDamaged, RunExists, RunMissing
-from trainer.pairs import hash_ids
-from trainer.pictures import block_means
-from trainer.run import FILES, apply, load_run, train
-from trainer.table import COLUMNS
 
 QUICK = FitConfig(epochs=2, batch=32, width=16, k=5, lr=5e-3, permutations=100)
 
@@ -103,7 +103,7 @@ def test_the_split_is_hashed_and_written_before_the_first_step(data, tmp_path, m
         seen.append(json.loads((making / "config.json").read_text()))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainer.run.fit_pairs", refuse)
+    monkeypatch.setattr("featcache.trainer.run.fit_pairs", refuse)
     with pytest.raises(KeyboardInterrupt):
         train(*data, QUICK, tmp_path / "run")
     hashes = seen[0]["split"]["hashes"]
@@ -117,7 +117,7 @@ def test_a_run_killed_in_the_middle_leaves_nothing(data, tmp_path, monkeypatch, 
         raise KeyboardInterrupt
 
     if where == "map_table":
-        monkeypatch.setattr("trainer.pictures.map_table", kill)
+        monkeypatch.setattr("featcache.studies.adapters.pictures.map_table", kill)
     with pytest.raises(KeyboardInterrupt):
         train(*data, QUICK, tmp_path / "run", on_epoch=kill if where == "epoch" else None)
     assert list(tmp_path.iterdir()) == []

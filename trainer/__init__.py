@@ -4,10 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.config import FitConfig
-    from trainer.defaults import DEFAULTS, Triple
-    from trainer.fit import Epoch, Fitted
-    from trainer.run import Run, apply, load_run, train
+    from featcache.trainer.config import FitConfig
+    from featcache.trainer.defaults import DEFAULTS, Triple
+    from featcache.trainer.fit import Epoch, Fitted
+    from featcache.trainer.run import Run, apply, load_run, train
 
 # `fit` itself is trainer.fit.fit: exported here, it would clash with its own module
 _HOME = {
@@ -28,5 +28,5 @@ __all__ = ["DEFAULTS", "Epoch", "FitConfig", "Fitted", "Run", "Triple", "apply",
 def __getattr__(name: str) -> Any:
     # imported when first asked for: `import trainer` alone must not import torch
     if name not in _HOME:
-        raise AttributeError(f"module 'trainer' has no attribute {name!r}")
-    return getattr(import_module(f"trainer.{_HOME[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"featcache.trainer.{_HOME[name]}"), name)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from featcache.cache import Cache
 from featcache.errors import FeaturesNotCached, UsageError
-from featcache.names import check_name, parse_selector
+from featcache.selectors import check_name, parse_selector
 
 
 class Triple(NamedTuple):

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metrics import (
+from featcache.metrics import (
     Null,
     chance_cka,
     chance_mutual_knn,
@@ -25,10 +25,10 @@ from metrics import (
     permutation_null_knn,
     retrieval,
 )
-from trainer.adapters import TwoAdapters
-from trainer.config import FitConfig
-from trainer.pairs import Pairs
-from trainer.table import Row
+from featcache.trainer.adapters import TwoAdapters
+from featcache.trainer.config import FitConfig
+from featcache.trainer.pairs import Pairs
+from featcache.trainer.table import Row
 
 RECALLS = (1, 5, 10)
 METRICS = ("mutual_knn", "cka")

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from featcache.errors import UsageError
 from featcache.features import Features
-from trainer.adapters import TwoAdapters, build_adapters
-from trainer.config import FitConfig
-from trainer.errors import TrainingDiverged
-from trainer.losses import INITIAL_LOG_SCALE, MAXIMAL_LOG_SCALE, info_nce
-from trainer.optimizer import AdamW, learning_rate
-from trainer.pairs import Pairs, Side, pair
-from trainer.table import Row
+from featcache.trainer.adapters import TwoAdapters, build_adapters
+from featcache.trainer.config import FitConfig
+from featcache.trainer.errors import TrainingDiverged
+from featcache.trainer.losses import INITIAL_LOG_SCALE, MAXIMAL_LOG_SCALE, info_nce
+from featcache.trainer.optimizer import AdamW, learning_rate
+from featcache.trainer.pairs import Pairs, Side, pair
+from featcache.trainer.table import Row
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def fit(x: Features, y: Features, reference: Features, config: FitConfig, *, on_
 
 
 def fit_pairs(pairs: Pairs, config: FitConfig, *, on_epoch: OnEpoch | None = None) -> Fitted:
-    """As `fit`, for features that `trainer.pairs.pair` has paired.
+    """As `fit`, for features that `featcache.trainer.pairs.pair` has paired.
 
     Raises:
         UsageError: If the device is not there.
@@ -165,7 +165,7 @@ class _Watch:
     """Measures every epoch on validation and keeps the best weights."""
 
     def __init__(self, pairs: Pairs, config: FitConfig, started: float, on_epoch: OnEpoch | None) -> None:
-        from trainer.evaluate import Bench
+        from featcache.trainer.evaluate import Bench
 
         self.validation = Bench("validation", pairs.part("validation"), config)
         self.test = Bench("test", pairs.part("test"), config, full=True)
@@ -179,7 +179,7 @@ class _Watch:
 
     def see(self, adapters: TwoAdapters, epoch: int, loss: float | None) -> None:
         """Adds the rows of one epoch; its weights are kept if none before it scored as high."""
-        from trainer.evaluate import adapt, adapted_rows
+        from featcache.trainer.evaluate import adapt, adapted_rows
 
         stage = "trained" if epoch else "untrained"
         rows = adapted_rows(self.validation, adapt(self.validation, adapters), stage, epoch)
@@ -255,7 +255,7 @@ def _heldout_loss(adapters: TwoAdapters, pairs: Pairs, batch: int) -> float:
 
 
 def _final_rows(watch: _Watch, untrained: TwoAdapters) -> list[Row]:
-    from trainer.evaluate import adapt, adapted_rows, mixed_rows, raw_rows
+    from featcache.trainer.evaluate import adapt, adapted_rows, mixed_rows, raw_rows
 
     validation, test = watch.validation, watch.test
     rows = [*raw_rows(validation), *raw_rows(test), *mixed_rows(validation, test)]

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featcache.features import Features
-from metrics import group_mean
-from trainer.config import FitConfig
-from trainer.errors import NotPaired
+from featcache.metrics import group_mean
+from featcache.trainer.config import FitConfig
+from featcache.trainer.errors import NotPaired
 
 USED_SPLITS = ("train", "validation", "test")
 VALIDATION_SHARE = 0.1

@@ -18,15 +18,15 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from featcache.durable import sync_file, sync_folder
 from featcache.errors import UsageError
 from featcache.features import Features
-from trainer.adapters import TwoAdapters, build_adapters
-from trainer.circumstances import commit, library_version
-from trainer.config import FitConfig
-from trainer.errors import RunDamaged, RunExists, RunMissing
-from trainer.fit import Fitted, OnEpoch, fit_pairs
-from trainer.pairs import pair
+from featcache.storage.durable import sync_file, sync_folder
+from featcache.studies.tables import commit, library_version
+from featcache.trainer.adapters import TwoAdapters, build_adapters
+from featcache.trainer.config import FitConfig
+from featcache.trainer.errors import RunDamaged, RunExists, RunMissing
+from featcache.trainer.fit import Fitted, OnEpoch, fit_pairs
+from featcache.trainer.pairs import pair
 
 if TYPE_CHECKING:
     import polars as pl
@@ -319,8 +319,8 @@ def _umask() -> int:
 def _write_results(folder: Path, fitted: Fitted, request: dict[str, Any]) -> None:
     from safetensors.torch import save_file
 
-    from trainer.pictures import kernel_table, map_table
-    from trainer.table import frame
+    from featcache.studies.adapters.pictures import kernel_table, map_table
+    from featcache.trainer.table import frame
 
     weights = {name: tensor.contiguous() for name, tensor in fitted.adapters.state_dict().items()}
     # nothing that changes from one run to the next of the same request: equal runs give equal files

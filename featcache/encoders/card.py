@@ -7,12 +7,12 @@ from typing import Any
 
 from blake3 import blake3
 
-from featcache.durable import make_folders
-from featcache.durable import replace as replace_file
 from featcache.encoders.spec import EncodeOptions, EncoderSpec
 from featcache.encoders.weights import Found
 from featcache.errors import UsageError
-from featcache.key import canonical
+from featcache.storage.durable import make_folders
+from featcache.storage.durable import replace as replace_file
+from featcache.store.key import canonical
 
 _MEMO_FORMAT = 1
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from featcache.durable import make_folders, replace
 from featcache.errors import WeightsMissing
+from featcache.storage.durable import make_folders, replace
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 

@@ -9,10 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from featcache.durable import make_folders
 from featcache.encoders.hub import snapshot
 from featcache.encoders.spec import EncodeOptions, EncoderSpec
 from featcache.errors import WeightsInvalid, WeightsMissing
+from featcache.storage.durable import make_folders
 
 TOKENIZER_FILES = (
     "tokenizer.json",

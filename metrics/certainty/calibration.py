@@ -9,14 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from metrics.arrays import Groups, X, Y
-from metrics.certainty.moments import Moments, moments_cka, moments_hsic, moments_knn
-from metrics.certainty.nulls import Null, described, order_batches, permutation_null, settled, summarised, unmoved
-from metrics.certainty.sides import sides_of
-from metrics.comparison import Comparison, backends
-from metrics.errors import BadChoice
-from metrics.knn.graph import Neighbors
-from metrics.table import Metric, chosen
+from featcache.metrics.arrays import Groups, X, Y
+from featcache.metrics.certainty.moments import Moments, moments_cka, moments_hsic, moments_knn
+from featcache.metrics.certainty.nulls import (
+    Null,
+    described,
+    order_batches,
+    permutation_null,
+    settled,
+    summarised,
+    unmoved,
+)
+from featcache.metrics.certainty.sides import sides_of
+from featcache.metrics.comparison import Comparison, backends
+from featcache.metrics.errors import BadChoice
+from featcache.metrics.knn.graph import Neighbors
+from featcache.metrics.table import Metric, chosen
 
 
 @dataclass(frozen=True)
@@ -200,7 +208,7 @@ def max_null(
         TooFewRows: If a score is undefined.
 
     Example:
-        >>> from metrics import METRICS
+        >>> from featcache.metrics import METRICS
         >>> layers = np.random.default_rng(0).standard_normal((3, 40, 8))
         >>> knn = METRICS["mutual_knn"].comparison(k=5)
         >>> graphs = [knn.prepare(layer) for layer in layers]

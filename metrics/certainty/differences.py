@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from metrics.arrays import Groups, X
-from metrics.certainty.intervals import Interval, half_width, halves, halving, part_of, short
-from metrics.certainty.sides import sides_of
-from metrics.errors import BadChoice
-from metrics.knn.graph import Neighbors
+from featcache.metrics.arrays import Groups, X
+from featcache.metrics.certainty.intervals import Interval, half_width, halves, halving, part_of, short
+from featcache.metrics.certainty.sides import sides_of
+from featcache.metrics.errors import BadChoice
+from featcache.metrics.knn.graph import Neighbors
 
 
 @dataclass(frozen=True)

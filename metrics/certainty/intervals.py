@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from metrics.arrays import Groups, X, Y, check_pair, group_codes
-from metrics.certainty.sides import sides_of
-from metrics.comparison import Comparison, KnnComparison, RowComparison
-from metrics.errors import BadChoice, BadShape, TooFewRows
-from metrics.knn.gallery import neighbors_in
-from metrics.knn.graph import Neighbors
-from metrics.knn.parts import depth_for, first_kept
-from metrics.scores.permuted import OWN_LISTS
-from metrics.table import Metric, chosen, names_of
+from featcache.metrics.arrays import Groups, X, Y, check_pair, group_codes
+from featcache.metrics.certainty.sides import sides_of
+from featcache.metrics.comparison import Comparison, KnnComparison, RowComparison
+from featcache.metrics.errors import BadChoice, BadShape, TooFewRows
+from featcache.metrics.knn.gallery import neighbors_in
+from featcache.metrics.knn.graph import Neighbors
+from featcache.metrics.knn.graph_scores import OWN_LISTS
+from featcache.metrics.knn.parts import depth_for, first_kept
+from featcache.metrics.table import Metric, chosen, names_of
 
 
 @dataclass(frozen=True)

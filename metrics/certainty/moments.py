@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from metrics.arrays import Graph, X, Y, check_pair, checked
-from metrics.errors import ConstantSpace, TooFewRows
-from metrics.scores.gram import centred_rows, linear_side
-from metrics.scores.independence import DIVISORS, Divisor
-from metrics.scores.overlap import check_ids, graph_pair
+from featcache.metrics.arrays import Graph, X, Y, check_pair, checked
+from featcache.metrics.errors import ConstantSpace, TooFewRows
+from featcache.metrics.knn.graph_scores import check_ids, graph_pair
+from featcache.metrics.scores.gram import centred_rows, linear_side
+from featcache.metrics.scores.independence import DIVISORS, Divisor
 
 
 class Moments(NamedTuple):

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from metrics.arrays import Graph, Groups, X, Y, group_codes
-from metrics.certainty.sides import sides_of
-from metrics.comparison import Comparison, GraphScore
-from metrics.errors import BadChoice, TooFewRows
-from metrics.scores.kernels import KERNELS, Kernel, LinearCka, RbfCka, check_choice
-from metrics.scores.overlap import check_ids, graph_pair, mutual_knn_graphs
-from metrics.scores.permuted import knn_scores
+from featcache.metrics.arrays import Graph, Groups, X, Y, group_codes
+from featcache.metrics.certainty.sides import sides_of
+from featcache.metrics.comparison import Comparison
+from featcache.metrics.errors import BadChoice, TooFewRows
+from featcache.metrics.knn.graph_scores import GraphScore, check_ids, graph_pair, knn_scores, mutual_knn_graphs
+from featcache.metrics.scores.kernels import KERNELS, Kernel, LinearCka, RbfCka, check_choice
 
 _ROUNDING = 1e-5  # of the spread of the null
 _ORDER_ENTRIES = 1 << 20  # 8 MB of row numbers handed to a comparison at a time; it divides them further as it needs
@@ -84,7 +83,7 @@ def permutation_null(
         TooFewRows: If the score is undefined, because no row has k neighbours in both spaces.
 
     Example:
-        >>> from metrics import METRICS
+        >>> from featcache.metrics import METRICS
         >>> x = np.random.default_rng(0).standard_normal((40, 8))
         >>> knn = METRICS["mutual_knn"].comparison(k=5)
         >>> permutation_null(knn, knn.prepare(x), knn.prepare(2 * x), n=40, permutations=99).p
@@ -121,7 +120,7 @@ def permutation_null_knn(
         groups: The group of each row, or None; whole groups of equal size change places.
         permutations: How many to draw.
         seed: Seed of the draws.
-        score: Per-row score of two graphs; any `..._graphs` function of `metrics.scores.overlap`.
+        score: Per-row score of two graphs; any `..._graphs` function of `featcache.metrics.knn.graph_scores`.
 
     Returns:
         The observed score and its null.

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from metrics.arrays import X, Y, checked
-from metrics.comparison import Comparison, KnnComparison
-from metrics.errors import BadChoice, BadShape, ConstantSpace, TooFewRows
-from metrics.knn.graph import Neighbors
-from metrics.scores.local import Cknna
+from featcache.metrics.arrays import X, Y, checked
+from featcache.metrics.comparison import Comparison, KnnComparison
+from featcache.metrics.errors import BadChoice, BadShape, ConstantSpace, TooFewRows
+from featcache.metrics.knn.graph import Neighbors
+from featcache.metrics.scores.local import Cknna
 
 
 def sides_of(comparison: Comparison[Any], spaces: Mapping[str, X | Y | Neighbors]) -> tuple[list[Any], int]:
@@ -27,7 +27,7 @@ def sides_of(comparison: Comparison[Any], spaces: Mapping[str, X | Y | Neighbors
         BadDtype, NotFinite, ZeroRow, ConstantSpace: As the metric; names the space.
 
     Example:
-        >>> from metrics import METRICS
+        >>> from featcache.metrics import METRICS
         >>> x = np.random.default_rng(0).standard_normal((40, 8))
         >>> sides, n = sides_of(METRICS["mutual_knn"].comparison(k=5), {"x": x, "y": 2 * x})
         >>> n, sides[1].k

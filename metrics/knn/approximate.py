@@ -4,12 +4,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from metrics.arrays import Groups, X, checked, group_codes
-from metrics.errors import BadChoice
-from metrics.knn import exact, faiss_backend
-from metrics.knn.gallery import neighbors_in
-from metrics.knn.graph import Neighbors, check_choices, check_enough
-from metrics.knn.search import Exclusion
+from featcache.metrics.arrays import Groups, X, checked, group_codes
+from featcache.metrics.errors import BadChoice
+from featcache.metrics.knn import exact, faiss_backend
+from featcache.metrics.knn.gallery import neighbors_in
+from featcache.metrics.knn.graph import Neighbors, check_choices, check_enough
+from featcache.metrics.knn.search import Exclusion
 
 Index = Literal["ivf", "hnsw"]
 _MARGIN = 16  # fetched beyond k and the own group: ties that faiss orders otherwise

@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from metrics.errors import BadChoice, ZeroRow
-from metrics.knn import compiled
-from metrics.knn.threads import over_rows
+from featcache.metrics.errors import BadChoice, ZeroRow
+from featcache.metrics.knn import compiled
+from featcache.metrics.knn.threads import over_rows
 
 Measure = Literal["cosine", "ip", "euclidean"]
 MEASURES: tuple[Measure, ...] = ("cosine", "ip", "euclidean")
@@ -66,7 +66,7 @@ def prepare(values: np.ndarray, metric: Measure, *, name: str = "x", like: Space
     """Builds the float32 operands and their error bound.
 
     Args:
-        values: Checked features [n, d] (`metrics.arrays.checked`); not written to.
+        values: Checked features [n, d] (`featcache.metrics.arrays.checked`); not written to.
         metric: "cosine", "ip" or "euclidean".
         name: What the messages call the features.
         like: A space that these rows will be compared with: its mu and its unit are taken over. None: the mean of these

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from metrics.errors import BackendMissing
-from metrics.knn.exact import Space
-from metrics.knn.search import Exclusion, tile_rows
+from featcache.metrics.errors import BackendMissing
+from featcache.metrics.knn.exact import Space
+from featcache.metrics.knn.search import Exclusion, tile_rows
 
 _MARGIN = 6  # beyond k and the row's own group: how many near ties are settled without searching again
 _GROUP = 64  # larger groups are not over-fetched; their rows are searched again where needed

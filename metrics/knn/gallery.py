@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from metrics.arrays import Groups, X, checked, group_codes
-from metrics.errors import BadChoice, BadShape, TooFewRows
-from metrics.knn import exact, search
-from metrics.knn.graph import Neighbors, check_choices
-from metrics.knn.precision import full_precision
+from featcache.metrics.arrays import Groups, X, checked, group_codes
+from featcache.metrics.errors import BadChoice, BadShape, TooFewRows
+from featcache.metrics.knn import exact, search
+from featcache.metrics.knn.graph import Neighbors, check_choices
+from featcache.metrics.knn.precision import full_precision
 
 
 def neighbors_in(

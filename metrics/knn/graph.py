@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from metrics.arrays import Groups, X, checked, group_codes, is_whole
-from metrics.errors import BadChoice, TooFewRows
-from metrics.knn import exact, faiss_backend, search, tiles
+from featcache.metrics.arrays import Groups, X, checked, group_codes, is_whole
+from featcache.metrics.errors import BadChoice, TooFewRows
+from featcache.metrics.knn import exact, faiss_backend, search, tiles
 
 Backend = Literal["auto", "tiles", "torch", "faiss"]
 BACKENDS: tuple[str, ...] = ("auto", "tiles", "torch", "faiss")

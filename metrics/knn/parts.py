@@ -5,8 +5,8 @@ from dataclasses import replace
 import numba
 import numpy as np
 
-from metrics.errors import BadChoice
-from metrics.knn.graph import Neighbors
+from featcache.metrics.errors import BadChoice
+from featcache.metrics.knn.graph import Neighbors
 
 
 def first_kept(graph: Neighbors, rows: np.ndarray, k: int) -> Neighbors:

@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from metrics.knn.exact import Space
-from metrics.knn.precision import full_precision
+from featcache.metrics.knn.exact import Space
+from featcache.metrics.knn.precision import full_precision
 
 _TILE_ENTRIES = 1 << 24  # 64 MB of float32 similarities: fewer, larger steps lose less to waiting threads
 _CHUNK = 32

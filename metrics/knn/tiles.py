@@ -7,9 +7,9 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from metrics.knn import compiled
-from metrics.knn.exact import Space
-from metrics.knn.threads import one_blas_thread, over_rows
+from featcache.metrics.knn import compiled
+from featcache.metrics.knn.exact import Space
+from featcache.metrics.knn.threads import one_blas_thread, over_rows
 
 _MARGIN = 6  # entries beyond k and an eighth of it: near ties that are settled without searching again
 _TILE = 640  # 1.6 MB of similarities: scanned while they are in the caches of the core that computed them
@@ -22,7 +22,7 @@ def nearest(
 
     Each thread computes the products of one pair of row blocks, S = A B^T, and enters them into the lists of the rows
     of A and, transposed, of B: half the products of a full search, and no tile is written to memory and sorted.
-    Lists hold k and some more; `metrics.knn.compiled.decide` orders them in float64 and says which are not certain.
+    Lists hold k and some more; `featcache.metrics.knn.compiled.decide` orders them in float64 and says which are not certain.
 
     Memory: O(threads * tile^2 + n k).
 

@@ -6,10 +6,10 @@ from typing import Literal
 
 import numpy as np
 
-from metrics.arrays import X, Y, checked
-from metrics.comparison import Comparison, check_amount, check_flag
-from metrics.errors import BadChoice, ConstantSpace, TooFewRows
-from metrics.scores.gram import centred_rows
+from featcache.metrics.arrays import X, Y, checked
+from featcache.metrics.comparison import Comparison, check_amount, check_flag
+from featcache.metrics.errors import BadChoice, ConstantSpace, TooFewRows
+from featcache.metrics.scores.gram import centred_rows
 
 Weighting = Literal["projection", "variate"]
 WEIGHTINGS: tuple[str, ...] = ("projection", "variate")

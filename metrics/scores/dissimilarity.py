@@ -6,11 +6,11 @@ from typing import Literal
 
 import numpy as np
 
-from metrics.arrays import X, Y, checked, is_whole, unit_rows
-from metrics.comparison import Comparison
-from metrics.errors import BadChoice, ConstantSpace, ZeroRow
-from metrics.scores.gram import centred_rows
-from metrics.scores.kernels import row_tiles
+from featcache.metrics.arrays import X, Y, checked, is_whole, unit_rows
+from featcache.metrics.comparison import Comparison
+from featcache.metrics.errors import BadChoice, ConstantSpace, ZeroRow
+from featcache.metrics.scores.gram import centred_rows
+from featcache.metrics.scores.kernels import row_tiles
 
 Dissimilarity = Literal["correlation", "cosine", "euclidean", "squared_euclidean"]
 DISSIMILARITIES: tuple[str, ...] = ("correlation", "cosine", "euclidean", "squared_euclidean")

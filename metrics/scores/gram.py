@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metrics.knn.precision import full_precision
+from featcache.metrics.knn.precision import full_precision
 
 Cross = Callable[[np.ndarray], np.ndarray]  # orders [p, n] -> scores [p]
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metrics.arrays import X, Y, check_same_width, checked, plain, unit_rows
-from metrics.comparison import Comparison, RowComparison, check_amount
-from metrics.errors import TooFewRows
-from metrics.scores.kernels import row_tiles
+from featcache.metrics.arrays import X, Y, check_same_width, checked, plain, unit_rows
+from featcache.metrics.comparison import Comparison, RowComparison, check_amount
+from featcache.metrics.errors import TooFewRows
+from featcache.metrics.scores.kernels import row_tiles
 
 
 def modality_gap(x: X, y: Y) -> float:

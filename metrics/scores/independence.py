@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from metrics.arrays import X, Y
-from metrics.comparison import Comparison, check_flag
-from metrics.scores.gram import LinearSide
-from metrics.scores.kernels import (
+from featcache.metrics.arrays import X, Y
+from featcache.metrics.comparison import Comparison, check_flag
+from featcache.metrics.scores.gram import LinearSide
+from featcache.metrics.scores.kernels import (
     KERNELS,
     Kernel,
     LinearCka,

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from metrics.arrays import X, Y, checked, is_number
-from metrics.comparison import Comparison, check_amount, check_flag
-from metrics.errors import BadChoice, ConstantSpace
-from metrics.scores.gram import (
+from featcache.metrics.arrays import X, Y, checked, is_number
+from featcache.metrics.comparison import Comparison, check_amount, check_flag
+from featcache.metrics.errors import BadChoice, ConstantSpace
+from featcache.metrics.scores.gram import (
     Cross,
     GramSide,
     LinearSide,
@@ -29,7 +29,7 @@ from metrics.scores.gram import (
     unit_kernel,
     unit_linear,
 )
-from metrics.scores.medians import median
+from featcache.metrics.scores.medians import median
 
 Kernel = Literal["linear", "rbf"]
 KERNELS: tuple[str, ...] = ("linear", "rbf")

@@ -5,10 +5,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from metrics.arrays import Groups, X, Y, plain
-from metrics.comparison import Comparison, check_amount, check_flag, check_search
-from metrics.errors import BadChoice, ConstantSpace
-from metrics.knn.graph import Neighbors, neighbors
+from featcache.metrics.arrays import Groups, X, Y, plain
+from featcache.metrics.comparison import Comparison, check_amount, check_flag, check_search
+from featcache.metrics.errors import BadChoice, ConstantSpace
+from featcache.metrics.knn.graph import Neighbors, neighbors
 
 KernelMeasure = Literal["cosine", "ip"]
 

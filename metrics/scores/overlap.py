@@ -1,14 +1,18 @@
 """How many nearest neighbours do two spaces share? Scores of neighbour graphs, and of the spaces they come from."""
 
 import numpy as np
-from jaxtyping import Float
 
-from metrics.arrays import Graph, Groups, X, Y, group_codes
-from metrics.comparison import KnnComparison
-from metrics.errors import BadChoice, BadShape, TooFewRows
-from metrics.knn.exact import Measure
-
-PerRow = Float[np.ndarray, " n"]
+from featcache.metrics.arrays import Groups, X, Y, group_codes
+from featcache.metrics.comparison import KnnComparison
+from featcache.metrics.errors import TooFewRows
+from featcache.metrics.knn.exact import Measure
+from featcache.metrics.knn.graph_scores import (
+    cycle_knn_graphs,
+    edit_distance_knn_graphs,
+    jaccard_knn_graphs,
+    lcs_knn_graphs,
+    mutual_knn_graphs,
+)
 
 
 def mutual_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, metric: Measure = "cosine") -> float:
@@ -114,65 +118,6 @@ def edit_distance_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, 
     return KnnComparison(edit_distance_knn_graphs, k, groups, metric)(x, y)
 
 
-def mutual_knn_graphs(a_ids: Graph, b_ids: Graph) -> PerRow:
-    """Shared fraction of each row's neighbours in two graphs, [n]; its mean is `mutual_knn`.
-
-    Raises:
-        BadShape: If the graphs are not [n, k] with the same n and k.
-
-    Example:
-        >>> mutual_knn_graphs(np.array([[1, 2], [0, 2], [0, 1]]), np.array([[2, 1], [0, 3], [3, 4]]))
-        array([1. , 0.5, 0. ])
-    """
-    a, b = graph_pair(a_ids, b_ids)
-    return _shared(a, b) / a.shape[1]
-
-
-def jaccard_knn_graphs(a_ids: Graph, b_ids: Graph) -> PerRow:
-    """Shared over joined neighbours of each row, [n]; its mean is `jaccard_knn`."""
-    a, b = graph_pair(a_ids, b_ids)
-    shared = _shared(a, b)
-    return shared / (2 * a.shape[1] - shared)
-
-
-def cycle_knn_graphs(a_ids: Graph, b_ids: Graph) -> PerRow:
-    """1 where row i is an a-neighbour of one of its b-neighbours, else 0, [n]; its mean is `cycle_knn`."""
-    a, b = graph_pair(a_ids, b_ids)
-    own = np.arange(len(a))[:, None]
-    found = np.zeros(len(a), dtype=bool)
-    for column in b.T:
-        found |= (a[column] == own).any(axis=1)
-    return found.astype(np.float64)
-
-
-def lcs_knn_graphs(a_ids: Graph, b_ids: Graph) -> PerRow:
-    """Length of the longest common subsequence of each row's two lists, [n]; its mean is `lcs_knn`."""
-    a, b = graph_pair(a_ids, b_ids)
-    n, k = a.shape
-    above = np.zeros((k + 1, n))
-    for i in range(k):
-        row = np.zeros((k + 1, n))
-        for j in range(k):
-            step = above[j] + (a[:, i] == b[:, j])
-            row[j + 1] = np.maximum(np.maximum(above[j + 1], row[j]), step)
-        above = row
-    return above[k]
-
-
-def edit_distance_knn_graphs(a_ids: Graph, b_ids: Graph) -> PerRow:
-    """1 - Levenshtein distance / k of each row's two lists, [n]; its mean is `edit_distance_knn`."""
-    a, b = graph_pair(a_ids, b_ids)
-    n, k = a.shape
-    above = np.repeat(np.arange(k + 1.0)[:, None], n, axis=1)
-    for i in range(k):
-        row = np.full((k + 1, n), i + 1.0)
-        for j in range(k):
-            swap = above[j] + (a[:, i] != b[:, j])
-            row[j + 1] = np.minimum(np.minimum(above[j + 1], row[j]) + 1, swap)
-        above = row
-    return 1 - above[k] / k
-
-
 def chance_mutual_knn(n: int, k: int, groups: Groups | None = None) -> float:
     """What `mutual_knn` of two unrelated spaces is on average: k / (n - 1), or the mean of k / (n - own group's size).
 
@@ -193,34 +138,3 @@ def chance_mutual_knn(n: int, k: int, groups: Groups | None = None) -> float:
     if k < 1 or outside.min() < k:
         raise TooFewRows(f"k = {k}: wanted 1 <= k <= {outside.min()}, the fewest rows outside a row's group (n = {n})")
     return float(np.mean(k / outside))
-
-
-def graph_pair(a_ids: Graph, b_ids: Graph) -> tuple[np.ndarray, np.ndarray]:
-    """Two graphs as numpy arrays of one shape [n, k].
-
-    Raises:
-        BadShape: If they are not integers [n, k] with the same n and k.
-    """
-    a, b = np.asarray(a_ids), np.asarray(b_ids)
-    if a.ndim != 2 or a.shape != b.shape or 0 in a.shape:
-        raise BadShape(f"wanted two neighbour graphs [n, k] of the same n and k, got shapes {a.shape} and {b.shape}")
-    if not (np.issubdtype(a.dtype, np.integer) and np.issubdtype(b.dtype, np.integer)):
-        raise BadShape(f"wanted neighbour ids, whole numbers, got {a.dtype} and {b.dtype}")
-    return a, b
-
-
-def _shared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    shared = np.zeros(a.shape, dtype=bool)  # ids within a row differ, so each of a's is found at most once
-    for column in b.T:
-        shared |= a == column[:, None]
-    return shared.sum(axis=1)
-
-
-def check_ids(a: np.ndarray, name: str) -> None:
-    """Refuses ids that are not rows of the graph.
-
-    Raises:
-        BadChoice: If an id is below 0 or not below n.
-    """
-    if a.min() < 0 or a.max() >= len(a):
-        raise BadChoice(f"{name}: ids run from {a.min()} to {a.max()}, but the graph has rows 0 to {len(a) - 1}")

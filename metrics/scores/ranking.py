@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from metrics.arrays import Groups, X, Y, group_codes, labels, plain, unit_rows
-from metrics.errors import BadChoice, BadShape
-from metrics.knn.exact import paired_values, relative_bound
-from metrics.knn.precision import full_precision
-from metrics.knn.search import Exclusion, tile_rows
+from featcache.metrics.arrays import Groups, X, Y, group_codes, labels, plain, unit_rows
+from featcache.metrics.errors import BadChoice, BadShape
+from featcache.metrics.knn.exact import paired_values, relative_bound
+from featcache.metrics.knn.precision import full_precision
+from featcache.metrics.knn.search import Exclusion, tile_rows
 
 
 @dataclass(frozen=True, eq=False)

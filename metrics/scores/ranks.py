@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
 
-from metrics.arrays import Graph, Groups, X, Y, checked, unit_rows
-from metrics.comparison import KnnComparison, RowComparison, check_search
-from metrics.errors import BadChoice
-from metrics.knn.exact import Measure
-from metrics.knn.graph import Neighbors, neighbors
-from metrics.scores.overlap import graph_pair
+from featcache.metrics.arrays import Groups, X, Y, checked, unit_rows
+from featcache.metrics.comparison import KnnComparison, RowComparison, check_search
+from featcache.metrics.errors import BadChoice
+from featcache.metrics.knn.exact import Measure
+from featcache.metrics.knn.graph import Neighbors, neighbors
+from featcache.metrics.knn.graph_scores import rank_knn_graphs
 
 Of = Literal["similarity", "distance"]
 _BLOCK_ENTRIES = 1 << 20  # gathered rows: 8 MB of float64 a side
@@ -35,28 +34,6 @@ def rank_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, metric: M
         arXiv:2408.00531), "rank similarity".
     """
     return KnnComparison(rank_knn_graphs, k, groups, metric)(x, y)
-
-
-def rank_knn_graphs(a_ids: Graph, b_ids: Graph) -> Float[np.ndarray, " n"]:
-    """Rank similarity of each row's two lists, [n]; its mean is `rank_knn`.
-
-    Raises:
-        BadShape: If the graphs are not [n, k] with the same n and k.
-
-    Example:
-        >>> rank_knn_graphs(np.array([[1, 2], [0, 2], [0, 1]]), np.array([[1, 2], [2, 0], [3, 4]])).round(3)
-        array([1.   , 0.444, 0.   ])
-    """
-    a, b = graph_pair(a_ids, b_ids)
-    ranks = np.arange(1.0, a.shape[1] + 1)
-    weights = 2 / ((1 + np.abs(ranks[:, None] - ranks)) * (ranks[:, None] + ranks))
-    total, shared = np.zeros(len(a)), np.zeros(len(a), dtype=np.int64)
-    for column, weight in zip(b.T, weights, strict=True):
-        same = (a == column[:, None]) & (a >= 0)  # -1 ends a short list and is no neighbour
-        total += same @ weight
-        shared += same.sum(axis=1)
-    best = np.concatenate([[1.0], np.cumsum(1 / ranks)])[shared]
-    return np.minimum(total / best, 1.0)
 
 
 def second_order_cosine(

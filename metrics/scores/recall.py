@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from metrics.arrays import Groups, X, Y, check_same_width, checked, group_codes, is_whole
-from metrics.comparison import RowComparison
-from metrics.errors import BadChoice, TooFewRows
-from metrics.scores.ranking import retrieval
+from featcache.metrics.arrays import Groups, X, Y, check_same_width, checked, group_codes, is_whole
+from featcache.metrics.comparison import RowComparison
+from featcache.metrics.errors import BadChoice, TooFewRows
+from featcache.metrics.scores.ranking import retrieval
 
 
 def retrieval_recall(x: X, y: Y, *, k: int = 10, groups: Groups | None = None) -> float:

@@ -6,12 +6,12 @@ from typing import Literal
 
 import numpy as np
 
-from metrics.arrays import X, Y, checked
-from metrics.comparison import Comparison, check_flag
-from metrics.errors import ConstantSpace, ZeroRow
-from metrics.scores.correlation import cross_products
-from metrics.scores.gram import LinearSide, centred_rows
-from metrics.scores.kernels import LinearCka, check_choice
+from featcache.metrics.arrays import X, Y, checked
+from featcache.metrics.comparison import Comparison, check_flag
+from featcache.metrics.errors import ConstantSpace, ZeroRow
+from featcache.metrics.scores.correlation import cross_products
+from featcache.metrics.scores.gram import LinearSide, centred_rows
+from featcache.metrics.scores.kernels import LinearCka, check_choice
 
 Size = Literal["unit", "kept", "relative"]
 SIZES: tuple[str, ...] = ("unit", "kept", "relative")

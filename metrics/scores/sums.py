@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from metrics.scores.gram import unbiased
+from featcache.metrics.scores.gram import unbiased
 
 _NOTHING = -5000  # the power of two of zeros: below any number's
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from metrics.arrays import Groups, X, check_pair, group_codes, plain
-from metrics.certainty.sides import sides_of
-from metrics.errors import BadChoice
-from metrics.spaces import mixed
-from metrics.sweeps.ridge import HeldOut, cross_predicted, evened, fold_numbers
-from metrics.table import chosen, known_chance
+from featcache.metrics.arrays import Groups, X, check_pair, group_codes, plain
+from featcache.metrics.certainty.sides import sides_of
+from featcache.metrics.errors import BadChoice
+from featcache.metrics.spaces import mixed
+from featcache.metrics.sweeps.ridge import HeldOut, cross_predicted, evened, fold_numbers
+from featcache.metrics.table import chosen, known_chance
 
 ALPHAS = tuple(10.0 ** (step / 2) for step in range(-8, 7))  # half decades, 1e-4 to 1e3
 BALANCES = (0.25, 1.0, 4.0)

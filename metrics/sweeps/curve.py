@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from metrics.arrays import Groups, group_codes
-from metrics.comparison import KnnComparison
-from metrics.errors import BadChoice, BadShape, TooFewRows
-from metrics.knn.graph import Neighbors
-from metrics.knn.parts import first_kept
-from metrics.scores.overlap import mutual_knn_graphs
-from metrics.table import METRICS, chosen, known_chance, names_of
+from featcache.metrics.arrays import Groups, group_codes
+from featcache.metrics.comparison import KnnComparison
+from featcache.metrics.errors import BadChoice, BadShape, TooFewRows
+from featcache.metrics.knn.graph import Neighbors
+from featcache.metrics.knn.graph_scores import mutual_knn_graphs
+from featcache.metrics.knn.parts import first_kept
+from featcache.metrics.table import METRICS, chosen, known_chance, names_of
 
 _ROWS = 4096  # of a deep graph that are looked at together
 
@@ -82,7 +82,7 @@ def gallery_curve(
         TooFewRows: If a part leaves a row fewer than k rows outside its group.
 
     Example:
-        >>> from metrics import depth_for, neighbors
+        >>> from featcache.metrics import depth_for, neighbors
         >>> x = np.random.default_rng(0).standard_normal((200, 8))
         >>> deep = neighbors(x, k=depth_for(50, 200, 5))
         >>> [(p.size, p.value, p.short_rows) for p in gallery_curve(deep, deep, k=5, sizes=[50, 200], repeats=1)]

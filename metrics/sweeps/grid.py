@@ -10,14 +10,14 @@ from typing import Any, TypeAlias
 import numba
 import numpy as np
 
-from metrics.arrays import Groups, X
-from metrics.certainty.calibration import MaxNull, max_null
-from metrics.certainty.sides import sides_of
-from metrics.comparison import Comparison, KnnComparison, backends
-from metrics.errors import BadChoice, TooFewRows
-from metrics.knn.graph import Neighbors
-from metrics.scores.overlap import mutual_knn_graphs
-from metrics.table import chosen, known_chance
+from featcache.metrics.arrays import Groups, X
+from featcache.metrics.certainty.calibration import MaxNull, max_null
+from featcache.metrics.certainty.sides import sides_of
+from featcache.metrics.comparison import Comparison, KnnComparison, backends
+from featcache.metrics.errors import BadChoice, TooFewRows
+from featcache.metrics.knn.graph import Neighbors
+from featcache.metrics.knn.graph_scores import mutual_knn_graphs
+from featcache.metrics.table import chosen, known_chance
 
 Layer: TypeAlias = X | Neighbors
 

@@ -1,0 +1,385 @@
+"""How do a view's rows become prepared batches ahead of the encoder? In threads, or in worker processes."""
+
+import gc
+import os
+import shutil
+import signal
+import sys
+import warnings
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+from featcache.data.errors import DataError
+from featcache.data.views import View
+from featcache.errors import ExtractionFailed, UsageError
+from featcache.store.layout import Plan
+
+# What bad bytes, or a picture that unpacks to more than the memory, can raise: that row has failed, not the run.
+ROW_ERRORS = (DataError, ExtractionFailed, OSError, ValueError, MemoryError)
+# What a missing or unreadable file raises. Any other error of the system may have passed tomorrow: it stops the run.
+CONTENT_ERRORS = (DataError, FileNotFoundError, IsADirectoryError, PermissionError, ValueError)
+
+_MOST_WORKERS = 8
+_AHEAD = 3  # batches that are read or decoded before they are asked for
+_PIECE_ROWS = 64  # rows that travel together from a worker: a batch of a GPU may have a thousand
+_PIECES_OF_A_WORKER = 2
+_TEXTS_AT_ONCE = 32
+_SHARED_BYTES = 2**30
+
+
+class Preparer(Protocol):
+    """What is needed of an encoder to prepare its rows."""
+
+    def prepare(self, item: Any) -> Any:
+        """One decoded row to a small tensor; safe to call from many threads and in a forked process."""
+        ...
+
+    def cost(self, prepared: Any) -> int:
+        """Size of a prepared row."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that run through the encoder together.
+
+    Args:
+        chunk: The chunk they belong to.
+        numbers: Row numbers.
+        prepared: What the encoder takes, one a number.
+        failed: Row number -> why it could not be prepared; these rows are not among the numbers.
+        last: Whether this is the chunk's last batch.
+    """
+
+    chunk: int
+    numbers: list[int]
+    prepared: list[Any]
+    failed: dict[int, str]
+    last: bool
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 2
+
+
+def choose_workers(modality: str, asked: int | None = None) -> int:
+    """Worker processes that decode; 0 for threads.
+
+    Text is always tokenised in threads: tokenizers are compiled code that runs beside Python. On one or two cores the
+    encoder itself needs them, and processes would only add copies.
+
+    Args:
+        modality: Of the view.
+        asked: What the user wants; None to choose.
+
+    Raises:
+        UsageError: If processes are asked for where they cannot be had.
+
+    Example:
+        >>> choose_workers("text", 4), choose_workers("image", 0)
+        (0, 0)
+    """
+    # A view holds functions, which only a forked process gets; macOS's own libraries do not survive a fork.
+    forks = sys.platform == "linux"
+    if asked is not None and asked < 0:
+        raise UsageError(f"{asked} worker processes; wanted 0 (decode in threads) or more")
+    if modality == "text":
+        return 0
+    if asked and not forks:
+        raise UsageError(f"worker processes need Linux, this is {sys.platform}. Leave out --workers")
+    if asked is not None:
+        return asked
+    return min(cores() - 1, _MOST_WORKERS) if forks and cores() > 2 else 0
+
+
+def prepared_batches(
+    view: View, encoder: Preparer, plan: Plan, chunks: Sequence[int], *, workers: int = 0
+) -> Generator[Batch, None, None]:
+    """The batches of some chunks in the order of the plan, prepared ahead; a bounded number is in memory.
+
+    A row that cannot be prepared is left out of its batch. Which rows these are is a property of the data, so a run
+    that was interrupted and goes on forms the same batches, and gives the same bytes, as one that was not.
+
+    Args:
+        view: The rows.
+        encoder: What prepares them.
+        plan: Batch size and order.
+        chunks: Chunk numbers, in order.
+        workers: Processes that decode, from `choose_workers`; 0 decodes in threads. The batches are the same.
+
+    Yields:
+        At least one batch a chunk. Close the generator to end its threads and processes.
+
+    Raises:
+        RuntimeError: If a worker process dies; `named_worker_death` makes it an error of ours.
+    """
+    if plan.order == "cost":
+        return _sorted_batches(view, encoder, plan, chunks)
+    if workers:
+        return _batches_from_processes(view, encoder, plan, chunks, workers)
+    return _batches_from_threads(view, encoder, plan, chunks)
+
+
+def _row_batches(plan: Plan, chunks: Iterable[int]) -> Iterator[tuple[int, range, bool]]:
+    """(chunk, row numbers, whether the last of its chunk) of every batch in row order."""
+    for chunk in chunks:
+        start, stop = plan.span(chunk)
+        for low in range(start, stop, plan.batch_size):
+            high = min(low + plan.batch_size, stop)
+            yield chunk, range(low, high), high == stop
+
+
+# -- one row ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """Stands in the place of a row that could not be read, decoded or prepared."""
+
+    why: str
+
+
+def _failed(error: BaseException) -> _Failed:
+    ours = isinstance(error, (DataError, ExtractionFailed))
+    return _Failed(str(error) if ours else f"{type(error).__name__}: {error}".removesuffix(": "))
+
+
+def _content(view: View, number: int) -> bytes | _Failed:
+    try:
+        return view.content(number)
+    except CONTENT_ERRORS as error:
+        return _failed(error)
+    except OSError as error:
+        raise ExtractionFailed(
+            f"{view.name} row {view.ids[number]!r} (number {number}) cannot be read: {error}. What was committed "
+            "stays; run the same command again"
+        ) from error
+
+
+def _prepared(view: View, encoder: Preparer, content: bytes | _Failed) -> Any:
+    """What the encoder takes of a row's bytes, or why there is nothing to take."""
+    if isinstance(content, _Failed):
+        return content
+    try:
+        return encoder.prepare(view.decode(content))
+    except ROW_ERRORS as error:
+        return _failed(error)
+
+
+def _batch(chunk: int, rows: Iterable[tuple[int, Any]], last: bool) -> Batch:
+    good, failed = list[tuple[int, Any]](), dict[int, str]()
+    for number, row in rows:
+        if isinstance(row, _Failed):
+            failed[number] = row.why
+        else:
+            good.append((number, row))
+    return Batch(chunk, [number for number, _ in good], [row for _, row in good], failed, last)
+
+
+# -- threads ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads that leave what nobody waits for undone at the end."""
+    pool = ThreadPoolExecutor(min(cores(), 8))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _batches_from_threads(
+    view: View, encoder: Preparer, plan: Plan, chunks: Sequence[int]
+) -> Generator[Batch, None, None]:
+    def prepare(number: int) -> Any:
+        return _prepared(view, encoder, _content(view, number))
+
+    with _threads() as decoders:
+        waiting: deque[tuple[int, range, bool, list[Future[Any]]]] = deque()
+        coming = _row_batches(plan, chunks)
+        while True:
+            for chunk, numbers, last in islice(coming, 1 + _AHEAD - len(waiting)):
+                waiting.append((chunk, numbers, last, [decoders.submit(prepare, number) for number in numbers]))
+            if not waiting:
+                return
+            chunk, numbers, last, futures = waiting.popleft()
+            rows = [future.result() for future in futures]
+            yield _batch(chunk, zip(numbers, rows, strict=True), last)
+
+
+def _sorted_batches(view: View, encoder: Preparer, plan: Plan, chunks: Sequence[int]) -> Generator[Batch, None, None]:
+    """Longest first inside a chunk. Prepared text is small: a chunk is tokenised whole while the last is encoded."""
+
+    def prepare(numbers: range) -> list[tuple[int, Any]]:
+        return [(number, _prepared(view, encoder, _content(view, number))) for number in numbers]
+
+    def cost(row: tuple[int, Any]) -> tuple[int, int]:
+        return -encoder.cost(row[1]), row[0]
+
+    with _threads() as decoders:
+
+        def submit(chunk: int) -> list[Future[list[tuple[int, Any]]]]:
+            start, stop = plan.span(chunk)
+            slices = [range(low, min(low + _TEXTS_AT_ONCE, stop)) for low in range(start, stop, _TEXTS_AT_ONCE)]
+            return [decoders.submit(prepare, numbers) for numbers in slices]
+
+        coming = (submit(chunk) for chunk in chunks)
+        ahead = next(coming, [])
+        for chunk in chunks:
+            tokenised, ahead = ahead, next(coming, [])
+            whole = _batch(chunk, (row for future in tokenised for row in future.result()), True)
+            rows = sorted(zip(whole.numbers, whole.prepared, strict=True), key=cost)
+            if not rows:
+                yield whole
+            for low in range(0, len(rows), plan.batch_size):
+                batch = _batch(chunk, rows[low : low + plan.batch_size], low + plan.batch_size >= len(rows))
+                batch.failed.update({} if low else whole.failed)
+                yield batch
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Prepared rows on their way from a worker: one tensor, where they are tensors, so that one descriptor travels."""
+
+    numbers: list[int]
+    shapes: list[tuple[int, ...]] | None
+    values: Any
+    failed: dict[int, str]
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    """What a worker does with the bytes of a piece: torch's map-style data set, whose indices are (number, bytes)."""
+
+    view: View
+    encoder: Preparer
+    share: bool
+
+    def __getitems__(self, rows: list[tuple[int, bytes | _Failed]]) -> _Piece:  # noqa: PLW3201
+        import torch
+
+        piece = _batch(0, [(number, _prepared(self.view, self.encoder, content)) for number, content in rows], True)
+        if not piece.prepared or not all(isinstance(row, torch.Tensor) for row in piece.prepared):
+            return _Piece(piece.numbers, None, piece.prepared, piece.failed)
+        flat = torch.cat([row.reshape(-1) for row in piece.prepared])
+        shapes = [tuple(row.shape) for row in piece.prepared]
+        return _Piece(piece.numbers, shapes, flat if self.share else flat.numpy(), piece.failed)
+
+
+def _rows_of(piece: _Piece) -> list[tuple[int, Any]]:
+    """Its rows again, those that failed among them."""
+    import torch
+
+    rows = piece.values
+    if piece.shapes is not None:
+        sizes = [int(torch.Size(shape).numel()) for shape in piece.shapes]
+        parts = torch.as_tensor(piece.values).split(sizes)
+        rows = [part.view(shape) for part, shape in zip(parts, piece.shapes, strict=True)]
+    return [*zip(piece.numbers, rows, strict=True), *((number, _Failed(why)) for number, why in piece.failed.items())]
+
+
+def _pieces(plan: Plan, chunks: Sequence[int]) -> Iterator[range]:
+    for _, numbers, _ in _row_batches(plan, chunks):
+        for low in range(0, len(numbers), _PIECE_ROWS):
+            yield numbers[low : low + _PIECE_ROWS]
+
+
+def _read_ahead(view: View, pieces: Iterator[range]) -> Iterator[list[tuple[int, bytes | _Failed]]]:
+    """The bytes of every piece.
+
+    They are read here and not in the workers: what reads them (Polars, a connection) has threads and locks that do not
+    survive a fork.
+    """
+    with _threads() as readers:
+        waiting: deque[list[tuple[int, Future[bytes | _Failed]]]] = deque()
+        while True:
+            for numbers in islice(pieces, 1 + _AHEAD - len(waiting)):
+                waiting.append([(number, readers.submit(_content, view, number)) for number in numbers])
+            if not waiting:
+                return
+            yield [(number, future.result()) for number, future in waiting.popleft()]
+
+
+def _batches_from_processes(
+    view: View, encoder: Preparer, plan: Plan, chunks: Sequence[int], workers: int
+) -> Generator[Batch, None, None]:
+    ready = _forked(view, encoder, plan, chunks, workers)
+    try:
+        for chunk, numbers, last in _row_batches(plan, chunks):
+            rows: list[tuple[int, Any]] = []
+            for _ in range(0, len(numbers), _PIECE_ROWS):
+                rows += _rows_of(next(ready))
+            yield _batch(chunk, rows, last)
+    finally:
+        # Python would do it when it lets the iterator go, which an error's traceback puts off.
+        ready._shutdown_workers()
+
+
+def _forked(view: View, encoder: Preparer, plan: Plan, chunks: Sequence[int], workers: int) -> Any:
+    """Torch's iterator over decoded pieces, its workers running."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    needed = len(list(islice(_pieces(plan, chunks), workers)))
+    decoder: Any = _Decoder(view, encoder, _shared_memory_is_roomy())
+    with warnings.catch_warnings():
+        # Python and torch warn of what is meant here: a fork of a process with threads, more workers than cores.
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        loader = DataLoader(
+            decoder,
+            batch_sampler=_read_ahead(view, _pieces(plan, chunks)),  # pyright: ignore[reportArgumentType]
+            collate_fn=_as_it_is,
+            num_workers=max(needed, 1),
+            prefetch_factor=_PIECES_OF_A_WORKER,
+            multiprocessing_context="fork",
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # else torch draws a seed from the program's own stream
+        )
+        return iter(loader)
+
+
+def _as_it_is(piece: Any) -> Any:
+    return piece
+
+
+def _start_worker(number: int) -> None:
+    """Leaves Ctrl-C to the parent, and the parent's memory shared: the collector would write to all of it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()
+
+
+def _shared_memory_is_roomy() -> bool:
+    """Whether tensors may travel in shared memory, which containers often limit to 64 MB; else through a pipe."""
+    try:
+        return shutil.disk_usage("/dev/shm").free >= _SHARED_BYTES
+    except OSError:
+        return False
+
+
+@contextmanager
+def named_worker_death() -> Iterator[None]:
+    """Makes torch's error about a dead worker one of ours that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise ExtractionFailed(
+            f"a process that decodes rows died: {str(error).removeprefix('DataLoader worker ')}\n"
+            "  It ran out of memory, or a row crashed the library that decodes it. What was committed stays.\n"
+            "  Run the same command with fewer --workers, or with --workers 0 to decode in this process"
+        ) from error

@@ -1,0 +1,288 @@
+"""How do several devices of one machine share an extraction? One child process a device, each with its shard."""
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from threading import Event, Thread
+from time import perf_counter
+from typing import Any
+
+from featcache.cache import Cache
+from featcache.data.errors import DataError
+from featcache.encoders import load_encoder
+from featcache.errors import ExtractionFailed, FeatcacheError, UsageError
+from featcache.extraction.extract import Extracted, extract
+from featcache.extraction.job import Job
+from featcache.extraction.remote_job import Request, combined, open_request
+from featcache.extraction.shards import WHOLE, Shard
+
+_PATIENCE = 5.0  # seconds that a child has to end by itself once nobody listens any more
+
+
+def parse_devices(text: str) -> tuple[str, ...]:
+    """The devices that "cuda:0,cuda:1" names.
+
+    Raises:
+        UsageError: If a name is empty, or a GPU is named twice.
+
+    Example:
+        >>> parse_devices("cuda:0,cuda:1")
+        ('cuda:0', 'cuda:1')
+    """
+    names = tuple(name.strip() for name in text.split(","))
+    twice = sorted({name for name in names if name != "cpu" and names.count(name) > 1})
+    if not all(names) or twice:
+        raise UsageError(f"--device {text!r}: {f'{twice[0]} twice' if twice else 'a name is empty'}; try cuda:0,cuda:1")
+    return names
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one child is told.
+
+    Args:
+        request: The extraction, on the child's device.
+        shard: Its share of the chunks.
+        first: It makes the arrays and thereby the plan; the others wait for it, so that there is one plan.
+        neighbours: Children that compute on the same CPU and divide its threads, itself included.
+    """
+
+    request: Request
+    shard: Shard
+    first: bool
+    neighbours: int
+
+
+def run_on_devices(
+    job: Job,
+    request: Request,
+    devices: Sequence[str],
+    *,
+    shard: Shard = WHOLE,
+    on_rows: Callable[[int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Extracted:
+    """Extracts on several devices of this machine at once.
+
+    The children end with this process, however it ends; what they committed stays.
+
+    Args:
+        job: From `plan_job`.
+        request: The same job, from `request_of`.
+        devices: One a child, such as cuda:0 and cuda:1.
+        shard: This machine's share; the children divide it.
+        on_rows: Called with the number of rows that became durable since the last call.
+        say: Called with every line that a child writes to its stderr, its device in front.
+
+    Raises:
+        FeatcacheError: The first child's that failed, its device in front; the others are stopped.
+        DataError: Likewise.
+    """
+    if job.done:
+        return extract(Cache(request.cache), job)
+    names = [f"{device} #{number}" if devices.count(device) > 1 else device for number, device in enumerate(devices)]
+    on_cpu = sum(device == "cpu" for device in devices)
+    shares = [
+        Share(request.on(device), shard.part(number, len(devices)), number == 0, on_cpu if device == "cpu" else 1)
+        for number, device in enumerate(devices)
+    ]
+    started = perf_counter()
+    with _children(shares) as (children, events):
+        results = _watch(children, events, names, on_rows or (lambda rows: None), say or (lambda line: None))
+    return combined(job, results, perf_counter() - started)
+
+
+def _watch(
+    children: "list[subprocess.Popen[bytes]]",
+    events: "Queue[tuple[int, str, Any]]",
+    names: Sequence[str],
+    on_rows: Callable[[int], None],
+    say: Callable[[str], None],
+) -> list[Extracted]:
+    """Follows the children to the end of the last; raises what the first to fail says."""
+    results: dict[int, Extracted] = {}
+    ready, planned, last = list[int](), False, dict[int, str]()
+    while len(results) < len(children):
+        number, what, value = events.get()
+        if what == "rows":
+            on_rows(value)
+        elif what == "said":
+            last[number] = value
+            say(f"{names[number]} | {value}")
+        elif what == "done":
+            results[number] = value
+        elif what == "failed":
+            raise type(value)(f"{names[number]}: {value}")
+        elif what == "ended" and number not in results:
+            raise _lost(names[number], value, last.get(number, "nothing"))
+        elif what in ("ready", "planned"):
+            planned = planned or what == "planned"
+            ready += [number] if what == "ready" else []
+            while planned and ready:
+                _write(children[ready.pop()], b"g")
+    return list(results.values())
+
+
+def _lost(name: str, code: int, said: str) -> ExtractionFailed:
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    return ExtractionFailed(
+        f"the process on {name} {how}. What was committed stays: run the same command again\n  It said last: {said}"
+    )
+
+
+# -- the parent's side ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _children(
+    shares: Sequence[Share],
+) -> "Iterator[tuple[list[subprocess.Popen[bytes]], Queue[tuple[int, str, Any]]]]":
+    """Starts the children and the threads that listen to them; on leaving, none of them is left."""
+    events: Queue[tuple[int, str, Any]] = Queue()
+    children: list[subprocess.Popen[bytes]] = []
+    listeners: list[Thread] = []
+    home = str(Path(__file__).parents[1])
+    path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
+    try:
+        for number, share in enumerate(shares):
+            child = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "featcache.extraction.multi_device",
+                ],  # -P: what lies in the user's folder is no module
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,  # Ctrl-C is for the parent, which then ends them
+            )
+            children.append(child)
+            listeners.append(Thread(target=_relay, args=(child, number, events), daemon=True))
+            listeners[-1].start()
+            _write(child, pickle.dumps(share))
+        yield children, events
+    finally:
+        for child in children:
+            _close(child)
+        for child in children:
+            _end(child)
+        for listener in listeners:
+            listener.join(_PATIENCE)
+        for child in children:
+            for stream in (child.stdout, child.stderr):
+                if stream is not None:
+                    stream.close()
+
+
+def _write(child: "subprocess.Popen[bytes]", message: bytes) -> None:
+    try:
+        if child.stdin is not None:
+            child.stdin.write(message)
+            child.stdin.flush()
+    except BrokenPipeError:
+        pass  # it has ended, and its listener says how
+
+
+def _close(child: "subprocess.Popen[bytes]") -> None:
+    """Closes a child's stdin, upon which it ends."""
+    try:
+        if child.stdin is not None:
+            child.stdin.close()
+    except BrokenPipeError:
+        pass
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    try:
+        child.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _relay(child: "subprocess.Popen[bytes]", number: int, events: "Queue[tuple[int, str, Any]]") -> None:
+    """Puts what a child tells and says into the queue, and at last how it ended."""
+    assert child.stdout is not None
+    echo = Thread(target=_echo, args=(child, number, events), daemon=True)
+    echo.start()
+    while True:
+        try:
+            what, value = pickle.load(child.stdout)
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # cut off in the middle of a message
+            break
+        events.put((number, what, value))
+    code = child.wait()
+    echo.join(_PATIENCE)
+    events.put((number, "ended", code))
+
+
+def _echo(child: "subprocess.Popen[bytes]", number: int, events: "Queue[tuple[int, str, Any]]") -> None:
+    assert child.stderr is not None
+    for line in child.stderr:
+        events.put((number, "said", line.decode(errors="replace").rstrip()))
+
+
+# -- the child's side -------------------------------------------------------------------------------------------------
+
+
+def _child() -> int:
+    """Reads its share from stdin, tells on stdout what it does, and ends when its parent does."""
+    told = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print is not for the parent to parse
+
+    def tell(what: str, value: Any = None) -> None:
+        pickle.dump((what, value), told)
+        told.flush()
+
+    share: Share = pickle.load(sys.stdin.buffer)
+    go = Event()
+    Thread(target=_listen, args=(go,), daemon=True).start()
+    try:
+        tell("done", _work(share, tell, go))
+    except (DataError, FeatcacheError) as error:
+        tell("failed", error)
+        return 1
+    return 0
+
+
+def _work(share: Share, tell: Callable[..., None], go: Event) -> Extracted:
+    import torch
+
+    request = share.request
+    cache, job = open_request(request)
+    encoder = load_encoder(job.spec, job.options, memo=cache.memo)
+    torch.set_num_threads(max(1, torch.get_num_threads() // share.neighbours))
+    if share.first:
+        extract(cache, job, encoder=encoder, chunks=lambda chunk: False)
+        tell("planned")
+    else:
+        tell("ready")
+        go.wait()
+    return extract(
+        cache,
+        job,
+        encoder=encoder,
+        on_rows=lambda rows: tell("rows", rows),
+        on_error=request.on_error,
+        workers=request.workers,
+        chunks=share.shard.mine,
+    )
+
+
+def _listen(go: Event) -> None:
+    """Waits for the parent's word; its silence for good means that it is gone."""
+    while os.read(0, 1):
+        go.set()
+    os._exit(1)  # in the middle of whatever: a chunk is committed whole or not at all
+
+
+if __name__ == "__main__":
+    sys.exit(_child())

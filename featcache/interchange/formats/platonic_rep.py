@@ -1,0 +1,127 @@
+"""What is in a feature file of platonic-rep? Every layer of one model on the rows of a data set, as one tensor.
+
+`torch.save` of a dict: "feats" [n, layers, d] beside "num_params" and, for language models, "mask", "loss", "bpb".
+The pooling stands in the file's name. Language models: the hidden states, that is the embedding, the output of each
+block but the last, and the last one after the final norm. Vision transformers: the class token behind each block,
+before the final norm. Rows have no ids but their numbers.
+
+Source:
+    github.com/minyoungg/platonic-rep, extract_features.py and utils.py; Huh et al. 2024, arXiv:2405.07987.
+"""
+
+import pickle
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featcache.data.errors import DataInvalid
+from featcache.errors import UsageError
+from featcache.interchange.formats.contents import Found, ImportOptions, Matrix, part_of, stack
+from featcache.interchange.formats.row_names import RowNames, read_row_names
+
+_POOL = re.compile(r"_pool-(avg|none)(?:_prompt-.*)?")
+_OF_TEXT = ("mask", "loss", "bpb")
+_POOLING = {("text", "avg"): "mean", ("text", "none"): "last-token", ("image", "none"): "cls"}
+
+
+def read_platonic_rep(source: Path, layer: str | None, options: ImportOptions) -> list[Found]:
+    """Every layer of one model, or the one that is named.
+
+    Args:
+        source: A .pt file.
+        layer: One of its layers; None for all.
+        options: Ids may be given; without, they are the row numbers in four digits, as data set wit_1024 has them.
+
+    Raises:
+        UsageError: If the file has no such layer, or its name does not tell the pooling.
+        DataInvalid: If it is not such a file, or holds objects that would have to be unpickled.
+    """
+    content = _load(source)
+    feats: Any = content.get("feats")
+    shape = list(getattr(feats, "shape", ()))
+    if len(shape) != 3 or 0 in shape:
+        what = shape or type(feats).__name__
+        raise DataInvalid(f'{source.name}: wanted "feats" [rows, layers, features], got {what}')
+    modality = "text" if any(name in content for name in _OF_TEXT) else "image"
+    layers = layer_names(shape[1], modality, _pooling(source, modality))
+    if layer is not None and layer not in layers:
+        raise UsageError(f"{source.name} has no layer {layer}; it has {', '.join(layers)}")
+    matrices = [_matrix(source, feats, number, name) for number, name in enumerate(layers) if layer in (None, name)]
+    numbers = RowNames(tuple(f"{row:04d}" for row in range(shape[0])))
+    names = numbers if options.ids is None else read_row_names(options.ids, options.id_column)
+    facts = {name: _scalar(content[name]) for name in ("num_params", "loss", "bpb") if name in content}
+    return [
+        Found(
+            "platonic-rep",
+            source,
+            (source,),
+            names.ids,
+            tuple(matrices),
+            layer or layers[-1],
+            names.groups,
+            modality=modality,
+            facts={name: value for name, value in facts.items() if value is not None},
+        )
+    ]
+
+
+def layer_names(layers: int, modality: str, pooling: str) -> list[str]:
+    """Our names of platonic-rep's layers, in its order.
+
+    Example:
+        >>> layer_names(3, "text", "mean"), layer_names(2, "image", "cls")
+        (['0.mean', '1.mean', 'last.mean'], ['1.cls', '2.cls'])
+    """
+    if modality == "image":
+        return [f"{number}.{pooling}" for number in range(1, layers + 1)]
+    return [f"{number}.{pooling}" for number in range(layers - 1)] + [f"last.{pooling}"]
+
+
+def _load(source: Path) -> dict[str, Any]:
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error that follows says more
+            # weights_only builds tensors and plain containers and nothing else; mapped, so that a layer costs its bytes
+            content = torch.load(source, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(source))
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, AttributeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise DataInvalid(f"{source.name} cannot be read as tensors alone (nothing is unpickled): {reason}") from error
+    if not isinstance(content, dict):
+        raise DataInvalid(f'{source.name}: wanted a dict with "feats", got a {type(content).__name__}')
+    return content
+
+
+def _pooling(source: Path, modality: str) -> str:
+    pool = _POOL.search(source.stem)
+    pooling = _POOLING.get((modality, pool[1])) if pool else None
+    if pooling is None:
+        raise UsageError(
+            f"{source.name}: its name does not tell the pooling of {modality} features. Name it as platonic-rep does: "
+            "..._pool-avg.pt (mean over tokens) or ..._pool-none.pt (last token of a text, class token of an image)"
+        )
+    return pooling
+
+
+def _matrix(source: Path, feats: Any, number: int, layer: str) -> Matrix:
+    def read(rows: NDArray[np.int64]) -> np.ndarray:
+        import torch
+
+        block = feats[torch.from_numpy(rows), number]
+        return (block.float() if block.dtype == torch.bfloat16 else block).numpy()  # NumPy has no bfloat16
+
+    dtype = str(feats.dtype).removeprefix("torch.")
+    return stack([part_of(f"{source.name} ({layer})", (feats.shape[0], feats.shape[2]), dtype, read)], layer)
+
+
+def _scalar(value: Any) -> float | int | None:
+    """A number or a tensor of one, for the provenance; None if it is something else or not finite."""
+    if hasattr(value, "numel"):
+        value = value.item() if value.numel() == 1 else None
+    return value if isinstance(value, int | float) and np.isfinite(value) else None

@@ -1,0 +1,108 @@
+"""Which row is which in a file that does not say? The ids that the user gives in a file of their own."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from featcache.data.errors import DataInvalid
+from featcache.errors import UsageError
+
+SUFFIXES = (".txt", ".npy", ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class RowNames:
+    """Ids, and groups where they are given, one a row."""
+
+    ids: tuple[str, ...]
+    groups: tuple[str, ...] | None = None
+
+
+def read_row_names(path: Path, column: str | None = None) -> RowNames:
+    """Reads the ids of rows, in row order.
+
+    A .txt holds one id a line (UTF-8); a .npy a one-dimensional array of text; a .csv or .parquet a column of that
+    name, else one called "id" or "ids", else its only column. A column "group" or "groups" gives the groups.
+
+    Args:
+        path: The file.
+        column: Name of the id column.
+
+    Raises:
+        UsageError: If the file is missing or of no such kind, or the column is not there.
+        DataInvalid: If it cannot be read as what its suffix says.
+    """
+    if not path.is_file():
+        raise UsageError(f"there is no file {path} with ids")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UsageError(f"{path.name}: ids are read from {', '.join(SUFFIXES)}")
+    if suffix in (".csv", ".parquet"):
+        return table_names(path, column)
+    if column is not None:
+        raise UsageError(f"{path.name} has no columns; --id-column is for .csv and .parquet")
+    return RowNames(_npy_texts(path) if suffix == ".npy" else text_lines(path))
+
+
+def text_lines(path: Path) -> tuple[str, ...]:
+    """The lines of a UTF-8 file, one id each."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataInvalid(f"{path.name} is not UTF-8: {error}") from error
+    if lines[-1] == "":
+        lines.pop()
+    return tuple(line.removesuffix("\r") for line in lines)
+
+
+def _npy_texts(path: Path) -> tuple[str, ...]:
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, OSError, EOFError) as error:  # an object array, which would be a pickle, is one of them
+        raise DataInvalid(f"{path.name} cannot be read as .npy: {error}") from error
+    if array.dtype.kind != "U" or array.ndim != 1:
+        raise DataInvalid(f"{path.name} holds {array.dtype} {list(array.shape)}; wanted one text a row (dtype <U...)")
+    return tuple(array.tolist())
+
+
+def table_names(path: Path, column: str | None, known: tuple[str, ...] = ("id", "ids")) -> RowNames:
+    """Ids and groups from the columns of a .csv or .parquet.
+
+    Args:
+        path: The file.
+        column: Name of the id column; None for the first of `known` that is there, or the only column.
+        known: Names an id column usually has.
+    """
+    import polars as pl
+
+    try:
+        if path.suffix.lower() == ".csv":
+            lazy = pl.scan_csv(path, infer_schema=False, glob=False)
+        else:
+            lazy = pl.scan_parquet(path, glob=False)
+        columns = lazy.collect_schema()
+        name = _id_column(path, list(columns), column, known)
+        groups = next((group for group in ("group", "groups") if group in columns and group != name), None)
+        wanted = [name] if groups is None else [name, groups]
+        odd = next((each for each in wanted if not (columns[each] == pl.String or columns[each].is_integer())), None)
+        if odd is not None:
+            raise DataInvalid(f"{path.name}: column {odd!r} is {columns[odd]}; wanted text or whole numbers")
+        table = lazy.select(pl.col(wanted).cast(pl.String)).collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataInvalid(f"{path.name} cannot be read as {path.suffix[1:].upper()}: {error}") from error
+    blank = next((each for each in wanted if table[each].null_count()), None)
+    if blank is not None:
+        raise DataInvalid(f"{path.name}: column {blank!r} is empty in {table[blank].null_count()} rows")
+    return RowNames(tuple(table[name]), None if groups is None else tuple(table[groups]))
+
+
+def _id_column(path: Path, columns: list[str], column: str | None, known: tuple[str, ...]) -> str:
+    if column is not None and column in columns:
+        return column
+    if column is None:
+        found = next((name for name in known if name in columns), None)
+        if found is not None or len(columns) == 1:
+            return found or columns[0]
+    what = f"no column {column!r}" if column else f"none of the columns {', '.join(known)}"
+    raise UsageError(f"{path.name} has {what}; name one with --id-column: {', '.join(columns)}")

@@ -1,0 +1,256 @@
+"""What lies in the cache that nobody needs, how much does what take, and how is it renamed? gc, du, mv."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from featcache.cache import Cache
+from featcache.errors import FeatcacheError, UsageError
+from featcache.selectors import check_name, parse_pattern
+from featcache.storage.base import DOOMED, is_leftover
+from featcache.storage.durable import TEMPORARY, sync_folder
+from featcache.store.array import FeatureArray
+from featcache.store.leases import FOLDER, Lease, leases
+from featcache.store.rows import checked_tables, current_overlay, overlay_name, pointer_name, rows_name
+
+_TABLES = ("rows-", "overlay-")
+_UNBOUND = "table that no array is bound to"
+
+
+# -- gc ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something in the cache that nothing reads.
+
+    Args:
+        path: Where it lies.
+        bytes: Its size, with all that is in it.
+        what: What it is.
+        holder: A live writer that may still need it; None if there is none.
+    """
+
+    path: Path
+    bytes: int
+    what: str
+    holder: str | None = None
+
+
+def leftovers(cache: Cache) -> list[Leftover]:
+    """What killed writers and removals left, tables that no array is bound to, and graphs that a deeper one serves.
+
+    Whatever a live writer may have made, by its time, is reported with the writer and is not to be touched.
+
+    Raises:
+        UsageError: If the cache is not on this disk.
+    """
+    living, now = leases(cache.root)
+    alive = [lease for lease in living if lease.lives(now)]
+    found = [_held(path, what, alive) for path, what in _unneeded(cache)]
+    dead = [lease for lease in living if not lease.lives(now)]
+    return found + [Leftover(lease.path, lease.path.stat().st_size, "note of a writer that died") for lease in dead]
+
+
+def _held(path: Path, what: str, alive: list[Lease]) -> Leftover:
+    changed = max(path.lstat().st_mtime, path.lstat().st_ctime)
+    # a table that was there before may be what a writer goes on with
+    holders = [lease for lease in alive if what == _UNBOUND or changed >= lease.began - 1.0]
+    holder = f"{holders[0].what}, process {holders[0].process} on {holders[0].host}" if holders else None
+    return Leftover(path, _size(path), what, holder)
+
+
+def _unneeded(cache: Cache) -> Iterator[tuple[Path, str]]:
+    for folder, folders, names in os.walk(cache.root):
+        for name in list(folders):
+            if name.startswith(DOOMED):
+                yield Path(folder, name), "removal that was interrupted"
+            elif name.startswith(TEMPORARY) and name.endswith(".lock"):
+                yield Path(folder, name), "lock of a writer that died"
+            elif name.startswith(".repair-"):
+                yield Path(folder, name), "repair that was interrupted"
+            else:
+                continue
+            folders.remove(name)
+        if FOLDER in folders:
+            folders.remove(FOLDER)
+        for name in names:
+            if is_leftover(name):
+                what = "set aside as damaged" if name.startswith(".aside") else "temporary file"
+                yield Path(folder, name), what
+    yield from _unbound_tables(cache)
+    yield from _served_graphs(cache)
+
+
+def _served_graphs(cache: Cache) -> Iterator[tuple[Path, str]]:
+    """Complete neighbour graphs beside a deeper one of the same features, metric, rows rule and groups."""
+    alike: dict[str, list[tuple[int, FeatureArray]]] = {}
+    for array in cache.arrays("*", "*", "*", "graph.*"):
+        try:
+            binds = array.key().binds
+            encoder = binds["encoder"]
+            made_by = {name: value for name, value in encoder["made_by"].items() if name != "k"}
+            same = json.dumps([array.name[:-1], encoder["from"], made_by, binds["rows"]], sort_keys=True)
+        except (FeatcacheError, KeyError, AttributeError):
+            continue  # what is damaged is for `featcache verify` to say
+        if array.is_complete:
+            alike.setdefault(same, []).append((int(binds["d"]), array))
+    for graphs in alike.values():
+        depth = max(depth for depth, _ in graphs)
+        for shallow, array in graphs:
+            if shallow < depth:
+                yield array.path, f"graph {shallow} deep: one {depth} deep serves every smaller k"
+
+
+def _unbound_tables(cache: Cache) -> Iterator[tuple[Path, str]]:
+    """Row tables that no array names, and splits that no row table points to; none where a key cannot be read."""
+    for dataset in cache.folder.folders():
+        needed: set[str] = set()
+        try:
+            for array in cache.arrays(dataset):
+                key = array.key()
+                root = str(key.binds["rows"]["root"])
+                view = cache.folder / dataset / key.view
+                needed |= {f"{key.view}/{rows_name(root)}", f"{key.view}/{pointer_name(root)}"}
+                overlay = current_overlay(view, root)
+                needed |= {overlay_name(overlay)} if overlay else set()
+        except FeatcacheError:
+            continue
+        folder = cache.folder / dataset
+        tables = [name for name in folder.names() if name.startswith(_TABLES)]
+        tables += [
+            f"{view}/{name}"
+            for view in folder.folders()
+            for name in (folder / view).names()
+            if name.startswith(_TABLES)
+        ]
+        for name in sorted(set(tables) - needed):
+            yield cache.root / dataset / name, _UNBOUND
+
+
+def _size(path: Path) -> int:
+    if not path.is_dir():
+        return path.lstat().st_size
+    return sum(Path(folder, name).lstat().st_size for folder, _, names in os.walk(path) for name in names)
+
+
+def discard(found: Leftover) -> None:
+    """Deletes a leftover.
+
+    Raises:
+        UsageError: If a live writer may still need it.
+    """
+    if found.holder:
+        raise UsageError(f"{found.path} may be needed by {found.holder}")
+    if found.path.is_dir() and not found.path.is_symlink():
+        doomed = found.path
+        if not doomed.name.startswith("."):  # an array: gone at once, not half there if this is interrupted
+            doomed = found.path.rename(found.path.with_name(f"{DOOMED}{found.path.name}"))
+        shutil.rmtree(doomed, ignore_errors=True)
+    else:
+        found.path.unlink(missing_ok=True)
+
+
+# -- du ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one encoder's arrays over one view take.
+
+    Args:
+        path: "dataset/view/encoder".
+        arrays: Its arrays.
+        features: Bytes of the chunks.
+        records: Bytes of everything beside them.
+        files: Files.
+    """
+
+    path: str
+    arrays: int
+    features: int
+    records: int
+    files: int
+
+
+def usage(cache: Cache, selector: str = "*") -> list[Usage]:
+    """What is taken by the arrays that answer to a selector; errors as `Cache.answering`."""
+    groups: dict[str, list[FeatureArray]] = {}
+    for array in cache.answering(selector):
+        groups.setdefault("/".join(array.name[:3]), []).append(array)
+    found: list[Usage] = []
+    for path, arrays in groups.items():
+        sizes = [entry for files in cache.folder.map(lambda a: list(a.folder.files()), arrays) for entry in files]
+        features = sum(size for name, size in sizes if name.startswith("c."))
+        found.append(Usage(path, len(arrays), features, sum(size for _, size in sizes) - features, len(sizes)))
+    return found
+
+
+# -- mv ---------------------------------------------------------------------------------------------------------------
+
+
+def rename(cache: Cache, old: str, new: str) -> list[FeatureArray]:
+    """Gives a data set, view or encoder another name; digests, and so everything derived, stay as they are.
+
+    Args:
+        cache: The cache, on this disk.
+        old: `dataset`, `dataset/view` or `dataset/view/encoder`, without globs.
+        new: As many parts.
+
+    Returns:
+        The arrays under their new name.
+
+    Raises:
+        UsageError: If the names do not match in form, an array is there under the new name already, or the view of
+            that name holds other rows.
+        FeaturesNotCached: If there is nothing under the old name.
+    """
+    before, after = old.split("/"), new.split("/")
+    if len(before) != len(after) or not 1 <= len(before) <= 3:
+        raise UsageError(f"wanted two names of the same form, such as data/view/encoder twice; got {old!r} and {new!r}")
+    for part in (*before, *after):
+        check_name(part, "a folder of a cache")
+    parse_pattern(old)
+    moves = [(array, [*after, *array.name[len(before) :]]) for array in cache.answering(old)]
+    targets = [cache.array("/".join(parts)) for _, parts in moves]
+    taken = [target for target in targets if target.folder.there()]
+    if taken:
+        raise UsageError(f"{taken[0].folder} is there already; nothing was renamed. Remove it first: featcache rm")
+    _require_same_rows(cache, moves)
+    for array, _ in moves:  # all that may be wrong is seen before the first is moved
+        key = array.key()
+        checked_tables(cache.folder / key.dataset, key.view, key.binds["rows"])
+    for (array, parts), target in zip(moves, targets, strict=True):
+        _copy_tables(cache, array, parts[0], parts[1])
+        target.folder.parent.make()
+        array.path.rename(target.path)
+        sync_folder(target.path.parent)
+        sync_folder(array.path.parent)
+        cache.tidy(array, target.key().binds["rows"]["root"])
+    return targets
+
+
+def _require_same_rows(cache: Cache, moves: Sequence[tuple[FeatureArray, list[str]]]) -> None:
+    """Refuses to put images among captions: whoever pairs rows by view would pair the wrong ones."""
+    places = {(parts[0], parts[1]) for _, parts in moves} - {array.name[:2] for array, _ in moves}
+    for dataset, view in sorted(places):
+        there = {array.key().binds["rows"]["root"] for array in cache.arrays(dataset, view)}
+        come = {array.key().binds["rows"]["root"] for array, parts in moves if parts[:2] == [dataset, view]}
+        if there and there != come:
+            raise UsageError(
+                f"{dataset}/{view} in {cache.folder} holds features of other rows; nothing was renamed. Take a name "
+                "that is free; what there is: featcache ls"
+            )
+
+
+def _copy_tables(cache: Cache, array: FeatureArray, dataset: str, view: str) -> None:
+    """The array's row table, splits and labels, under the new names; kept if they stand there."""
+    key = array.key()
+    source, target = cache.folder / key.dataset, cache.folder / dataset
+    (target / view).make()
+    for name in checked_tables(source, key.view, key.binds["rows"]):
+        folder, _, file = name.rpartition("/")
+        target.write_once(f"{view}/{file}" if folder else file, source.read(name))

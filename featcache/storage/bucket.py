@@ -1,0 +1,371 @@
+"""How does a cache lie in a bucket (S3, Google Cloud Storage, Azure)? The one module that imports obstore."""
+
+import logging
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from configparser import ConfigParser
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar, final
+from urllib.parse import urlsplit
+
+from featcache.errors import RemoteFailed, UsageError
+from featcache.storage.base import ASIDE, Folder
+
+_T = TypeVar("_T")
+_PATIENCE = 20.0  # seconds for which a request is tried again; a server that is restarted is back by then
+_MOST_JSON = 256 * 2**20
+_PLAIN = re.compile(r"[^\x00-\x1f\x7f\\]+")
+_STATUS, _CODE = re.compile(r"status code: (\d{3})"), re.compile(r"<Code>(\w+)</Code>")
+_NO_BUCKET = ("NoSuchBucket", "specified bucket does not exist", "ContainerNotFound")
+_METADATA = ("169.254.169.254", "metadata.google.internal")  # where a cloud's own machines get their credentials
+
+
+def open_bucket(address: str) -> "BucketFolder":
+    """The folder of a bucket that `s3://bucket/path`, `gs://bucket/path` or `az://container/path` names.
+
+    Credentials, and the account of az://, come from the environment, or for S3 from the profile in ~/.aws; never from
+    the address. Asks the bucket nothing yet.
+
+    Raises:
+        UsageError: If the address holds credentials or no bucket, or obstore or stamina is not installed.
+    """
+    try:
+        import stamina  # noqa: F401
+        from obstore.store import from_url
+    except ImportError as error:
+        raise UsageError(f"{address} needs {error.name}. Run: pip install 'featcache[share]'") from error
+    # stamina logs every new attempt; where nobody listens, Python would print the bare name of the event
+    logging.getLogger("stamina").addHandler(logging.NullHandler())
+    url = urlsplit(address)
+    if "@" in url.netloc or url.query:
+        raise UsageError(
+            "an address must not hold credentials; they come from the environment (AWS_ACCESS_KEY_ID and so on) or a "
+            "profile in ~/.aws"
+        )
+    if not url.netloc:
+        raise UsageError(f"{address!r} names no bucket, as in s3://bucket/path")
+    settings: dict[str, Any] = {}
+    if url.scheme == "s3":
+        settings = _s3_settings()
+    # a few quick attempts, also at a conditional put that met another; the rest is stamina's
+    settings["retry_config"] = {"max_retries": 2, "retry_timeout": timedelta(seconds=5)}
+    # eight chunks share a slow line: thirty seconds, the default, is short for a request
+    options = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=120)}
+    settings["client_options"] = options | settings.get("client_options", {})
+
+    def store(path: str) -> Any:
+        try:
+            return from_url(f"{url.scheme}://{url.netloc}/{path}".rstrip("/"), **settings)
+        except Exception as error:  # obstore raises its own and the builder's errors
+            hint = " (AZURE_STORAGE_ACCOUNT_NAME)" if url.scheme == "az" else ""
+            raise UsageError(f"{address}: {_reason(error)}{hint}") from None
+
+    # the bucket is the store; the path stays with us, so that listings come back relative to one thing
+    return BucketFolder(store(""), f"{url.scheme}://{url.netloc}", url.path.strip("/"), store)
+
+
+def _s3_settings() -> dict[str, Any]:
+    """What object_store does not read by itself: the profile of ~/.aws, and plain http for a local endpoint."""
+    settings: dict[str, Any] = {}
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    profile = os.environ.get("AWS_PROFILE")
+    if profile or "AWS_ACCESS_KEY_ID" not in os.environ:
+        found = _aws_profile(profile or "default", required=profile is not None)
+        endpoint = endpoint or found.pop("endpoint_url", "")
+        settings |= found
+    if endpoint:
+        settings["endpoint"] = endpoint
+        if endpoint.startswith("http://"):
+            settings["client_options"] = {"allow_http": True}
+    if "region" not in settings and not (os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")):
+        settings["region"] = "us-east-1"
+    return settings
+
+
+def _aws_profile(name: str, *, required: bool) -> dict[str, Any]:
+    """Settings of a profile in the AWS command line's own files; empty where there is none.
+
+    Raises:
+        UsageError: If a profile was asked for by name and is not there, or logs in by other means than keys.
+    """
+    home = Path.home() / ".aws"
+    credentials, config = ConfigParser(interpolation=None), ConfigParser(interpolation=None)
+    credentials.read(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", home / "credentials"))
+    config.read(os.environ.get("AWS_CONFIG_FILE", home / "config"))
+    section = name if name == "default" else f"profile {name}"
+    found = {**(config[section] if section in config else {}), **(credentials[name] if name in credentials else {})}
+    names = {
+        "aws_access_key_id": "access_key_id",
+        "aws_secret_access_key": "secret_access_key",
+        "aws_session_token": "session_token",
+        "region": "region",
+        "endpoint_url": "endpoint_url",
+    }
+    settings: dict[str, Any] = {ours: found[theirs] for theirs, ours in names.items() if theirs in found}
+    if required and "access_key_id" not in settings:
+        raise UsageError(
+            f"AWS profile {name!r} has no access key in {home}. For single sign-on or roles, run: "
+            f'eval "$(aws configure export-credentials --profile {name} --format env)"; unset AWS_PROFILE'
+        )
+    return settings
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status in an error's message; obstore has no other place for it."""
+    found = _STATUS.search(str(error))
+    return int(found[1]) if found else None
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether the same request may well succeed a little later."""
+    from obstore import exceptions as of
+
+    never = (of.AlreadyExistsError, of.NotFoundError, of.PermissionDeniedError, of.UnauthenticatedError)
+    if not isinstance(error, of.BaseError) or isinstance(error, (*never, of.NotSupportedError, of.InvalidPathError)):
+        return False
+    status = _status(error)
+    if status is None:
+        return "invalid path" not in str(error) and "empty path segment" not in str(error)
+    return status >= 500 or status in (408, 409, 425, 429)
+
+
+def _reason(error: BaseException) -> str:
+    """What an error of obstore says, in one line."""
+    text = str(error)
+    if any(place in text for place in _METADATA):
+        return "no credentials were found (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
+    status, code = _status(error), _CODE.search(text)
+    if status is not None:
+        return f"the server answers {status}{f' {code[1]}' if code else ''}"
+    if "error sending request" in text:
+        place = re.search(r"https?://[^/\s]+", text)
+        return f"{place[0] if place else 'the server'} cannot be reached"
+    return text.split("\n", 1)[0]
+
+
+@final
+class BucketFolder(Folder):
+    """A folder of a bucket: a common beginning of its objects' names.
+
+    Args:
+        store: An obstore store of the whole bucket.
+        address: Address of the bucket.
+        path: The folder's path in it, "" for the whole bucket.
+        reopen: Opens a store of a path in the bucket.
+    """
+
+    def __init__(self, store: Any, address: str, path: str, reopen: Callable[[str], Any]) -> None:
+        self._store, self._address, self._path, self._reopen = store, address, path, reopen
+
+    def __truediv__(self, name: str) -> "BucketFolder":
+        return BucketFolder(self._store, self._address, self._at(name), self._reopen)
+
+    def __str__(self) -> str:
+        return f"{self._address}/{self._path}".rstrip("/")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names on the way to this folder, its own last."""
+        return (self._address, *(part for part in self._path.split("/") if part))
+
+    @property
+    def parent(self) -> "BucketFolder":
+        """The folder that this one lies in."""
+        return BucketFolder(self._store, self._address, self._path.rpartition("/")[0], self._reopen)
+
+    def _at(self, name: str) -> str:
+        return f"{self._path}/{name}".strip("/")
+
+    def _try(self, what: str, call: Callable[[], _T]) -> _T:
+        """Runs a request, again with back-off where the bucket or the way to it failed.
+
+        Raises:
+            FileNotFoundError: If there is no such object.
+            RemoteFailed: If it still fails after a while, if access is refused, or there is no such bucket.
+        """
+        import stamina
+        from obstore import exceptions as of
+
+        try:
+            for attempt in stamina.retry_context(
+                on=_is_passing, attempts=None, timeout=_PATIENCE, wait_initial=0.2, wait_max=3.0
+            ):
+                with attempt:
+                    return call()
+        except of.AlreadyExistsError:
+            raise
+        except (of.BaseError, FileNotFoundError) as error:
+            text = str(error)
+            if any(sign in text for sign in _NO_BUCKET):
+                raise RemoteFailed(f"{self}: there is no bucket {self._address}. Make it first") from None
+            if isinstance(error, (of.NotFoundError, FileNotFoundError)):
+                raise FileNotFoundError(f"{self}: {what}: there is no such object") from None
+            if isinstance(error, (of.PermissionDeniedError, of.UnauthenticatedError)) or _status(error) in (401, 403):
+                raise RemoteFailed(
+                    f"{self}: access refused ({what}: {_reason(error)}). Check the credentials: featcache doctor {self}"
+                ) from None
+            raise RemoteFailed(f"{self}: {what} failed: {_reason(error)}. Run: featcache doctor {self}") from None
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _write(self, what: str, call: Callable[[], Any]) -> None:
+        """As `_try`; what is not found when an object is put can only be the bucket."""
+        try:
+            self._try(what, call)
+        except FileNotFoundError:
+            raise RemoteFailed(f"{self}: there is no bucket {self._address}. Make it first") from None
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def read(self, name: str) -> bytes:
+        """An object's bytes.
+
+        Raises:
+            RemoteFailed: If it is JSON and larger than any of ours.
+        """
+        path = self._at(name)
+
+        def fetch() -> bytes:
+            result = self._store.get(path)
+            if name.endswith(".json") and result.meta["size"] > _MOST_JSON:
+                raise RemoteFailed(f"{self}/{name} has {result.meta['size']} bytes, more than any cache writes")
+            return bytes(result.bytes())
+
+        return self._try(f"reading {name}", fetch)
+
+    def read_into(self, name: str, *views: memoryview, offset: int = 0) -> int:
+        """Fills views with an object's bytes."""
+        path, length = self._at(name), sum(map(len, views))
+
+        def fetch() -> tuple[int, memoryview]:
+            if not length:
+                return int(self._store.head(path)["size"]), memoryview(b"")
+            try:
+                result = self._store.get(path, options={"range": (offset, offset + length)})
+                return int(result.meta["size"]), memoryview(result.bytes())
+            except Exception as error:
+                if _status(error) != 416:
+                    raise
+                # the object ends before the range begins
+                return int(self._store.head(path)["size"]), memoryview(b"")
+
+        size, found = self._try(f"reading {name}", fetch)
+        done = 0
+        for view in views:
+            part = found[done : done + len(view)]
+            view[: len(part)] = part
+            done += len(part)
+        return size
+
+    def size(self, name: str) -> int | None:
+        """An object's size."""
+        path = self._at(name)
+        try:
+            return int(self._try(f"looking for {name}", lambda: self._store.head(path))["size"])
+        except FileNotFoundError:
+            return None
+
+    def there(self) -> bool:
+        """Whether anything lies below."""
+        names, folders = self._level()
+        return bool(names or folders)
+
+    def names(self) -> set[str]:
+        """Names of the objects directly in it."""
+        return self._level()[0]
+
+    def folders(self) -> list[str]:
+        """Names of the folders directly in it."""
+        return self._level()[1]
+
+    def _level(self) -> tuple[set[str], list[str]]:
+        found = self._try("listing", lambda: self._store.list_with_delimiter(self._path or None))
+        # an object of the folder's own name is what consoles leave where someone made a folder
+        names = {self._relative(entry["path"]) for entry in found["objects"] if entry["path"] != self._path}
+        return names, sorted(self._relative(path) for path in found["common_prefixes"])
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Every object below."""
+
+        def pages() -> list[tuple[str, int]]:
+            listing = self._store.list(self._path or None, chunk_size=1000)
+            entries = [entry for page in listing for entry in page if entry["path"] != self._path]
+            return [(self._relative(entry["path"]), int(entry["size"])) for entry in entries]
+
+        yield from self._try("listing", pages)
+
+    def _relative(self, path: str) -> str:
+        """A listed path, relative to this folder; a bucket's listing is not to be trusted further than its form."""
+        inside = not self._path or path.startswith(f"{self._path}/")
+        name = path[len(self._path) :].strip("/") if inside else path
+        if not inside or ".." in name.split("/") or not _PLAIN.fullmatch(name):
+            raise RemoteFailed(f"{self} lists {path!r}, which is no name of a cache's file; nothing was read")
+        return name
+
+    def zarr_store(self) -> Any:
+        """A zarr store over this folder."""
+        from zarr.storage import ObjectStore
+
+        return ObjectStore(self._reopen(self._path), read_only=True)
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def make(self) -> None:
+        """Nothing: a bucket has no folders of its own."""
+
+    def write_once(self, name: str, *parts: bytes | memoryview) -> bool:
+        """Puts an object unless it is there, by a conditional put."""
+        from obstore.exceptions import AlreadyExistsError
+
+        path, whole = self._at(name), _joined(parts)
+        try:
+            self._write(f"writing {name}", lambda: self._store.put(path, whole, mode="create", use_multipart=False))
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def replace(self, name: str, *parts: bytes | memoryview) -> None:
+        """Puts an object over whatever is there."""
+        path, whole = self._at(name), _joined(parts)
+        self._write(f"writing {name}", lambda: self._store.put(path, whole, use_multipart=False))
+
+    def remove(self, name: str, *more: str) -> None:
+        """Deletes objects."""
+        paths = [self._at(each) for each in (name, *more)]
+        try:
+            self._try(f"deleting {name}", lambda: self._store.delete(paths))
+        except FileNotFoundError:
+            pass
+
+    def set_aside(self, name: str) -> None:
+        """Copies an object to `.aside-…` and deletes it."""
+        path = self._at(name)
+        folder, _, last = path.rpartition("/")
+        aside = f"{folder}/{ASIDE}{last}-{uuid.uuid4().hex}".lstrip("/")
+        self._try(f"setting {name} aside", lambda: self._store.rename(path, aside))
+
+    def delete(self) -> None:
+        """Deletes everything below.
+
+        What makes it whole goes first and the chunks after their records: interrupted, it is what an interrupted
+        writing leaves, never a record without its chunk.
+        """
+        self.remove("COMPLETE.json")
+        names = [name for name, _ in self.files()]
+        records = [name for name in names if name.startswith("commits/")]
+        self._remove_all(records)
+        self._remove_all([name for name in names if name not in set(records)])
+
+    def _remove_all(self, names: list[str]) -> None:
+        for first in range(0, len(names), 1000):
+            paths = [self._at(name) for name in names[first : first + 1000]]
+            try:
+                self._try("deleting", lambda paths=paths: self._store.delete(paths))
+            except FileNotFoundError:
+                self.map(self.remove, names[first : first + 1000])  # another deletes too
+
+
+def _joined(parts: tuple[bytes | memoryview, ...]) -> bytes | memoryview:
+    return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -1,0 +1,431 @@
+"""How does one array lie on disk, and how is it written and read? Store format 1 (docs/format.md)."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from blake3 import blake3
+
+from featcache.errors import Damaged, ExtractionFailed, FeaturesNotCached, NewerFormat, UsageError
+from featcache.storage.base import Folder, is_leftover
+from featcache.storage.local import LocalFolder
+from featcache.storage.open import open_folder
+from featcache.store.checked import Verified
+from featcache.store.key import FORMAT, ArrayKey, canonical
+from featcache.store.layout import Plan
+from featcache.store.reader import Reader
+from featcache.store.records import (
+    ARRIVING,
+    CODECS,
+    CRC_BYTES,
+    PARTIAL,
+    Complete,
+    Record,
+    chunk_name,
+    chunk_parts,
+    crc_of,
+    is_empty,
+    key_json,
+    parse_complete,
+    parse_record,
+    plan_json,
+    read_json,
+    record_name,
+    record_of,
+    root_of,
+    zarr_json,
+)
+
+
+class ArrayName(NamedTuple):
+    """The names on the way from the cache's root to an array's folder."""
+
+    dataset: str
+    view: str
+    encoder: str
+    layer: str
+    digest: str
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether the array holds neighbours of features, which nobody names to get features."""
+        return self.layer.startswith("graph.")
+
+
+class FeatureArray:
+    """One array of the cache: a folder that is a Zarr v3 array, with key, plan and commit records beside the chunks.
+
+    Args:
+        folder: The array's folder: on a disk, or in a bucket.
+    """
+
+    def __init__(self, folder: Folder | Path) -> None:
+        self.folder = open_folder(folder)
+
+    def __repr__(self) -> str:
+        return f"FeatureArray({str(self.folder)!r})"
+
+    @property
+    def path(self) -> Path:
+        """The folder on disk.
+
+        Raises:
+            UsageError: If the array lies elsewhere.
+        """
+        if not isinstance(self.folder, LocalFolder):
+            raise UsageError(f"{self.folder} is not on this disk. Run: featcache pull first")
+        return self.folder.path
+
+    @property
+    def name(self) -> ArrayName:
+        """What it is called, from its path alone."""
+        return ArrayName(*self.folder.parts[-5:])
+
+    @property
+    def digest(self) -> str:
+        """What was asked: the folder's name."""
+        return self.folder.name
+
+    # -- what it is -------------------------------------------------------------------------------------------------
+
+    def key(self) -> ArrayKey:
+        """What was asked.
+
+        Raises:
+            NewerFormat: If a newer featcache wrote it.
+            Damaged: If key.json does not agree with the folder's name.
+        """
+        path = f"{self.folder}/key.json"
+        try:
+            value = read_json(self.folder, "key.json")
+            self._refuse_newer(int(value["format"]))
+            key = ArrayKey.from_json(value)
+            digest = key.digest
+        except FileNotFoundError as error:
+            raise Damaged(f"{path} is missing. Run: featcache verify") from error
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise Damaged(f"{path} lacks or misstates {error}. Run: featcache verify") from error
+        if digest != self.digest or value["digest"] != self.digest or value["format"] != FORMAT:
+            raise Damaged(f"{path} was changed: its content has digest {digest}. Run: featcache verify")
+        # where it lies is what it is called: a moved array need not be rewritten
+        name = self.name
+        return replace(key, dataset=name.dataset, view=name.view, encoder=name.encoder, layer=name.layer)
+
+    def _refuse_newer(self, found: int) -> None:
+        if found > FORMAT:
+            raise NewerFormat(
+                f"{self.folder} is store format {found}; this featcache reads up to {FORMAT}. "
+                "Run: pip install --upgrade featcache"
+            )
+
+    def plan(self) -> Plan | None:
+        """The plan, or None before there is one."""
+        try:
+            return Plan(**read_json(self.folder, "plan.json"))
+        except FileNotFoundError:
+            return None
+        except (TypeError, ValueError) as error:
+            raise Damaged(f"{self.folder}/plan.json was changed: {error}. Run: featcache verify") from error
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def create(self, key: ArrayKey, wanted: Plan) -> Plan:
+        """Makes the folder with key, Zarr metadata and plan, or joins the array that is already there.
+
+        Returns:
+            The plan in force: the wanted one, or the one an earlier or other process wrote first.
+        """
+        if self.folder.exists("zarr.json"):  # the last that is written here: what is there need not be written again
+            self.key()
+            found = self.plan()
+            if found is not None and found.n == wanted.n and self.folder.exists("key.json"):
+                return found
+        (self.folder / "commits").make()
+        self.folder.write_once("key.json", key_json(key))
+        self.key()
+        self.folder.write_once("plan.json", plan_json(wanted))
+        plan = self.plan()
+        assert plan is not None  # written or found on the line above
+        if plan.n != wanted.n:
+            raise Damaged(f"{self.folder}/plan.json says {plan.n} rows, the data set has {wanted.n}")
+        self.folder.write_once("zarr.json", zarr_json(key, plan))
+        return plan
+
+    def commit(
+        self, plan: Plan, chunk: int, block: np.ndarray, *, writer: str, ids: Sequence[str] | None = None
+    ) -> Record:
+        """Makes one chunk durable, then its record. When this returns, the chunk survives anything.
+
+        Args:
+            plan: The plan in force.
+            chunk: Chunk number.
+            block: [rows, d] in the stored dtype; may be shorter than a chunk only if it is the last. A row that is NaN
+                throughout is one that failed.
+            writer: Random id of this process.
+            ids: Ids of the chunk's rows, for the record to list those that failed; None where none may fail.
+
+        Raises:
+            UsageError: If the block has the wrong length, or holds a NaN and there are no ids.
+        """
+        start, stop = plan.span(chunk)
+        if len(block) != stop - start:
+            raise UsageError(f"chunk {chunk} holds rows {start} to {stop}, got {len(block)}")
+        body, crc = chunk_parts(plan, block)
+        failed = _failed_rows(block, ids)
+        if failed is None:
+            raise UsageError(f"chunk {chunk} of {self.folder} holds a NaN in a row that did not fail")
+        digest = blake3(body).update(crc).hexdigest()
+        record = Record(chunk, len(block), len(body) + CRC_BYTES, crc.hex(), digest, failed, writer)
+        name = chunk_name(chunk)
+        if not self.folder.write_once(name, body, crc):
+            found = self._whole(plan, chunk, writer, ids)
+            if found is None:
+                self.folder.set_aside(name)
+                if not self.folder.write_once(name, body, crc):
+                    raise ExtractionFailed(
+                        f"{self.folder}/{name} is being written by another process; run the same command again"
+                    )
+            record = found or record
+        if self.folder.write_once(record_name(chunk), canonical(asdict(record))):
+            return record
+        return self.record(chunk) or record
+
+    def _whole(self, plan: Plan, chunk: int, writer: str, ids: Sequence[str] | None) -> Record | None:
+        """The record of a chunk that another process, or an earlier life of this one, left; None if it is damaged.
+
+        Which rows failed is read from its bytes: they need not be those that failed here.
+        """
+        found = self.folder.read(chunk_name(chunk))
+        binds = self.key().binds
+        d, dtype, (start, stop) = int(binds["d"]), np.dtype(binds["dtype"]), plan.span(chunk)
+        body, crc = found[:-CRC_BYTES], found[-CRC_BYTES:]
+        if len(body) != plan.chunk_rows * d * dtype.itemsize or crc_of(body) != crc:
+            return None
+        failed = _failed_rows(np.frombuffer(body, dtype).reshape(-1, d)[: stop - start], ids)
+        return None if failed is None else record_of(found, chunk, stop - start, writer, failed)
+
+    def adopt_orphans(self, plan: Plan, ids: Sequence[str] | None = None) -> list[int]:
+        """Records whole chunks that lost their writer between chunk and record; sets damaged ones aside.
+
+        Args:
+            plan: The plan in force.
+            ids: Ids of all rows, for the records to list those that failed; None where none may fail.
+
+        Returns:
+            The chunks that were adopted.
+        """
+        adopted: list[int] = []
+        names = self.folder.names()
+        for chunk in sorted(set(range(plan.chunks)) - self.committed()):
+            name = chunk_name(chunk)
+            if name not in names:
+                continue
+            record = self._whole(plan, chunk, "adopted", ids[slice(*plan.span(chunk))] if ids else None)
+            if record is None:
+                self.folder.set_aside(name)
+                continue
+            self.folder.sync()  # the chunk's name may not have been durable yet
+            self.folder.write_once(record_name(chunk), canonical(asdict(record)))
+            adopted.append(chunk)
+        return adopted
+
+    def finish(self, plan: Plan) -> Complete:
+        """Writes COMPLETE.json once every chunk is committed.
+
+        Raises:
+            Damaged: If another process completed the array with other bytes.
+        """
+        records = self.folder.map(self.record, range(plan.chunks))
+        missing = [chunk for chunk, record in enumerate(records) if record is None]
+        if missing:
+            raise FeaturesNotCached(
+                f"{self.folder}: {len(missing)} of {plan.chunks} chunks are missing, first {missing[0]}"
+            )
+        whole = tuple(cast("list[Record]", records))
+        (self.folder / "commits").sync()  # the record of a killed writer may not be durable yet
+        binds = self.key().binds
+        wanted = Complete(self.digest, root_of(whole), plan, binds["d"], binds["dtype"], whole)
+        parse_complete(json.loads(wanted.to_bytes()), self.digest, f"{self.folder}/commits")
+        promised = {self.arriving(), partial.root if (partial := self.partial()) else None}
+        if promised - {None, wanted.root}:
+            raise Damaged(
+                f"{self.folder}: a pull has brought a part of it, and the other chunks have other bytes than where it "
+                "came from. Pull it with --prefer remote, or remove it: featcache rm"
+            )
+        self.folder.write_once("COMPLETE.json", wanted.to_bytes())
+        complete = self.complete()
+        if complete.root != wanted.root:
+            raise Damaged(f"{self.folder}: COMPLETE.json was written by another process for other bytes")
+        self.folder.remove(PARTIAL, ARRIVING)
+        return complete
+
+    # -- what is there ----------------------------------------------------------------------------------------------
+
+    def committed(self) -> set[int]:
+        """Chunk numbers that have a commit record."""
+        names = (self.folder / "commits").names()
+        return {int(name[:-5]) for name in names if re.fullmatch(r"[0-9]+\.json", name)}
+
+    def record(self, chunk: int) -> Record | None:
+        """The commit record of a chunk, or None."""
+        try:
+            value = read_json(self.folder, record_name(chunk))
+        except FileNotFoundError:
+            return None
+        return parse_record(value, f"{self.folder}/{record_name(chunk)}")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether COMPLETE.json is there."""
+        return self.folder.exists("COMPLETE.json")
+
+    def complete(self) -> Complete:
+        """The checked content of COMPLETE.json.
+
+        Raises:
+            FeaturesNotCached: If the array is not complete.
+            Damaged: If the records do not give the recorded root, or belong to another array.
+            NewerFormat: If a newer featcache wrote it.
+        """
+        try:
+            return self._complete("COMPLETE.json")
+        except FileNotFoundError as error:
+            if self.partial() is not None:
+                raise FeaturesNotCached(
+                    f"only some rows of {self.folder} were pulled: ask for rows that are there, or pull the rest"
+                ) from error
+            raise FeaturesNotCached(f"{self.folder} is not complete. Run the same featcache extract again") from error
+
+    def partial(self) -> Complete | None:
+        """The checked content of PARTIAL.json: what a partial pull says of the whole array; None if there was none."""
+        try:
+            return self._complete(PARTIAL)
+        except FileNotFoundError:
+            return None
+
+    def arriving(self) -> str | None:
+        """Root of the bytes that a push or pull, under way or interrupted, fills the array with; None for none."""
+        try:
+            return str(read_json(self.folder, ARRIVING)["root"])
+        except (FileNotFoundError, Damaged, KeyError, TypeError):
+            return None
+
+    def _complete(self, name: str) -> Complete:
+        value = read_json(self.folder, name)
+        if isinstance(value, dict) and isinstance(value.get("format"), int):
+            self._refuse_newer(value["format"])
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise Damaged(f"{self.folder}/{name} states no format. Run: featcache verify")
+        return parse_complete(value, self.digest, f"{self.folder}/{name}")
+
+    def check(self) -> None:
+        """Checks what can be checked without reading chunks: key, plan, records, root, and every chunk's size.
+
+        Raises:
+            Damaged: If something is missing or not as recorded.
+            NewerFormat: If a newer featcache wrote it.
+        """
+        self.key()
+        plan = self.plan()
+        if plan is None:
+            return
+        chunks = sorted(self.committed())
+        if chunks or self.is_complete:  # zarr.json is the last file that create writes: a killed one may lack it
+            self._codecs()
+        records = self.complete().records if self.is_complete else self.folder.map(self.record, chunks)
+        sizes = dict(self.folder.files())
+        for record in records:
+            if record is None:
+                continue
+            size, where = sizes.get(chunk_name(record.chunk)), f"chunk {record.chunk} of {self.folder}"
+            if size is None:
+                raise Damaged(f"{where} is missing. Run: featcache verify")
+            if size != record.bytes:
+                raise Damaged(f"{where} has {size} bytes, recorded {record.bytes}. Run: featcache verify")
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def open(self, *, partial: bool = False, verified: Verified | None = None) -> Reader:
+        """A reader of its rows; what it says of itself is checked once, here.
+
+        Args:
+            partial: Also open an array of which only some chunks were pulled.
+            verified: Remembers which arrays were checked before.
+
+        Raises:
+            FeaturesNotCached: If the array is not complete.
+            Damaged: If its records do not give its root.
+        """
+        found = self.partial() if partial and not self.is_complete else None
+        if found is not None:
+            return Reader(self.folder, found, frozenset(self.committed()))
+        complete = self.complete()
+        foreign = self._codecs() != CODECS
+        if foreign:
+            self._refuse_unreadable()
+        return Reader(self.folder, complete, None, foreign=foreign, verified=verified)
+
+    def read(
+        self, start: int = 0, stop: int | None = None, *, verify: bool = True, dtype: str | None = None
+    ) -> np.ndarray:
+        """Rows start to stop, read straight from the chunk files; as `Reader.read`.
+
+        Args:
+            start: First row.
+            stop: First row behind the last; None for all.
+            verify: Check the CRC-32C of every chunk that is touched.
+            dtype: Convert on the way; None for the stored dtype.
+
+        Returns:
+            [stop - start, d].
+
+        Raises:
+            Damaged: If a chunk is missing, short, or flipped.
+        """
+        return self.open().read(start, stop, verify=verify, dtype=dtype)
+
+    def _refuse_unreadable(self) -> None:
+        from featcache.store.zarr_reader import open_zarr
+
+        try:
+            open_zarr(self.folder)
+        except (ValueError, TypeError, KeyError) as error:  # zarr's own errors are ValueErrors
+            raise Damaged(f"{self.folder}/zarr.json was changed: {error}. Run: featcache verify") from error
+
+    def _codecs(self) -> Any:
+        try:
+            return read_json(self.folder, "zarr.json")["codecs"]
+        except (FileNotFoundError, KeyError, TypeError) as error:
+            raise Damaged(f"{self.folder}/zarr.json is missing or was changed. Run: featcache verify") from error
+
+
+def _failed_rows(block: np.ndarray, ids: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Ids of the rows that hold nothing; None if one is so in part, or there are no ids to list.
+
+    A row of neighbours may be short: then its last numbers are -1, and it has not failed.
+    """
+    empty = is_empty(block)
+    if not empty.any():
+        return ()
+    failed = empty.all(axis=1)
+    if block.dtype.kind == "f" and empty[~failed].any():
+        return None
+    if ids is None:
+        return None if failed.any() else ()
+    return tuple(ids[row] for row in np.flatnonzero(failed).tolist())
+
+
+def stray_files(array: FeatureArray, plan: Plan) -> list[str]:
+    """Names in an array's folder that format 1 does not know; leftovers of killed writers are not strays."""
+    known = {"zarr.json", "key.json", "plan.json", "COMPLETE.json", PARTIAL, ARRIVING, "commits"}
+    known |= {chunk_name(chunk) for chunk in range(plan.chunks)} | {record_name(chunk) for chunk in range(plan.chunks)}
+    names = array.folder.names() | set(array.folder.folders())
+    names |= {f"commits/{name}" for name in (array.folder / "commits").names()}
+    return sorted(name for name in names - known if not is_leftover(name.rpartition("/")[2]))

@@ -1,0 +1,221 @@
+"""What is written beside the chunks? Commit records, the completion record with its root, and Zarr's metadata."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+import google_crc32c
+import numpy as np
+from blake3 import blake3
+
+from featcache.errors import Damaged
+from featcache.storage.base import Folder
+from featcache.store.key import FORMAT, ArrayKey, canonical
+from featcache.store.layout import Plan
+
+CRC_BYTES = 4
+ARRIVING, PARTIAL = "ARRIVING.json", "PARTIAL.json"
+FLOATS = ("float16", "float32")
+IDS = "int32"  # what neighbour graphs are made of: row numbers
+NO_ID = -1
+CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one committed chunk holds.
+
+    Args:
+        chunk: Chunk number.
+        rows: Rows it holds; the rest of a short last chunk is NaN.
+        bytes: Size of the chunk file, checksum included.
+        crc32c: CRC-32C of the file's bytes before its last four, hex.
+        blake3: blake3 of the whole file, hex.
+        failed: Ids of rows that could not be encoded; those rows are NaN.
+        writer: Random id of the process that wrote it.
+    """
+
+    chunk: int
+    rows: int
+    bytes: int
+    crc32c: str
+    blake3: str
+    failed: tuple[str, ...] = ()
+    writer: str = ""
+
+
+@dataclass(frozen=True)
+class Complete:
+    """The content of COMPLETE.json: every commit record and the root over them."""
+
+    digest: str
+    root: str
+    plan: Plan
+    d: int
+    dtype: str
+    records: tuple[Record, ...] = field(default=())
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Ids of the rows that could not be encoded, in row order of their chunks."""
+        return tuple(row for record in self.records for row in record.failed)
+
+    def to_bytes(self) -> bytes:
+        """The content of COMPLETE.json."""
+        value = {
+            "format": FORMAT,
+            "digest": self.digest,
+            "root": self.root,
+            "plan": self.plan.to_json(),
+            "d": self.d,
+            "dtype": self.dtype,
+            "records": [asdict(record) for record in self.records],
+        }
+        return canonical(value)
+
+
+def root_of(records: Iterable[Record]) -> str:
+    """What was got: blake3 over (chunk, rows, bytes, blake3) of every chunk in order, 128 bits in hex."""
+    value = [[record.chunk, record.rows, record.bytes, record.blake3] for record in records]
+    return blake3(canonical(value)).hexdigest(length=16)
+
+
+def chunk_name(chunk: int) -> str:
+    """File name of a chunk: Zarr's default key encoding with "." as separator."""
+    return f"c.{chunk}.0"
+
+
+def zarr_metadata(key: ArrayKey, plan: Plan, d: int, dtype: str) -> dict[str, Any]:
+    """The content of zarr.json: a plain Zarr v3 array that any reader opens."""
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [plan.n, d],
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [plan.chunk_rows, d]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": "NaN" if dtype in FLOATS else NO_ID,
+        "codecs": CODECS,
+        "attributes": {"featcache": {"format": FORMAT, "digest": key.digest}},
+        "dimension_names": ["sample", "feature"],
+        "storage_transformers": [],
+    }
+
+
+def read_json(folder: Folder, name: str) -> Any:
+    """Parses a JSON file of the store.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        Damaged: If it is not JSON.
+    """
+    content = folder.read(name)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{folder}/{name} is not valid JSON ({error}). Run: featcache verify") from error
+
+
+def flat(block: np.ndarray) -> memoryview:
+    """The bytes of a C-contiguous block, without a copy."""
+    return memoryview(cast("Any", block.view(np.uint8).reshape(-1)))
+
+
+def crc_of(body: bytes | memoryview) -> bytes:
+    """CRC-32C of bytes, four bytes little-endian, as Zarr's crc32c codec appends it."""
+    # a NumPy view, since google_crc32c takes no writable buffer and bytes() would copy
+    return google_crc32c.value(cast("Any", np.frombuffer(cast("Any", body), np.uint8))).to_bytes(CRC_BYTES, "little")
+
+
+def record_of(found: bytes, chunk: int, rows: int, writer: str, failed: tuple[str, ...]) -> Record:
+    """The record of a whole chunk file as it lies there."""
+    return Record(chunk, rows, len(found), found[-CRC_BYTES:].hex(), blake3(found).hexdigest(), failed, writer)
+
+
+def parse_record(value: Any, where: str) -> Record:
+    """A record from its JSON; Damaged if fields are missing, unknown or of another kind."""
+    try:
+        record = Record(**{**value, "failed": tuple(value["failed"])})
+    except (KeyError, TypeError) as error:
+        raise Damaged(f"{where} was changed: {error!r}. Run: featcache verify") from error
+    numbers, texts = (record.chunk, record.rows, record.bytes), (record.crc32c, record.blake3, record.writer)
+    if not all(type(number) is int for number in numbers) or not all(
+        isinstance(text, str) for text in (*texts, *record.failed)
+    ):
+        raise Damaged(f"{where} was changed: a field is of another kind. Run: featcache verify")
+    return record
+
+
+def parse_complete(value: Any, digest: str, where: str) -> Complete:
+    """The checked content of COMPLETE.json.
+
+    Args:
+        value: Its JSON.
+        digest: The digest of the array it lies in.
+        where: Where it lies, for messages.
+
+    Raises:
+        Damaged: If the records do not give the root, do not fit the plan, or belong to another array.
+    """
+    try:
+        plan = Plan(**value["plan"])
+        records = tuple(parse_record(record, where) for record in value["records"])
+        complete = Complete(value["digest"], value["root"], plan, value["d"], value["dtype"], records)
+        chunk_bytes = plan.chunk_rows * complete.d * np.dtype(complete.dtype).itemsize + CRC_BYTES
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"{where} was changed: {error!r}. Run: featcache verify") from error
+    spans = [plan.span(chunk) for chunk in range(min(plan.chunks, len(records) + 1))]  # the plan may claim any number
+    expected = [(chunk, stop - start, chunk_bytes) for chunk, (start, stop) in enumerate(spans)]
+    if (
+        complete.digest != digest
+        or root_of(records) != complete.root
+        or [(record.chunk, record.rows, record.bytes) for record in records] != expected
+    ):
+        raise Damaged(f"{where} was changed: its records do not give its root. Run: featcache verify")
+    return complete
+
+
+def empty_rows(rows: int, d: int, dtype: np.dtype[Any] | str) -> np.ndarray:
+    """Rows that hold nothing [rows, d]: NaN, or -1 where the array holds row numbers."""
+    return np.full((rows, d), np.nan if np.dtype(dtype).kind == "f" else NO_ID, dtype)
+
+
+def is_empty(block: np.ndarray) -> np.ndarray:
+    """Where a block of features or row numbers holds nothing [rows, d]."""
+    return np.asarray(np.isnan(block)) if block.dtype.kind == "f" else np.asarray(block == NO_ID)
+
+
+def chunk_parts(plan: Plan, block: np.ndarray) -> tuple[memoryview, bytes]:
+    """The bytes of a chunk file: rows, padded with NaN where the array ends, and their CRC-32C.
+
+    Args:
+        plan: The plan in force.
+        block: [rows, d] in the stored dtype.
+    """
+    full = block
+    if len(block) < plan.chunk_rows:
+        full = empty_rows(plan.chunk_rows, block.shape[1], block.dtype)
+        full[: len(block)] = block
+    body = flat(np.ascontiguousarray(full))
+    return body, crc_of(body)
+
+
+def record_name(chunk: int) -> str:
+    """Name of a chunk's commit record, below the array's folder."""
+    return f"commits/{chunk}.json"
+
+
+def zarr_json(key: ArrayKey, plan: Plan) -> bytes:
+    """The bytes of zarr.json."""
+    return json.dumps(zarr_metadata(key, plan, key.binds["d"], key.binds["dtype"]), indent=1).encode()
+
+
+def key_json(key: ArrayKey) -> bytes:
+    """The bytes of key.json."""
+    return json.dumps(key.to_json(), indent=1, ensure_ascii=False).encode()
+
+
+def plan_json(plan: Plan) -> bytes:
+    """The bytes of plan.json."""
+    return json.dumps(plan.to_json(), indent=1).encode()

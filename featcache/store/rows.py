@@ -1,0 +1,187 @@
+"""Which row is which? Row tables (id, group, source hash) and overlays (splits, labels), in Parquet."""
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from featcache.data.errors import DataInvalid
+from featcache.data.views import Overlay, View, rows_root
+from featcache.errors import Damaged
+from featcache.storage.base import Folder
+from featcache.store.records import read_json
+
+_LABEL = "label."
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The row table of a view: ids, groups and content hashes in row order."""
+
+    ids: list[str]
+    groups: list[str]
+    hashes: list[str]
+
+
+def rows_name(root: str) -> str:
+    """Name of the row table of a root, in the view's folder."""
+    return f"rows-{root[:32]}.parquet"
+
+
+def overlay_name(root: str) -> str:
+    """Name of the table of splits and labels, in the data set's folder."""
+    return f"overlay-{root[:32]}.parquet"
+
+
+def pointer_name(root: str) -> str:
+    """Name of the file that says which splits and labels are current for a row table, in the view's folder."""
+    return f"rows-{root[:32]}.json"
+
+
+def _parquet(columns: Mapping[str, Sequence[str]]) -> bytes:
+    import polars as pl
+
+    buffer = io.BytesIO()
+    frame = pl.DataFrame(
+        {name: list(column) for name, column in columns.items()}, schema=dict.fromkeys(columns, pl.String)
+    )
+    frame.write_parquet(buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _columns(folder: Folder, name: str) -> dict[str, list[str]]:
+    import polars as pl
+
+    path = f"{folder}/{name}"
+    try:
+        frame = pl.read_parquet(folder.read(name))
+        if any(kind != pl.String for kind in frame.schema.values()) or any(frame.null_count().row(0)):
+            raise Damaged(f"{path} was changed: it holds more than text. Run the same featcache extract again")
+        return frame.to_dict(as_series=False)
+    except FileNotFoundError as error:
+        raise Damaged(f"{path} is missing. Run the same featcache extract again") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise Damaged(f"{path} cannot be read as Parquet ({error}). Run the same featcache extract again") from error
+
+
+def write_rows(view_folder: Folder, view: View, overlay: Overlay) -> None:
+    """Writes a view's row table, the data set's splits and labels, and which of these belong to the rows.
+
+    What stands there already is kept if it is whole, and written anew if not. Splits and labels are current for the
+    rows they were extracted with: other rows under the same name keep their own.
+    """
+    view_folder.make()
+    dataset_folder = view_folder.parent
+    rows = {"modality": view.modality, "decoding": dict(view.decoding), "root": view.root}
+    table = {"id": view.ids, "group": view.groups, "source": view.hashes}
+    _write_checked(view_folder, rows_name(view.root), table, lambda: read_rows(view_folder, rows))
+    labels = {_LABEL + name: column for name, column in overlay.labels.items()}
+    columns = {"group": overlay.groups, "split": overlay.splits, **labels}
+    name = overlay_name(overlay.root)
+    _write_checked(dataset_folder, name, columns, lambda: read_overlay_of(dataset_folder, overlay.root))
+    if current_overlay(view_folder, view.root) != overlay.root:
+        view_folder.replace(pointer_name(view.root), json.dumps({"overlay": overlay.root}).encode())
+
+
+def _write_checked(folder: Folder, name: str, columns: Mapping[str, Sequence[str]], read: Callable[[], Any]) -> None:
+    """Writes a table that is not there, or that does not read as what it should be."""
+    if folder.exists(name):
+        try:
+            read()
+            folder.sync()  # a killed process may have made it and not synced it
+        except Damaged:
+            folder.replace(name, _parquet(columns))
+    else:
+        folder.write_once(name, _parquet(columns))
+
+
+def drop_rows(view_folder: Folder, root: str) -> None:
+    """Deletes the row table of a root that no array is bound to."""
+    view_folder.remove(rows_name(root))
+    view_folder.remove(pointer_name(root))
+
+
+def read_rows(view_folder: Folder, rows: Mapping[str, Any]) -> Rows:
+    """Reads and checks the row table that an array is bound to.
+
+    Args:
+        view_folder: Folder of the view.
+        rows: `binds["rows"]` of the array's key: modality, decoding, root, n.
+
+    Raises:
+        Damaged: If ids, groups, hashes or their order are not those that the root binds.
+    """
+    name = rows_name(rows["root"])
+    path, columns = f"{view_folder}/{name}", _columns(view_folder, name)
+    try:
+        table = Rows(columns["id"], columns["group"], columns["source"])
+    except KeyError as error:
+        raise Damaged(f"{path} has no column {error}. Run the same featcache extract again") from error
+    if rows_root(rows["modality"], rows["decoding"], table.ids, table.groups, table.hashes) != rows["root"]:
+        raise Damaged(
+            f"{path} was changed: ids, groups or their order do not give its root. Run the same featcache extract again"
+        )
+    return table
+
+
+def read_overlay(dataset_folder: Folder, view: str, root: str) -> Overlay:
+    """Reads and checks the splits and labels that are current for a row table.
+
+    Args:
+        dataset_folder: Folder of the data set.
+        view: View name.
+        root: Root of the row table.
+
+    Raises:
+        Damaged: If they are missing or are not what their root binds.
+    """
+    current = current_overlay(dataset_folder / view, root)
+    if current is None:
+        raise Damaged(
+            f"{dataset_folder}/{view}/{pointer_name(root)} is missing or unreadable. "
+            "Run the same featcache extract again"
+        )
+    return read_overlay_of(dataset_folder, current)
+
+
+def current_overlay(view_folder: Folder, root: str) -> str | None:
+    """Root of the splits and labels that are current for a row table; None if nothing readable says so."""
+    try:
+        return str(read_json(view_folder, pointer_name(root))["overlay"])
+    except (FileNotFoundError, Damaged, KeyError, TypeError):
+        return None
+
+
+def checked_tables(dataset_folder: Folder, view: str, rows: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Names of the files that belong to a row table, below the data set's folder, once their content is checked.
+
+    Args:
+        dataset_folder: Folder of the data set.
+        view: View name.
+        rows: `binds["rows"]` of an array's key.
+
+    Returns:
+        (row table, splits and labels, the file that points from one to the other).
+
+    Raises:
+        Damaged: If one is missing or is not what its root binds.
+    """
+    root = rows["root"]
+    read_rows(dataset_folder / view, rows)
+    overlay = read_overlay(dataset_folder, view, root)
+    return f"{view}/{rows_name(root)}", overlay_name(overlay.root), f"{view}/{pointer_name(root)}"
+
+
+def read_overlay_of(dataset_folder: Folder, root: str) -> Overlay:
+    """Reads and checks the splits and labels of a root; as `read_overlay`."""
+    name = overlay_name(root)
+    path, columns = f"{dataset_folder}/{name}", _columns(dataset_folder, name)
+    labels = {name[len(_LABEL) :]: tuple(column) for name, column in columns.items() if name.startswith(_LABEL)}
+    try:
+        overlay = Overlay(tuple(columns["group"]), tuple(columns["split"]), labels)
+    except (KeyError, DataInvalid) as error:
+        raise Damaged(f"{path} was changed: {error}. Run the same featcache extract again") from error
+    if overlay.root != root:
+        raise Damaged(f"{path} was changed: its content does not give its root. Run the same featcache extract again")
+    return overlay

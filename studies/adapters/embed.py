@@ -1,0 +1,62 @@
+"""What does a trained adapter make of cached features? The answer goes back into the cache, where align finds it."""
+
+from pathlib import Path
+
+from blake3 import blake3
+
+from featcache.cache import Cache
+from featcache.derived.writer import store_derived
+from featcache.errors import UsageError
+from featcache.features import Features
+from featcache.trainer.run import Run, apply
+
+
+def run_name(run: Run) -> str:
+    """The name that a run's embeddings are cached under: its adapter, its seed, and a short hash of its weights."""
+    settings = run.config["config"]
+    return f"{settings['adapter']}-s{settings['seed']}-{weights_hash(run.path)[:8]}"
+
+
+def weights_hash(path: Path) -> str:
+    """blake3 of a run's adapters.safetensors, hex."""
+    return blake3((path / "adapters.safetensors").read_bytes()).hexdigest()
+
+
+def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Features]:
+    """Applies both adapters of a run to the features of the encoders they were trained on, and caches the result.
+
+    Args:
+        cache: The cache.
+        run: A finished run.
+        dataset: Data set to embed; None for the one that the run was trained on.
+
+    Returns:
+        The cached embeddings of side x and of side y, L2-normalised.
+
+    Raises:
+        FeaturesNotCached: If the data set has no features of one of the two encoders.
+        UsageError: If it has them from other weights or settings.
+    """
+    trained_on: str = run.config["dataset"]
+    wanted = dataset or trained_on
+    found: list[Features] = []
+    for side in ("x", "y"):
+        used = run.config["features"][side]
+        digest = f"@{used['digest']}" if wanted == trained_on else ""
+        source = cache.load(wanted, f"{used['encoder']}/{used['layer']}{digest}", view=used["view"])
+        if wanted != trained_on and used.get("encoder_hash") not in (None, source.encoder_hash):
+            raise UsageError(
+                f"{source.name} of {wanted} has other weights or settings than the encoder that {run.path} was trained "
+                f"on\n  Extract {wanted} with the encoder of {trained_on}"
+            )
+        made_by = {"adapter": weights_hash(run.path), "side": side}
+        array = store_derived(
+            cache,
+            source,
+            apply(run, source, side=side),
+            name=run_name(run),
+            layer=f"adapted.{side}",
+            made_by=made_by,
+        )
+        found.append(cache.load_array(array))
+    return found

@@ -1,0 +1,96 @@
+"""What do the spaces look like? Two-dimensional maps and block-averaged kernels of held-out groups, as tables."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from featcache.trainer.evaluate import Bench, adapt
+from featcache.trainer.fit import Fitted
+from featcache.trainer.pairs import Pairs
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MAP_GROUPS = 1_000
+KERNEL_BLOCKS = 48
+
+Array = NDArray[np.float64]
+
+
+def map_table(fitted: Fitted) -> "pl.DataFrame":
+    """The first two principal components of every space, over validation and test groups.
+
+    Rows are L2-normalised first, since cosine is what alignment is measured with. At most 1,000 groups, drawn with
+    the run's seed.
+
+    Returns:
+        Columns id, label (the split where the data set has no labels), space, px, py.
+    """
+    import polars as pl
+    from sklearn.decomposition import PCA
+
+    parts = {name: fitted.pairs.part(name) for name in ("validation", "test")}
+    spaces = {name: _spaces(part, fitted) for name, part in parts.items()}
+    ids = np.concatenate([part.groups for part in parts.values()])
+    labels = np.concatenate([_labels(part, name) for name, part in parts.items()])
+    rng = np.random.default_rng(fitted.config.seed)
+    drawn = np.sort(rng.permutation(len(ids))[:MAP_GROUPS])
+    tables: list[pl.DataFrame] = []
+    for space in spaces["test"]:
+        features = np.concatenate([spaces[name][space] for name in parts])[drawn]
+        points = PCA(2, svd_solver="randomized", random_state=0).fit_transform(features)
+        columns = {"id": ids[drawn], "label": labels[drawn], "px": points[:, 0], "py": points[:, 1]}
+        tables.append(pl.DataFrame(columns).with_columns(pl.lit(space).alias("space")))
+    return pl.concat(tables).select("id", "label", "space", "px", "py")
+
+
+def kernel_table(fitted: Fitted) -> "pl.DataFrame":
+    """Cosine kernels of the test groups, sorted by label then id and averaged over blocks, at most 48 x 48.
+
+    Returns:
+        Columns space, row, col (block numbers from 0), value (mean cosine similarity).
+    """
+    import polars as pl
+
+    part = fitted.pairs.part("test")
+    order = np.lexsort((part.groups, part.labels))
+    tables: list[pl.DataFrame] = []
+    for space, features in _spaces(part, fitted).items():
+        blocks = block_means(features[order], KERNEL_BLOCKS)
+        row, col = np.indices(blocks.shape)
+        table = pl.DataFrame({"row": row.ravel(), "col": col.ravel(), "value": blocks.ravel()})
+        tables.append(table.select(pl.lit(space).alias("space"), "row", "col", "value"))
+    return pl.concat(tables)
+
+
+def block_means(features: Float[Array, "n d"], blocks: int) -> Float[Array, "b b"]:
+    """Means of the kernel features @ features.T over blocks of neighbouring rows; the kernel itself is never built.
+
+    Args:
+        features: Rows in the order in which they are to stand.
+        blocks: Most blocks a side.
+
+    Example:
+        >>> block_means(np.eye(4), 2).tolist()
+        [[0.5, 0.0], [0.0, 0.5]]
+    """
+    # the mean of products over a block is the product of the means of its rows and of its columns
+    means = np.stack([part.mean(axis=0) for part in np.array_split(features, min(blocks, len(features)))])
+    return means @ means.T
+
+
+def _spaces(part: Pairs, fitted: Fitted) -> dict[str, Array]:
+    bench = Bench("", part, fitted.config)
+    spaces = {"raw x": bench.x, "raw y": bench.y, "reference": bench.reference}
+    spaces["joint"] = adapt(bench, fitted.adapters).spaces["joint"]
+    return {name: _normalised(space.features.double().numpy()) for name, space in spaces.items()}
+
+
+def _normalised(features: Array) -> Array:
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def _labels(part: Pairs, split: str) -> NDArray[Any]:
+    return np.where(part.labels == "", split, part.labels)

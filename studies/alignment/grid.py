@@ -1,0 +1,218 @@
+"""Which layers of which cached encoders are most alike? Every pair of layers, from one graph a layer."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations
+from time import perf_counter
+from typing import Any
+
+from featcache.cache import Cache
+from featcache.errors import Ambiguous, UsageError
+from featcache.features import Features
+from featcache.metrics.comparison import KnnComparison
+from featcache.metrics.sweeps.grid import Grid, layer_grid
+from featcache.metrics.table import Metric, chosen
+from featcache.selectors import Selector, parse_selector
+from featcache.studies.alignment.align import Asked, chosen_metrics, convention, rows_of
+from featcache.studies.alignment.common_rows import CachedSpace
+
+
+@dataclass(frozen=True)
+class LayerScore:
+    """One metric of one pair of layers.
+
+    Args:
+        encoder_x: The first encoder, with its view.
+        layer_x: Its layer and pooling.
+        encoder_y: The second encoder.
+        layer_y: Its layer and pooling.
+        metric: A name of METRICS.
+        convention: The options it was computed with.
+        value: The score.
+        higher_is_better: Whether a higher score means more aligned.
+        best: Whether it is the best of this pair of encoders.
+        n: Rows compared.
+        d_x: Width of x.
+        d_y: Width of y.
+        k: Neighbours, where the metric has them.
+        chance: What one pair of unrelated layers scores on average, where there is a closed form for it.
+        p: Share of permutations whose best pair of layers is at least as good as this one, corrected for the search.
+        threshold: What the best pair of 5 % of the permutations passes.
+        null_low: Lower end of the central 95 % of the best pair under permutation.
+        null_high: Upper end.
+        null: How the null was got: "best pair of 200 permutations", or "none".
+        backend: What searched the graphs, or that they were cached.
+        seconds: Time of the whole grid of this pair of encoders: preparations, comparisons and null.
+    """
+
+    encoder_x: str
+    layer_x: str
+    encoder_y: str
+    layer_y: str
+    metric: str
+    convention: str
+    value: float
+    higher_is_better: bool
+    best: bool
+    n: int
+    d_x: int
+    d_y: int
+    k: int | None
+    chance: float | None
+    p: float | None
+    threshold: float | None
+    null_low: float | None
+    null_high: float | None
+    null: str
+    backend: str
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class LayerGrids:
+    """Every pair of layers of some encoders.
+
+    Args:
+        scores: A row a metric, pair of encoders and pair of layers.
+        arrays: (encoder, layer) -> the array.
+        notes: What was left out.
+    """
+
+    scores: list[LayerScore]
+    arrays: dict[tuple[str, str], Features]
+    notes: list[str]
+
+
+def layers_of(cache: Cache, dataset: str, selector: str) -> list[Features]:
+    """Every complete layer of one encoder, in the order of the network, "last" at the end.
+
+    Args:
+        cache: The cache.
+        dataset: Data set name.
+        selector: `[view/]encoder[/layer.pooling][@digest]`; with a layer, that one alone.
+
+    Raises:
+        FeaturesNotCached: If no layer is complete.
+        Ambiguous: If the encoder is cached for several views, or a layer several times.
+    """
+    wanted = parse_selector(selector)
+    found = [array for array in cache.arrays(dataset, wanted.view or "*", wanted.encoder, wanted.layer or "*")]
+    found = [array for array in found if array.digest.startswith(wanted.digest or "")]
+    whole = [
+        (array.name.view, array.name.layer) for array in found if array.is_complete and _LAYER.match(array.name.layer)
+    ]
+    if not whole:
+        raise cache.not_cached(dataset, wanted, incomplete=found[0] if found else None)
+    views = sorted({view for view, _ in whole})
+    if len(views) > 1:
+        raise Ambiguous(
+            f"{selector} is cached for {', '.join(views)}. Name one view, as in {views[0]}/{wanted.encoder}"
+        )
+    layers = sorted({layer for _, layer in whole}, key=_depth)
+    exact = [Selector(wanted.encoder, views[0], layer, wanted.digest) for layer in layers]
+    return [cache.load_array(cache.find(dataset, one)) for one in exact]
+
+
+_LAYER = re.compile(r"(\d+|last|adapted)\.")  # not graphs, not the scalars of a language model
+
+
+def _depth(layer: str) -> tuple[float, str]:
+    first = layer.partition(".")[0]
+    return (float(first) if first.isdecimal() else float("inf"), layer)
+
+
+def align_layers(
+    cache: Cache, dataset: str, encoders: Sequence[str], asked: Asked, *, both_ways: bool = True
+) -> LayerGrids:
+    """Scores of every pair of layers of every pair of encoders, and the null of each pair's best.
+
+    The best of many pairs is high by chance alone; its p counts the permutations, the same for all pairs, whose own
+    best is at least as good. Where `asked.null` is "auto", metrics without neighbours have no null: each permutation
+    of each pair would cost as much as the grid.
+
+    Args:
+        cache: Where the features are, and where their neighbour graphs are kept.
+        dataset: Data set name.
+        encoders: Two or more, as in `layers_of`.
+        asked: What is measured; without interval.
+        both_ways: Compute metrics that are not symmetric both ways.
+
+    Raises:
+        UsageError: If an interval or a closed form is asked for, or an encoder is named twice.
+        FeaturesNotCached, Ambiguous, NotPaired, MetricError: As `layers_of`, `common_rows` and the metric.
+    """
+    if asked.interval != "none" or asked.null == "closed":
+        raise UsageError("all layers: neither an interval nor the closed form is known for the best of many pairs")
+    chosen_metrics(asked)  # refused before anything is read
+    layers = [layers_of(cache, dataset, encoder) for encoder in encoders]
+    names = [f"{arrays[0].view}/{arrays[0].encoder}" for arrays in layers]
+    if len(set(names)) < len(names) or len(names) < 2:
+        raise UsageError(f"wanted two encoders or more, each once; got {', '.join(names)}")
+    flat = [features for arrays in layers for features in arrays]
+    common = rows_of(flat, asked, cache=cache)
+    spaces = iter(common.spaces)
+    by_name = {name: [next(spaces) for _ in arrays] for name, arrays in zip(names, layers, strict=True)}
+    scores: list[LayerScore] = []
+    for metric, options in chosen_metrics(asked):
+        pairs = combinations if metric.symmetric or not both_ways else permutations
+        for x, y in pairs(by_name, 2):
+            grid = _grid(by_name[x], by_name[y], metric, options, asked)
+            scores += _rows(grid, (x, y), (by_name[x], by_name[y]), metric, options)
+    arrays = {(name, each.layer): each for name, found in zip(names, layers, strict=True) for each in found}
+    return LayerGrids(scores, arrays, common.notes)
+
+
+def _grid(
+    xs: Sequence[CachedSpace], ys: Sequence[CachedSpace], metric: Metric, options: dict[str, Any], asked: Asked
+) -> tuple[Grid, float]:
+    started = perf_counter()
+    groups = xs[0].groups or ys[0].groups
+    _, comparison = chosen(metric.name, groups=groups, **options)
+    if isinstance(comparison, KnnComparison):
+        given = [[space.graph(comparison.k, comparison.metric) for space in spaces] for spaces in (xs, ys)]
+    else:
+        given = [[space.values for space in spaces] for spaces in (xs, ys)]
+    wanted = asked.null == "permutation" or (asked.null == "auto" and isinstance(comparison, KnnComparison))
+    draws = asked.permutations if wanted and metric.paired else 0
+    told: dict[str, Any] = {"groups": groups, "permutations": draws, "seed": asked.seed} | options
+    grid = layer_grid(metric.name, given[0], given[1], **told)
+    return grid, perf_counter() - started
+
+
+def _rows(
+    made: tuple[Grid, float],
+    names: tuple[str, str],
+    spaces: tuple[Sequence[CachedSpace], Sequence[CachedSpace]],
+    metric: Metric,
+    options: dict[str, Any],
+) -> list[LayerScore]:
+    grid, seconds = made
+    null = grid.max_null
+    about_null: dict[str, Any] = dict.fromkeys(("threshold", "null_low", "null_high")) | {"null": "none"}
+    if null is not None:
+        about_null = {"threshold": null.threshold, "null_low": null.null.low, "null_high": null.null.high}
+        about_null["null"] = f"best pair of {null.null.permutations} permutations"
+    return [
+        LayerScore(
+            encoder_x=names[0],
+            layer_x=spaces[0][point.layer_x].features.layer,
+            encoder_y=names[1],
+            layer_y=spaces[1][point.layer_y].features.layer,
+            metric=metric.name,
+            convention=convention(metric, options),
+            value=point.value,
+            higher_is_better=metric.higher_is_better,
+            best=point.best,
+            n=point.n,
+            d_x=spaces[0][point.layer_x].features.width,
+            d_y=spaces[1][point.layer_y].features.width,
+            k=point.k,
+            chance=point.chance,
+            p=point.p,
+            backend=grid.backend,
+            seconds=seconds,
+            **about_null,
+        )
+        for point in grid.points(*names)
+    ]
