@@ -1,75 +1,9 @@
-"""What can be typed? The list of the commands, and how an error ends one."""
+"""Runs the command line from a checkout: python cli.py --help."""
 
-import typer
-
-from featcache.commands import alignment, cache, extraction, sharing, study
-
-app = typer.Typer(
-    name="featcache",
-    help="Extract the features of frozen encoders once; train adapters and measure alignment on the cache.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
-
-COMMANDS = {
-    "demo": study.demo,
-    "datasets": study.datasets,
-    "encoders": study.encoders,
-    "extract": extraction.extract,
-    "train": study.train,
-    "embed": study.embed,
-    "align": alignment.align,
-    "grid": alignment.grid,
-    "curve": alignment.curve,
-    "ceiling": alignment.ceiling,
-    "report": study.report,
-    "ls": cache.list_arrays,
-    "show": cache.show,
-    "du": cache.usage,
-    "verify": cache.verify,
-    "repair": cache.repair,
-    "rm": cache.remove,
-    "mv": cache.move,
-    "gc": cache.collect,
-    "doctor": cache.doctor,
-    "push": sharing.push,
-    "pull": sharing.pull,
-    "sync": sharing.sync,
-    "export": sharing.export,
-    "import": sharing.import_file,
-}
-for name, function in COMMANDS.items():
-    app.command(name)(function)
-
-
-def main() -> None:
-    """Runs a command; an error of ours is one message on stderr and exit code 1."""
-    import os
-    import sys
-
-    # waiting threads sleep instead of spinning, which on a busy machine costs many times the work itself
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from featcache.data.errors import DataError
-    from featcache.errors import FeatcacheError
-    from featcache.metrics.errors import MetricError
-
-    try:
-        app()
-    except (DataError, FeatcacheError, MetricError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"{type(error).__name__}: cannot read or write {what}", file=sys.stderr)
-        sys.exit(1)
-    except SystemExit as end:
-        if end.code == 130:  # what typer makes of Ctrl-C, without a word
-            print("Interrupted. What was committed stays: run the same command again to go on.", file=sys.stderr)
-        raise
-
+try:
+    from featcache.commands.app import main
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; featcache is not installed here. Run: make setup") from error
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ import numpy as np
 from featcache.cache import Cache
 from featcache.store.array import FeatureArray
 from featcache.store.key import ArrayKey
-from featcache.store.layout import Plan, chunk_rows
+from featcache.store.layout import Layout, chunk_rows
 from featcache.store.records import crc_of, flat
 
 D, BLOCK, BATCH = 768, 1_024, 256
@@ -43,9 +43,9 @@ class Bench:
         return ArrayKey("bench", "images", "encoder", "last.mean", binds, {"default_layer": "last.mean"})
 
     @property
-    def plan(self) -> Plan:
+    def layout(self) -> Layout:
         """How an extraction would cut the array."""
-        return Plan(len(self.values), chunk_rows(len(self.values), D * 2), BATCH, "row", 1)
+        return Layout(len(self.values), chunk_rows(len(self.values), D * 2), BATCH, "row", 1)
 
     @property
     def array(self) -> FeatureArray:

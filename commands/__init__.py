@@ -1,1 +1,1 @@
-"""The commands: each parses, makes one call, and renders."""
+"""The command line: each command parses, makes one call, and hands the result to the report."""

@@ -76,15 +76,15 @@ def align(
     """
     from featcache.cache import open_cache
     from featcache.report.alignment import show_alignment, show_layers
-    from featcache.studies.alignment.align import DEFAULT_METRICS, Asked, align_rows, rows_of
+    from featcache.studies.alignment.align import DEFAULT_METRICS, AlignSettings, align_rows, rows_of
 
     store, metrics = open_cache(cache), tuple(metric or (DEFAULT_METRICS if layers is None else DEFAULT_METRICS[:1]))
-    asked = Asked(metrics, k, pairing, split, null, permutations, interval, queries, repeats, seed)
+    settings = AlignSettings(metrics, k, pairing, split, null, permutations, interval, queries, repeats, seed)
     if layers:
-        show_layers(store, dataset, [x, y], asked, both_ways=False, out=out, as_json=json)
+        show_layers(store, dataset, [x, y], settings, both_ways=False, out=out, as_json=json)
         return
-    common = rows_of([store.load(dataset, x), store.load(dataset, y)], asked, cache=store)
-    show_alignment(common, asked, lambda say: align_rows(common, asked, say), out=out, as_json=json)
+    common = rows_of([store.load(dataset, x), store.load(dataset, y)], settings, cache=store)
+    show_alignment(common, settings, lambda say: align_rows(common, settings, say), out=out, as_json=json)
 
 
 def grid(
@@ -112,11 +112,11 @@ def grid(
     """Compare every layer of several encoders with every layer of the others."""
     from featcache.cache import open_cache
     from featcache.report.alignment import show_layers
-    from featcache.studies.alignment.align import DEFAULT_METRICS, Asked
+    from featcache.studies.alignment.align import DEFAULT_METRICS, AlignSettings
 
     metrics = tuple(metric or DEFAULT_METRICS[:1])
-    asked = Asked(metrics, k, pairing, split, null, permutations, seed=seed)
-    show_layers(open_cache(cache), dataset, encoders, asked, out=out, figure=figure, as_json=json)
+    settings = AlignSettings(metrics, k, pairing, split, null, permutations, seed=seed)
+    show_layers(open_cache(cache), dataset, encoders, settings, out=out, figure=figure, as_json=json)
 
 
 def curve(
@@ -145,13 +145,15 @@ def curve(
     """
     from featcache.cache import open_cache
     from featcache.report.alignment import show_curves
-    from featcache.studies.alignment.align import Asked, rows_of
+    from featcache.studies.alignment.align import AlignSettings, rows_of
     from featcache.studies.alignment.curves import curves, parse_sizes
 
-    store, asked = open_cache(cache), Asked((metric,), k, pairing, split, seed=seed)
+    store, settings = open_cache(cache), AlignSettings((metric,), k, pairing, split, seed=seed)
     wanted = parse_sizes(sizes) if sizes else None
-    common = rows_of([store.load(dataset, x), store.load(dataset, y)], asked, cache=store)
-    show_curves(common, asked, lambda: curves(common, asked, sizes=wanted, repeats=repeats), out=out, as_json=json)
+    common = rows_of([store.load(dataset, x), store.load(dataset, y)], settings, cache=store)
+    show_curves(
+        common, settings, lambda: curves(common, settings, sizes=wanted, repeats=repeats), out=out, as_json=json
+    )
 
 
 def ceiling(
@@ -176,12 +178,12 @@ def ceiling(
     """
     from featcache.cache import open_cache
     from featcache.report.alignment import show_ceilings
-    from featcache.studies.alignment.align import Asked, rows_of
+    from featcache.studies.alignment.align import AlignSettings, rows_of
     from featcache.studies.alignment.curves import ceilings
 
-    store, asked = (
+    store, settings = (
         open_cache(cache),
-        Asked(tuple(metric or ("mutual_knn", "cka_debiased")), k, pairing, split, seed=seed),
+        AlignSettings(tuple(metric or ("mutual_knn", "cka_debiased")), k, pairing, split, seed=seed),
     )
-    common = rows_of([store.load(dataset, each) for each in (x, y, reference)], asked, cache=store)
-    show_ceilings(common, asked, lambda: ceilings(common, asked, folds=folds), out=out, as_json=json)
+    common = rows_of([store.load(dataset, each) for each in (x, y, reference)], settings, cache=store)
+    show_ceilings(common, settings, lambda: ceilings(common, settings, folds=folds), out=out, as_json=json)

@@ -61,17 +61,21 @@ def extract(
     from featcache.cache import Cache
     from featcache.data import open_dataset
     from featcache.encoders import EncodeOptions, encoder_spec
-    from featcache.extraction.executors import carry_out, choose_manner
+    from featcache.extraction.executors import choose_execution, run_job
     from featcache.extraction.job import plan_job
     from featcache.report.console import run_jobs, show_jobs
 
-    manner = choose_manner(device, shard=shard, executor=executor, actors=actors, workers=workers, on_error=on_error)
-    options = EncodeOptions(weights, random is not None, random or 0, manner.devices[0], autocast, compile, dtype)
+    execution = choose_execution(
+        device, shard=shard, executor=executor, actors=actors, workers=workers, on_error=on_error
+    )
+    options = EncodeOptions(weights, random is not None, random or 0, execution.devices[0], autocast, compile, dtype)
     store, specs = Cache(cache), [encoder_spec(name) for name in encoders]
     data = open_dataset(dataset, root=root)
     chosen = layers.split(",") if layers else None
     jobs = [plan_job(store, data, spec, options, view=view, layers=chosen) for spec in specs]
     if dry_run:
-        show_jobs(jobs, store, manner)
+        show_jobs(jobs, store, execution)
     else:
-        run_jobs(jobs, manner, lambda job, **tell: carry_out(store, job, manner, dataset=dataset, root=root, **tell))
+        run_jobs(
+            jobs, execution, lambda job, **tell: run_job(store, job, execution, dataset=dataset, root=root, **tell)
+        )

@@ -16,7 +16,7 @@ from featcache.storage.base import Folder
 from featcache.storage.local import LocalFolder
 from featcache.storage.open import open_folder
 from featcache.store.array import FeatureArray
-from featcache.store.checked import Verified
+from featcache.store.checked import CheckedArrays
 from featcache.store.key import ArrayKey, canonical
 from featcache.store.leases import Lease, leases
 from featcache.store.reader import Reader
@@ -153,7 +153,7 @@ class Cache:
 
     def _entry(self, array: FeatureArray) -> Entry:
         key = array.key()
-        plan = array.plan()
+        plan = array.layout()
         complete = array.complete() if array.is_complete else None
         committed = len(complete.records) if complete else len(array.committed())
         rows = min(committed * plan.chunk_rows, plan.n) if plan else 0
@@ -273,7 +273,7 @@ class Cache:
         """A reader of ranges, blocks or any rows; remembers which arrays it has checked. As `FeatureArray.open`."""
         memory = None
         if isinstance(self.folder, LocalFolder):
-            memory = Verified(self.folder.path, default_root())
+            memory = CheckedArrays(self.folder.path, default_root())
         return array.open(partial=partial, verified=memory)
 
     def describe(self, array: FeatureArray) -> Features:

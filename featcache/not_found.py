@@ -58,7 +58,7 @@ def ambiguous(place: str, dataset: str, wanted: Selector, arrays: Sequence[Featu
 
 
 def _incomplete(place: str, dataset: str, wanted: Selector, array: FeatureArray, command: str) -> FeaturesNotCached:
-    plan = array.plan()
+    plan = array.layout()
     state = f"{len(array.committed())} of {plan.chunks if plan else '?'} chunks"
     if array.partial() is not None:
         return FeaturesNotCached(

@@ -18,10 +18,10 @@ from featcache.metrics.knn.exact import Measure
 from featcache.metrics.knn.graph import Neighbors, check_choices, neighbors
 from featcache.metrics.knn.graph_scores import GraphScore, knn_scores
 
-Side = TypeVar("Side")
+Prepared = TypeVar("Prepared")
 
 
-class Comparison(ABC, Generic[Side]):
+class Comparison(ABC, Generic[Prepared]):
     """A metric at fixed options, taken apart.
 
     For every metric of the table and all x, y: `function(x, y, **options) == comparison(**options)(x, y)`.
@@ -35,7 +35,7 @@ class Comparison(ABC, Generic[Side]):
         return self.compare(self.prepare(x, "x"), self.prepare(y, "y"))
 
     @abstractmethod
-    def prepare(self, x: X, name: str = "x") -> Side:
+    def prepare(self, x: X, name: str = "x") -> Prepared:
         """Everything about one space that does not depend on the other.
 
         Args:
@@ -44,11 +44,11 @@ class Comparison(ABC, Generic[Side]):
         """
 
     @abstractmethod
-    def compare(self, a: Side, b: Side) -> float:
+    def compare(self, a: Prepared, b: Prepared) -> float:
         """The score of two prepared spaces."""
 
     @abstractmethod
-    def take(self, side: Side, rows: np.ndarray) -> Side:
+    def take(self, side: Prepared, rows: np.ndarray) -> Prepared:
         """The prepared space of some rows, in the order given.
 
         Args:
@@ -59,7 +59,7 @@ class Comparison(ABC, Generic[Side]):
             What `prepare(x[rows])` would give, or as near to it as is known without searching again.
         """
 
-    def permuted(self, a: Side, b: Side, orders: np.ndarray) -> np.ndarray:
+    def permuted(self, a: Prepared, b: Prepared, orders: np.ndarray) -> np.ndarray:
         """Scores of a against b in other orders; a subclass overrides it where there is a quicker way.
 
         Args:
@@ -72,7 +72,7 @@ class Comparison(ABC, Generic[Side]):
         """
         return np.array([self.compare(a, self.take(b, order)) for order in orders])
 
-    def backend(self, side: Side) -> str:
+    def backend(self, side: Prepared) -> str:
         """What prepared a space: what searched its graph, or which library its numbers are kept in, on which device."""
         graph = getattr(side, "graph", side)
         if isinstance(graph, Neighbors):
@@ -82,14 +82,14 @@ class Comparison(ABC, Generic[Side]):
         return f"torch ({devices[0]})" if devices else "numpy"
 
 
-class RowComparison(Comparison[Side]):
+class RowComparison(Comparison[Prepared]):
     """A metric whose score is a mean over rows, each a query of the same gallery."""
 
     @abstractmethod
-    def rows(self, a: Side, b: Side) -> np.ndarray:
+    def rows(self, a: Prepared, b: Prepared) -> np.ndarray:
         """Score of each row, [n]; NaN where a neighbour list has fewer than k entries."""
 
-    def compare(self, a: Side, b: Side) -> float:
+    def compare(self, a: Prepared, b: Prepared) -> float:
         """Mean over the rows that have a score; NaN if there is none."""
         scores = self.rows(a, b)
         enough = ~np.isnan(scores)

@@ -12,7 +12,7 @@ from featcache.report.console import console, print_json, print_table
 if TYPE_CHECKING:
     from featcache.cache import Cache
     from featcache.features import Features
-    from featcache.studies.alignment.align import Alignment, Asked
+    from featcache.studies.alignment.align import Alignment, AlignSettings
     from featcache.studies.alignment.common_rows import CommonRows
     from featcache.studies.alignment.curves import Ceilings, Curves
     from featcache.studies.alignment.grid import LayerGrids, LayerScore
@@ -30,7 +30,7 @@ _OPTION = re.compile(r" (?=\w+=)")
 
 def show_alignment(
     common: "CommonRows",
-    asked: "Asked",
+    settings: "AlignSettings",
     measure: "Callable[[Say], list[Alignment]]",
     *,
     out: Path | None,
@@ -40,17 +40,17 @@ def show_alignment(
 
     Args:
         common: The two arrays on their common rows.
-        asked: What is measured.
+        settings: What is measured.
         measure: Gives the scores; tells its argument what it is at.
         out: Where a tidy table is written; None for nowhere.
         as_json: Print JSON.
     """
     found = _measured(measure, out)
-    _write(found, common, [{"command": "align"}] * len(found), asked, out)
+    _write(found, common, [{"command": "align"}] * len(found), settings, out)
     if as_json:
-        print_json(_head(common, asked) | {"alignment": [asdict(row) for row in found]})
+        print_json(_head(common, settings) | {"alignment": [asdict(row) for row in found]})
         return
-    _say_head(common, asked)
+    _say_head(common, settings)
     rows = [row for row in found if row.value is not None]
     columns: dict[str, Callable[[Alignment], object]] = {
         "metric": lambda row: row.metric,
@@ -67,7 +67,7 @@ def show_alignment(
         "computed by": lambda row: row.backend,
         "time": lambda row: f"{row.seconds:.2f} s",
     }
-    if asked.interval == "none":
+    if settings.interval == "none":
         del columns["95 % interval"]
     print_table(tuple(columns), [tuple(cell(row) for cell in columns.values()) for row in rows])
     _say_floor([(row.p, row.null) for row in rows])
@@ -86,7 +86,7 @@ def show_layers(
     cache: "Cache",
     dataset: str,
     encoders: Sequence[str],
-    asked: "Asked",
+    settings: "AlignSettings",
     *,
     both_ways: bool = True,
     out: Path | None = None,
@@ -99,7 +99,7 @@ def show_layers(
         cache: Where the features are.
         dataset: Data set name.
         encoders: Two or more.
-        asked: What is measured.
+        settings: What is measured.
         both_ways: Compute metrics that are not symmetric both ways.
         out: Where a tidy table is written; None for nowhere.
         figure: Where heat maps are drawn, .png or .svg; None for nowhere.
@@ -110,7 +110,7 @@ def show_layers(
     from featcache.studies.tables import beside, circumstances, identity, table, write_table
 
     check_figure_path(figure)
-    grids = _measured(lambda _: align_layers(cache, dataset, encoders, asked, both_ways=both_ways), out)
+    grids = _measured(lambda _: align_layers(cache, dataset, encoders, settings, both_ways=both_ways), out)
     if out is not None:
         settled = circumstances()
         sides = [
@@ -118,15 +118,15 @@ def show_layers(
             for row in grids.scores
         ]
         doubled = ("encoder_x", "layer_x", "encoder_y", "layer_y")  # x_encoder, x_layer ... and the views stand beside
-        more = [{"command": "grid" if both_ways else "align"} | beside(asked, settled, **side) for side in sides]
+        more = [{"command": "grid" if both_ways else "align"} | beside(settings, settled, **side) for side in sides]
         write_table(table(grids.scores, more).drop(doubled), out)
     if figure is not None:
-        draw_layers(grids.scores, dataset, figure, rows=_PAIRINGS[asked.pairing])
+        draw_layers(grids.scores, dataset, figure, rows=_PAIRINGS[settings.pairing])
     if as_json:
         arrays = [identity(features) for features in grids.arrays.values()]
         print_json({"dataset": dataset, "arrays": arrays, "layers": [asdict(row) for row in grids.scores]})
         return
-    _say_layers(grids, dataset, asked)
+    _say_layers(grids, dataset, settings)
     if out is None:
         console().print("Every pair of layers, not the best alone: --out FILE.parquet, or --json.")
     for path, what in ((out, "Table of every pair of layers"), (figure, "Figure")):
@@ -134,8 +134,8 @@ def show_layers(
             console().print(f"{what}: {path}")
 
 
-def _say_layers(grids: "LayerGrids", dataset: str, asked: "Asked") -> None:
-    console().print(f"{dataset}: every pair of layers; {_PAIRINGS[asked.pairing]}")
+def _say_layers(grids: "LayerGrids", dataset: str, settings: "AlignSettings") -> None:
+    console().print(f"{dataset}: every pair of layers; {_PAIRINGS[settings.pairing]}")
     best = [row for row in grids.scores if row.best]
     rows = [
         (
@@ -189,17 +189,17 @@ def _say_grid(scores: "Sequence[LayerScore]") -> None:
 
 
 def show_curves(
-    common: "CommonRows", asked: "Asked", measure: "Callable[[], Curves]", *, out: Path | None, as_json: bool
+    common: "CommonRows", settings: "AlignSettings", measure: "Callable[[], Curves]", *, out: Path | None, as_json: bool
 ) -> None:
     """Shows a score against the size of the gallery and against k; arguments as `show_alignment`."""
     found = _measured(lambda _: measure(), out)
     points = [*found.gallery, *found.ks]
-    _write(points, common, [{"command": "curve"} | _how(asked, point.metric) for point in points], asked, out)
+    _write(points, common, [{"command": "curve"} | _how(settings, point.metric) for point in points], settings, out)
     if as_json:
         points = {"gallery": [asdict(p) for p in found.gallery], "ks": [asdict(p) for p in found.ks]}
-        print_json(_head(common, asked) | {"depth": found.depth, "backend": found.backend} | points)
+        print_json(_head(common, settings) | {"depth": found.depth, "backend": found.backend} | points)
         return
-    _say_head(common, asked)
+    _say_head(common, settings)
     metric, k = found.gallery[0].metric, found.gallery[0].k
     by_size = {p.size: [q for q in found.gallery if q.size == p.size] for p in found.gallery}
     rows = [
@@ -222,16 +222,21 @@ def show_curves(
 
 
 def show_ceilings(
-    common: "CommonRows", asked: "Asked", measure: "Callable[[], Ceilings]", *, out: Path | None, as_json: bool
+    common: "CommonRows",
+    settings: "AlignSettings",
+    measure: "Callable[[], Ceilings]",
+    *,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Shows what linear maps and kernel mixtures reach of a reference; arguments as `show_alignment`."""
     found = _measured(lambda _: measure(), out)
-    _write_ceilings(found, common, asked, out)
+    _write_ceilings(found, common, settings, out)
     if as_json:
         points = {"ridge": [asdict(p) for p in found.ridge], "mixing": [asdict(p) for p in found.mixing]}
-        print_json(_head(common, asked) | points)
+        print_json(_head(common, settings) | points)
         return
-    _say_head(common, asked)
+    _say_head(common, settings)
     cells: dict[tuple[str, str], list[Any]] = {}
     for point in found.ridge:
         cells.setdefault((point.metric, point.source), []).append(point)
@@ -276,17 +281,17 @@ def _write(
     rows: Sequence[Any],
     common: "CommonRows",
     each: Sequence[Mapping[str, str | int]],
-    asked: "Asked",
+    settings: "AlignSettings",
     out: Path | None,
 ) -> None:
     from featcache.studies.tables import beside, circumstances, table, write_table
 
     if out is not None:
-        more = beside(asked, circumstances(), **_arrays(common))
+        more = beside(settings, circumstances(), **_arrays(common))
         write_table(table(rows, [{**one, **more} for one in each]), out)
 
 
-def _write_ceilings(found: "Ceilings", common: "CommonRows", asked: "Asked", out: Path | None) -> None:
+def _write_ceilings(found: "Ceilings", common: "CommonRows", settings: "AlignSettings", out: Path | None) -> None:
     """Both tables in one: a column says which."""
     import polars as pl
 
@@ -294,42 +299,49 @@ def _write_ceilings(found: "Ceilings", common: "CommonRows", asked: "Asked", out
 
     if out is None:
         return
-    more = beside(asked, circumstances(), **_arrays(common))
+    more = beside(settings, circumstances(), **_arrays(common))
     frames: list[pl.DataFrame] = []
     for kind, rows in {"ridge": found.ridge, "mixing": found.mixing}.items():
-        told = [{"command": "ceiling", "kind": kind} | _how(asked, row.metric) | more for row in rows]
+        told = [{"command": "ceiling", "kind": kind} | _how(settings, row.metric) | more for row in rows]
         frames.append(table(rows, told))
     write_table(pl.concat(frames, how="diagonal"), out)
 
 
-def _how(asked: "Asked", label: str) -> dict[str, str | int]:
-    """Convention and direction of one of the metrics that were asked for, by its label in a table."""
+def _how(settings: "AlignSettings", label: str) -> dict[str, str | int]:
+    """Convention and direction of one of the metrics that were settings for, by its label in a table."""
     from featcache.metrics import METRICS
     from featcache.studies.alignment.align import chosen_metrics, convention, parse_metric
 
     name, typed = parse_metric(label)
     if name not in METRICS:  # R^2 of a ridge
         return {"convention": "", "higher_is_better": True}
-    [*_, (metric, options)] = [one for one in chosen_metrics(asked) if one[0].name == name]
+    [*_, (metric, options)] = [one for one in chosen_metrics(settings) if one[0].name == name]
     return {"convention": convention(metric, options | typed), "higher_is_better": metric.higher_is_better}
 
 
-def _head(common: "CommonRows", asked: "Asked") -> dict[str, Any]:
+def _head(common: "CommonRows", settings: "AlignSettings") -> dict[str, Any]:
     from featcache.studies.tables import identity
 
     arrays = _arrays(common)
     sides = {role: identity(features) for role, features in arrays.items()}
-    rows = {"pairing": asked.pairing, "rows": _PAIRINGS[asked.pairing], "split": asked.split, "seed": asked.seed}
+    rows = {
+        "pairing": settings.pairing,
+        "rows": _PAIRINGS[settings.pairing],
+        "split": settings.split,
+        "seed": settings.seed,
+    }
     return {"dataset": arrays["x"].dataset, **sides, **rows, "notes": common.notes}
 
 
-def _say_head(common: "CommonRows", asked: "Asked") -> None:
+def _say_head(common: "CommonRows", settings: "AlignSettings") -> None:
     arrays = list(_arrays(common).values())
     names = [f"{features.name} ({features.view}, d = {features.width})" for features in arrays]
     against = f" against {names[2]}" if len(names) > 2 else ""
-    split = f"; split {asked.split}" if asked.split else ""
+    split = f"; split {settings.split}" if settings.split else ""
     console().print(f"{arrays[0].dataset}: {names[0]} and {names[1]}{against}")
-    console().print(f"{common.spaces[0].n:,} rows, {_PAIRINGS[asked.pairing]}{split}. Neighbours: self excluded by id.")
+    console().print(
+        f"{common.spaces[0].n:,} rows, {_PAIRINGS[settings.pairing]}{split}. Neighbours: self excluded by id."
+    )
 
 
 def _say_foot(common: "CommonRows", out: Path | None) -> None:

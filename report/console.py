@@ -13,7 +13,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from featcache.cache import Cache, Entry
-    from featcache.extraction.executors import Manner
+    from featcache.extraction.executors import Execution
     from featcache.extraction.extract import Extracted
     from featcache.extraction.job import Job
     from featcache.maintenance.verify import Problem
@@ -202,15 +202,15 @@ def show_problems(problems: Iterator["Problem"], entries: Sequence["Entry"], cac
 # -- extraction -------------------------------------------------------------------------------------------------------
 
 
-def show_jobs(jobs: Sequence["Job"], cache: "Cache", manner: "Manner") -> None:
+def show_jobs(jobs: Sequence["Job"], cache: "Cache", execution: "Execution") -> None:
     """Shows what an extraction would compute, and how long it takes at the rate of a measured sample."""
     from featcache.extraction.estimate import estimate
 
     rows = []
     for job in jobs:
         with console(stderr=True).status(f"measuring {job.card.name} over {job.view.name}"):
-            cost = estimate(cache, job, workers=manner.workers)
-        parts = manner.shard.count * len(manner.devices)
+            cost = estimate(cache, job, workers=execution.workers)
+        parts = execution.shard.count * len(execution.devices)
         rows.append(
             (
                 job.card.name,
@@ -225,7 +225,7 @@ def show_jobs(jobs: Sequence["Job"], cache: "Cache", manner: "Manner") -> None:
         )
     columns = ("encoder", "view", "rows to encode", "arrays", "chunks to write", "to write", "rows/s", "time")
     print_table(columns, rows)
-    shared = manner.shard.count * len(manner.devices)
+    shared = execution.shard.count * len(execution.devices)
     console().print(
         "Rates were measured on this machine, on a sample of the rows"
         + (f"; time is for each of {shared} processes" if shared > 1 else "")
@@ -245,16 +245,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def run_jobs(jobs: Sequence["Job"], manner: "Manner", run: "Callable[..., Extracted]") -> None:
+def run_jobs(jobs: Sequence["Job"], execution: "Execution", run: "Callable[..., Extracted]") -> None:
     """Runs extractions one after the other under a progress display, a line of result each.
 
     Args:
         jobs: What to extract.
-        manner: How it is carried out.
+        execution: How it is carried out.
         run: Function of a job, `on_rows` (told the number of finished rows) and `say` (told lines of other processes).
     """
-    for note in (*(jobs[0].dataset.notes if jobs else ()), *manner.notes):
-        console().print(f"{jobs[0].dataset.name}: {note}" if note not in manner.notes else note)
+    for note in (*(jobs[0].dataset.notes if jobs else ()), *execution.notes):
+        console().print(f"{jobs[0].dataset.name}: {note}" if note not in execution.notes else note)
     say = console(stderr=True).print
     for job in jobs:
         if job.done:

@@ -19,7 +19,7 @@ def run_demo(cache_root: str | None, out: Path) -> Path:
     from featcache.cache import Cache
     from featcache.data import open_dataset
     from featcache.encoders import EncodeOptions, encoder_spec
-    from featcache.extraction.executors import Manner
+    from featcache.extraction.executors import Execution
     from featcache.extraction.extract import extract
     from featcache.extraction.job import plan_job
     from featcache.report.page import write_report
@@ -33,7 +33,7 @@ def run_demo(cache_root: str | None, out: Path) -> Path:
     say(f"1. Extract {DEMO.dataset} with {', '.join(DEMO[1:])} into {cache.folder}")
     dataset = open_dataset(DEMO.dataset)
     jobs = [plan_job(cache, dataset, encoder_spec(name), EncodeOptions()) for name in DEMO[1:]]
-    run_jobs(jobs, Manner(), lambda job, on_rows=None, say=None: extract(cache, job, on_rows=on_rows))
+    run_jobs(jobs, Execution(), lambda job, on_rows=None, say=None: extract(cache, job, on_rows=on_rows))
     say(f"2. Train {', '.join(ADAPTERS)} adapters that join {DEMO.x} and {DEMO.y}; measure against {DEMO.reference}")
     runs = [
         train_and_watch(cache, DEMO, config, out / config.adapter, overwrite=_is_demo_run(out / config.adapter))

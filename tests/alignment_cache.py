@@ -9,7 +9,7 @@ import numpy as np
 from featcache.cache import Cache
 from featcache.data.views import Dataset
 from featcache.store.key import FORMAT, ArrayKey
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 from featcache.store.rows import write_rows
 from tests.spine import tiny_dataset
 
@@ -55,6 +55,6 @@ def store_layers(
         binds |= {"dtype": "float32", "d": values.shape[1]}
         key = ArrayKey(dataset.name, view.name, encoder, layer, binds, {"default_layer": default or list(layers)[-1]})
         array = cache.array(key.path)
-        plan = array.create(key, Plan(len(view), len(view), 32, "row", 1))
+        plan = array.create(key, Layout(len(view), len(view), 32, "row", 1))
         array.commit(plan, 0, values.astype(np.float32), writer=uuid.uuid4().hex)
         array.finish(plan)

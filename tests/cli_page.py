@@ -5,7 +5,7 @@ from pathlib import Path
 import typer
 from typer.testing import CliRunner
 
-from cli import app
+from featcache.commands.app import app
 
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 HEAD = """# Commands

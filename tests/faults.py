@@ -21,12 +21,12 @@ import numpy as np
 from featcache.storage import durable
 from featcache.store.array import FeatureArray
 from featcache.store.key import ArrayKey
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 from featcache.store.records import chunk_name
 
 REPOSITORY = Path(__file__).parents[1]
 N, D, ROWS = 83, 3, 8
-PLAN = Plan(N, ROWS, 4, "row", 1)  # 11 chunks, the last one short
+LAYOUT = Layout(N, ROWS, 4, "row", 1)  # 11 chunks, the last one short
 
 # -- the array that every fault test writes
 
@@ -40,7 +40,7 @@ def make_key() -> ArrayKey:
 
 def block(chunk: int, shift: float = 0) -> np.ndarray:
     """Rows of one chunk; writers with unequal shifts disagree in every value."""
-    start, stop = PLAN.span(chunk)
+    start, stop = LAYOUT.span(chunk)
     values = np.random.default_rng(0).standard_normal((N, D)).astype(np.float16)
     return values[start:stop] + np.float16(shift)
 
@@ -59,7 +59,7 @@ def fill(
 ) -> FeatureArray:
     """Writes whatever is missing of the array, as an extraction does; says what has been acknowledged."""
     array = array_in(folder)
-    plan = array.create(make_key(), PLAN)
+    plan = array.create(make_key(), LAYOUT)
     said("created")
     array.adopt_orphans(plan)
     missing = set(range(plan.chunks)) - array.committed()
@@ -74,7 +74,7 @@ def fill(
 
 def chunks_of(array: FeatureArray) -> dict[str, bytes]:
     """Name to bytes of every chunk file that is there."""
-    names = [chunk_name(chunk) for chunk in range(PLAN.chunks)]
+    names = [chunk_name(chunk) for chunk in range(LAYOUT.chunks)]
     return {name: (array.path / name).read_bytes() for name in names if (array.path / name).exists()}
 
 

@@ -12,7 +12,7 @@ from featcache.interchange.formats.contents import ImportOptions
 from featcache.interchange.importing import import_features
 from featcache.store.array import FeatureArray
 from featcache.store.key import FORMAT, ArrayKey
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 from featcache.store.rows import write_rows
 
 N, D = 30, 6
@@ -67,7 +67,7 @@ def cache_rows(
     binds = {"format": FORMAT, "rows": bound, "encoder": {"test": content}, "layer": "last.mean"}
     key = ArrayKey("photos", view, "ours", "last.mean", binds | {"dtype": "float16", "d": 2}, {})
     array = cache.array(key.path)
-    plan = array.create(key, Plan(len(ids), len(ids), 4, "row", 1))
+    plan = array.create(key, Layout(len(ids), len(ids), 4, "row", 1))
     array.commit(plan, 0, np.ones((len(ids), 2), np.float16), writer="w")
     array.finish(plan)
     return cache

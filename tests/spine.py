@@ -8,7 +8,7 @@ import numpy as np
 from featcache.cache import Cache
 from featcache.data.views import Dataset, Overlay, View
 from featcache.store.key import FORMAT, ArrayKey
-from featcache.store.layout import Plan, chunk_rows
+from featcache.store.layout import Layout, chunk_rows
 from featcache.store.rows import write_rows
 
 
@@ -59,7 +59,7 @@ def store(cache: Cache, dataset: Dataset, view: View, encoder: str, values: np.n
     binds |= {"dtype": str(values.dtype), "d": values.shape[1]}
     key = ArrayKey(dataset.name, view.name, encoder, "last.mean", binds, {"default_layer": "last.mean"})
     array = cache.array(key.path)
-    plan = array.create(key, Plan(len(view), chunk_rows(len(view), values.shape[1] * 2), 32, "row", 1))
+    plan = array.create(key, Layout(len(view), chunk_rows(len(view), values.shape[1] * 2), 32, "row", 1))
     for chunk in range(plan.chunks):
         start, stop = plan.span(chunk)
         array.commit(plan, chunk, values[start:stop], writer=uuid.uuid4().hex)

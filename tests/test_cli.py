@@ -24,13 +24,17 @@ class Block:
             raise ImportError(f"{{name}} is blocked")
 sys.meta_path.insert(0, Block())
 sys.argv = ["featcache", *sys.argv[1:]]
-from cli import main
+from featcache.commands.app import main
 main()
 """
 
 
 def featcache(*words: str | Path, cwd: Path, blocked: bool = False) -> subprocess.CompletedProcess[str]:
-    code = BLOCK if blocked else "import sys; sys.argv = ['featcache', *sys.argv[1:]]; from cli import main; main()"
+    code = (
+        BLOCK
+        if blocked
+        else "import sys; sys.argv = ['featcache', *sys.argv[1:]]; from featcache.commands.app import main; main()"
+    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "160"}
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True
@@ -206,7 +210,7 @@ def test_a_truncated_photo_stops_the_extraction_with_its_id_and_the_next_run_goe
 def test_help_of_every_command_imports_nothing_heavy() -> None:
     heavy = ("torch", "numpy", "polars", "timm", "transformers", "zarr", "faiss", "altair", "PIL")
     code = (
-        "import sys, json\nfrom typer.testing import CliRunner\nfrom cli import app\n"
+        "import sys, json\nfrom typer.testing import CliRunner\nfrom featcache.commands.app import app\n"
         "for name in json.loads(sys.argv[1]):\n"
         "    assert CliRunner().invoke(app, [name, '--help']).exit_code == 0, name\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from cli import app
+from featcache.commands.app import app
 from featcache.metrics import METRICS
 from tests.alignment_cache import PHOTOS, layered_cache
 from tests.test_cli import featcache

@@ -46,7 +46,7 @@ def write_once(self, name, *parts):
     return at_once(self, name, *parts)
 LocalFolder.write_once = write_once
 """
-MAIN = "import sys; sys.argv = ['featcache', *sys.argv[1:]]; from cli import main; main()"
+MAIN = "import sys; sys.argv = ['featcache', *sys.argv[1:]]; from featcache.commands.app import main; main()"
 
 
 def command(*words: str | Path, prelude: str = "") -> list[str]:

@@ -22,12 +22,12 @@ from featcache.data.views import View
 from featcache.encoders.vision import ImageSettings, prepare_image
 from featcache.errors import ExtractionFailed, UsageError
 from featcache.extraction.loader import Batch, choose_workers, named_worker_death, prepared_batches
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 
 forks = pytest.mark.skipif(sys.platform != "linux", reason="worker processes are Linux's")
 SETTINGS = ImageSettings(24, (24, 24), "even", "bilinear", (0.5,) * 3, (0.5,) * 3)
 ROWS = 50
-PLAN = Plan(ROWS, 20, 8, "row", 1)
+LAYOUT = Layout(ROWS, 20, 8, "row", 1)
 
 
 class Pictures:
@@ -66,7 +66,7 @@ def photos(rows: int = ROWS, broken: dict[int, bytes] | None = None) -> View:
     return image_view("images", ids, ids, lambda row: (broken or {}).get(row, content[row % 50]))
 
 
-def collect(view: View, encoder: Any, workers: int, plan: Plan = PLAN) -> list[Batch]:
+def collect(view: View, encoder: Any, workers: int, plan: Layout = LAYOUT) -> list[Batch]:
     return list(prepared_batches(view, encoder, plan, range(plan.chunks), workers=workers))
 
 
@@ -99,7 +99,7 @@ def test_batches_follow_the_plan_and_hold_every_row_once() -> None:
 
 @forks
 def test_a_batch_larger_than_what_travels_at_once_comes_whole() -> None:
-    plan = Plan(200, 150, 150, "row", 1)
+    plan = Layout(200, 150, 150, "row", 1)
     batches = collect(photos(200), Pictures(), 2, plan)
     assert [len(batch.prepared) for batch in batches] == [150, 50]
     assert_same(batches, collect(photos(200), Pictures(), 0, plan))
@@ -169,7 +169,7 @@ def test_text_comes_longest_first_and_what_fails_stands_once_in_its_chunk() -> N
             return len(prepared)
 
     view = View("captions", "text", ids, ids, lambda row: texts[row].encode(), bytes.decode)
-    plan = replace(PLAN, order="cost")
+    plan = replace(LAYOUT, order="cost")
     batches = collect(view, Words(), 4, plan)
     for chunk in range(plan.chunks):
         mine = [batch for batch in batches if batch.chunk == chunk]
@@ -184,7 +184,7 @@ def test_text_comes_longest_first_and_what_fails_stands_once_in_its_chunk() -> N
 @pytest.mark.parametrize("order", ["row", "cost"])
 def test_a_chunk_of_which_every_row_fails_is_still_a_batch(order: Any) -> None:
     view = photos(broken=dict.fromkeys(range(20, 40), b"no image"))
-    batches = [batch for batch in collect(view, Pictures(), 0, replace(PLAN, order=order)) if batch.chunk == 1]
+    batches = [batch for batch in collect(view, Pictures(), 0, replace(LAYOUT, order=order)) if batch.chunk == 1]
     assert batches[-1].last and not any(batch.prepared for batch in batches)
     assert {number for batch in batches for number in batch.failed} == set(range(20, 40))
 
@@ -217,7 +217,7 @@ def test_a_worker_that_dies_is_an_error_that_says_what_to_do(end: signal.Signals
 
     seen, started = list[int](), time.perf_counter()
     with pytest.raises(ExtractionFailed, match="--workers 0 to decode in this process"), named_worker_death():
-        for batch in prepared_batches(photos(), Deadly(), PLAN, range(3), workers=2):
+        for batch in prepared_batches(photos(), Deadly(), LAYOUT, range(3), workers=2):
             seen += batch.numbers
     assert time.perf_counter() - started < 20
     assert not children()
@@ -226,7 +226,7 @@ def test_a_worker_that_dies_is_an_error_that_says_what_to_do(end: signal.Signals
 
 @forks
 def test_workers_end_when_the_batches_are_not_wanted_any_more() -> None:
-    batches = prepared_batches(photos(200), Pictures(), Plan(200, 100, 4, "row", 1), range(2), workers=2)
+    batches = prepared_batches(photos(200), Pictures(), Layout(200, 100, 4, "row", 1), range(2), workers=2)
     assert next(batches).numbers == [0, 1, 2, 3]
     assert len(children()) == 2
     batches.close()
@@ -255,12 +255,12 @@ def of_proc(path: Path) -> str:
 CHILD = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
-from tests.test_decoding import PLAN, Pictures, children, photos, prepared_batches
+from tests.test_decoding import LAYOUT, Pictures, children, photos, prepared_batches
 class Slow(Pictures):
     def prepare(self, item):
         time.sleep(0.05)
         return super().prepare(item)
-for batch in prepared_batches(photos(), Slow(), PLAN, range(3), workers=2):
+for batch in prepared_batches(photos(), Slow(), LAYOUT, range(3), workers=2):
     print(*children(), flush=True)
     time.sleep(0.2)
 """

@@ -27,7 +27,9 @@ def demo(folder: Path, code: str) -> str:
 
 @pytest.mark.slow
 def test_the_demo_ends_with_tables_and_page_and_the_second_one_reuses_everything(tmp_path: Path) -> None:
-    first = demo(tmp_path, "import sys; sys.argv = ['featcache', *sys.argv[1:]]; from cli import main; main()")
+    first = demo(
+        tmp_path, "import sys; sys.argv = ['featcache', *sys.argv[1:]]; from featcache.commands.app import main; main()"
+    )
     assert "joint, trained" in first and "images → captions" in first and "Caveat" in first
     page = tmp_path / "runs/demo/index.html"
     assert str(page) in first and page.stat().st_size > 500_000

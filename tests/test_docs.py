@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from cli import app
+from featcache.commands.app import app
 from tests import metrics_page
 from tests.cli_page import PAGE, command_names, help_page
 from tests.test_store import features, write_all

@@ -19,7 +19,7 @@ from featcache.errors import Damaged, FeaturesNotCached, UsageError
 from featcache.interchange.exporting import FORMATS, export_features
 from featcache.store.array import FeatureArray
 from featcache.store.key import FORMAT, ArrayKey
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 from featcache.store.records import chunk_name
 from featcache.store.rows import write_rows
 
@@ -107,7 +107,7 @@ def cached(
     binds = {"format": FORMAT, "rows": rows, "encoder": {"test": 1}, "layer": "last.mean", "dtype": dtype, "d": D}
     key = ArrayKey("tiny", "captions", "fake", "last.mean", binds, {"note": "naïve"})
     array = cache.array(key.path)
-    plan = array.create(key, Plan(n, min(ROWS, n), 4, "row", 1))
+    plan = array.create(key, Layout(n, min(ROWS, n), 4, "row", 1))
     block = np.resize(values(dtype), (n, D))
     block[[row for row, row_id in enumerate(ids) if row_id in failed]] = np.nan
     for chunk in range(plan.chunks):
@@ -229,7 +229,7 @@ def test_a_damaged_chunk_is_named_and_leaves_the_old_file_and_nothing_else(tmp_p
 @suffixes
 def test_a_nan_that_no_commit_lists_is_refused(tmp_path: Path, suffix: str) -> None:
     cache, array = cached(tmp_path / "cache", failed=())
-    plan = array.plan()
+    plan = array.layout()
     assert plan is not None
     other = cache.array(array.key().path.replace("/fake/", "/other/"))
     key = array.key()

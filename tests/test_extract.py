@@ -19,7 +19,7 @@ from featcache.errors import Ambiguous, ExtractionFailed, FeaturesNotCached, Ove
 from featcache.extraction.extract import Extracted, extract
 from featcache.extraction.job import Job, plan_job
 from featcache.store.array import FeatureArray
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 from tests.fakes import FakeEncoder, expected, fake_card, text_dataset
 from tests.test_store import run_killed
 
@@ -251,7 +251,7 @@ class Gate:
         self.open, self.begun = threading.Event(), list[int]()
         real = FeatureArray.commit
 
-        def commit(array: FeatureArray, plan: Plan, chunk: int, block: Any, **rest: Any) -> Any:
+        def commit(array: FeatureArray, plan: Layout, chunk: int, block: Any, **rest: Any) -> Any:
             self.begun.append(chunk)
             assert self.open.wait(20)
             return real(array, plan, chunk, block, **rest)

@@ -11,7 +11,7 @@ from featcache.cache import Cache
 from featcache.derived.writer import store_derived
 from featcache.errors import Damaged, ExtractionFailed, Overflow
 from featcache.extraction.extract import extract
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 from tests.fakes import FakeEncoder, expected, fake_card, text_dataset
 from tests.test_extract import describe_the_fake, plan, run, small_chunks, snapshot
 
@@ -81,7 +81,7 @@ def test_a_nan_that_no_record_lists_is_refused(tmp_path: Path) -> None:
     cache, dataset = Cache(tmp_path), text_dataset()
     job = small_chunks(plan(cache, dataset, layers=["last"]))
     (target,) = job.targets
-    cut = target.array.create(target.key, Plan(50, 7, 4, "cost", 1))
+    cut = target.array.create(target.key, Layout(50, 7, 4, "cost", 1))
     block = np.ones((7, 8), np.float16)
     block[2] = np.nan
     target.array.commit(cut, 1, block, writer="w", ids=dataset.views["captions"].ids[7:14])

@@ -70,7 +70,7 @@ class Job:
             "HF_HUB_OFFLINE": "1",
             "FEATCACHE_HOME": str(self.folder / "cache"),
         }
-        code = "import sys; sys.argv = ['featcache', *sys.argv[1:]]; from cli import main; main()"
+        code = "import sys; sys.argv = ['featcache', *sys.argv[1:]]; from featcache.commands.app import main; main()"
         command = [sys.executable, "-c", code, *words]
         done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

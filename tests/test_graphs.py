@@ -21,7 +21,7 @@ from featcache.metrics.errors import TooFewRows
 from featcache.sharing.transfer import plan_transfer, transfer
 from featcache.storage.local import LocalFolder
 from featcache.store.key import FORMAT, ArrayKey
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 from featcache.store.rows import write_rows
 from tests.spine import tiny_cache, tiny_dataset
 
@@ -237,7 +237,7 @@ def store_with_failures(cache: Cache, dataset: Dataset, values: np.ndarray) -> N
     binds |= {"dtype": str(values.dtype), "d": values.shape[1]}
     key = ArrayKey(dataset.name, view.name, "minilm", "last.mean", binds, {"default_layer": "last.mean"})
     array = cache.array(key.path)
-    plan = array.create(key, Plan(len(view), len(view), 8, "row", 1))
+    plan = array.create(key, Layout(len(view), len(view), 8, "row", 1))
     array.commit(plan, 0, values, writer="a test", ids=view.ids)
     array.finish(plan)
 

@@ -11,6 +11,7 @@ import pytest
 from featcache.cache import Cache
 from featcache.errors import UsageError
 from featcache.sharing.hub_card import MARK, card
+from featcache.sharing.hub_publish import replace_card
 from featcache.storage.hub import HubFolder, open_hub
 from featcache.store.rows import write_rows
 from tests import spine
@@ -266,13 +267,13 @@ def test_two_processes_that_push_at_once_lose_nothing(folder: HubFolder, hub: Da
 
 def test_a_card_is_renewed_and_a_hand_written_one_is_left_alone(folder: HubFolder, hub: DatasetHub) -> None:
     text = card([], ADDRESS)
-    assert folder.write_card(text) and hub.files(REPO)["README.md"] == text.encode()
+    assert replace_card(folder, text) and hub.files(REPO)["README.md"] == text.encode()
     before = len(hub.commits[REPO])
-    assert folder.write_card(text) and len(hub.commits[REPO]) == before
-    assert folder.write_card(f"# Renewed {MARK}")
+    assert replace_card(folder, text) and len(hub.commits[REPO]) == before
+    assert replace_card(folder, f"# Renewed {MARK}")
     assert b"Renewed" in hub.files(REPO)["README.md"]
     folder.replace("README.md", b"# Ours")
-    assert not folder.write_card(text) and hub.files(REPO)["README.md"] == b"# Ours"
+    assert not replace_card(folder, text) and hub.files(REPO)["README.md"] == b"# Ours"
 
 
 def test_a_cache_is_written_to_the_hub_and_read_from_it_as_from_a_disk(hub: DatasetHub, tmp_path: Path) -> None:
@@ -281,7 +282,7 @@ def test_a_cache_is_written_to_the_hub_and_read_from_it_as_from_a_disk(hub: Data
     values = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float16)
     remote = open_hub(ADDRESS)
     remote.create()
-    remote.write_card(card([], ADDRESS))
+    replace_card(remote, card([], ADDRESS))
     for cache in (Cache(tmp_path), Cache(remote)):
         write_rows(cache.folder / dataset.name / view.name, view, dataset.overlay)
         spine.store(cache, dataset, view, "minilm", values)

@@ -17,7 +17,7 @@ from featcache.interchange.formats.contents import ImportOptions
 from featcache.interchange.importing import import_features
 from featcache.maintenance.verify import verify
 from featcache.store.array import FeatureArray
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 from tests.foreign import IDS, D, N, holds_nothing, npy, take_npy, values, write_ids
 
 
@@ -95,7 +95,7 @@ def test_an_import_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.
     commit = FeatureArray.commit
     written: list[int] = []
 
-    def failing(self: FeatureArray, plan: Plan, chunk: int, *args: Any, **kwargs: Any) -> Any:
+    def failing(self: FeatureArray, plan: Layout, chunk: int, *args: Any, **kwargs: Any) -> Any:
         if len(written) == 1:
             raise OSError(28, "No space left on device")
         written.append(chunk)

@@ -20,9 +20,9 @@ from featcache.errors import ExtractionFailed, UsageError, WeightsInvalid
 from featcache.extraction.extract import EARLIER, Extracted, Failure, extract
 from featcache.extraction.job import Job, plan_job
 from featcache.extraction.multi_device import parse_devices, run_on_devices
-from featcache.extraction.remote_job import Request, combined, open_request, request_of
+from featcache.extraction.remote_job import RemoteJob, combined, open_remote_job, remote_job
 from featcache.extraction.shards import Shard
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 from tests import hub
 from tests.test_extract import snapshot
 
@@ -50,11 +50,11 @@ class Site:
         chosen = EncodeOptions(weights=self.gpt2, **options)
         job = plan_job(cache, dataset, encoder_spec("gpt2"), chosen, layers=["1", "last"])
         for target in job.targets:
-            target.array.create(target.key, Plan(self.rows, CHUNK, 4, "cost", THREADS))
+            target.array.create(target.key, Layout(self.rows, CHUNK, 4, "cost", THREADS))
         return job
 
-    def request(self, cache: Cache, job: Job) -> Request:
-        return request_of(cache, job, dataset="folder:tiny", root=self.photos)
+    def request(self, cache: Cache, job: Job) -> RemoteJob:
+        return remote_job(cache, job, dataset="folder:tiny", root=self.photos)
 
     def cache(self, folder: Path) -> Cache:
         """A cache that knows the encoder already, so that planning loads no network."""
@@ -197,7 +197,7 @@ def test_a_gpu_named_twice_or_an_empty_name_is_refused() -> None:
 
 
 @pytest.fixture
-def moved(site: Site, tmp_path: Path) -> tuple[Path, Cache, Request]:
+def moved(site: Site, tmp_path: Path) -> tuple[Path, Cache, RemoteJob]:
     """A request whose root is a copy of the site's photos that a test may change."""
     shutil.copytree(site.photos, tmp_path / "photos")
     cache = site.cache(tmp_path / "cache")
@@ -206,32 +206,32 @@ def moved(site: Site, tmp_path: Path) -> tuple[Path, Cache, Request]:
 
 
 def test_a_request_opens_to_the_job_it_was_made_of_without_reading_every_row(
-    moved: tuple[Path, Cache, Request], site: Site, monkeypatch: pytest.MonkeyPatch
+    moved: tuple[Path, Cache, RemoteJob], site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, cache, request = moved
-    _, job = open_request(request)
+    _, job = open_remote_job(request)
     there = site.job(cache)
     assert [target.array.path for target in job.targets] == [target.array.path for target in there.targets]
     assert job.view.root == there.view.root and job.options == there.options
 
 
-def test_a_data_set_with_other_rows_on_another_machine_is_refused(moved: tuple[Path, Cache, Request]) -> None:
+def test_a_data_set_with_other_rows_on_another_machine_is_refused(moved: tuple[Path, Cache, RemoteJob]) -> None:
     photos, _, request = moved
     captions = photos / "captions.csv"
     lines = captions.read_text().splitlines()
     captions.write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(DataInvalid, match="59 here, 60 there.*Put the same version on every machine"):
-        open_request(request)
+        open_remote_job(request)
     captions.write_text("\n".join([*lines[:-1], "0000.png,one more of the first"]) + "\n")
     with pytest.raises(DataInvalid, match="or other ids or groups"):
-        open_request(request)
+        open_remote_job(request)
 
 
-def test_a_row_with_other_bytes_on_another_machine_is_refused_by_its_id(moved: tuple[Path, Cache, Request]) -> None:
+def test_a_row_with_other_bytes_on_another_machine_is_refused_by_its_id(moved: tuple[Path, Cache, RemoteJob]) -> None:
     photos, _, request = moved
     captions = photos / "captions.csv"
     captions.write_text(captions.read_text().replace("number 17", "number 99"))
-    cache, job = open_request(request)
+    cache, job = open_remote_job(request)
     assert job.view.read(3)
     with pytest.raises(
         UsageError, match=r"row '0017.png#0' on .* has other bytes than where the extraction was started"
@@ -241,12 +241,12 @@ def test_a_row_with_other_bytes_on_another_machine_is_refused_by_its_id(moved: t
 
 
 def test_an_encoder_with_other_weights_on_another_machine_is_refused(
-    moved: tuple[Path, Cache, Request], tmp_path: Path
+    moved: tuple[Path, Cache, RemoteJob], tmp_path: Path
 ) -> None:
     _, _, request = moved
     other = hub.gpt2_repo(tmp_path / "other", seed=1)
     with pytest.raises(WeightsInvalid, match="gpt2 on .* is not the encoder that the extraction was started with"):
-        open_request(replace(request, options=replace(request.options, weights=other)))
+        open_remote_job(replace(request, options=replace(request.options, weights=other)))
 
 
 def test_what_several_processes_did_adds_up_and_a_failed_row_keeps_its_reason(site: Site, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ RANDOM = 0.03  # platonic-rep's svcca projects at random: its 20 seeds spread ov
 EXCLUDED = {
     "meta/*": "names versions and commits, not a score",
     "cases/*/platonic_rep.float32/svcca_dim10_std_over_seeds": "the spread of a random projection; ours is exact",
-    "cases/*/resi/SVCCA": "a fault: 99 % of the variance is asked for and one component is kept",
+    "cases/*/resi/SVCCA": "a fault: 99 % of the variance is settings for and one component is kept",
     "cases/*/resi/SVCCA_components_kept(A,B)/*": "the same fault, counted",
 }
 

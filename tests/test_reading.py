@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 import featcache.store.reader
 from featcache.errors import Damaged, FeaturesNotCached, UsageError
 from featcache.store.array import FeatureArray
-from featcache.store.checked import Verified, identities, stamp_of
+from featcache.store.checked import CheckedArrays, identities, stamp_of
 from featcache.store.key import ArrayKey
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 from featcache.store.reader import Reader
 from featcache.store.records import CRC_BYTES, chunk_name, crc_of
 
@@ -40,7 +40,7 @@ def write(folder: Path, values: np.ndarray | None = None, *, chunks: int = CHUNK
     binds = {"format": 1, "rows": {"root": "r", "n": N}, "d": D, "dtype": values.dtype.name}
     key = ArrayKey("tiny", "captions", "fake", "last.mean", binds)
     array = FeatureArray(folder / key.path)
-    plan = array.create(key, Plan(N, ROWS, 4, "row", 1))
+    plan = array.create(key, Layout(N, ROWS, 4, "row", 1))
     for chunk in range(chunks):
         start, stop = plan.span(chunk)
         array.commit(plan, chunk, values[start:stop], writer="w")
@@ -277,7 +277,7 @@ def row_by_row(reader: Reader) -> None:
 def test_what_was_read_whole_is_remembered_by_the_next_reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Any
 ) -> None:
-    array, memory = write(tmp_path), Verified(tmp_path, tmp_path / "own")
+    array, memory = write(tmp_path), CheckedArrays(tmp_path, tmp_path / "own")
     way(array.open(verified=memory))
     decay(array, 3, monkeypatch)
     array.open(verified=memory).take(np.array([31]))  # trusted, unseen
@@ -310,7 +310,7 @@ def test_a_file_that_takes_a_checked_ones_place_is_checked_again(
 
 
 def test_a_part_that_was_read_or_a_reading_without_checks_is_not_remembered(tmp_path: Path) -> None:
-    array, memory = write(tmp_path), Verified(tmp_path, tmp_path / "own")
+    array, memory = write(tmp_path), CheckedArrays(tmp_path, tmp_path / "own")
     array.open(verified=memory).read(0, N - 1)
     array.open(verified=memory).read(verify=False)
     array.open(verified=memory).take(np.arange(N), verify=False)
@@ -319,7 +319,7 @@ def test_a_part_that_was_read_or_a_reading_without_checks_is_not_remembered(tmp_
 
 @pytest.mark.parametrize("change", ["in place", "with its time put back", "by another file"])
 def test_a_chunk_written_again_is_forgotten(tmp_path: Path, change: str) -> None:
-    array, memory = write(tmp_path), Verified(tmp_path, tmp_path / "own")
+    array, memory = write(tmp_path), CheckedArrays(tmp_path, tmp_path / "own")
     array.open(verified=memory).read()
     path = array.path / chunk_name(3)
     before = path.stat()
@@ -335,7 +335,7 @@ def test_a_chunk_written_again_is_forgotten(tmp_path: Path, change: str) -> None
 
 
 def test_a_chunk_that_changes_while_the_others_are_checked_is_not_trusted_later(tmp_path: Path) -> None:
-    array, memory = write(tmp_path), Verified(tmp_path, tmp_path / "own")
+    array, memory = write(tmp_path), CheckedArrays(tmp_path, tmp_path / "own")
     reader = array.open(verified=memory)
     reader.block(0, 50)
     flip(array, 3)  # checked before, and again the array's to lose
@@ -345,7 +345,7 @@ def test_a_chunk_that_changes_while_the_others_are_checked_is_not_trusted_later(
 
 
 def test_another_array_in_the_same_place_is_not_the_one_that_was_checked(tmp_path: Path) -> None:
-    array, memory = write(tmp_path), Verified(tmp_path, tmp_path / "own")
+    array, memory = write(tmp_path), CheckedArrays(tmp_path, tmp_path / "own")
     array.open(verified=memory).read()
     complete = array.complete()
     assert memory.knows(array.folder, stamp(array))
@@ -358,9 +358,9 @@ READ_ONLY = """
 import os, sys
 from pathlib import Path
 from featcache.store.array import FeatureArray
-from featcache.store.checked import Verified
+from featcache.store.checked import CheckedArrays
 from tests.test_reading import stamp
-array, memory = FeatureArray(Path(sys.argv[1])), Verified(Path(sys.argv[2]), Path(sys.argv[3]))
+array, memory = FeatureArray(Path(sys.argv[1])), CheckedArrays(Path(sys.argv[2]), Path(sys.argv[3]))
 if os.geteuid() == 0:  # root may write anywhere
     os.setegid(65534)
     os.seteuid(65534)
@@ -391,7 +391,7 @@ def test_a_cache_that_cannot_be_written_to_is_remembered_beside_the_users_own() 
 def test_a_memory_that_cannot_be_kept_anywhere_costs_only_the_checks(tmp_path: Path) -> None:
     array, no_folder = write(tmp_path), tmp_path / "file"
     no_folder.write_text("a file where a folder should be")
-    memory = Verified(no_folder, no_folder)
+    memory = CheckedArrays(no_folder, no_folder)
     array.open(verified=memory).read()
     assert not memory.knows(array.folder, stamp(array))
     np.testing.assert_array_equal(array.open(verified=memory).take(np.array([7])), features()[[7]])

@@ -24,11 +24,11 @@ from featcache.maintenance.repair import Sources, repair
 from featcache.maintenance.verify import verify
 from featcache.sharing.transfer import plan_transfer, transfer
 from featcache.store.array import FeatureArray
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 from featcache.store.records import chunk_name
 from tests.fakes import FakeEncoder, fake_card, text_dataset
 
-PLAN = Plan(50, 7, 4, "cost", 1)
+LAYOUT = Layout(50, 7, 4, "cost", 1)
 
 
 @pytest.fixture(autouse=True)

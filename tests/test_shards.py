@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from featcache.cache import Cache
 from featcache.errors import UsageError
 from featcache.extraction.shards import Shard, from_environment, local_device, parse_shard
-from featcache.store.layout import Plan, chunk_rows
+from featcache.store.layout import Layout, chunk_rows
 from tests.fakes import text_dataset
 from tests.test_extract import run, snapshot
 
@@ -149,7 +149,7 @@ def test_a_launched_process_takes_the_gpu_of_its_place_on_the_machine() -> None:
 CHILD = """
 import json, sys, time
 import featcache.extraction.job
-from featcache.store.layout import Plan, chunk_rows
+from featcache.store.layout import Layout, chunk_rows
 from featcache.extraction.shards import parse_shard
 from tests.fakes import FakeEncoder, fake_card, text_dataset
 from tests.test_extract import Cache, extract, plan, small_chunks
@@ -221,7 +221,7 @@ def test_the_worked_plan_says_what_the_planner_does() -> None:
     hours = [cells(line) for line in lines if re.match(r"\| [\d,]+ \(", line)]
     assert len(plans) == 3 and len(hours) == 4
     for width, rows, each, chunks, gigabytes, objects in plans:
-        plan = Plan(int(rows), chunk_rows(int(rows), int(width) * 2), 1, "row", 1)
+        plan = Layout(int(rows), chunk_rows(int(rows), int(width) * 2), 1, "row", 1)
         assert (each, chunks, objects) == (plan.chunk_rows, plan.chunks, 2 * plan.chunks + 4)
         assert gigabytes == round(rows * width * 2 / 1e9, 1)
     for rate, *each in hours:

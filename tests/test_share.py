@@ -34,7 +34,7 @@ from featcache.storage.local import LocalFolder
 from featcache.storage.open import open_folder
 from featcache.store.array import FeatureArray
 from featcache.store.key import FORMAT, ArrayKey, canonical
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 from featcache.store.records import Record, root_of
 from featcache.store.rows import write_rows
 from tests.fakes import FakeEncoder, fake_card, text_dataset
@@ -69,7 +69,7 @@ def fill(
     """Writes an array, or some chunks of it."""
     write_rows(cache.folder / DATASET.name / VIEW.name, VIEW, DATASET.overlay)
     array = cache.array(key(layer).path)
-    plan = array.create(key(layer), Plan(N, CHUNK_ROWS, 8, "row", 1))
+    plan = array.create(key(layer), Layout(N, CHUNK_ROWS, 8, "row", 1))
     for chunk in chunks:
         start, stop = plan.span(chunk)
         array.commit(plan, chunk, values(seed)[start:stop], writer=writer)
@@ -325,7 +325,7 @@ def write(place: str, seed: int, settings: dict[str, str], barrier: Any) -> None
     os.environ.update(settings)
     array = Cache(place).array(key().path)
     barrier.wait(60)
-    plan = array.create(key(), Plan(N, CHUNK_ROWS, 8, "row", 1))
+    plan = array.create(key(), Layout(N, CHUNK_ROWS, 8, "row", 1))
     for chunk in range(CHUNKS):
         start, stop = plan.span(chunk)
         array.commit(plan, chunk, values(seed)[start:stop], writer=f"writer {os.getpid()}")
@@ -660,7 +660,7 @@ def test_a_key_with_a_hostile_root_names_no_file_elsewhere(tmp_path: Path, lapto
     shared = Cache(tmp_path / "shared")
     binds = {**key().binds, "rows": {**key().binds["rows"], "root": "../../../../escape" + "0" * 20}}
     hostile = replace(key(), binds=binds)
-    shared.array(hostile.path).create(hostile, Plan(N, CHUNK_ROWS, 8, "row", 1))
+    shared.array(hostile.path).create(hostile, Layout(N, CHUNK_ROWS, 8, "row", 1))
     with pytest.raises(Damaged, match="contradicts itself"):
         move(shared, laptop)
     assert not laptop.root.exists()

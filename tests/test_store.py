@@ -19,11 +19,11 @@ from featcache.storage.base import ASIDE
 from featcache.storage.durable import replace, write_once
 from featcache.store.array import FeatureArray
 from featcache.store.key import ArrayKey, canonical, differences
-from featcache.store.layout import Plan, chunk_rows
+from featcache.store.layout import Layout, chunk_rows
 from featcache.store.records import chunk_name
 
 N, D, ROWS = 43, 5, 8
-PLAN = Plan(N, ROWS, 4, "row", 1)
+LAYOUT = Layout(N, ROWS, 4, "row", 1)
 
 
 def make_key(**binds: object) -> ArrayKey:
@@ -37,7 +37,7 @@ def features() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((N, D)).astype(np.float16)
 
 
-def write_all(folder: Path, plan: Plan = PLAN, *, chunks: int | None = None) -> FeatureArray:
+def write_all(folder: Path, plan: Layout = LAYOUT, *, chunks: int | None = None) -> FeatureArray:
     key = make_key()
     array = FeatureArray(folder / key.path)
     array.create(key, plan)
@@ -78,7 +78,7 @@ def test_an_incomplete_array_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(FeaturesNotCached, match="not complete"):
         array.read()
     with pytest.raises(FeaturesNotCached, match="3 of 6 chunks are missing"):
-        array.finish(PLAN)
+        array.finish(LAYOUT)
 
 
 def test_every_flipped_byte_of_a_chunk_is_refused(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_an_array_of_a_newer_format_asks_for_an_upgrade(tmp_path: Path) -> None:
 
 def test_the_first_plan_wins(tmp_path: Path) -> None:
     array = write_all(tmp_path, chunks=1)
-    assert array.create(make_key(), Plan(N, ROWS + 1, 2, "cost", 2)) == PLAN
+    assert array.create(make_key(), Layout(N, ROWS + 1, 2, "cost", 2)) == LAYOUT
 
 
 def test_a_chunk_without_record_is_adopted_if_whole_and_set_aside_if_not(tmp_path: Path) -> None:
@@ -169,21 +169,21 @@ def test_a_chunk_without_record_is_adopted_if_whole_and_set_aside_if_not(tmp_pat
     (array.path / "commits" / "2.json").unlink()
     broken = array.path / chunk_name(2)
     broken.write_bytes(broken.read_bytes()[:-7])
-    assert array.adopt_orphans(PLAN) == [1]
+    assert array.adopt_orphans(LAYOUT) == [1]
     assert array.committed() == {0, 1, 3}
     assert not broken.exists()
     assert len([name for name in os.listdir(array.path) if name.startswith(ASIDE)]) == 1
     for chunk in (2, 4, 5):
-        start, stop = PLAN.span(chunk)
-        array.commit(PLAN, chunk, features()[start:stop], writer="w")
-    array.finish(PLAN)
+        start, stop = LAYOUT.span(chunk)
+        array.commit(LAYOUT, chunk, features()[start:stop], writer="w")
+    array.finish(LAYOUT)
     np.testing.assert_array_equal(array.read(), features())
 
 
 def test_the_second_writer_of_a_chunk_keeps_the_first_ones_bytes(tmp_path: Path) -> None:
     array = write_all(tmp_path, chunks=1)
     other = features()[:ROWS] + np.float16(1)
-    record = array.commit(PLAN, 0, other, writer="second")
+    record = array.commit(LAYOUT, 0, other, writer="second")
     assert record.writer == "w"
     np.testing.assert_array_equal(
         np.frombuffer((array.path / chunk_name(0)).read_bytes()[:-4], np.float16).reshape(ROWS, D), features()[:ROWS]
@@ -193,7 +193,7 @@ def test_the_second_writer_of_a_chunk_keeps_the_first_ones_bytes(tmp_path: Path)
 def test_a_block_of_the_wrong_length_is_refused(tmp_path: Path) -> None:
     array = write_all(tmp_path, chunks=0)
     with pytest.raises(UsageError, match="chunk 5 holds rows 40 to 43, got 8"):
-        array.commit(PLAN, 5, features()[:8], writer="w")
+        array.commit(LAYOUT, 5, features()[:8], writer="w")
 
 
 def test_a_file_is_written_once_and_replaced_whole(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_without_hard_links_a_file_is_still_written_once(tmp_path: Path, monkeyp
 )
 def test_chunks_are_even_and_the_last_is_hardly_padded(n: int, row_bytes: int) -> None:
     rows = chunk_rows(n, row_bytes)
-    plan = Plan(n, rows, 1, "row", 1)
+    plan = Layout(n, rows, 1, "row", 1)
     assert plan.chunks * rows - n < plan.chunks
     assert rows <= 65_536
     assert [plan.span(chunk)[0] for chunk in range(plan.chunks)] == list(range(0, n, rows))
@@ -242,10 +242,10 @@ WRITER = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from tests.test_store import FeatureArray, PLAN, features, make_key
+from tests.test_store import FeatureArray, LAYOUT, features, make_key
 key = make_key()
 array = FeatureArray(Path(sys.argv[1]) / key.path)
-plan = array.create(key, PLAN)
+plan = array.create(key, LAYOUT)
 array.adopt_orphans(plan)
 todo = sorted(set(range(plan.chunks)) - array.committed())
 print("ready", flush=True)
@@ -287,7 +287,7 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost_and_the_bytes_are_the
         assert set(said) <= array.committed()
         again = run_writer(folder, None)
         assert not set(said) & set(again), "a committed chunk was computed again"
-        for chunk in range(PLAN.chunks):
+        for chunk in range(LAYOUT.chunks):
             assert (array.path / chunk_name(chunk)).read_bytes() == (whole.path / chunk_name(chunk)).read_bytes()
         assert array.complete().root == whole.complete().root
 

@@ -17,7 +17,7 @@ from featcache.storage.durable import TEMPORARY, write_once
 from featcache.store.array import FeatureArray
 from featcache.store.records import chunk_name, root_of
 from tests.faults import (
-    PLAN,
+    LAYOUT,
     D,
     Job,
     N,
@@ -85,7 +85,7 @@ def kill_points(steps: list[Operation], kills: int) -> list[int]:
 
 
 def records_but_writer(array: FeatureArray) -> list[object]:
-    return [record and replace(record, writer="") for record in map(array.record, range(PLAN.chunks))]
+    return [record and replace(record, writer="") for record in map(array.record, range(LAYOUT.chunks))]
 
 
 def check_killed(array: FeatureArray, outcome: Outcome, whole: FeatureArray) -> None:
@@ -134,7 +134,7 @@ def test_every_step_from_temporary_file_to_record_is_a_barrier_of_the_sweep(tmp_
     one = ["create 1", "write 1", "write 2", "sync 1", "link 1", "unlink 1", "sync folder 1"]
     for what in ("chunk", "record", "key.json", "plan.json", "zarr.json", "COMPLETE.json"):
         assert {f"{what}: {step}" for step in one} <= set(found)
-        assert found.count(f"{what}: link 1") == (PLAN.chunks if what in ("chunk", "record") else 1)
+        assert found.count(f"{what}: link 1") == (LAYOUT.chunks if what in ("chunk", "record") else 1)
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
@@ -187,7 +187,7 @@ def test_a_writer_that_slept_while_its_lock_was_broken_finds_the_other_writers_f
 
 def check_raced(array: FeatureArray, shifts: list[float], references: dict[float, dict[str, bytes]]) -> None:
     """Every chunk is one writer's, whole; its one record is of those bytes; the root is that of the records."""
-    assert array.committed() == set(range(PLAN.chunks))
+    assert array.committed() == set(range(LAYOUT.chunks))
     records = []
     for chunk, content in enumerate(chunks_of(array).values()):
         assert content in [references[shift][chunk_name(chunk)] for shift in shifts]
@@ -224,7 +224,7 @@ def test_writers_of_one_digest_at_once_end_with_one_writers_bytes_in_every_chunk
         folder = tmp_path / str(attempt)
         folder.mkdir()
         shifts = list(range(many)) if differ else [0] * many
-        orders = [list(range(PLAN.chunks)) for _ in range(many)]
+        orders = [list(range(LAYOUT.chunks)) for _ in range(many)]
         for order in orders[: attempt % (many + 1)]:  # all in step, then more and more of them not
             chance.shuffle(order)
         jobs = [
@@ -249,15 +249,15 @@ def test_one_of_two_racing_writers_is_killed_and_the_other_completes_the_array(
         check_ended(array_in(folder), whole)
 
 
-IDS = [f"r{row}" for row in range(PLAN.n)]
+IDS = [f"r{row}" for row in range(LAYOUT.n)]
 
 
 def half_committed(folder: Path, failed_row: int) -> tuple[FeatureArray, bytes]:
     """An array whose first chunk, with one failed row, has no record yet; and that record, for its writer to add."""
     array, values = array_in(folder), block(0).copy()
     values[failed_row] = np.nan
-    array.create(make_key(), PLAN)
-    array.commit(PLAN, 0, values, writer="slow", ids=IDS[: PLAN.chunk_rows])
+    array.create(make_key(), LAYOUT)
+    array.commit(LAYOUT, 0, values, writer="slow", ids=IDS[: LAYOUT.chunk_rows])
     record = array.path / "commits" / "0.json"
     content = record.read_bytes()
     record.unlink()
@@ -266,24 +266,24 @@ def half_committed(folder: Path, failed_row: int) -> tuple[FeatureArray, bytes]:
 
 def check_failed_rows_are_listed(array: FeatureArray) -> None:
     for record in array.complete().records:
-        start, stop = PLAN.span(record.chunk)
+        start, stop = LAYOUT.span(record.chunk)
         rows = np.flatnonzero(np.isnan(array.read(start, stop)).any(axis=1)) + start
         assert record.failed == tuple(f"r{row}" for row in rows)
 
 
 def test_a_chunk_with_failed_rows_that_another_writer_finds_is_recorded_with_its_own_list(tmp_path: Path) -> None:
     array, _ = half_committed(tmp_path, 3)
-    for chunk in range(PLAN.chunks):
-        array.commit(PLAN, chunk, block(chunk), writer="quick", ids=IDS[slice(*PLAN.span(chunk))])
-    array.finish(PLAN)
+    for chunk in range(LAYOUT.chunks):
+        array.commit(LAYOUT, chunk, block(chunk), writer="quick", ids=IDS[slice(*LAYOUT.span(chunk))])
+    array.finish(LAYOUT)
     check_failed_rows_are_listed(array)
 
 
 def test_a_second_writer_leaves_the_chunk_of_a_slow_one_alone_though_rows_of_it_failed(tmp_path: Path) -> None:
     array, content = half_committed(tmp_path, 3)
-    array.adopt_orphans(PLAN, IDS)
+    array.adopt_orphans(LAYOUT, IDS)
     write_once(array.path / "commits" / "0.json", content)  # the slow writer goes on
-    for chunk in range(PLAN.chunks):
-        array.commit(PLAN, chunk, block(chunk), writer="quick", ids=IDS[slice(*PLAN.span(chunk))])
-    array.finish(PLAN)
+    for chunk in range(LAYOUT.chunks):
+        array.commit(LAYOUT, chunk, block(chunk), writer="quick", ids=IDS[slice(*LAYOUT.span(chunk))])
+    array.finish(LAYOUT)
     check_failed_rows_are_listed(array)

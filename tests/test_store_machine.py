@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from featcache.cache import Cache
 from featcache.errors import Damaged, FeaturesNotCached, UsageError
 from featcache.store.key import ArrayKey
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 from featcache.store.records import chunk_name
 from tests.faults import without_syncs
 
@@ -54,7 +54,7 @@ class Store(RuleBasedStateMachine):
         dtype=st.sampled_from(["float16", "float32"]),
     )
     def shape(self, n: int, d: int, rows: int, dtype: str) -> None:
-        self.plan, self.d, self.dtype = Plan(n, rows, 4, "row", 1), d, np.dtype(dtype)
+        self.plan, self.d, self.dtype = Layout(n, rows, 4, "row", 1), d, np.dtype(dtype)
         binds = {"modality": "text", "decoding": {}, "root": "r", "n": n}
         self.key = ArrayKey("a", "b", "c", "last.mean", {"format": 1, "rows": binds, "d": d, "dtype": dtype})
         self.arrays = [self.cache.array(self.key.path) for _ in range(2)]
@@ -73,7 +73,7 @@ class Store(RuleBasedStateMachine):
 
     @rule(who=st.integers(0, 1), other_plan=st.booleans())
     def create(self, who: int, other_plan: bool) -> None:
-        wanted = Plan(self.plan.n, 3, 2, "cost", 7) if other_plan and self.created else self.plan
+        wanted = Layout(self.plan.n, 3, 2, "cost", 7) if other_plan and self.created else self.plan
         assert self.arrays[who].create(self.key, wanted) == self.plan
         self.created = True
 

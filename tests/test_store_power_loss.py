@@ -21,7 +21,7 @@ from featcache.store.records import chunk_name
 from featcache.store.rows import read_overlay, read_rows, write_rows
 from tests.fakes import fake_card, text_dataset
 from tests.faults import (
-    PLAN,
+    LAYOUT,
     Operation,
     array_in,
     chunks_of,
@@ -213,7 +213,7 @@ def check_what_stayed(folder: Path, said: list[str], whole: FeatureArray) -> Non
         assert chunks_of(array)[chunk_name(chunk)] == wanted[chunk_name(chunk)]
     assert chunks_of(array).items() <= wanted.items()
     if "created" in said:
-        assert (array.key(), array.plan()) == (make_key(), PLAN)
+        assert (array.key(), array.layout()) == (make_key(), LAYOUT)
     if "complete" in said:
         assert array.is_complete
     if array.is_complete:
@@ -267,7 +267,7 @@ def test_what_a_second_run_acknowledges_survives_though_the_first_was_killed_bet
         for operation in record(folder, lambda said, folder=folder: resume(folder, recording.links, said)):
             disk.apply(operation)
         disk.lay_out(lost, LOSSES[0])
-        check_what_stayed(lost, ["created", "complete", *map(str, range(PLAN.chunks))], whole)
+        check_what_stayed(lost, ["created", "complete", *map(str, range(LAYOUT.chunks))], whole)
 
 
 # -- the row tables

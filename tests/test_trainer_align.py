@@ -14,7 +14,7 @@ from featcache.features import Features
 from featcache.metrics import METRICS, paired
 from featcache.metrics.errors import BadChoice, MetricError, TooFewRows
 from featcache.metrics.pairing import MODES
-from featcache.studies.alignment.align import Alignment, Asked, align, parse_metric, rows_of
+from featcache.studies.alignment.align import Alignment, AlignSettings, align, parse_metric, rows_of
 from featcache.studies.alignment.common_rows import common_rows
 from featcache.studies.alignment.curves import ceilings, curves
 from featcache.studies.alignment.grid import align_layers, layers_of
@@ -42,11 +42,11 @@ def captions(cache: Cache) -> Features:
     return cache.load("openmoji", "lm")
 
 
-def measured(cache: Cache, asked: Asked) -> dict[str, Alignment]:
-    return {row.metric: row for row in align(images(cache), captions(cache), asked, cache=cache)}
+def measured(cache: Cache, settings: AlignSettings) -> dict[str, Alignment]:
+    return {row.metric: row for row in align(images(cache), captions(cache), settings, cache=cache)}
 
 
-QUICK = Asked(k=5, permutations=39)
+QUICK = AlignSettings(k=5, permutations=39)
 
 
 # -- scores -----------------------------------------------------------------------------------------------------------
@@ -91,29 +91,29 @@ def test_captions_of_one_photo_do_not_raise_the_score_of_strangers(kept: Cache, 
 @pytest.mark.parametrize("pairing", MODES)
 def test_graphs_from_the_cache_give_the_scores_that_a_search_gives(cache: Cache, pairing: Any, split: Any) -> None:
     names = ("mutual_knn", "lcs_knn", "rank_knn", "second_order_cosine", "cknna")
-    asked = replace(QUICK, metrics=names, pairing=pairing, split=split, null="none")
-    alone = align(images(cache), captions(cache), asked)
+    settings = replace(QUICK, metrics=names, pairing=pairing, split=split, null="none")
+    alone = align(images(cache), captions(cache), settings)
     for _ in range(2):
-        found = align(images(cache), captions(cache), asked, cache=cache)
+        found = align(images(cache), captions(cache), settings, cache=cache)
         assert [row.value for row in found] == [row.value for row in alone]
 
 
 def test_what_is_cached_is_not_searched_again_for_the_same_or_a_smaller_k(cache: Cache, searches: list[int]) -> None:
-    asked = replace(QUICK, metrics=("mutual_knn", "jaccard_knn", "cycle_knn"))
-    assert "tiles" in measured(cache, asked)["mutual_knn"].backend
+    settings = replace(QUICK, metrics=("mutual_knn", "jaccard_knn", "cycle_knn"))
+    assert "tiles" in measured(cache, settings)["mutual_knn"].backend
     assert searches == [5, 5], "one graph a side serves every metric"
-    again = measured(cache, replace(asked, k=3))
+    again = measured(cache, replace(settings, k=3))
     assert searches == [5, 5] and {row.backend for row in again.values()} == {"cache"}
-    measured(cache, replace(asked, k=7))
+    measured(cache, replace(settings, k=7))
     assert searches == [5, 5, 7, 7]
 
 
 def test_a_split_is_read_off_a_graph_of_all_rows_where_that_is_deep_enough(cache: Cache, searches: list[int]) -> None:
-    asked = replace(QUICK, metrics=("mutual_knn",), split="train", k=4)
-    first = measured(cache, asked)["mutual_knn"]
+    settings = replace(QUICK, metrics=("mutual_knn",), split="train", k=4)
+    first = measured(cache, settings)["mutual_knn"]
     assert searches == [4, 4] and not list(cache.arrays(layer="graph.*")), "a part is searched and not kept"
-    measured(cache, replace(asked, split=None, k=30))
-    again = measured(cache, asked)["mutual_knn"]
+    measured(cache, replace(settings, split=None, k=30))
+    again = measured(cache, settings)["mutual_knn"]
     assert searches == [4, 4, 30, 30]
     assert again.backend == "cache" and again.value == first.value and again.n == 36
 
@@ -121,8 +121,8 @@ def test_a_split_is_read_off_a_graph_of_all_rows_where_that_is_deep_enough(cache
 def test_metrics_take_options_and_state_every_one_of_them(kept: Cache) -> None:
     x, y = images(kept), captions(kept)
     both = paired(x.values, y.values, x.groups, y.groups)
-    asked = replace(QUICK, metrics=("cka_rbf:sigma=median", "mutual_knn:metric=euclidean,k=7"), null="none")
-    rbf, knn = align(x, y, asked)
+    settings = replace(QUICK, metrics=("cka_rbf:sigma=median", "mutual_knn:metric=euclidean,k=7"), null="none")
+    rbf, knn = align(x, y, settings)
     assert rbf.value == pytest.approx(metrics.cka(both.x, both.y, kernel="rbf", sigma="median"))
     assert knn.value == metrics.mutual_knn(both.x, both.y, k=7, metric="euclidean") and knn.k == 7
     assert "sigma=median" in rbf.convention and knn.convention == "metric=euclidean"
@@ -144,12 +144,12 @@ def test_false_is_false_however_it_is_written(kept: Cache) -> None:
 
 
 def test_pairs_are_drawn_by_the_seed_that_was_asked_for(kept: Cache) -> None:
-    asked = replace(QUICK, metrics=("rsa:pairs=50",), null="none")
-    rows = [align(images(kept), captions(kept), asked, seed=seed)[0] for seed in (0, 9)]
+    settings = replace(QUICK, metrics=("rsa:pairs=50",), null="none")
+    rows = [align(images(kept), captions(kept), settings, seed=seed)[0] for seed in (0, 9)]
     assert rows[0].value != rows[1].value
     both = paired(images(kept).values, captions(kept).values, images(kept).groups, captions(kept).groups)
     assert rows[1].value == metrics.rsa(both.x, both.y, pairs=50, pair_seed=9) and "pair_seed=9" in rows[1].convention
-    [whole] = align(images(kept), captions(kept), replace(asked, metrics=("rsa",)))
+    [whole] = align(images(kept), captions(kept), replace(settings, metrics=("rsa",)))
     assert "seed" not in whole.convention
 
 
@@ -167,7 +167,7 @@ def test_what_cannot_be_measured_is_an_error_where_it_was_named(kept: Cache) -> 
         align(x, y, replace(QUICK, k=PHOTOS))
     for wrong in ({"null": "bootstrap"}, {"interval": "rows"}, {"permutations": 0}, {"interval": "queries"}):
         with pytest.raises(UsageError):
-            Asked(**wrong)  # pyright: ignore[reportArgumentType]
+            AlignSettings(**wrong)  # pyright: ignore[reportArgumentType]
 
 
 # -- nulls and intervals ----------------------------------------------------------------------------------------------
@@ -208,8 +208,8 @@ def test_a_metric_without_such_an_interval_keeps_its_score_and_its_null(kept: Ca
 
 
 def test_of_all_metrics_those_without_a_closed_form_keep_their_score(kept: Cache) -> None:
-    asked = replace(QUICK, metrics=("all",), null="closed", interval="queries", queries=20)
-    for row in align(images(kept), captions(kept), asked, cache=kept):
+    settings = replace(QUICK, metrics=("all",), null="closed", interval="queries", queries=20)
+    for row in align(images(kept), captions(kept), settings, cache=kept):
         if METRICS[row.metric].same_width:
             continue
         assert row.value is not None and row.null == ("none" if "no closed form" in row.note else "closed form")
@@ -219,8 +219,8 @@ def test_of_all_metrics_those_without_a_closed_form_keep_their_score(kept: Cache
 def test_what_computed_a_score_is_said_truly(kept: Cache) -> None:
     names = ("mutual_knn", "cknna", "second_order_cosine", "cka_linear", "procrustes")
     for null in ("none", "permutation"):
-        asked = replace(QUICK, metrics=names, null=null)  # pyright: ignore[reportArgumentType]
-        found = {row.metric: row.backend for row in align(images(kept), captions(kept), asked)}
+        settings = replace(QUICK, metrics=names, null=null)  # pyright: ignore[reportArgumentType]
+        found = {row.metric: row.backend for row in align(images(kept), captions(kept), settings)}
         assert all("tiles" in found[name] for name in names[:3])
         assert (found["cka_linear"], found["procrustes"]) == ("torch (cpu)", "numpy")
 
@@ -305,15 +305,15 @@ def test_an_encoder_of_two_views_must_be_named_with_its_view(cache: Cache) -> No
 
 
 def test_every_pair_of_layers_is_scored_once_searched_and_the_best_is_found(cache: Cache, searches: list[int]) -> None:
-    asked = replace(QUICK, metrics=("mutual_knn", "cka_linear", "procrustes"))
-    grids = align_layers(cache, "openmoji", ["vit", "lm"], asked)
+    settings = replace(QUICK, metrics=("mutual_knn", "cka_linear", "procrustes"))
+    grids = align_layers(cache, "openmoji", ["vit", "lm"], settings)
     assert len(searches) == 7 and len(grids.scores) == 3 * 4 * 3
     for row in grids.scores:
         x, y = (grids.arrays[names] for names in ((row.encoder_x, row.layer_x), (row.encoder_y, row.layer_y)))
-        [alone] = align(x, y, replace(asked, metrics=(row.metric,), null="none"), cache=cache)
+        [alone] = align(x, y, replace(settings, metrics=(row.metric,), null="none"), cache=cache)
         assert row.value == pytest.approx(alone.value) and (row.n, row.d_x, row.d_y) == (PHOTOS, 10, 8)
     assert len(searches) == 7
-    for name in asked.metrics:
+    for name in settings.metrics:
         rows = [row for row in grids.scores if row.metric == name]
         best = (max if METRICS[name].higher_is_better else min)(rows, key=lambda row: row.value)
         assert [row for row in rows if row.best] == [best]
@@ -321,7 +321,7 @@ def test_every_pair_of_layers_is_scored_once_searched_and_the_best_is_found(cach
         assert best.p == (1 / 40 if name == "mutual_knn" else None)
         assert best.null == ("best pair of 39 permutations" if name == "mutual_knn" else "none")
     permuted = align_layers(
-        cache, "openmoji", ["vit", "lm"], replace(asked, metrics=("cka_linear",), null="permutation")
+        cache, "openmoji", ["vit", "lm"], replace(settings, metrics=("cka_linear",), null="permutation")
     )
     assert {row.p is None for row in permuted.scores} == {False}
 
@@ -334,18 +334,18 @@ def test_the_best_of_many_strange_layers_is_not_taken_for_alignment(kept: Cache)
 
 
 def test_several_encoders_are_compared_pairwise_and_both_ways_where_it_matters(kept: Cache) -> None:
-    asked = replace(QUICK, metrics=("mutual_knn", "cycle_knn"), null="none")
-    scores = align_layers(kept, "openmoji", ["vit", "lm", "big"], asked).scores
-    pairs = {name: {(r.encoder_x, r.encoder_y) for r in scores if r.metric == name} for name in asked.metrics}
+    settings = replace(QUICK, metrics=("mutual_knn", "cycle_knn"), null="none")
+    scores = align_layers(kept, "openmoji", ["vit", "lm", "big"], settings).scores
+    pairs = {name: {(r.encoder_x, r.encoder_y) for r in scores if r.metric == name} for name in settings.metrics}
     assert len(pairs["mutual_knn"]) == 3 and len(pairs["cycle_knn"]) == 6
-    one_way = align_layers(kept, "openmoji", ["vit", "lm"], asked, both_ways=False).scores
+    one_way = align_layers(kept, "openmoji", ["vit", "lm"], settings, both_ways=False).scores
     assert {(row.encoder_x, row.encoder_y) for row in one_way} == {("images/vit", "captions/lm")}
 
 
 def test_grids_refuse_what_they_cannot_give(kept: Cache) -> None:
-    for asked in (replace(QUICK, interval="samples"), replace(QUICK, null="closed")):
+    for settings in (replace(QUICK, interval="samples"), replace(QUICK, null="closed")):
         with pytest.raises(UsageError, match="best of many"):
-            align_layers(kept, "openmoji", ["vit", "lm"], asked)
+            align_layers(kept, "openmoji", ["vit", "lm"], settings)
     with pytest.raises(UsageError, match="each once; got images/vit, images/vit"):
         align_layers(kept, "openmoji", ["vit", "vit"], QUICK)
     with pytest.raises(BadChoice, match="nosuch"):
@@ -358,16 +358,16 @@ def test_grids_refuse_what_they_cannot_give(kept: Cache) -> None:
 def test_a_curve_needs_one_deep_graph_a_side_and_ends_at_the_score_of_all_rows(
     cache: Cache, searches: list[int]
 ) -> None:
-    asked = replace(QUICK, metrics=("mutual_knn",), k=2)
-    common = rows_of([images(cache), captions(cache)], asked, cache=cache)
-    found = curves(common, asked, repeats=2)
+    settings = replace(QUICK, metrics=("mutual_knn",), k=2)
+    common = rows_of([images(cache), captions(cache)], settings, cache=cache)
+    found = curves(common, settings, repeats=2)
     assert searches == [found.depth, found.depth] and sorted({p.size for p in found.gallery}) == [15, 30, 60]
     assert all(point.short_rows == 0 for point in found.gallery + found.ks)
     [whole] = [point for point in found.gallery if point.size == PHOTOS]
     [same] = [point for point in found.ks if point.k == 2]
-    assert whole.value == same.value == measured(cache, asked)["mutual_knn"].value
+    assert whole.value == same.value == measured(cache, settings)["mutual_knn"].value
     assert searches == [found.depth, found.depth]
-    assert {p.size for p in curves(common, asked, sizes=[20, 40]).gallery} == {20, 40}
+    assert {p.size for p in curves(common, settings, sizes=[20, 40]).gallery} == {20, 40}
 
 
 def test_a_curve_of_something_else_than_neighbours_is_refused(kept: Cache) -> None:
@@ -381,9 +381,9 @@ def test_a_curve_of_something_else_than_neighbours_is_refused(kept: Cache) -> No
 
 
 def test_a_ceiling_shows_that_the_reference_is_in_the_photos_more_than_in_noise(kept: Cache) -> None:
-    asked = replace(QUICK, metrics=("cka_debiased",))
+    settings = replace(QUICK, metrics=("cka_debiased",))
     arrays = [images(kept), kept.load("openmoji", "noise"), kept.load("openmoji", "big")]
-    found = ceilings(rows_of(arrays, asked), asked, folds=3)
+    found = ceilings(rows_of(arrays, settings), settings, folds=3)
     r2 = {s: np.mean([p.value for p in found.ridge if (p.source, p.metric) == (s, "r2")]) for s in ("x", "y", "both")}
     assert r2["x"] > 0.7 > 0.1 > r2["y"]
     mixing = {point.weight: point.value for point in found.mixing}
@@ -391,9 +391,9 @@ def test_a_ceiling_shows_that_the_reference_is_in_the_photos_more_than_in_noise(
 
 
 def test_a_ceiling_of_one_metric_at_two_options_shows_both(kept: Cache) -> None:
-    asked = replace(QUICK, metrics=("mutual_knn:k=3", "mutual_knn:k=5", "mutual_knn:metric=euclidean"))
+    settings = replace(QUICK, metrics=("mutual_knn:k=3", "mutual_knn:k=5", "mutual_knn:metric=euclidean"))
     arrays = [images(kept), captions(kept), kept.load("openmoji", "big")]
-    found = ceilings(rows_of(arrays, asked), asked, folds=3)
+    found = ceilings(rows_of(arrays, settings), settings, folds=3)
     labels = {("mutual_knn:k=3", 3), ("mutual_knn:k=5", 5), ("mutual_knn:k=5,metric=euclidean", 5)}
     assert {(point.metric, point.k) for point in found.mixing} == labels
     assert {(point.metric, point.k) for point in found.ridge} == labels | {("r2", None)}

@@ -5,7 +5,7 @@ import torch
 from featcache.metrics import cka, joint, mutual_knn
 from featcache.trainer.adapters import build_adapters
 from featcache.trainer.config import FitConfig
-from featcache.trainer.evaluate import WEIGHTS, Bench, adapt, adapted_rows, mixed_rows, raw_rows
+from featcache.trainer.evaluate import WEIGHTS, EvaluationSplit, adapt, adapted_rows, mixed_rows, raw_rows
 from featcache.trainer.pairs import pair
 from featcache.trainer.table import COLUMNS, Row, frame
 from tests.trainer_planted import planted
@@ -16,7 +16,9 @@ CONFIG = FitConfig(k=5, permutations=200)
 @pytest.fixture(scope="module")
 def benches():
     pairs = pair(*planted(200, noise=1.0), CONFIG)
-    return Bench("validation", pairs.part("validation"), CONFIG), Bench("test", pairs.part("test"), CONFIG, full=True)
+    return EvaluationSplit("validation", pairs.part("validation"), CONFIG), EvaluationSplit(
+        "test", pairs.part("test"), CONFIG, full=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +136,7 @@ def test_on_many_groups_the_null_range_of_cka_comes_from_moments_and_agrees_with
     ranges = []
     for limit in (10_000, 10):
         monkeypatch.setattr("featcache.trainer.evaluate.PERMUTED_CKA_GROUPS", limit)
-        row = one(raw_rows(Bench("test", pairs.part("test"), CONFIG, full=True)), space="y", metric="cka")
+        row = one(raw_rows(EvaluationSplit("test", pairs.part("test"), CONFIG, full=True)), space="y", metric="cka")
         ranges.append((row.null_low, row.null_high))
         assert ("exact permutation moments" in row.estimand) == (limit == 10)
     width = ranges[0][1] - ranges[0][0]

@@ -106,9 +106,9 @@ def test_the_kept_weights_are_those_of_the_selected_epoch(data):
     result = fit(*data, config)
     assert result.selected_epoch < 8
     scores = {row.epoch: row.value for row in find(result, space="joint", metric="mutual_knn", split="validation")}
-    from featcache.trainer.evaluate import Bench, adapt, adapted_rows
+    from featcache.trainer.evaluate import EvaluationSplit, adapt, adapted_rows
 
-    bench = Bench("validation", result.pairs.part("validation"), config)
+    bench = EvaluationSplit("validation", result.pairs.part("validation"), config)
     again = adapted_rows(bench, adapt(bench, result.adapters), "trained", result.selected_epoch)
     kept = next(row for row in again if (row.space, row.metric) == ("joint", "mutual_knn"))
     assert kept.value == scores[result.selected_epoch] == max(v for epoch, v in scores.items() if epoch)

@@ -14,7 +14,8 @@ from featcache.trainer.config import FitConfig
 from featcache.trainer.defaults import DEFAULTS
 from featcache.trainer.errors import RunDamaged, RunExists, RunMissing
 from featcache.trainer.pairs import hash_ids
-from featcache.trainer.run import FILES, apply, load_run, train
+from featcache.studies.adapters.train import train
+from featcache.trainer.run import FILES, apply, load_run
 from featcache.trainer.table import COLUMNS
 from tests.trainer_planted import planted
 
@@ -103,7 +104,7 @@ def test_the_split_is_hashed_and_written_before_the_first_step(data, tmp_path, m
         seen.append(json.loads((making / "config.json").read_text()))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("featcache.trainer.run.fit_pairs", refuse)
+    monkeypatch.setattr("featcache.studies.adapters.train.fit_pairs", refuse)
     with pytest.raises(KeyboardInterrupt):
         train(*data, QUICK, tmp_path / "run")
     hashes = seen[0]["split"]["hashes"]
@@ -117,7 +118,7 @@ def test_a_run_killed_in_the_middle_leaves_nothing(data, tmp_path, monkeypatch, 
         raise KeyboardInterrupt
 
     if where == "map_table":
-        monkeypatch.setattr("featcache.studies.adapters.pictures.map_table", kill)
+        monkeypatch.setattr("featcache.studies.adapters.train.map_table", kill)
     with pytest.raises(KeyboardInterrupt):
         train(*data, QUICK, tmp_path / "run", on_epoch=kill if where == "epoch" else None)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""How do frozen features become a joint space, and how near is it to the reference? Adapters, training, runs."""
+"""Adapters, their training on cached features, and run folders."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from featcache.trainer.config import FitConfig
     from featcache.trainer.defaults import DEFAULTS, Triple
     from featcache.trainer.fit import Epoch, Fitted
-    from featcache.trainer.run import Run, apply, load_run, train
+    from featcache.trainer.run import Run, apply, load_run
 
 # `fit` itself is trainer.fit.fit: exported here, it would clash with its own module
 _HOME = {
@@ -19,10 +19,9 @@ _HOME = {
     "Run": "run",
     "apply": "run",
     "load_run": "run",
-    "train": "run",
 }
 
-__all__ = ["DEFAULTS", "Epoch", "FitConfig", "Fitted", "Run", "Triple", "apply", "load_run", "train"]
+__all__ = ["DEFAULTS", "Epoch", "FitConfig", "Fitted", "Run", "Triple", "apply", "load_run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,6 @@ from featcache.metrics import (
     chance_mutual_knn,
     cka,
     joint,
-    mixed,
     moments_cka,
     mutual_knn_graphs,
     neighbors,
@@ -58,7 +57,7 @@ class Space:
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class EvaluationSplit:
     """One split, ready to be measured again and again.
 
     Alignment takes one row a group: raw features are averaged over a group's rows, adapted features are adapted,
@@ -107,33 +106,27 @@ class Adapted:
 
 
 @torch.no_grad()
-def adapt(bench: Bench, adapters: TwoAdapters) -> Adapted:
+def adapt(split: EvaluationSplit, adapters: TwoAdapters) -> Adapted:
     """Maps the rows of a split into the joint space.
 
     Args:
-        bench: The split.
+        split: The split.
         adapters: Adapters on the CPU.
     """
-    sides = {"x": bench.pairs.x, "y": bench.pairs.y}
+    sides = {"x": split.pairs.x, "y": split.pairs.y}
     rows = {name: adapters.embed(name, side.values) for name, side in sides.items()}
     means = {
         name: torch.nn.functional.normalize(replace(side, values=rows[name]).means()) for name, side in sides.items()
     }
     features = {**means, "joint": torch.as_tensor(joint(means["x"], means["y"]))}
-    return Adapted(rows, {name: Space(values, bench.config.k) for name, values in features.items()})
+    return Adapted(rows, {name: Space(values, split.config.k) for name, values in features.items()})
 
 
-def raw_rows(bench: Bench) -> list[Row]:
-    """Alignment of the raw features with the reference and with each other."""
-    rows = [row for name, space in (("x", bench.x), ("y", bench.y)) for row in _align(bench, space, "raw", name)]
-    return rows + _align_pair(bench, bench.x, bench.y, "raw")
-
-
-def adapted_rows(bench: Bench, adapted: Adapted, stage: str, epoch: int) -> list[Row]:
+def adapted_rows(split: EvaluationSplit, adapted: Adapted, stage: str, epoch: int) -> list[Row]:
     """Alignment and retrieval of adapted features.
 
     Args:
-        bench: The split.
+        split: The split.
         adapted: Its rows through the adapters.
         stage: "untrained" or "trained".
         epoch: Epoch of the weights, 0 before training.
@@ -142,62 +135,43 @@ def adapted_rows(bench: Bench, adapted: Adapted, stage: str, epoch: int) -> list
         Rows of x, y and joint against the reference, of x against y, and of retrieval in both directions.
     """
     spaces = adapted.spaces
-    rows = [row for name, space in spaces.items() for row in _align(bench, space, stage, name)]
-    rows += _align_pair(bench, spaces["x"], spaces["y"], stage)
-    rows += [*_retrieve(bench, adapted, stage, "x", "y"), *_retrieve(bench, adapted, stage, "y", "x")]
+    rows = [row for name, space in spaces.items() for row in align_reference(split, space, stage, name)]
+    rows += align_sides(split, spaces["x"], spaces["y"], stage)
+    rows += [*_retrieve(split, adapted, stage, "x", "y"), *_retrieve(split, adapted, stage, "y", "x")]
     return [replace(row, epoch=epoch) for row in rows]
 
 
-def mixed_rows(validation: Bench, test: Bench) -> list[Row]:
-    """Alignment of the mixed raw kernels w K_x + (1 - w) K_y, the training-free rival of the joint space.
-
-    For each metric, w is the best of WEIGHTS on validation (the first of equals); the test split sees that w only.
-
-    Returns:
-        Every w on validation, the chosen one on test.
-    """
-    tried = {w: _align_mixed(validation, w, METRICS) for w in WEIGHTS}
-    rows = [row for found in tried.values() for row in found]
-    for number, metric in enumerate(METRICS):
-        best = max(WEIGHTS, key=lambda w: tried[w][number].value)
-        rows += _align_mixed(test, best, (metric,))
-    return rows
+def align_reference(split: EvaluationSplit, space: Space, stage: str, name: str) -> list[Row]:
+    """Alignment of one space with the reference."""
+    row = Row(stage, name, "reference", "", split.name, 0.0)
+    return [alignment_row(split, space, split.reference, replace(row, metric=metric)) for metric in METRICS]
 
 
-def _align_mixed(bench: Bench, w: float, metrics: tuple[str, ...]) -> list[Row]:
-    space = Space(torch.as_tensor(mixed(bench.x.features, bench.y.features, w)), bench.config.k)
-    row = Row("mixed", "x+y", "reference", "", bench.name, 0.0, w=w)
-    return [_alignment(bench, space, bench.reference, replace(row, metric=metric)) for metric in metrics]
+def align_sides(split: EvaluationSplit, x: Space, y: Space, stage: str) -> list[Row]:
+    """Alignment of the two sides with each other."""
+    row = Row(stage, "x+y", "pair", "", split.name, 0.0)
+    return [alignment_row(split, x, y, replace(row, metric=metric)) for metric in METRICS]
 
 
-def _align(bench: Bench, space: Space, stage: str, name: str) -> list[Row]:
-    row = Row(stage, name, "reference", "", bench.name, 0.0)
-    return [_alignment(bench, space, bench.reference, replace(row, metric=metric)) for metric in METRICS]
-
-
-def _align_pair(bench: Bench, x: Space, y: Space, stage: str) -> list[Row]:
-    row = Row(stage, "x+y", "pair", "", bench.name, 0.0)
-    return [_alignment(bench, x, y, replace(row, metric=metric)) for metric in METRICS]
-
-
-def _alignment(bench: Bench, a: Space, b: Space, row: Row) -> Row:
-    n, k = len(a.features), bench.config.k
+def alignment_row(split: EvaluationSplit, a: Space, b: Space, row: Row) -> Row:
+    """One metric of two spaces, in a row that says the rest."""
+    n, k = len(a.features), split.config.k
     knn = row.metric == "mutual_knn"
     if knn:
         value, chance = float(np.mean(mutual_knn_graphs(a.graph, b.graph))), chance_mutual_knn(n, k)
     else:
         # the search over mixtures compares scores only; their chance would take longer than the scores
-        searching = row.stage == "mixed" and not bench.full
+        searching = row.stage == "mixed" and not split.full
         value, chance = cka(a.features, b.features), None if searching else chance_cka(a.features, b.features)
     row = replace(row, value=value, n=n, k=k if knn else None, chance=chance)
-    if not bench.full:
+    if not split.full:
         return row
-    low, high, estimand = _null_range(bench, a, b, knn)
+    low, high, estimand = _null_range(split, a, b, knn)
     return replace(row, null_low=low, null_high=high, estimand=estimand)
 
 
-def _null_range(bench: Bench, a: Space, b: Space, knn: bool) -> tuple[float, float, str]:
-    draws: dict[str, Any] = {"permutations": bench.config.permutations, "seed": bench.config.seed}
+def _null_range(split: EvaluationSplit, a: Space, b: Space, knn: bool) -> tuple[float, float, str]:
+    draws: dict[str, Any] = {"permutations": split.config.permutations, "seed": split.config.seed}
     null = permutation_null_knn(a.graph, b.graph, **draws) if knn else cka_null(a.features, b.features, **draws)
     how = f"of {null.permutations} permutations" if null.permutations else "normal with the exact permutation moments"
     return null.low, null.high, f"{NULL_ESTIMAND}, {how}"
@@ -234,8 +208,8 @@ def cka_null(
     return Null(observed, mean, std, mean - _NORMAL * std, mean + _NORMAL * std, tail, 0, "closed form")
 
 
-def _retrieve(bench: Bench, adapted: Adapted, stage: str, query: str, gallery: str) -> list[Row]:
-    sides = {"x": bench.pairs.x, "y": bench.pairs.y}
+def _retrieve(split: EvaluationSplit, adapted: Adapted, stage: str, query: str, gallery: str) -> list[Row]:
+    sides = {"x": split.pairs.x, "y": split.pairs.y}
     found = retrieval(
         adapted.rows[query],
         adapted.rows[gallery],
@@ -244,9 +218,9 @@ def _retrieve(bench: Bench, adapted: Adapted, stage: str, query: str, gallery: s
         ks=RECALLS,
     )
     direction = f"{query}→{gallery}"
-    row = Row(stage, "x+y", "pair", "", bench.name, 0.0, direction=direction, n=len(adapted.rows[query]))
+    row = Row(stage, "x+y", "pair", "", split.name, 0.0, direction=direction, n=len(adapted.rows[query]))
     rows = [replace(row, metric=f"R@{k}", k=k, value=found.recall[k], chance=found.chance[k]) for k in RECALLS]
-    if bench.full:
+    if split.full:
         bounds = [{"ci_low": found.low[k], "ci_high": found.high[k], "estimand": found.estimand} for k in RECALLS]
         rows = [replace(row, **bound) for row, bound in zip(rows, bounds, strict=True)]
     return [*rows, replace(row, metric="median_rank", value=found.median_rank, chance=float(found.chance_median_rank))]

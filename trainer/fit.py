@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from featcache.errors import UsageError
+from featcache.devices import check_device
 from featcache.features import Features
 from featcache.trainer.adapters import TwoAdapters, build_adapters
 from featcache.trainer.config import FitConfig
@@ -54,14 +54,16 @@ class Fitted:
         config: Its settings.
         pairs: The paired features, on the CPU.
         adapters: Weights of the selected epoch, on the CPU.
+        untrained: Weights before the first step, on the CPU.
         selected_epoch: Best on validation by config.select, 1 to config.epochs.
-        rows: The tidy table.
+        rows: What was measured of every epoch, on validation.
         seconds: Of training and measuring.
     """
 
     config: FitConfig
     pairs: Pairs
     adapters: TwoAdapters
+    untrained: TwoAdapters
     selected_epoch: int
     rows: list[Row]
     seconds: float
@@ -70,7 +72,7 @@ class Fitted:
 def fit(x: Features, y: Features, reference: Features, config: FitConfig, *, on_epoch: OnEpoch | None = None) -> Fitted:
     """Trains adapters that map x and y into one space and measures that space against the reference.
 
-    The test split is measured once, after the epoch has been selected on validation. Same seed, device and number of
+    The epoch is selected on validation; the test split is left alone. Same seed, device and number of
     threads: same bits.
 
     Args:
@@ -96,7 +98,7 @@ def fit_pairs(pairs: Pairs, config: FitConfig, *, on_epoch: OnEpoch | None = Non
         TrainingDiverged: If the loss is not finite.
     """
     started = time.perf_counter()
-    _check_device(config.device)
+    check_device(config.device)
     weights_seed, draws_seed, control_seed = (int(s) for s in np.random.SeedSequence(config.seed).generate_state(3))
     train = pairs.part("train")
     adapters = build_adapters(
@@ -109,21 +111,20 @@ def fit_pairs(pairs: Pairs, config: FitConfig, *, on_epoch: OnEpoch | None = Non
     )
     untrained = copy.deepcopy(adapters)
     adapters.to(config.device)
-    course = _Course(train, config, draws_seed, control_seed)
-    watch = _Watch(pairs, config, started, on_epoch)
+    loop = _EpochLoop(train, config, draws_seed, control_seed)
+    tracker = _Tracker(pairs, config, started, on_epoch)
     optimizer = _optimizer(adapters, config)
     for epoch in range(1, config.epochs + 1):
-        loss = course.run_epoch(epoch, adapters, optimizer)
+        loss = loop.run_epoch(epoch, adapters, optimizer)
         if epoch == 1:
             # only now, so that nothing stands between loading the features and the first step
-            watch.see(untrained, 0, None)
-        watch.see(copy.deepcopy(adapters).cpu(), epoch, loss)
-    rows = watch.rows + _final_rows(watch, untrained)
+            tracker.see(untrained, 0, None)
+        tracker.see(copy.deepcopy(adapters).cpu(), epoch, loss)
     seconds = time.perf_counter() - started
-    return Fitted(config, pairs, watch.best, watch.best_epoch, rows, seconds)
+    return Fitted(config, pairs, tracker.best, untrained, tracker.best_epoch, tracker.rows, seconds)
 
 
-class _Course:
+class _EpochLoop:
     """The training pairs of every epoch, and the steps over them."""
 
     def __init__(self, train: Pairs, config: FitConfig, draws_seed: int, control_seed: int) -> None:
@@ -161,14 +162,13 @@ class _Course:
         return mean
 
 
-class _Watch:
+class _Tracker:
     """Measures every epoch on validation and keeps the best weights."""
 
     def __init__(self, pairs: Pairs, config: FitConfig, started: float, on_epoch: OnEpoch | None) -> None:
-        from featcache.trainer.evaluate import Bench
+        from featcache.trainer.evaluate import EvaluationSplit
 
-        self.validation = Bench("validation", pairs.part("validation"), config)
-        self.test = Bench("test", pairs.part("test"), config, full=True)
+        self.validation = EvaluationSplit("validation", pairs.part("validation"), config)
         self.config = config
         self.started = started
         self.on_epoch = on_epoch
@@ -252,21 +252,3 @@ def _heldout_loss(adapters: TwoAdapters, pairs: Pairs, batch: int) -> float:
     for a, b in zip(x.tensor_split(batches), y.tensor_split(batches), strict=True):
         losses.append(info_nce(a, b, adapters.log_scale) * len(a))
     return float(torch.stack(losses).sum()) / len(x)
-
-
-def _final_rows(watch: _Watch, untrained: TwoAdapters) -> list[Row]:
-    from featcache.trainer.evaluate import adapt, adapted_rows, mixed_rows, raw_rows
-
-    validation, test = watch.validation, watch.test
-    rows = [*raw_rows(validation), *raw_rows(test), *mixed_rows(validation, test)]
-    rows += adapted_rows(test, adapt(test, untrained), "untrained", 0)
-    return rows + adapted_rows(test, adapt(test, watch.best), "trained", watch.best_epoch)
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        there = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"no device {name!r} ({reason}); there is {', '.join(there)}\n  Use device cpu") from error

@@ -1,10 +1,10 @@
-"""Where does a training run live? In a folder that is whole or absent, bound to the features it used."""
+"""Run folders: weights, settings and tables of one training, whole or absent."""
 
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,20 +20,18 @@ from pydantic import ValidationError
 
 from featcache.errors import UsageError
 from featcache.features import Features
+from featcache.provenance import commit, library_version
 from featcache.storage.durable import sync_file, sync_folder
-from featcache.studies.tables import commit, library_version
 from featcache.trainer.adapters import TwoAdapters, build_adapters
 from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import RunDamaged, RunExists, RunMissing
-from featcache.trainer.fit import Fitted, OnEpoch, fit_pairs
-from featcache.trainer.pairs import pair
 
 if TYPE_CHECKING:
     import polars as pl
 
 FORMAT = 1
 FILES = ("config.json", "adapters.safetensors", "metrics.parquet", "map.parquet", "kernels.parquet")
-LIBRARIES = ("featcache", "torch", "numpy", "polars", "safetensors", "scikit-learn")
+LIBRARIES = ("featcache", "torch", "numpy", "polars", "safetensors")
 EMBED_ROWS = 8_192
 
 
@@ -84,55 +82,6 @@ class Run:
             return pl.read_parquet(self.path / "metrics.parquet")
         except (pl.exceptions.PolarsError, OSError) as error:
             raise _damaged(self.path, f"metrics.parquet cannot be read: {error}") from error
-
-
-def train(
-    x: Features,
-    y: Features,
-    reference: Features,
-    config: FitConfig,
-    out: Path,
-    *,
-    overwrite: bool = False,
-    on_epoch: OnEpoch | None = None,
-) -> Run:
-    """Trains, measures and writes one run folder.
-
-    Everything is written to a hidden folder beside `out`, which takes its name at the very end; config.json, with the
-    hashes of the validation and test groups, is written there before the first step.
-
-    Args:
-        x: Features of one side.
-        y: Features of the other side.
-        reference: Features that alignment is measured against.
-        config: Settings.
-        out: The run folder.
-        overwrite: Replace another or damaged run (and only a run) that stands there.
-        on_epoch: Called after every epoch.
-
-    Returns:
-        The run; if the same one (settings, digests, roots, overlay) stood there already, that one, `already_there`.
-
-    Raises:
-        RunExists: If `out` holds something else.
-        NotPaired: If the three arrays do not share groups, splits and overlay.
-        UsageError: If the device is not there.
-        TrainingDiverged: If the loss is not finite.
-    """
-    out = Path(out)
-    request = _request(x, y, reference, config)
-    there = _standing(out, request, overwrite)
-    if there is not None:
-        return there
-    pairs = pair(x, y, reference, config)
-    with _folder_in_the_making(out, overwrite) as folder:
-        declared = {**request, "split": pairs.split, **_circumstances(config)}
-        _write_json(folder / "config.json", declared)
-        fitted = fit_pairs(pairs, config, on_epoch=on_epoch)
-        outcome = {"selected_epoch": fitted.selected_epoch, "seconds": round(fitted.seconds, 3)}
-        _write_results(folder, fitted, request)
-        _write_json(folder / "config.json", {**declared, **outcome})
-    return load_run(out)
 
 
 def load_run(path: Path) -> Run:
@@ -212,7 +161,8 @@ def _side_for(run: Run, features: Features, side: str | None) -> str:
     return chosen[0]
 
 
-def _request(x: Features, y: Features, reference: Features, config: FitConfig) -> dict[str, Any]:
+def run_identity(x: Features, y: Features, reference: Features, config: FitConfig) -> dict[str, Any]:
+    """What makes two trainings the same: settings, data set, overlay, and digest and root of each array."""
     settings = config.model_dump(mode="json")
     recorded = ("view", "encoder", "layer", "digest", "root", "encoder_hash")
     used = {
@@ -230,7 +180,18 @@ def _request(x: Features, y: Features, reference: Features, config: FitConfig) -
     }
 
 
-def _standing(out: Path, request: dict[str, Any], overwrite: bool) -> Run | None:
+def existing_run(out: Path, identity: dict[str, Any], *, overwrite: bool) -> Run | None:
+    """The finished run of this identity in a folder; None where a new one may be written.
+
+    Args:
+        out: The run folder.
+        identity: From `run_identity`.
+        overwrite: Another or damaged run may be replaced.
+
+    Raises:
+        RunExists: If something else is there.
+        RunDamaged: If the run that is there cannot be read and must not be replaced.
+    """
     if not out.exists():
         return None
     is_run = _is_run(out)
@@ -244,14 +205,14 @@ def _standing(out: Path, request: dict[str, Any], overwrite: bool) -> Run | None
         if overwrite:
             return None
         raise
-    differs = [name for name in request if run.config.get(name) != request[name]]
+    differs = [name for name in identity if run.config.get(name) != identity[name]]
     if not differs:
         return Run(run.path, run.config, already_there=True)
     if overwrite:
         return None
-    asked, stands = ({"config": {}, "features": {}, **part} for part in (request, run.config))
+    wanted, present = ({"config": {}, "features": {}, **part} for part in (identity, run.config))
     inner = [
-        f"{g}.{name}" for g in ("config", "features") for name in asked[g] if asked[g][name] != stands[g].get(name)
+        f"{g}.{name}" for g in ("config", "features") for name in wanted[g] if wanted[g][name] != present[g].get(name)
     ]
     what = ", ".join(inner or differs)
     raise RunExists(f"another run stands in {out}; it differs in {what}\n  Choose another folder, or add --overwrite")
@@ -267,7 +228,8 @@ def _is_run(folder: Path) -> bool:
         return False
 
 
-def _circumstances(config: FitConfig) -> dict[str, Any]:
+def run_provenance(config: FitConfig) -> dict[str, Any]:
+    """Versions, threads, device, commit and time of a training."""
     return {
         "versions": {name: library_version(name) for name in LIBRARIES},
         "threads": torch.get_num_threads(),
@@ -278,7 +240,8 @@ def _circumstances(config: FitConfig) -> dict[str, Any]:
 
 
 @contextmanager
-def _folder_in_the_making(out: Path, overwrite: bool) -> Iterator[Path]:
+def unfinished_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A hidden folder beside `out` that takes its name, durably, when the block ends without an error."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".making", dir=out.parent))
     try:
@@ -316,21 +279,28 @@ def _umask() -> int:
     return current
 
 
-def _write_results(folder: Path, fitted: Fitted, request: dict[str, Any]) -> None:
+def write_results(
+    folder: Path, adapters: TwoAdapters, identity: dict[str, Any], tables: Mapping[str, "pl.DataFrame"]
+) -> None:
+    """Writes weights and tables of a run into its unfinished folder.
+
+    Args:
+        folder: From `unfinished_folder`.
+        adapters: Weights, on the CPU.
+        identity: From `run_identity`; kept in the weights' metadata.
+        tables: File name without ending -> table.
+    """
     from safetensors.torch import save_file
 
-    from featcache.studies.adapters.pictures import kernel_table, map_table
-    from featcache.trainer.table import frame
-
-    weights = {name: tensor.contiguous() for name, tensor in fitted.adapters.state_dict().items()}
-    # nothing that changes from one run to the next of the same request: equal runs give equal files
-    save_file(weights, folder / "adapters.safetensors", metadata={"config": json.dumps(request, sort_keys=True)})
-    frame(fitted.rows).write_parquet(folder / "metrics.parquet")
-    map_table(fitted).write_parquet(folder / "map.parquet")
-    kernel_table(fitted).write_parquet(folder / "kernels.parquet")
+    weights = {name: tensor.contiguous() for name, tensor in adapters.state_dict().items()}
+    # nothing that changes from one run to the next of the same identity: equal runs give equal files
+    save_file(weights, folder / "adapters.safetensors", metadata={"config": json.dumps(identity, sort_keys=True)})
+    for name, table in tables.items():
+        table.write_parquet(folder / f"{name}.parquet")
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes a value as indented JSON."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

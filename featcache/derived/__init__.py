@@ -1,0 +1,1 @@
+"""Arrays computed from cached features."""

@@ -14,7 +14,7 @@ from featcache.selectors import check_name
 from featcache.storage.base import overlapped
 from featcache.store.array import FeatureArray
 from featcache.store.key import FORMAT, ArrayKey
-from featcache.store.layout import Plan, chunk_rows
+from featcache.store.layout import Layout, chunk_rows
 from featcache.store.leases import lease
 from featcache.store.records import FLOATS, IDS, empty_rows
 
@@ -87,7 +87,7 @@ def write_array(
         return array
     n, row = int(key.binds["rows"]["n"]), int(key.binds["d"]) * np.dtype(key.binds["dtype"]).itemsize
     with lease(cache.folder, f"write {key.encoder}/{key.layer}"):
-        plan = array.create(key, Plan(n, chunk_rows(n, row), n, "row", 1))
+        plan = array.create(key, Layout(n, chunk_rows(n, row), n, "row", 1))
         array.adopt_orphans(plan, ids)
         _commit_all(array, plan, sorted(set(range(plan.chunks)) - array.committed()), block, ids)
         array.finish(plan)
@@ -96,7 +96,7 @@ def write_array(
 
 def _commit_all(
     array: FeatureArray,
-    plan: Plan,
+    plan: Layout,
     chunks: Sequence[int],
     block: Callable[[int, int], np.ndarray],
     ids: Sequence[str] | None,

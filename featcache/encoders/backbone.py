@@ -83,19 +83,6 @@ def library(spec: EncoderSpec) -> Iterator[None]:
         ) from error
 
 
-def check_device(device: str) -> None:
-    """Refuses a device that is not there.
-
-    Raises:
-        UsageError: If torch cannot put a tensor on it.
-    """
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UsageError(f"device {device!r} cannot be used: {reason}\n  cpu is always there") from error
-
-
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):

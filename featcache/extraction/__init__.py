@@ -1,0 +1,1 @@
+"""Extraction: encoders run over views, chunk by chunk, into the store."""

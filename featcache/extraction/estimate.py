@@ -15,7 +15,7 @@ from featcache.errors import ExtractionFailed
 from featcache.extraction.job import Job
 from featcache.extraction.limits import available_bytes
 from featcache.extraction.loader import choose_workers, named_worker_death, prepared_batches
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 
 if TYPE_CHECKING:
     from featcache.encoders import Encoder
@@ -81,7 +81,7 @@ def _left(job: Job) -> tuple[int, int]:
     files, missing = 0, dict[int, set[int]]()
     for target in job.targets:
         if not target.done:
-            plan = target.array.plan() if target.array.folder.there() else None
+            plan = target.array.layout() if target.array.folder.there() else None
             size = plan.chunk_rows if plan else job.chunk_rows
             lacking = set(range(-(-len(job.view) // size))) - target.array.committed()
             missing.setdefault(size, set()).update(lacking)
@@ -102,7 +102,7 @@ def _measure(
         content=lambda row: view.content(some[row]),
     )
     order = "cost" if view.modality == "text" else "row"
-    plan = Plan(len(some), len(some), min(batch, len(some)), order, 1)
+    plan = Layout(len(some), len(some), min(batch, len(some)), order, 1)
     started, done, why = perf_counter(), 0, ""
     batches = prepared_batches(sample, encoder, plan, [0], workers=workers)
     with named_worker_death(), closing(batches):

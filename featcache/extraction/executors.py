@@ -11,7 +11,7 @@ from featcache.errors import UsageError
 from featcache.extraction.extract import Extracted, extract
 from featcache.extraction.job import Job
 from featcache.extraction.multi_device import parse_devices, run_on_devices
-from featcache.extraction.remote_job import request_of
+from featcache.extraction.remote_job import remote_job
 from featcache.extraction.shards import WHOLE, Shard, from_environment, local_device, parse_shard
 from featcache.store.leases import lease
 
@@ -20,7 +20,7 @@ Executor = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
-class Manner:
+class Execution:
     """How an extraction is carried out; none of it changes what the digest binds.
 
     Args:
@@ -42,7 +42,7 @@ class Manner:
     notes: tuple[str, ...] = ()
 
 
-def choose_manner(
+def choose_execution(
     device: str = "cpu",
     *,
     shard: str | None = None,
@@ -51,8 +51,8 @@ def choose_manner(
     workers: int | None = None,
     on_error: OnError = "stop",
     env: Mapping[str, str] = os.environ,
-) -> Manner:
-    """The manner that options and environment ask for.
+) -> Execution:
+    """The execution that options and environment ask for.
 
     Args:
         device: Torch devices with commas between.
@@ -70,7 +70,7 @@ def choose_manner(
     if executor == "ray":
         if shard is not None or len(devices) > 1:
             raise UsageError("--executor ray hands out the chunks itself: leave out --shard, and name one --device")
-        return Manner(devices, WHOLE, executor, actors, workers, on_error)
+        return Execution(devices, WHOLE, executor, actors, workers, on_error)
     if actors is not None:
         raise UsageError("--actors belongs to --executor ray")
     found = (parse_shard(shard), "--shard") if shard is not None else from_environment(env)
@@ -84,25 +84,25 @@ def choose_manner(
         if own is not None:
             devices = (own[0],)
             notes.append(f"device {own[0]} ({own[1]})")
-    return Manner(devices, found[0] if found else WHOLE, executor, None, workers, on_error, tuple(notes))
+    return Execution(devices, found[0] if found else WHOLE, executor, None, workers, on_error, tuple(notes))
 
 
-def carry_out(
+def run_job(
     cache: Cache,
     job: Job,
-    manner: Manner,
+    execution: Execution,
     *,
     dataset: str,
     root: Path | None,
     on_rows: Callable[[int], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Extracted:
-    """Extracts in the manner chosen.
+    """Extracts in the execution chosen.
 
     Args:
         cache: The cache that the job was planned for.
         job: From `plan_job`.
-        manner: From `choose_manner`.
+        execution: From `choose_execution`.
         dataset: The data set as `open_dataset` was given it, for other processes to open.
         root: Its root, likewise.
         on_rows: Called with the number of rows that became durable since the last call.
@@ -112,19 +112,23 @@ def carry_out(
         UsageError: If a device is not there.
         FeatcacheError: As `extract`, `run_on_devices` and `run_on_ray`.
     """
-    from featcache.encoders.backbone import check_device
+    from featcache.devices import check_device
 
-    if manner.executor == "local" and not job.done:
-        for device in manner.devices:
+    if execution.executor == "local" and not job.done:
+        for device in execution.devices:
             check_device(device)  # before anything is written
-    alone = manner.executor == "local" and len(manner.devices) == 1
+    alone = execution.executor == "local" and len(execution.devices) == 1
     if alone or job.done:
-        chunks = None if manner.shard == WHOLE else manner.shard.mine
-        return extract(cache, job, on_rows=on_rows, on_error=manner.on_error, workers=manner.workers, chunks=chunks)
+        chunks = None if execution.shard == WHOLE else execution.shard.mine
+        return extract(
+            cache, job, on_rows=on_rows, on_error=execution.on_error, workers=execution.workers, chunks=chunks
+        )
     with lease(cache.folder, f"extract {job.card.name}"):
-        request = request_of(cache, job, dataset=dataset, root=root, on_error=manner.on_error, workers=manner.workers)
-        if manner.executor == "ray":
+        remote = remote_job(
+            cache, job, dataset=dataset, root=root, on_error=execution.on_error, workers=execution.workers
+        )
+        if execution.executor == "ray":
             from featcache.extraction.ray_cluster import run_on_ray
 
-            return run_on_ray(job, request, actors=manner.actors, on_rows=on_rows, say=say)
-        return run_on_devices(job, request, manner.devices, shard=manner.shard, on_rows=on_rows, say=say)
+            return run_on_ray(job, remote, actors=execution.actors, on_rows=on_rows, say=say)
+        return run_on_devices(job, remote, execution.devices, shard=execution.shard, on_rows=on_rows, say=say)

@@ -19,7 +19,7 @@ from featcache.extraction.job import Job, cached_name
 from featcache.extraction.limits import available_bytes, named_disk_errors, refuse_full_disk
 from featcache.extraction.loader import Batch, choose_workers, named_worker_death, prepared_batches
 from featcache.store.array import FeatureArray
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 from featcache.store.leases import lease
 from featcache.store.rows import write_rows
 
@@ -175,7 +175,7 @@ def _finish(job: Job) -> bool:
     """Completes every array whose chunks are all committed, by whoever; returns whether all of them are."""
 
     def finish(array: FeatureArray) -> bool:
-        plan = array.plan()
+        plan = array.layout()
         assert plan is not None  # the pass that filled the array made it
         if len(array.committed()) < plan.chunks:
             return False
@@ -201,14 +201,14 @@ def _covered(spans: Iterable[tuple[int, int]]) -> int:
     return rows
 
 
-def _passes(job: Job, encoder: "Encoder") -> dict[Plan, dict[str, FeatureArray]]:
+def _passes(job: Job, encoder: "Encoder") -> dict[Layout, dict[str, FeatureArray]]:
     """Groups the arrays by the plan in force: one pass each, one in all unless an earlier run planned otherwise."""
     import torch
 
     size = min(encoder.batch_size(available_bytes(job.options.device)), job.chunk_rows)
     order = "cost" if job.view.modality == "text" else "row"
-    wanted = Plan(len(job.view), job.chunk_rows, size, order, torch.get_num_threads())
-    passes: dict[Plan, dict[str, FeatureArray]] = {}
+    wanted = Layout(len(job.view), job.chunk_rows, size, order, torch.get_num_threads())
+    passes: dict[Layout, dict[str, FeatureArray]] = {}
     to_do = [target for target in job.targets if not target.done]
     # who makes the first array plans them all: two processes that come at once must not cut half of them each
     wanted = to_do[0].array.create(to_do[0].key, wanted) if to_do else wanted
@@ -234,7 +234,7 @@ class _Pass:
 
     view: View
     encoder: "Encoder"
-    plan: Plan
+    plan: Layout
     arrays: dict[str, FeatureArray]
     choices: Choices
     done: _Done

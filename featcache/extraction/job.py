@@ -79,7 +79,7 @@ class Job:
 
 
 def choose_layers(card: Card, layers: Sequence[str] | None) -> tuple[str, ...]:
-    """The "layer.pooling" names that a request asks for, in layer order.
+    """The "layer.pooling" names that a remote asks for, in layer order.
 
     Args:
         card: The encoder's card.
@@ -162,6 +162,6 @@ def _target(cache: Cache, dataset: Dataset, view: View, card: Card, options: Enc
             f"Run: featcache pull REMOTE {key.path.rpartition('/')[0]}, or featcache rm {key.dataset} "
             f"{key.view}/{key.encoder}/{key.layer}"
         )
-    plan = array.plan()
+    plan = array.layout()
     missing = plan.chunks - len(array.committed()) if plan else None
     return Target(layer, key, array, missing)

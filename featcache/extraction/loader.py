@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from featcache.data.errors import DataError
 from featcache.data.views import View
 from featcache.errors import ExtractionFailed, UsageError
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 
 # What bad bytes, or a picture that unpacks to more than the memory, can raise: that row has failed, not the run.
 ROW_ERRORS = (DataError, ExtractionFailed, OSError, ValueError, MemoryError)
@@ -102,7 +102,7 @@ def choose_workers(modality: str, asked: int | None = None) -> int:
 
 
 def prepared_batches(
-    view: View, encoder: Preparer, plan: Plan, chunks: Sequence[int], *, workers: int = 0
+    view: View, encoder: Preparer, plan: Layout, chunks: Sequence[int], *, workers: int = 0
 ) -> Generator[Batch, None, None]:
     """The batches of some chunks in the order of the plan, prepared ahead; a bounded number is in memory.
 
@@ -129,7 +129,7 @@ def prepared_batches(
     return _batches_from_threads(view, encoder, plan, chunks)
 
 
-def _row_batches(plan: Plan, chunks: Iterable[int]) -> Iterator[tuple[int, range, bool]]:
+def _row_batches(plan: Layout, chunks: Iterable[int]) -> Iterator[tuple[int, range, bool]]:
     """(chunk, row numbers, whether the last of its chunk) of every batch in row order."""
     for chunk in chunks:
         start, stop = plan.span(chunk)
@@ -199,7 +199,7 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def _batches_from_threads(
-    view: View, encoder: Preparer, plan: Plan, chunks: Sequence[int]
+    view: View, encoder: Preparer, plan: Layout, chunks: Sequence[int]
 ) -> Generator[Batch, None, None]:
     def prepare(number: int) -> Any:
         return _prepared(view, encoder, _content(view, number))
@@ -217,7 +217,7 @@ def _batches_from_threads(
             yield _batch(chunk, zip(numbers, rows, strict=True), last)
 
 
-def _sorted_batches(view: View, encoder: Preparer, plan: Plan, chunks: Sequence[int]) -> Generator[Batch, None, None]:
+def _sorted_batches(view: View, encoder: Preparer, plan: Layout, chunks: Sequence[int]) -> Generator[Batch, None, None]:
     """Longest first inside a chunk. Prepared text is small: a chunk is tokenised whole while the last is encoded."""
 
     def prepare(numbers: range) -> list[tuple[int, Any]]:
@@ -291,7 +291,7 @@ def _rows_of(piece: _Piece) -> list[tuple[int, Any]]:
     return [*zip(piece.numbers, rows, strict=True), *((number, _Failed(why)) for number, why in piece.failed.items())]
 
 
-def _pieces(plan: Plan, chunks: Sequence[int]) -> Iterator[range]:
+def _pieces(plan: Layout, chunks: Sequence[int]) -> Iterator[range]:
     for _, numbers, _ in _row_batches(plan, chunks):
         for low in range(0, len(numbers), _PIECE_ROWS):
             yield numbers[low : low + _PIECE_ROWS]
@@ -314,7 +314,7 @@ def _read_ahead(view: View, pieces: Iterator[range]) -> Iterator[list[tuple[int,
 
 
 def _batches_from_processes(
-    view: View, encoder: Preparer, plan: Plan, chunks: Sequence[int], workers: int
+    view: View, encoder: Preparer, plan: Layout, chunks: Sequence[int], workers: int
 ) -> Generator[Batch, None, None]:
     ready = _forked(view, encoder, plan, chunks, workers)
     try:
@@ -328,7 +328,7 @@ def _batches_from_processes(
         ready._shutdown_workers()
 
 
-def _forked(view: View, encoder: Preparer, plan: Plan, chunks: Sequence[int], workers: int) -> Any:
+def _forked(view: View, encoder: Preparer, plan: Layout, chunks: Sequence[int], workers: int) -> Any:
     """Torch's iterator over decoded pieces, its workers running."""
     import torch
     from torch.utils.data import DataLoader

@@ -19,7 +19,7 @@ from featcache.encoders import load_encoder
 from featcache.errors import ExtractionFailed, FeatcacheError, UsageError
 from featcache.extraction.extract import Extracted, extract
 from featcache.extraction.job import Job
-from featcache.extraction.remote_job import Request, combined, open_request
+from featcache.extraction.remote_job import RemoteJob, combined, open_remote_job
 from featcache.extraction.shards import WHOLE, Shard
 
 _PATIENCE = 5.0  # seconds that a child has to end by itself once nobody listens any more
@@ -47,13 +47,13 @@ class Share:
     """What one child is told.
 
     Args:
-        request: The extraction, on the child's device.
+        remote: The extraction, on the child's device.
         shard: Its share of the chunks.
         first: It makes the arrays and thereby the plan; the others wait for it, so that there is one plan.
         neighbours: Children that compute on the same CPU and divide its threads, itself included.
     """
 
-    request: Request
+    remote: RemoteJob
     shard: Shard
     first: bool
     neighbours: int
@@ -61,7 +61,7 @@ class Share:
 
 def run_on_devices(
     job: Job,
-    request: Request,
+    remote: RemoteJob,
     devices: Sequence[str],
     *,
     shard: Shard = WHOLE,
@@ -74,7 +74,7 @@ def run_on_devices(
 
     Args:
         job: From `plan_job`.
-        request: The same job, from `request_of`.
+        remote: The same job, from `remote_job`.
         devices: One a child, such as cuda:0 and cuda:1.
         shard: This machine's share; the children divide it.
         on_rows: Called with the number of rows that became durable since the last call.
@@ -85,11 +85,11 @@ def run_on_devices(
         DataError: Likewise.
     """
     if job.done:
-        return extract(Cache(request.cache), job)
+        return extract(Cache(remote.cache), job)
     names = [f"{device} #{number}" if devices.count(device) > 1 else device for number, device in enumerate(devices)]
     on_cpu = sum(device == "cpu" for device in devices)
     shares = [
-        Share(request.on(device), shard.part(number, len(devices)), number == 0, on_cpu if device == "cpu" else 1)
+        Share(remote.on(device), shard.part(number, len(devices)), number == 0, on_cpu if device == "cpu" else 1)
         for number, device in enumerate(devices)
     ]
     started = perf_counter()
@@ -256,8 +256,8 @@ def _child() -> int:
 def _work(share: Share, tell: Callable[..., None], go: Event) -> Extracted:
     import torch
 
-    request = share.request
-    cache, job = open_request(request)
+    remote = share.remote
+    cache, job = open_remote_job(remote)
     encoder = load_encoder(job.spec, job.options, memo=cache.memo)
     torch.set_num_threads(max(1, torch.get_num_threads() // share.neighbours))
     if share.first:
@@ -271,8 +271,8 @@ def _work(share: Share, tell: Callable[..., None], go: Event) -> Extracted:
         job,
         encoder=encoder,
         on_rows=lambda rows: tell("rows", rows),
-        on_error=request.on_error,
-        workers=request.workers,
+        on_error=remote.on_error,
+        workers=remote.workers,
         chunks=share.shard.mine,
     )
 

@@ -19,7 +19,7 @@ from featcache.encoders import load_encoder
 from featcache.errors import ExtractionFailed, FeatcacheError, UsageError
 from featcache.extraction.extract import Choices, Extracted, compute, extract
 from featcache.extraction.job import Job
-from featcache.extraction.remote_job import Request, combined, open_request
+from featcache.extraction.remote_job import RemoteJob, combined, open_remote_job
 
 _IN_FLIGHT = 2  # the next chunk waits at the actor, so that it need not wait for the driver
 _LOSSES = 3
@@ -31,8 +31,8 @@ class Worker:
     Errors of ours are returned, not raised: Ray would hand over its own kind of error.
     """
 
-    def __init__(self, request: Request, threads: int) -> None:
-        self._request, self._threads = request, threads
+    def __init__(self, remote: RemoteJob, threads: int) -> None:
+        self._request, self._threads = remote, threads
 
     def open(self, plan: bool) -> Any:
         """Loads everything; one worker also makes the arrays, so that there is one plan.
@@ -44,7 +44,7 @@ class Worker:
 
         try:
             torch.set_num_threads(self._threads)
-            self._cache, self._job = open_request(self._request)
+            self._cache, self._job = open_remote_job(self._request)
             self._encoder = load_encoder(self._job.spec, self._job.options, memo=self._cache.memo)
             if plan:
                 self._extract(lambda chunk: False)
@@ -115,7 +115,7 @@ class _Driver:
         if chunk is None:
             self.open.append(actor)
             self.say(f"worker: {result}")
-            if self.todo is None and all(target.array.plan() for target in self.job.targets):
+            if self.todo is None and all(target.array.layout() for target in self.job.targets):
                 self.todo = deque(_missing(self.job))
         else:
             self.results.append(result)
@@ -156,7 +156,7 @@ class _Driver:
 
 def run_on_ray(
     job: Job,
-    request: Request,
+    remote: RemoteJob,
     *,
     actors: int | None = None,
     on_rows: Callable[[int], None] | None = None,
@@ -166,7 +166,7 @@ def run_on_ray(
 
     Args:
         job: From `plan_job`.
-        request: The same job, from `request_of`.
+        remote: The same job, from `remote_job`.
         actors: Workers; None: one a GPU, or one a machine where the device is a CPU.
         on_rows: Called with the number of rows that became durable since the last call.
         say: Called with a line when a worker comes or is lost.
@@ -176,7 +176,7 @@ def run_on_ray(
         ExtractionFailed: If a chunk's worker was lost three times, or a worker's own error.
     """
     if job.done:
-        return extract(Cache(request.cache), job)
+        return extract(Cache(remote.cache), job)
     if job.options.device not in ("cpu", "cuda"):
         raise UsageError(f"with Ray, which GPU a worker has is Ray's choice: --device cuda, not {job.options.device}")
     started = perf_counter()
@@ -186,7 +186,7 @@ def run_on_ray(
         kind, handles = ray.remote(**options)(Worker), list[Any]()
 
         def start() -> Any:
-            handles.append(kind.remote(request, threads))
+            handles.append(kind.remote(remote, threads))
             return handles[-1]
 
         driver = _Driver(ray, job, start, on_rows or (lambda rows: None), say or (lambda line: None))
@@ -196,7 +196,7 @@ def run_on_ray(
             for handle in handles:
                 ray.kill(handle)
     for target in job.targets:
-        plan = target.array.plan()
+        plan = target.array.layout()
         if plan is not None and not target.array.is_complete:
             target.array.finish(plan)
     done = combined(job, driver.results, perf_counter() - started)
@@ -230,7 +230,7 @@ def _sizes(ray: Any, job: Job, actors: int | None) -> tuple[int, int]:
     if on_gpu and not sum(gpus):
         raise UsageError("the Ray cluster has no GPU; take --device cpu, or add a machine that has one")
     count = actors or (sum(gpus) if on_gpu else max(1, sum(core > 0 for core in cores)))
-    plans = [plan for plan in (target.array.plan() for target in job.targets) if plan is not None]
+    plans = [plan for plan in (target.array.layout() for target in job.targets) if plan is not None]
     threads = plans[0].threads if plans else sum(cores) // count
     return count, max(1, min(threads, *cores))
 
@@ -239,7 +239,7 @@ def _missing(job: Job) -> list[int]:
     """Chunks that some array lacks."""
     missing: set[int] = set()
     for target in job.targets:
-        plan = target.array.plan()
+        plan = target.array.layout()
         assert plan is not None  # the worker that opened first made it
         missing |= set(range(plan.chunks)) - target.array.committed()
     return sorted(missing)

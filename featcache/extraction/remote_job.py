@@ -22,8 +22,8 @@ from featcache.store.rows import Rows, read_rows, write_rows
 
 
 @dataclass(frozen=True)
-class Request:
-    """One extraction in values that pickle carries to another process; `request_of` makes it.
+class RemoteJob:
+    """One extraction in values that pickle carries to another process; `remote_job` makes it.
 
     Args:
         dataset: The data set as it was asked for, such as "folder:birds".
@@ -51,12 +51,12 @@ class Request:
     on_error: Literal["stop", "skip"] = "stop"
     workers: int | None = None
 
-    def on(self, device: str) -> "Request":
+    def on(self, device: str) -> "RemoteJob":
         """The same extraction on another device."""
         return replace(self, options=replace(self.options, device=device))
 
 
-def request_of(
+def remote_job(
     cache: Cache,
     job: Job,
     *,
@@ -64,8 +64,8 @@ def request_of(
     root: Path | None = None,
     on_error: Literal["stop", "skip"] = "stop",
     workers: int | None = None,
-) -> Request:
-    """The request that makes another process plan the same job; writes the row table that it will check itself by.
+) -> RemoteJob:
+    """The remote that makes another process plan the same job; writes the row table that it will check itself by.
 
     Args:
         cache: The cache that the job was planned for.
@@ -77,7 +77,7 @@ def request_of(
     """
     write_rows(cache.folder / f"{job.dataset.name}/{job.view.name}", job.view, job.dataset.overlay)
     here = cache.folder
-    return Request(
+    return RemoteJob(
         dataset=dataset,
         root=root and root.expanduser().resolve(),
         view=job.view.name,
@@ -92,20 +92,20 @@ def request_of(
     )
 
 
-def open_request(request: Request) -> tuple[Cache, Job]:
-    """Plans a request's job in this process.
+def open_remote_job(remote: RemoteJob) -> tuple[Cache, Job]:
+    """Plans a remote's job in this process.
 
     Content hashes of the rows come from the cache's row table, so that no process but the first reads every row; each
     row is checked against its hash when it is read.
 
     Raises:
-        DataInvalid: If the data set has other rows here than where the request was made.
+        DataInvalid: If the data set has other rows here than where the remote was made.
         WeightsInvalid: If the encoder is another one here.
     """
-    cache = Cache(request.cache)
-    dataset = _as_recorded(cache, open_dataset(request.dataset, root=request.root), request)
-    job = plan_job(cache, dataset, request.spec, request.options, view=request.view, layers=request.layers)
-    if _hash(job.card.binds) != request.encoder:
+    cache = Cache(remote.cache)
+    dataset = _as_recorded(cache, open_dataset(remote.dataset, root=remote.root), remote)
+    job = plan_job(cache, dataset, remote.spec, remote.options, view=remote.view, layers=remote.layers)
+    if _hash(job.card.binds) != remote.encoder:
         raise WeightsInvalid(
             f"{job.card.name} on {platform.node()} is not the encoder that the extraction was started with: other "
             "weights, tokenizer or preprocessing. Put the same files on every machine, or name them with --weights"
@@ -138,20 +138,20 @@ def _hash(binds: Mapping[str, Any]) -> str:
     return blake3(canonical(binds)).hexdigest(length=16)
 
 
-def _as_recorded(cache: Cache, dataset: Dataset, request: Request) -> Dataset:
+def _as_recorded(cache: Cache, dataset: Dataset, remote: RemoteJob) -> Dataset:
     """The data set with its view bound to the recorded content hashes."""
-    found = dataset.views.get(request.view)
+    found = dataset.views.get(remote.view)
     known = None
-    if found is not None and len(found) == request.rows["n"]:
-        rows = read_rows(cache.folder / f"{dataset.name}/{request.view}", request.rows)
+    if found is not None and len(found) == remote.rows["n"]:
+        rows = read_rows(cache.folder / f"{dataset.name}/{remote.view}", remote.rows)
         known = _checked(found, rows)
-    if known is None or known.root != request.rows["root"]:
+    if known is None or known.root != remote.rows["root"]:
         raise DataInvalid(
-            f"{request.dataset} on {platform.node()} has other rows of {request.view} than where the extraction was "
-            f"started: {0 if found is None else len(found):,} here, {request.rows['n']:,} there, or other ids or "
-            f"groups. Put the same version on every machine{f', at {request.root}' if request.root else ''}"
+            f"{remote.dataset} on {platform.node()} has other rows of {remote.view} than where the extraction was "
+            f"started: {0 if found is None else len(found):,} here, {remote.rows['n']:,} there, or other ids or "
+            f"groups. Put the same version on every machine{f', at {remote.root}' if remote.root else ''}"
         )
-    return replace(dataset, views={**dataset.views, request.view: known})
+    return replace(dataset, views={**dataset.views, remote.view: known})
 
 
 def _checked(view: View, rows: Rows) -> View:

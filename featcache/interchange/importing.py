@@ -17,7 +17,7 @@ from featcache.data.views import Overlay, View
 from featcache.derived.writer import write_array
 from featcache.errors import Ambiguous, FeatcacheError, Overflow, UsageError
 from featcache.interchange.formats import read_source
-from featcache.interchange.formats.contents import Found, ImportOptions, Matrix
+from featcache.interchange.formats.contents import Contents, ImportOptions, Matrix
 from featcache.selectors import check_name
 from featcache.store.array import FeatureArray
 from featcache.store.key import FORMAT, ArrayKey, canonical
@@ -39,7 +39,7 @@ class Bound:
         new: The view and its splits, where no row table of it is cached.
     """
 
-    found: Found
+    found: Contents
     view: str
     rows: dict[str, Any]
     order: NDArray[np.int64]
@@ -112,7 +112,7 @@ def import_features(
 # -- which rows -----------------------------------------------------------------------------------------------------
 
 
-def _bind(cache: Cache, dataset: str, view: str | None, found: Found, options: ImportOptions) -> Bound:
+def _bind(cache: Cache, dataset: str, view: str | None, found: Contents, options: ImportOptions) -> Bound:
     _check_names(found)
     modality = found.modality or options.modality
     if options.modality not in (None, modality):
@@ -131,7 +131,7 @@ def _bind(cache: Cache, dataset: str, view: str | None, found: Found, options: I
     return _new_rows(cache, dataset, view or VIEWS[modality], found, modality)
 
 
-def _check_names(found: Found) -> None:
+def _check_names(found: Contents) -> None:
     """One id a row, unique and not empty; one group a row."""
     name, n = found.source.name, found.matrices[0].n
     for what, names in (("ids", found.ids), ("groups", found.groups)):
@@ -156,7 +156,7 @@ def _tables(cache: Cache, dataset: str) -> list[Table]:
     return [Table(key.view, dict(key.binds["rows"]), cache.rows(key)) for key in keys.values()]
 
 
-def _readings(found: Found) -> list[tuple[str, ...]]:
+def _readings(found: Contents) -> list[tuple[str, ...]]:
     """The ids as they stand; for paths also with more and more of the folders taken off that all of them share.
 
     Where the tool saw the files says nothing about what they are called here.
@@ -170,7 +170,7 @@ def _readings(found: Found) -> list[tuple[str, ...]]:
     return readings
 
 
-def _order(table: Rows, found: Found) -> NDArray[np.int64] | None:
+def _order(table: Rows, found: Contents) -> NDArray[np.int64] | None:
     """Row of the file for each row of the table; None if the ids are not the same."""
     if len(table.ids) != len(found.ids):
         return None
@@ -181,7 +181,7 @@ def _order(table: Rows, found: Found) -> NDArray[np.int64] | None:
     return None
 
 
-def _bound_to(dataset: str, found: Found, matches: Sequence[tuple[Table, NDArray[np.int64]]]) -> Bound:
+def _bound_to(dataset: str, found: Contents, matches: Sequence[tuple[Table, NDArray[np.int64]]]) -> Bound:
     views = sorted({table.view for table, _ in matches})
     if len(views) > 1:
         raise UsageError(f"{', '.join(views)} of {dataset} have the ids of {found.source.name}; say which with --view")
@@ -203,7 +203,7 @@ def _bound_to(dataset: str, found: Found, matches: Sequence[tuple[Table, NDArray
     return Bound(found, table.view, table.rows, order)
 
 
-def _unlike(dataset: str, found: Found, tables: Sequence[Table]) -> DataInvalid:
+def _unlike(dataset: str, found: Contents, tables: Sequence[Table]) -> DataInvalid:
     """What to say where rows are cached, but others: counts, and the first id of each kind."""
     pairs = [(table, ids) for table in tables for ids in _readings(found)]
     table, ids = max(pairs, key=lambda pair: len(set(pair[0].table.ids) & set(pair[1])))
@@ -218,7 +218,7 @@ def _unlike(dataset: str, found: Found, tables: Sequence[Table]) -> DataInvalid:
     )
 
 
-def _new_rows(cache: Cache, dataset: str, view: str, found: Found, modality: Any) -> Bound:
+def _new_rows(cache: Cache, dataset: str, view: str, found: Contents, modality: Any) -> Bound:
     """A row table of unknown content; with the data set's own splits and labels if they cover its groups."""
     readings = _readings(found)
     ids = readings[-1] if found.ids[0].startswith("/") else readings[0]
@@ -239,7 +239,7 @@ def _new_rows(cache: Cache, dataset: str, view: str, found: Found, modality: Any
 # -- the values -----------------------------------------------------------------------------------------------------
 
 
-def _stored_type(found: Found, matrix: Matrix, options: ImportOptions) -> np.dtype[Any]:
+def _stored_type(found: Contents, matrix: Matrix, options: ImportOptions) -> np.dtype[Any]:
     """What was asked for, else what the file has; bfloat16 fits float32 without loss."""
     if options.dtype is None and matrix.dtype == "float64":
         raise UsageError(f"{found.source.name} holds float64, which is not stored. Round it: --dtype float32")
@@ -251,7 +251,7 @@ def _cast(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
         return values.astype(dtype, copy=False)
 
 
-def _check_values(found: Found, matrix: Matrix, dtype: np.dtype[Any]) -> None:
+def _check_values(found: Contents, matrix: Matrix, dtype: np.dtype[Any]) -> None:
     """Reads every value once: finite in the file, and finite as stored."""
     step = max(1, _BLOCK_BYTES // (matrix.d * 4))
     for start in range(0, matrix.n, step):
@@ -268,7 +268,7 @@ def _check_values(found: Found, matrix: Matrix, dtype: np.dtype[Any]) -> None:
             raise Overflow(f"{found.source.name}: row {row_id!r} of {matrix.layer} passes the range of {dtype}. {hint}")
 
 
-def _hash(found: Found) -> str:
+def _hash(found: Contents) -> str:
     """blake3 of the file's bytes; of several files, of the list of their hashes."""
     hashes = [blake3().update_mmap(path).hexdigest() for path in found.files]
     return hashes[0] if len(hashes) == 1 else blake3(canonical(hashes)).hexdigest()

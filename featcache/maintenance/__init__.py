@@ -1,0 +1,1 @@
+"""Verification, repair, garbage collection and diagnosis of a cache."""

@@ -23,7 +23,7 @@ from featcache.maintenance.verify import Problem, array_problems, chunk_problem
 from featcache.store.array import FeatureArray
 from featcache.store.key import ArrayKey, canonical, differences
 from featcache.store.leases import lease
-from featcache.store.records import Complete, Record, chunk_name, plan_json, read_json, record_name, zarr_json
+from featcache.store.records import Complete, Record, chunk_name, layout_json, read_json, record_name, zarr_json
 from featcache.store.rows import checked_tables, write_rows
 
 
@@ -89,7 +89,7 @@ def _mend(cache: Cache, array: FeatureArray, sources: Sources, say: Callable[[st
     key = _mend_key(array, twin, say)
     _mend_tables(cache, key, sources, say)
     complete = _mend_complete(array, twin, say)
-    plan = complete.plan if complete else array.plan()
+    plan = complete.plan if complete else array.layout()
     if plan is None:
         raise Damaged(f"{array.folder} has no plan left; remove it and extract again: featcache rm")
     _mend_beside(array, key, complete, say)
@@ -152,7 +152,7 @@ def _mend_complete(array: FeatureArray, twin: FeatureArray | None, say: Callable
         return array.complete()
     except Damaged:
         pass
-    plan = array.plan()
+    plan = array.layout()
     try:
         records = [array.record(chunk) for chunk in range(plan.chunks)] if plan else []
     except Damaged:
@@ -174,13 +174,13 @@ def _mend_complete(array: FeatureArray, twin: FeatureArray | None, say: Callable
 def _mend_beside(array: FeatureArray, key: ArrayKey, complete: Complete | None, say: Callable[[str], None]) -> None:
     """plan.json, zarr.json and commit records, from what is known to be right."""
     if complete is not None:
-        wanted = {"plan.json": plan_json(complete.plan)}
+        wanted = {"plan.json": layout_json(complete.plan)}
         wanted |= {record_name(record.chunk): canonical(asdict(record)) for record in complete.records}
         for name, content in wanted.items():
             if not _says(array, name, content):
                 array.folder.replace(name, content)
                 say(f"{name} written again from COMPLETE.json")
-    plan = complete.plan if complete else array.plan()
+    plan = complete.plan if complete else array.layout()
     if plan is not None and not _says(array, "zarr.json", zarr_json(key, plan)):
         array.folder.replace("zarr.json", zarr_json(key, plan))
         say("zarr.json written again")

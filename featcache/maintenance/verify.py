@@ -10,7 +10,7 @@ from featcache.cache import Cache
 from featcache.errors import FeatcacheError
 from featcache.store.array import FeatureArray, stray_files
 from featcache.store.key import ArrayKey
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 from featcache.store.records import CRC_BYTES, Record, chunk_name, crc_of, read_json, zarr_metadata
 from featcache.store.rows import checked_tables
 
@@ -56,7 +56,7 @@ def verify(
 def array_problems(cache: Cache, array: FeatureArray, *, deep: bool) -> Iterator[tuple[str, int | None]]:
     """What is wrong with one array, and with which of its chunks; as `verify`."""
     try:
-        key, plan = array.key(), array.plan()
+        key, plan = array.key(), array.layout()
         if plan is None:
             yield "plan.json is missing", None
             return
@@ -71,7 +71,7 @@ def array_problems(cache: Cache, array: FeatureArray, *, deep: bool) -> Iterator
         yield str(error), None
 
 
-def _record_problems(array: FeatureArray, key: ArrayKey, plan: Plan, deep: bool) -> Iterator[tuple[str, int | None]]:
+def _record_problems(array: FeatureArray, key: ArrayKey, plan: Layout, deep: bool) -> Iterator[tuple[str, int | None]]:
     records: dict[int, Record] = {}
     if array.is_complete:
         complete = array.complete()

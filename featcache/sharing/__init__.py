@@ -1,0 +1,1 @@
+"""Transfer of arrays between caches."""

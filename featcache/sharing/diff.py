@@ -8,7 +8,7 @@ from featcache.cache import Cache
 from featcache.errors import FeaturesNotCached, RootsDiffer, UsageError
 from featcache.sharing.validate import Said, records_of, safe_path, said_of
 from featcache.store.array import FeatureArray
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 from featcache.store.records import PARTIAL, Complete, Record
 
 Prefer = Literal["source", "destination"]
@@ -46,7 +46,7 @@ class Move:
         return str(self.source.name)
 
     @property
-    def plan(self) -> Plan:
+    def layout(self) -> Layout:
         """The plan of both."""
         return self.said.plan
 
@@ -197,7 +197,7 @@ def _held(there: FeatureArray, theirs: Said | None) -> dict[int, Record]:
     return records_of(there, theirs)
 
 
-def _of_rows(records: list[Record], rows: tuple[int, int], plan: Plan, path: str) -> list[Record]:
+def _of_rows(records: list[Record], rows: tuple[int, int], plan: Layout, path: str) -> list[Record]:
     start, stop = rows
     if not 0 <= start < stop <= plan.n:
         raise UsageError(f"rows {start}:{stop} of {path}, which has {plan.n}; ask for rows within 0:{plan.n}")

@@ -1,7 +1,7 @@
-"""What does a push to the Hub need beside the features? A repository, private unless asked for, and its card."""
+"""Repositories of the Hub that a push makes: created private unless asked otherwise, described by a card."""
 
 from featcache.cache import Cache
-from featcache.sharing.hub_card import card
+from featcache.sharing.hub_card import MARK, card
 from featcache.storage.base import Folder
 
 
@@ -40,12 +40,26 @@ def write_card(target: Cache) -> bool:
     """
     if not is_hub(target.folder):
         return True
-    from featcache.storage.hub import open_hub
-
     arrays = list(target.arrays())
     entries = target.folder.map(target.entry, arrays)
     whole = [(entry, array.key()) for entry, array in zip(entries, arrays, strict=True) if not entry.damaged]
-    return open_hub(str(target.folder)).write_card(card(whole, str(target.folder)))
+    return replace_card(target.folder, card(whole, str(target.folder)))
+
+
+def replace_card(folder: Folder, text: str) -> bool:
+    """Writes a folder's README.md; one that somebody else wrote is left alone.
+
+    Args:
+        folder: The repository's folder.
+        text: From `hub_card.card`; holds MARK.
+
+    Returns:
+        Whether README.md has this text now.
+    """
+    if folder.exists("README.md") and MARK.encode() not in folder.read("README.md"):
+        return False
+    folder.replace("README.md", text.encode())
+    return True
 
 
 def terms(source: Cache, selectors: list[str]) -> list[tuple[str, str]]:

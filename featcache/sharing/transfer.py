@@ -198,7 +198,7 @@ def _announce(what: Transfer, moves: Sequence[Move]) -> None:
 
 def _is_taken(move: Move, made: Mapping[str, bool]) -> bool:
     """Whether others have begun to fill the array, by another plan or with another root, since it was compared."""
-    if not made[f"{move.path}/plan.json"] and move.target.plan() != move.plan:
+    if not made[f"{move.path}/plan.json"] and move.target.layout() != move.plan:
         return True
     if move.complete is None:
         return move.target.arriving() is not None

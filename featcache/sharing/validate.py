@@ -14,7 +14,7 @@ from featcache.selectors import check_name
 from featcache.storage.local import LocalFolder
 from featcache.store.array import FeatureArray
 from featcache.store.key import ArrayKey
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 from featcache.store.records import (
     CRC_BYTES,
     FLOATS,
@@ -23,8 +23,8 @@ from featcache.store.records import (
     Complete,
     Record,
     key_json,
+    layout_json,
     parse_complete,
-    plan_json,
     read_json,
     zarr_json,
 )
@@ -48,7 +48,7 @@ class Said:
     """
 
     key: ArrayKey
-    plan: Plan
+    plan: Layout
     complete: Complete | None
     part: Complete | None
 
@@ -57,7 +57,7 @@ class Said:
         """Key, plan and Zarr metadata as this version writes them: nobody's own bytes are sent on."""
         return {
             "key.json": key_json(self.key),
-            "plan.json": plan_json(self.plan),
+            "plan.json": layout_json(self.plan),
             "zarr.json": zarr_json(self.key, self.plan),
         }
 
@@ -106,7 +106,7 @@ def said_of(array: FeatureArray) -> Said:
         NewerFormat: If a newer featcache wrote it.
     """
     try:
-        key, plan = array.key(), array.plan()
+        key, plan = array.key(), array.layout()
         if plan is None:
             raise Damaged(f"{array.folder}/plan.json is missing. Run: featcache verify")
         _check(key, plan)
@@ -120,7 +120,7 @@ def said_of(array: FeatureArray) -> Said:
     return Said(key, plan, complete, part)
 
 
-def _check(key: ArrayKey, plan: Plan) -> None:
+def _check(key: ArrayKey, plan: Layout) -> None:
     """Raises ValueError, or whatever comes of a hostile shape, if key and plan contradict each other."""
     rows, d, dtype = key.binds["rows"], key.binds["d"], key.binds["dtype"]
     for number in (plan.n, plan.chunk_rows, plan.batch_size, d):
@@ -136,12 +136,12 @@ def _check(key: ArrayKey, plan: Plan) -> None:
         raise ValueError(f"chunks of {chunk_bytes(key, plan)} bytes of {dtype}")
 
 
-def chunk_bytes(key: ArrayKey, plan: Plan) -> int:
+def chunk_bytes(key: ArrayKey, plan: Layout) -> int:
     """Size of every chunk file of an array, checksum included."""
     return plan.chunk_rows * key.binds["d"] * _ITEM_BYTES[key.binds["dtype"]] + CRC_BYTES
 
 
-def _whole(array: FeatureArray, key: ArrayKey, plan: Plan, name: str) -> Complete | None:
+def _whole(array: FeatureArray, key: ArrayKey, plan: Layout, name: str) -> Complete | None:
     try:
         value: Any = read_json(array.folder, name)
     except FileNotFoundError:

@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import final
 
 from featcache.errors import UsageError
-from featcache.sharing.hub_card import MARK
 from featcache.storage.base import ASIDE, Folder
 from featcache.storage.hub_api import Change, Listing, NoRepository, Repository, is_inside
 
@@ -145,20 +144,6 @@ class HubFolder(Folder):
     def refresh(self) -> None:
         """Forgets what was listed, so that others' commits are seen."""
         self._repository.refresh()
-
-    def write_card(self, text: str) -> bool:
-        """Makes README.md of this folder say `text`; one that somebody else wrote is left alone.
-
-        Args:
-            text: What `card_page.card` gives; it holds MARK.
-
-        Returns:
-            Whether README.md says it now.
-        """
-        if self.exists("README.md") and MARK.encode() not in self.read("README.md"):
-            return False
-        self.replace("README.md", text.encode())
-        return True
 
     # -- reading ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""The format of one array and of row tables, and how they are read and written."""

@@ -14,9 +14,9 @@ from featcache.errors import Damaged, ExtractionFailed, FeaturesNotCached, Newer
 from featcache.storage.base import Folder, is_leftover
 from featcache.storage.local import LocalFolder
 from featcache.storage.open import open_folder
-from featcache.store.checked import Verified
+from featcache.store.checked import CheckedArrays
 from featcache.store.key import FORMAT, ArrayKey, canonical
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 from featcache.store.reader import Reader
 from featcache.store.records import (
     ARRIVING,
@@ -30,9 +30,9 @@ from featcache.store.records import (
     crc_of,
     is_empty,
     key_json,
+    layout_json,
     parse_complete,
     parse_record,
-    plan_json,
     read_json,
     record_name,
     record_of,
@@ -125,10 +125,10 @@ class FeatureArray:
                 "Run: pip install --upgrade featcache"
             )
 
-    def plan(self) -> Plan | None:
+    def layout(self) -> Layout | None:
         """The plan, or None before there is one."""
         try:
-            return Plan(**read_json(self.folder, "plan.json"))
+            return Layout(**read_json(self.folder, "plan.json"))
         except FileNotFoundError:
             return None
         except (TypeError, ValueError) as error:
@@ -136,7 +136,7 @@ class FeatureArray:
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
-    def create(self, key: ArrayKey, wanted: Plan) -> Plan:
+    def create(self, key: ArrayKey, wanted: Layout) -> Layout:
         """Makes the folder with key, Zarr metadata and plan, or joins the array that is already there.
 
         Returns:
@@ -144,14 +144,14 @@ class FeatureArray:
         """
         if self.folder.exists("zarr.json"):  # the last that is written here: what is there need not be written again
             self.key()
-            found = self.plan()
+            found = self.layout()
             if found is not None and found.n == wanted.n and self.folder.exists("key.json"):
                 return found
         (self.folder / "commits").make()
         self.folder.write_once("key.json", key_json(key))
         self.key()
-        self.folder.write_once("plan.json", plan_json(wanted))
-        plan = self.plan()
+        self.folder.write_once("plan.json", layout_json(wanted))
+        plan = self.layout()
         assert plan is not None  # written or found on the line above
         if plan.n != wanted.n:
             raise Damaged(f"{self.folder}/plan.json says {plan.n} rows, the data set has {wanted.n}")
@@ -159,7 +159,7 @@ class FeatureArray:
         return plan
 
     def commit(
-        self, plan: Plan, chunk: int, block: np.ndarray, *, writer: str, ids: Sequence[str] | None = None
+        self, plan: Layout, chunk: int, block: np.ndarray, *, writer: str, ids: Sequence[str] | None = None
     ) -> Record:
         """Makes one chunk durable, then its record. When this returns, the chunk survives anything.
 
@@ -197,7 +197,7 @@ class FeatureArray:
             return record
         return self.record(chunk) or record
 
-    def _whole(self, plan: Plan, chunk: int, writer: str, ids: Sequence[str] | None) -> Record | None:
+    def _whole(self, plan: Layout, chunk: int, writer: str, ids: Sequence[str] | None) -> Record | None:
         """The record of a chunk that another process, or an earlier life of this one, left; None if it is damaged.
 
         Which rows failed is read from its bytes: they need not be those that failed here.
@@ -211,7 +211,7 @@ class FeatureArray:
         failed = _failed_rows(np.frombuffer(body, dtype).reshape(-1, d)[: stop - start], ids)
         return None if failed is None else record_of(found, chunk, stop - start, writer, failed)
 
-    def adopt_orphans(self, plan: Plan, ids: Sequence[str] | None = None) -> list[int]:
+    def adopt_orphans(self, plan: Layout, ids: Sequence[str] | None = None) -> list[int]:
         """Records whole chunks that lost their writer between chunk and record; sets damaged ones aside.
 
         Args:
@@ -236,7 +236,7 @@ class FeatureArray:
             adopted.append(chunk)
         return adopted
 
-    def finish(self, plan: Plan) -> Complete:
+    def finish(self, plan: Layout) -> Complete:
         """Writes COMPLETE.json once every chunk is committed.
 
         Raises:
@@ -333,7 +333,7 @@ class FeatureArray:
             NewerFormat: If a newer featcache wrote it.
         """
         self.key()
-        plan = self.plan()
+        plan = self.layout()
         if plan is None:
             return
         chunks = sorted(self.committed())
@@ -352,7 +352,7 @@ class FeatureArray:
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def open(self, *, partial: bool = False, verified: Verified | None = None) -> Reader:
+    def open(self, *, partial: bool = False, verified: CheckedArrays | None = None) -> Reader:
         """A reader of its rows; what it says of itself is checked once, here.
 
         Args:
@@ -422,7 +422,7 @@ def _failed_rows(block: np.ndarray, ids: Sequence[str] | None) -> tuple[str, ...
     return tuple(ids[row] for row in np.flatnonzero(failed).tolist())
 
 
-def stray_files(array: FeatureArray, plan: Plan) -> list[str]:
+def stray_files(array: FeatureArray, plan: Layout) -> list[str]:
     """Names in an array's folder that format 1 does not know; leftovers of killed writers are not strays."""
     known = {"zarr.json", "key.json", "plan.json", "COMPLETE.json", PARTIAL, ARRIVING, "commits"}
     known |= {chunk_name(chunk) for chunk in range(plan.chunks)} | {record_name(chunk) for chunk in range(plan.chunks)}

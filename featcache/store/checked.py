@@ -39,7 +39,7 @@ def stamp_of(complete: Complete, files: Sequence[Identity]) -> str:
     return blake3(canonical([complete.root, [list(file) for file in files]])).hexdigest(length=16)
 
 
-class Verified:
+class CheckedArrays:
     """A memory of arrays whose every chunk had its recorded checksum, so that small readings need not check again.
 
     A chunk file that is written again, even in place and with its time put back, has another stamp, and the array

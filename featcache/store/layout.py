@@ -37,7 +37,7 @@ def chunk_rows(n: int, row_bytes: int) -> int:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Layout:
     """The plan of one array; every array that one pass fills has the same.
 
     Args:

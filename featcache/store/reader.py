@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featcache.errors import Damaged, FeaturesNotCached, UsageError
 from featcache.storage.base import Folder
 from featcache.storage.local import LocalFolder
-from featcache.store.checked import Identity, Verified, identities, identity, stamp_of
+from featcache.store.checked import CheckedArrays, Identity, identities, identity, stamp_of
 from featcache.store.records import CRC_BYTES, Complete, Record, chunk_name, chunk_parts, crc_of, flat
 
 _MAPS = 256  # each open map holds a file descriptor
@@ -38,7 +38,7 @@ class Reader:
         pulled: frozenset[int] | None = None,
         *,
         foreign: bool = False,
-        verified: Verified | None = None,
+        verified: CheckedArrays | None = None,
     ) -> None:
         self.folder, self.complete, self.pulled, self._foreign = folder, complete, pulled, foreign
         self._dtype = np.dtype(complete.dtype)
@@ -278,7 +278,7 @@ class _Trust:
         verified: The memory of earlier readings.
     """
 
-    def __init__(self, folder: Folder, complete: Complete, verified: Verified | None) -> None:
+    def __init__(self, folder: Folder, complete: Complete, verified: CheckedArrays | None) -> None:
         self._folder, self._complete, self._verified = folder, complete, verified
         self._files: list[Identity] | None = None
         self._checked: dict[int, Identity] = {}

@@ -12,7 +12,7 @@ from blake3 import blake3
 from featcache.errors import Damaged
 from featcache.storage.base import Folder
 from featcache.store.key import FORMAT, ArrayKey, canonical
-from featcache.store.layout import Plan
+from featcache.store.layout import Layout
 
 CRC_BYTES = 4
 ARRIVING, PARTIAL = "ARRIVING.json", "PARTIAL.json"
@@ -51,7 +51,7 @@ class Complete:
 
     digest: str
     root: str
-    plan: Plan
+    plan: Layout
     d: int
     dtype: str
     records: tuple[Record, ...] = field(default=())
@@ -86,7 +86,7 @@ def chunk_name(chunk: int) -> str:
     return f"c.{chunk}.0"
 
 
-def zarr_metadata(key: ArrayKey, plan: Plan, d: int, dtype: str) -> dict[str, Any]:
+def zarr_metadata(key: ArrayKey, plan: Layout, d: int, dtype: str) -> dict[str, Any]:
     """The content of zarr.json: a plain Zarr v3 array that any reader opens."""
     return {
         "zarr_format": 3,
@@ -159,7 +159,7 @@ def parse_complete(value: Any, digest: str, where: str) -> Complete:
         Damaged: If the records do not give the root, do not fit the plan, or belong to another array.
     """
     try:
-        plan = Plan(**value["plan"])
+        plan = Layout(**value["plan"])
         records = tuple(parse_record(record, where) for record in value["records"])
         complete = Complete(value["digest"], value["root"], plan, value["d"], value["dtype"], records)
         chunk_bytes = plan.chunk_rows * complete.d * np.dtype(complete.dtype).itemsize + CRC_BYTES
@@ -186,7 +186,7 @@ def is_empty(block: np.ndarray) -> np.ndarray:
     return np.asarray(np.isnan(block)) if block.dtype.kind == "f" else np.asarray(block == NO_ID)
 
 
-def chunk_parts(plan: Plan, block: np.ndarray) -> tuple[memoryview, bytes]:
+def chunk_parts(plan: Layout, block: np.ndarray) -> tuple[memoryview, bytes]:
     """The bytes of a chunk file: rows, padded with NaN where the array ends, and their CRC-32C.
 
     Args:
@@ -206,7 +206,7 @@ def record_name(chunk: int) -> str:
     return f"commits/{chunk}.json"
 
 
-def zarr_json(key: ArrayKey, plan: Plan) -> bytes:
+def zarr_json(key: ArrayKey, plan: Layout) -> bytes:
     """The bytes of zarr.json."""
     return json.dumps(zarr_metadata(key, plan, key.binds["d"], key.binds["dtype"]), indent=1).encode()
 
@@ -216,6 +216,6 @@ def key_json(key: ArrayKey) -> bytes:
     return json.dumps(key.to_json(), indent=1, ensure_ascii=False).encode()
 
 
-def plan_json(plan: Plan) -> bytes:
+def layout_json(plan: Layout) -> bytes:
     """The bytes of plan.json."""
     return json.dumps(plan.to_json(), indent=1).encode()

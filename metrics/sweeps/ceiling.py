@@ -82,7 +82,7 @@ def ridge_ceiling(
     What a trained map of the same inputs scores less than this, training missed; what even this does not reach is not
     there linearly. Each fold's map is fitted on the others (inputs and reference centred there), its penalty chosen
     on each of the others in turn, and its predictions are compared with the true rows of the fold alone. Each input
-    space is divided by one number, and no column by itself: rare units would explode. Side by side, y stands at a
+    space is divided by one number, and no column by itself: rare units would explode. Prepared by side, y stands at a
     quarter of x's scale, the same, or four times it, chosen with the penalty; so both are about as good as the better
     one at least. kNN scores have a gallery of n / folds rows and are comparable only at that size. Float64; memory
     O(n d + folds d^2), time that of a min(n, d) eigenproblem for every fold and pair of folds, five times over.

@@ -1,0 +1,1 @@
+"""Trained adapters: the run, its final table, its pictures and its embeddings."""

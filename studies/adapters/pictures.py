@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from featcache.trainer.evaluate import Bench, adapt
+from featcache.trainer.evaluate import EvaluationSplit, adapt
 from featcache.trainer.fit import Fitted
 from featcache.trainer.pairs import Pairs
 
@@ -29,7 +29,6 @@ def map_table(fitted: Fitted) -> "pl.DataFrame":
         Columns id, label (the split where the data set has no labels), space, px, py.
     """
     import polars as pl
-    from sklearn.decomposition import PCA
 
     parts = {name: fitted.pairs.part(name) for name in ("validation", "test")}
     spaces = {name: _spaces(part, fitted) for name, part in parts.items()}
@@ -40,10 +39,30 @@ def map_table(fitted: Fitted) -> "pl.DataFrame":
     tables: list[pl.DataFrame] = []
     for space in spaces["test"]:
         features = np.concatenate([spaces[name][space] for name in parts])[drawn]
-        points = PCA(2, svd_solver="randomized", random_state=0).fit_transform(features)
+        points = principal_plane(features)
         columns = {"id": ids[drawn], "label": labels[drawn], "px": points[:, 0], "py": points[:, 1]}
         tables.append(pl.DataFrame(columns).with_columns(pl.lit(space).alias("space")))
     return pl.concat(tables).select("id", "label", "space", "px", "py")
+
+
+def principal_plane(features: Float[Array, "n d"]) -> Float[Array, "n 2"]:
+    """Coordinates of the rows on the first two principal axes of the centred rows.
+
+    The sign of an axis is free: its largest coordinate by size is made positive.
+
+    Example:
+        >>> principal_plane(np.array([[0.0, 0.0], [4.0, 0.0], [2.0, 1.0], [2.0, -1.0]]))[:2].round(6).tolist()
+        [[2.0, 0.0], [-2.0, 0.0]]
+    """
+    centred = features - features.mean(axis=0)
+    # the smaller of the two Gram matrices has the same leading singular values and costs least
+    if len(centred) <= centred.shape[1]:
+        values, vectors = np.linalg.eigh(centred @ centred.T)
+        points = vectors[:, :-3:-1] * np.sqrt(np.maximum(values[:-3:-1], 0))
+    else:
+        points = centred @ np.linalg.eigh(centred.T @ centred)[1][:, :-3:-1]
+    largest = points[np.abs(points).argmax(axis=0), np.arange(points.shape[1])]
+    return points * np.where(largest < 0, -1.0, 1.0)
 
 
 def kernel_table(fitted: Fitted) -> "pl.DataFrame":
@@ -82,7 +101,7 @@ def block_means(features: Float[Array, "n d"], blocks: int) -> Float[Array, "b b
 
 
 def _spaces(part: Pairs, fitted: Fitted) -> dict[str, Array]:
-    bench = Bench("", part, fitted.config)
+    bench = EvaluationSplit("", part, fitted.config)
     spaces = {"raw x": bench.x, "raw y": bench.y, "reference": bench.reference}
     spaces["joint"] = adapt(bench, fitted.adapters).spaces["joint"]
     return {name: _normalised(space.features.double().numpy()) for name, space in spaces.items()}

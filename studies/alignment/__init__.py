@@ -1,0 +1,1 @@
+"""Alignment of cached encoders: scores, layer grids, curves and ceilings."""

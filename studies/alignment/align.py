@@ -34,7 +34,7 @@ _SHORT = 1e-6  # probability that a row's list runs short in half of the samples
 
 
 @dataclass(frozen=True)
-class Asked:
+class AlignSettings:
     """What is measured, and how sure it is to be.
 
     Args:
@@ -131,7 +131,7 @@ class Alignment:
 
 
 def align(
-    x: Features, y: Features, asked: Asked = Asked(), *, cache: Cache | None = None, **changes: Any
+    x: Features, y: Features, settings: AlignSettings = AlignSettings(), *, cache: Cache | None = None, **changes: Any
 ) -> list[Alignment]:
     """Scores of two feature arrays of one data set, each with its chance level.
 
@@ -141,57 +141,59 @@ def align(
     Args:
         x: Features of one encoder, all rows of the array.
         y: Features of the other.
-        asked: What is measured.
+        settings: What is measured.
         cache: Where neighbour graphs are looked for and kept; None: nowhere.
-        changes: Fields of `asked` that are otherwise, as in k=5, split="test".
+        changes: Fields of `settings` that are otherwise, as in k=5, split="test".
 
     Returns:
         One row a metric. Of "all", metrics that do not suit these spaces (of unequal width, too many rows) have no
-        score but a note, and those without a closed form, where that is asked for, no null. A metric that has no such
+        score but a note, and those without a closed form, where that is settings for, no null. A metric that has no such
         interval keeps its score and null, and says so in its note.
 
     Raises:
         NotPaired: If the two share no groups, or are of different data sets.
         MetricError: If a metric or option is unknown, or a metric that was named cannot be computed.
     """
-    asked = replace(asked, **changes)
-    return align_rows(rows_of([x, y], asked, cache=cache), asked)
+    settings = replace(settings, **changes)
+    return align_rows(rows_of([x, y], settings, cache=cache), settings)
 
 
-def rows_of(arrays: Sequence[Features], asked: Asked, *, cache: Cache | None = None) -> CommonRows:
-    """Arrays on their common rows, paired as is asked; as `common_rows`."""
-    return common_rows(arrays, pairing=asked.pairing, split=asked.split, seed=asked.seed, cache=cache)
+def rows_of(arrays: Sequence[Features], settings: AlignSettings, *, cache: Cache | None = None) -> CommonRows:
+    """Arrays on their common rows, paired as is settings; as `common_rows`."""
+    return common_rows(arrays, pairing=settings.pairing, split=settings.split, seed=settings.seed, cache=cache)
 
 
-def align_rows(common: CommonRows, asked: Asked, on_metric: Callable[[str], None] | None = None) -> list[Alignment]:
+def align_rows(
+    common: CommonRows, settings: AlignSettings, on_metric: Callable[[str], None] | None = None
+) -> list[Alignment]:
     """Scores of two spaces that are paired already; as `align`.
 
     Args:
         common: The two spaces.
-        asked: What is measured.
+        settings: What is measured.
         on_metric: Told which metric is next, and of how many.
     """
-    found, metrics = list[Alignment](), chosen_metrics(asked)
+    found, metrics = list[Alignment](), chosen_metrics(settings)
     for number, (metric, options) in enumerate(metrics, 1):
         if on_metric is not None:
             on_metric(f"{metric.name}, {number} of {len(metrics)}")
-        found.append(_measured(common, metric, options, asked))
+        found.append(_measured(common, metric, options, settings))
     return found
 
 
-def chosen_metrics(asked: Asked) -> list[tuple[Metric, dict[str, Any]]]:
-    """The metrics that are asked for, each with its options, k among them where the metric has neighbours.
+def chosen_metrics(settings: AlignSettings) -> list[tuple[Metric, dict[str, Any]]]:
+    """The metrics that are settings for, each with its options, k among them where the metric has neighbours.
 
     Raises:
         BadChoice: If a metric or an option is unknown; lists what exists.
     """
-    names = [name for word in asked.metrics for name in (METRICS if word == "all" else (word,))]
+    names = [name for word in settings.metrics for name in (METRICS if word == "all" else (word,))]
     found: list[tuple[Metric, dict[str, Any]]] = []
     for name, options in map(parse_metric, names):
         if "groups" in options:
             raise BadChoice(f"{name}:groups=...: groups are those of the data set; what becomes of them says --pairing")
         metric, _ = chosen(name, **options)
-        told = {"k": asked.k, "pair_seed": asked.seed if "pairs" in options else 0}
+        told = {"k": settings.k, "pair_seed": settings.seed if "pairs" in options else 0}
         found.append(
             (metric, {option: value for option, value in told.items() if option in metric.options()} | options)
         )
@@ -243,7 +245,7 @@ def convention(metric: Metric, options: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in matters.items() if value is not None)
 
 
-def _measured(common: CommonRows, metric: Metric, options: dict[str, Any], asked: Asked) -> Alignment:
+def _measured(common: CommonRows, metric: Metric, options: dict[str, Any], settings: AlignSettings) -> Alignment:
     started = perf_counter()
     x, y = common.spaces
     row: dict[str, Any] = {
@@ -257,31 +259,31 @@ def _measured(common: CommonRows, metric: Metric, options: dict[str, Any], asked
     }
     try:
         _, comparison = chosen(metric.name, groups=common.groups, **options)
-        given = _Given(*inputs(x, y, comparison, asked), {"groups": common.groups, "seed": asked.seed} | options)
-        row |= _null(metric, comparison, given, asked)
-        row |= _interval(metric, given, asked, row.get("note", ""))
+        given = _Given(*inputs(x, y, comparison, settings), {"groups": common.groups, "seed": settings.seed} | options)
+        row |= _null(metric, comparison, given, settings)
+        row |= _interval(metric, given, settings, row.get("note", ""))
     except MetricError as error:
-        if "all" not in asked.metrics:
+        if "all" not in settings.metrics:
             raise
         row |= {"value": None, "note": str(error)}
     return Alignment(**row, seconds=perf_counter() - started)
 
 
-def inputs(x: CachedSpace, y: CachedSpace, comparison: Comparison[Any], asked: Asked) -> tuple[Any, Any]:
+def inputs(x: CachedSpace, y: CachedSpace, comparison: Comparison[Any], settings: AlignSettings) -> tuple[Any, Any]:
     """What a metric is given of each space: the neighbour graph where it looks at nothing else.
 
     Args:
         x: One space.
         y: The other.
         comparison: The metric at its options.
-        asked: Says whether parts of the rows will be taken, for which graphs must be deeper.
+        settings: Says whether parts of the rows will be taken, for which graphs must be deeper.
     """
     similarities = isinstance(comparison, Cknna)  # they are its kernel
     if not isinstance(comparison, KnnComparison | Cknna) or (similarities and not comparison.debiased):
         return x.values, y.values
     depth, n = comparison.k, x.n
     largest = max(Counter(x.groups).values()) if x.groups else 1
-    if asked.interval == "samples" and n // 2 > depth + largest:
+    if settings.interval == "samples" and n // 2 > depth + largest:
         depth = min(depth_for(n // 2, n, depth, probability=_SHORT, group_size=largest), n - largest)
     a, b = (space.graph(depth, comparison.metric, similarities=similarities) for space in (x, y))
     return a, b
@@ -296,17 +298,17 @@ class _Given:
     told: dict[str, Any]
 
 
-def _null(metric: Metric, comparison: Comparison[Any], given: _Given, asked: Asked) -> dict[str, Any]:
+def _null(metric: Metric, comparison: Comparison[Any], given: _Given, settings: AlignSettings) -> dict[str, Any]:
     """The score and its null; none where no rearrangement of the rows changes the score."""
-    if asked.null == "none" or not metric.paired:
+    if settings.null == "none" or not metric.paired:
         return _score(comparison, given)
-    few = asked.null == "auto" and "k" not in metric.options() and len(given.x) > PERMUTED_ROWS
-    draws = min(asked.permutations, FEW_PERMUTATIONS) if few else asked.permutations
+    few = settings.null == "auto" and "k" not in metric.options() and len(given.x) > PERMUTED_ROWS
+    draws = min(settings.permutations, FEW_PERMUTATIONS) if few else settings.permutations
     try:
-        closed = 0 if few or asked.null == "closed" else draws
+        closed = 0 if few or settings.null == "closed" else draws
         found = calibrate(metric.name, given.x, given.y, permutations=closed, **given.told)
     except BadChoice as error:
-        if not few and not (asked.null == "closed" and "all" in asked.metrics):
+        if not few and not (settings.null == "closed" and "all" in settings.metrics):
             raise
         if not few:
             return _score(comparison, given) | {"note": str(error)}
@@ -329,15 +331,15 @@ def _score(comparison: Comparison[Any], given: _Given) -> dict[str, Any]:
     return {"value": comparison.compare(a, b), "backend": backends(comparison, a, b)}
 
 
-def _interval(metric: Metric, given: _Given, asked: Asked, note: str) -> dict[str, Any]:
+def _interval(metric: Metric, given: _Given, settings: AlignSettings, note: str) -> dict[str, Any]:
     """The interval of the score, if one is wanted; where there is none, why, behind what else there is to note."""
-    if asked.interval == "none" or not metric.paired:
+    if settings.interval == "none" or not metric.paired:
         return {}
     try:
-        if asked.interval == "samples":
-            found = sample_interval(metric.name, given.x, given.y, repeats=asked.repeats, **given.told)
+        if settings.interval == "samples":
+            found = sample_interval(metric.name, given.x, given.y, repeats=settings.repeats, **given.told)
         else:
-            found = query_interval(metric.name, given.x, given.y, queries=asked.queries, **given.told)
+            found = query_interval(metric.name, given.x, given.y, queries=settings.queries, **given.told)
     except MetricError as error:
         return {"note": "; ".join(filter(None, (note, f"no interval: {error}")))}
     ends = {"ci_low": found.low, "ci_high": found.high}

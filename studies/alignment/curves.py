@@ -12,7 +12,7 @@ from featcache.metrics.knn.parts import depth_for
 from featcache.metrics.sweeps.ceiling import CeilingPoint, MixingPoint, mixing_curve, ridge_ceiling
 from featcache.metrics.sweeps.curve import CurvePoint, gallery_curve, k_curve
 from featcache.metrics.table import Metric, chosen
-from featcache.studies.alignment.align import Asked, chosen_metrics
+from featcache.studies.alignment.align import AlignSettings, chosen_metrics
 from featcache.studies.alignment.common_rows import CommonRows
 
 _HALVINGS = 5  # galleries of n, n/2, ... n/16 need lists of about 40 k entries
@@ -49,23 +49,25 @@ class Ceilings:
     mixing: list[MixingPoint]
 
 
-def curves(common: CommonRows, asked: Asked, *, sizes: Sequence[int] | None = None, repeats: int = 5) -> Curves:
+def curves(
+    common: CommonRows, settings: AlignSettings, *, sizes: Sequence[int] | None = None, repeats: int = 5
+) -> Curves:
     """Score against gallery size and against k, from one deep neighbour graph of each array.
 
     Args:
         common: Two arrays on their common rows; their cache is where the graphs are looked for and kept.
-        asked: Reads metrics (one, of neighbour graphs), k and seed.
+        settings: Reads metrics (one, of neighbour graphs), k and seed.
         sizes: Rows of the galleries; None for all rows, half of them, and so on down to a sixteenth. Small galleries
             need deep graphs.
         repeats: Draws for each size.
 
     Raises:
-        UsageError: If not one metric is asked for.
+        UsageError: If not one metric is settings for.
         MetricError: If it is unknown or compares no graphs, or a size is out of range.
     """
-    wanted = chosen_metrics(asked)
+    wanted = chosen_metrics(settings)
     if len(wanted) != 1:
-        raise UsageError(f"a curve is drawn of one metric; got {', '.join(asked.metrics)}")
+        raise UsageError(f"a curve is drawn of one metric; got {', '.join(settings.metrics)}")
     [(metric, options)] = wanted
     _, comparison = chosen(metric.name, groups=common.groups, **options)
     if not isinstance(comparison, KnnComparison):
@@ -79,7 +81,7 @@ def curves(common: CommonRows, asked: Asked, *, sizes: Sequence[int] | None = No
     depth = min(depth_for(min(sizes), n, k, group_size=largest), n - largest)
     a, b = (space.graph(max(depth, k), comparison.metric) for space in common.spaces)
     gallery = gallery_curve(
-        a, b, name=metric.name, k=k, sizes=sizes, repeats=repeats, seed=asked.seed, groups=common.groups
+        a, b, name=metric.name, k=k, sizes=sizes, repeats=repeats, seed=settings.seed, groups=common.groups
     )
     deep = min(a.k, b.k)
     ks = sorted({k, *(each for each in _KS if each <= deep)})
@@ -87,20 +89,20 @@ def curves(common: CommonRows, asked: Asked, *, sizes: Sequence[int] | None = No
     return Curves(gallery, k_curve(a, b, name=metric.name, ks=ks, groups=common.groups), deep, backend)
 
 
-def ceilings(common: CommonRows, asked: Asked, *, folds: int = 5) -> Ceilings:
+def ceilings(common: CommonRows, settings: AlignSettings, *, folds: int = 5) -> Ceilings:
     """What linear maps and kernel mixtures of two encoders reach of a reference, without any training of adapters.
 
     Args:
         common: Two arrays and the reference, the stronger encoder, on their common rows.
-        asked: Reads metrics, k and seed.
+        settings: Reads metrics, k and seed.
         folds: Parts of the groups that are held out in turn.
 
     Raises:
         MetricError: If a metric is unknown or cannot be computed.
     """
-    wanted = _labelled(chosen_metrics(asked))
+    wanted = _labelled(chosen_metrics(settings))
     a, b, target = (space.values for space in common.spaces)
-    ridge = ridge_ceiling(a, b, target, groups=common.groups, folds=folds, seed=asked.seed, metrics=wanted)
+    ridge = ridge_ceiling(a, b, target, groups=common.groups, folds=folds, seed=settings.seed, metrics=wanted)
     mixing = [
         replace(point, metric=label)
         for label, options in wanted.items()
@@ -110,7 +112,7 @@ def ceilings(common: CommonRows, asked: Asked, *, folds: int = 5) -> Ceilings:
 
 
 def _labelled(wanted: Sequence[tuple[Metric, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Options by name of the metric, with the options behind the name where a metric is asked for more than once."""
+    """Options by name of the metric, with the options behind the name where a metric is settings for more than once."""
     times = Counter(metric.name for metric, _ in wanted)
     labelled: dict[str, dict[str, Any]] = {}
     for metric, options in wanted:

@@ -14,7 +14,7 @@ from featcache.metrics.comparison import KnnComparison
 from featcache.metrics.sweeps.grid import Grid, layer_grid
 from featcache.metrics.table import Metric, chosen
 from featcache.selectors import Selector, parse_selector
-from featcache.studies.alignment.align import Asked, chosen_metrics, convention, rows_of
+from featcache.studies.alignment.align import AlignSettings, chosen_metrics, convention, rows_of
 from featcache.studies.alignment.common_rows import CachedSpace
 
 
@@ -123,48 +123,52 @@ def _depth(layer: str) -> tuple[float, str]:
 
 
 def align_layers(
-    cache: Cache, dataset: str, encoders: Sequence[str], asked: Asked, *, both_ways: bool = True
+    cache: Cache, dataset: str, encoders: Sequence[str], settings: AlignSettings, *, both_ways: bool = True
 ) -> LayerGrids:
     """Scores of every pair of layers of every pair of encoders, and the null of each pair's best.
 
     The best of many pairs is high by chance alone; its p counts the permutations, the same for all pairs, whose own
-    best is at least as good. Where `asked.null` is "auto", metrics without neighbours have no null: each permutation
+    best is at least as good. Where `settings.null` is "auto", metrics without neighbours have no null: each permutation
     of each pair would cost as much as the grid.
 
     Args:
         cache: Where the features are, and where their neighbour graphs are kept.
         dataset: Data set name.
         encoders: Two or more, as in `layers_of`.
-        asked: What is measured; without interval.
+        settings: What is measured; without interval.
         both_ways: Compute metrics that are not symmetric both ways.
 
     Raises:
-        UsageError: If an interval or a closed form is asked for, or an encoder is named twice.
+        UsageError: If an interval or a closed form is settings for, or an encoder is named twice.
         FeaturesNotCached, Ambiguous, NotPaired, MetricError: As `layers_of`, `common_rows` and the metric.
     """
-    if asked.interval != "none" or asked.null == "closed":
+    if settings.interval != "none" or settings.null == "closed":
         raise UsageError("all layers: neither an interval nor the closed form is known for the best of many pairs")
-    chosen_metrics(asked)  # refused before anything is read
+    chosen_metrics(settings)  # refused before anything is read
     layers = [layers_of(cache, dataset, encoder) for encoder in encoders]
     names = [f"{arrays[0].view}/{arrays[0].encoder}" for arrays in layers]
     if len(set(names)) < len(names) or len(names) < 2:
         raise UsageError(f"wanted two encoders or more, each once; got {', '.join(names)}")
     flat = [features for arrays in layers for features in arrays]
-    common = rows_of(flat, asked, cache=cache)
+    common = rows_of(flat, settings, cache=cache)
     spaces = iter(common.spaces)
     by_name = {name: [next(spaces) for _ in arrays] for name, arrays in zip(names, layers, strict=True)}
     scores: list[LayerScore] = []
-    for metric, options in chosen_metrics(asked):
+    for metric, options in chosen_metrics(settings):
         pairs = combinations if metric.symmetric or not both_ways else permutations
         for x, y in pairs(by_name, 2):
-            grid = _grid(by_name[x], by_name[y], metric, options, asked)
+            grid = _grid(by_name[x], by_name[y], metric, options, settings)
             scores += _rows(grid, (x, y), (by_name[x], by_name[y]), metric, options)
     arrays = {(name, each.layer): each for name, found in zip(names, layers, strict=True) for each in found}
     return LayerGrids(scores, arrays, common.notes)
 
 
 def _grid(
-    xs: Sequence[CachedSpace], ys: Sequence[CachedSpace], metric: Metric, options: dict[str, Any], asked: Asked
+    xs: Sequence[CachedSpace],
+    ys: Sequence[CachedSpace],
+    metric: Metric,
+    options: dict[str, Any],
+    settings: AlignSettings,
 ) -> tuple[Grid, float]:
     started = perf_counter()
     groups = xs[0].groups or ys[0].groups
@@ -173,9 +177,9 @@ def _grid(
         given = [[space.graph(comparison.k, comparison.metric) for space in spaces] for spaces in (xs, ys)]
     else:
         given = [[space.values for space in spaces] for spaces in (xs, ys)]
-    wanted = asked.null == "permutation" or (asked.null == "auto" and isinstance(comparison, KnnComparison))
-    draws = asked.permutations if wanted and metric.paired else 0
-    told: dict[str, Any] = {"groups": groups, "permutations": draws, "seed": asked.seed} | options
+    wanted = settings.null == "permutation" or (settings.null == "auto" and isinstance(comparison, KnnComparison))
+    draws = settings.permutations if wanted and metric.paired else 0
+    told: dict[str, Any] = {"groups": groups, "permutations": draws, "seed": settings.seed} | options
     grid = layer_grid(metric.name, given[0], given[1], **told)
     return grid, perf_counter() - started
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from featcache.errors import UsageError
 
 if TYPE_CHECKING:
-    from featcache.interchange.formats.contents import Found, ImportOptions
+    from featcache.interchange.formats.contents import Contents, ImportOptions
 
-    Reader = Callable[[Path, str | None, ImportOptions], list[Found]]
+    Reader = Callable[[Path, str | None, ImportOptions], list[Contents]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ _ALL = (
 FORMATS: Mapping[str, Format] = MappingProxyType({format.name: format for format in _ALL})
 
 
-def read_source(source: Path, layer: str | None, options: "ImportOptions") -> "list[Found]":
+def read_source(source: Path, layer: str | None, options: "ImportOptions") -> "list[Contents]":
     """What a file or folder holds, one entry a modality; values are not read yet.
 
     Args:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from featcache.data.errors import DataInvalid
 from featcache.errors import UsageError
-from featcache.interchange.formats.contents import Found, ImportOptions, Part, part_of, rows_of, stack, wanted_layer
+from featcache.interchange.formats.contents import Contents, ImportOptions, Part, part_of, rows_of, stack, wanted_layer
 from featcache.interchange.formats.hdf5 import open_hdf5
 from featcache.interchange.formats.row_names import RowNames, read_row_names, text_lines
 
@@ -26,7 +26,7 @@ _PART = re.compile(r"features(?:_(\d+)(?:-\d+)?)?\.npy")
 _DATASET = re.compile(r"features(?:_(\d+))?")
 
 
-def read_plain(source: Path, layer: str | None, options: ImportOptions) -> list[Found]:
+def read_plain(source: Path, layer: str | None, options: ImportOptions) -> list[Contents]:
     """One .npy of rows; ids come from a file of their own.
 
     Raises:
@@ -37,10 +37,10 @@ def read_plain(source: Path, layer: str | None, options: ImportOptions) -> list[
         raise UsageError(f"{source.name} does not say which row is which. Say it with a .txt, .csv, ...: --ids FILE")
     matrix = stack([npy_part(source)], wanted_layer(layer, source))
     names = read_row_names(options.ids, options.id_column)
-    return [Found("npy", source, (source,), names.ids, (matrix,), matrix.layer, names.groups)]
+    return [Contents("npy", source, (source,), names.ids, (matrix,), matrix.layer, names.groups)]
 
 
-def read_thingsvision(source: Path, layer: str | None, options: ImportOptions) -> list[Found]:
+def read_thingsvision(source: Path, layer: str | None, options: ImportOptions) -> list[Contents]:
     """The features of one module, from thingsvision's output folder or one file in it.
 
     Raises:
@@ -58,7 +58,9 @@ def read_thingsvision(source: Path, layer: str | None, options: ImportOptions) -
             raise UsageError(f"there is no {_NAMES} beside {files[0].name}. Give the ids of its rows: --ids FILE")
         names, are_paths = RowNames(text_lines(beside)), True
     matrix = stack(parts, layer)
-    return [Found("thingsvision", source, tuple(files), names.ids, (matrix,), layer, names.groups, are_paths, "image")]
+    return [
+        Contents("thingsvision", source, tuple(files), names.ids, (matrix,), layer, names.groups, are_paths, "image")
+    ]
 
 
 def file_names_beside(file: Path) -> Path | None:

@@ -14,7 +14,7 @@ from featcache.data.errors import DataInvalid
 from featcache.data.views import Modality
 from featcache.errors import UsageError
 from featcache.interchange.formats.arrays import npy_part
-from featcache.interchange.formats.contents import Found, ImportOptions, Part, stack, wanted_layer
+from featcache.interchange.formats.contents import Contents, ImportOptions, Part, stack, wanted_layer
 from featcache.interchange.formats.row_names import RowNames, read_row_names, table_names
 
 LAYER = "last.projected"  # behind the projection into the joint space
@@ -22,7 +22,7 @@ _FOLDERS: dict[str, Modality] = {"img_emb": "image", "text_emb": "text"}
 _ID_COLUMNS = ("image_path", "key")
 
 
-def read_clip_retrieval(source: Path, layer: str | None, options: ImportOptions) -> list[Found]:
+def read_clip_retrieval(source: Path, layer: str | None, options: ImportOptions) -> list[Contents]:
     """The embeddings of images, of texts, or of both.
 
     Args:
@@ -40,14 +40,14 @@ def read_clip_retrieval(source: Path, layer: str | None, options: ImportOptions)
     parts = {name: _numbered(source / name, ".npy") for name in chosen}
     if not any(parts.values()):
         raise UsageError(f"{source} holds no {' or '.join(f'{name}/{name}_0.npy' for name in chosen or _FOLDERS)}")
-    found: list[Found] = []
+    found: list[Contents] = []
     for name, files in parts.items():
         if files:
             read = {number: npy_part(file) for number, file in files.items()}
             names = _names(source, read, options)
             matrix = stack(list(read.values()), layer)
             found.append(
-                Found(
+                Contents(
                     "clip-retrieval",
                     source,
                     tuple(files.values()),

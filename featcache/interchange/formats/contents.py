@@ -56,7 +56,7 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class Found:
+class Contents:
     """What one file or folder holds of one modality.
 
     Args:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from featcache.data.errors import DataInvalid
 from featcache.errors import UsageError
-from featcache.interchange.formats.contents import Found, ImportOptions, Matrix, part_of, stack
+from featcache.interchange.formats.contents import Contents, ImportOptions, Matrix, part_of, stack
 from featcache.interchange.formats.row_names import RowNames, read_row_names
 
 _POOL = re.compile(r"_pool-(avg|none)(?:_prompt-.*)?")
@@ -29,7 +29,7 @@ _OF_TEXT = ("mask", "loss", "bpb")
 _POOLING = {("text", "avg"): "mean", ("text", "none"): "last-token", ("image", "none"): "cls"}
 
 
-def read_platonic_rep(source: Path, layer: str | None, options: ImportOptions) -> list[Found]:
+def read_platonic_rep(source: Path, layer: str | None, options: ImportOptions) -> list[Contents]:
     """Every layer of one model, or the one that is named.
 
     Args:
@@ -56,7 +56,7 @@ def read_platonic_rep(source: Path, layer: str | None, options: ImportOptions) -
     names = numbers if options.ids is None else read_row_names(options.ids, options.id_column)
     facts = {name: _scalar(content[name]) for name in ("num_params", "loss", "bpb") if name in content}
     return [
-        Found(
+        Contents(
             "platonic-rep",
             source,
             (source,),
