@@ -1,9 +1,10 @@
 # Every target sets up .venv by itself when it must. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train align report pull push test test-all check docs bench bench-store bench-metrics clean
+.PHONY: help setup links demo extract train align report pull push test test-all check docs bench bench-store bench-metrics clean
 
 PYTHON ?= python3
 BIN := .venv/bin
+LINKS := build/links/featcache
 FEATCACHE := $(BIN)/featcache
 
 # ---- choices: make train ADAPTER=mlp SEED=1 ----
@@ -22,21 +23,32 @@ REFERENCE ?=
 K ?=
 OUT ?=
 DEVICE ?=
+WORKERS ?= 2
 RUNS ?= $(patsubst %/config.json,%,$(wildcard runs/*/*/config.json runs/*/*/*/config.json))
 
 option = $(if $(2),--$(1) '$(2)')
+# a file's tests share servers and caches, so each file stays with one worker
+PYTEST = $(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile --durations 10
 cache_option = $(call option,cache,$(CACHE))
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
-setup: .venv/.ready ## Make .venv with everything that make demo and make test need
+setup: .venv/.ready links ## Make .venv with everything that make demo and make test need
 
 .venv/.ready: pyproject.toml
 	@test -x $(BIN)/python || { echo "Making .venv with $$($(PYTHON) --version) ..."; $(PYTHON) -m venv .venv; }
 	@echo "Installing featcache and what it needs (several GB with torch; a few minutes) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,encoders,demo,share,ray,dev]'
 	@touch $@
+
+# The folders at the top level import below featcache. Tools that know nothing of installed packages get the same tree as
+# relative links.
+links:
+	@mkdir -p $(LINKS)
+	@find $(LINKS) -type l -exec rm {} +
+	@ln -s $(addprefix ../../../,commands data metrics report studies trainer \
+	  $(wildcard featcache/*.py) $(patsubst %/__init__.py,%,$(wildcard featcache/*/__init__.py))) $(LINKS)
 
 demo: setup ## Extract, train three adapters, measure and open the question on the embedded data set
 	@$(FEATCACHE) demo $(cache_option)
@@ -61,17 +73,17 @@ push: setup ## Send features to colleagues: REMOTE= ARRAYS= CACHE=
 report: setup ## Draw the figures and the page of the runs in runs/: RUNS="dir dir" OUT=
 	@$(FEATCACHE) report $(RUNS) $(call option,out,$(OUT))
 
-test: setup ## Run the tests that take minutes, offline, on a CPU
-	@$(BIN)/python -m pytest -q
+test: setup ## Run the tests that take minutes, offline, on a CPU: WORKERS=
+	@$(PYTEST)
 
-test-all: setup ## Run every test, the slow ones too
-	@$(BIN)/python -m pytest -q -m "not gpu and not network"
+test-all: setup ## Run every test that needs no GPU and no network, the slow ones too: WORKERS=
+	@$(PYTEST) -m "not gpu and not network"
 
 check: setup ## Lint, types, import direction, docs equal help
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
-	@$(BIN)/lint-imports
+	@cd $(LINKS)/.. && $(CURDIR)/$(BIN)/lint-imports --no-logo --no-cache $(CURDIR)/pyproject.toml
 	@$(BIN)/python -m pytest -q tests/test_docs.py
 
 docs: setup ## Write docs/cli.md and the table of docs/metrics.md from the code
@@ -88,5 +100,5 @@ bench-metrics: setup ## Measure neighbours, CKA and layer grids against faiss an
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/python benchmarks/alignment.py $(call option,device,$(DEVICE))
 
 clean: ## Delete .venv and what tools left; the cache and runs/ stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -120,6 +120,6 @@ def raw_files(bench: Bench) -> tuple[Path, Path]:
 
 
 def hashing(bench: Bench) -> str:
-    chunk = flat(bench.values[: bench.plan.chunk_rows])
+    chunk = flat(bench.values[: bench.layout.chunk_rows])
     each = statistics.median(seconds(lambda: crc_of(chunk)) for _ in range(20))
-    return f"CRC-32C of all chunks alone takes {each * bench.plan.chunks * 1e3:.0f} ms here"
+    return f"CRC-32C of all chunks alone takes {each * bench.layout.chunks * 1e3:.0f} ms here"

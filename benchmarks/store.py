@@ -39,10 +39,10 @@ SHARD = 8_192
 
 def opening(bench: Bench) -> str:
     def run() -> None:
-        for chunk in range(bench.plan.chunks):
+        for chunk in range(bench.layout.chunks):
             os.close(os.open(bench.array.path / chunk_name(chunk), os.O_RDONLY))
 
-    return f"{bench.plan.chunks} files to open instead of one take {seconds(run) * 1e3:.1f} ms here"
+    return f"{bench.layout.chunks} files to open instead of one take {seconds(run) * 1e3:.1f} ms here"
 
 
 def measure_read(bench: Bench) -> None:
@@ -113,8 +113,8 @@ def measure_random(bench: Bench) -> None:
     times = interleave(runs, bench.rounds)
 
     def why() -> str:
-        each = statistics.median(times["ours"]) / len(draws) / bench.plan.chunks * 1e6
-        return f"{BLOCK} rows touch all of {bench.plan.chunks} chunk files, {each:.1f} us for each"
+        each = statistics.median(times["ours"]) / len(draws) / bench.layout.chunks * 1e6
+        return f"{BLOCK} rows touch all of {bench.layout.chunks} chunk files, {each:.1f} us for each"
 
     tell(f"10 x {BLOCK} random rows", times, "ours", peer, cost=5, why=why)
 
@@ -167,7 +167,7 @@ def measure_open(bench: Bench) -> None:
     said = f"zarr {zarr}, a flipped record {flipped}"
     line = f"  {'open to first row, checked':34} {found['open'] * 1e3:8.1f} ms  {said}"
     good = found["open"] <= 5e-3 and found["refused"] and not found["zarr"]
-    verdict(line, "<= 5 ms", good, lambda: f"{bench.plan.chunks} records are parsed and hashed; {hashing(bench)}")
+    verdict(line, "<= 5 ms", good, lambda: f"{bench.layout.chunks} records are parsed and hashed; {hashing(bench)}")
     print(f"  {'the same, found by name':34} {found['find'] * 1e3:8.1f} ms")
 
 
@@ -176,7 +176,7 @@ def measure_size(bench: Bench) -> None:
     files = [path.stat() for path in bench.array.path.rglob("*") if path.is_file()]
     lengths = sum(file.st_size for file in files) / bench.values.nbytes - 1
     blocks = sum(file.st_blocks * 512 for file in files) / bench.values.nbytes - 1
-    padding = bench.plan.chunks * bench.plan.chunk_rows / len(bench.values) - 1
+    padding = bench.layout.chunks * bench.layout.chunk_rows / len(bench.values) - 1
     for what, share, why in (
         (f"bytes of {len(files)} files", lengths, f"padding of the last chunk alone is {padding:.3%}"),
         ("the disk's blocks they take", blocks, "each record takes a block, and so may a chunk's last four bytes"),
@@ -195,7 +195,7 @@ def fill(bench: Bench, folder: Path) -> None:
 def fill_one_by_one(bench: Bench, folder: Path) -> None:
     """Likewise, each chunk durable before the next is begun."""
     array = FeatureArray(folder / bench.key.path)
-    plan = array.create(bench.key, bench.plan)
+    plan = array.create(bench.key, bench.layout)
     for chunk in range(plan.chunks):
         start, stop = plan.span(chunk)
         array.commit(plan, chunk, batched(bench.values[start:stop]), writer="bench")
@@ -231,13 +231,13 @@ def measure_write(bench: Bench) -> None:
 
         return run
 
-    one_a_chunk = f".npy of {bench.plan.chunk_rows} rows + fsync"
+    one_a_chunk = f".npy of {bench.layout.chunk_rows} rows + fsync"
     peer = f".npy of {SHARD} rows + fsync"
     runs = {
         peer: into_new_folder(lambda folder: save_shards(bench.values, folder, SHARD)),
         "ours": into_new_folder(lambda folder: fill(bench, folder)),
         "ours, one chunk at a time": into_new_folder(lambda folder: fill_one_by_one(bench, folder)),
-        one_a_chunk: into_new_folder(lambda folder: save_shards(bench.values, folder, bench.plan.chunk_rows)),
+        one_a_chunk: into_new_folder(lambda folder: save_shards(bench.values, folder, bench.layout.chunk_rows)),
     }
     times: Times = {what: [] for what in runs}
     for number in range(bench.rounds):
@@ -251,8 +251,8 @@ def measure_write(bench: Bench) -> None:
 def why_writing(bench: Bench, times: list[float]) -> str:
     from blake3 import blake3
 
-    chunk = flat(bench.values[: bench.plan.chunk_rows])
-    hashed = bench.plan.chunks * statistics.median(seconds(lambda: blake3(chunk).digest()) for _ in range(20))
+    chunk = flat(bench.values[: bench.layout.chunk_rows])
+    hashed = bench.layout.chunks * statistics.median(seconds(lambda: blake3(chunk).digest()) for _ in range(20))
     syncs = []
     for number in range(20):
         with (bench.folder / f"sync-{number}").open("wb") as file:
@@ -261,7 +261,7 @@ def why_writing(bench: Bench, times: list[float]) -> str:
             syncs.append(seconds(lambda file=file: os.fsync(file.fileno())))
     share = statistics.median(syncs) * 1e3
     return (
-        f"{bench.plan.chunks} chunks, each four syncs (file, folder, record, folder) where a shard has two; one file's "
+        f"{bench.layout.chunks} chunks, each four syncs (file, folder, record, folder) where a shard has two; one file's "
         f"takes {share:.1f} ms here; blake3 {hashed * 1e3:.0f} ms of {statistics.median(times) * 1e3:.0f}; "
         f"{hashing(bench)}"
     )
@@ -314,7 +314,7 @@ def main() -> None:
         values = random_values(given.rows)
         bench = Bench(folder, values, given.rounds, Cache(folder / "cache"))
         print(
-            f"{given.rows:,} x {D} float16 ({values.nbytes / 1e6:.0f} MB) in {bench.plan.chunks} chunks on "
+            f"{given.rows:,} x {D} float16 ({values.nbytes / 1e6:.0f} MB) in {bench.layout.chunks} chunks on "
             f"{file_system(folder)}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {given.rounds} rounds"
         )
         fill(bench, bench.folder / "cache")

@@ -79,7 +79,7 @@ def measure_others(bench: Bench) -> None:
 
 def fetch_all(store: object, path: str, bench: Bench) -> np.ndarray:
     """What anyone would write: eight threads get whole objects and copy them into the array."""
-    plan, out = bench.plan, np.empty((len(bench.values), D), np.float16)
+    plan, out = bench.layout, np.empty((len(bench.values), D), np.float16)
 
     def fetch(chunk: int) -> None:
         start, stop = plan.span(chunk)
@@ -111,7 +111,7 @@ def measure_s3(bench: Bench) -> None:
         os.environ.update(environment(server.endpoint))
         bucket = make_bucket(server.endpoint)
         array = FeatureArray(open_folder(f"s3://{bucket}/{bench.key.path}"))
-        plan = array.create(bench.key, bench.plan)
+        plan = array.create(bench.key, bench.layout)
         array.folder.map(
             lambda chunk: array.commit(plan, chunk, bench.values[slice(*plan.span(chunk))], writer="bench"),
             range(plan.chunks),

@@ -1,4 +1,4 @@
-"""How alike are cached encoders: two of them, all their layers, along a curve, or at best?"""
+"""Commands that measure alignment: of two encoders, of all their layers, along a curve, and its ceilings."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -76,15 +76,23 @@ def align(
     """
     from featcache.cache import open_cache
     from featcache.report.alignment import show_alignment, show_layers
-    from featcache.studies.alignment.align import DEFAULT_METRICS, AlignSettings, align_rows, rows_of
+    from featcache.report.progress import step_progress
+    from featcache.studies.alignment.align import align_cached
+    from featcache.studies.alignment.grid import LayerGrids, align_layers
+    from featcache.studies.alignment.settings import DEFAULT_METRICS, AlignSettings
 
-    store, metrics = open_cache(cache), tuple(metric or (DEFAULT_METRICS if layers is None else DEFAULT_METRICS[:1]))
+    metrics = tuple(metric or (DEFAULT_METRICS if layers is None else DEFAULT_METRICS[:1]))
     settings = AlignSettings(metrics, k, pairing, split, null, permutations, interval, queries, repeats, seed)
-    if layers:
-        show_layers(store, dataset, [x, y], settings, both_ways=False, out=out, as_json=json)
-        return
-    common = rows_of([store.load(dataset, x), store.load(dataset, y)], settings, cache=store)
-    show_alignment(common, settings, lambda say: align_rows(common, settings, say), out=out, as_json=json)
+    store = open_cache(cache)
+    with step_progress("measuring") as on_metric:
+        if layers:
+            result = align_layers(store, dataset, [x, y], settings, both_ways=False, out=out)
+        else:
+            result = align_cached(store, dataset, x, y, settings, out=out, on_metric=on_metric)
+    if isinstance(result, LayerGrids):
+        show_layers(result, as_json=json)
+    else:
+        show_alignment(result, as_json=json)
 
 
 def grid(
@@ -112,11 +120,20 @@ def grid(
     """Compare every layer of several encoders with every layer of the others."""
     from featcache.cache import open_cache
     from featcache.report.alignment import show_layers
-    from featcache.studies.alignment.align import DEFAULT_METRICS, AlignSettings
+    from featcache.report.layer_map import check_figure_path, draw_layers
+    from featcache.report.progress import step_progress
+    from featcache.studies.alignment.grid import align_layers
+    from featcache.studies.alignment.settings import DEFAULT_METRICS, AlignSettings
 
+    check_figure_path(figure)
     metrics = tuple(metric or DEFAULT_METRICS[:1])
     settings = AlignSettings(metrics, k, pairing, split, null, permutations, seed=seed)
-    show_layers(open_cache(cache), dataset, encoders, settings, out=out, figure=figure, as_json=json)
+    with step_progress("measuring"):
+        grids = align_layers(open_cache(cache), dataset, encoders, settings, out=out)
+    show_layers(grids, as_json=json)
+    if figure is not None:
+        draw_layers(grids, figure)
+        typer.echo(f"Figure: {figure}", err=json)
 
 
 def curve(
@@ -145,15 +162,15 @@ def curve(
     """
     from featcache.cache import open_cache
     from featcache.report.alignment import show_curves
-    from featcache.studies.alignment.align import AlignSettings, rows_of
-    from featcache.studies.alignment.curves import curves, parse_sizes
+    from featcache.report.progress import step_progress
+    from featcache.studies.alignment.curves import curves_cached, parse_sizes
+    from featcache.studies.alignment.settings import AlignSettings
 
-    store, settings = open_cache(cache), AlignSettings((metric,), k, pairing, split, seed=seed)
-    wanted = parse_sizes(sizes) if sizes else None
-    common = rows_of([store.load(dataset, x), store.load(dataset, y)], settings, cache=store)
-    show_curves(
-        common, settings, lambda: curves(common, settings, sizes=wanted, repeats=repeats), out=out, as_json=json
-    )
+    settings = AlignSettings((metric,), k, pairing, split, seed=seed)
+    galleries = parse_sizes(sizes) if sizes else None
+    with step_progress("measuring"):
+        result = curves_cached(open_cache(cache), dataset, x, y, settings, sizes=galleries, repeats=repeats, out=out)
+    show_curves(result, as_json=json)
 
 
 def ceiling(
@@ -178,12 +195,11 @@ def ceiling(
     """
     from featcache.cache import open_cache
     from featcache.report.alignment import show_ceilings
-    from featcache.studies.alignment.align import AlignSettings, rows_of
-    from featcache.studies.alignment.curves import ceilings
+    from featcache.report.progress import step_progress
+    from featcache.studies.alignment.curves import ceilings_cached
+    from featcache.studies.alignment.settings import AlignSettings
 
-    store, settings = (
-        open_cache(cache),
-        AlignSettings(tuple(metric or ("mutual_knn", "cka_debiased")), k, pairing, split, seed=seed),
-    )
-    common = rows_of([store.load(dataset, each) for each in (x, y, reference)], settings, cache=store)
-    show_ceilings(common, settings, lambda: ceilings(common, settings, folds=folds), out=out, as_json=json)
+    settings = AlignSettings(tuple(metric or ("mutual_knn", "cka_debiased")), k, pairing, split, seed=seed)
+    with step_progress("measuring"):
+        result = ceilings_cached(open_cache(cache), dataset, (x, y, reference), settings, folds=folds, out=out)
+    show_ceilings(result, as_json=json)

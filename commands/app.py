@@ -57,7 +57,13 @@ def main() -> None:
     from featcache.metrics.errors import MetricError
 
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone is caught
+    except BrokenPipeError:  # as in `featcache ls | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)  # as typer ends where the pipe closes while it prints
     except (DataError, FeatcacheError, MetricError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(1)

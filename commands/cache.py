@@ -1,4 +1,4 @@
-"""What is in the cache, is it whole, and how is it kept in order?"""
+"""Commands that list, verify, repair and clean the cache."""
 
 from pathlib import Path
 from typing import Annotated
@@ -66,8 +66,8 @@ def show(
     store = open_cache(cache)
     if len(selectors) > 2:
         raise typer.BadParameter("name one array to show, or two to compare")
-    found = [store.find(dataset, selector) for selector in selectors]
-    keys = [{**array.key().to_json(), "root": array.complete().root} for array in found]
+    matches = [store.find(dataset, selector) for selector in selectors]
+    keys = [{**array.key().to_json(), "root": array.complete().root} for array in matches]
     show_keys(keys, differences(keys[0], keys[-1]), as_json=json)
 
 
@@ -83,10 +83,14 @@ def verify(
     """
     from featcache.cache import open_cache
     from featcache.maintenance.verify import verify as check
-    from featcache.report.console import show_problems
+    from featcache.report.console import count, show_problems
+    from featcache.report.progress import step_progress
 
     store = open_cache(cache)
-    raise typer.Exit(show_problems(check(store, arrays, deep=deep), store.entries(arrays), store, as_json=json))
+    entries = store.entries(arrays)
+    with step_progress(f"checking {count(entries, 'array')} in {store.folder}"):
+        problems = list(check(store, arrays, deep=deep))
+    raise typer.Exit(show_problems(problems, entries, store, as_json=json))
 
 
 def repair(
@@ -111,11 +115,16 @@ def repair(
     from featcache.cache import open_cache
     from featcache.maintenance.repair import Sources
     from featcache.maintenance.repair import repair as mend
-    from featcache.report.keeping import show_repair
+    from featcache.report.keeping import show_repair, show_step
+    from featcache.report.progress import step_progress
 
-    sources = Sources(open_cache(source) if source else None, root, weights, device, new_root)
+    remote = open_cache(source) if source else None
+    sources = Sources(remote=remote, root=root, weights=weights, device=device, new_root=new_root)
     store = open_cache(cache)
-    raise typer.Exit(show_repair(lambda say: mend(store, arrays, sources, on_step=say), store))
+    steps: list[str] = []
+    with step_progress(f"looking for damage in {store.folder}"):
+        problems = mend(store, arrays, sources, on_step=lambda *step: steps.append(show_step(*step)))
+    raise typer.Exit(show_repair(problems, store, mended=bool(steps)))
 
 
 def remove(
@@ -132,8 +141,8 @@ def remove(
     from featcache.report.console import show_entries
 
     store = open_cache(cache)
-    found = [array for selector in selectors for array in store.select(dataset, selector)]
-    arrays = list({str(array.folder): array for array in found}.values())
+    matches = [array for selector in selectors for array in store.select(dataset, selector)]
+    arrays = list({str(array.folder): array for array in matches}.values())
     show_entries([store.entry(array) for array in arrays], store, as_json=False)
     for array in arrays if not dry_run else ():
         store.remove(array)
@@ -174,11 +183,15 @@ def collect(
     touched.
     """
     from featcache.cache import open_cache
-    from featcache.maintenance.gc import leftovers
+    from featcache.maintenance.gc import discard, leftovers
     from featcache.report.keeping import show_leftovers
 
     store = open_cache(cache)
-    show_leftovers(leftovers(store), store, delete=delete)
+    left = leftovers(store)
+    for leftover in left:
+        if delete and leftover.holder is None:
+            discard(leftover)
+    show_leftovers(left, store, deleted=delete)
 
 
 def doctor(

@@ -1,11 +1,18 @@
-"""How are features written into the cache?"""
+"""The command that writes features into the cache."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from featcache.commands.options import CacheOption, DatasetArgument, RootOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from featcache.cache import Cache
+    from featcache.extraction.executors import Execution
+    from featcache.extraction.job import Job
 
 
 def extract(
@@ -61,9 +68,8 @@ def extract(
     from featcache.cache import Cache
     from featcache.data import open_dataset
     from featcache.encoders import EncodeOptions, encoder_spec
-    from featcache.extraction.executors import choose_execution, run_job
+    from featcache.extraction.executors import choose_execution
     from featcache.extraction.job import plan_job
-    from featcache.report.console import run_jobs, show_jobs
 
     execution = choose_execution(
         device, shard=shard, executor=executor, actors=actors, workers=workers, on_error=on_error
@@ -74,8 +80,34 @@ def extract(
     chosen = layers.split(",") if layers else None
     jobs = [plan_job(store, data, spec, options, view=view, layers=chosen) for spec in specs]
     if dry_run:
-        show_jobs(jobs, store, execution)
+        estimate_jobs(store, jobs, execution)
     else:
-        run_jobs(
-            jobs, execution, lambda job, **tell: run_job(store, job, execution, dataset=dataset, root=root, **tell)
-        )
+        run_jobs(store, jobs, execution, dataset=dataset, root=root)
+
+
+def estimate_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution") -> None:
+    """Shows what extractions would compute and, at the rate of a measured sample, how long they take."""
+    from featcache.extraction.estimate import estimate
+    from featcache.report.extraction import show_estimates
+    from featcache.report.progress import step_progress
+
+    costs = []
+    for job in jobs:
+        with step_progress(f"measuring {job.card.name} over {job.view.name}"):
+            costs.append(estimate(cache, job, workers=execution.rows.workers))
+    show_estimates(jobs, costs, processes=execution.shard.count * len(execution.devices), place=cache.folder)
+
+
+def run_jobs(
+    cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", *, dataset: str, root: Path | None = None
+) -> None:
+    """Runs extractions one after the other and shows a line of result each."""
+    from featcache.extraction.executors import run_job
+    from featcache.report.extraction import print_line, show_extracted, show_notes
+    from featcache.report.progress import row_progress
+
+    show_notes(jobs, execution.notes)
+    for job in jobs:
+        with row_progress(f"{job.card.name} over {job.view.name}", len(job.view), silent=job.done) as on_rows:
+            result = run_job(cache, job, execution, dataset=dataset, root=root, on_rows=on_rows, on_line=print_line)
+        show_extracted(result)

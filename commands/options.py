@@ -1,4 +1,4 @@
-"""Which options do several commands share?"""
+"""Arguments and options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,7 +1,7 @@
-"""How do features travel: to colleagues and back, and to and from other tools?"""
+"""Commands that move features between caches, and to and from other tools."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +14,11 @@ from featcache.commands.options import (
     PreferOption,
     RemoteArgument,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from featcache.cache import Cache
 
 
 def push(
@@ -32,13 +37,14 @@ def push(
     Only missing chunks travel, each checked; features, row tables and what was derived go, images and captions never.
     """
     from featcache.cache import Cache, open_cache
-    from featcache.report.sharing import confirm_public, move
-    from featcache.sharing.hub_publish import is_public
+    from featcache.report.sharing import show_terms
+    from featcache.sharing.hub_publish import is_public, terms
 
     store, there = open_cache(cache), Cache(remote)
     if not dry_run and not yes and (public or is_public(there)):
-        confirm_public(store, arrays or ["*"])
-    move(store, there, arrays or ["*"], prefer=prefer, local="source", dry_run=dry_run, public=public)
+        show_terms(terms(store, arrays or ["*"]))
+        typer.confirm("Everybody will be able to read these features. Do the licences allow that?", abort=True)
+    _move(store, there, arrays or ["*"], prefer=prefer, local="source", dry_run=dry_run, public=public)
 
 
 def pull(
@@ -56,11 +62,10 @@ def pull(
     Only missing chunks travel, and each is checked before it is written. Interrupted, the same command goes on.
     """
     from featcache.cache import Cache, open_cache
-    from featcache.report.sharing import move
     from featcache.selectors import parse_rows
 
     there, span = open_cache(remote), parse_rows(rows) if rows else None
-    move(there, Cache(cache), arrays or ["*"], prefer=prefer, local="target", dry_run=dry_run, rows=span)
+    _move(there, Cache(cache), arrays or ["*"], prefer=prefer, local="target", dry_run=dry_run, rows=span)
 
 
 def sync(
@@ -72,12 +77,57 @@ def sync(
 ) -> None:
     """Pull what is missing here, then push what is missing there."""
     from featcache.cache import Cache
-    from featcache.report.sharing import move
 
     store, there = Cache(cache), Cache(remote)
     for local in ("target", "source"):
         source, target = (there, store) if local == "target" else (store, there)
-        move(source, target, arrays or ["*"], prefer=prefer, local=local, dry_run=dry_run, may_lack=True)
+        _move(source, target, arrays or ["*"], prefer=prefer, local=local, dry_run=dry_run, may_lack=True)
+
+
+def _move(
+    source: "Cache",
+    target: "Cache",
+    selectors: "Sequence[str]",
+    *,
+    local: Literal["source", "target"],
+    prefer: Literal["local", "remote"] | None = None,
+    dry_run: bool = False,
+    public: bool = False,
+    **choices: Any,
+) -> None:
+    """Moves what one cache lacks from another, under a progress display.
+
+    Args:
+        source: Where the arrays are.
+        target: Where they go.
+        selectors: Which of them.
+        local: Which of the two is the user's own.
+        prefer: Whose array stays where the bytes differ.
+        dry_run: Only show what would travel.
+        public: A new Hub repository can be read by everybody.
+        choices: Of `plan_transfer`.
+    """
+    from featcache.report.progress import byte_progress, step_progress
+    from featcache.report.sharing import show_transfer, show_transferred
+    from featcache.sharing.hub_publish import is_hub, make_repository, write_card
+    from featcache.sharing.transfer import plan_transfer, transfer
+
+    if dry_run and is_hub(target.folder) and not target.folder.there():
+        typer.echo(f"{target.folder} is not there yet: a push makes it and sends everything. Nothing was moved.")
+        return
+    if not dry_run and local == "source":
+        make_repository(target, public=public)
+    kept = None if prefer is None else ("source" if (prefer == "local") == (local == "source") else "destination")
+    with step_progress(f"comparing {source.folder} with {target.folder}"):
+        planned = plan_transfer(source, target, selectors, prefer=kept, **choices)
+    if dry_run:
+        show_transfer(planned)
+        return
+    with byte_progress(f"to {target.folder}", planned.bytes) as on_bytes:
+        sent = transfer(planned, on_bytes=on_bytes)
+    if local == "source" and not write_card(target):
+        typer.echo("README.md there was written by someone else and was left as it is.")
+    show_transferred(planned, sent)
 
 
 def export(
@@ -131,6 +181,7 @@ def import_file(
     from featcache.interchange.importing import import_features
     from featcache.report.console import show_entries
 
-    store, options = Cache(cache), ImportOptions(format, ids, id_column, modality, dtype)
+    store = Cache(cache)
+    options = ImportOptions(format=format, ids=ids, id_column=id_column, modality=modality, dtype=dtype)
     arrays = import_features(store, source, dataset=dataset, encoder=encoder, layer=layer, view=view, options=options)
     show_entries([store.entry(array) for array in arrays], store, as_json=False)

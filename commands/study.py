@@ -1,4 +1,4 @@
-"""What runs on the cache: training, embedding, reports, and what there is to extract."""
+"""Commands that train, embed and report, and those that list encoders and data sets."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -29,13 +29,13 @@ def datasets(json: JsonOption = False) -> None:
     from featcache.data import DATASETS
     from featcache.report.console import print_json, print_table
 
-    found = list(DATASETS.values())
+    entries = list(DATASETS.values())
     if json:
         print_json(
-            [{"name": d.name, "views": d.views, "description": d.description, "licence": d.licence} for d in found]
+            [{"name": d.name, "views": d.views, "description": d.description, "licence": d.licence} for d in entries]
         )
         return
-    rows = [(d.name, ", ".join(d.views), d.description, d.licence) for d in found]
+    rows = [(d.name, ", ".join(d.views), d.description, d.licence) for d in entries]
     print_table(("data set", "views", "what", "licence"), rows)
 
 
@@ -79,7 +79,9 @@ def train(
     against the reference on the test split.
     """
     from featcache.cache import open_cache
-    from featcache.report.training import show_run, train_and_watch
+    from featcache.report.progress import epoch_progress
+    from featcache.report.training import show_run, show_training
+    from featcache.studies.adapters.train import train_cached
     from featcache.trainer.config import make_config
     from featcache.trainer.defaults import choose_triple, run_folder
 
@@ -90,7 +92,10 @@ def train(
     store = open_cache(cache)
     triple = choose_triple(store, dataset, x, y, reference)
     folder = out or Path(run_folder(triple, config.adapter, config.seed))
-    show_run(train_and_watch(store, triple, config, folder, overwrite=overwrite))
+    with epoch_progress() as on_epoch:
+        run = train_cached(store, triple, config, folder, overwrite=overwrite, on_epoch=on_epoch)
+    show_training(run)
+    show_run(run)
 
 
 def embed(
@@ -127,6 +132,6 @@ def demo(
 
     Extract three encoders, train three kinds of adapters, measure them, and draw the page.
     """
-    from featcache.report.demo import run_demo
+    from featcache.commands.demo import run_demo
 
     run_demo(cache, out)

@@ -1,4 +1,4 @@
-"""What is measured? Data sets as ordered views with ids, groups, splits and labels."""
+"""Data sets as ordered views with ids, groups, splits and labels. Names are imported when first used."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,16 @@ __all__ = [
     "open_dataset",
 ]
 
-_HOME = {name: "featcache.data.registry" for name in ("DATASETS", "DatasetEntry", "open_dataset")}
-_HOME |= {name: "featcache.data.errors" for name in ("DataError", "DataInvalid", "DataMissing", "UnknownDataset")}
-_HOME |= {name: "featcache.data.views" for name in ("Dataset", "Overlay", "View")}
+_MODULES = {
+    "catalogue": ("DATASETS", "DatasetEntry"),
+    "errors": ("DataError", "DataInvalid", "DataMissing", "UnknownDataset"),
+    "registry": ("open_dataset",),
+    "views": ("Dataset", "Overlay", "View"),
+}
+_HOMES = {name: f"featcache.data.{module}" for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used, so that `import data` costs next to nothing."""
-    if name not in _HOME:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)

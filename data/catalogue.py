@@ -1,4 +1,11 @@
-"""The data sets that there are: names, openers, licences and how to get each."""
+"""The data sets that there are: names, openers, licences and how to get each.
+
+A new data set is a module beside this one with a function that opens it, and an entry here. Everything else reads this
+table: `open_dataset`, `featcache datasets`, the errors that say how to get the data, and the tests that sweep it.
+
+An opener takes the root or None. It raises DataMissing, as `missing` words it, where the data or a listed part is not
+there, and DataInvalid, with the row, where files contradict their format or each other.
+"""
 
 import importlib
 from collections.abc import Callable
@@ -14,38 +21,27 @@ Opener = Callable[[Path | None], Dataset]
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """One data set that `open_dataset` knows.
+    """One data set that `open_dataset` knows."""
 
-    Args:
-        name: What the user types.
-        opener: "module:function"; imported when the data set is opened. The function takes the root, or None.
-        description: One line.
-        licence: Terms of the data, one line.
-        views: Names of the views, the default of each modality first; "names-*" stands for one view a language.
-        needs_root: True where the data can only come from a folder of the user's.
-        takes_root: False where the data comes from installed packages and a root would mean nothing.
-        ways: How to get the data, one way a line.
-    """
-
-    name: str
-    opener: str
-    description: str
-    licence: str
-    views: tuple[str, ...]
-    needs_root: bool
-    ways: tuple[str, ...]
-    takes_root: bool = True
+    name: str  # what the user types
+    opener: str  # "module:function" below featcache.data; the function takes the root, or None
+    description: str  # one line
+    licence: str  # terms of the data, one line
+    views: tuple[str, ...]  # the default of each modality first; "names-*" stands for one view a language
+    needs_root: bool  # the data can only come from a folder of the user's
+    ways: tuple[str, ...]  # how to get the data, one way a line
+    takes_root: bool = True  # false where the data comes from installed packages and a root would mean nothing
 
     def load_opener(self) -> Opener:
-        """Imports the opener."""
+        """The opener, imported now."""
         module, function = self.opener.split(":")
-        return getattr(importlib.import_module(module), function)
+        return getattr(importlib.import_module(f"featcache.data.{module}"), function)
 
 
 _ENTRIES = (
     DatasetEntry(
         name="openmoji",
-        opener="featcache.data.openmoji:open_openmoji",
+        opener="openmoji:open_openmoji",
         description="about 1,180 emoji: drawings, English descriptions, names in 13 more languages",
         licence="OpenMoji drawings: CC BY-SA 4.0; names: Unicode CLDR (Unicode licence)",
         views=("images", "captions", "names-*"),
@@ -55,7 +51,7 @@ _ENTRIES = (
     ),
     DatasetEntry(
         name="flickr30k",
-        opener="featcache.data.flickr30k:open_flickr30k",
+        opener="flickr30k:open_flickr30k",
         description="31,783 photos of people and animals in action, five English captions each",
         licence="non-commercial research and education only; the photos belong to their Flickr users",
         views=("images", "captions"),
@@ -72,7 +68,7 @@ _ENTRIES = (
     ),
     DatasetEntry(
         name="cifar10",
-        opener="featcache.data.cifar:open_cifar10",
+        opener="cifar:open_cifar10",
         description="60,000 photos of 32 x 32 pixels in 10 classes, and 18 prompts a class",
         licence="no licence stated by the authors; cite Krizhevsky 2009",
         views=("images", "prompts"),
@@ -83,7 +79,7 @@ _ENTRIES = (
     ),
     DatasetEntry(
         name="cifar100",
-        opener="featcache.data.cifar:open_cifar100",
+        opener="cifar:open_cifar100",
         description="60,000 photos of 32 x 32 pixels in 100 classes of 20 superclasses, and 18 prompts a class",
         licence="no licence stated by the authors; cite Krizhevsky 2009",
         views=("images", "prompts"),
@@ -94,7 +90,7 @@ _ENTRIES = (
     ),
     DatasetEntry(
         name="wit_1024",
-        opener="featcache.data.wit:open_wit_1024",
+        opener="wit:open_wit_1024",
         description="1,024 Wikipedia images with captions, the data of the platonic representation hypothesis",
         licence="text CC BY-SA 3.0; each image has its own licence on Wikimedia Commons",
         views=("images", "captions"),
@@ -107,7 +103,7 @@ _ENTRIES = (
     ),
     DatasetEntry(
         name="folder",
-        opener="featcache.data.folder:open_folder",
+        opener="folder:open_folder",
         description="any folder of images with captions.csv, captions.jsonl or captions.parquet; folder:NAME names it",
         licence="yours",
         views=("images", "captions"),
@@ -124,13 +120,7 @@ DATASETS = MappingProxyType({entry.name: entry for entry in _ENTRIES})
 
 
 def missing(name: str, what: str, looked: tuple[str, ...]) -> DataMissing:
-    """The error for data that is not there: what was wanted, where it was looked for, every way to get it.
-
-    Args:
-        name: A key of `DATASETS`.
-        what: What was not found.
-        looked: Places that were looked at, one a line.
-    """
+    """The error for data that is not there: what was wanted, where it was looked for, every way to get it."""
     lines = [f"{name}: {what}"]
     lines += [f"  Looked at: {place}" for place in looked]
     lines += [f"  To get it: {way}" for way in DATASETS[name].ways]

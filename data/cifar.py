@@ -1,4 +1,4 @@
-"""What are cifar10 and cifar100: photos of 32 x 32 pixels with classes, and prompts that name the classes?
+"""cifar10 and cifar100: photos of 32 x 32 pixels with classes, and prompts that name the classes.
 
 Read from the official binary archives, packed or unpacked; the pickled archives are not read, since a pickle can run
 code. Image ids are "train-00000" to "train-49999" and "test-00000" to "test-09999" in file order, each its own group.
@@ -42,56 +42,45 @@ ARTICLES = ("a", "the")
 
 @dataclass(frozen=True)
 class Archive:
-    """The published form of one of the two data sets.
+    """The published form of one of the two data sets."""
 
-    Args:
-        name: Name of the data set.
-        packed: File name of the archive.
-        folder: The folder within it.
-        train: Files of the training images.
-        test: Files of the test images.
-        labels: Label column -> file with its names; one label byte a row each, in this order.
-        rows: Images of one file, train and test.
-        validation: Training images, from the end, that are the validation split.
-    """
-
-    name: str
-    packed: str
-    folder: str
-    train: tuple[str, ...]
+    name: str  # of the data set
+    packed: str  # file name of the archive
+    folder: str  # within it
+    train: tuple[str, ...]  # files of the training images
     test: tuple[str, ...]
-    labels: dict[str, str]
-    rows: tuple[int, int]
-    validation: int = 5_000
+    labels: dict[str, str]  # label column -> file with its names; one label byte a row each, in this order
+    rows: tuple[int, int]  # images of one file, train and test
+    validation: int = 5_000  # training images, from the end, that are the validation split
 
 
 CIFAR10 = Archive(
-    "cifar10",
-    "cifar-10-binary.tar.gz",
-    "cifar-10-batches-bin",
-    tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
-    ("test_batch.bin",),
-    {"class": "batches.meta.txt"},
-    (10_000, 10_000),
+    name="cifar10",
+    packed="cifar-10-binary.tar.gz",
+    folder="cifar-10-batches-bin",
+    train=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+    test=("test_batch.bin",),
+    labels={"class": "batches.meta.txt"},
+    rows=(10_000, 10_000),
 )
 CIFAR100 = Archive(
-    "cifar100",
-    "cifar-100-binary.tar.gz",
-    "cifar-100-binary",
-    ("train.bin",),
-    ("test.bin",),
-    {"superclass": "coarse_label_names.txt", "class": "fine_label_names.txt"},
-    (50_000, 10_000),
+    name="cifar100",
+    packed="cifar-100-binary.tar.gz",
+    folder="cifar-100-binary",
+    train=("train.bin",),
+    test=("test.bin",),
+    labels={"superclass": "coarse_label_names.txt", "class": "fine_label_names.txt"},
+    rows=(50_000, 10_000),
 )
 
 
 def open_cifar10(root: Path | None = None) -> Dataset:
-    """Opens CIFAR-10 from its binary archive; see `open_archive`."""
+    """CIFAR-10, as `open_archive`."""
     return open_archive(CIFAR10, root)
 
 
 def open_cifar100(root: Path | None = None) -> Dataset:
-    """Opens CIFAR-100 from its binary archive; see `open_archive`."""
+    """CIFAR-100, as `open_archive`."""
     return open_archive(CIFAR100, root)
 
 
@@ -100,18 +89,14 @@ def open_archive(archive: Archive, root: Path | None) -> Dataset:
 
     Holds all images in memory (184 MB).
 
-    Raises:
-        DataMissing: If neither archive nor folder is there, or a file of it is not.
-        DataInvalid: If a file has another size than published, or a label has no name.
-
     Source:
         Krizhevsky 2009, "Learning multiple layers of features from tiny images"; prompts: Radford et al. 2021,
         arXiv:2103.00020, data/prompts.md of the published code.
     """
     read, source = _reader(archive, root)
     names = {column: _names(read(file), file) for column, file in archive.labels.items()}
-    train = [_Batch(archive, file, read(file), archive.rows[0]) for file in archive.train]
-    test = [_Batch(archive, file, read(file), archive.rows[1]) for file in archive.test]
+    train = [_BinaryFile(archive, file, read(file), archive.rows[0]) for file in archive.train]
+    test = [_BinaryFile(archive, file, read(file), archive.rows[1]) for file in archive.test]
     batches = [*train, *test]
     train_rows, test_rows = sum(len(batch) for batch in train), sum(len(batch) for batch in test)
     ids = (*(f"train-{row:05d}" for row in range(train_rows)), *(f"test-{row:05d}" for row in range(test_rows)))
@@ -120,21 +105,23 @@ def open_archive(archive: Archive, root: Path | None) -> Dataset:
         column: tuple(_name(names[column], batch.label(row, place), batch, row) for batch, row in starts)
         for place, column in enumerate(archive.labels)
     }
-    decoding = {"layout": "planar RGB", "side": SIDE}
-    content: Callable[[int], bytes] = lambda row: starts[row][0].pixels(starts[row][1])  # noqa: E731
-    images = View("images", "image", ids, ids, content, decode_planar, decoding)
+    images = View(
+        name="images",
+        modality="image",
+        ids=ids,
+        groups=ids,
+        content=lambda row: starts[row][0].pixels(starts[row][1]),
+        decode=decode_planar,
+        decoding={"layout": "planar RGB", "side": SIDE},
+    )
     learnt = ("train",) * (train_rows - archive.validation) + ("validation",) * archive.validation
     overlay = _overlay(ids, (*learnt, *("test",) * test_rows), labels, names["class"])
     views = {"images": images, "prompts": prompt_view(names["class"])}
-    return Dataset(archive.name, views, overlay, DATASETS[archive.name].licence, source)
+    return Dataset(archive.name, views, overlay, licence=DATASETS[archive.name].licence, source=source)
 
 
 def decode_planar(content: bytes) -> "Image.Image":
-    """1,024 red, 1,024 green and 1,024 blue bytes, row by row, to an RGB picture of 32 x 32 pixels.
-
-    Raises:
-        DataInvalid: If there are not 3,072 bytes.
-    """
+    """1,024 red, 1,024 green and 1,024 blue bytes, row by row, to an RGB picture; DataInvalid for another length."""
     from PIL import Image
 
     if len(content) != PIXELS:
@@ -161,7 +148,7 @@ def prompt_view(classes: tuple[str, ...]) -> View:
     return text_view("prompts", ids, groups, texts)
 
 
-class _Batch:
+class _BinaryFile:
     """One binary file: rows of label bytes and 3,072 pixel bytes."""
 
     def __init__(self, archive: Archive, file: str, content: bytes, rows: int):
@@ -248,7 +235,7 @@ def _names(content: bytes, file: str) -> tuple[str, ...]:
     return names
 
 
-def _name(names: tuple[str, ...], label: int, batch: _Batch, row: int) -> str:
+def _name(names: tuple[str, ...], label: int, batch: _BinaryFile, row: int) -> str:
     if label >= len(names):
         raise DataInvalid(f"{batch.file} row {row}: label {label}, but only {len(names)} classes have names")
     return names[label]

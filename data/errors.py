@@ -1,4 +1,4 @@
-"""What can go wrong with a data set, grouped by what the reader of the message does next."""
+"""Errors of data sets, grouped by what the reader of the message does next."""
 
 
 class DataError(Exception):

@@ -1,4 +1,4 @@
-"""Which photos, captions and splits does each published layout of Flickr30k hold?
+"""The published layouts of Flickr30k: which photos, captions and splits each holds.
 
 Layout (a), "folder": flickr30k-images/*.jpg, results_20130124.token and dataset_flickr30k.json (Karpathy's splits).
 Layout (b), "split Parquet": nlphuji/flickr30k, whose rows carry Karpathy's split and his text.
@@ -13,7 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,33 +29,21 @@ _FILE = re.compile(r"(\d+)\.jpg")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What a layout holds, before it is put in order.
+class Flickr30kFiles:
+    """What the files of a layout hold, before it is put in order."""
 
-    Args:
-        kind: "folder", "split Parquet" or "plain Parquet".
-        captions: File name -> its five captions as declared, not yet in normal form.
-        splits: File name -> split; files in no published split are absent.
-        content: File name -> the bytes of the photo.
-        notes: Remarks about the files.
-    """
-
-    kind: str
-    captions: dict[str, list[str]]
-    splits: dict[str, str]
-    content: Callable[[str], bytes]
-    notes: tuple[str, ...] = field(default=())
+    kind: str  # "folder", "split Parquet" or "plain Parquet"
+    captions: dict[str, list[str]]  # file name -> its five captions as declared, not yet in normal form
+    splits: dict[str, str]  # file name -> split; files in no published split are absent
+    content: Callable[[str], bytes]  # file name -> the bytes of the photo
+    notes: tuple[str, ...] = ()
 
 
-def read_layout(root: Path) -> Layout:
-    """Finds out which layout a folder is and reads its lists, but no photo.
+def read_files(root: Path) -> Flickr30kFiles:
+    """Detects which layout a folder has and reads its lists, but no photo; errors as of an opener.
 
     A photo folder or token file decides for (a); else the first of PARQUET_FOLDERS with Parquet files, whose columns
     decide between (b) and (c).
-
-    Raises:
-        DataMissing: If the folder is none of the layouts, or a part of one is not there.
-        DataInvalid: If files contradict their format or each other; names the row.
     """
     if (root / IMAGES).is_dir() or (root / TOKENS).is_file():
         return _read_folder(root)
@@ -68,10 +56,7 @@ def read_layout(root: Path) -> Layout:
 
 
 def file_number(file: str) -> int:
-    """The number that a photo is called, by which photos are ordered.
-
-    Raises:
-        DataInvalid: If the name is not digits and ".jpg".
+    """The number that a photo is called, by which photos are ordered; DataInvalid if the name is not digits and ".jpg".
 
     Example:
         >>> file_number("1000092795.jpg")
@@ -84,12 +69,7 @@ def file_number(file: str) -> int:
 
 
 def read_karpathy(root: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Reads dataset_flickr30k.json: file name -> captions, file name -> split ("restval" counts as train).
-
-    Raises:
-        DataMissing: If the file is not there.
-        DataInvalid: If it is of another data set, has an unknown split, a file twice, or not five sentences.
-    """
+    """Reads dataset_flickr30k.json: file name -> captions, file name -> split ("restval" counts as train)."""
     path = root / KARPATHY
     if not path.is_file():
         raise missing("flickr30k", "Karpathy's splits are not there", (str(path),))
@@ -111,7 +91,7 @@ def read_karpathy(root: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
     return captions, splits
 
 
-def _read_folder(root: Path) -> Layout:
+def _read_folder(root: Path) -> Flickr30kFiles:
     for part in (IMAGES, TOKENS):
         if not (root / part).exists():
             raise missing("flickr30k", f"the folder layout lacks {part}", (str(root / part),))
@@ -127,12 +107,12 @@ def _read_folder(root: Path) -> Layout:
     if extra:
         raise DataInvalid(f"flickr30k: {len(extra)} photos in {IMAGES}/ have no captions in {TOKENS}: {extra[0]} first")
     captions, notes = _declared(tokens, declared, TOKENS)
-    return Layout("folder", captions, splits, lambda file: (root / IMAGES / file).read_bytes(), notes)
+    return Flickr30kFiles("folder", captions, splits, lambda file: (root / IMAGES / file).read_bytes(), notes=notes)
 
 
 def _read_tokens(path: Path) -> dict[str, list[str]]:
     """File name -> five captions by number, of a token file ("<file>#<0-4><tab><caption>")."""
-    found: dict[str, dict[int, str]] = {}
+    captions_by_number: dict[str, dict[int, str]] = {}
     try:
         lines = path.read_text("utf-8").split("\n")
     except UnicodeDecodeError as error:
@@ -146,18 +126,18 @@ def _read_tokens(path: Path) -> dict[str, list[str]]:
                 f"flickr30k: {path.name} line {number} is not '<file>#<0-4><tab><caption>': {line[:80]!r}"
             )
         file, place, text = match[1], int(match[2]), match[3]
-        if place in found.setdefault(file, {}):
+        if place in captions_by_number.setdefault(file, {}):
             raise DataInvalid(f"flickr30k: {path.name} line {number}: the id {file}#{place} stands more than once")
         if not text.strip():
             raise DataInvalid(f"flickr30k: {path.name} line {number}: {file}#{place} has an empty caption")
-        found[file][place] = text
+        captions_by_number[file][place] = text
     captions: dict[str, list[str]] = {}
-    for file, texts in found.items():
+    for file, texts in captions_by_number.items():
         _add(captions, file, [texts[place] for place in sorted(texts)], path.name)
     return captions
 
 
-def _read_parquet(root: Path, files: Sequence[Path]) -> Layout:
+def _read_parquet(root: Path, files: Sequence[Path]) -> Flickr30kFiles:
     with_split = "split" in parquet_schema(files[0])
     columns = ["filename", "caption", *(["split"] if with_split else [])]
     captions: dict[str, list[str]] = {}
@@ -172,11 +152,11 @@ def _read_parquet(root: Path, files: Sequence[Path]) -> Layout:
                 splits[file] = _split_of(record["split"], file, path.name)
     photos = ParquetImages(files, "image")
     if with_split:
-        return Layout("split Parquet", captions, splits, lambda file: photos.read(cells[file]))
+        return Flickr30kFiles("split Parquet", captions, splits, lambda file: photos.read(cells[file]))
     declared, splits = read_karpathy(root)
     _check_known(declared, captions, "the Parquet files")
     captions, notes = _declared(captions, declared, "the Parquet files")
-    return Layout("plain Parquet", captions, splits, lambda file: photos.read(cells[file]), notes)
+    return Flickr30kFiles("plain Parquet", captions, splits, lambda file: photos.read(cells[file]), notes=notes)
 
 
 def _split_of(split: Any, file: str, where: str) -> str:

@@ -1,4 +1,4 @@
-"""How does any folder of images with a caption file become a data set?
+"""Folders of images with a caption file, as data sets.
 
 The folder holds images anywhere below it and one of captions.csv, captions.jsonl, captions.parquet. Columns: `image`
 (path below the folder, with "/") and `caption`; if wanted `id`, `group`, `split`, and any that start with `label`.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CAPTION_FILES = ("captions.csv", "captions.jsonl", "captions.parquet")
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-SPLITS = {
+_SPLIT_NAMES = {
     "": "",
     "train": "train",
     "val": "validation",
@@ -37,7 +37,7 @@ _COLUMNS = ("image", "caption", "id", "group", "split")
 
 
 @dataclass(frozen=True)
-class Row:
+class CaptionRow:
     """One line of the caption file, checked."""
 
     image: str
@@ -49,19 +49,10 @@ class Row:
 
 
 def open_folder(root: Path | None = None, *, alias: str | None = None) -> Dataset:
-    """Opens a folder of the user's.
+    """Opens a folder of the user's, under the alias or the folder's own name in lower case, digits, "-" and "_".
 
-    Args:
-        root: The folder.
-        alias: Name of the data set; None takes the folder's own name in lower case, digits, "-" and "_".
-
-    Returns:
-        Views "images" (id: path below the root) and "captions" (id: column `id`, or "<path>#<number>"). Both have the
-        column `group`, or the image's path, as their group. Images without a caption are kept, with a note.
-
-    Raises:
-        DataMissing: If there is no root, no caption file, or a named image is not there.
-        DataInvalid: If the caption file contradicts its format or itself; names the row.
+    Views "images" (id: path below the root) and "captions" (id: column `id`, or "<path>#<number>"), both grouped by the
+    column `group`, or the image's path. Images without a caption are kept, with a note.
     """
     if root is None:
         raise missing("folder", "no root given", ())
@@ -83,8 +74,14 @@ def open_folder(root: Path | None = None, *, alias: str | None = None) -> Datase
     )
     groups = tuple(dict.fromkeys(group_of[image] for image in images))
     overlay = _overlay(groups, rows, labels)
-    licence = DATASETS["folder"].licence
-    return Dataset(name, {view.name: view for view in views}, overlay, licence, f"folder with {path.name}", notes)
+    return Dataset(
+        name=name,
+        views={view.name: view for view in views},
+        overlay=overlay,
+        licence=DATASETS["folder"].licence,
+        source=f"folder with {path.name}",
+        notes=notes,
+    )
 
 
 def _slug(name: str, alias: str | None) -> str:
@@ -98,12 +95,12 @@ def _slug(name: str, alias: str | None) -> str:
 
 
 def _caption_file(root: Path) -> Path:
-    found = [root / name for name in CAPTION_FILES if (root / name).is_file()]
-    if not found:
+    files = [root / name for name in CAPTION_FILES if (root / name).is_file()]
+    if not files:
         raise missing("folder", "no caption file", tuple(str(root / name) for name in CAPTION_FILES))
-    if len(found) > 1:
-        raise DataInvalid(f"{root} has {' and '.join(path.name for path in found)}; keep one")
-    return found[0]
+    if len(files) > 1:
+        raise DataInvalid(f"{root} has {' and '.join(path.name for path in files)}; keep one")
+    return files[0]
 
 
 def _read_table(path: Path) -> "pl.DataFrame":
@@ -131,8 +128,8 @@ def _read_table(path: Path) -> "pl.DataFrame":
     return table
 
 
-def _rows(table: "pl.DataFrame", where: str, labels: Sequence[str]) -> list[Row]:
-    rows: list[Row] = []
+def _rows(table: "pl.DataFrame", where: str, labels: Sequence[str]) -> list[CaptionRow]:
+    rows: list[CaptionRow] = []
     seen: set[str] = set()
     counts: dict[str, int] = {}
     for number, record in enumerate(table.iter_rows(named=True), start=1):
@@ -144,20 +141,31 @@ def _rows(table: "pl.DataFrame", where: str, labels: Sequence[str]) -> list[Row]
         if not caption.strip():
             raise DataInvalid(f"{here}: the caption is empty")
         split = record.get("split", "")
-        if split not in SPLITS:
-            raise DataInvalid(f"{here}: unknown split {split!r}; known: {', '.join(filter(None, SPLITS))}, or none")
+        if split not in _SPLIT_NAMES:
+            raise DataInvalid(
+                f"{here}: unknown split {split!r}; known: {', '.join(filter(None, _SPLIT_NAMES))}, or none"
+            )
         place = counts[image] = counts.get(image, -1) + 1
         row_id = record.get("id", f"{image}#{place}")
         if not row_id or row_id in seen:
             raise DataInvalid(f"{here}: the id {row_id!r} is {'used before' if row_id else 'empty'}")
         seen.add(row_id)
         group = record.get("group") or image
-        rows.append(Row(image, caption, row_id, group, SPLITS[split], tuple(record[label] for label in labels)))
+        rows.append(
+            CaptionRow(
+                image=image,
+                caption=caption,
+                row_id=row_id,
+                group=group,
+                split=_SPLIT_NAMES[split],
+                labels=tuple(record[label] for label in labels),
+            )
+        )
     _check_agreement(rows, where)
     return rows
 
 
-def _check_agreement(rows: Sequence[Row], where: str) -> None:
+def _check_agreement(rows: Sequence[CaptionRow], where: str) -> None:
     """Rows of one image have one group, rows of one group have one split and one label a column."""
     groups: dict[str, str] = {}
     facts: dict[str, tuple[str, ...]] = {}
@@ -172,12 +180,12 @@ def _check_agreement(rows: Sequence[Row], where: str) -> None:
 
 def _images_below(root: Path) -> tuple[str, ...]:
     """Paths of all images, sorted; hidden files and folders are passed over."""
-    found = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    visible = (path for path in found if not any(part.startswith(".") for part in path.parts))
+    paths = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    visible = (path for path in paths if not any(part.startswith(".") for part in path.parts))
     return tuple(sorted(path.as_posix() for path in visible if (root / path).is_file()))
 
 
-def _check_photos(root: Path, rows: Sequence[Row], images: tuple[str, ...], where: str) -> None:
+def _check_photos(root: Path, rows: Sequence[CaptionRow], images: tuple[str, ...], where: str) -> None:
     known = set(images)
     absent = list(dict.fromkeys(row.image for row in rows if row.image not in known))
     if absent:
@@ -189,7 +197,7 @@ def _check_photos(root: Path, rows: Sequence[Row], images: tuple[str, ...], wher
             raise DataInvalid(f"{image!r} is a link that leads out of {root}; copy the file into the folder")
 
 
-def _overlay(groups: tuple[str, ...], rows: Sequence[Row], labels: Sequence[str]) -> Overlay:
+def _overlay(groups: tuple[str, ...], rows: Sequence[CaptionRow], labels: Sequence[str]) -> Overlay:
     facts = {row.group: row for row in rows}
     splits = tuple(facts[group].split if group in facts else "" for group in groups)
     columns = {

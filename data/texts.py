@@ -1,4 +1,4 @@
-"""How does a caption become a row, and what is the one normal form of a caption?"""
+"""Texts: views of them, and the one normal form of a caption."""
 
 import re
 import unicodedata
@@ -29,11 +29,7 @@ def normal_caption(text: str) -> str:
 
 
 def decode_text(content: bytes) -> str:
-    """UTF-8 bytes to str.
-
-    Raises:
-        DataInvalid: If the bytes are not UTF-8.
-    """
+    """UTF-8 bytes to str; DataInvalid if they are not UTF-8."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -41,19 +37,16 @@ def decode_text(content: bytes) -> str:
 
 
 def text_view(name: str, ids: Sequence[str], groups: Sequence[str], texts: Sequence[str]) -> View:
-    """A view of texts held in memory.
-
-    Args:
-        name: Name of the view.
-        ids: One id a row.
-        groups: The group of each row.
-        texts: The text of each row.
-
-    Raises:
-        DataInvalid: If a text is empty or white space only; names its id.
-    """
+    """A view of texts held in memory; DataInvalid if one is empty or white space only, with its id."""
     for row_id, text in zip(ids, texts, strict=True):
         if not text.strip():
             raise DataInvalid(f"view {name!r}: row {row_id!r} has an empty text")
     kept = tuple(texts)
-    return View(name, "text", tuple(ids), tuple(groups), lambda row: kept[row].encode("utf-8"), decode_text)
+    return View(
+        name=name,
+        modality="text",
+        ids=tuple(ids),
+        groups=tuple(groups),
+        content=lambda row: kept[row].encode("utf-8"),
+        decode=decode_text,
+    )

@@ -1,4 +1,4 @@
-"""What is a data set? Named views (one modality each) of ordered rows with stable ids, groups, splits and labels."""
+"""Data sets, their views (one modality each: ordered rows with stable ids and groups), and their splits and labels."""
 
 import json
 from collections import Counter
@@ -18,15 +18,7 @@ SPLITS = ("train", "validation", "test", "other", "")
 def rows_root(
     modality: str, decoding: Mapping[str, Any], ids: Sequence[str], groups: Sequence[str], hashes: Sequence[str]
 ) -> str:
-    """blake3 over decoding settings and every row's id, group and content hash in order, hex.
-
-    Args:
-        modality: "image", "text" or "audio".
-        decoding: `View.decoding`.
-        ids: Row ids, in order.
-        groups: Group of each row.
-        hashes: blake3 of each row's bytes, hex.
-    """
+    """blake3, hex, over a view's modality and decoding settings and every row's id, group and content hash in order."""
     value = [modality, dict(sorted(decoding.items())), list(ids), list(groups), list(hashes)]
     return blake3(json.dumps(value, ensure_ascii=False).encode()).hexdigest()
 
@@ -36,27 +28,16 @@ class View:
     """One modality of a data set: ordered rows, decoded lazily.
 
     A row is its bytes (a file, an SVG, UTF-8 text); `decode` turns the bytes into what an encoder takes.
-
-    Args:
-        name: "images", "captions", "prompts", ...
-        modality: What `decode` returns: an RGB PIL image, a str, or a mono float32 waveform.
-        ids: One stable id a row, unique, in row order.
-        groups: The group of each row: rows that show the same thing share it (five captions of one photo).
-        content: Row number -> the row's bytes. Must be thread-safe and cheap to call out of order.
-        decode: Bytes -> PIL.Image.Image (mode RGB) | str | waveform. Raises DataInvalid for bytes it cannot read;
-            `View.read` adds the row's id to the message.
-        decoding: Everything beside the bytes that changes what `decode` returns (renderer, size); bound in the root.
-        given_hashes: blake3 of each row's bytes where they are known already, or cannot be known (""); None to read.
     """
 
-    name: str
-    modality: Modality
-    ids: tuple[str, ...]
-    groups: tuple[str, ...]
-    content: Callable[[int], bytes]
-    decode: Callable[[bytes], Any]
-    decoding: Mapping[str, Any] = field(default_factory=lambda: {})
-    given_hashes: tuple[str, ...] | None = None
+    name: str  # "images", "captions", "prompts", ...
+    modality: Modality  # of what `decode` returns: an RGB PIL image, a str, or a mono float32 waveform
+    ids: tuple[str, ...]  # stable and unique, in row order
+    groups: tuple[str, ...]  # of each row: rows that show the same thing share it (five captions of one photo)
+    content: Callable[[int], bytes]  # row number -> the row's bytes; thread-safe, and cheap to call out of order
+    decode: Callable[[bytes], Any]  # raises DataInvalid for bytes it cannot read; `read` adds the row's id
+    decoding: Mapping[str, Any] = field(default_factory=lambda: {})  # what else changes the result of `decode`
+    given_hashes: tuple[str, ...] | None = None  # `hashes`, where known already or unknowable (""); None to read
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.groups):
@@ -71,11 +52,7 @@ class View:
         return len(self.ids)
 
     def read(self, row: int) -> Any:
-        """Decodes one row.
-
-        Raises:
-            DataInvalid: If the row's bytes cannot be decoded; names the row's id.
-        """
+        """Decodes one row; a DataInvalid names the row's id."""
         try:
             return self.decode(self.content(row))
         except (DataInvalid, OSError) as error:
@@ -96,22 +73,17 @@ class View:
 
     @cached_property
     def root(self) -> str:
-        """What `rows_root` makes of the view's rows."""
+        """`rows_root` of the view's rows."""
         return rows_root(self.modality, self.decoding, self.ids, self.groups, self.hashes)
 
 
 @dataclass(frozen=True, eq=False)
 class Overlay:
-    """Splits and labels, one entry a group; hashed apart from the rows, so that new labels cost no extraction.
+    """Splits and labels, one entry a group; hashed apart from the rows, so that new labels cost no extraction."""
 
-    Args:
-        groups: Group ids, unique, sorted as the data set orders them.
-        splits: One of "train", "validation", "test", "other" (present but in no published split), "" (no split).
-        labels: Label column name -> one label a group ("" where it has none).
-    """
-
-    groups: tuple[str, ...]
-    splits: tuple[str, ...]
+    groups: tuple[str, ...]  # ids, unique, sorted as the data set orders them
+    splits: tuple[str, ...]  # of `SPLITS`: "other" is present but in no published split, "" has no split
+    # label column -> one label a group ("" where it has none)
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {})
 
     def __post_init__(self) -> None:
@@ -132,30 +104,17 @@ class Overlay:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Named views of the same groups.
+    """Named views of the same groups."""
 
-    Args:
-        name: The name the cache files it under: lower case, digits, "-", "_".
-        views: View name -> view; the first of each modality is that modality's default.
-        overlay: Splits and labels of every group that occurs in a view.
-        licence: Terms of the data, in one line.
-        source: Where it came from (package and version, repository and revision, folder layout): provenance only.
-        notes: Remarks worth printing, such as "769 photos are in no Karpathy split".
-    """
-
-    name: str
-    views: Mapping[str, View]
-    overlay: Overlay
-    licence: str
-    source: str
-    notes: tuple[str, ...] = ()
+    name: str  # the cache files it under this: lower case, digits, "-", "_"
+    views: Mapping[str, View]  # by name; the first of each modality is that modality's default
+    overlay: Overlay  # of every group that occurs in a view
+    licence: str  # terms of the data, in one line
+    source: str  # package and version, repository and revision, folder layout: provenance only
+    notes: tuple[str, ...] = ()  # worth printing, such as "769 photos are in no Karpathy split"
 
     def view_for(self, modality: str) -> View:
-        """The default view of a modality.
-
-        Raises:
-            DataInvalid: If the data set has no such view; names those it has.
-        """
+        """The default view of a modality; DataInvalid, with the views there are, if the data set has none."""
         for view in self.views.values():
             if view.modality == modality:
                 return view

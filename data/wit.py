@@ -1,4 +1,4 @@
-"""What is wit_1024: the 1,024 Wikipedia images with captions that the platonic representation hypothesis was shown on?
+"""wit_1024: the 1,024 Wikipedia images with captions that the platonic representation hypothesis was shown on.
 
 Rows keep the order of the file; ids and groups are the row number in four digits. A row's `text` is a list of captions
 of which the published scores use the first, so the view "captions" holds the first.
@@ -20,17 +20,9 @@ HUB_REPO, HUB_REVISION, HUB_PATTERNS = "minhuh/prh", "wit_1024", ("*.parquet", "
 
 
 def open_wit_1024(root: Path | None = None) -> Dataset:
-    """Opens wit_1024 from a folder with its Parquet files (directly, or in data/), or from the Hub.
+    """Opens wit_1024 from a folder with its Parquet files (directly, or in data/), or, with no root, from the Hub.
 
-    Args:
-        root: The folder; None downloads the revision from the Hub.
-
-    Returns:
-        Views "images" and "captions", both of 1,024 rows, in one group a row; no splits, no labels.
-
-    Raises:
-        DataMissing: If there is no Parquet file.
-        DataInvalid: If columns, captions or the number of rows are not as published.
+    Views "images" and "captions", both of 1,024 rows, one group a row; no splits, no labels.
 
     Source:
         Huh et al. 2024, arXiv:2405.07987; Srinivasan et al. 2021, arXiv:2103.01913.
@@ -55,7 +47,8 @@ def open_wit_1024(root: Path | None = None) -> Dataset:
     photos = ParquetImages(files, "image")
     images = image_view("images", ids, ids, lambda row: photos.read(cells[row]))
     views = {"images": images, "captions": text_view("captions", ids, ids, texts)}
-    return Dataset("wit_1024", views, Overlay(ids, ("",) * ROWS), DATASETS["wit_1024"].licence, source)
+    overlay = Overlay(ids, ("",) * ROWS)
+    return Dataset("wit_1024", views, overlay, licence=DATASETS["wit_1024"].licence, source=source)
 
 
 def _first(text: Any, where: str) -> str:

@@ -1,4 +1,4 @@
-"""What is in the cache, and how does a name become features? Needs no data set, weights or encoder library."""
+"""The cache: its arrays listed, resolved from names, loaded as features and removed; needs no encoder library."""
 
 import os
 from collections.abc import Iterator
@@ -36,37 +36,21 @@ def default_root() -> Path:
 
 @dataclass(frozen=True)
 class Entry:
-    """One array of the cache, as `featcache ls` lists it.
-
-    Args:
-        dataset: Data set name.
-        view: View name.
-        encoder: Encoder name.
-        layer: Layer and pooling.
-        digest: What was asked, hex.
-        root: What was got, hex; "" while incomplete.
-        n: Rows.
-        d: Width.
-        dtype: Stored dtype.
-        chunks: Chunks planned.
-        committed: Chunks that have a commit record.
-        bytes: Bytes of the committed chunks.
-        damaged: Its key or records cannot be trusted; `featcache verify` says why.
-    """
+    """One array of the cache, as `featcache ls` lists it."""
 
     dataset: str
     view: str
     encoder: str
     layer: str
     digest: str
-    root: str = ""
+    root: str = ""  # "" while incomplete
     n: int = 0
     d: int = 0
     dtype: str = ""
-    chunks: int = 0
-    committed: int = 0
-    bytes: int = 0
-    damaged: bool = False
+    chunks: int = 0  # of the whole array
+    committed: int = 0  # chunks that have a commit record
+    bytes: int = 0  # of the committed chunks
+    damaged: bool = False  # its key or records cannot be trusted; `featcache verify` says why
 
     @property
     def complete(self) -> bool:
@@ -92,18 +76,14 @@ class Cache:
 
     @property
     def root(self) -> Path:
-        """The folder on disk.
-
-        Raises:
-            UsageError: If the cache lies in a bucket or on the Hub.
-        """
+        """The folder on disk; UsageError if the cache lies in a bucket or on the Hub."""
         if not isinstance(self.folder, LocalFolder):
             raise UsageError(f"{self.folder} is not on this disk. Run: featcache pull {self.folder}")
         return self.folder.path
 
     @property
     def memo(self) -> Path:
-        """Folder of the encoder cards: what was learnt from weights, so that they need not be loaded to be named."""
+        """Folder of the encoder cards, which hold what is known of weights, so that they need not be loaded for it."""
         here = self.folder.path if isinstance(self.folder, LocalFolder) else default_root()
         return here / ".encoders"
 
@@ -112,7 +92,7 @@ class Cache:
         return FeatureArray(self.folder / path)
 
     def rows(self, key: ArrayKey) -> Rows:
-        """The row table that an array is bound to; errors as `tables.read_rows`."""
+        """The row table that an array is bound to; errors as `store.rows.read_rows`."""
         return read_rows(self.folder / key.dataset / key.view, key.binds["rows"])
 
     def arrays(
@@ -123,29 +103,29 @@ class Cache:
         for path in self.folder.find(f"{dataset}/{view}/{encoder}/{layer}/{digest}"):
             yield self.array(path)
 
-    def answering(self, selector: str, *, may_lack: bool = False) -> list[FeatureArray]:
-        """The arrays, whole or not, that `dataset[/view[/encoder[/layer]]][@digest]` with globs stands for.
+    def matching(self, selector: str, *, may_lack: bool = False) -> list[FeatureArray]:
+        """The arrays, whole or not, that match `dataset[/view[/encoder[/layer]]][@digest]` with globs.
 
         Args:
-            selector: What is wanted.
-            may_lack: Nothing of it need be there.
+            selector: Which arrays.
+            may_lack: No array need match.
 
         Raises:
-            FeaturesNotCached: If something is named and nothing of it is cached; lists what is.
+            FeaturesNotCached: If a data set is named and no array matches; lists what is cached.
         """
         pattern = parse_pattern(selector)
-        found = list(self.arrays(**asdict(pattern)))
-        if not found and pattern.dataset != "*" and not may_lack:
+        arrays = list(self.arrays(**asdict(pattern)))
+        if not arrays and pattern.dataset != "*" and not may_lack:
             wanted = Selector(pattern.encoder, None if pattern.view == "*" else pattern.view)
             raise self.not_cached(pattern.dataset, wanted, command=f"featcache ls --cache {self.folder}")
-        return found
+        return arrays
 
     def entries(self, selector: str = "*") -> list[Entry]:
-        """What is cached, complete, incomplete or damaged; errors as `answering`."""
-        return self.folder.map(self.entry, self.answering(selector))
+        """Entries of the arrays that match, complete, incomplete or damaged; as `matching`."""
+        return self.folder.map(self.entry, self.matching(selector))
 
     def entry(self, array: FeatureArray) -> Entry:
-        """The listing of one array; what cannot be read of it stands as zero, with `damaged`."""
+        """The entry of one array; what cannot be read of it is zero, with `damaged`."""
         try:
             return self._entry(array)
         except (Damaged, NewerFormat):
@@ -153,17 +133,17 @@ class Cache:
 
     def _entry(self, array: FeatureArray) -> Entry:
         key = array.key()
-        plan = array.layout()
+        layout = array.layout()
         complete = array.complete() if array.is_complete else None
         committed = len(complete.records) if complete else len(array.committed())
-        rows = min(committed * plan.chunk_rows, plan.n) if plan else 0
+        rows = min(committed * layout.chunk_rows, layout.n) if layout else 0
         return Entry(
             **array.name._asdict(),
             root=complete.root if complete else "",
             n=int(key.binds["rows"]["n"]),
             d=int(key.binds["d"]),
             dtype=str(key.binds["dtype"]),
-            chunks=plan.chunks if plan else 0,
+            chunks=layout.chunks if layout else 0,
             committed=committed,
             bytes=rows * int(key.binds["d"]) * np.dtype(key.binds["dtype"]).itemsize,
         )
@@ -171,9 +151,7 @@ class Cache:
     # -- from a name to an array ------------------------------------------------------------------------------------
 
     def find(self, dataset: str, selector: Selector | str, *, partial: bool = False) -> FeatureArray:
-        """The one complete array that a name stands for.
-
-        Where the name leaves the layer open, it is the encoder's default layer.
+        """The one complete array of a name; a name without layer means the encoder's default layer.
 
         Args:
             dataset: Data set name.
@@ -185,39 +163,39 @@ class Cache:
             Ambiguous: If there are several; the message lists how they differ.
         """
         wanted = parse_selector(selector) if isinstance(selector, str) else selector
-        found = list(self.arrays(dataset, wanted.view or "*", wanted.encoder, wanted.layer or "*"))
+        matches = list(self.arrays(dataset, wanted.view or "*", wanted.encoder, wanted.layer or "*"))
         damage: list[FeatcacheError] = []
         if wanted.digest:
-            found = [array for array in found if array.digest.startswith(wanted.digest)]
+            matches = [array for array in matches if array.digest.startswith(wanted.digest)]
         elif wanted.layer is None:
-            found = [array for array in found if _is_default_layer(array, damage)]
-        complete = [array for array in found if array.is_complete or (partial and array.partial() is not None)]
+            matches = [array for array in matches if _is_default_layer(array, damage)]
+        complete = [array for array in matches if array.is_complete or (partial and array.partial() is not None)]
         if not complete and damage:
             raise damage[0]
         if not complete:
-            raise self.not_cached(dataset, wanted, incomplete=found[0] if found else None)
+            raise self.not_cached(dataset, wanted, incomplete=matches[0] if matches else None)
         if len(complete) > 1:
             raise ambiguous(str(self.folder), dataset, wanted, complete)
         return complete[0]
 
     def select(self, dataset: str, selector: str) -> list[FeatureArray]:
-        """Every array, complete or not, that a name with globs stands for; an open layer or view means all of them.
+        """Every array, complete or not, that a name with globs matches; an open layer or view means all of them.
 
         Raises:
             FeaturesNotCached: If there is none.
         """
         path, _, digest = selector.partition("@")
         view, encoder, layer = _glob_parts(path)
-        found = [array for array in self.arrays(dataset, view, encoder, layer) if array.digest.startswith(digest)]
-        if not found:
+        matches = [array for array in self.arrays(dataset, view, encoder, layer) if array.digest.startswith(digest)]
+        if not matches:
             command = f"featcache ls --cache {self.folder}"
             raise self.not_cached(dataset, Selector(selector), command=command)
-        return found
+        return matches
 
     def not_cached(
         self, dataset: str, wanted: Selector, *, incomplete: FeatureArray | None = None, command: str | None = None
     ) -> FeaturesNotCached:
-        """The error of a name that no complete array answers to; as `featcache.not_found.not_cached`."""
+        """The error of a name that matches no complete array; as `featcache.not_found.not_cached`."""
         cached = [array.name for array in self.arrays(dataset)] or [array.name for array in self.arrays()]
         return not_cached(str(self.folder), dataset, wanted, cached, incomplete=incomplete, command=command)
 
@@ -248,12 +226,12 @@ class Cache:
             Features [n, d]; rows that failed at extraction are dropped.
 
         Raises:
-            FeaturesNotCached: If nothing complete answers to the name.
-            Ambiguous: If several arrays do.
-            Damaged: If any byte is not what was recorded.
+            FeaturesNotCached: If no complete array has the name.
+            Ambiguous: If several have.
+            Damaged: If any byte is not as recorded.
         """
-        asked = parse_selector(encoder)
-        wanted = Selector(asked.encoder, view or asked.view, layer or asked.layer, asked.digest)
+        name = parse_selector(encoder)
+        wanted = replace(name, view=view or name.view, layer=layer or name.layer)
         array = self.find(dataset, wanted, partial=rows is not None)
         return self.load_array(array, dtype=dtype, rows=rows)
 
@@ -271,16 +249,14 @@ class Cache:
 
     def reader(self, array: FeatureArray, *, partial: bool = False) -> Reader:
         """A reader of ranges, blocks or any rows; remembers which arrays it has checked. As `FeatureArray.open`."""
-        memory = None
-        if isinstance(self.folder, LocalFolder):
-            memory = CheckedArrays(self.folder.path, default_root())
-        return array.open(partial=partial, verified=memory)
+        memory = CheckedArrays(self.folder.path, default_root()) if isinstance(self.folder, LocalFolder) else None
+        return array.open(partial=partial, checked=memory)
 
     def describe(self, array: FeatureArray) -> Features:
         """Names, ids, groups, splits and labels of every row of an array, with values of no width: reads no chunk.
 
         Raises:
-            Damaged: If row table, splits or labels are not what was recorded.
+            Damaged: If row table, splits or labels are not as recorded.
         """
         key = array.key()
         rows = self.rows(key)
@@ -307,11 +283,11 @@ class Cache:
         )
 
     def writers(self) -> list[Lease]:
-        """Live processes that write into the cache; none is known of a bucket."""
+        """Leases of the live processes that write into the cache; none in a bucket."""
         if not isinstance(self.folder, LocalFolder):
             return []
-        found, now = leases(self.folder.path)
-        return [lease for lease in found if lease.lives(now)]
+        held, now = leases(self.folder.path)
+        return [lease for lease in held if lease.lives(now)]
 
     # -- removing ---------------------------------------------------------------------------------------------------
 
@@ -322,10 +298,10 @@ class Cache:
         self.tidy(array, root)
 
     def tidy(self, array: FeatureArray, root: str | None) -> None:
-        """Deletes what an array that is gone leaves: its row table, if no other is bound to it, and empty folders.
+        """Deletes what a deleted array leaves: its row table, if no other is bound to it, and empty folders.
 
         Args:
-            array: The array that was there.
+            array: The array that was deleted.
             root: Root of its row table; None if it is not known.
         """
         dataset, view, *_ = array.name

@@ -1,4 +1,4 @@
-"""Torch devices."""
+"""The check that torch can use a device."""
 
 import torch
 
@@ -6,11 +6,7 @@ from featcache.errors import UsageError
 
 
 def check_device(device: str) -> None:
-    """Refuses a device that is not there.
-
-    Raises:
-        UsageError: If torch cannot put a tensor on it.
-    """
+    """Raises UsageError if torch cannot put a tensor on a device."""
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -1,4 +1,4 @@
-"""What can go wrong with the cache, grouped by what the reader of the message does next."""
+"""The errors of the cache, one class for each thing that the reader of the message does next."""
 
 
 class FeatcacheError(Exception):
@@ -22,11 +22,11 @@ class WeightsInvalid(FeatcacheError):
 
 
 class FeaturesNotCached(FeatcacheError):
-    """Nothing in the cache answers the request: extract or pull."""
+    """No array of the cache matches the request: extract or pull."""
 
 
 class Ambiguous(FeatcacheError):
-    """Several arrays answer the request; the message lists how they differ."""
+    """Several arrays match the request; the message lists how they differ."""
 
 
 class Damaged(FeatcacheError):

@@ -1,4 +1,4 @@
-"""What does the cache hand out? Features: the array with the id, group, split and labels of every row."""
+"""Features as loaded from the cache: the array with the id, group, split and labels of every row."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ class Features:
     """Cached features of one layer of one encoder, rows in data-set order.
 
     Args:
-        values: [n, d], in the stored dtype unless another was asked for.
+        values: [n, d], in the stored dtype unless it was converted on loading.
         ids: [n] row ids, unique.
         groups: [n] group of each row; rows of one group show the same thing.
         splits: [n] "train", "validation", "test", "other" or "".
@@ -27,8 +27,8 @@ class Features:
         view: View name, such as "images".
         encoder: Encoder name.
         layer: Layer and pooling, such as "last.mean".
-        digest: What was asked, hex.
-        root: What was got, hex.
+        digest: Digest of the array's key, hex.
+        root: Root of the stored values, hex.
         overlay: Hash of splits and labels, hex.
         encoder_hash: Hash of everything the digest binds of the encoder: equal for the same encoder on other data.
     """
@@ -61,21 +61,13 @@ class Features:
         return self.values.shape[1]
 
     def tensor(self, device: str = "cpu") -> "Tensor":
-        """The values as a torch tensor [n, d] of the same dtype; on the CPU it shares their memory.
-
-        Args:
-            device: Torch device.
-        """
+        """The values as a torch tensor [n, d] of the same dtype; on the CPU it shares their memory."""
         import torch
 
         return torch.from_numpy(self.values).to(device)
 
     def take(self, rows: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> "Features":
-        """The same features for some rows, in the order given.
-
-        Args:
-            rows: Row numbers or a boolean mask [n].
-        """
+        """The same features for some rows, by number in the order given or by a boolean mask [n]."""
         return replace(
             self,
             values=self.values[rows],

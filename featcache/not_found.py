@@ -1,12 +1,12 @@
-"""Messages about names that no array, or several arrays, of a cache answer to."""
+"""Errors of names that match no array of a cache, or several."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 from featcache.errors import Ambiguous, FeaturesNotCached
 from featcache.selectors import Selector
-from featcache.store.array import ArrayName, FeatureArray
-from featcache.store.key import differences
+from featcache.store.array import FeatureArray
+from featcache.store.key import ArrayName, differences
 
 
 def not_cached(
@@ -18,7 +18,7 @@ def not_cached(
     incomplete: FeatureArray | None = None,
     command: str | None = None,
 ) -> FeaturesNotCached:
-    """The error of a name that no complete array answers to; lists what is cached.
+    """The error of a name that matches no complete array; lists what is cached.
 
     Args:
         place: The cache's folder.
@@ -46,7 +46,7 @@ def not_cached(
 
 
 def ambiguous(place: str, dataset: str, wanted: Selector, arrays: Sequence[FeatureArray]) -> Ambiguous:
-    """The error of a name that several arrays answer to; lists how they differ."""
+    """The error of a name that matches several arrays; lists how they differ."""
     keys = [array.key() for array in arrays]
     lines = [f"{wanted} for {dataset} stands for {len(arrays)} arrays in {place}:"]
     for key in keys:
@@ -58,8 +58,8 @@ def ambiguous(place: str, dataset: str, wanted: Selector, arrays: Sequence[Featu
 
 
 def _incomplete(place: str, dataset: str, wanted: Selector, array: FeatureArray, command: str) -> FeaturesNotCached:
-    plan = array.layout()
-    state = f"{len(array.committed())} of {plan.chunks if plan else '?'} chunks"
+    layout = array.layout()
+    state = f"{len(array.committed())} of {layout.chunks if layout else '?'} chunks"
     if array.partial() is not None:
         return FeaturesNotCached(
             f"only some rows of {wanted} for {dataset} are in {place} ({state}): ask for --rows, or pull "

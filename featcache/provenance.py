@@ -1,4 +1,4 @@
-"""Versions, commit and time of a measurement: what must be recorded so that it can be repeated."""
+"""Provenance of a measurement: library versions, this project's commit, and the time."""
 
 import subprocess
 from datetime import UTC, datetime
@@ -10,9 +10,10 @@ LIBRARIES = ("featcache", "numpy", "torch", "numba")
 
 def provenance() -> dict[str, str]:
     """Versions of the libraries that decide numbers, this project's commit ("" if unknown), and the time."""
-    versions = ", ".join(f"{name} {found}" for name in LIBRARIES if (found := library_version(name)))
+    versions = {name: library_version(name) for name in LIBRARIES}
+    installed = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"versions": versions, "commit": commit() or "", "measured": now}
+    return {"versions": installed, "commit": commit() or "", "measured": now}
 
 
 def library_version(library: str) -> str | None:
@@ -29,9 +30,9 @@ def commit() -> str | None:
     if not (project / ".git").exists():
         return None
     try:
-        settings = subprocess.run(
+        done = subprocess.run(
             ["git", "-C", str(project), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return settings.stdout.strip()
+    return done.stdout.strip()

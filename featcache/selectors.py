@@ -1,4 +1,4 @@
-"""How is a cached array named on the command line? `[view/]encoder[/layer.pooling][@digest]`."""
+"""Selectors: parsing of the names of cached arrays, `[view/]encoder[/layer.pooling][@digest]`, and of row ranges."""
 
 import re
 from dataclasses import dataclass
@@ -24,21 +24,14 @@ class Selector:
 
 
 def check_name(name: str, what: str) -> str:
-    """Returns a name that is safe as a folder's name.
-
-    Raises:
-        UsageError: If it holds other characters than letters, digits, ".", "_", "+", "-", or starts with one of these.
-    """
+    """Returns a name of `what` that is safe as a folder's name; UsageError if it is not."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} cannot be the name of {what}: use letters, digits, '.', '_', '+', '-'")
     return name
 
 
 def parse_selector(text: str) -> Selector:
-    """Parses `[view/]encoder[/layer.pooling][@digest]`; the part with a pooling in it is the layer.
-
-    Raises:
-        UsageError: If the text is not of that form.
+    """Parses `[view/]encoder[/layer.pooling][@digest]`, the layer known by its pooling; UsageError for other forms.
 
     Example:
         >>> parse_selector("dinov2-small/last.cls")
@@ -68,7 +61,7 @@ def is_layer(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Which arrays are meant: a glob for every part of their path."""
+    """A glob for every part of the path of an array."""
 
     dataset: str = "*"
     view: str = "*"
@@ -78,10 +71,7 @@ class Pattern:
 
 
 def parse_pattern(text: str) -> Pattern:
-    """Parses `dataset[/view[/encoder[/layer]]][@digest]`; every part may hold globs, open parts mean all.
-
-    Raises:
-        UsageError: If the text is not of that form.
+    """Parses `dataset[/view[/encoder[/layer]]][@digest]` with globs, open parts meaning all; UsageError otherwise.
 
     Example:
         >>> parse_pattern("flickr30k/*/gpt2")
@@ -96,10 +86,7 @@ def parse_pattern(text: str) -> Pattern:
 
 
 def parse_rows(text: str) -> tuple[int, int]:
-    """Parses "start:stop", the first row and the first row behind the last.
-
-    Raises:
-        UsageError: If the text is not of that form.
+    """Parses "start:stop", the first row and the first row behind the last; UsageError for other forms.
 
     Example:
         >>> parse_rows("0:10000")

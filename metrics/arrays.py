@@ -1,4 +1,4 @@
-"""Is this input fit to be measured? The one place where features and groups are checked and made plain."""
+"""Checks and conversions of features, groups and options."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TypeAlias, TypeGuard
@@ -19,15 +19,10 @@ _FLOATS = ("float16", "float32", "float64")
 
 
 def checked(x: X | Y, name: str = "x") -> np.ndarray:
-    """The features as a numpy array in their own dtype, checked; a view where that is possible.
+    """The features [n, d] as a numpy array in their own dtype (float16, float32 or float64, any byte order), checked.
 
-    Args:
-        x: Features [n, d], float16, float32 or float64, in either byte order.
-        name: What the messages call it.
-
-    Returns:
-        [n, d], in this machine's byte order, C-contiguous, on the CPU: may share memory with x, so it is not to be
-        written to.
+    C-contiguous, in this machine's byte order, on the CPU; may share memory with x, so do not write to it. `name` is
+    what the messages call it.
 
     Raises:
         BadShape: If x is not two-dimensional or is empty.
@@ -61,35 +56,27 @@ def checked(x: X | Y, name: str = "x") -> np.ndarray:
 
 
 def refuse_gaps(x: X | Y, name: str = "x") -> None:
-    """Refuses arrays that leave entries out: what stands there is not said, and numpy and torch do not agree.
-
-    Raises:
-        BadDtype: If x is a sparse tensor or a masked array.
-    """
+    """Raises BadDtype for sparse tensors and masked arrays: numpy and torch disagree on what their gaps hold."""
     if isinstance(x, torch.Tensor) and x.layout != torch.strided:
         raise BadDtype(f"{name} is a {x.layout} tensor; wanted a dense one: x.to_dense() writes its zeros out")
     if isinstance(x, np.ma.MaskedArray):
         raise BadDtype(f"{name} is a masked array; a metric needs every entry: drop the rows, or fill them (x.filled)")
 
 
-def plain(x: X | Y, name: str = "x") -> np.ndarray:
-    """A checked float64 copy of features, C-contiguous, on the CPU: the caller may write to it.
-
-    Raises:
-        BadShape, BadDtype, NotFinite: As `checked`.
+def as_float64(x: X | Y, name: str = "x") -> np.ndarray:
+    """A checked float64 copy of features, C-contiguous, on the CPU, to be written to; errors as `checked`.
 
     Example:
-        >>> plain(np.float16([[1, 2]])).dtype.name
+        >>> as_float64(np.float16([[1, 2]])).dtype.name
         'float64'
     """
     return np.array(checked(x, name), dtype=np.float64, order="C")
 
 
 def check_pair(x: X, y: Y, *, at_least: int = 2) -> None:
-    """Refuses two spaces that cannot be compared, without a copy of either.
+    """Refuses two spaces that cannot be compared, without a copy of either; other errors as `checked`.
 
     Raises:
-        BadShape, BadDtype, NotFinite: As `checked`.
         BadShape: If the numbers of rows differ.
         TooFewRows: If there are fewer than `at_least` rows.
         ConstantSpace: If every row of one space is the same.
@@ -97,35 +84,18 @@ def check_pair(x: X, y: Y, *, at_least: int = 2) -> None:
     _refuse_unfit(checked(x, "x"), checked(y, "y"), at_least)
 
 
-def plain_pair(x: X, y: Y, *, at_least: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Two spaces of the same samples as float64, checked to vary at all.
-
-    Raises:
-        BadShape: If the numbers of rows differ.
-        TooFewRows: If there are fewer than `at_least` rows.
-        ConstantSpace: If every row of one space is the same.
-    """
-    a, b = plain(x, "x"), plain(y, "y")
-    _refuse_unfit(a, b, at_least)
-    return a, b
-
-
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether an option is a whole number; True and False are none."""
+    """Whether an option is a whole number; True and False are not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether an option is a real number; True and False are none."""
+    """Whether an option is a real number; True and False are not."""
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def check_same_width(a: np.ndarray, b: np.ndarray) -> None:
-    """Refuses two spaces whose rows cannot be compared with each other.
-
-    Raises:
-        BadShape: If the widths differ.
-    """
+    """Raises BadShape if two spaces differ in width, so that their rows cannot be compared with each other."""
     if a.shape[1] != b.shape[1]:
         raise BadShape(
             f"x is {a.shape[1]} wide and y {b.shape[1]}: their rows are compared with each other, so both must lie "
@@ -147,11 +117,7 @@ def _refuse_unfit(a: np.ndarray, b: np.ndarray, at_least: int) -> None:
 
 
 def unit_rows(values: np.ndarray, name: str = "x") -> np.ndarray:
-    """Rows of length 1, computed in float64 in a fixed order; overwrites and returns `values`.
-
-    Raises:
-        ZeroRow: If a row is zero; names the first.
-    """
+    """Rows of length 1, in float64 and a fixed order; overwrites and returns `values`. ZeroRow if a row is zero."""
     peak = np.abs(values).max(axis=1)
     zero = np.flatnonzero(peak == 0)
     if len(zero):
@@ -165,13 +131,7 @@ def unit_rows(values: np.ndarray, name: str = "x") -> np.ndarray:
 def group_codes(groups: Groups | None, n: int, name: str = "groups") -> tuple[np.ndarray, list[Hashable]]:
     """Groups as numbers 0, 1, ... in order of first occurrence, and the groups in that order.
 
-    Args:
-        groups: One hashable a row, or None: every row is a group of its own.
-        n: Number of rows.
-        name: What the messages call it.
-
-    Raises:
-        BadShape: If there is not one hashable group a row, or one is NaN.
+    None makes every row a group of its own. Errors as `labels`.
 
     Example:
         >>> group_codes(["b", "a", "b"], 3)
@@ -188,8 +148,7 @@ def group_codes(groups: Groups | None, n: int, name: str = "groups") -> tuple[np
 def labels(values: Groups | Tensor, n: int, name: str) -> list[Hashable]:
     """One hashable a row, as a list: numbers of arrays as Python's own.
 
-    Raises:
-        BadShape: If there is not one hashable a row, or one is NaN, which is not equal to itself.
+    BadShape if there is not one hashable a row, or one is NaN, which is not equal to itself.
     """
     wanted = f"wanted one hashable a row, {n} in all"
     if isinstance(values, np.ndarray | torch.Tensor):
@@ -216,7 +175,7 @@ def _is_label(row: object) -> bool:
         return False
 
 
-def like(values: np.ndarray, x: X | Y) -> np.ndarray | Tensor:
+def float32_like(values: np.ndarray, x: X | Y) -> np.ndarray | Tensor:
     """`values` as float32, in the kind (numpy or torch) and on the device of `x`."""
     if isinstance(x, torch.Tensor):
         return torch.from_numpy(values).to(x.device, torch.float32)

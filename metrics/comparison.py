@@ -1,11 +1,11 @@
-"""How is one metric computed many times at small cost? In two steps: prepare each space once, then compare two.
+"""Metrics in two steps: each space is prepared once, then any two of them are compared.
 
-A permutation null compares one prepared space with rearrangements of another, an interval compares parts of both,
-a layer grid compares every layer of one encoder with every layer of another. None of them prepares a space twice.
+A permutation null compares one prepared space with rearrangements of another, an interval compares parts of both, a
+layer grid compares every layer of one encoder with every layer of another; none of them prepares a space twice.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from featcache.metrics.arrays import Groups, X, Y, check_pair, is_number, is_whole
-from featcache.metrics.errors import BadChoice
+from featcache.metrics.errors import BadChoice, TooFewRows
 from featcache.metrics.knn.exact import Measure
 from featcache.metrics.knn.graph import Neighbors, check_choices, neighbors
-from featcache.metrics.knn.graph_scores import GraphScore, knn_scores
+from featcache.metrics.knn.graph_scores import GraphScore
+from featcache.metrics.knn.parts import first_kept
 
 Prepared = TypeVar("Prepared")
 
@@ -36,48 +37,67 @@ class Comparison(ABC, Generic[Prepared]):
 
     @abstractmethod
     def prepare(self, x: X, name: str = "x") -> Prepared:
-        """Everything about one space that does not depend on the other.
-
-        Args:
-            x: Features [n, d].
-            name: What the messages call it.
-        """
+        """Everything about one space [n, d] that does not depend on the other; `name` is what messages call it."""
 
     @abstractmethod
     def compare(self, a: Prepared, b: Prepared) -> float:
         """The score of two prepared spaces."""
 
     @abstractmethod
-    def take(self, side: Prepared, rows: np.ndarray) -> Prepared:
-        """The prepared space of some rows, in the order given.
+    def take(self, space: Prepared, rows: np.ndarray) -> Prepared:
+        """The prepared space of some rows: `prepare(x[rows])`, or as near as is known without a new search.
 
-        Args:
-            side: A prepared space of n rows.
-            rows: Distinct row numbers [m]: a rearrangement (m = n) or a part (m < n).
-
-        Returns:
-            What `prepare(x[rows])` would give, or as near to it as is known without searching again.
+        The rows are distinct numbers [m] in any order: a rearrangement (m = n) or a part (m < n).
         """
 
     def permuted(self, a: Prepared, b: Prepared, orders: np.ndarray) -> np.ndarray:
-        """Scores of a against b in other orders; a subclass overrides it where there is a quicker way.
+        """Scores of a against b in other orders: [p] float64, compare(a, take(b, order)) for each of the orders [p, n].
 
-        Args:
-            a: A prepared space of n rows.
-            b: Another.
-            orders: [p, n], a permutation of 0 ... n - 1 a row.
-
-        Returns:
-            [p] float64: compare(a, take(b, order)) for each order.
+        A subclass overrides it where there is a quicker way.
         """
         return np.array([self.compare(a, self.take(b, order)) for order in orders])
 
-    def backend(self, side: Prepared) -> str:
+    def permutation_cost(self, a: Prepared, b: Prepared) -> float | None:
+        """What one permuted score costs, in multiply-adds of a matrix product; None where nobody has reckoned it."""
+        return None
+
+    def part(self, space: Prepared, rows: np.ndarray) -> Prepared:
+        """As `take`, of rising rows, with no more than `compare` looks at."""
+        return self.take(space, rows)
+
+    def on_subsets(
+        self, spaces: Sequence[Prepared], other: Prepared, masks: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of each space against another on many subsets of the rows; a subclass may have a quicker way.
+
+        Args:
+            spaces: Prepared spaces of n rows.
+            other: The space that each is compared with.
+            masks: [r, n] bool, True for the rows of a subset.
+
+        Returns:
+            Scores [spaces, r] float64: compare(take(space, rows), take(other, rows)); and how many rows, over all
+            subsets, were left out because their neighbour lists ran short, [spaces].
+
+        Raises:
+            TooFewRows: If on a subset no row has k neighbours in both.
+        """
+        scores, short = np.empty((len(spaces), len(masks))), np.zeros(len(spaces), dtype=np.int64)
+        for place, mask in enumerate(masks):
+            rows = np.flatnonzero(mask)
+            at = self.part(other, rows)
+            for number, space in enumerate(spaces):
+                part = self.part(space, rows)
+                short[number] += _short_rows(self, part, at)
+                scores[number, place] = self.compare(part, at)
+        return scores, short
+
+    def backend(self, space: Prepared) -> str:
         """What prepared a space: what searched its graph, or which library its numbers are kept in, on which device."""
-        graph = getattr(side, "graph", side)
+        graph = getattr(space, "graph", space)
         if isinstance(graph, Neighbors):
             return graph.backend
-        held = getattr(side, "__dict__", {}).values()
+        held = getattr(space, "__dict__", {}).values()
         devices = [str(value.device) for value in held if isinstance(value, torch.Tensor)]
         return f"torch ({devices[0]})" if devices else "numpy"
 
@@ -101,21 +121,14 @@ class KnnComparison(RowComparison[Neighbors]):
     """A score of two neighbour graphs that is a mean over rows.
 
     A part of the rows keeps what is left of each row's list, so prepare with `depth` well above k to take parts;
-    rows whose list then has fewer than k entries run short and are left out of the mean (`short`).
-
-    Args:
-        per_row: (ids [n, k], ids [n, k]) -> [n].
-        k: Neighbours per row.
-        groups: The group of each row, or None; rows of one group are never neighbours.
-        metric: "cosine", "ip" or "euclidean".
-        depth: Neighbours that are searched, k or more; None for k.
+    rows whose list then has fewer than k entries run short and are left out of the mean.
     """
 
-    per_row: GraphScore
-    k: int = 10
-    groups: Groups | None = None
-    metric: Measure = "cosine"
-    depth: int | None = None
+    per_row: GraphScore  # score of each row of two graphs
+    k: int = 10  # neighbours per row
+    groups: Groups | None = None  # the group of each row, or None; rows of one group are never neighbours
+    metric: Measure = "cosine"  # "cosine", "ip" or "euclidean"
+    depth: int | None = None  # neighbours that are searched, k or more; None for k
 
     def __post_init__(self) -> None:
         check_search(self.k, self.metric, self.depth)
@@ -125,7 +138,7 @@ class KnnComparison(RowComparison[Neighbors]):
         return neighbors(x, k=self.depth or self.k, groups=self.groups, metric=self.metric, name=name)
 
     def rows(self, a: Neighbors, b: Neighbors) -> np.ndarray:
-        """Score of each row, [n]; NaN where a list has fewer than k entries."""
+        """The scores of the first k neighbours."""
         first, second = a.ids[:, : self.k], b.ids[:, : self.k]
         enough = (first[:, -1] >= 0) & (second[:, -1] >= 0)
         if enough.all():
@@ -135,26 +148,41 @@ class KnnComparison(RowComparison[Neighbors]):
         scores[enough] = self.per_row(first, second)[enough]
         return scores
 
-    def take(self, side: Neighbors, rows: np.ndarray) -> Neighbors:
+    def take(self, space: Neighbors, rows: np.ndarray) -> Neighbors:
         """The graph among some rows, from the lists that are there."""
-        return side.among(rows)
+        return space.among(rows)
+
+    def part(self, space: Neighbors, rows: np.ndarray) -> Neighbors:
+        """The first k of what is left of each list."""
+        return first_kept(space, rows, self.k)
+
+    def permutation_cost(self, a: Neighbors, b: Neighbors) -> float:
+        """Nothing beside a search."""
+        return 0.0
 
     def permuted(self, a: Neighbors, b: Neighbors, orders: np.ndarray) -> np.ndarray:
-        """Scores in other orders, from renamed ids: nothing is searched again, and similarities stay where they are."""
-        return knn_scores(self.per_row, a.ids[:, : self.k], b.ids[:, : self.k], orders)
+        """Scores from renamed ids: nothing is searched again."""
+        return self.per_row.permuted(a.ids[:, : self.k], b.ids[:, : self.k], orders)
 
 
-def backends(comparison: Comparison[Any], *sides: Any) -> str:
+def _short_rows(comparison: Comparison[Any], *spaces: Any) -> int:
+    """Rows of some prepared spaces with fewer than k neighbours in one of them; TooFewRows if these are all."""
+    k = getattr(comparison, "k", 0)
+    graphs = [getattr(space, "graph", space) for space in spaces]
+    lists = [graph.ids[:, k - 1] < 0 for graph in graphs if isinstance(graph, Neighbors)]
+    missing = np.logical_or.reduce(lists) if lists else np.zeros(1, dtype=bool)
+    if missing.all():
+        raise TooFewRows(f"no row of a half kept k = {k} neighbours in both graphs; give deeper graphs, or features")
+    return int(missing.sum())
+
+
+def backends(comparison: Comparison[Any], *spaces: Any) -> str:
     """What prepared some spaces, each named once."""
-    return ", ".join(dict.fromkeys(comparison.backend(side) for side in sides))
+    return ", ".join(dict.fromkeys(comparison.backend(space) for space in spaces))
 
 
 def check_search(k: int, metric: str, depth: int | None) -> None:
-    """Refuses neighbours that cannot be searched for, and a search that ends before the k-th of them.
-
-    Raises:
-        BadChoice: If k, metric or depth is not possible.
-    """
+    """Raises BadChoice for neighbours that cannot be searched for, or a depth below k."""
     check_choices(k, metric, "auto", None)
     if depth is None:
         return
@@ -163,21 +191,13 @@ def check_search(k: int, metric: str, depth: int | None) -> None:
 
 
 def check_flag(option: str, value: object) -> None:
-    """Refuses what is neither True nor False: any text would count as true.
-
-    Raises:
-        BadChoice: Names the option.
-    """
+    """Raises BadChoice for what is neither True nor False: any text would count as true."""
     if not isinstance(value, bool | np.bool_):
         raise BadChoice(f"{option} = {value!r}: wanted True or False")
 
 
 def check_amount(option: str, value: Any, *, positive: bool = False) -> None:
-    """Refuses what is no finite number of 0 or more (or above 0).
-
-    Raises:
-        BadChoice: Names the option.
-    """
+    """Raises BadChoice for what is no finite number of 0 or more (or above 0)."""
     if not is_number(value) or not 0 <= value < np.inf or (positive and value == 0):
         raise BadChoice(f"{option} = {value!r}: wanted {'a positive number' if positive else '0 or a positive number'}")
 

@@ -1,8 +1,8 @@
-"""What can go wrong with a metric's input, grouped by what the reader of the message does next."""
+"""Errors of a metric's input, grouped by what the reader of the message does next."""
 
 
 class MetricError(ValueError):
-    """Anything wrong with what a metric was given; the message says what was wanted and what was found."""
+    """Anything wrong with what a metric was given; the message says what was wanted and what came."""
 
 
 class BadShape(MetricError):

@@ -1,4 +1,4 @@
-"""Which row of one view belongs to which row of the other? Pairing by group, five captions a photo included."""
+"""Pairing of two views by group, five captions a photo included."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -22,28 +22,18 @@ Rows = Int[np.ndarray, " p"]
 
 @dataclass(frozen=True, eq=False)
 class Paired:
-    """Two spaces whose row i is the same sample.
+    """Two spaces whose row i is the same sample."""
 
-    Args:
-        x: [p, dx], of the kind and on the device of what was given.
-        y: [p, dy].
-        groups: The group of each row: what neighbours exclude and permutations move whole. All different unless the
-            mode is "all"; pass it on to every metric, null and interval.
-        mode: How several rows of a group became one, or stayed.
-        rows_x: Row of the given x behind each row, [p]; None where rows of a group were averaged.
-        rows_y: The same for y.
-        dropped_x: Groups that only x has.
-        dropped_y: Groups that only y has.
-    """
-
-    x: PairedX
-    y: PairedY
+    x: PairedX  # [p, dx], of the kind and on the device of what was given
+    y: PairedY  # [p, dy]
+    # the group of each row: what neighbours exclude and permutations move whole. All different unless the mode is
+    # "all"; pass it on to every metric, null and interval
     groups: tuple[Hashable, ...]
-    mode: Mode
-    rows_x: Rows | None
-    rows_y: Rows | None
-    dropped_x: int
-    dropped_y: int
+    mode: Mode  # how several rows of a group became one, or stayed
+    rows_x: Rows | None  # row of the given x behind each row, [p]; None where rows of a group were averaged
+    rows_y: Rows | None  # the same for y
+    dropped_x: int  # groups that only x has
+    dropped_y: int  # groups that only y has
 
     @property
     def n(self) -> int:
@@ -52,7 +42,7 @@ class Paired:
 
 
 def paired(x: X, y: Y, groups_x: Groups, groups_y: Groups, *, mode: Mode = "mean", seed: int = 0) -> Paired:
-    """Rows of two views side by side, matched by group, in the order in which x first shows each group.
+    """Rows of two views matched by group, in the order in which x first shows each group.
 
     Groups that only one view has are dropped and counted. The default, like "first" and "random", gives one row a
     group, so that duplicates cannot raise a score; after "all" they can, unless `groups` is passed on.
@@ -67,9 +57,6 @@ def paired(x: X, y: Y, groups_x: Groups, groups_y: Groups, *, mode: Mode = "mean
             rows in both views, the same position in both. "all": every row; where a group has one row in one view it
             is repeated, where both have as many they are taken in order.
         seed: Of the draws of "random".
-
-    Returns:
-        The paired spaces, their groups, and what was dropped.
 
     Raises:
         BadShape: If groups do not fit their view, if the views share no group, or if the mode is "all" and a group has

@@ -1,4 +1,4 @@
-"""How did Huh et al. prepare features before measuring? Outliers clamped at a quantile, then rows of length 1."""
+"""Huh et al.'s preparation of features: outliers clamped at a quantile, then rows of length 1."""
 
 from collections.abc import Sequence
 from typing import Literal, TypeAlias, overload
@@ -20,14 +20,11 @@ def outlier_threshold(layers: Layers, *, q: float = 0.95, how: How = "exact") ->
     """The magnitude that a share q of all entries stays below, over all rows, layers and dimensions together.
 
     Args:
-        layers: Features of n samples: [n, d], or a stack of layers [n, l, d], which gets one threshold.
+        layers: Features [n, d], or a stack of layers [n, l, d], which gets one threshold.
         q: Share of entries, in (0, 1].
         how: "exact": entry int(q * count) of all sorted magnitudes (platonic-rep with precise=True).
             "per_sample_mean": the mean over samples of each one's own q-quantile, interpolated linearly: what
             platonic-rep does by default, and the published tables use.
-
-    Returns:
-        The threshold, at least 0.
 
     Raises:
         BadShape, BadDtype, NotFinite: As `mutual_knn`.
@@ -36,11 +33,8 @@ def outlier_threshold(layers: Layers, *, q: float = 0.95, how: How = "exact") ->
     Example:
         >>> outlier_threshold(np.array([[1.0, -2.0, 3.0, -40.0]]), q=0.5)
         3.0
-        >>> outlier_threshold(np.array([[1.0, -2.0, 3.0, -40.0]]), q=0.5, how="per_sample_mean")
-        2.5
 
-    Source:
-        platonic-rep, commit dcd76ba, `remove_outliers`.
+    Source: platonic-rep, commit dcd76ba, `remove_outliers`.
     """
     _check(q, how)
     values = _flat(layers)
@@ -57,17 +51,9 @@ def outlier_threshold(layers: Layers, *, q: float = 0.95, how: How = "exact") ->
 
 
 def clamped(x: Layers, threshold: float) -> Layers:
-    """Features with every entry brought into [-threshold, threshold].
+    """A copy of features of any shape with every entry brought into [-threshold, threshold].
 
-    Args:
-        x: Features of any shape.
-        threshold: Largest magnitude that stays, at least 0.
-
-    Returns:
-        A new array of x's shape, dtype and kind.
-
-    Raises:
-        BadChoice: If the threshold is negative or not a number.
+    BadChoice if the threshold is negative or not a number.
 
     Example:
         >>> clamped(np.array([1.0, -2.0, 40.0]), 2.5)
@@ -91,31 +77,22 @@ def prepared(layers: Sequence[Layers], *, q: float = 0.95, how: How = "per_sampl
 def prepared(
     layers: Layers | Sequence[Layers], *, q: float = 0.95, how: How = "per_sample_mean"
 ) -> np.ndarray | list[np.ndarray]:
-    """Huh et al.'s preparation: entries clamped at their q-quantile, then rows of length 1.
+    """Huh et al.'s preparation: entries clamped at their q-quantile, then rows of length 1; float64, shape as given.
 
-    One threshold for an array or a stack of layers, so that a layer of large entries sets it for all; one for each
-    layer of a list.
+    Errors as `outlier_threshold`; ZeroRow also if a row is zero after clamping, BadChoice if a list is empty.
 
     Args:
-        layers: Features [n, d], a stack of layers [n, l, d], or a list of layers [n, d], each with a width of its own.
+        layers: Features [n, d], or a stack of layers [n, l, d], which gets one threshold, so that a layer of large
+            entries sets it for all; or a list of layers [n, d], each with a width and a threshold of its own.
         q: As in `outlier_threshold`; 1 does not clamp.
         how: As in `outlier_threshold`; the default is the published one.
-
-    Returns:
-        Unit rows in float64, of the shape given; for a list, a list.
-
-    Raises:
-        BadShape, BadDtype, NotFinite: As `mutual_knn`.
-        ZeroRow: If a row is zero after clamping.
-        BadChoice: As `outlier_threshold`; if a list is empty.
 
     Example:
         >>> prepared(np.array([[3.0, 4.0], [0.0, 5.0]]), q=1.0)
         array([[0.6, 0.8],
                [0. , 1. ]])
 
-    Source:
-        Huh et al. 2024, arXiv:2405.07987; platonic-rep, commit dcd76ba, `prepare_features`.
+    Source: Huh et al. 2024, arXiv:2405.07987; platonic-rep, commit dcd76ba, `prepare_features`.
     """
     _check(q, how)
     if not isinstance(layers, np.ndarray | Tensor):
@@ -141,8 +118,8 @@ def _unit(layers: Layers, q: float, how: How, name: str) -> np.ndarray:
 def _flat(layers: Layers, name: str = "x") -> np.ndarray:
     """Checked entries of each sample, [n, d] or [n, l * d]."""
     if not isinstance(layers, np.ndarray | torch.Tensor) or layers.ndim not in (2, 3) or 0 in layers.shape:
-        found = getattr(layers, "shape", type(layers).__name__)
-        raise BadShape(f"{name}: wanted features [n, d] or a stack of layers [n, l, d], got {found}")
+        shape = getattr(layers, "shape", type(layers).__name__)
+        raise BadShape(f"{name}: wanted features [n, d] or a stack of layers [n, l, d], got {shape}")
     refuse_gaps(layers, name)
     return checked(layers.reshape(layers.shape[0], -1), name)
 

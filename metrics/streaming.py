@@ -1,4 +1,4 @@
-"""How aligned are two spaces whose rows arrive in batches? Metrics for the inside of a training or evaluation loop.
+"""Metrics of rows that arrive in batches, for the inside of a training or evaluation loop.
 
 The methods are those of torchmetrics (update, compute, reset), without needing it. Rows are detached from autograd.
 Under torch.distributed each process updates its own; the objects pickle, so gather and `merge` them.
@@ -40,23 +40,18 @@ class CkaSums:
         >>> abs(sums.compute(debiased=True) - cka(x, y, debiased=True)) < 1e-12
         True
 
-    Source:
-        Song et al. 2012, JMLR 13, eq. 5, for linear kernels: rows of a centred kernel sum to 0.
+    Source: Song et al. 2012, JMLR 13, eq. 5, for linear kernels: rows of a centred kernel sum to 0.
     """
 
     def __init__(self) -> None:
         self._sums: Sums | None = None
-        self._settled = 0  # rows when the origin was last moved
+        self._rows_at_move = 0  # rows when the origin was last moved
 
     def __len__(self) -> int:
         return self._sums.n if self._sums else 0
 
     def update(self, x: X, y: Y) -> None:
-        """Adds a batch of one row or more; row i of x and y is the same sample.
-
-        Raises:
-            BadShape, BadDtype, NotFinite: As `cka`; BadShape also if the widths are not those of earlier batches.
-        """
+        """Adds a batch of one row or more; errors as `cka`, BadShape also if widths differ from earlier batches'."""
         a, b = _batch(x, y)
         known = self._sums
         if known is None:
@@ -64,29 +59,20 @@ class CkaSums:
             return
         _check_widths((a.shape[1], b.shape[1]), known.widths)
         # The origin moves whenever the rows have doubled: it stays near the mean even if the first rows were far away.
-        if len(self) + len(a) < 2 * self._settled:
+        if len(self) + len(a) < 2 * self._rows_at_move:
             self._sums = known + Sums.of(a, b, known)
         else:
             self._join(Sums.of(a, b))
 
     def merge(self, other: "CkaSums") -> None:
-        """Adds the rows that another object has seen.
-
-        Raises:
-            BadShape: If the widths differ.
-        """
+        """Adds the rows that another object has seen; BadShape if the widths differ."""
         if other._sums is not None:
             if self._sums is not None:
                 _check_widths(other._sums.widths, self._sums.widths)
             self._join(other._sums)
 
     def compute(self, *, debiased: bool = False) -> float:
-        """Linear CKA of all rows seen.
-
-        Raises:
-            TooFewRows: If fewer than 2 rows were seen, debiased 4.
-            ConstantSpace: If a kernel is constant.
-        """
+        """Linear CKA of all rows seen; TooFewRows below 2 rows, debiased 4, ConstantSpace if a kernel is constant."""
         if len(self) < (4 if debiased else 2) or self._sums is None:
             raise TooFewRows(f"wanted at least {4 if debiased else 2} rows, got {len(self)}")
         xy, xx, yy = (pair.centred().hsic(debiased) for pair in self._sums.pairs)
@@ -98,7 +84,7 @@ class CkaSums:
     def _join(self, more: "Sums") -> None:
         """Adds rows that were summed from another origin, and moves the origin to the mean of all."""
         self._sums = more if self._sums is None else self._sums.joined(more)
-        self._settled = len(self)
+        self._rows_at_move = len(self)
 
 
 class Streaming(ABC):
@@ -125,7 +111,7 @@ class Streaming(ABC):
 
     @abstractmethod
     def compute(self) -> float:
-        """The score of all rows so far."""
+        """The score of all rows so far; raises as the metric."""
 
     def reset(self) -> None:
         """Forgets all rows."""
@@ -139,11 +125,10 @@ class Streaming(ABC):
             x: Features [m, dx] of the first space.
             y: Features [m, dy] of the same samples, in the same order.
             ids: One hashable a row, always or never.
-            groups: The group of each row, always or never; only neighbour metrics mind them.
+            groups: The group of each row, always or never; only neighbour metrics use them.
 
         Raises:
-            BadShape, BadDtype, NotFinite: As the metric.
-            BadShape: If the widths change, or ids or groups are not one a row or given for some batches only.
+            BadShape, BadDtype, NotFinite: As the metric; BadShape also if widths change, or ids or groups do not fit.
             BadChoice: If an id was seen and duplicates are refused.
         """
         a, b = _batch(x, y)
@@ -156,7 +141,6 @@ class Streaming(ABC):
             self._seen.update(names or ())
 
     def _unseen(self, names: Labels, m: int) -> list[int]:
-        """Rows whose ids are new."""
         if len(self) and (names is None) == bool(self._seen):
             raise BadShape("ids were given for some batches and not for others; give them always or never")
         if names is None:
@@ -237,14 +221,8 @@ class StreamingMetric(Streaming):
     """Any metric of `METRICS` of rows that arrive in batches: keeps them all on the CPU, in the dtype they came in.
 
     Memory: 4 n (dx + dy) bytes of float32 rows; a wider dtype in one batch widens all when the score is computed.
-
-    Args:
-        name: A key of `METRICS`.
-        duplicates: "refuse" a repeated id or "drop" its row.
-        options: Of the metric ("k", "metric", ...), but for groups: those come with each batch.
-
-    Raises:
-        BadChoice: If the metric or an option does not exist, or groups are given here.
+    Options are the metric's ("k", "metric", ...), but for groups: those come with each batch. BadChoice for what does
+    not exist.
 
     Example:
         >>> x = np.random.default_rng(0).standard_normal((50, 8))

@@ -1,4 +1,4 @@
-"""Which alignment metrics are there, and what may one expect of each?"""
+"""The table of alignment metrics: each one's function, range, direction, chance level, invariances and source."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -48,37 +48,23 @@ from featcache.metrics.scores.shapes import (
 
 @dataclass(frozen=True)
 class Metric:
-    """One alignment metric: a function of two spaces of the same samples.
+    """One alignment metric: a function of two spaces of the same samples."""
 
-    Args:
-        name: Its key in `METRICS`.
-        function: (x [n, dx], y [n, dy], **options) -> float.
-        higher_is_better: Whether a higher score means more aligned.
-        symmetric: Whether swapping the spaces leaves the score.
-        range: Lowest and highest score at the default options.
-        self_score: Score of a space against itself at the default options; None where it depends on the space.
-        chance: What unrelated spaces score.
-        invariances: What may be done to one space without changing the score: "rotation" (any orthogonal map),
-            "scale" (one positive factor), "translation", "row_scale" (a positive factor a row).
-        source: Where it is defined.
-        comparison: (**options) -> Comparison, the same metric in two steps; `comparison(**options)(x, y)` is
-            `function(x, y, **options)`.
-        same_width: Whether both spaces must have the same width, because their rows are compared with each other.
-        paired: Whether the score depends on which row of x goes with which row of y. Where it does not, rearranging
-            the rows changes nothing: there is no permutation null, and a part of the rows is no weaker evidence.
-    """
-
-    name: str
-    function: Callable[..., float]
-    higher_is_better: bool
-    symmetric: bool
-    range: tuple[float, float]
-    self_score: float | None
-    chance: str
+    name: str  # its key in `METRICS`
+    function: Callable[..., float]  # (x [n, dx], y [n, dy], **options) -> float
+    higher_is_better: bool  # whether a higher score means more aligned
+    symmetric: bool  # whether swapping the spaces leaves the score
+    range: tuple[float, float]  # lowest and highest score at the default options
+    self_score: float | None  # of a space with itself at the default options; None where it depends on the space
+    chance: str  # what unrelated spaces score
+    # what may be done to one space without changing the score: "rotation" (any orthogonal map), "scale" (one positive
+    # factor), "translation", "row_scale" (a positive factor a row)
     invariances: frozenset[str]
-    source: str
-    comparison: Callable[..., Comparison[Any]]
-    same_width: bool = False
+    source: str  # where it is defined
+    comparison: Callable[..., Comparison[Any]]  # (**options) -> Comparison, the same metric in two steps
+    same_width: bool = False  # whether rows of one space are compared with rows of the other
+    # whether the score depends on which row of x goes with which row of y. Where it does not, rearranging the rows
+    # changes nothing: there is no permutation null, and a part of the rows is no weaker evidence
     paired: bool = True
 
     def options(self) -> frozenset[str]:
@@ -213,12 +199,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric
 
 
 def chosen(name: str, *, groups: Groups | None = None, **options: Any) -> tuple[Metric, Comparison[Any]]:
-    """A metric by name and its comparison at these options.
-
-    Args:
-        name: A key of `METRICS`.
-        groups: The group of each row: handed on to metrics that exclude neighbours by group, no concern of others.
-        options: Of the metric ("k", "metric", ...).
+    """A metric by name and its comparison at these options; groups go to metrics that exclude neighbours by group.
 
     Raises:
         BadChoice: If there is no such metric, or it has no such option; lists what exists.
@@ -240,10 +221,7 @@ def chosen(name: str, *, groups: Groups | None = None, **options: Any) -> tuple[
 
 
 def names_of(kind: type[Comparison[Any]]) -> list[str]:
-    """Names of the metrics that are of one kind.
-
-    Args:
-        kind: A class of comparisons: `KnnComparison` of neighbour graphs, `RowComparison` of means over rows.
+    """Names of the metrics whose comparison is of one class: `KnnComparison`, or `RowComparison` of means over rows.
 
     Example:
         >>> names_of(SecondOrderCosine)
@@ -254,11 +232,6 @@ def names_of(kind: type[Comparison[Any]]) -> list[str]:
 
 def known_chance(comparison: Comparison[Any], n: int, groups: Groups | None = None) -> float | None:
     """What two unrelated spaces score on average, where n and k alone say so (mutual_knn); else None.
-
-    Args:
-        comparison: A metric at its options.
-        n: Rows.
-        groups: The group of each row, or None.
 
     Raises:
         TooFewRows: If a row has fewer than k rows outside its group; for any metric of neighbour graphs.

@@ -1,4 +1,4 @@
-"""What do the results say? One self-contained page, its figures and tables, read from run folders alone."""
+"""Results drawn: terminal, charts, and one self-contained page, read from run folders alone."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""How is each kind of figure drawn? Small multiples in altair, the one module that imports it."""
+"""Chart types as small multiples in altair; the one module that imports it."""
 
 from collections.abc import Sequence
 from typing import Any

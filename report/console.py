@@ -1,10 +1,9 @@
-"""How does the terminal show what the cache holds and does? Tables, progress, and the same as JSON."""
+"""Tables and JSON on the terminal, and what the cache holds."""
 
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +12,6 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from featcache.cache import Cache, Entry
-    from featcache.extraction.executors import Execution
-    from featcache.extraction.extract import Extracted
-    from featcache.extraction.job import Job
     from featcache.maintenance.verify import Problem
 
 
@@ -168,7 +164,7 @@ def show_keys(keys: Sequence[Mapping[str, Any]], differences: Mapping[str, tuple
         console().print("The two arrays are asked and got alike.")
 
 
-def show_problems(problems: Iterator["Problem"], entries: Sequence["Entry"], cache: "Cache", *, as_json: bool) -> int:
+def show_problems(problems: Sequence["Problem"], entries: Sequence["Entry"], cache: "Cache", *, as_json: bool) -> int:
     """Shows what verification found; returns the exit code.
 
     Args:
@@ -178,125 +174,23 @@ def show_problems(problems: Iterator["Problem"], entries: Sequence["Entry"], cac
         as_json: Print JSON.
     """
     arrays = count(entries, "array")
-    with console(stderr=True).status(f"checking {arrays} in {cache.folder}"):
-        found = list(problems)
     if as_json:
-        print_json([asdict(problem) for problem in found])
+        print_json([asdict(problem) for problem in problems])
     else:
-        for problem in found:
+        for problem in problems:
             console().print(f"{problem.where}: {problem.what}")
         incomplete = sum(not entry.complete and not entry.damaged for entry in entries)
         state = "every byte is as recorded" if entries else "nothing to check"
-        state = count(found, "problem") if found else state
+        state = count(problems, "problem") if problems else state
         console().print(
             f"{arrays} in {cache.folder}" + (f" ({incomplete} incomplete)" if incomplete else "") + f": {state}"
         )
-        if any("pip install --upgrade" not in problem.what for problem in found):
+        if any("pip install --upgrade" not in problem.what for problem in problems):
             console().print(
                 "To mend: featcache repair, with --from another cache that has the arrays, or with the data set's "
                 "--root."
             )
-    return 1 if found else 0
+    return 1 if problems else 0
 
 
 # -- extraction -------------------------------------------------------------------------------------------------------
-
-
-def show_jobs(jobs: Sequence["Job"], cache: "Cache", execution: "Execution") -> None:
-    """Shows what an extraction would compute, and how long it takes at the rate of a measured sample."""
-    from featcache.extraction.estimate import estimate
-
-    rows = []
-    for job in jobs:
-        with console(stderr=True).status(f"measuring {job.card.name} over {job.view.name}"):
-            cost = estimate(cache, job, workers=execution.workers)
-        parts = execution.shard.count * len(execution.devices)
-        rows.append(
-            (
-                job.card.name,
-                job.view.name,
-                f"{cost.rows_left:,} of {len(job.view):,}",
-                len(job.targets),
-                f"{cost.chunks:,}",
-                size(cost.bytes),
-                f"{cost.rows_per_second:.0f}" if cost.sample_rows else "–",
-                duration(cost.seconds / parts),
-            )
-        )
-    columns = ("encoder", "view", "rows to encode", "arrays", "chunks to write", "to write", "rows/s", "time")
-    print_table(columns, rows)
-    shared = execution.shard.count * len(execution.devices)
-    console().print(
-        "Rates were measured on this machine, on a sample of the rows"
-        + (f"; time is for each of {shared} processes" if shared > 1 else "")
-        + f". Cache: {cache.folder}. Nothing was written (--dry-run)."
-    )
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them.
-
-    Example:
-        >>> duration(9.4), duration(400), duration(9000)
-        ('9 s', '6.7 min', '2.5 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def run_jobs(jobs: Sequence["Job"], execution: "Execution", run: "Callable[..., Extracted]") -> None:
-    """Runs extractions one after the other under a progress display, a line of result each.
-
-    Args:
-        jobs: What to extract.
-        execution: How it is carried out.
-        run: Function of a job, `on_rows` (told the number of finished rows) and `say` (told lines of other processes).
-    """
-    for note in (*(jobs[0].dataset.notes if jobs else ()), *execution.notes):
-        console().print(f"{jobs[0].dataset.name}: {note}" if note not in execution.notes else note)
-    say = console(stderr=True).print
-    for job in jobs:
-        if job.done:
-            done = run(job)
-        else:
-            with row_progress(f"{job.card.name} over {job.view.name}", len(job.view)) as advance:
-                done = run(job, on_rows=advance, say=say)
-        console().print(_result_line(done))
-        if done.failed:
-            listed = "; ".join(f"{failure.id}: {failure.why}" for failure in done.failed[:5])
-            more = f"; and {len(done.failed) - 5} more" if len(done.failed) > 5 else ""
-            console().print(f"  {count(done.failed, 'row')} failed and will be dropped when loading: {listed}{more}")
-
-
-def _result_line(done: "Extracted") -> str:
-    what = f"{done.encoder} over {done.view}: {count(done.layers, 'array')} "
-    what += "complete" if done.complete else "in work: this share is done, other chunks are not yet there"
-    if not done.rows:
-        return f"{what}, all of it cached already" if done.complete else what
-    reused = f", {done.reused:,} reused" if done.reused else ""
-    return f"{what}; {done.rows:,} rows in {done.seconds:.1f} s ({done.rows / done.seconds:.0f} rows/s){reused}"
-
-
-@contextmanager
-def row_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar with rows/s and the time that is left; yields the function that advances it."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]} rows/s"),
-        TimeRemainingColumn(),
-    )
-    silent = not sys.stderr.isatty()  # a bar in a log file is noise
-    with Progress(*columns, console=console(stderr=True), transient=True, disable=silent) as progress:
-        task = progress.add_task(title, total=total, rate="–")
-
-        def advance(rows: int) -> None:
-            progress.advance(task, rows)
-            speed = progress.tasks[0].speed
-            progress.update(task, rate=f"{speed:.0f}" if speed else "–")
-
-        yield advance

@@ -1,4 +1,4 @@
-"""How did training go? Alignment, loss and retrieval over epochs."""
+"""Figures over epochs: alignment, loss and retrieval."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -148,24 +148,24 @@ def _kept(run: RunResults) -> Rows:
 
 
 def _peaks(runs: Sequence[RunResults]) -> str:
-    said = []
+    entries = []
     for run in runs:
         curve = _curve(run, metric="mutual_knn", split="validation", space="joint", against="reference")
         if curve:
             peak, last = max(curve, key=lambda score: score.value), curve[-1]
             end = "the last" if peak is last else f"{last.value:.3f} at the last"
-            said.append((run.label, f"{peak.value:.3f} at epoch {peak.epoch or 0}, {end}"))
-    return _listed("Highest mutual-kNN of the joint space", said, len(runs) > 1)
+            entries.append((run.label, f"{peak.value:.3f} at epoch {peak.epoch or 0}, {end}"))
+    return _listed("Highest mutual-kNN of the joint space", entries, len(runs) > 1)
 
 
 def _falls(runs: Sequence[RunResults]) -> str:
     curves = [(run.label, _curve(run, metric="loss", split="train")) for run in runs]
-    said = [(label, f"{curve[0].value:.3f} to {curve[-1].value:.3f}") for label, curve in curves if curve]
-    return _listed("Training loss, first epoch to last", said, len(runs) > 1)
+    entries = [(label, f"{curve[0].value:.3f} to {curve[-1].value:.3f}") for label, curve in curves if curve]
+    return _listed("Training loss, first epoch to last", entries, len(runs) > 1)
 
 
 def _best_recalls(runs: Sequence[RunResults]) -> str:
-    said = []
+    entries = []
     for run in runs:
         best = []
         for direction, name in run.directions().items():
@@ -173,15 +173,15 @@ def _best_recalls(runs: Sequence[RunResults]) -> str:
             if curve:
                 peak = max(curve, key=lambda score: score.value)
                 best.append(f"{name} {peak.value:.3f} at epoch {peak.epoch or 0}")
-        said.append((run.label, " and ".join(best)))
-    return _listed("Highest R@10", said, len(runs) > 1)
+        entries.append((run.label, " and ".join(best)))
+    return _listed("Highest R@10", entries, len(runs) > 1)
 
 
-def _listed(what: str, said: Sequence[tuple[str, str]], several: bool) -> str:
-    return f"{what}: {'; '.join(f'{label} {text}' if several else text for label, text in said)}." if said else ""
+def _listed(what: str, entries: Sequence[tuple[str, str]], several: bool) -> str:
+    return f"{what}: {'; '.join(f'{label} {text}' if several else text for label, text in entries)}." if entries else ""
 
 
 def _sizes(runs: Sequence[RunResults], space: str) -> str:
     scores = [run.find(stage="trained", space=space, metric="mutual_knn", split="validation")[:1] for run in runs]
-    sizes = {score.n for found in scores for score in found if score.n}
+    sizes = {score.n for each in scores for score in each if score.n}
     return f", n = {min(sizes):,} groups" if len(sizes) == 1 else ""

@@ -1,4 +1,4 @@
-"""What is a figure? Its rows, its drawing and its words, written as SVG, PNG and CSV."""
+"""A figure: its rows, its drawing and its words, written as SVG, PNG and CSV."""
 
 import csv
 import html
@@ -6,10 +6,26 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from featcache.errors import UsageError
+
 _LONGEST = 22
+
+
+def require_renderer() -> None:
+    """Refuses to draw where the libraries that draw are not installed.
+
+    Raises:
+        UsageError: Names the command that installs them.
+    """
+    missing = [name for name in ("altair", "vl_convert") if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"figures need {' and '.join(missing)}, not installed here\n  Run: pip install 'featcache[report]'"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +86,7 @@ class Figure:
 
 
 def inline(svg: str, *, name: str, alt: str) -> str:
-    """Makes an SVG fit to stand in a page beside others: own ids, fluid width, short numbers, a text alternative.
+    """Makes an SVG fit to stand in one page with others: own ids, fluid width, short numbers, a text alternative.
 
     Args:
         svg: A document such as `Figure.svg`.
@@ -86,7 +102,7 @@ def inline(svg: str, *, name: str, alt: str) -> str:
     """
     body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
-    body = re.sub(r'\b(?:d|transform)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), body)
+    body = re.sub(r'\b(?:d|transform)="[^"]*"', lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), body)
     body = re.sub(r' (?:role|aria-roledescription)="graphics-[^"]*"| aria-roledescription="[^"]*"', "", body)
     opening = re.search(r"<svg[^>]*>", body)
     box = re.search(r'viewBox="([^"]+)"', body)

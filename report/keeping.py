@@ -1,6 +1,6 @@
-"""How does the terminal show what the cache takes, what lies about in it, and what was mended?"""
+"""Upkeep of a cache on the terminal: room taken, leftovers, repair, diagnosis."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -13,60 +13,58 @@ if TYPE_CHECKING:
     from featcache.maintenance.verify import Problem
 
 
-def show_usage(found: Sequence["Usage"], cache: "Cache", *, as_json: bool) -> None:
+def show_usage(usages: Sequence["Usage"], cache: "Cache", *, as_json: bool) -> None:
     """Shows what each encoder's arrays take."""
     if as_json:
-        print_json([asdict(each) for each in found])
+        print_json([asdict(each) for each in usages])
         return
     rows = [
         (each.path, each.arrays, size(each.features), size(each.records), f"{each.files:,}")
-        for each in sorted(found, key=lambda each: -each.features)
+        for each in sorted(usages, key=lambda each: -each.features)
     ]
     if rows:
         print_table(("encoder", "arrays", "features", "records", "files"), rows)
-    total = sum(each.features + each.records for each in found)
+    total = sum(each.features + each.records for each in usages)
     console().print(f"{size(total)} in {cache.folder}")
 
 
-def show_leftovers(found: Sequence["Leftover"], cache: "Cache", *, delete: bool) -> None:
-    """Lists leftovers, and deletes those that no live writer may hold."""
-    from featcache.maintenance.gc import discard
-
-    free = [each for each in found if each.holder is None]
+def show_leftovers(leftovers: Sequence["Leftover"], cache: "Cache", *, deleted: bool) -> None:
+    """Lists leftovers; those that no live writer may hold can go, or are gone."""
+    free = [each for each in leftovers if each.holder is None]
     rows = [
-        (each.path.relative_to(cache.root), size(each.bytes), each.what, each.holder or "nobody's") for each in found
+        (each.path.relative_to(cache.root), size(each.bytes), each.what, each.holder or "nobody's")
+        for each in leftovers
     ]
     if rows:
         print_table(("path", "size", "what", "held by"), rows)
-    for each in free if delete else ():
-        discard(each)
     total = size(sum(each.bytes for each in free))
-    if not found:
+    if not leftovers:
         console().print(f"Nothing lies about in {cache.root}.")
-    elif delete:
-        console().print(f"Deleted {len(free)} of {len(found)}, {total}.")
+    elif deleted:
+        console().print(f"Deleted {len(free)} of {len(leftovers)}, {total}.")
     else:
-        console().print(f"{len(free)} of {len(found)} can go, {total}. Nothing was deleted; run: featcache gc --delete")
+        console().print(
+            f"{len(free)} of {len(leftovers)} can go, {total}. Nothing was deleted; run: featcache gc --delete"
+        )
 
 
-def show_repair(mend: Callable[[Callable[[str, str], None]], list["Problem"]], cache: "Cache") -> int:
-    """Mends under a spinner, says each step, and what is left; returns the exit code.
+def show_step(where: str, what: str) -> str:
+    """Shows one step of a repair, and returns it."""
+    console().print(f"{where}: {what}")
+    return what
+
+
+def show_repair(left: Sequence["Problem"], cache: "Cache", *, mended: bool) -> int:
+    """Shows what is still wrong after a repair; returns the exit code.
 
     Args:
-        mend: Function to call with a function of (array, what was done); returns what is still wrong.
+        left: What is still wrong.
         cache: The cache.
+        mended: Whether anything was done.
     """
-    done: list[str] = []
-
-    def say(where: str, what: str) -> None:
-        done.append(what)
-        console().print(f"{where}: {what}")
-
-    with console(stderr=True).status(f"looking for damage in {cache.folder}"):
-        left = mend(say)
     for problem in left:
         console().print(f"{problem.where}: still {problem.what}")
-    if not done and not left:
+    if not mended and not left:
         console().print(f"Every byte in {cache.folder} is as recorded; nothing to mend.")
     elif left:
         console().print(
@@ -78,14 +76,14 @@ def show_repair(mend: Callable[[Callable[[str, str], None]], list["Problem"]], c
     return 1 if left else 0
 
 
-def show_findings(found: Sequence["Finding"], *, as_json: bool) -> int:
+def show_findings(findings: Sequence["Finding"], *, as_json: bool) -> int:
     """Shows what the doctor found; returns the exit code."""
     if as_json:
-        print_json([asdict(each) for each in found])
+        print_json([asdict(each) for each in findings])
     else:
-        rows = [(each.state, each.what, each.detail, each.remedy) for each in found]
+        rows = [(each.state, each.what, each.detail, each.remedy) for each in findings]
         print_table(("", "what", "found", "to do"), rows)
-        states = {each.state for each in found}
+        states = {each.state for each in findings}
         last = (
             "Something will fail."
             if "fail" in states
@@ -94,4 +92,4 @@ def show_findings(found: Sequence["Finding"], *, as_json: bool) -> int:
             else "All is well."
         )
         console().print(last)
-    return 1 if any(each.state == "fail" for each in found) else 0
+    return 1 if any(each.state == "fail" for each in findings) else 0

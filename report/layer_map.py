@@ -1,4 +1,4 @@
-"""Where in two networks are they alike? A heat map a metric and pair of encoders, the best pair of layers marked."""
+"""Heat maps of layer grids, one a metric and pair of encoders, the best pair of layers marked."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.errors import UsageError
 from featcache.report import theme
-from featcache.report.figure import Figure, shorten
+from featcache.report.alignment import PAIRINGS
+from featcache.report.figure import Figure, require_renderer, shorten
 
 if TYPE_CHECKING:
-    from featcache.studies.alignment.grid import LayerScore
+    from featcache.studies.alignment.grid import LayerGrids, LayerScore
 
 FORMATS = (".png", ".svg")
 _CELL = 26
@@ -19,22 +20,17 @@ def check_figure_path(path: Path | None) -> None:
     """Refuses, before anything is measured, a name that no figure is written to.
 
     Raises:
-        UsageError: If it ends neither in .png nor in .svg.
+        UsageError: If it ends neither in .png nor in .svg, or the libraries that draw are not installed.
     """
     if path is not None and path.suffix not in FORMATS:
         raise UsageError(f"{path}: a figure is written as {' or '.join(FORMATS)}; name such a file")
+    if path is not None:
+        require_renderer()
 
 
-def draw_layers(scores: "Sequence[LayerScore]", dataset: str, path: Path, *, rows: str = "") -> None:
-    """Draws the grids of some pairs of encoders side by side, those of one metric on one scale.
-
-    Args:
-        scores: Every pair of layers of each.
-        dataset: Data set name, for the title.
-        path: .png or .svg.
-        rows: How rows were paired, in words.
-    """
-    figure = layer_figure(scores, dataset, rows=rows)
+def draw_layers(grids: "LayerGrids", path: Path) -> None:
+    """Draws the grids of some pairs of encoders side by side, those of one metric on one scale, as .png or .svg."""
+    figure = layer_figure(grids.scores, grids.dataset, rows=PAIRINGS[grids.settings.pairing])
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".svg":
         path.write_text(figure.svg, encoding="utf-8")
@@ -74,10 +70,10 @@ def _told(scores: "Sequence[LayerScore]") -> list[str]:
     """A line a metric: rows, neighbours, chance where it is known, and the direction if it is down."""
     lines: list[str] = []
     for score in {score.metric: score for score in scores}.values():
-        said = [f"{score.metric}: n = {score.n:,}", f"k = {score.k}" if score.k else ""]
-        said += [f"chance of one pair {score.chance:.4f}" if score.chance is not None else ""]
-        said += ["lower is more aligned" if not score.higher_is_better else ""]
-        lines.append(", ".join(filter(None, said)))
+        facts = [f"{score.metric}: n = {score.n:,}", f"k = {score.k}" if score.k else ""]
+        facts += [f"chance of one pair {score.chance:.4f}" if score.chance is not None else ""]
+        facts += ["lower is more aligned" if not score.higher_is_better else ""]
+        lines.append(", ".join(filter(None, facts)))
     return [*lines, "one colour scale a metric; the best pair is framed"]
 
 

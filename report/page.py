@@ -1,4 +1,4 @@
-"""What does the reader see? One HTML page that holds findings, tables and figures and loads nothing."""
+"""The report: one HTML page that holds findings, tables and figures and loads nothing."""
 
 import base64
 import html
@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from featcache.report.figure import Figure, inline
+from featcache.report.figure import Figure, inline, require_renderer
 from featcache.report.runs import RECALLS, RunResults, known_formats, load_runs
 from featcache.report.sentences import caveats, comparison_of_runs, headline, run_findings, same_features
 from featcache.report.tables import AlignmentRow, Reading, RetrievalRow, retrieval_table, summary_table
@@ -39,10 +39,11 @@ def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str
     Raises:
         RunMissing: If a folder is not there or `runs` is empty.
         RunDamaged: If a folder is not a whole run.
-        UsageError: If a format is unknown.
+        UsageError: If a format is unknown, or the libraries that draw are not installed.
     """
     formats = known_formats(formats)
     loaded = load_runs(runs)
+    require_renderer()
     folder = Path(out) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     figures = [_figure(figure, folder, formats) for figure in draw_figures(loaded)]
@@ -50,7 +51,7 @@ def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str
         "title": _escape(title(loaded)),
         "style": _resource("page.css"),
         "lead": _escape(headline(loaded)),
-        "asked": _asked(loaded),
+        "setup": _setup(loaded),
         "findings": _findings(loaded),
         "alignment": _alignment(loaded),
         "retrieval": _retrieval(loaded),
@@ -103,7 +104,7 @@ def _figure(figure: Figure, folder: Path, formats: Sequence[str]) -> str:
     )
 
 
-def _asked(runs: Sequence[RunResults]) -> str:
+def _setup(runs: Sequence[RunResults]) -> str:
     facts = {run.label: _features_facts(run) + _settings_facts(run) for run in runs}
     alike = [fact for fact in facts[runs[0].label] if all(fact in others for others in facts.values())]
     blocks = [_facts([*alike, ("runs", ", ".join(facts))] if len(runs) > 1 else alike)]
@@ -147,12 +148,12 @@ def _facts(facts: Sequence[tuple[str, str]]) -> str:
 
 
 def _findings(runs: Sequence[RunResults]) -> str:
-    said = {run.label: run_findings(run) for run in runs}
-    # what every run says alike (raw features, mixing) is said once; the lead has said a single run's first sentence
-    shared = [line for line in said[runs[0].label] if all(line in lines for lines in said.values())]
+    sentences = {run.label: run_findings(run) for run in runs}
+    # what holds of every run alike (raw features, mixing) stands once; the lead has a single run's first sentence
+    shared = [line for line in sentences[runs[0].label] if all(line in lines for lines in sentences.values())]
     blocks = [_list(comparison_of_runs(runs) + (shared if len(runs) > 1 else shared[1:]))]
     for run in runs if len(runs) > 1 else ():
-        own = [line for line in said[run.label] if line not in shared]
+        own = [line for line in sentences[run.label] if line not in shared]
         blocks.append(f"<h3>{_escape(run.label)}</h3>{_list(own)}" if own else "")
     warned = [line.removeprefix("Caveat: ") for line in caveats(runs)]
     if warned:
@@ -225,10 +226,10 @@ def _retrieval(runs: Sequence[RunResults]) -> str:
     keys = dict.fromkeys((row.run, row.stage, row.direction) for row in table)
     lines = []
     for run, stage, direction in keys:
-        found = [cells.get((run, stage, direction, metric)) for metric in metrics]
-        label = next(row.label for row in found if row is not None)
+        readings = [cells.get((run, stage, direction, metric)) for metric in metrics]
+        label = next(row.label for row in readings if row is not None)
         name = f"{run}: {label}, {stage}" if len(runs) > 1 else f"{label}, {stage}"
-        tds = "".join(_retrieval_cell(row) for row in found)
+        tds = "".join(_retrieval_cell(row) for row in readings)
         lines.append(
             f'<tr class="{"joint" if stage == "trained" else ""}"><th scope="row">{_escape(name)}</th>{tds}</tr>'
         )

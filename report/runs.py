@@ -1,4 +1,4 @@
-"""What does a run folder hold? Its configuration and tidy scores, read without models, features or torch."""
+"""Run folders as the report reads them: configuration and tidy scores, without models, features or torch."""
 
 import json
 from collections import Counter
@@ -97,8 +97,8 @@ class RunResults:
 
     def on_test(self, stage: str, space: str, metric: str, against: str = "reference") -> Score | None:
         """Returns the one alignment score of the test split, or None where the run has none."""
-        found = self.find(stage=stage, space=space, metric=metric, against=against, split="test")
-        return found[0] if found else None
+        scores = self.find(stage=stage, space=space, metric=metric, against=against, split="test")
+        return scores[0] if scores else None
 
     @property
     def selected_epoch(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Where does every space end? Final alignment as dots, final retrieval as bars, both on the test split."""
+"""Figures of final scores: alignment as dots, retrieval as bars, on the test split."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

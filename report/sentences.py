@@ -1,4 +1,4 @@
-"""What do the numbers say in words? Sentences computed from the tables: flip a number and its sentence flips."""
+"""Conclusions in words, computed from the tables: flip a number and its sentence flips."""
 
 import math
 import re
@@ -63,8 +63,8 @@ def findings(runs: Sequence[Path | str | RunResults]) -> list[str]:
     """
     loaded = load_runs(runs)
     several = len(loaded) > 1
-    said = [f"{run.label}: {line}" if several else line for run in loaded for line in run_findings(run)]
-    return comparison_of_runs(loaded) + said + caveats(loaded)
+    sentences = [f"{run.label}: {line}" if several else line for run in loaded for line in run_findings(run)]
+    return comparison_of_runs(loaded) + sentences + caveats(loaded)
 
 
 def brief(runs: Sequence[Path | str | RunResults]) -> list[str]:
@@ -86,7 +86,7 @@ def headline(runs: Sequence[RunResults]) -> str:
 def run_findings(run: RunResults) -> list[str]:
     """Returns the sentences about one run, caveats aside."""
     rows = rows_of(run)
-    said = [
+    sentences = [
         _against_parts(run, "mutual_knn", rows),
         _second_metric(rows),
         _null(rows),
@@ -95,7 +95,7 @@ def run_findings(run: RunResults) -> list[str]:
         _over_training(run),
         *_retrieval(run),
     ]
-    return [line for line in said if line]
+    return [line for line in sentences if line]
 
 
 def comparison_of_runs(runs: Sequence[RunResults]) -> list[str]:
@@ -113,16 +113,16 @@ def comparison_of_runs(runs: Sequence[RunResults]) -> list[str]:
 
 def caveats(runs: Sequence[RunResults]) -> list[str]:
     """Returns what limits the reading: size, kinship with the reference, intervals, controls, unequal tests."""
-    said: dict[str, None] = {}
+    sentences: dict[str, None] = {}
     for run in runs:
-        said |= dict.fromkeys(_size(run) + _kinship(run) + _no_interval(run))
+        sentences |= dict.fromkeys(_size(run) + _kinship(run) + _no_interval(run))
         if run.config.get("config", {}).get("shuffle_pairs"):
-            said[f"Caveat: {run.label} is a control, its training pairs were shuffled across groups."] = None
+            sentences[f"Caveat: {run.label} is a control, its training pairs were shuffled across groups."] = None
     if len(runs) > 1 and not same_test(runs):
-        said[
+        sentences[
             "Caveat: the runs do not share test groups, features and k, so do not compare their scores with each other."
         ] = None
-    return list(said)
+    return list(sentences)
 
 
 def same_test(runs: Sequence[RunResults]) -> bool:
@@ -229,8 +229,8 @@ def _mixing(rows: Rows) -> str:
 
 
 def _over_training(run: RunResults) -> str:
-    found = run.find(space="joint", metric="mutual_knn", split="validation", against="reference")
-    curve = [score for score in found if score.stage in ("untrained", "trained") and score.epoch is not None]
+    scores = run.find(space="joint", metric="mutual_knn", split="validation", against="reference")
+    curve = [score for score in scores if score.stage in ("untrained", "trained") and score.epoch is not None]
     if len(curve) < 2:
         return ""
     peak, last = max(curve, key=lambda score: score.value), max(curve, key=lambda score: score.epoch or 0)
@@ -256,13 +256,13 @@ def _retrieval(run: RunResults) -> list[str]:
 def _retrieved(row: RetrievalRow, before: RetrievalRow | None) -> str:
     score = row.reading
     interval = f" [{score.ci_low:.3f}, {score.ci_high:.3f}]" if score.ci_low is not None and score.ci_high else ""
-    said = f"Retrieval {row.label}: R@10 {score.value:.3f}{interval}"
+    sentences = f"Retrieval {row.label}: R@10 {score.value:.3f}{interval}"
     if score.chance is not None:
-        said += f", {_beyond(score, score.chance)} chance ({score.chance:.3f})"
+        sentences += f", {_beyond(score, score.chance)} chance ({score.chance:.3f})"
     if before is not None:
         link = " and" if score.chance is not None else ","
-        said += f"{link} {_intervals(score, before.reading)} untrained adapters ({before.reading.value:.3f})"
-    return said + "."
+        sentences += f"{link} {_intervals(score, before.reading)} untrained adapters ({before.reading.value:.3f})"
+    return sentences + "."
 
 
 def _beyond(score: Reading, level: float) -> str:
@@ -317,9 +317,9 @@ def _family(encoder: str) -> str:
 
 
 def _joint(rows: Rows) -> Reading:
-    found = rows["joint", "joint"].mutual_knn
-    assert found is not None  # load_runs refuses a run without it
-    return found
+    score = rows["joint", "joint"].mutual_knn
+    assert score is not None  # load_runs refuses a run without it
+    return score
 
 
 def _features_identity(run: RunResults) -> tuple[str, ...]:

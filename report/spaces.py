@@ -1,4 +1,4 @@
-"""What do the spaces look like? Kernels as heat maps and principal planes as maps, one panel a space."""
+"""Figures of the spaces: kernels as heat maps and principal planes, one panel a space."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -96,13 +96,13 @@ def _shade(cells: Rows) -> tuple[Rows, float, float]:
 
 def _likeness(runs: Sequence[RunResults]) -> str:
     """Returns how closely each space's blocks follow its reference's, by correlation off the diagonal."""
-    said = []
+    correlations = []
     for run, space, title in _panels(runs):
         value = _correlation(_blocks(run, space), _blocks(run, "reference"))
         if space != "reference" and value is not None:
-            said.append((value, title))
-    said.sort(reverse=True)
-    listed = "; ".join(f"{title}: {value:.2f}" for value, title in said)
+            correlations.append((value, title))
+    correlations.sort(reverse=True)
+    listed = "; ".join(f"{title}: {value:.2f}" for value, title in correlations)
     return f"Correlation of the blocks with the reference's: {listed}. " if listed else ""
 
 

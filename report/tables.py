@@ -1,4 +1,4 @@
-"""Which numbers stand in the tables? Alignment and retrieval rows, one shape for the page, the CLI and the findings."""
+"""Alignment and retrieval rows, one shape for the page, the terminal and the conclusions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Reading:
 
     @property
     def spread(self) -> float:
-        """Half the wider of the null range and the interval: differences below it are not told apart from none."""
+        """Half the wider of the null range and the interval: differences below it cannot be told from none."""
         widths = [_half(self.null_low, self.null_high), _half(self.ci_low, self.ci_high)]
         return max(widths)
 
@@ -169,8 +169,8 @@ def _alignment_rows(run: RunResults) -> list[AlignmentRow]:
 
 
 def _row(run: RunResults, group: str, stage: str, space: str, label: str) -> AlignmentRow:
-    found = [run.on_test(stage, space, metric) for metric in ALIGNMENT]
-    knn, cka = (reading(score) if score else None for score in found)
+    by_metric = [run.on_test(stage, space, metric) for metric in ALIGNMENT]
+    knn, cka = (reading(score) if score else None for score in by_metric)
     return AlignmentRow(run.label, group, space, label, knn, cka)
 
 
@@ -183,16 +183,16 @@ def _derived(sides: list[AlignmentRow], which: str) -> AlignmentRow:
 
 
 def _mixed(run: RunResults) -> AlignmentRow:
-    found = [run.find(stage="mixed", metric=metric, against="reference", split="test")[:1] for metric in ALIGNMENT]
-    knn, cka = (reading(scores[0]) if scores else None for scores in found)
-    weights = [score.w for scores in found for score in scores if score.w is not None]
+    by_metric = [run.find(stage="mixed", metric=metric, against="reference", split="test")[:1] for metric in ALIGNMENT]
+    knn, cka = (reading(scores[0]) if scores else None for scores in by_metric)
+    weights = [score.w for scores in by_metric for score in scores if score.w is not None]
     label = "raw kernels mixed" + (f", w = {' / '.join(f'{w:.2f}' for w in dict.fromkeys(weights))}" if weights else "")
     return AlignmentRow(run.label, "mixed", "x+y", label, knn, cka, weights[0] if weights else None)
 
 
 def _pair(run: RunResults, stage: str, label: str) -> AlignmentRow:
-    found = [run.find(stage=stage, metric=metric, against="pair", split="test")[:1] for metric in ALIGNMENT]
-    knn, cka = (reading(scores[0]) if scores else None for scores in found)
+    by_metric = [run.find(stage=stage, metric=metric, against="pair", split="test")[:1] for metric in ALIGNMENT]
+    knn, cka = (reading(scores[0]) if scores else None for scores in by_metric)
     return AlignmentRow(run.label, "pair", stage, label, knn, cka)
 
 

@@ -1,4 +1,4 @@
-"""How does every figure look? One palette, one type scale, one Vega-Lite configuration."""
+"""Palette, type scale and Vega-Lite configuration of every figure."""
 
 from typing import Any
 

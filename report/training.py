@@ -1,4 +1,4 @@
-"""How does the terminal show training and what came of it? A line an epoch while it runs, then the tables."""
+"""Training on the terminal: what was trained, then alignment and retrieval on the test split."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,48 +8,21 @@ from featcache.report.console import console, print_table
 from featcache.report.runs import ALIGNMENT
 
 if TYPE_CHECKING:
-    from featcache.cache import Cache
     from featcache.report.runs import RunResults
     from featcache.report.tables import Reading
-    from featcache.trainer.config import FitConfig
-    from featcache.trainer.defaults import Triple
-    from featcache.trainer.fit import Epoch
     from featcache.trainer.run import Run
 
 
-def train_and_watch(
-    cache: "Cache", triple: "Triple", config: "FitConfig", out: Path, *, overwrite: bool = False
-) -> "Run":
-    """Loads a triple's features, trains, and shows each epoch as it passes.
-
-    Args:
-        cache: Where the features are.
-        triple: What is trained and measured.
-        config: Settings.
-        out: Run folder.
-        overwrite: Replace another run that stands there.
-    """
-    from featcache.trainer.run import train
-
-    features = [cache.load(triple.dataset, selector) for selector in triple[1:]]
-    x, y, reference = features
-    names = f"{x.name} ({x.view}) + {y.name} ({y.view}) against {reference.name}"
-    console().print(f"{triple.dataset}: {names}, {config.adapter} adapters, seed {config.seed}")
-    shown = console(stderr=True)
-    with shown.status("training") as status:
-
-        def on_epoch(epoch: "Epoch") -> None:
-            loss = "" if epoch.loss is None else f"loss {epoch.loss:.3f}  "
-            status.update(
-                f"epoch {epoch.number} of {epoch.of}  {loss}validation: R@10 {epoch.retrieval:.3f}, "
-                f"joint–reference mutual-kNN {epoch.alignment:.3f}"
-            )
-
-        run = train(x, y, reference, config, out, overwrite=overwrite, on_epoch=on_epoch)
-    kept = f"epoch {run.config['selected_epoch']} of {config.epochs} kept by validation {config.select}"
+def show_training(run: "Run") -> None:
+    """Shows what was trained, and which epoch was kept."""
+    settings, features = run.config["config"], run.config["features"]
+    names = {role: f"{entry['encoder']}/{entry['layer']}" for role, entry in features.items()}
+    sides = " + ".join(f"{names[role]} ({features[role]['view']})" for role in ("x", "y"))
+    against = f"against {names['reference']}, {settings['adapter']} adapters, seed {settings['seed']}"
+    console().print(f"{run.config['dataset']}: {sides} {against}")
+    kept = f"epoch {run.config['selected_epoch']} of {settings['epochs']} kept by validation {settings['select']}"
     how = "was there already" if run.already_there else f"trained in {run.config['seconds']:.1f} s"
-    console().print(f"  {out} {how}; {kept}")
-    return run
+    console().print(f"  {run.path} {how}; {kept}")
 
 
 def show_run(run: "Run") -> None:
@@ -79,7 +52,7 @@ def _show_alignment_of(runs: Sequence["RunResults"], metric: str, title: str) ->
     from featcache.report.tables import Reading, summary_table
 
     rows = {run.label: summary_table([run]) for run in runs}
-    readings: list[Reading] = [found for table in rows.values() for row in table if (found := getattr(row, metric))]
+    readings: list[Reading] = [score for table in rows.values() for row in table if (score := getattr(row, metric))]
     lows, highs, chances = (
         [v for r in readings if (v := getattr(r, f)) is not None] for f in ("null_low", "null_high", "chance")
     )

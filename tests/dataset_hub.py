@@ -103,11 +103,11 @@ class DatasetHub:
             return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
         return self._repository(repo, parts[first + 2 :], parse_qs(query), headers, body)
 
-    def _create(self, asked: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
-        repo = f"{asked['organization']}/{asked['name']}"
+    def _create(self, request: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+        repo = f"{request['organization']}/{request['name']}"
         status = 409 if repo in self.commits else 200
         if status == 200:
-            self.private[repo] = asked["visibility"] == "private" if "visibility" in asked else asked["private"]
+            self.private[repo] = request["visibility"] == "private" if "visibility" in request else request["private"]
             self.commit(repo, {".gitattributes": b"*.parquet filter=lfs\n"})
         return status, {}, json.dumps({"url": f"{self.endpoint}/datasets/{repo}"}).encode()
 
@@ -153,7 +153,7 @@ class DatasetHub:
         headers = {"Link": link} if more < len(entries) else {}
         return 200, headers, json.dumps(entries[cursor:more]).encode()
 
-    def _preupload(self, asked: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+    def _preupload(self, request: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
         answers = [
             {
                 "path": file["path"],
@@ -162,11 +162,11 @@ class DatasetHub:
                 else "regular",
                 "shouldIgnore": file["path"] in self.ignored,
             }
-            for file in asked["files"]
+            for file in request["files"]
         ]
         return 200, {}, json.dumps({"files": answers}).encode()
 
-    def _batch(self, asked: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+    def _batch(self, request: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
         objects = [
             {"oid": item["oid"], "size": item["size"]}
             | (
@@ -174,7 +174,7 @@ class DatasetHub:
                 if item["oid"] in self.large
                 else {"actions": {"upload": {"href": f"{self.endpoint}/storage/{item['oid']}?signature=abc"}}}
             )
-            for item in asked["objects"]
+            for item in request["objects"]
         ]
         return 200, {}, json.dumps({"transfer": "basic", "objects": objects}).encode()
 
@@ -222,10 +222,10 @@ class DatasetHub:
         if _is_large(path, len(body), body[:512]):
             oid = hashlib.sha256(body).hexdigest()
             self.large[oid] = body
-            # another host than the Hub's own, so that a client that passes its token on is found out
+            # another host than the Hub's own, so that a client that passes its token on is noticed
             host = self.endpoint.replace("127.0.0.1", "localhost")
             return 302, {"Location": f"{host}/storage/{oid}?signature=abc"}, b""
-        return 200, {}, body  # a small file is given whole, whatever range is asked for
+        return 200, {}, body  # a small file is given whole, whatever range is requested
 
     @contextmanager
     def serving(self) -> Iterator[str]:
@@ -235,8 +235,8 @@ class DatasetHub:
         class Handler(BaseHTTPRequestHandler):
             def respond(self) -> None:
                 size = int(self.headers.get("Content-Length") or 0)
-                asked = {name.lower(): value for name, value in self.headers.items()}
-                status, headers, body = hub.answer(self.command, self.path, asked, self.rfile.read(size))
+                request = {name.lower(): value for name, value in self.headers.items()}
+                status, headers, body = hub.answer(self.command, self.path, request, self.rfile.read(size))
                 self.send_response(status)
                 for header, value in {**headers, "Content-Length": str(len(body))}.items():
                     self.send_header(header, value)
@@ -261,10 +261,10 @@ def _about(path: str, body: bytes) -> dict[str, Any]:
 
 
 def _ranged(body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
-    asked = headers.get("range", "").removeprefix("bytes=")
-    if not asked:
+    part = headers.get("range", "").removeprefix("bytes=")
+    if not part:
         return 200, {}, body
-    first, last = (int(end) for end in asked.split("-"))
+    first, last = (int(end) for end in part.split("-"))
     return 206, {"Content-Range": f"bytes {first}-{last}/{len(body)}"}, body[first : last + 1]
 
 

@@ -1,4 +1,4 @@
-"""What does a disk hold if the process or the machine stops between any two file operations?"""
+"""Writers whose file operations are recorded, and stopped between any two of them, for tests of the store."""
 
 import errno
 import io
@@ -18,7 +18,7 @@ from unittest import mock
 
 import numpy as np
 
-from featcache.storage import durable
+from featcache.storage import lock_folder
 from featcache.store.array import FeatureArray
 from featcache.store.key import ArrayKey
 from featcache.store.layout import Layout
@@ -51,24 +51,24 @@ def array_in(folder: Path) -> FeatureArray:
 
 def fill(
     folder: Path,
-    said: Callable[[str], None] = lambda line: None,
+    acknowledge: Callable[[str], None] = lambda line: None,
     *,
     shift: float = 0,
     order: list[int] | None = None,
     writer: str = "w",
 ) -> FeatureArray:
-    """Writes whatever is missing of the array, as an extraction does; says what has been acknowledged."""
+    """Writes whatever is missing of the array, as an extraction does; calls back with what has been acknowledged."""
     array = array_in(folder)
-    plan = array.create(make_key(), LAYOUT)
-    said("created")
-    array.adopt_orphans(plan)
-    missing = set(range(plan.chunks)) - array.committed()
-    for chunk in order if order is not None else range(plan.chunks):
+    layout = array.create(make_key(), LAYOUT)
+    acknowledge("created")
+    array.adopt_orphans(layout)
+    missing = set(range(layout.chunks)) - array.committed()
+    for chunk in order if order is not None else range(layout.chunks):
         if chunk in missing:
-            array.commit(plan, chunk, block(chunk, shift), writer=writer)
-            said(str(chunk))
-    array.finish(plan)
-    said("complete")
+            array.commit(layout, chunk, block(chunk, shift), writer=writer)
+            acknowledge(str(chunk))
+    array.finish(layout)
+    acknowledge("complete")
     return array
 
 
@@ -83,8 +83,8 @@ MEMORY = {".leases", ".verified"}  # who writes and what was checked: nothing de
 
 def files_in(folder: Path) -> dict[str, bytes | None]:
     """Path to bytes of everything below a folder; None for a folder."""
-    found = sorted(path for path in folder.rglob("*") if not MEMORY & set(path.parts))
-    return {path.relative_to(folder).as_posix(): None if path.is_dir() else path.read_bytes() for path in found}
+    paths = sorted(path for path in folder.rglob("*") if not MEMORY & set(path.parts))
+    return {path.relative_to(folder).as_posix(): None if path.is_dir() else path.read_bytes() for path in paths}
 
 
 # -- watching file operations
@@ -95,8 +95,8 @@ class Operation:
     """One step that changes, or makes durable, something below the watched folder.
 
     Args:
-        kind: create, write, sync, sync folder, link, rename, unlink, mkdir, rmdir, or said (nothing happens on disk).
-        path: What it is done to, below the watched folder; what was said.
+        kind: create, write, sync, sync folder, link, rename, unlink, mkdir, rmdir, or acknowledged (nothing on disk).
+        path: What it is done to, below the watched folder; what was acknowledged.
         other: The new name of a link or rename.
         data: Bytes appended by a write.
     """
@@ -111,7 +111,7 @@ def _nothing(operation: Operation) -> None:
     pass
 
 
-class _Watch:
+class _Watcher:
     def __init__(self, root: Path, before: Callable[[Operation], None], after: Callable[[Operation], None]) -> None:
         self.root, self.before, self.after, self.lock = root, before, after, threading.RLock()
         self.real = {name: getattr(os, name) for name in _ONE_PATH | _TWO_PATHS | {"fsync", "open"}}
@@ -186,14 +186,14 @@ _ONE_PATH, _TWO_PATHS = set(_ONE), set(_TWO)
 class _File:
     """A new file each of whose writes is two steps, so that it can be torn; nothing waits in Python's buffer."""
 
-    def __init__(self, watch: _Watch, file: Any, path: str) -> None:
-        self.watch, self.file, self.path = watch, file, path
+    def __init__(self, watcher: _Watcher, file: Any, path: str) -> None:
+        self.watcher, self.file, self.path = watcher, file, path
 
     def write(self, data: Any) -> int:
         whole = bytes(data)
         for part in (whole[: len(whole) // 2], whole[len(whole) // 2 :]):
             if part:
-                self.watch.step(Operation("write", self.path, data=part), lambda part=part: self._through(part))
+                self.watcher.step(Operation("write", self.path, data=part), lambda part=part: self._through(part))
         return len(whole)
 
     def _through(self, part: bytes) -> None:
@@ -224,16 +224,16 @@ def watched(
         before: Called ahead of an operation; may raise in its stead.
         after: Called once it succeeded.
     """
-    watch = _Watch(root, before, after)
+    watcher = _Watcher(root, before, after)
     with ExitStack() as stack:
         for name in _ONE_PATH:
-            stack.enter_context(mock.patch.object(os, name, watch.one_path(name)))
+            stack.enter_context(mock.patch.object(os, name, watcher.one_path(name)))
         for name in _TWO_PATHS:
-            stack.enter_context(mock.patch.object(os, name, watch.two_paths(name)))
-        stack.enter_context(mock.patch.object(os, "fsync", watch.fsync))
-        stack.enter_context(mock.patch.object(os, "open", watch.open))
-        stack.enter_context(mock.patch.object(io, "open", watch.file))
-        stack.enter_context(mock.patch("builtins.open", watch.file))
+            stack.enter_context(mock.patch.object(os, name, watcher.two_paths(name)))
+        stack.enter_context(mock.patch.object(os, "fsync", watcher.fsync))
+        stack.enter_context(mock.patch.object(os, "open", watcher.open))
+        stack.enter_context(mock.patch.object(io, "open", watcher.file))
+        stack.enter_context(mock.patch("builtins.open", watcher.file))
         yield
 
 
@@ -251,7 +251,7 @@ def without_links(stale_seconds: float = 30.0) -> Iterator[None]:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EPERM, "no hard links here")
 
-    with mock.patch.object(os, "link", refuse), mock.patch.object(durable, "_STALE_SECONDS", stale_seconds):
+    with mock.patch.object(os, "link", refuse), mock.patch.object(lock_folder, "STALE_SECONDS", stale_seconds):
         yield
 
 
@@ -265,7 +265,7 @@ class Job:
     Args:
         folder: The cache.
         kill: The process kills itself (SIGKILL) before this file operation, counted from 1; 0 for never.
-        trace: Says every operation, those that fail too.
+        trace: Prints every operation, those that fail too.
         links: Whether the file system knows hard links.
         stale_seconds: Age of a lock that counts as left by a dead process.
         shift: See `block`.
@@ -285,20 +285,20 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a writer ended (exit code, or minus the signal), and the lines it had said by then."""
+    """How a writer ended (exit code, or minus the signal), and the lines it had printed by then."""
 
     exit: int
-    said: list[str]
+    lines: list[str]
 
     @property
     def committed(self) -> set[int]:
         """The chunks whose commit returned."""
-        return {int(line) for line in self.said if line.isdigit()}
+        return {int(line) for line in self.lines if line.isdigit()}
 
     @property
     def steps(self) -> list[Operation]:
         """The traced operations."""
-        return [Operation(**json.loads(line[5:])) for line in self.said if line.startswith("step ")]
+        return [Operation(**json.loads(line[5:])) for line in self.lines if line.startswith("step ")]
 
 
 class Writers:
@@ -330,8 +330,8 @@ def serve() -> None:
         os.close(gate)
         outcomes: list[Outcome] = []
         for pid, lines in started:
-            with os.fdopen(lines, encoding="utf-8") as said:
-                text = said.read().split("\n")[:-1]
+            with os.fdopen(lines, encoding="utf-8") as pipe:
+                text = pipe.read().split("\n")[:-1]
             outcomes.append(Outcome(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text))
         print(json.dumps([asdict(outcome) for outcome in outcomes]), flush=True)
 
@@ -352,7 +352,7 @@ def _fork(job: Job, gate: int, opener: int) -> tuple[int, int]:
     os._exit(0)
 
 
-def _write(job: Job, said: Callable[[str], Any]) -> None:
+def _write(job: Job, acknowledge: Callable[[str], Any]) -> None:
     count = 0
 
     def before(operation: Operation) -> None:
@@ -361,10 +361,11 @@ def _write(job: Job, said: Callable[[str], Any]) -> None:
         if count == job.kill:
             os.kill(os.getpid(), signal.SIGKILL)
         if job.trace:
-            said("step " + json.dumps({"kind": operation.kind, "path": operation.path, "other": operation.other}))
+            step = {"kind": operation.kind, "path": operation.path, "other": operation.other}
+            acknowledge("step " + json.dumps(step))
 
     with ExitStack() as stack:
         stack.enter_context(watched(Path(job.folder), before))
         if not job.links:
             stack.enter_context(without_links(job.stale_seconds))
-        fill(Path(job.folder), said, shift=job.shift, order=job.order, writer=job.writer)
+        fill(Path(job.folder), acknowledge, shift=job.shift, order=job.order, writer=job.writer)

@@ -1,4 +1,4 @@
-"""What other tools leave behind, and a cache that has some of the same rows, for tests of imports."""
+"""Files of other tools, and a cache that has some of the same rows, for tests of imports."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,9 +67,9 @@ def cache_rows(
     binds = {"format": FORMAT, "rows": bound, "encoder": {"test": content}, "layer": "last.mean"}
     key = ArrayKey("photos", view, "ours", "last.mean", binds | {"dtype": "float16", "d": 2}, {})
     array = cache.array(key.path)
-    plan = array.create(key, Layout(len(ids), len(ids), 4, "row", 1))
-    array.commit(plan, 0, np.ones((len(ids), 2), np.float16), writer="w")
-    array.finish(plan)
+    layout = array.create(key, Layout(len(ids), len(ids), 4, "row", 1))
+    array.commit(layout, 0, np.ones((len(ids), 2), np.float16), writer="w")
+    array.finish(layout)
     return cache
 
 

@@ -1,4 +1,4 @@
-"""How do tests get repositories? They build tiny ones in the Hub's own layouts: a folder, a cache, a server."""
+"""Tiny model repositories in the layouts of the Hub (a folder, a cache, a server), for tests."""
 
 import hashlib
 import json
@@ -82,6 +82,16 @@ def dinov2_repo(folder: Path, *, registers: bool = False, seed: int = 0) -> Path
     else:
         Dinov2Model(Dinov2Config(**sizes)).save_pretrained(folder)
     _write_preprocessor(folder, "BitImageProcessor", {"shortest_edge": 32}, {"height": 28, "width": 28})
+    return folder
+
+
+def siglip_repo(folder: Path, *, seed: int = 0) -> Path:
+    """SigLIP's image tower of two layers on 28 px: four patches and no token before them."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    _seed_and_quieten(seed)
+    SiglipVisionModel(SiglipVisionConfig(**_SMALL, image_size=28, patch_size=14)).save_pretrained(folder)
+    _write_preprocessor(folder, "SiglipImageProcessor", {"height": 28, "width": 28}, {"height": 28, "width": 28})
     return folder
 
 

@@ -1,4 +1,4 @@
-"""What does docs/metrics.md say of each metric? What METRICS says; run this module to write the table anew."""
+"""The table of docs/metrics.md, from METRICS; run this module to write it anew."""
 
 import inspect
 import math

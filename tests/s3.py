@@ -21,9 +21,9 @@ _given: set[int] = set()
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on just now; SeaweedFS takes port + 10,000 too, so they lie below 50,000."""
-    found: list[int] = []
-    port = 20_000 + os.getpid() % 20_000
-    while len(found) < count:
+    ports: list[int] = []
+    port = 20_000 + os.getpid() * 997 % 25_000  # processes that start together look in different places
+    while len(ports) < count:
         port = 20_000 + (port + 7) % 25_000
         with socket.socket() as one, socket.socket() as other:
             try:
@@ -33,8 +33,8 @@ def free_ports(count: int) -> list[int]:
                 continue
         if port not in _given:  # two servers of one process
             _given.add(port)
-            found.append(port)
-    return found
+            ports.append(port)
+    return ports
 
 
 def environment(endpoint: str) -> dict[str, str]:

@@ -54,7 +54,7 @@ def tiny_cache(root: Path, *, photos: int = 160, captions: int = 5) -> Cache:
 
 def store(cache: Cache, dataset: Dataset, view: View, encoder: str, values: np.ndarray) -> None:
     """Writes one complete array."""
-    rows = {"modality": view.modality, "decoding": {}, "root": view.root, "n": len(view)}
+    rows = {"modality": view.modality, "decoding": dict(view.decoding), "root": view.root, "n": len(view)}
     binds = {"format": FORMAT, "rows": rows, "encoder": {"test": encoder}, "layer": "last.mean"}
     binds |= {"dtype": str(values.dtype), "d": values.shape[1]}
     key = ArrayKey(dataset.name, view.name, encoder, "last.mean", binds, {"default_layer": "last.mean"})

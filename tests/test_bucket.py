@@ -1,5 +1,6 @@
-"""Does a folder in a bucket answer as one on a disk does, and what does it say where the bucket cannot?"""
+"""A folder in a bucket behaves as one on a disk, and its errors name what is wrong with the bucket."""
 
+import json
 import logging
 import os
 import socket
@@ -85,13 +86,13 @@ def answer(folder: Folder, what: str, *arguments: Any) -> Any:
     below = folder / arguments[0]
     if what == "delete":
         return below.delete() if below.there() else None
-    found = getattr(below, what)()
-    return plain(found) if what in ("names", "files") else found
+    result = getattr(below, what)()
+    return plain(result) if what in ("names", "files") else result
 
 
-def plain(found: Any) -> Any:
+def plain(names: Any) -> Any:
     """Without the random part of names set aside."""
-    items = [(item, None) if isinstance(item, str) else item for item in found]
+    items = [(item, None) if isinstance(item, str) else item for item in names]
     return sorted((name[: name.index(ASIDE) + len(ASIDE)] if ASIDE in name else name, size) for name, size in items)
 
 
@@ -162,10 +163,10 @@ def test_a_deletion_of_many_objects_takes_few_requests(moto: Moto) -> None:
     folder = fresh(moto)
     for number in range(30):
         folder.write_once(f"array/c.{number}.0", b"x")
-    folder.write_once("beside", b"x")
+    folder.write_once("stays", b"x")
     store = Counted(folder._store)
     (BucketFolder(store, folder._address, folder._path, folder._reopen) / "array").delete()
-    assert [name for name, _ in folder.files()] == ["beside"]
+    assert [name for name, _ in folder.files()] == ["stays"]
     assert store.requests.total() <= 3
 
 
@@ -193,7 +194,7 @@ def test_hostile_names_in_a_bucket_are_refused_at_once(moto: Moto, key: str, tmp
     with pytest.raises(RemoteFailed, match=str(folder)):
         list(folder.files())
     with pytest.raises((RemoteFailed, UsageError)):
-        found = list(Cache(folder).arrays()) or folder.names()  # noqa: F841
+        list(Cache(folder).arrays()) or folder.names()
         transfer(plan_transfer(Cache(folder), Cache(tmp_path / "laptop")))
     assert time.perf_counter() - began < 3  # never tried again
     assert not (tmp_path / "laptop").exists()
@@ -322,11 +323,14 @@ def profile(home: Path, name: str, *, keys: bool, endpoint: str) -> None:
     (home / ".aws/credentials").write_text(f"[{name}]\n{lines}")
 
 
+@pytest.mark.parametrize("by_boto3", [True, False], ids=["boto3", "no boto3"])
 @pytest.mark.parametrize("name", ["lab", "default"])
 def test_a_profile_in_the_home_folder_is_enough(
-    name: str, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, by_boto3: bool, seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     name_of_bucket = make_bucket(seaweed.endpoint)
+    if not by_boto3:
+        monkeypatch.setitem(sys.modules, "boto3", None)
     for variable in environment(""):
         monkeypatch.delenv(variable)
     profile(tmp_path, name, keys=True, endpoint=seaweed.endpoint)
@@ -338,11 +342,43 @@ def test_a_profile_in_the_home_folder_is_enough(
     assert SECRET not in repr(folder) + str(folder) + repr(vars(folder))
 
 
-def test_a_profile_without_keys_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_profile_without_keys_may_log_in_by_any_way_that_boto3_knows(
+    seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name_of_bucket = make_bucket(seaweed.endpoint)
+    for variable in environment(""):
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    login = tmp_path / "login.json"
+    login.write_text(json.dumps({"Version": 1, "AccessKeyId": KEY, "SecretAccessKey": SECRET}))
+    profile(tmp_path, "lab", keys=False, endpoint=seaweed.endpoint)
+    with (tmp_path / ".aws/config").open("a") as config:
+        config.write(f"credential_process = cat {login}\n")
+    folder = open_bucket(f"s3://{name_of_bucket}/path")
+    assert folder.write_once("a", b"1") and folder.names() == {"a"}
+    login.write_text("the login has ended")
+    with pytest.raises(UsageError, match="AWS profile 'lab' gives no credentials: .* aws sso login --profile lab"):
+        open_bucket(f"s3://{name_of_bucket}/path")
+
+
+@pytest.mark.parametrize(
+    ("by_boto3", "message"),
+    [
+        (True, "'lab' has no key, role or login. Run: aws configure --profile lab"),
+        (False, "'lab' has no access key .*aws configure export-credentials --profile lab"),
+    ],
+    ids=["boto3", "no boto3"],
+)
+def test_a_profile_without_keys_says_what_to_do(
+    by_boto3: bool, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if not by_boto3:
+        monkeypatch.setitem(sys.modules, "boto3", None)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # nobody answers there; boto3 would wait for it
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("AWS_PROFILE", "lab")
     profile(tmp_path, "lab", keys=False, endpoint="http://127.0.0.1:1")
-    with pytest.raises(UsageError, match="'lab' has no access key .*aws configure export-credentials --profile lab"):
+    with pytest.raises(UsageError, match=message):
         open_bucket("s3://bucket/path")
 
 

@@ -1,4 +1,4 @@
-"""Is damage in one place named there, kept from spreading, and mended by the command that the message names?"""
+"""Damage in one place is named there, does not spread, and is mended by the command that the message names."""
 
 import json
 import os
@@ -66,8 +66,8 @@ def test_a_damaged_array_is_refused_by_extract_found_by_verify_and_mended_by_rm_
     assert problems and all("last.mean" in problem.where for problem in problems)
     assert len(cache.entries()) == 3, "the others are still listed"
     assert len(cache.load("tiny", "fake/0.mean")) == 50, "and loaded"
-    for found in cache.select("tiny", "fake/last.mean"):
-        cache.remove(found)
+    for array in cache.select("tiny", "fake/last.mean"):
+        cache.remove(array)
     assert run(cache, text_dataset()).rows == 50
     assert not list(verify(cache))
 
@@ -175,10 +175,10 @@ def derive(cache: Cache, source: Features, dtype: str = "float32") -> Features:
 
 def test_what_is_derived_from_features_is_cached_row_for_row(cache: Cache) -> None:
     source = cache.load("tiny", "fake")
-    found = derive(cache, source)
-    np.testing.assert_array_equal(found.values, source.values.astype(np.float32) * 2)
-    assert found.ids.tolist() == source.ids.tolist() and found.name == "twice/adapted.x"
-    assert derive(cache, source).root == found.root
+    derived = derive(cache, source)
+    np.testing.assert_array_equal(derived.values, source.values.astype(np.float32) * 2)
+    assert derived.ids.tolist() == source.ids.tolist() and derived.name == "twice/adapted.x"
+    assert derive(cache, source).root == derived.root
 
 
 def test_derived_values_with_other_rows_or_types_are_refused(cache: Cache) -> None:
@@ -208,9 +208,9 @@ def test_neighbours_are_cached_as_row_numbers_and_travel_like_features(tmp_path:
     neighbours[5, 3:] = -1  # a row that runs short
     array = store_derived(cache, features, neighbours, name="minilm", layer="graph.k", made_by={"k": "6"})
     transfer(plan_transfer(cache, there))
-    found = there.load("openmoji", "minilm/graph.k")
-    assert found.values.dtype == np.int32 and found.ids.tolist() == features.ids.tolist()
-    np.testing.assert_array_equal(found.values, neighbours)
+    graph = there.load("openmoji", "minilm/graph.k")
+    assert graph.values.dtype == np.int32 and graph.ids.tolist() == features.ids.tolist()
+    np.testing.assert_array_equal(graph.values, neighbours)
     np.testing.assert_array_equal(open_zarr(array.folder)[:], neighbours)
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(array.path)}}
     np.testing.assert_array_equal(tensorstore.open(spec).result().read().result(), neighbours)

@@ -1,3 +1,5 @@
+"""The card of a repository states the data, the encoders and their licences, and nothing as markup."""
+
 from typing import Any
 
 import pytest
@@ -46,9 +48,9 @@ def test_the_card_names_data_encoders_licences_and_how_to_pull() -> None:
     header = header_of(text)
     assert (header["license"], header["license_name"]) == ("other", "non-commercial")
     assert {"features", "image"} <= set(header["tags"])
-    for said in (NON_COMMERCIAL, "Hub x@y", "https://huggingface.co/facebook/dinov2-small", f"main@{'0' * 40}"):
-        assert said in text.replace("\\", "")
-    for said in (
+    for fact in (NON_COMMERCIAL, "Hub x@y", "https://huggingface.co/facebook/dinov2-small", f"main@{'0' * 40}"):
+        assert fact in text.replace("\\", "")
+    for fact in (
         "Apache-2.0",
         "31,783",
         "384",
@@ -58,7 +60,7 @@ def test_the_card_names_data_encoders_licences_and_how_to_pull() -> None:
         "No images",
         MARK,
     ):
-        assert said in text
+        assert fact in text
     assert "769 photos are in no \\| split; two lines" in text, "a note stays in its cell"
 
 

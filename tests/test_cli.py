@@ -12,6 +12,7 @@ from PIL import Image
 
 from tests.cli_page import command_names
 from tests.spine import tiny_cache
+from tests.typed import typed
 
 ROOT = Path(__file__).parents[1]
 PAIR = ("minilm", "efficientnet-lite0")
@@ -30,14 +31,11 @@ main()
 
 
 def featcache(*words: str | Path, cwd: Path, blocked: bool = False) -> subprocess.CompletedProcess[str]:
-    code = (
-        BLOCK
-        if blocked
-        else "import sys; sys.argv = ['featcache', *sys.argv[1:]]; from featcache.commands.app import main; main()"
-    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "160"}
+    if not blocked:
+        return typed(*words, cwd=cwd, environment=environment)
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", BLOCK, *map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True
     )
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +119,7 @@ def _compute_otherwise(cache: Path) -> None:
 
     store = Cache(cache)
     array = store.find("openmoji", "minilm")
-    key, plan = array.key(), array.complete().plan
+    key, plan = array.key(), array.complete().layout
     values = array.read()
     array.folder.delete()
     array.create(key, plan)
@@ -255,3 +257,13 @@ def test_a_broken_photo_is_listed_dropped_on_loading_and_the_others_keep_their_i
     with np.load(tmp_path / "b.npz") as npz:
         assert [str(each) for each in npz["ids"]] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "5.jpg"]
         assert [str(each) for each in npz["failed"]] == ["4.jpg"] and npz["values"].shape == (5, 1280)
+
+
+@pytest.mark.parametrize("words", [("datasets",), ("datasets", "--json"), ("--help",)])
+def test_a_reader_that_closes_the_pipe_ends_a_command_without_a_word(words: tuple[str, ...]) -> None:
+    code = "import sys; sys.argv = ['featcache', *sys.argv[1:]]; from featcache.commands.app import main; main()"
+    command = [sys.executable, "-c", code, *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 1

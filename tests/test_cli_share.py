@@ -17,6 +17,7 @@ from featcache.cache import Cache
 from featcache.store.rows import write_rows
 from tests.s3 import Seaweed, environment, make_bucket
 from tests.spine import store, tiny_cache, tiny_dataset
+from tests.typed import typed as forked
 
 ROOT = Path(__file__).parents[1]
 ABSENT = (
@@ -56,6 +57,8 @@ def command(*words: str | Path, prelude: str = "") -> list[str]:
 def typed(*words: str | Path, cwd: Path, prelude: str = "", **more: str) -> subprocess.CompletedProcess[str]:
     """Runs a command as a user whose own cache is `cwd/mine`."""
     surroundings = _surroundings(cwd) | more
+    if not prelude:
+        return forked(*words, cwd=cwd, environment=surroundings)
     return subprocess.run(command(*words, prelude=prelude), cwd=cwd, env=surroundings, capture_output=True, text=True)
 
 

@@ -275,22 +275,22 @@ def test_a_photo_in_two_parquet_files_is_refused(tmp_path):
 
 def hub_snapshot(monkeypatch, folder: Path) -> list[tuple]:
     huggingface_hub = pytest.importorskip("huggingface_hub")
-    asked: list[tuple] = []
+    requests: list[tuple] = []
 
     def snapshot(repo, **options):
-        asked.append((repo, options["repo_type"], options["revision"], options["allow_patterns"]))
+        requests.append((repo, options["repo_type"], options["revision"], options["allow_patterns"]))
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    return asked
+    return requests
 
 
 def test_without_a_root_the_split_parquet_comes_from_the_hub_and_its_commit_is_recorded(tmp_path, monkeypatch):
     commit = "0123abcd" * 5
-    asked = hub_snapshot(monkeypatch, split_layout(tmp_path / commit, FILES[:4]))
+    requests = hub_snapshot(monkeypatch, split_layout(tmp_path / commit, FILES[:4]))
     monkeypatch.setattr(flickr30k, "HUB_PHOTOS", 4)
     dataset = data.open_dataset("flickr30k")
-    assert asked == [("nlphuji/flickr30k", "dataset", "refs/convert/parquet", ["TEST/test/*.parquet"])]
+    assert requests == [("nlphuji/flickr30k", "dataset", "refs/convert/parquet", ["TEST/test/*.parquet"])]
     assert dataset.source == f"Hub nlphuji/flickr30k@{commit} (refs/convert/parquet)"
     assert dataset.views["images"].ids == IN_ORDER[1:]
 

@@ -235,13 +235,13 @@ def test_workers_end_when_the_batches_are_not_wanted_any_more() -> None:
 
 def children() -> list[int]:
     """Processes that this one started and that still run."""
-    found = []
+    children = []
     for task in Path(f"/proc/{os.getpid()}/task").iterdir():
         for child in of_proc(task / "children").split():
             state = of_proc(Path(f"/proc/{child}/stat"))
             if state and state.rpartition(")")[2].split()[0] != "Z":
-                found.append(int(child))
-    return found
+                children.append(int(child))
+    return children
 
 
 def of_proc(path: Path) -> str:
@@ -280,9 +280,9 @@ def test_the_workers_end_with_their_parent_and_say_nothing(end: signal.Signals) 
             os.killpg(process.pid, end)  # as a terminal does: to the parent and its workers
         else:
             process.send_signal(end)
-        said = process.stderr.read()
+        errors = process.stderr.read()
         process.wait(20)
-    assert said.count("Traceback") <= (end == signal.SIGINT), said
+    assert errors.count("Traceback") <= (end == signal.SIGINT), errors
     wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
 
 
@@ -330,7 +330,7 @@ from featcache.data.views import Dataset, Overlay
 from featcache.cache import Cache
 from featcache.encoders import EncodeOptions, encoder_spec
 from featcache.extraction.extract import extract
-from featcache.extraction.job import plan_job
+from featcache.extraction.job import RowSettings, plan_job
 from tests.fakes import fake_card
 from tests.test_decoding import Pictures, photos
 
@@ -344,8 +344,8 @@ class Network(Pictures):
     def encode(self, prepared, layers):
         with torch.inference_mode():
             pixels = torch.stack(prepared).permute(0, 3, 1, 2).float() / 255
-            found = {"0.mean": pixels.mean((2, 3)), "last.mean": self.layer(pixels).mean((2, 3))}
-        return {layer: found[layer] for layer in layers}
+            features = {"0.mean": pixels.mean((2, 3)), "last.mean": self.layer(pixels).mean((2, 3))}
+        return {layer: features[layer] for layer in layers}
 
 folder, rows, workers = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 view = photos(rows, {5: b"no image"})
@@ -356,7 +356,8 @@ job = replace(plan_job(cache, dataset, encoder_spec("efficientnet-lite0"), Encod
 used = []
 def note(rows):
     used.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096)
-done = extract(cache, job, encoder=Network(), on_error="skip", workers=workers, on_rows=note if rows > 500 else None)
+settings = RowSettings("skip", workers)
+done = extract(cache, job, encoder=Network(), settings=settings, on_rows=note if rows > 500 else None)
 print(done.rows, [failure.id for failure in done.failed], *used)
 """
 
@@ -371,12 +372,12 @@ def run_extraction(folder: Path, rows: int, workers: int) -> list[str]:
 
 @forks
 def test_features_and_records_are_the_same_bytes_for_every_number_of_workers(tmp_path: Path) -> None:
-    found: list[dict[str, bytes]] = []
+    snapshots: list[dict[str, bytes]] = []
     for workers in (0, 1, 3):
         folder = tmp_path / str(workers)
         assert run_extraction(folder, 250, workers)[:2] == ["250", "['p5']"]
-        found.append({str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("c.*")})
-    assert len(found[0]) == 2 * 3 and found[0] == found[1] == found[2]
+        snapshots.append({str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("c.*")})
+    assert len(snapshots[0]) == 2 * 3 and snapshots[0] == snapshots[1] == snapshots[2]
 
 
 @forks

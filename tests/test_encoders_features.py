@@ -329,7 +329,7 @@ def test_a_caption_without_tokens_is_refused(library: Library, name: str, captio
 
 def test_the_end_token_fills_gpt2s_padding(library: Library) -> None:
     encoder = library.encoder("gpt2")
-    ((_, inputs, layout),) = encoder._front.batches(rows(encoder)[:2], "cpu")
+    ((_, inputs, layout),) = encoder._preprocessor.batches(rows(encoder)[:2], "cpu")
     assert inputs["input_ids"][0].tolist()[-1] == 50256 and inputs["attention_mask"][0].tolist()[-1] == 0
     assert layout.mask is not None and layout.mask.sum(1).tolist() == [len(row.ids) for row in rows(encoder)[:2]]
 

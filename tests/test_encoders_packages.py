@@ -26,7 +26,7 @@ def test_the_packaged_tensors_give_timms_network_their_classes(tmp_path: Path) -
     encoder = load_encoder(encoder_spec("efficientnet-lite0"), EncodeOptions(), memo=tmp_path)
     network = encoder._backbone.module
     images = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
-    pixels = encoder._front.batches([encoder.prepare(image) for image in images], "cpu")[0][1]["pixel_values"]
+    pixels = encoder._preprocessor.batches([encoder.prepare(image) for image in images], "cpu")[0][1]["pixel_values"]
     with torch.inference_mode():
         classes = network(pixels).softmax(1)
         pooled = network.get_submodule("global_pool")(network.forward_features(pixels))  # type: ignore[operator]
@@ -59,3 +59,18 @@ def test_features_of_minilm_are_those_of_its_own_library_before_normalising(tmp_
     mask = inputs["attention_mask"][:, :, None]
     for hidden, values in zip(states, features.values(), strict=True):
         torch.testing.assert_close(values, (hidden * mask).sum(1) / mask.sum(1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "minilm"])
+def test_the_licence_of_a_packaged_encoder_is_what_its_package_states(name: str) -> None:
+    from importlib.metadata import distribution
+
+    spec = encoder_spec(name)
+    package = distribution(str(spec.source.package))
+    stated = package.metadata.get("License")
+    if stated in (None, "UNKNOWN"):
+        (text,) = [str(path.read_text()) for path in package.files or () if path.name == "LICENSE"]
+        assert text.startswith("Apache Software License 2.0")
+        assert spec.licence == "Apache-2.0 (LICENSE file in the package)"
+    else:
+        assert spec.licence.startswith(f"{stated} (the package)")

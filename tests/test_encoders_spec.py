@@ -26,8 +26,8 @@ def no_user_entries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
-def test_every_planned_encoder_is_declared_and_no_other() -> None:
-    assert set(encoder_specs()) == {name for names in PLANNED for name in names.split()}
+def test_every_planned_encoder_is_declared() -> None:
+    assert set(encoder_specs()) >= {name for names in PLANNED for name in names.split()}
 
 
 @pytest.mark.parametrize("spec", encoder_specs().values(), ids=lambda spec: spec.name)

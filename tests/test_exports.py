@@ -129,11 +129,11 @@ def test_what_is_exported_is_read_back_bit_for_bit(
 ) -> None:
     cache, array = cached(tmp_path / "cache", dtype=dtype, failed=failed)
     path = export_features(cache, array, tmp_path / f"out{suffix}")
-    found, columns, left_out, key, root = READERS[suffix](path)
+    values, columns, left_out, key, root = READERS[suffix](path)
     features = cache.load_array(array)
-    assert found.dtype == dtype
-    assert found.shape == (N - len(failed), D)
-    assert found.tobytes() == features.values.tobytes()
+    assert values.dtype == dtype
+    assert values.shape == (N - len(failed), D)
+    assert values.tobytes() == features.values.tobytes()
     assert columns == {
         "ids": features.ids.tolist(),
         "groups": features.groups.tolist(),
@@ -157,8 +157,8 @@ def test_the_same_array_gives_the_same_bytes(tmp_path: Path, suffix: str) -> Non
 @suffixes
 def test_an_array_of_which_every_row_failed_exports_no_rows(tmp_path: Path, suffix: str) -> None:
     cache, array = cached(tmp_path / "cache", failed=("r0", "r1", "r2"), n=3)
-    found, columns, failed, _, _ = READERS[suffix](export_features(cache, array, tmp_path / f"out{suffix}"))
-    assert found.shape == (0, D)
+    values, columns, failed, _, _ = READERS[suffix](export_features(cache, array, tmp_path / f"out{suffix}"))
+    assert values.shape == (0, D)
     assert columns["ids"] == []
     assert failed == ["r0", "r1", "r2"]
 

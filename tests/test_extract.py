@@ -262,12 +262,12 @@ class Gate:
 def test_the_next_chunk_is_encoded_while_one_is_on_its_way_to_the_disk_and_no_further(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate, told = Gate(monkeypatch), list[int]()
+    gate, reported = Gate(monkeypatch), list[int]()
 
     class Watched(FakeEncoder):
         def encode(self, prepared: list[Any], layers: Any) -> dict[str, Any]:
             if len(self.rows) < 14:
-                assert not told, "a chunk was reported before it was durable"
+                assert not reported, "a chunk was reported before it was durable"
             if len(self.rows) == 11:  # the second chunk's last batch: the first is still on its way
                 assert set(gate.begun) == {0}
                 threading.Timer(0.2, gate.open.set).start()
@@ -279,9 +279,9 @@ def test_the_next_chunk_is_encoded_while_one_is_on_its_way_to_the_disk_and_no_fu
         Cache(tmp_path),
         small_chunks(plan(Cache(tmp_path), text_dataset())),
         encoder=Watched(),  # pyright: ignore[reportArgumentType]
-        on_rows=told.append,
+        on_rows=reported.append,
     )
-    assert told == [7] * 7 + [1]
+    assert reported == [7] * 7 + [1]
 
 
 def test_a_chunk_on_its_way_arrives_though_the_next_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,8 +328,8 @@ def test_killed_at_any_time_and_run_again_the_bytes_are_the_same(tmp_path: Path,
     chance = random.Random(3)
     for attempt in range(kills):
         folder = tmp_path / f"killed-{attempt}"
-        said = run_killed(CHILD, folder, chance.uniform(0.0, 0.12))
-        durable = sum(int(line) for line in said if line.isdigit())
+        lines = run_killed(CHILD, folder, chance.uniform(0.0, 0.12))
+        durable = sum(int(line) for line in lines if line.isdigit())
         again = run_killed(CHILD, folder, None)
         assert again[-1] in {f"done {rows}" for rows in (50 - durable, 50 - durable - 7, 50 - durable - 1, 0)}
         assert snapshot(folder) == wanted

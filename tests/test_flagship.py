@@ -152,15 +152,15 @@ def test_the_commit_of_each_repository_is_recorded(job: Job) -> None:
 
 
 def test_training_with_no_argument_takes_flickr30k_and_its_three_encoders(job: Job) -> None:
-    said = job.run("train", "--epochs", "2", "--batch", "8")
-    assert "flickr30k: resnet18/last.mean (images) + gpt2/last.mean (captions) against dinov2-small/last.cls" in said
-    assert "16 test groups" in said
+    output = job.run("train", "--epochs", "2", "--batch", "8")
+    assert "flickr30k: resnet18/last.mean (images) + gpt2/last.mean (captions) against dinov2-small/last.cls" in output
+    assert "16 test groups" in output
     assert len(list((job.folder / "runs/flickr30k/resnet18+gpt2--dinov2-small").iterdir())) == 1
 
 
 def test_a_second_extraction_needs_no_weights_loaded_and_gives_every_layer_once(job: Job) -> None:
-    said = job.run("extract", "flickr30k", *REPOS, "--root", "flickr")
-    assert said.count("all of it cached already") == 3
+    output = job.run("extract", "flickr30k", *REPOS, "--root", "flickr")
+    assert output.count("all of it cached already") == 3
     listed = json.loads(job.run("ls", "flickr30k", "--json"))
     layers = {name: {entry["layer"] for entry in listed if entry["encoder"] == name} for name in REPOS}
     assert layers["resnet18"] == {"0.mean", "1.mean", "2.mean", "3.mean", "last.mean"}, "block 4 is the last layer"

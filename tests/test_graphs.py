@@ -60,10 +60,10 @@ def test_a_graph_from_the_cache_is_the_graph_that_a_search_finds(
     oracle = searched(features, rows, 6, metric=metric)
     assert searches == [6]
     assert (first.origin, again.origin) == ("searched and cached", "cached, 6 deep")
-    for found in (first, again):
-        np.testing.assert_array_equal(found.neighbors.ids, oracle.ids)
-        np.testing.assert_array_equal(found.neighbors.similarities, oracle.similarities)
-        assert found.neighbors.metric == metric and len(found.rows) == oracle.n
+    for result in (first, again):
+        np.testing.assert_array_equal(result.neighbors.ids, oracle.ids)
+        np.testing.assert_array_equal(result.neighbors.similarities, oracle.similarities)
+        assert result.neighbors.metric == metric and len(result.rows) == oracle.n
     assert again.neighbors.backend == "cache"
     assert np.isnan(graph(cache, features, k=6, rows=rows, metric=metric).neighbors.similarities).all()
 
@@ -72,9 +72,9 @@ def test_a_deeper_graph_serves_every_smaller_k_and_a_deeper_wish_is_searched(cac
     features = captions(cache)
     deep = graph(cache, features, k=12)
     for k in (1, 5, 12):
-        found = graph(cache, features, k=k)
-        np.testing.assert_array_equal(found.neighbors.ids, deep.neighbors.ids[:, :k])
-        assert found.origin == "cached, 12 deep"
+        result = graph(cache, features, k=k)
+        np.testing.assert_array_equal(result.neighbors.ids, deep.neighbors.ids[:, :k])
+        assert result.origin == "cached, 12 deep"
     assert searches == [12]
     graph(cache, features, k=13)
     assert searches == [12, 13] and graph(cache, features, k=2).origin == "cached, 13 deep"
@@ -121,9 +121,9 @@ def test_other_groups_of_the_same_rows_have_another_graph(cache: Cache, searches
     features = captions(cache)
     graph(cache, features, k=4, rows="each")
     regrouped = replace(features, groups=np.roll(features.groups, 1))
-    found = graph(cache, regrouped, k=4, rows="each")
+    result = graph(cache, regrouped, k=4, rows="each")
     assert searches == [4, 4]
-    np.testing.assert_array_equal(found.neighbors.ids, searched(regrouped, "each", 4).ids)
+    np.testing.assert_array_equal(result.neighbors.ids, searched(regrouped, "each", 4).ids)
     renamed = replace(features, groups=np.array([f"photo {group}" for group in features.groups], object))
     assert graph(cache, renamed, k=4, rows="each").origin == "cached, 4 deep", "a group's name is nobody's neighbour"
 
@@ -153,9 +153,9 @@ def test_graphs_travel_with_their_features_and_serve_where_they_arrive(
     transfer(plan_transfer(cache, there, ["openmoji/captions/minilm*"]))
     assert {entry.encoder for entry in there.entries()} == {"minilm", "minilm.last.mean"}
     assert list(verify(there, deep=True)) == []
-    found = graph(there, captions(there), k=5)
-    assert found.origin == "cached, 7 deep" and searches == [7]
-    np.testing.assert_array_equal(found.neighbors.ids, sent.neighbors.ids[:, :5])
+    result = graph(there, captions(there), k=5)
+    assert result.origin == "cached, 7 deep" and searches == [7]
+    np.testing.assert_array_equal(result.neighbors.ids, sent.neighbors.ids[:, :5])
 
 
 def test_a_cached_graph_leaves_names_of_encoders_as_they_were(cache: Cache) -> None:
@@ -176,9 +176,9 @@ def test_a_cache_that_cannot_be_written_to_costs_a_search_and_no_error(
     oracle = searched(features, "mean", 3)
     monkeypatch.setattr(LocalFolder, "write_once", refuse)
     for _ in range(2):
-        found = graph(cache, features, k=3)
-        assert found.origin == f"searched, not cached: refused by this disk ({cache.folder})"
-        np.testing.assert_array_equal(found.neighbors.ids, oracle.ids)
+        result = graph(cache, features, k=3)
+        assert result.origin == f"searched, not cached: refused by this disk ({cache.folder})"
+        np.testing.assert_array_equal(result.neighbors.ids, oracle.ids)
     assert searches == [3, 3]
     monkeypatch.undo()
     assert graph(cache, features, k=3).origin == "searched and cached"
@@ -187,8 +187,8 @@ def test_a_cache_that_cannot_be_written_to_costs_a_search_and_no_error(
 def test_a_graph_of_a_remote_is_searched_and_not_written_there(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     features = captions(cache)
     monkeypatch.setattr("featcache.derived.graphs.LocalFolder", type(None))  # what lies on no disk of ours
-    found = graph(cache, features, k=3)
-    assert found.origin == f"searched, not cached: {cache.folder} is a remote"
+    result = graph(cache, features, k=3)
+    assert result.origin == f"searched, not cached: {cache.folder} is a remote"
     assert cached_graph(cache, features) is None
 
 
@@ -220,7 +220,7 @@ def test_parts_of_features_unknown_rules_and_too_large_a_k_are_refused(cache: Ca
 def rewrite(cache: Cache, change: Callable[[np.ndarray], np.ndarray]) -> None:
     """Other bytes under the same digest, as another device would write them."""
     array = cache.find("openmoji", "minilm")
-    key, plan, values = array.key(), array.complete().plan, array.read()
+    key, plan, values = array.key(), array.complete().layout, array.read()
     array.folder.delete()
     array.create(key, plan)
     values = change(values)
@@ -243,7 +243,7 @@ def store_with_failures(cache: Cache, dataset: Dataset, values: np.ndarray) -> N
 
 
 @pytest.mark.parametrize(
-    ("dataset", "name", "said", "command"),
+    ("dataset", "name", "message", "command"),
     [
         ("openmoji", "minilm/99.mean", "captions/minilm/ last.mean", "featcache extract openmoji minilm"),
         ("openmoji", "minilm/nolayer", "captions/minilm/ last.mean", "featcache extract openmoji minilm"),
@@ -254,10 +254,10 @@ def store_with_failures(cache: Cache, dataset: Dataset, values: np.ndarray) -> N
     ],
 )
 def test_what_is_not_cached_is_answered_with_features_never_with_graphs(
-    cache: Cache, dataset: str, name: str, said: str, command: str
+    cache: Cache, dataset: str, name: str, message: str, command: str
 ) -> None:
     graph(cache, captions(cache), k=4)
     with pytest.raises(FeaturesNotCached) as raised:
         cache.load(dataset, name)
     text = str(raised.value)
-    assert said in text and text.endswith(f"Run: {command}") and "graph." not in text
+    assert message in text and text.endswith(f"Run: {command}") and "graph." not in text

@@ -45,10 +45,10 @@ def test_gc_finds_every_leftover_and_nothing_else(cache: Cache) -> None:
     assert leftovers(cache) == []
     before = snapshot(cache)
     made = litter(cache)
-    found = leftovers(cache)
-    assert sorted(each.path for each in found) == sorted(made)
-    assert {each.bytes for each in found if each.path.name.startswith(".doomed")} == {7}
-    for each in found:
+    left = leftovers(cache)
+    assert sorted(each.path for each in left) == sorted(made)
+    assert {each.bytes for each in left if each.path.name.startswith(".doomed")} == {7}
+    for each in left:
         discard(each)
     assert snapshot(cache) == before
     assert leftovers(cache) == [] and list(verify(cache)) == []
@@ -62,11 +62,11 @@ def test_what_a_live_writer_may_hold_is_left_alone_and_older_litter_is_not(cache
     with lease(cache.folder, "extract minilm"):
         new = array / ".tmp-new"
         new.write_bytes(b"1")
-        found = {each.path.name: each for each in leftovers(cache)}
-        assert found[".tmp-old"].holder is None
-        assert found[".tmp-new"].holder == f"extract minilm, process {os.getpid()} on {os.uname().nodename}"
+        left = {each.path.name: each for each in leftovers(cache)}
+        assert left[".tmp-old"].holder is None
+        assert left[".tmp-new"].holder == f"extract minilm, process {os.getpid()} on {os.uname().nodename}"
         with pytest.raises(UsageError, match="may be needed by extract minilm"):
-            discard(found[".tmp-new"])
+            discard(left[".tmp-new"])
     assert {each.holder for each in leftovers(cache)} == {None}
 
 
@@ -76,10 +76,10 @@ def test_gc_offers_graphs_that_a_deeper_one_of_the_same_rows_serves_and_no_other
         graph(cache, features, k=k)
     graph(cache, features, k=4, metric="euclidean")
     graph(cache, features, k=2, rows="each")
-    found = leftovers(cache)
-    assert sorted(each.what for each in found) == [f"graph {k} deep: one 9 deep serves every smaller k" for k in (3, 5)]
-    assert {each.path.parent.name for each in found} == {"graph.cosine"}
-    for each in found:
+    left = leftovers(cache)
+    assert sorted(each.what for each in left) == [f"graph {k} deep: one 9 deep serves every smaller k" for k in (3, 5)]
+    assert {each.path.parent.name for each in left} == {"graph.cosine"}
+    for each in left:
         discard(each)
     assert leftovers(cache) == [] and list(verify(cache)) == []
     assert graph(cache, features, k=3).origin == "cached, 9 deep"
@@ -105,9 +105,9 @@ def test_a_writer_that_was_killed_holds_nothing(cache: Cache) -> None:
         (cache.root / "openmoji" / ".tmp-1").write_bytes(b"1")
         assert [each.holder is None for each in leftovers(cache)] == [False]
         process.kill()
-    found = leftovers(cache)
-    assert sorted(each.what for each in found) == ["note of a writer that died", "temporary file"]
-    for each in found:
+    left = leftovers(cache)
+    assert sorted(each.what for each in left) == ["note of a writer that died", "temporary file"]
+    for each in left:
         discard(each)
     assert leftovers(cache) == []
 
@@ -119,9 +119,9 @@ def test_a_writer_on_another_machine_counts_as_dead_when_its_heart_stops(
 
     with lease(cache.folder, "extract"):
         monkeypatch.setattr(socket, "gethostname", lambda: "another")
-        (found,), now = leases(cache.root)
-        assert found.lives(now)
-        assert not found.lives(now + 200)
+        (writer,), now = leases(cache.root)
+        assert writer.lives(now)
+        assert not writer.lives(now + 200)
 
 
 def test_tables_stay_where_a_key_cannot_be_read(cache: Cache) -> None:
@@ -130,10 +130,10 @@ def test_tables_stay_where_a_key_cannot_be_read(cache: Cache) -> None:
 
 
 def test_usage_adds_up_to_what_is_on_the_disk(cache: Cache) -> None:
-    found = usage(cache)
-    assert [each.path.split("/")[-1] for each in found] == ["minilm", "efficientnet-lite0", "efficientnet-lite2"]
+    left = usage(cache)
+    assert [each.path.split("/")[-1] for each in left] == ["minilm", "efficientnet-lite0", "efficientnet-lite2"]
     whole = sum(size for name, size in cache.folder.files() if name.count("/") >= 4)
-    assert sum(each.features + each.records for each in found) == whole
+    assert sum(each.features + each.records for each in left) == whole
     assert usage(cache, "openmoji/captions")[0].features == 800 * 16 * 2 + 4
     with pytest.raises(FeaturesNotCached):
         usage(cache, "openmoji/sounds")

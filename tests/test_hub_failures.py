@@ -1,3 +1,5 @@
+"""Failures of the Hub and of the way to it: what is tried again, and what the errors say."""
+
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,11 +64,11 @@ def test_a_wait_of_many_minutes_is_left_to_the_user(folder: HubFolder, hub: Data
 
 
 def test_the_wait_that_the_hub_names_is_kept(folder: HubFolder, hub: DatasetHub) -> None:
-    from featcache.storage.hub_api import Passing, _wait_for
+    from featcache.storage.hub_api import Transient, _wait_for
 
     for headers in ({"retry-after": "7"}, {"ratelimit": '"api";r=0;t=7'}):
         error = _wait_for("here", "reading", "text", headers)
-        assert isinstance(error, Passing) and error.wait == 7.0
+        assert isinstance(error, Transient) and error.wait == 7.0
 
 
 def test_nobody_at_the_address_is_a_named_error(folder: HubFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,10 +182,10 @@ def test_the_token_goes_to_the_hub_alone_and_into_no_log_or_error(
     stored = [headers for request, headers in hub.headers if "/storage/" in request]
     assert len(stored) >= 7 and all("authorization" not in headers for headers in stored)
     assert "authorization" in next(headers for request, headers in hub.headers if "/resolve/" in request)
-    said = "\n".join([*errors, *(record.getMessage() for record in caplog.records if record.name == "stamina")])
-    said += "".join(str(vars(record)) for record in caplog.records if record.name == "stamina")
-    assert hub.token not in caplog.text + said
-    assert "/storage/" in said and "signature" not in said, "a signed address is named without its signature"
+    output = "\n".join([*errors, *(record.getMessage() for record in caplog.records if record.name == "stamina")])
+    output += "".join(str(vars(record)) for record in caplog.records if record.name == "stamina")
+    assert hub.token not in caplog.text + output
+    assert "/storage/" in output and "signature" not in output, "a signed address is named without its signature"
 
 
 def test_where_the_token_lies_is_named_and_the_token_is_not(

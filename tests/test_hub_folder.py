@@ -1,3 +1,5 @@
+"""A folder in a data set repository of the Hub behaves as one on a disk."""
+
 import os
 import subprocess
 import sys
@@ -113,8 +115,8 @@ def test_a_part_of_a_large_file_costs_only_that_part(folder: HubFolder, hub: Dat
     folder.write_once("c.0.0", CHUNK)
     part = bytearray(10)
     folder.read_into("c.0.0", memoryview(part), offset=20)
-    asked = [headers for request, headers in hub.headers if request.startswith("GET /storage/")]
-    assert asked[-1]["range"] == "bytes=20-29"
+    requests = [headers for request, headers in hub.headers if request.startswith("GET /storage/")]
+    assert requests[-1]["range"] == "bytes=20-29"
 
 
 def test_a_file_that_exists_is_left_alone(folder: HubFolder) -> None:

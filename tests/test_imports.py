@@ -226,9 +226,9 @@ def test_what_the_file_does_not_say_must_be_said(tmp_path: Path) -> None:
 
     def refuse(message: str, *, source: Path = path, **names: Any) -> None:
         given = {"ids": ids, "modality": "image"} | names.pop("options", {})
-        asked = {"dataset": "photos", "encoder": "e", "layer": "last.cls"} | names
+        arguments = {"dataset": "photos", "encoder": "e", "layer": "last.cls"} | names
         with pytest.raises(UsageError, match=message):
-            import_features(cache, source, **asked, options=ImportOptions(**given))
+            import_features(cache, source, **arguments, options=ImportOptions(**given))
 
     refuse("does not say which layer .*--layer", layer=None)
     refuse("'middle' is not a layer", layer="middle")

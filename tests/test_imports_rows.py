@@ -104,7 +104,7 @@ def test_an_import_pairs_with_what_was_extracted(tmp_path: Path) -> None:
                     options=options)  # fmt: skip
     theirs = cache.load("openmoji", "theirs")
     assert theirs.values.tobytes() == captions.values.tobytes()
-    expected, found = (
+    expected, other = (
         [replace(score, seconds=0) for score in align(images, text, permutations=19)] for text in (captions, theirs)
     )
-    assert found == expected
+    assert other == expected

@@ -1,4 +1,4 @@
-"""Do two things that happen at once, or one after another's interruption, leave the cache right?"""
+"""Two operations at once, or one after the interruption of another, leave the cache right."""
 
 import json
 import os

@@ -18,9 +18,9 @@ from featcache.data.registry import open_dataset
 from featcache.encoders import EncodeOptions, encoder_spec
 from featcache.errors import ExtractionFailed, UsageError, WeightsInvalid
 from featcache.extraction.extract import EARLIER, Extracted, Failure, extract
-from featcache.extraction.job import Job, plan_job
+from featcache.extraction.job import Job, RowSettings, plan_job
 from featcache.extraction.multi_device import parse_devices, run_on_devices
-from featcache.extraction.remote_job import RemoteJob, combined, open_remote_job, remote_job
+from featcache.extraction.remote_job import RemoteJob, combined, make_remote_job, open_remote_job
 from featcache.extraction.shards import Shard
 from featcache.store.layout import Layout
 from tests import hub
@@ -53,8 +53,8 @@ class Site:
             target.array.create(target.key, Layout(self.rows, CHUNK, 4, "cost", THREADS))
         return job
 
-    def request(self, cache: Cache, job: Job) -> RemoteJob:
-        return remote_job(cache, job, dataset="folder:tiny", root=self.photos)
+    def remote(self, cache: Cache, job: Job) -> RemoteJob:
+        return make_remote_job(cache, job, dataset="folder:tiny", root=self.photos)
 
     def cache(self, folder: Path) -> Cache:
         """A cache that knows the encoder already, so that planning loads no network."""
@@ -80,25 +80,25 @@ def test_two_devices_make_the_array_of_one_process_byte_for_byte(site: Site, tmp
     cache = site.cache(tmp_path / "shared")
     job = site.job(cache)
     counted: list[int] = []
-    done = run_on_devices(job, site.request(cache, job), ("cpu", "cpu"), on_rows=counted.append)
+    done = run_on_devices(job, site.remote(cache, job), ("cpu", "cpu"), on_rows=counted.append)
     assert (done.complete, done.rows, done.reused, sum(counted)) == (True, 60, 0, 60)
     assert done.layers == tuple(target.layer for target in job.targets)
     assert snapshot(tmp_path / "shared") == site.whole(tmp_path / "one")
     writers = {record.writer for record in job.targets[0].array.complete().records}
     assert len(writers) == 2, "each process computed some of it"
     assert len(cache.load("tiny", "gpt2")) == 60
-    again = run_on_devices(site.job(cache), site.request(cache, job), ("cpu", "cpu"))
+    again = run_on_devices(site.job(cache), site.remote(cache, job), ("cpu", "cpu"))
     assert (again.rows, again.reused) == (0, 60)
 
 
 def test_a_machines_share_is_divided_among_its_devices_and_the_rest_is_left(site: Site, tmp_path: Path) -> None:
     cache = site.cache(tmp_path / "cache")
     job = site.job(cache)
-    said: list[str] = []
-    done = run_on_devices(job, site.request(cache, job), ("cpu",), shard=Shard(1, 4), say=said.append)
+    printed: list[str] = []
+    done = run_on_devices(job, site.remote(cache, job), ("cpu",), shard=Shard(1, 4), on_line=printed.append)
     assert (done.complete, done.rows) == (False, 16)
     assert job.targets[0].array.committed() == {1, 5}
-    assert all(line.startswith("cpu | ") for line in said)
+    assert all(line.startswith("cpu | ") for line in printed)
 
 
 def test_the_first_child_that_fails_stops_the_others_with_its_message(
@@ -115,7 +115,7 @@ def test_the_first_child_that_fails_stops_the_others_with_its_message(
 
     monkeypatch.setattr(subprocess, "Popen", remembering)
     with pytest.raises(UsageError, match="^cuda:7: .*cuda:7"):
-        run_on_devices(job, site.request(cache, job), ("cpu", "cuda:7"))
+        run_on_devices(job, site.remote(cache, job), ("cpu", "cuda:7"))
     assert len(started) == 2 and all(child.poll() is not None for child in started)
     assert not job.targets[0].array.is_complete
 
@@ -134,7 +134,7 @@ def test_a_child_that_is_killed_is_named_with_its_signal(
     cache = site.cache(tmp_path / "cache")
     job = site.job(cache)
     with pytest.raises(ExtractionFailed, match=r"process on cpu was killed by signal 9. What was committed stays"):
-        run_on_devices(job, site.request(cache, job), ("cpu",))
+        run_on_devices(job, site.remote(cache, job), ("cpu",))
 
 
 PARENT = """
@@ -149,7 +149,7 @@ site.gpt2, site.photos = site.folder / "gpt2", site.folder / "photos"
 cache = Cache(sys.argv[2])
 job = site.job(cache)
 print("started", flush=True)
-run_on_devices(job, site.request(cache, job), ("cpu", "cpu"), on_rows=lambda rows: print(rows, flush=True))
+run_on_devices(job, site.remote(cache, job), ("cpu", "cpu"), on_rows=lambda rows: print(rows, flush=True))
 """
 
 
@@ -193,60 +193,60 @@ def test_a_gpu_named_twice_or_an_empty_name_is_refused() -> None:
             parse_devices(text)
 
 
-# -- what a request checks -------------------------------------------------------------------------------------------
+# -- what a remote job checks ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def moved(site: Site, tmp_path: Path) -> tuple[Path, Cache, RemoteJob]:
-    """A request whose root is a copy of the site's photos that a test may change."""
+    """A remote job whose root is a copy of the site's photos that a test may change."""
     shutil.copytree(site.photos, tmp_path / "photos")
     cache = site.cache(tmp_path / "cache")
-    request = site.request(cache, site.job(cache))
-    return tmp_path / "photos", cache, replace(request, root=tmp_path / "photos")
+    remote = site.remote(cache, site.job(cache))
+    return tmp_path / "photos", cache, replace(remote, root=tmp_path / "photos")
 
 
-def test_a_request_opens_to_the_job_it_was_made_of_without_reading_every_row(
+def test_a_remote_job_opens_to_the_job_it_was_made_of_without_reading_every_row(
     moved: tuple[Path, Cache, RemoteJob], site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, cache, request = moved
-    _, job = open_remote_job(request)
+    _, cache, remote = moved
+    _, job = open_remote_job(remote)
     there = site.job(cache)
     assert [target.array.path for target in job.targets] == [target.array.path for target in there.targets]
     assert job.view.root == there.view.root and job.options == there.options
 
 
 def test_a_data_set_with_other_rows_on_another_machine_is_refused(moved: tuple[Path, Cache, RemoteJob]) -> None:
-    photos, _, request = moved
+    photos, _, remote = moved
     captions = photos / "captions.csv"
     lines = captions.read_text().splitlines()
     captions.write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(DataInvalid, match="59 here, 60 there.*Put the same version on every machine"):
-        open_remote_job(request)
+        open_remote_job(remote)
     captions.write_text("\n".join([*lines[:-1], "0000.png,one more of the first"]) + "\n")
     with pytest.raises(DataInvalid, match="or other ids or groups"):
-        open_remote_job(request)
+        open_remote_job(remote)
 
 
 def test_a_row_with_other_bytes_on_another_machine_is_refused_by_its_id(moved: tuple[Path, Cache, RemoteJob]) -> None:
-    photos, _, request = moved
+    photos, _, remote = moved
     captions = photos / "captions.csv"
     captions.write_text(captions.read_text().replace("number 17", "number 99"))
-    cache, job = open_remote_job(request)
+    cache, job = open_remote_job(remote)
     assert job.view.read(3)
     with pytest.raises(
         UsageError, match=r"row '0017.png#0' on .* has other bytes than where the extraction was started"
     ):
-        extract(cache, job, on_error="skip")
+        extract(cache, job, settings=RowSettings("skip"))
     assert job.targets[0].array.committed() == {0, 1}
 
 
 def test_an_encoder_with_other_weights_on_another_machine_is_refused(
     moved: tuple[Path, Cache, RemoteJob], tmp_path: Path
 ) -> None:
-    _, _, request = moved
+    _, _, remote = moved
     other = hub.gpt2_repo(tmp_path / "other", seed=1)
     with pytest.raises(WeightsInvalid, match="gpt2 on .* is not the encoder that the extraction was started with"):
-        open_remote_job(replace(request, options=replace(request.options, weights=other)))
+        open_remote_job(replace(remote, options=replace(remote.options, weights=other)))
 
 
 def test_what_several_processes_did_adds_up_and_a_failed_row_keeps_its_reason(site: Site, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Does a ridge ceiling find what is there, in whichever space it is, and nothing where there is nothing?"""
+"""Ridge ceilings find what is there, in whichever space it is, and nothing where there is nothing; kernel mixtures."""
 
 from collections import defaultdict
 
@@ -29,25 +29,25 @@ def means(points):
     values = defaultdict(list)
     for point in points:
         values[point.source, point.metric].append(point.value)
-    return {key: float(np.mean(found)) for key, found in values.items()}
+    return {key: float(np.mean(result)) for key, result in values.items()}
 
 
 def test_what_is_in_both_together_is_found_and_each_alone_has_its_share():
-    found = means(ridge_ceiling(*planted(), metrics=KNN))
-    assert found["both", "r2"] > 0.95
-    assert 0.3 < found["x", "r2"] < 0.7
-    assert 0.3 < found["y", "r2"] < 0.7
-    assert found["both", "mutual_knn"] > 0.7 > max(found["x", "mutual_knn"], found["y", "mutual_knn"])
+    result = means(ridge_ceiling(*planted(), metrics=KNN))
+    assert result["both", "r2"] > 0.95
+    assert 0.3 < result["x", "r2"] < 0.7
+    assert 0.3 < result["y", "r2"] < 0.7
+    assert result["both", "mutual_knn"] > 0.7 > max(result["x", "mutual_knn"], result["y", "mutual_knn"])
 
 
 def test_what_is_in_y_alone_is_found_there_and_not_in_x():
-    found = means(ridge_ceiling(*planted(in_x=False), metrics=KNN))
+    result = means(ridge_ceiling(*planted(in_x=False), metrics=KNN))
     chance = chance_mutual_knn(48, 5)
-    assert found["x", "r2"] < 0.05
-    assert found["x", "mutual_knn"] == pytest.approx(chance, abs=0.05)
-    assert found["y", "r2"] > 0.3
-    assert found["y", "mutual_knn"] > chance + 0.15
-    assert found["both", "r2"] == pytest.approx(found["y", "r2"], abs=0.05)
+    assert result["x", "r2"] < 0.05
+    assert result["x", "mutual_knn"] == pytest.approx(chance, abs=0.05)
+    assert result["y", "r2"] > 0.3
+    assert result["y", "mutual_knn"] > chance + 0.15
+    assert result["both", "r2"] == pytest.approx(result["y", "r2"], abs=0.05)
 
 
 def test_what_is_in_neither_is_not_found():
@@ -99,7 +99,7 @@ def test_predictions_are_those_of_sklearns_ridge_narrow_and_wide(n, d):
 def test_the_penalty_of_a_fold_is_the_best_on_the_others_without_it(n, d):
     values, targets = data(n, d)
     fold_of = ridge.fold_numbers(np.arange(n), 5, 1)
-    found = set()
+    result = set()
     for fold, held in enumerate(ridge.cross_predicted([values], targets, fold_of, ceiling.ALPHAS)):
         errors_of = defaultdict(float)
         for other in set(range(5)) - {fold}:
@@ -107,8 +107,8 @@ def test_the_penalty_of_a_fold_is_the_best_on_the_others_without_it(n, d):
             for alpha in ceiling.ALPHAS:
                 errors_of[alpha] += ((by_sklearn(values, targets, train, out, alpha) - targets[out]) ** 2).sum()
         assert held.alpha == min(errors_of, key=errors_of.__getitem__)
-        found.add(held.alpha)
-    assert found <= set(ceiling.ALPHAS[1:-1])  # the choice is a real one, not an end of the range
+        result.add(held.alpha)
+    assert result <= set(ceiling.ALPHAS[1:-1])  # the choice is a real one, not an end of the range
 
 
 def test_the_balance_of_a_fold_is_the_best_on_the_others_and_spares_a_good_space_a_bad_one():
@@ -121,8 +121,8 @@ def test_the_balance_of_a_fold_is_the_best_on_the_others_and_spares_a_good_space
     turned = ridge_ceiling(y, x, reference, metrics={})
     assert {p.balance for p in turned if p.source == "both"} == {max(ceiling.BALANCES)}
     fold_of = ridge.fold_numbers(np.arange(150), 5, 0)
-    evened = ridge.evened(x), ridge.evened(y)
-    each = [np.hstack([evened[0], balance * evened[1]]) for balance in ceiling.BALANCES]
+    scaled = ridge.normalized(x), ridge.normalized(y)
+    each = [np.hstack([scaled[0], balance * scaled[1]]) for balance in ceiling.BALANCES]
     alone = [ridge.cross_predicted([space], reference, fold_of, [0.3]) for space in each]
     errors_of = [[((h.predicted - reference[h.rows]) ** 2).sum() for h in held] for held in alone]
     chosen = ridge.cross_predicted(each, reference, fold_of, [0.3])
@@ -138,19 +138,19 @@ def test_a_unit_that_is_active_in_two_rows_of_a_thousand_spoils_no_fold():
     for column, rows in enumerate(rng.permutation(300)[:80].reshape(40, 2)):
         rare[rows, column] = 0.05  # standardised, each would be twelve deviations away
     reference = x @ rng.standard_normal((8, 5)) + rng.standard_normal((300, 5))
-    clean, found = (ridge_ceiling(each, x[::-1], reference, metrics={}) for each in (x, np.hstack([x, rare])))
-    for p, q in zip(clean, found, strict=True):
+    clean, result = (ridge_ceiling(each, x[::-1], reference, metrics={}) for each in (x, np.hstack([x, rare])))
+    for p, q in zip(clean, result, strict=True):
         if p.source == "x":
             assert q.value == pytest.approx(p.value, abs=0.01)
 
 
 def test_a_space_is_evened_by_one_number_whatever_its_unit_and_place():
     values = RNG(0).standard_normal((50, 3)) * [1, 2, 5]
-    evened = ridge.evened(values)
-    assert np.mean(evened**2) == pytest.approx(1)
-    np.testing.assert_allclose(evened.std(axis=0) / evened.std(axis=0)[0], values.std(axis=0) / values.std(axis=0)[0])
-    np.testing.assert_allclose(ridge.evened(1e-3 * values + 7), evened, atol=1e-9)
-    assert (ridge.evened(np.full((5, 2), 0.3)) == 0).all()
+    scaled = ridge.normalized(values)
+    assert np.mean(scaled**2) == pytest.approx(1)
+    np.testing.assert_allclose(scaled.std(axis=0) / scaled.std(axis=0)[0], values.std(axis=0) / values.std(axis=0)[0])
+    np.testing.assert_allclose(ridge.normalized(1e-3 * values + 7), scaled, atol=1e-9)
+    assert (ridge.normalized(np.full((5, 2), 0.3)) == 0).all()
 
 
 @pytest.mark.parametrize(("n", "d"), [(60, 5), (30, 50)])
@@ -185,7 +185,7 @@ def test_rows_are_tidy_and_scored_on_the_fold_alone():
     fold_of = ridge.fold_numbers(np.arange(101), 4, 5)
     for fold in range(4):
         train, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-        predicted = by_sklearn(ridge.evened(x), reference, train, held, 0.1)
+        predicted = by_sklearn(ridge.normalized(x), reference, train, held, 0.1)
         for p in (p for p in points if (p.source, p.fold) == ("x", fold)):
             assert (p.n, p.alpha, p.balance) == (len(held), 0.1, None)
             if p.metric == "mutual_knn":
@@ -267,12 +267,12 @@ def test_a_mixture_that_does_not_exist_is_refused():
 
 def test_a_mixing_curve_takes_every_option_of_its_metric():
     x, y, reference = RNG(3).standard_normal((3, 40, 6))
-    (found,) = mixing_curve(x, y, reference, weights=[1.0], metric="euclidean", k=4)
-    assert found.value == mutual_knn(mixed(x, y, 1.0), reference, metric="euclidean", k=4)
+    (result,) = mixing_curve(x, y, reference, weights=[1.0], metric="euclidean", k=4)
+    assert result.value == mutual_knn(mixed(x, y, 1.0), reference, metric="euclidean", k=4)
 
 
 def test_one_metric_may_be_asked_for_at_several_options():
     x, y, reference = RNG(3).standard_normal((3, 60, 3))
     metrics = {"mutual_knn:k=3": {"k": 3}, "mutual_knn:k=5": {"k": 5}}
-    found = ridge_ceiling(x, y, reference, folds=3, metrics=metrics)
-    assert {(p.metric, p.k) for p in found} == {("r2", None), ("mutual_knn:k=3", 3), ("mutual_knn:k=5", 5)}
+    result = ridge_ceiling(x, y, reference, folds=3, metrics=metrics)
+    assert {(p.metric, p.k) for p in result} == {("r2", None), ("mutual_knn:k=3", 3), ("mutual_knn:k=5", 5)}

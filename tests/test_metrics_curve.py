@@ -1,4 +1,4 @@
-"""Are curves from one deep graph what searching every gallery anew would give?"""
+"""Curves from one deep graph equal what searching every gallery anew gives."""
 
 from math import comb
 

@@ -1,4 +1,4 @@
-"""Is RSA the agreement of all pairs, at any size, with ties, samples and rearrangements?"""
+"""RSA over all pairs or a sample, at any size, with ties and rearrangements."""
 
 from typing import Any
 
@@ -63,8 +63,8 @@ def agreement(p, q, compare):
 def test_rsa_is_the_agreement_of_all_distances_as_scipy_gives_them(dissimilarity, compare):
     x, y = spaces(14)
     p, q = (pdist(v, SCIPY[dissimilarity]) for v in (x, y))
-    found = rsa(x, y, dissimilarity=dissimilarity, compare=compare)
-    assert found == pytest.approx(agreement(p, q, compare), abs=1e-9)
+    result = rsa(x, y, dissimilarity=dissimilarity, compare=compare)
+    assert result == pytest.approx(agreement(p, q, compare), abs=1e-9)
 
 
 @pytest.mark.parametrize("dissimilarity", DISSIMILARITIES)
@@ -81,11 +81,11 @@ def test_rho_a_is_spearman_with_ties_broken_at_random():
     rng = RNG(3)
     x, y = rng.integers(0, 3, (2, 12, 2)).astype(np.float64)
     p, q = (pdist(v, "sqeuclidean") for v in (x, y))
-    found = rsa(x, y, dissimilarity="squared_euclidean", compare="rho_a")
-    assert found == pytest.approx(agreement(p, q, "rho_a"), abs=0.01)
+    result = rsa(x, y, dissimilarity="squared_euclidean", compare="rho_a")
+    assert result == pytest.approx(agreement(p, q, "rho_a"), abs=0.01)
     ranks = [rankdata(v) - (len(p) + 1) / 2 for v in (p, q)]
-    assert found == pytest.approx(ranks[0] @ ranks[1] * 12 / (len(p) ** 3 - len(p)), abs=1e-9)
-    assert 0 < abs(found) < abs(rsa(x, y, dissimilarity="squared_euclidean"))
+    assert result == pytest.approx(ranks[0] @ ranks[1] * 12 / (len(p) ** 3 - len(p)), abs=1e-9)
+    assert 0 < abs(result) < abs(rsa(x, y, dissimilarity="squared_euclidean"))
 
 
 @pytest.mark.parametrize("compare", AGREEMENTS)

@@ -1,4 +1,4 @@
-"""Does a search through blocks of a gallery give what a search of all rows gives, and is an approximate one honest?"""
+"""Search through blocks of a gallery equals a search of all rows; recall of approximate indexes."""
 
 import numpy as np
 import pytest
@@ -26,9 +26,9 @@ def test_blocks_give_the_ids_and_bits_of_a_search_of_all_rows(name, metric):
     picked = np.sort(RNG(0).choice(len(x), 20, replace=False))
     alone, grouped = neighbors(x, k=7, metric=metric), neighbors(x, k=7, metric=metric, groups=codes)
     for rows in (1, 5, 64, len(x)):
-        found = neighbors_in(x[picked], blocks(x, rows), k=7, exclude=picked, metric=metric)
-        np.testing.assert_array_equal(found.ids, alone.ids[picked])
-        np.testing.assert_array_equal(found.similarities, alone.similarities[picked])
+        result = neighbors_in(x[picked], blocks(x, rows), k=7, exclude=picked, metric=metric)
+        np.testing.assert_array_equal(result.ids, alone.ids[picked])
+        np.testing.assert_array_equal(result.similarities, alone.similarities[picked])
         by_group = neighbors_in(x[picked], blocks(x, rows), k=7, groups=(codes[picked], codes), metric=metric)
         np.testing.assert_array_equal(by_group.ids, grouped.ids[picked])
 
@@ -38,15 +38,15 @@ def test_blocks_give_the_ids_and_bits_of_a_search_of_all_rows(name, metric):
 def test_any_size_of_block_gives_the_same_neighbours(n, rows, seed, data):
     k = data.draw(st.integers(1, n - 1))
     x = RNG(seed).integers(-1, 2, (n, 3)) + 0.25
-    found = neighbors_in(x, blocks(x, rows), k=k, exclude=np.arange(n))
-    np.testing.assert_array_equal(found.ids, neighbors(x, k=k).ids)
+    result = neighbors_in(x, blocks(x, rows), k=k, exclude=np.arange(n))
+    np.testing.assert_array_equal(result.ids, neighbors(x, k=k).ids)
 
 
 def test_queries_from_elsewhere_exclude_nothing():
     x = RNG(0).standard_normal((50, 4))
-    found = neighbors_in(torch.from_numpy(x[:3].copy()), x, k=2)
-    assert found.ids[:, 0].tolist() == [0, 1, 2]
-    np.testing.assert_array_equal(found.ids[:, 1], neighbors(x, k=1).ids[:3, 0])
+    result = neighbors_in(torch.from_numpy(x[:3].copy()), x, k=2)
+    assert result.ids[:, 0].tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(result.ids[:, 1], neighbors(x, k=1).ids[:3, 0])
 
 
 def test_a_cached_array_is_searched_chunk_by_chunk(tmp_path):
@@ -55,8 +55,8 @@ def test_a_cached_array_is_searched_chunk_by_chunk(tmp_path):
     features, reader = cache.load_array(array), cache.reader(array)
     picked = np.arange(0, len(features), 7)
     for seed in (None, 0):
-        found = neighbors_in(features.values[picked], reader.blocks(16, seed=seed), k=3, exclude=picked)
-        np.testing.assert_array_equal(found.ids, neighbors(features.values, k=3).ids[picked])
+        result = neighbors_in(features.values[picked], reader.blocks(16, seed=seed), k=3, exclude=picked)
+        np.testing.assert_array_equal(result.ids, neighbors(features.values, k=3).ids[picked])
 
 
 def test_a_floor_from_earlier_blocks_rules_nobody_out_far_from_the_origin():
@@ -102,13 +102,13 @@ def test_what_does_not_fit_together_is_refused():
 def test_an_approximate_graph_reports_the_recall_that_it_has(index):
     pytest.importorskip("faiss")
     x = RNG(0).standard_normal((3000, 64)).astype(np.float32)
-    found = approximate_neighbors(x, k=10, index=index, effort=8, sample=3000)
+    result = approximate_neighbors(x, k=10, index=index, effort=8, sample=3000)
     true = neighbors(x, k=10)
-    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.ids.tolist(), true.ids.tolist(), strict=True)])
-    assert found.recall == pytest.approx(recall)
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(result.ids.tolist(), true.ids.tolist(), strict=True)])
+    assert result.recall == pytest.approx(recall)
     assert 0.1 < recall < 1
-    assert f"recall {recall:.4f} on 3000 rows" in found.backend
-    assert (found.ids != np.arange(3000)[:, None]).all()
+    assert f"recall {recall:.4f} on 3000 rows" in result.backend
+    assert (result.ids != np.arange(3000)[:, None]).all()
 
 
 def test_more_effort_finds_more():
@@ -122,10 +122,10 @@ def test_an_approximate_graph_keeps_groups_apart_and_orders_in_float64():
     pytest.importorskip("faiss")
     x = np.repeat(RNG(2).standard_normal((200, 8)), 3, axis=0)
     codes = np.repeat(np.arange(200), 3)
-    found = approximate_neighbors(x, k=4, index="ivf", groups=codes, effort=600)
-    assert (codes[found.ids] != codes[:, None]).all()
-    assert found.recall == 1.0
-    np.testing.assert_array_equal(found.ids, neighbors(x, k=4, groups=codes).ids)
+    result = approximate_neighbors(x, k=4, index="ivf", groups=codes, effort=600)
+    assert (codes[result.ids] != codes[:, None]).all()
+    assert result.recall == 1.0
+    np.testing.assert_array_equal(result.ids, neighbors(x, k=4, groups=codes).ids)
 
 
 def test_an_unknown_index_is_refused():

@@ -1,4 +1,4 @@
-"""Are shapes, canonical correlations and ranks what their slow and obvious definitions say?"""
+"""Shapes, canonical correlations and ranks against their slow and obvious definitions."""
 
 from itertools import permutations
 
@@ -144,19 +144,19 @@ def dense_correlations(x, y, ridge=0.0):
         values, vectors = np.linalg.eigh(v.T @ v / (n - 1) + ridge * np.eye(v.shape[1]))
         return vectors / np.sqrt(values) @ vectors.T
 
-    left, found, _ = np.linalg.svd(root(a) @ (a.T @ b / (n - 1)) @ root(b), full_matrices=False)
-    return found, a @ root(a) @ left
+    left, result, _ = np.linalg.svd(root(a) @ (a.T @ b / (n - 1)) @ root(b), full_matrices=False)
+    return result, a @ root(a) @ left
 
 
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
 @pytest.mark.parametrize("widths", [(7, 5), (5, 7)])
 def test_canonical_correlations_are_those_of_whitened_covariances(widths, ridge):
     x, y = spaces(60, *widths)
-    found, variates = dense_correlations(x, y, ridge)
-    assert cca(x, y, ridge=ridge) == pytest.approx(found.mean(), abs=1e-9)
-    carried = np.average(found, weights=np.abs(variates.T @ (x - x.mean(axis=0))).sum(axis=1))
+    result, variates = dense_correlations(x, y, ridge)
+    assert cca(x, y, ridge=ridge) == pytest.approx(result.mean(), abs=1e-9)
+    carried = np.average(result, weights=np.abs(variates.T @ (x - x.mean(axis=0))).sum(axis=1))
     assert pwcca(x, y, ridge=ridge) == pytest.approx(carried, abs=1e-9)
-    lengths = np.average(found, weights=np.abs(variates).sum(axis=0))
+    lengths = np.average(result, weights=np.abs(variates).sum(axis=0))
     assert pwcca(x, y, weighting="variate", ridge=ridge) == pytest.approx(lengths, abs=1e-9)
 
 

@@ -1,4 +1,4 @@
-"""Is every cell of a layer grid the metric of that pair, from L_A + L_B preparations, and is the best pair the best?"""
+"""Layer grids: every cell is the metric of that pair, from one preparation a layer, and the best pair is the best."""
 
 import numpy as np
 import pytest
@@ -22,13 +22,13 @@ def layers(count, seed, n=60, d=7, noise=1.0):
 @pytest.mark.parametrize("name", IN_TWO_STEPS)
 def test_every_cell_is_the_metric_of_its_pair(name):
     xs, ys = layers(3, 1), layers(2, 2)
-    found = layer_grid(name, xs, ys)
+    result = layer_grid(name, xs, ys)
     function = METRICS[name].function
     expected = np.array([[function(x, y) for y in ys] for x in xs])
-    np.testing.assert_allclose(found.scores, expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(result.scores, expected, rtol=0, atol=1e-12)
     extreme = expected.max() if METRICS[name].higher_is_better else expected.min()
-    assert expected[found.best] == found.best_score == pytest.approx(extreme, abs=1e-12)
-    assert (found.metric, found.n) == (name, 60)
+    assert expected[result.best] == result.best_score == pytest.approx(extreme, abs=1e-12)
+    assert (result.metric, result.n) == (name, 60)
 
 
 @pytest.mark.parametrize("name", IN_TWO_STEPS)
@@ -46,9 +46,9 @@ def test_each_layer_is_prepared_once(name, monkeypatch):
 def test_groups_reach_the_neighbours_and_the_chance_level():
     groups = np.repeat(np.arange(20), 3)
     xs, ys = layers(2, 1), layers(2, 2)
-    found = layer_grid("mutual_knn", xs, ys, groups=groups, k=4)
-    assert found.scores[1, 0] == pytest.approx(mutual_knn(xs[1], ys[0], k=4, groups=groups), abs=1e-12)
-    assert (found.k, found.chance) == (4, pytest.approx(4 / 57))
+    result = layer_grid("mutual_knn", xs, ys, groups=groups, k=4)
+    assert result.scores[1, 0] == pytest.approx(mutual_knn(xs[1], ys[0], k=4, groups=groups), abs=1e-12)
+    assert (result.k, result.chance) == (4, pytest.approx(4 / 57))
     assert layer_grid("jaccard_knn", xs, ys, groups=groups, k=4).chance is None
 
 
@@ -60,21 +60,21 @@ def test_cached_graphs_serve_in_place_of_features_and_are_not_searched(monkeypat
         expected = layer_grid(name, xs, ys, k=6)
         np.testing.assert_array_equal(layer_grid(name, deep, ys, k=6).scores, expected.scores)
     monkeypatch.setattr(KnnComparison, "prepare", None)
-    found = layer_grid("mutual_knn", deep, [neighbors(y, k=6) for y in ys], k=6)
+    result = layer_grid("mutual_knn", deep, [neighbors(y, k=6) for y in ys], k=6)
     np.testing.assert_array_equal(
-        found.scores, layer_grid("mutual_knn", deep, [neighbors(y, k=9) for y in ys], k=6).scores
+        result.scores, layer_grid("mutual_knn", deep, [neighbors(y, k=9) for y in ys], k=6).scores
     )
-    assert found.backend == deep[0].backend
+    assert result.backend == deep[0].backend
 
 
 def test_rows_that_run_short_are_left_out_of_a_cell_as_the_comparison_leaves_them():
     rows = np.arange(0, 60, 2)
     xs, ys = ([neighbors(v, k=18).among(rows) for v in layers(3, seed)] for seed in (1, 2))
-    found = layer_grid("mutual_knn", xs, ys, k=8)
+    result = layer_grid("mutual_knn", xs, ys, k=8)
     comparison = chosen("mutual_knn", k=8)[1]
     expected = [[comparison.compare(a, b) for b in ys] for a in xs]
     assert any((side.ids[:, 7] < 0).any() for side in xs)
-    np.testing.assert_allclose(found.scores, expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(result.scores, expected, rtol=0, atol=1e-12)
     few = [neighbors(layers(1, seed)[0], k=10).among(np.arange(9)) for seed in (1, 2)]
     with pytest.raises(errors.TooFewRows, match=r"layers \(0, 0\): no row has k neighbours in both"):
         layer_grid("mutual_knn", few[:1], few[1:], k=8)
@@ -86,18 +86,18 @@ def test_the_best_of_an_all_negative_grid_is_its_highest_and_keeps_its_sign():
     target = rng.standard_normal((30, 4))
     scores = [METRICS["cka_debiased"].function(x, target) for x in candidates]
     negative = [x for x, score in zip(candidates, scores, strict=True) if score < 0]
-    found = layer_grid("cka_debiased", negative, [target])
-    assert found.scores.max() < 0
-    assert found.best == (int(found.scores.argmax()), 0)
-    assert found.best_score == found.scores.max()
+    result = layer_grid("cka_debiased", negative, [target])
+    assert result.scores.max() < 0
+    assert result.best == (int(result.scores.argmax()), 0)
+    assert result.best_score == result.scores.max()
 
 
 def test_the_best_of_distances_is_the_smallest():
     distances = [name for name in IN_TWO_STEPS if not METRICS[name].higher_is_better]
     assert distances
     for name in distances:
-        found = layer_grid(name, layers(3, 1), layers(3, 2))
-        assert found.best_score == found.scores.min() < found.scores.max()
+        result = layer_grid(name, layers(3, 1), layers(3, 2))
+        assert result.best_score == result.scores.min() < result.scores.max()
 
 
 def test_many_encoders_give_a_tidy_table_of_every_pair_of_layers():
@@ -116,17 +116,17 @@ def test_many_encoders_give_a_tidy_table_of_every_pair_of_layers():
 
 def test_the_best_pair_has_a_p_value_that_counts_the_search():
     xs, ys = layers(3, 1), layers(3, 2, noise=0.5)
-    found = layer_grid("mutual_knn", xs, ys, permutations=99, k=5)
-    assert found.max_null.p == 0.01
-    assert found.max_null.null.mean > found.chance  # the best of nine is above one pair's chance
-    points = found.points("left", "right")
+    result = layer_grid("mutual_knn", xs, ys, permutations=99, k=5)
+    assert result.max_null.p == 0.01
+    assert result.max_null.null.mean > result.chance  # the best of nine is above one pair's chance
+    points = result.points("left", "right")
     assert {(p.x, p.y) for p in points} == {("left", "right")}
     assert [p.p for p in points if p.best] == [0.01]
     rng = RNG(3)
     alone = [list(rng.standard_normal((3, 60, 7))) for _ in range(2)]
     assert layer_grid("mutual_knn", *alone, permutations=99, k=5).max_null.p > 0.05
     again = layer_grid("mutual_knn", xs, ys, permutations=99, k=5)
-    assert (again.max_null.p_values == found.max_null.p_values).all()
+    assert (again.max_null.p_values == result.max_null.p_values).all()
 
 
 def test_what_does_not_fit_is_refused_by_the_layers_name():

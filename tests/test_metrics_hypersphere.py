@@ -1,4 +1,4 @@
-"""Are the sphere's measures and Huh et al.'s preparation what their definitions say?"""
+"""The sphere's measures and Huh et al.'s preparation against their definitions."""
 
 from itertools import permutations
 from typing import Any

@@ -1,4 +1,4 @@
-"""Do the kernel metrics equal their n x n definitions, prepared, taken apart and permuted, and never give a NaN?"""
+"""Kernel metrics against their n x n definitions: prepared, taken apart, permuted, and never NaN."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from featcache.metrics import cka, cknna, errors, hsic, moments_hsic, rv
 from featcache.metrics.scores import medians
-from featcache.metrics.scores.gram import GramSide, RowSide
+from featcache.metrics.scores.gram import GramKernel, RowKernel
 from featcache.metrics.scores.independence import DIVISORS, HsicComparison
 from featcache.metrics.scores.kernels import LinearCka, RbfCka
 from featcache.metrics.scores.local import Cknna
@@ -73,8 +73,8 @@ def test_linear_cka_equals_the_n_by_n_formula_whichever_product_is_cheaper(shape
 
 
 def test_a_space_is_kept_as_rows_or_as_a_kernel_whichever_is_smaller():
-    assert isinstance(LinearCka().prepare(RNG(0).standard_normal((40, 39))), RowSide)
-    assert isinstance(LinearCka().prepare(RNG(0).standard_normal((40, 40))), GramSide)
+    assert isinstance(LinearCka().prepare(RNG(0).standard_normal((40, 39))), RowKernel)
+    assert isinstance(LinearCka().prepare(RNG(0).standard_normal((40, 40))), GramKernel)
 
 
 @pytest.mark.parametrize("held", [True, False])
@@ -366,13 +366,13 @@ def test_features_below_the_smallest_normal_number_are_measured_as_any_other(nam
 class Largest(TorchDispatchMode):
     """Bytes of the largest tensor that is made."""
 
-    found = 0
+    result = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for made in out if isinstance(out, tuple | list) else [out]:
             if isinstance(made, torch.Tensor):
-                self.found = max(self.found, made.numel() * made.element_size())
+                self.result = max(self.result, made.numel() * made.element_size())
         return out
 
 
@@ -384,9 +384,9 @@ def test_a_null_of_large_kernels_makes_nothing_larger_than_a_float32_kernel(monk
     a, b = comparison.prepare(x), comparison.prepare(y)
     order = RNG(1).permutation(n)
     with Largest() as largest:
-        found = comparison.permuted(a, b, order[None])
-    assert largest.found == 4 * n * n
-    assert found[0] == pytest.approx(comparison.compare(a, comparison.take(b, order)), abs=1e-6)
+        result = comparison.permuted(a, b, order[None])
+    assert largest.result == 4 * n * n
+    assert result[0] == pytest.approx(comparison.compare(a, comparison.take(b, order)), abs=1e-6)
 
 
 def test_autocast_of_the_caller_changes_no_score():
@@ -397,9 +397,9 @@ def test_autocast_of_the_caller_changes_no_score():
         expected, null = comparison(a, b), comparison.permuted(comparison.prepare(a), comparison.prepare(b), orders)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert comparison(a, b) == expected, name
-            found = comparison.permuted(comparison.prepare(a), comparison.prepare(b), orders)
+            result = comparison.permuted(comparison.prepare(a), comparison.prepare(b), orders)
             part = comparison.compare(*(comparison.take(comparison.prepare(v), orders[0][:50]) for v in (a, b)))
-        np.testing.assert_array_equal(found, null)
+        np.testing.assert_array_equal(result, null)
         again = comparison.compare(*(comparison.take(comparison.prepare(v), orders[0][:50]) for v in (a, b)))
         assert part == again, name
         assert cka(a, b, precision="float32") == pytest.approx(cka(a, b), abs=1e-7)

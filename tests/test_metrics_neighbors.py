@@ -1,4 +1,4 @@
-"""Are neighbours exact, and the same bits whatever computed them?"""
+"""Neighbours are exact, and the same bits whatever computed them."""
 
 import subprocess
 import sys
@@ -72,8 +72,8 @@ def test_ids_are_those_of_the_float64_oracle_on_hard_inputs(name, metric, backen
     codes = np.arange(len(x)) // 3
     for tile in (None, 1 if len(x) < 100 else 37, len(x)):
         for groups in (None, codes):
-            found = neighbors(x, k=7, groups=groups, metric=metric, backend=backend, tile=tile)
-            np.testing.assert_array_equal(found.ids, oracle(x, 7, groups, metric))
+            result = neighbors(x, k=7, groups=groups, metric=metric, backend=backend, tile=tile)
+            np.testing.assert_array_equal(result.ids, oracle(x, 7, groups, metric))
 
 
 @settings(deadline=None, max_examples=40)
@@ -148,16 +148,16 @@ def test_a_pair_has_the_same_value_alone_and_in_any_batch():
 def test_faiss_rows_that_cannot_be_certified_are_searched_again():
     pytest.importorskip("faiss")
     x = np.repeat(RNG(0).standard_normal((20, 8)), 20, axis=0)
-    found = neighbors(x, k=5, backend="faiss")
-    assert found.searched_again == 400
-    np.testing.assert_array_equal(found.ids, neighbors(x, k=5).ids)
-    assert found.backend == "faiss (cpu)"
+    result = neighbors(x, k=5, backend="faiss")
+    assert result.searched_again == 400
+    np.testing.assert_array_equal(result.ids, neighbors(x, k=5).ids)
+    assert result.backend == "faiss (cpu)"
 
 
 def test_self_is_excluded_by_id_where_all_rows_are_the_same():
-    found = neighbors(np.ones((9, 3)), k=3)
-    assert found.ids[0].tolist() == [1, 2, 3]
-    assert found.ids[8].tolist() == [0, 1, 2]
+    result = neighbors(np.ones((9, 3)), k=3)
+    assert result.ids[0].tolist() == [1, 2, 3]
+    assert result.ids[8].tolist() == [0, 1, 2]
 
 
 def test_reduced_matmul_precision_does_not_change_ids_and_is_restored():
@@ -231,9 +231,9 @@ def test_tensors_memory_maps_and_other_strides_are_taken(tmp_path):
 def test_groups_may_be_any_hashables_in_any_order():
     x = RNG(0).standard_normal((40, 5))
     names = [f"photo {i}" for i in RNG(1).permutation(np.repeat(np.arange(10), 4))]
-    found = neighbors(x, k=3, groups=names)
+    result = neighbors(x, k=3, groups=names)
     codes = np.array([int(name.split()[1]) for name in names])
-    np.testing.assert_array_equal(found.ids, oracle(x, 3, codes))
+    np.testing.assert_array_equal(result.ids, oracle(x, 3, codes))
 
 
 def test_a_tile_of_rows_needs_no_square_of_similarities(monkeypatch):

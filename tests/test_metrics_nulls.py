@@ -1,4 +1,4 @@
-"""Do closed forms and permutations agree, and does a null hold what it promises?"""
+"""Permutation nulls against closed forms and against scoring every rearrangement."""
 
 from dataclasses import replace
 from itertools import permutations
@@ -23,7 +23,7 @@ from featcache.metrics import (
     permutation_null_knn,
 )
 from featcache.metrics.certainty import nulls
-from featcache.metrics.knn import graph_scores
+from featcache.metrics.knn import compiled, graph_scores
 from featcache.metrics.knn.parts import first_kept
 
 RNG = np.random.default_rng
@@ -42,7 +42,7 @@ GRAPH_SCORES = {
             graph_scores.lcs_knn_graphs,
             graph_scores.edit_distance_knn_graphs,
             graph_scores.rank_knn_graphs,
-            nearest_agrees,
+            graph_scores.GraphScore(nearest_agrees),
         ),
     )
 }
@@ -163,7 +163,7 @@ def test_duplicated_rows_need_a_group_null_to_look_like_chance():
 
 def test_any_graph_score_has_a_null():
     a, b = (neighbors(v, k=5).ids for v in spaces(60))
-    for score in (graph_scores.jaccard_knn_graphs, graph_scores.cycle_knn_graphs, graph_scores.lcs_knn_graphs):
+    for score in (graph_scores.jaccard_knn_graphs, graph_scores.cycle_knn_graphs, nearest_agrees):
         null = permutation_null_knn(a, b, permutations=50, score=score)
         assert null.observed == score(a, b).mean()
         assert null.low <= null.mean <= null.high
@@ -183,7 +183,7 @@ def test_a_null_that_cannot_be_drawn_is_refused():
 
 def scored_one_by_one(score, a, b, orders):
     """Renames and scores each graph anew; rows that run short are left out."""
-    found = []
+    result = []
     for order in orders:
         moved = b.among(order).ids
         enough = (a.ids[:, -1] >= 0) & (moved[:, -1] >= 0)
@@ -192,8 +192,8 @@ def scored_one_by_one(score, a, b, orders):
             scores[enough] = score(a.ids, moved)[enough]
         else:
             scores[enough] = score(a.ids[enough], moved[enough])
-        found.append(np.nanmean(scores))
-    return np.array(found)
+        result.append(np.nanmean(scores))
+    return np.array(result)
 
 
 @pytest.mark.parametrize("name", GRAPH_SCORES)
@@ -205,31 +205,31 @@ def test_scores_in_other_orders_equal_renamed_graphs_bit_for_bit(name, short):
         a, b = (replace(graph.among(rows), ids=graph.among(rows).ids[:, :3]) for graph in (a, b))
         assert 0 < np.mean(a.ids[:, -1] < 0) < 1
     orders = np.stack([RNG(seed).permutation(a.n) for seed in range(25)])
-    fast = graph_scores.knn_scores(GRAPH_SCORES[name], a.ids, b.ids, orders)
+    fast = GRAPH_SCORES[name].permuted(a.ids, b.ids, orders)
     assert fast.tobytes() == scored_one_by_one(GRAPH_SCORES[name], a, b, orders).tobytes()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_shared_neighbours_are_counted_alike_by_any_number_of_threads_in_graphs_of_any_size(threads, monkeypatch):
-    n = 3 * graph_scores._SLOTS + 5  # ids that share a slot
+    n = 3 * compiled.SLOTS + 5  # ids that share a slot
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(graph_scores, "_ENTRIES", 2 * n)  # several parts
     rng = RNG(0)
     near = (np.arange(n)[:, None] + np.arange(1, 6)) % n
-    far = (np.arange(n)[:, None] + graph_scores._SLOTS * np.arange(1, 3)) % n
+    far = (np.arange(n)[:, None] + compiled.SLOTS * np.arange(1, 3)) % n
     a, b = near, np.hstack([near[:, :3], far])
     orders = np.stack([np.arange(n), *(rng.permutation(n) for _ in range(4))])
     moved = [relabelled(b, order) for order in orders]
     slow = [graph_scores.mutual_knn_graphs(a, ids).mean() for ids in moved]
-    assert graph_scores.knn_scores(graph_scores.mutual_knn_graphs, a, b, orders).tolist() == slow
+    assert graph_scores.mutual_knn_graphs.permuted(a, b, orders).tolist() == slow
     assert slow[0] == pytest.approx(0.6)
 
 
 def test_graphs_without_a_row_to_score_have_no_null():
     empty = np.full((6, 2), -1)
-    assert np.isnan(graph_scores.knn_scores(graph_scores.mutual_knn_graphs, empty, empty, np.arange(6)[None])).all()
+    assert np.isnan(graph_scores.mutual_knn_graphs.permuted(empty, empty, np.arange(6)[None])).all()
     with pytest.raises(errors.TooFewRows, match="no row has k neighbours"):
-        nulls.summarised(0.5, np.array([0.1, np.nan]), "rows permuted")
+        nulls.summarise(0.5, np.array([0.1, np.nan]), "rows permuted")
 
 
 def test_the_first_ids_kept_are_those_of_the_graph_among_the_rows():
@@ -261,17 +261,17 @@ def test_every_metric_has_a_null_of_its_scores_on_rearranged_rows(name):
 
 def test_a_distance_counts_the_permutations_that_come_at_least_as_near():
     scores = np.array([3.0, 1.0, 2.0])
-    assert nulls.summarised(1.5, scores, "", higher_is_better=False).p == 2 / 4
-    assert nulls.summarised(1.5, scores, "").p == 3 / 4
-    assert nulls.summarised(3.0, scores, "").p == 2 / 4
+    assert nulls.summarise(1.5, scores, "", higher_is_better=False).p == 2 / 4
+    assert nulls.summarise(1.5, scores, "").p == 3 / 4
+    assert nulls.summarise(3.0, scores, "").p == 2 / 4
 
 
 @pytest.mark.parametrize("offset", [0, 30, 100])
 def test_scores_close_to_one_are_told_apart_from_their_null(offset):
     x, noise = RNG(0).standard_normal((2, 200, 16))
-    found = calibrate("second_order_cosine", x + offset, x + 0.7 * noise + offset, permutations=99)
-    assert found.p == (1 + np.sum(found.null.scores >= found.observed)) / 100 == 0.01
-    assert found.observed > found.threshold and found.calibrated > 0
+    result = calibrate("second_order_cosine", x + offset, x + 0.7 * noise + offset, permutations=99)
+    assert result.p == (1 + np.sum(result.null.scores >= result.observed)) / 100 == 0.01
+    assert result.observed > result.threshold and result.calibrated > 0
 
 
 @pytest.mark.parametrize("name", sorted(METRICS))
@@ -282,15 +282,15 @@ def test_an_order_that_changes_nothing_reaches_the_score(name):
     for y in (x, x + noise):
         a, b = comparison.prepare(x), comparison.prepare(y)
         orders = np.stack([RNG(2).permutation(30), *[np.arange(30)] * 3, np.arange(30)[::-1]])
-        observed, by_path = comparison.compare(a, b), nulls.unmoved(comparison, a, b, 30)
-        scores = nulls.settled(comparison.permuted(a, b, orders), observed, by_path)
+        observed, by_path = comparison.compare(a, b), nulls.unpermuted(comparison, a, b, 30)
+        scores = nulls.merge_ties(comparison.permuted(a, b, orders), observed, by_path)
         assert (scores[1:4] == observed).all()
 
 
 def test_a_null_says_how_many_rows_have_no_group_to_change_places_with():
-    assert nulls.described(None, 5) == "rows permuted"
-    assert nulls.described(list("aabb"), 4) == "groups permuted among those of equal size"
-    assert nulls.described(list("aabbc"), 5).endswith(", 1 of 5 rows without a partner")
+    assert nulls.describe_permutation(None, 5) == "rows permuted"
+    assert nulls.describe_permutation(list("aabb"), 4) == "groups permuted among those of equal size"
+    assert nulls.describe_permutation(list("aabbc"), 5).endswith(", 1 of 5 rows without a partner")
 
 
 def test_orders_come_in_parts_that_do_not_change_them(monkeypatch):

@@ -1,4 +1,4 @@
-"""Do rows of two views meet by group, and does no mode let duplicates raise a score unseen?"""
+"""Pairing of two views by group, and duplicates that no mode lets raise a score unseen."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Does `from metrics import ...` give every public name, and no torch before it is needed?"""
+"""Public names of featcache.metrics and their lazy import."""
 
 from featcache import metrics
 from featcache.metrics import METRICS

@@ -1,4 +1,4 @@
-"""Do the metrics give what seven published code bases print? Every published value is reproduced, or left out by name.
+"""Values that seven published code bases print: every one is reproduced, or left out by name.
 
 The values come from the code bases at fixed commits, run on arrays that an integer hash defines: no random numbers.
 """
@@ -215,23 +215,23 @@ Found = dict[str, tuple[Any, float]]  # path -> (our value, tolerance)
 
 def found_in_case(case: str) -> Found:
     x, y = pair(case)
-    found: Found = {}
+    result: Found = {}
     for code, recipes in RECIPES.items():
         for key, score in recipes.items():
-            found[f"cases/{case}/{code}/{key}"] = score(x, y), TOLERANCE[code]
+            result[f"cases/{case}/{code}/{key}"] = score(x, y), TOLERANCE[code]
     random = f"cases/{case}/platonic_rep.float32/svcca_dim10_"
     for key in ("seed0", "mean_of_seeds0..19", "min_max/0", "min_max/1"):
-        found[random + key] = EXACT_SVCCA(x, y), RANDOM
+        result[random + key] = EXACT_SVCCA(x, y), RANDOM
     for i, side in enumerate((x, y)):
         components = svcca_comparison(dims=0.99).prepare(side).basis.shape[1]
-        found[f"cases/{case}/resi/SVCCA_components_for_99pct(A,B)/{i}"] = components, 0
+        result[f"cases/{case}/resi/SVCCA_components_for_99pct(A,B)/{i}"] = components, 0
         for k in (1, 5, 10, 20):
             near = neighbors(side, k=k + 1).similarities
             gap = float((near[:, k - 1] - near[:, k]).min())
-            found[f"cases/{case}/kth_gap_min/k{k}/{i}"] = gap, 1e-3 * gap  # four digits
+            result[f"cases/{case}/kth_gap_min/k{k}/{i}"] = gap, 1e-3 * gap  # four digits
     a, b = pair("shared_raw")
     sums = {"sumA": a.sum(), "sumB": b.sum(), "A00": a[0, 0], "A[159,47]": a[159, 47], "B00": b[0, 0]}
-    return found | {f"checksums/{case}/{key}": (float(value), 1e-9) for key, value in sums.items()}
+    return result | {f"checksums/{case}/{key}": (float(value), 1e-9) for key, value in sums.items()}
 
 
 LAYERED = {
@@ -246,31 +246,31 @@ LAYERED = {
 def found_in_layers(mode: str, how: How) -> Found:
     stacked = stacks()
     top = f"prepare_and_layer_search/{mode}/"
-    found: Found = {
+    result: Found = {
         f"{top}clip_{side}": (outlier_threshold(layers, how=how), FLOAT32)
         for side, layers in zip("AB", stacked, strict=True)
     }
     for i in range(3):
-        found[f"{top}clip_A_per_layer_list/{i}"] = outlier_threshold(stacked[0][:, i], how=how), FLOAT32
+        result[f"{top}clip_A_per_layer_list/{i}"] = outlier_threshold(stacked[0][:, i], how=how), FLOAT32
     a, b = (np.moveaxis(np.asarray(prepared(layers, how=how)), 1, 0) for layers in stacked)
     for theirs, (name, options) in LAYERED.items():
         comparison = chosen(name, **options)[1]
         left, right = ([comparison.prepare(layer) for layer in layers] for layers in (a, b))
         scores = np.array([[comparison.compare(p, q) for q in right] for p in left])
         best = np.unravel_index(scores.argmax(), scores.shape)
-        found[f"{top}{theirs}/score"] = scores.max(), FLOAT32
+        result[f"{top}{theirs}/score"] = scores.max(), FLOAT32
         for place, layer in enumerate(best):
-            found[f"{top}{theirs}/layers/{place}"] = int(layer), 0
+            result[f"{top}{theirs}/layers/{place}"] = int(layer), 0
         for (i, j), score in np.ndenumerate(scores):
-            found[f"{top}{theirs}/all/{i}/{j}"] = score, FLOAT32
-    return found
+            result[f"{top}{theirs}/all/{i}/{j}"] = score, FLOAT32
+    return result
 
 
 @cache
 def everything() -> Found:
-    found = found_in_case("shared_norm") | found_in_case("shared_raw")
-    found |= found_in_layers("approx(default: precise=False)", "per_sample_mean")
-    return found | found_in_layers("exact", "exact")
+    result = found_in_case("shared_norm") | found_in_case("shared_raw")
+    result |= found_in_layers("approx(default: precise=False)", "per_sample_mean")
+    return result | found_in_layers("exact", "exact")
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""Are ranks, chance and intervals of retrieval right, and do mixed spaces have the kernels they claim?"""
+"""Ranks, chance and intervals of retrieval, and the kernels of mixed spaces."""
 
 from itertools import combinations
 
@@ -34,12 +34,12 @@ def captions(photos=30, each=5, d=12, noise=1.0, seed=0):
 def test_ranks_equal_the_oracle_both_ways(tile):
     image, text, photos, owners = captions()
     for q, g, qg, gg in ((image, text, photos, owners), (text, image, owners, photos)):
-        found = retrieval(q, g, query_groups=qg, gallery_groups=gg, tile=tile)
-        assert found.ranks.tolist() == oracle_ranks(q, g, qg, gg)
+        result = retrieval(q, g, query_groups=qg, gallery_groups=gg, tile=tile)
+        assert result.ranks.tolist() == oracle_ranks(q, g, qg, gg)
         for k in (1, 5, 10):
-            assert found.recall[k] == np.mean(found.ranks <= k)
-            assert 0 <= found.low[k] <= found.recall[k] <= found.high[k] <= 1
-        assert found.median_rank == np.median(found.ranks)
+            assert result.recall[k] == np.mean(result.ranks <= k)
+            assert 0 <= result.low[k] <= result.recall[k] <= result.high[k] <= 1
+        assert result.median_rank == np.median(result.ranks)
 
 
 @settings(deadline=None, max_examples=30)
@@ -49,28 +49,28 @@ def test_ranks_equal_the_oracle_with_ties_and_any_groups(seed, grid):
     q, g = (rng.integers(-1, 2, (n, 3)) + 0.25 if grid else rng.standard_normal((n, 3)) for n in (15, 25))
     gallery_groups = rng.integers(0, 6, 25)
     query_groups = rng.choice(gallery_groups, 15)
-    found = retrieval(q, g, query_groups=query_groups, gallery_groups=gallery_groups, tile=int(rng.integers(1, 20)))
-    assert found.ranks.tolist() == oracle_ranks(q, g, query_groups, gallery_groups)
+    result = retrieval(q, g, query_groups=query_groups, gallery_groups=gallery_groups, tile=int(rng.integers(1, 20)))
+    assert result.ranks.tolist() == oracle_ranks(q, g, query_groups, gallery_groups)
 
 
 def test_a_collapsed_space_is_last_not_first():
-    found = retrieval(np.ones((20, 4)), np.ones((20, 4)), query_groups=range(20), gallery_groups=range(20))
-    assert set(found.ranks) == {20}
-    assert found.recall[10] == 0 < found.chance[10] == 0.5
+    result = retrieval(np.ones((20, 4)), np.ones((20, 4)), query_groups=range(20), gallery_groups=range(20))
+    assert set(result.ranks) == {20}
+    assert result.recall[10] == 0 < result.chance[10] == 0.5
     nearly = np.ones((20, 4), np.float32) + np.float32(1e-7) * RNG(0).integers(0, 2, (20, 4)).astype(np.float32)
-    found = retrieval(nearly, nearly[::-1].copy(), query_groups=range(20), gallery_groups=range(20))
-    assert found.recall[1] <= found.chance[1]
+    result = retrieval(nearly, nearly[::-1].copy(), query_groups=range(20), gallery_groups=range(20))
+    assert result.recall[1] <= result.chance[1]
 
 
 def test_unrelated_spaces_score_at_chance():
     rng = RNG(0)
     owners = np.repeat(np.arange(200), 5)
     text, image = rng.standard_normal((1000, 32)), rng.standard_normal((200, 32))
-    found = retrieval(text, image, query_groups=owners, gallery_groups=np.arange(200))
-    assert found.chance[10] == pytest.approx(0.05)
-    assert found.low[10] <= found.chance[10] <= found.high[10]
-    assert found.chance_median_rank == 100
-    assert found.median_rank == pytest.approx(found.chance_median_rank, rel=0.2)
+    result = retrieval(text, image, query_groups=owners, gallery_groups=np.arange(200))
+    assert result.chance[10] == pytest.approx(0.05)
+    assert result.low[10] <= result.chance[10] <= result.high[10]
+    assert result.chance_median_rank == 100
+    assert result.median_rank == pytest.approx(result.chance_median_rank, rel=0.2)
 
 
 def test_chance_recall_equals_every_possible_draw():
@@ -189,8 +189,8 @@ def test_cut_offs_are_whole_numbers_from_one_on(ks):
 
 def test_cut_offs_may_be_an_array():
     image, text, photos, owners = captions()
-    found = retrieval(text, image, query_groups=owners, gallery_groups=photos, ks=np.array([1, 5]))
-    assert found.recall == retrieval(text, image, query_groups=owners, gallery_groups=photos, ks=(1, 5)).recall
+    result = retrieval(text, image, query_groups=owners, gallery_groups=photos, ks=np.array([1, 5]))
+    assert result.recall == retrieval(text, image, query_groups=owners, gallery_groups=photos, ks=(1, 5)).recall
 
 
 @pytest.mark.parametrize("groups", [[[1]] * 150, np.zeros((150, 2)), 3])
@@ -205,6 +205,6 @@ def test_autocast_of_the_caller_changes_no_rank():
     q, g = torch.from_numpy(text + 10), torch.from_numpy(image + 10)
     expected = retrieval(q, g, query_groups=owners, gallery_groups=photos).ranks
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = retrieval(q, g, query_groups=owners, gallery_groups=photos).ranks
-    np.testing.assert_array_equal(found, expected)
+        result = retrieval(q, g, query_groups=owners, gallery_groups=photos).ranks
+    np.testing.assert_array_equal(result, expected)
     assert expected.tolist() == oracle_ranks(q, g, owners, photos)

@@ -1,4 +1,4 @@
-"""Do the metrics keep what their table promises, swept over the table so that none is forgotten?"""
+"""What the table of metrics promises, swept over the table so that none is forgotten."""
 
 from inspect import getmembers, isfunction, signature
 from typing import Any

@@ -1,4 +1,4 @@
-"""Do metrics of rows that arrive in batches equal those of all rows at once, however they are cut and merged?"""
+"""Metrics of rows that arrive in batches equal those of all rows at once, however they are cut and merged."""
 
 import pickle
 from functools import partial
@@ -133,8 +133,8 @@ def test_sums_of_huge_and_tiny_features_are_those_of_ordinary_ones(scale, size):
     other = fed(CkaSums(), x[:40] * scale, y[:40] / scale, size)
     other.merge(fed(CkaSums(), x[40:] * scale, y[40:] / scale, size))
     for debiased in (False, True):
-        for found in (sums, other):
-            assert found.compute(debiased=debiased) == pytest.approx(cka(x, y, debiased=debiased), abs=1e-12)
+        for result in (sums, other):
+            assert result.compute(debiased=debiased) == pytest.approx(cka(x, y, debiased=debiased), abs=1e-12)
 
 
 @pytest.mark.parametrize("size", [1, 5, 7])

@@ -1,4 +1,4 @@
-"""Do symmetric tiles find what a plain search finds, however they are cut, and leave the process as it was?"""
+"""Symmetric tiles find what a plain search finds, however they are cut, and leave the process as it was."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,20 +23,20 @@ def blas_threads():
 def test_every_entry_of_a_list_is_the_best_of_all_others(tile, k):
     x = RNG(0).standard_normal((150, 12)).astype(np.float32)
     space = exact.prepare(x, "cosine")
-    best, who = np.full((150, k), -np.inf, np.float32), np.full((150, k), -1, np.int32)
-    tiles._scan_all(space, np.arange(150), best, who, tile)
+    best, ids = np.full((150, k), -np.inf, np.float32), np.full((150, k), -1, np.int32)
+    tiles._scan_all(space, np.arange(150), best, ids, tile)
     scores = space.centred @ space.centred.T + space.bias
     np.fill_diagonal(scores, -np.inf)
     np.testing.assert_allclose(np.sort(best, axis=1), np.sort(scores, axis=1)[:, -k:], atol=1e-6)
     rows = np.arange(150)[:, None]
-    np.testing.assert_allclose(scores[rows, who], best, atol=1e-6)
-    assert all(len(set(row)) == k for row in who.tolist())
+    np.testing.assert_allclose(scores[rows, ids], best, atol=1e-6)
+    assert all(len(set(row)) == k for row in ids.tolist())
 
 
 def test_a_list_that_ends_within_the_bound_of_its_kth_is_searched_again():
     x = np.repeat(RNG(0).standard_normal((20, 8)), 20, axis=0)
-    found = neighbors(x, k=5, backend="tiles")
-    assert found.searched_again == 400
+    result = neighbors(x, k=5, backend="tiles")
+    assert result.searched_again == 400
     apart = neighbors(RNG(1).standard_normal((400, 8)), k=5, backend="tiles")
     assert apart.searched_again == 0
 
@@ -44,9 +44,9 @@ def test_a_list_that_ends_within_the_bound_of_its_kth_is_searched_again():
 def test_centring_leaves_few_near_ties_among_features_that_all_point_one_way():
     rng = RNG(0)
     x = (30 * rng.standard_normal(256) + rng.standard_normal((2000, 256))).astype(np.float32)
-    found = neighbors(x, k=10)
-    assert found.similarities.mean() > 0.998
-    assert found.recomputed < 1.3 * 2000 * 10
+    result = neighbors(x, k=10)
+    assert result.similarities.mean() > 0.998
+    assert result.recomputed < 1.3 * 2000 * 10
 
 
 def test_the_deciding_order_of_a_sum_is_the_documented_one():
@@ -95,8 +95,8 @@ def test_searches_side_by_side_do_not_disturb_each_other():
     spaces = [RNG(seed).standard_normal((700, 24)).astype(np.float32) for seed in range(4)]
     expected = [neighbors(x, k=6).ids for x in spaces]
     with ThreadPoolExecutor(4) as pool:
-        for found, ids in zip(pool.map(lambda x: neighbors(x, k=6, tile=64).ids, spaces), expected, strict=True):
-            np.testing.assert_array_equal(found, ids)
+        for result, ids in zip(pool.map(lambda x: neighbors(x, k=6, tile=64).ids, spaces), expected, strict=True):
+            np.testing.assert_array_equal(result, ids)
 
 
 def test_a_space_of_two_rows_is_searched():

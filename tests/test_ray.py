@@ -45,20 +45,20 @@ def test_a_worker_killed_in_mid_run_changes_no_byte_of_the_array(tmp_path: Path,
     site = Site(tmp_path, ROWS)
     cache = site.cache(tmp_path / "shared")
     job = site.job(cache)
-    said: list[str] = []
+    printed: list[str] = []
     counted: list[int] = []
 
     def kill_the_first(rows: int) -> None:
         counted.append(rows)
         if len(counted) == 1:
-            os.kill(int(re.findall(r"worker: process (\d+) on", "\n".join(said))[0]), signal.SIGKILL)
+            os.kill(int(re.findall(r"worker: process (\d+) on", "\n".join(printed))[0]), signal.SIGKILL)
 
-    done = run_on_ray(job, site.request(cache, job), actors=2, on_rows=kill_the_first, say=said.append)
-    assert any(re.match(r"lost the worker of chunk \d+: ", line) for line in said), said
+    done = run_on_ray(job, site.remote(cache, job), actors=2, on_rows=kill_the_first, on_line=printed.append)
+    assert any(re.match(r"lost the worker of chunk \d+: ", line) for line in printed), printed
     assert done.complete and sum(counted) == done.rows
-    assert ROWS - 2 * CHUNK <= done.rows <= ROWS, "rows that the killed worker had committed but not told may lack"
+    assert ROWS - 2 * CHUNK <= done.rows <= ROWS, "rows that the killed worker had committed but not reported may lack"
     assert snapshot(tmp_path / "shared") == site.whole(tmp_path / "one")
-    again = run_on_ray(site.job(cache), site.request(cache, job), actors=2)
+    again = run_on_ray(site.job(cache), site.remote(cache, job), actors=2)
     assert (again.rows, again.reused, again.complete) == (0, ROWS, True)
 
 
@@ -66,7 +66,7 @@ def test_a_workers_own_error_stops_the_run_with_its_message(tmp_path: Path, clus
     site = Site(tmp_path, ROWS)
     cache = site.cache(tmp_path / "shared")
     job = site.job(cache)
-    elsewhere = replace(site.request(cache, job), encoder="other")
+    elsewhere = replace(site.remote(cache, job), encoder="other")
     with pytest.raises(WeightsInvalid, match="is not the encoder that the extraction was started with"):
         run_on_ray(job, elsewhere, actors=1)
 
@@ -76,9 +76,9 @@ def test_a_named_gpu_or_a_gpu_that_the_cluster_lacks_is_refused(tmp_path: Path, 
     cache = site.cache(tmp_path / "shared")
     job = site.job(cache)
     for device, says in (("cuda:1", "Ray's choice: --device cuda"), ("cuda", "the Ray cluster has no GPU")):
-        asked = replace(job, options=replace(job.options, device=device))
+        other = replace(job, options=replace(job.options, device=device))
         with pytest.raises(UsageError, match=says):
-            run_on_ray(asked, site.request(cache, job))
+            run_on_ray(other, site.remote(cache, job))
 
 
 @pytest.mark.slow
@@ -95,5 +95,5 @@ def test_a_chunk_that_kills_every_worker_is_given_up_by_name(tmp_path: Path, clu
             os.kill(started[-1], signal.SIGKILL)
 
     with pytest.raises(ExtractionFailed, match="the worker of chunk 0 was lost 3 times"):
-        run_on_ray(job, site.request(cache, job), actors=1, say=kill_whoever_comes)
+        run_on_ray(job, site.remote(cache, job), actors=1, on_line=kill_whoever_comes)
     assert len(started) == 3

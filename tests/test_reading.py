@@ -1,4 +1,4 @@
-"""Does a reader give the same rows as the whole array does, whichever way they are asked for, and only whole ones?"""
+"""A reader gives the same rows as the whole array, by every way of reading, and only verified ones."""
 
 import os
 import shutil
@@ -40,12 +40,12 @@ def write(folder: Path, values: np.ndarray | None = None, *, chunks: int = CHUNK
     binds = {"format": 1, "rows": {"root": "r", "n": N}, "d": D, "dtype": values.dtype.name}
     key = ArrayKey("tiny", "captions", "fake", "last.mean", binds)
     array = FeatureArray(folder / key.path)
-    plan = array.create(key, Layout(N, ROWS, 4, "row", 1))
+    layout = array.create(key, Layout(N, ROWS, 4, "row", 1))
     for chunk in range(chunks):
-        start, stop = plan.span(chunk)
-        array.commit(plan, chunk, values[start:stop], writer="w")
+        start, stop = layout.span(chunk)
+        array.commit(layout, chunk, values[start:stop], writer="w")
     if chunks == CHUNKS:
-        array.finish(plan)
+        array.finish(layout)
     return array
 
 
@@ -66,8 +66,8 @@ def decay(array: FeatureArray, chunk: int, monkeypatch: pytest.MonkeyPatch) -> N
         return before if str(path).endswith(f"/{chunk_name(chunk)}") else real(path, *arguments, **named)
 
     def fstat(descriptor: int) -> os.stat_result:
-        found = whole(descriptor)
-        return before if found.st_ino == before.st_ino else found
+        status = whole(descriptor)
+        return before if status.st_ino == before.st_ino else status
 
     whole = os.fstat
     flip(array, chunk)
@@ -94,9 +94,9 @@ def reader(opened: Reader) -> Reader:
 def test_any_rows_are_those_of_the_whole_array_in_the_order_asked(
     opened: Reader, rows: list[int], verify: bool
 ) -> None:
-    found = opened.take(np.array(rows, np.int64), verify=verify)
-    np.testing.assert_array_equal(found, features()[rows])
-    assert found.shape == (len(rows), D)
+    taken = opened.take(np.array(rows, np.int64), verify=verify)
+    np.testing.assert_array_equal(taken, features()[rows])
+    assert taken.shape == (len(rows), D)
 
 
 @settings(deadline=None)
@@ -146,32 +146,32 @@ def test_converting_on_the_way_is_converting_afterwards(
     values = features(stored)
     reader, oracle = write(tmp_path, values).open(), values.astype(wanted or stored)
     rows = np.array([100, 5, 5, 0])
-    for found, expected in [
+    for values, expected in [
         (reader.read(dtype=wanted), oracle),
         (reader.read(3, 8, dtype=wanted), oracle[3:8]),
         (reader.read(3, 8, dtype=wanted, verify=False), oracle[3:8]),
         (reader.block(3, 28, dtype=wanted), oracle[3:28]),
         (reader.take(rows, dtype=wanted), oracle[rows]),
     ]:
-        assert found.dtype == oracle.dtype
-        assert found.tobytes() == expected.tobytes()
+        assert values.dtype == oracle.dtype
+        assert values.tobytes() == expected.tobytes()
 
 
 def test_every_half_becomes_the_same_float_by_torch_as_by_numpy() -> None:
     halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    found = np.empty(len(halves), np.float32)
-    featcache.store.reader._convert(found, halves)
-    np.testing.assert_array_equal(found, halves.astype(np.float32))  # any NaN counts as equal to any
+    converted = np.empty(len(halves), np.float32)
+    featcache.store.reader._convert(converted, halves)
+    np.testing.assert_array_equal(converted, halves.astype(np.float32))  # any NaN counts as equal to any
     halves.flags.writeable = False  # as a map is
-    featcache.store.reader._convert(found, halves)
-    np.testing.assert_array_equal(found, halves.astype(np.float32))
+    featcache.store.reader._convert(converted, halves)
+    np.testing.assert_array_equal(converted, halves.astype(np.float32))
 
 
 def test_torch_takes_what_is_read_without_a_copy_and_may_write_to_it(reader: Reader) -> None:
-    for found in (reader.read(), reader.block(3, 9), reader.take(np.array([4, 2]))):
-        tensor = torch.from_numpy(found)
+    for values in (reader.read(), reader.block(3, 9), reader.take(np.array([4, 2]))):
+        tensor = torch.from_numpy(values)
         tensor[0] = 1
-        assert (found[0] == 1).all()
+        assert (values[0] == 1).all()
     np.testing.assert_array_equal(reader.block(3, 9), features()[3:9])  # what was written to was no map
 
 
@@ -278,15 +278,15 @@ def test_what_was_read_whole_is_remembered_by_the_next_reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Any
 ) -> None:
     array, memory = write(tmp_path), CheckedArrays(tmp_path, tmp_path / "own")
-    way(array.open(verified=memory))
+    way(array.open(checked=memory))
     decay(array, 3, monkeypatch)
-    array.open(verified=memory).take(np.array([31]))  # trusted, unseen
+    array.open(checked=memory).take(np.array([31]))  # trusted, unseen
     with pytest.raises(Damaged, match="chunk 3 of "):
         array.open().take(np.array([31]))
     with pytest.raises(Damaged, match="chunk 3 of "):  # a full reading trusts no memory
-        array.open(verified=memory).read()
+        array.open(checked=memory).read()
     with pytest.raises(Damaged, match="chunk 3 of "):  # and puts an end to it
-        array.open(verified=memory).take(np.array([31]))
+        array.open(checked=memory).take(np.array([31]))
 
 
 def test_a_file_that_takes_a_checked_ones_place_is_checked_again(
@@ -306,21 +306,21 @@ def test_a_file_that_takes_a_checked_ones_place_is_checked_again(
     with pytest.raises(Damaged, match="chunk 0 of"):
         reader.take(np.arange(N))
     with pytest.raises(Damaged, match="chunk 1 of"):
-        reader.block(*array.complete().plan.span(1))
+        reader.block(*array.complete().layout.span(1))
 
 
 def test_a_part_that_was_read_or_a_reading_without_checks_is_not_remembered(tmp_path: Path) -> None:
     array, memory = write(tmp_path), CheckedArrays(tmp_path, tmp_path / "own")
-    array.open(verified=memory).read(0, N - 1)
-    array.open(verified=memory).read(verify=False)
-    array.open(verified=memory).take(np.arange(N), verify=False)
+    array.open(checked=memory).read(0, N - 1)
+    array.open(checked=memory).read(verify=False)
+    array.open(checked=memory).take(np.arange(N), verify=False)
     assert not memory.knows(array.folder, stamp(array))
 
 
 @pytest.mark.parametrize("change", ["in place", "with its time put back", "by another file"])
 def test_a_chunk_written_again_is_forgotten(tmp_path: Path, change: str) -> None:
     array, memory = write(tmp_path), CheckedArrays(tmp_path, tmp_path / "own")
-    array.open(verified=memory).read()
+    array.open(checked=memory).read()
     path = array.path / chunk_name(3)
     before = path.stat()
     if change == "by another file":
@@ -331,22 +331,22 @@ def test_a_chunk_written_again_is_forgotten(tmp_path: Path, change: str) -> None
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert path.stat().st_mtime_ns == before.st_mtime_ns
     with pytest.raises(Damaged, match="chunk 3 of "):
-        array.open(verified=memory).take(np.array([31]))
+        array.open(checked=memory).take(np.array([31]))
 
 
 def test_a_chunk_that_changes_while_the_others_are_checked_is_not_trusted_later(tmp_path: Path) -> None:
     array, memory = write(tmp_path), CheckedArrays(tmp_path, tmp_path / "own")
-    reader = array.open(verified=memory)
+    reader = array.open(checked=memory)
     reader.block(0, 50)
     flip(array, 3)  # checked before, and again the array's to lose
     reader.block(50, N)
     with pytest.raises(Damaged, match="chunk 3 of "):
-        array.open(verified=memory).take(np.array([31]))
+        array.open(checked=memory).take(np.array([31]))
 
 
 def test_another_array_in_the_same_place_is_not_the_one_that_was_checked(tmp_path: Path) -> None:
     array, memory = write(tmp_path), CheckedArrays(tmp_path, tmp_path / "own")
-    array.open(verified=memory).read()
+    array.open(checked=memory).read()
     complete = array.complete()
     assert memory.knows(array.folder, stamp(array))
     assert not memory.knows(
@@ -364,7 +364,7 @@ array, memory = FeatureArray(Path(sys.argv[1])), CheckedArrays(Path(sys.argv[2])
 if os.geteuid() == 0:  # root may write anywhere
     os.setegid(65534)
     os.seteuid(65534)
-array.open(verified=memory).read()
+array.open(checked=memory).read()
 assert memory.knows(array.folder, stamp(array))
 """
 
@@ -392,9 +392,9 @@ def test_a_memory_that_cannot_be_kept_anywhere_costs_only_the_checks(tmp_path: P
     array, no_folder = write(tmp_path), tmp_path / "file"
     no_folder.write_text("a file where a folder should be")
     memory = CheckedArrays(no_folder, no_folder)
-    array.open(verified=memory).read()
+    array.open(checked=memory).read()
     assert not memory.knows(array.folder, stamp(array))
-    np.testing.assert_array_equal(array.open(verified=memory).take(np.array([7])), features()[[7]])
+    np.testing.assert_array_equal(array.open(checked=memory).take(np.array([7])), features()[[7]])
 
 
 # -- parts, and others' codecs ----------------------------------------------------------------------------------------
@@ -450,7 +450,7 @@ def test_an_array_that_another_writer_compressed_is_read_through_zarr(tmp_path: 
 def test_our_own_codecs_are_read_without_importing_zarr(tmp_path: Path) -> None:
     array = write(tmp_path)
     code = (
-        "import sys, numpy as np; from pathlib import Path; from featcache.store import FeatureArray\n"
+        "import sys, numpy as np; from pathlib import Path; from featcache.store.array import FeatureArray\n"
         "reader = FeatureArray(Path(sys.argv[1])).open(); reader.read(); reader.take(np.array([3, 99]))\n"
         "assert not {'zarr', 'torch', 'polars'} & set(sys.modules)"
     )

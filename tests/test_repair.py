@@ -71,10 +71,10 @@ def test_every_damaged_chunk_is_computed_again_and_no_other(tmp_path: Path, worl
     (array.path / chunk_name(3)).unlink()
     (array.path / chunk_name(7)).write_bytes(b"")
     assert len([problem for problem in verify(cache) if problem.chunk in (1, 3, 7)]) == 3
-    said: list[str] = []
-    assert repair(cache, "tiny", Sources(), on_step=lambda where, what: said.append(what)) == []
+    steps: list[str] = []
+    assert repair(cache, "tiny", Sources(), on_step=lambda where, what: steps.append(what)) == []
     assert everything(cache) == before
-    assert said == [f"chunk {chunk} computed again" for chunk in (1, 3, 7)]
+    assert steps == [f"chunk {chunk} computed again" for chunk in (1, 3, 7)]
     assert len(world["encoder"].rows) == 7 + 7 + 1, "only the rows of the damaged chunks went through the encoder"
 
 
@@ -85,10 +85,10 @@ def test_chunks_are_taken_from_another_cache_where_it_has_them(tmp_path: Path, w
     flip(last(cache).path / chunk_name(2))
     flip(last(other).path / chunk_name(5))
     flip(last(cache).path / chunk_name(5))
-    said: list[str] = []
-    assert repair(cache, "*", Sources(other), on_step=lambda where, what: said.append(what)) == []
+    steps: list[str] = []
+    assert repair(cache, "*", Sources(other), on_step=lambda where, what: steps.append(what)) == []
     assert everything(cache) == before
-    assert said == ["chunk 2 pulled", "chunk 5 computed again"]
+    assert steps == ["chunk 2 pulled", "chunk 5 computed again"]
 
 
 @pytest.mark.parametrize(
@@ -151,10 +151,10 @@ def test_other_bytes_are_refused_unless_a_new_root_is_accepted_and_then_what_was
     with pytest.raises(RootsDiffer, match=r"chunks \[4\] computed again have other bytes.*--new-root"):
         repair(cache, "*", Sources())
     assert everything(cache) == damaged, "nothing was changed"
-    said: list[str] = []
-    assert repair(cache, "*", Sources(new_root=True), on_step=lambda where, what: said.append(what)) == []
+    steps: list[str] = []
+    assert repair(cache, "*", Sources(new_root=True), on_step=lambda where, what: steps.append(what)) == []
     assert last(cache).complete().root != old
-    assert any("dropped tiny/captions/run/adapted.x" in what for what in said)
+    assert any("dropped tiny/captions/run/adapted.x" in what for what in steps)
     with pytest.raises(FeaturesNotCached):
         cache.load("tiny", "run")
     assert len(cache.load("tiny", "run2")) == 50, "what was derived from other arrays stays"

@@ -224,7 +224,8 @@ def test_text_in_a_drawing_keeps_its_digits_while_coordinates_are_cut() -> None:
 
 
 def test_a_run_that_the_trainer_wrote_makes_a_page(tmp_path: Path) -> None:
-    from featcache.trainer import FitConfig, train
+    from featcache.studies.adapters.train import train
+    from featcache.trainer import FitConfig
     from tests.trainer_planted import planted
 
     x, y, reference = planted()

@@ -114,10 +114,10 @@ def test_a_job_array_of_several_processes_each_covers_every_chunk_once(
     elements: int, tasks: int, chunks: int, launcher: bool
 ) -> None:
     inner = torchrun if launcher else step
-    found = [
+    shards = [
         from_environment(array(a, 0, elements - 1) | inner(t, tasks)) for a in range(elements) for t in range(tasks)
     ]
-    assert owners([shard for shard, _ in filter(None, found)], chunks) == [1] * chunks
+    assert owners([shard for shard, _ in filter(None, shards)], chunks) == [1] * chunks
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Do features arrive whole, once, whatever happens to either side on the way? Against a real S3 server."""
+"""Features arrive whole and once, whatever happens to either side on the way; against a real S3 server."""
 
 import json
 import multiprocessing
@@ -69,12 +69,12 @@ def fill(
     """Writes an array, or some chunks of it."""
     write_rows(cache.folder / DATASET.name / VIEW.name, VIEW, DATASET.overlay)
     array = cache.array(key(layer).path)
-    plan = array.create(key(layer), Layout(N, CHUNK_ROWS, 8, "row", 1))
+    layout = array.create(key(layer), Layout(N, CHUNK_ROWS, 8, "row", 1))
     for chunk in chunks:
-        start, stop = plan.span(chunk)
-        array.commit(plan, chunk, values(seed)[start:stop], writer=writer)
+        start, stop = layout.span(chunk)
+        array.commit(layout, chunk, values(seed)[start:stop], writer=writer)
     if array.committed() == set(range(CHUNKS)):
-        array.finish(plan)
+        array.finish(layout)
     return array
 
 
@@ -89,8 +89,8 @@ def content(folder: Folder) -> dict[str, bytes]:
 def assert_whole(cache: Cache, layer: str = "last.mean", *, seeds: Sequence[int] = (0,)) -> None:
     """The array is complete, clean, and holds the bytes of one seed."""
     assert list(verify(cache, deep=True)) == []
-    found = cache.load(DATASET.name, f"fake/{layer}").values
-    assert any(np.array_equal(found, values(seed)) for seed in seeds)
+    loaded = cache.load(DATASET.name, f"fake/{layer}").values
+    assert any(np.array_equal(loaded, values(seed)) for seed in seeds)
 
 
 @pytest.fixture(scope="module")
@@ -321,19 +321,19 @@ def test_a_transfer_killed_at_many_moments_goes_on(
 
 
 def write(place: str, seed: int, settings: dict[str, str], barrier: Any) -> None:
-    """In its own process: writes an array, chunk by chunk, beside another writer."""
+    """In its own process: writes an array, chunk by chunk, at the same time as another writer."""
     os.environ.update(settings)
     array = Cache(place).array(key().path)
     barrier.wait(60)
-    plan = array.create(key(), Layout(N, CHUNK_ROWS, 8, "row", 1))
+    layout = array.create(key(), Layout(N, CHUNK_ROWS, 8, "row", 1))
     for chunk in range(CHUNKS):
-        start, stop = plan.span(chunk)
-        array.commit(plan, chunk, values(seed)[start:stop], writer=f"writer {os.getpid()}")
-    array.finish(plan)
+        start, stop = layout.span(chunk)
+        array.commit(layout, chunk, values(seed)[start:stop], writer=f"writer {os.getpid()}")
+    array.finish(layout)
 
 
 def push(source: str, target: str, settings: dict[str, str], barrier: Any) -> None:
-    """In its own process: pushes beside another pusher; exit code 3 if its bytes are refused."""
+    """In its own process: pushes at the same time as another; exit code 3 if its bytes are refused."""
     os.environ.update(settings)
     what = plan_transfer(Cache(source), Cache(target))
     barrier.wait(60)
@@ -363,10 +363,10 @@ def test_two_writers_of_one_digest_both_end_well_with_one_writers_bytes_a_chunk(
     write_rows(cache.folder / DATASET.name / VIEW.name, VIEW, DATASET.overlay)
     assert both(write, *((str(cache.folder), seed, settings_of(server)) for seed in seeds)) == [0, 0]
     assert list(verify(cache, deep=True)) == []
-    found = cache.load(DATASET.name, "fake").values
+    loaded = cache.load(DATASET.name, "fake").values
     for start in range(0, N, CHUNK_ROWS):
         part = slice(start, start + CHUNK_ROWS)
-        assert any(np.array_equal(found[part], values(seed)[part]) for seed in seeds)
+        assert any(np.array_equal(loaded[part], values(seed)[part]) for seed in seeds)
 
 
 def test_two_pushers_of_equal_bytes_both_end_well(local: Cache, laptop: Cache, remote: Cache, server: Seaweed) -> None:
@@ -533,9 +533,9 @@ def test_a_flipped_chunk_is_never_passed_on(direction: str, local: Cache, remote
 
 @pytest.mark.parametrize("name", ["c.5.0", "rows", "overlay"])
 def test_what_is_missing_at_the_source_is_named(name: str, local: Cache, laptop: Cache) -> None:
-    found = next(local.root.rglob(f"{name}*" if name == "c.5.0" else f"{name}-*.parquet"))
-    found.unlink()
-    with pytest.raises(Damaged, match="chunk 5" if name == "c.5.0" else found.name):
+    path = next(local.root.rglob(f"{name}*" if name == "c.5.0" else f"{name}-*.parquet"))
+    path.unlink()
+    with pytest.raises(Damaged, match="chunk 5" if name == "c.5.0" else path.name):
         move(local, laptop)
 
 
@@ -576,16 +576,14 @@ def test_a_removal_that_died_leaves_no_record_without_its_chunk(
     local: Cache, remote: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     move(local, remote)
-    array, left = remote.array(key().path), [CHUNKS]
-    remove_all = BucketFolder._remove_all
+    array, remove = remote.array(key().path), BucketFolder.remove
 
-    def die(self: BucketFolder, names: list[str]) -> None:
-        if not left:
+    def die_at_the_chunks(self: BucketFolder, *names: str) -> None:
+        if any(name.startswith("c.") for name in names):
             raise KeyboardInterrupt
-        left.clear()
-        remove_all(self, names)
+        remove(self, *names)
 
-    monkeypatch.setattr(BucketFolder, "_remove_all", die)
+    monkeypatch.setattr(BucketFolder, "remove", die_at_the_chunks)
     with pytest.raises(KeyboardInterrupt):
         remote.remove(array)
     monkeypatch.undo()
@@ -617,9 +615,9 @@ def huge_plan(array: FeatureArray) -> None:
 
 
 def huge_everything(array: FeatureArray) -> None:
-    plan = {"n": 10**12, "chunk_rows": 1, "batch_size": 1, "order": "row", "threads": 1}
-    edit(array.path / "plan.json", **plan)
-    recomplete(array, plan=plan, records=[])
+    layout = {"n": 10**12, "chunk_rows": 1, "batch_size": 1, "order": "row", "threads": 1}
+    edit(array.path / "plan.json", **layout)
+    recomplete(array, plan=layout, records=[])
 
 
 HOSTILE: dict[str, Any] = {
@@ -724,8 +722,8 @@ def test_features_are_read_straight_from_the_bucket(local: Cache, remote: Cache)
     rows = np.random.default_rng(0).integers(0, N, 100)
     np.testing.assert_array_equal(reader.take(rows), values()[rows])
     np.testing.assert_array_equal(reader.read(37, 161, dtype="float32"), values()[37:161].astype(np.float32))
-    found = {start: block for start, block in reader.blocks(50, seed=1)}
-    np.testing.assert_array_equal(np.concatenate([found[start] for start in sorted(found)]), values())
+    blocks = {start: block for start, block in reader.blocks(50, seed=1)}
+    np.testing.assert_array_equal(np.concatenate([blocks[start] for start in sorted(blocks)]), values())
 
 
 def test_a_damaged_chunk_in_the_bucket_is_named_when_read(local: Cache, remote: Cache) -> None:
@@ -826,8 +824,8 @@ def test_a_read_only_cache_is_listed_loaded_checked_and_pulled_from() -> None:
         process.join(120)
         subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)
         assert process.exitcode == 0 and ear.poll()
-    said = ear.recv()
-    assert "cannot write to" in said and "Permission denied" in said
+    message = ear.recv()
+    assert "cannot write to" in message and "Permission denied" in message
 
 
 def test_files_of_a_group_are_as_the_umask_says_and_keep_the_group(local: Cache, tmp_path: Path) -> None:
@@ -843,9 +841,9 @@ def test_files_of_a_group_are_as_the_umask_says_and_keep_the_group(local: Cache,
     finally:
         os.umask(before)
     for path in shared.rglob("*"):
-        found = path.stat()
-        assert found.st_gid == group
-        assert found.st_mode & 0o7777 == (0o2775 if path.is_dir() else 0o664), path
+        status = path.stat()
+        assert status.st_gid == group
+        assert status.st_mode & 0o7777 == (0o2775 if path.is_dir() else 0o664), path
 
 
 def test_the_secret_is_nowhere_in_the_cache(local: Cache, remote: Cache, laptop: Cache) -> None:

@@ -1,4 +1,4 @@
-"""Does one array survive everything, and read back what was written?"""
+"""One array: what is written is read back, damage is refused, and killed writers lose nothing acknowledged."""
 
 import itertools
 import json
@@ -37,15 +37,15 @@ def features() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((N, D)).astype(np.float16)
 
 
-def write_all(folder: Path, plan: Layout = LAYOUT, *, chunks: int | None = None) -> FeatureArray:
+def write_all(folder: Path, layout: Layout = LAYOUT, *, chunks: int | None = None) -> FeatureArray:
     key = make_key()
     array = FeatureArray(folder / key.path)
-    array.create(key, plan)
-    for chunk in range(plan.chunks if chunks is None else chunks):
-        start, stop = plan.span(chunk)
-        array.commit(plan, chunk, features()[start:stop], writer="w")
+    array.create(key, layout)
+    for chunk in range(layout.chunks if chunks is None else chunks):
+        start, stop = layout.span(chunk)
+        array.commit(layout, chunk, features()[start:stop], writer="w")
     if chunks is None:
-        array.finish(plan)
+        array.finish(layout)
     return array
 
 
@@ -217,17 +217,57 @@ def test_without_hard_links_a_file_is_still_written_once(tmp_path: Path, monkeyp
     assert not [name for name in os.listdir(array.path) if name.endswith(".lock")]
 
 
+def test_a_disk_without_hard_links_is_probed_once_a_folder_and_noted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused: list[Path] = []
+
+    def refuse(source: Path, target: Path) -> None:
+        refused.append(target)
+        raise PermissionError(1, "no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(durable, "_noted_disks", set())
+    for folder in (tmp_path / "one", tmp_path / "other"):
+        folder.mkdir()
+        for name in ("a", "b", "c"):
+            assert write_once(folder / name, b"x") and not write_once(folder / name, b"y")
+        assert sorted(os.listdir(folder)) == ["a", "b", "c"]
+    assert len(refused) == 4, "the file that was refused first, and the probe, in either folder"
+    (notice,) = caplog.messages
+    assert notice.startswith(
+        f"{tmp_path / 'one'} lies on a disk without hard links (no hard links here): a lock folder"
+    )
+    assert notice.endswith("Run: featcache doctor")
+
+
+def test_a_link_that_is_refused_on_a_disk_that_has_them_is_an_error_and_not_another_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.link
+
+    def refuse_f(source: Path, target: Path) -> None:
+        if target.name == "f":
+            raise PermissionError(1, "not this one")
+        real(source, target)
+
+    monkeypatch.setattr(os, "link", refuse_f)
+    with pytest.raises(PermissionError, match="not this one"):
+        write_once(tmp_path / "f", b"x")
+    assert write_once(tmp_path / "g", b"x") and os.listdir(tmp_path) == ["g"]
+
+
 @pytest.mark.parametrize(
     ("n", "row_bytes"),
     [(1, 8), (255, 1536), (1_161, 2_560), (31_014, 1_536), (155_070, 768), (155_070, 1_536), (20_000_000, 2)],
 )
 def test_chunks_are_even_and_the_last_is_hardly_padded(n: int, row_bytes: int) -> None:
     rows = chunk_rows(n, row_bytes)
-    plan = Layout(n, rows, 1, "row", 1)
-    assert plan.chunks * rows - n < plan.chunks
+    layout = Layout(n, rows, 1, "row", 1)
+    assert layout.chunks * rows - n < layout.chunks
     assert rows <= 65_536
-    assert [plan.span(chunk)[0] for chunk in range(plan.chunks)] == list(range(0, n, rows))
-    assert plan.span(plan.chunks - 1)[1] == n
+    assert [layout.span(chunk)[0] for chunk in range(layout.chunks)] == list(range(0, n, rows))
+    assert layout.span(layout.chunks - 1)[1] == n
 
 
 def test_the_digest_binds_values_and_not_names_or_provenance() -> None:
@@ -245,20 +285,20 @@ from pathlib import Path
 from tests.test_store import FeatureArray, LAYOUT, features, make_key
 key = make_key()
 array = FeatureArray(Path(sys.argv[1]) / key.path)
-plan = array.create(key, LAYOUT)
-array.adopt_orphans(plan)
-todo = sorted(set(range(plan.chunks)) - array.committed())
+layout = array.create(key, LAYOUT)
+array.adopt_orphans(layout)
+todo = sorted(set(range(layout.chunks)) - array.committed())
 print("ready", flush=True)
 for chunk in todo:
-    start, stop = plan.span(chunk)
-    array.commit(plan, chunk, features()[start:stop], writer="w")
+    start, stop = layout.span(chunk)
+    array.commit(layout, chunk, features()[start:stop], writer="w")
     print(chunk, flush=True)
-array.finish(plan)
+array.finish(layout)
 """
 
 
 def run_killed(code: str, folder: Path, kill_after: float | None) -> list[str]:
-    """Runs code that prints "ready" first, kills it so many seconds later or never; returns the lines it still said."""
+    """Runs code that prints "ready" first, kills it so many seconds later or never; returns what it still printed."""
     command = [sys.executable, "-c", code, str(folder), str(Path(__file__).parents[1])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -270,7 +310,7 @@ def run_killed(code: str, folder: Path, kill_after: float | None) -> list[str]:
 
 
 def run_writer(folder: Path, kill_after: float | None) -> list[int]:
-    """Runs a writer; returns the chunks that it said were committed before it was killed."""
+    """Runs a writer; returns the chunks that it reported as committed before it was killed."""
     return [int(line) for line in run_killed(WRITER, folder, kill_after) if line.isdigit()]
 
 
@@ -283,10 +323,10 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost_and_the_bytes_are_the
     for attempt in range(kills):
         folder = tmp_path / f"killed-{attempt}"
         array = FeatureArray(folder / make_key().path)
-        said = run_writer(folder, chance.uniform(0, 0.04))
-        assert set(said) <= array.committed()
+        acknowledged = run_writer(folder, chance.uniform(0, 0.04))
+        assert set(acknowledged) <= array.committed()
         again = run_writer(folder, None)
-        assert not set(said) & set(again), "a committed chunk was computed again"
+        assert not set(acknowledged) & set(again), "a committed chunk was computed again"
         for chunk in range(LAYOUT.chunks):
             assert (array.path / chunk_name(chunk)).read_bytes() == (whole.path / chunk_name(chunk)).read_bytes()
         assert array.complete().root == whole.complete().root
@@ -308,21 +348,21 @@ def test_threads_that_sync_a_folder_at_once_share_a_call_that_began_after_each_o
         runs.append((begun, next(clock)))
 
     monkeypatch.setattr(durable, "_sync_entries", watched)
-    asked: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
 
     def ask() -> None:
         for _ in range(10):
             begun = next(clock)
             durable.sync_folder(tmp_path)
-            asked.append((begun, next(clock)))
+            spans.append((begun, next(clock)))
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(asked) == 80
-    assert all(any(begun < first and last < ended for first, last in runs) for begun, ended in asked)
+    assert len(spans) == 80
+    assert all(any(begun < first and last < ended for first, last in runs) for begun, ended in spans)
     assert len(runs) < 60
 
 

@@ -1,4 +1,4 @@
-"""Is any byte of the cache that changed, went missing or was cut off found, and never taken for other features?"""
+"""Every changed, missing or cut byte of a cache is an error, and never other features."""
 
 import json
 import random
@@ -31,7 +31,7 @@ FILES = {
     "the splits": "tiny/overlay-*.parquet",
     "the pointer to the splits": "tiny/captions/rows-*.json",
 }
-# reading needs them not, or they say nothing that is not said elsewhere: the features come out right without them
+# reading needs them not, or they hold nothing that is not held elsewhere: the features come out right without them
 SPARE = {"plan.json", "a record"}
 
 
@@ -58,24 +58,24 @@ def load(cache: Cache) -> Features:
     return cache.load("tiny", "fake/last.mean")
 
 
-def assert_same(found: Features, right: Features) -> None:
-    assert found.values.tobytes() == right.values.tobytes()
+def assert_same(loaded: Features, right: Features) -> None:
+    assert loaded.values.tobytes() == right.values.tobytes()
     for name in ("ids", "groups", "splits"):
-        assert getattr(found, name).tolist() == getattr(right, name).tolist()
-    assert {name: column.tolist() for name, column in found.labels.items()} == {
+        assert getattr(loaded, name).tolist() == getattr(right, name).tolist()
+    assert {name: column.tolist() for name, column in loaded.labels.items()} == {
         name: column.tolist() for name, column in right.labels.items()
     }
     for name in ("dataset", "view", "encoder", "layer", "digest", "root", "overlay", "encoder_hash"):
-        assert getattr(found, name) == getattr(right, name)
+        assert getattr(loaded, name) == getattr(right, name)
 
 
 def refused(cache: Cache, right: Features) -> bool:
     """Whether loading is refused as damage; if it is not, the features must be the right ones."""
     try:
-        found = load(cache)
+        loaded = load(cache)
     except (Damaged, NewerFormat):  # a format number may be flipped to a higher one
         return True
-    assert_same(found, right)
+    assert_same(loaded, right)
     return False
 
 

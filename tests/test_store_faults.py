@@ -1,4 +1,4 @@
-"""Does an array survive writers that are killed, writers that race, and a file system without hard links?"""
+"""An array survives writers that are killed, writers that race, and a file system without hard links."""
 
 import os
 import random
@@ -79,8 +79,8 @@ def kill_points(steps: list[Operation], kills: int) -> list[int]:
     for number, stage in enumerate(stages(steps), 1):
         places.setdefault(stage, []).append(number)
     chosen: list[int] = []
-    for order, found in enumerate(places.values()):
-        chosen += [found[(order + kill * max(1, len(found) // kills)) % len(found)] for kill in range(kills)]
+    for order, numbers in enumerate(places.values()):
+        chosen += [numbers[(order + kill * max(1, len(numbers) // kills)) % len(numbers)] for kill in range(kills)]
     return chosen
 
 
@@ -130,11 +130,11 @@ def sweep(folder: Path, writers: Writers, whole: FeatureArray, kills: int, links
 
 def test_every_step_from_temporary_file_to_record_is_a_barrier_of_the_sweep(tmp_path: Path, writers: Writers) -> None:
     [traced] = writers.run(Job(str(tmp_path), trace=True))
-    found = stages(traced.steps)
+    names = stages(traced.steps)
     one = ["create 1", "write 1", "write 2", "sync 1", "link 1", "unlink 1", "sync folder 1"]
     for what in ("chunk", "record", "key.json", "plan.json", "zarr.json", "COMPLETE.json"):
-        assert {f"{what}: {step}" for step in one} <= set(found)
-        assert found.count(f"{what}: link 1") == (LAYOUT.chunks if what in ("chunk", "record") else 1)
+        assert {f"{what}: {step}" for step in one} <= set(names)
+        assert names.count(f"{what}: link 1") == (LAYOUT.chunks if what in ("chunk", "record") else 1)
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])

@@ -1,4 +1,4 @@
-"""Does an extraction onto a disk that fills up stop with a clear error and go on once there is room?"""
+"""An extraction onto a disk that fills up stops with a clear error and goes on once there is room."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Does an array behave like a dict of blocks, whatever is done to it in whatever order?"""
+"""An array behaves like a dict of blocks, whatever is done to it in whatever order."""
 
 import os
 import shutil
@@ -54,16 +54,16 @@ class Store(RuleBasedStateMachine):
         dtype=st.sampled_from(["float16", "float32"]),
     )
     def shape(self, n: int, d: int, rows: int, dtype: str) -> None:
-        self.plan, self.d, self.dtype = Layout(n, rows, 4, "row", 1), d, np.dtype(dtype)
+        self.layout, self.d, self.dtype = Layout(n, rows, 4, "row", 1), d, np.dtype(dtype)
         binds = {"modality": "text", "decoding": {}, "root": "r", "n": n}
         self.key = ArrayKey("a", "b", "c", "last.mean", {"format": 1, "rows": binds, "d": d, "dtype": dtype})
         self.arrays = [self.cache.array(self.key.path) for _ in range(2)]
 
     def chunk(self, data: st.DataObject, among: Any = None) -> int:
-        return data.draw(st.sampled_from(sorted(range(self.plan.chunks) if among is None else among)))
+        return data.draw(st.sampled_from(sorted(range(self.layout.chunks) if among is None else among)))
 
     def block(self, chunk: int, seed: int) -> np.ndarray:
-        start, stop = self.plan.span(chunk)
+        start, stop = self.layout.span(chunk)
         return np.random.default_rng([chunk, seed]).standard_normal((stop - start, self.d)).astype(self.dtype)
 
     def path(self, chunk: int) -> Path:
@@ -73,8 +73,8 @@ class Store(RuleBasedStateMachine):
 
     @rule(who=st.integers(0, 1), other_plan=st.booleans())
     def create(self, who: int, other_plan: bool) -> None:
-        wanted = Layout(self.plan.n, 3, 2, "cost", 7) if other_plan and self.created else self.plan
-        assert self.arrays[who].create(self.key, wanted) == self.plan
+        wanted = Layout(self.layout.n, 3, 2, "cost", 7) if other_plan and self.created else self.layout
+        assert self.arrays[who].create(self.key, wanted) == self.layout
         self.created = True
 
     @UNFINISHED
@@ -83,7 +83,7 @@ class Store(RuleBasedStateMachine):
         chunk = self.chunk(data)
         for turn in range(1 + again):
             block = self.block(chunk, seed + turn)
-            record = self.arrays[(who + turn) % 2].commit(self.plan, chunk, block, writer=f"{who}")
+            record = self.arrays[(who + turn) % 2].commit(self.layout, chunk, block, writer=f"{who}")
             assert (record.chunk, record.rows) == (chunk, len(block))
             if chunk not in self.on_disk or chunk in self.damaged:
                 self.on_disk[chunk] = block
@@ -97,13 +97,13 @@ class Store(RuleBasedStateMachine):
         block = self.block(chunk, 0)
         wrong = np.concatenate([block, block]) if more else block[:-1]
         with pytest.raises(UsageError, match=f"chunk {chunk} holds rows"):
-            self.arrays[0].commit(self.plan, chunk, wrong, writer="w")
+            self.arrays[0].commit(self.layout, chunk, wrong, writer="w")
 
     @UNFINISHED
     @rule(who=st.integers(0, 1))
     def adopt_orphans(self, who: int) -> None:
         orphans = self.on_disk.keys() - self.on_record.keys()
-        assert self.arrays[who].adopt_orphans(self.plan) == sorted(orphans - self.damaged)
+        assert self.arrays[who].adopt_orphans(self.layout) == sorted(orphans - self.damaged)
         for chunk in orphans & self.damaged:
             del self.on_disk[chunk]
         self.damaged.clear()
@@ -112,25 +112,25 @@ class Store(RuleBasedStateMachine):
     @precondition(lambda self: self.created)
     @rule(who=st.integers(0, 1))
     def finish(self, who: int) -> None:
-        missing = set(range(self.plan.chunks)) - self.on_record.keys()
+        missing = set(range(self.layout.chunks)) - self.on_record.keys()
         if missing:
-            with pytest.raises(FeaturesNotCached, match=f"{len(missing)} of {self.plan.chunks} chunks are missing"):
-                self.arrays[who].finish(self.plan)
+            with pytest.raises(FeaturesNotCached, match=f"{len(missing)} of {self.layout.chunks} chunks are missing"):
+                self.arrays[who].finish(self.layout)
         else:
-            assert self.arrays[who].finish(self.plan) == self.arrays[1 - who].complete()
+            assert self.arrays[who].finish(self.layout) == self.arrays[1 - who].complete()
             self.complete = True
 
     @UNFINISHED
     @rule(who=st.integers(0, 1))
     def fill_and_finish(self, who: int) -> None:
-        for chunk in range(self.plan.chunks):
+        for chunk in range(self.layout.chunks):
             if chunk not in self.on_record:
                 self.commit_one(chunk, who)
         self.finish(who)
 
     def commit_one(self, chunk: int, who: int) -> None:
         block = self.block(chunk, 9)
-        self.arrays[who].commit(self.plan, chunk, block, writer="w")
+        self.arrays[who].commit(self.layout, chunk, block, writer="w")
         if chunk not in self.on_disk or chunk in self.damaged:
             self.on_disk[chunk] = block
             self.damaged.discard(chunk)
@@ -172,7 +172,7 @@ class Store(RuleBasedStateMachine):
         else:
             flipped = content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
             self.path(chunk).write_bytes(flipped if how == "flip" else content[:place])
-        start, stop = self.plan.span(chunk)
+        start, stop = self.layout.span(chunk)
         with pytest.raises(Damaged, match=f"chunk {chunk} of"):
             self.arrays[0].read(start, stop)
         if start:
@@ -190,23 +190,23 @@ class Store(RuleBasedStateMachine):
     # -- what readers see -------------------------------------------------------------------------------------------
 
     def values(self) -> np.ndarray:
-        return np.concatenate([self.on_record[chunk] for chunk in range(self.plan.chunks)])
+        return np.concatenate([self.on_record[chunk] for chunk in range(self.layout.chunks)])
 
     @rule(data=st.data(), verify=st.booleans())
     def read(self, data: st.DataObject, verify: bool) -> None:
-        start = data.draw(st.integers(0, self.plan.n))
-        stop = data.draw(st.integers(start, self.plan.n))
+        start = data.draw(st.integers(0, self.layout.n))
+        stop = data.draw(st.integers(start, self.layout.n))
         if not self.complete:
             with pytest.raises(FeaturesNotCached):
                 self.arrays[0].read(start, stop, verify=verify)
             return
-        found = self.arrays[0].read(start, stop, verify=verify)
-        assert found.dtype == self.dtype
-        np.testing.assert_array_equal(found, self.values()[start:stop])
+        rows = self.arrays[0].read(start, stop, verify=verify)
+        assert rows.dtype == self.dtype
+        np.testing.assert_array_equal(rows, self.values()[start:stop])
 
     @invariant()
     def the_folder_is_what_the_dicts_say(self) -> None:
-        if not hasattr(self, "plan"):
+        if not hasattr(self, "layout"):
             return
         for array in self.arrays:
             assert array.committed() == self.on_record.keys()
@@ -216,7 +216,7 @@ class Store(RuleBasedStateMachine):
         for chunk, block in self.on_record.items():
             body = np.frombuffer(self.path(chunk).read_bytes()[:-4], self.dtype).reshape(-1, self.d)
             np.testing.assert_array_equal(body[: len(block)], block)
-            assert len(body) == self.plan.chunk_rows and np.isnan(body[len(block) :]).all()
+            assert len(body) == self.layout.chunk_rows and np.isnan(body[len(block) :]).all()
 
 
 @pytest.mark.parametrize(("examples", "steps"), [(30, 25), pytest.param(300, 50, marks=pytest.mark.slow)])

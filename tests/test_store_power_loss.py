@@ -1,4 +1,4 @@
-"""Does what was acknowledged survive a loss of power between any two file operations?"""
+"""What was acknowledged survives a loss of power between any two file operations."""
 
 import os
 import random
@@ -158,20 +158,20 @@ def _change_entries(entries: dict[str, int], change: tuple[str, str, int]) -> No
 
 @dataclass(frozen=True)
 class Recording:
-    """Every file operation of some work below a folder, and what it said, in order."""
+    """Every file operation of some work below a folder, and what it acknowledged, in order."""
 
     operations: list[Operation]
     links: bool = True
 
-    def said(self, count: int) -> list[str]:
+    def acknowledged(self, count: int) -> list[str]:
         """What had been acknowledged after so many operations."""
-        return [operation.path for operation in self.operations[:count] if operation.kind == "said"]
+        return [operation.path for operation in self.operations[:count] if operation.kind == "acknowledged"]
 
 
 def record(folder: Path, work: Callable[[Callable[[str], None]], object]) -> list[Operation]:
     operations: list[Operation] = []
     with without_syncs(), watched(folder, after=operations.append):
-        work(lambda text: operations.append(Operation("said", text)))
+        work(lambda text: operations.append(Operation("acknowledged", text)))
     return operations
 
 
@@ -192,29 +192,29 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> FeatureArray:
 def recording(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Recording:
     folder, again = tmp_path_factory.mktemp("recorded"), tmp_path_factory.mktemp("again")
     with nullcontext() if request.param else without_links():
-        operations = record(folder, lambda said: fill(folder, said))
+        operations = record(folder, lambda acknowledge: fill(folder, acknowledge))
     played(operations).lay_out(again)
     assert files_in(again) == files_in(folder), "an operation went unrecorded"
     return Recording(operations, request.param)
 
 
-def resume(folder: Path, links: bool, said: Callable[[str], None] = lambda line: None) -> FeatureArray:
+def resume(folder: Path, links: bool, acknowledge: Callable[[str], None] = lambda line: None) -> FeatureArray:
     with nullcontext() if links else without_links(stale_seconds=-1):  # whoever held a lock is dead
-        return fill(folder, said)
+        return fill(folder, acknowledge)
 
 
-def check_what_stayed(folder: Path, said: list[str], whole: FeatureArray) -> None:
+def check_what_stayed(folder: Path, acknowledged: list[str], whole: FeatureArray) -> None:
     """What was acknowledged is there and whole; nothing else is readable; nothing torn has a final name."""
     array, wanted = array_in(folder), chunks_of(whole)
-    assert {int(line) for line in said if line.isdigit()} <= array.committed()
+    assert {int(line) for line in acknowledged if line.isdigit()} <= array.committed()
     for chunk in array.committed():
-        found, wanted_record = array.record(chunk), whole.record(chunk)
-        assert found and wanted_record and replace(found, writer="w") == wanted_record  # or "adopted"
+        written, wanted_record = array.record(chunk), whole.record(chunk)
+        assert written and wanted_record and replace(written, writer="w") == wanted_record  # or "adopted"
         assert chunks_of(array)[chunk_name(chunk)] == wanted[chunk_name(chunk)]
     assert chunks_of(array).items() <= wanted.items()
-    if "created" in said:
+    if "created" in acknowledged:
         assert (array.key(), array.layout()) == (make_key(), LAYOUT)
-    if "complete" in said:
+    if "complete" in acknowledged:
         assert array.is_complete
     if array.is_complete:
         assert array.read().tobytes() == whole.read().tobytes()
@@ -223,12 +223,13 @@ def check_what_stayed(folder: Path, said: list[str], whole: FeatureArray) -> Non
             array.read()
 
 
-def check_resumed(folder: Path, said: list[str], whole: FeatureArray, links: bool) -> None:
+def check_resumed(folder: Path, acknowledged: list[str], whole: FeatureArray, links: bool) -> None:
     """A second run computes nothing again that was acknowledged, and ends with the same bytes."""
     again: list[str] = []
     with without_syncs():
         array = resume(folder, links, again.append)
-    assert not {line for line in said if line.isdigit()} & set(again), "an acknowledged chunk was computed again"
+    numbers = {line for line in acknowledged if line.isdigit()}
+    assert not numbers & set(again), "an acknowledged chunk was computed again"
     assert chunks_of(array) == chunks_of(whole)
     assert array.complete().root == whole.complete().root
     array.check()
@@ -248,9 +249,9 @@ def test_after_power_is_lost_between_any_two_operations_the_acknowledged_is_ther
             folder = tmp_path / f"{count}-{seed}"
             folder.mkdir()
             disk.lay_out(folder, loss, seed=1000 * count + seed)
-            said = recording.said(count)
-            check_what_stayed(folder, said, whole)
-            check_resumed(folder, said, whole, recording.links)
+            acknowledged = recording.acknowledged(count)
+            check_what_stayed(folder, acknowledged, whole)
+            check_resumed(folder, acknowledged, whole, recording.links)
 
 
 @pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.slow)])
@@ -264,7 +265,8 @@ def test_what_a_second_run_acknowledges_survives_though_the_first_was_killed_bet
         lost.mkdir()
         disk = played(recording.operations[:count])
         disk.lay_out(folder)
-        for operation in record(folder, lambda said, folder=folder: resume(folder, recording.links, said)):
+        again = record(folder, lambda acknowledge, folder=folder: resume(folder, recording.links, acknowledge))
+        for operation in again:
             disk.apply(operation)
         disk.lay_out(lost, LOSSES[0])
         check_what_stayed(lost, ["created", "complete", *map(str, range(LAYOUT.chunks))], whole)
@@ -294,11 +296,11 @@ def test_row_tables_that_lose_power_are_the_old_ones_the_new_ones_or_written_ane
     real = tmp_path / "real"
     real.mkdir()
 
-    def twice(said: Callable[[str], None]) -> None:
+    def twice(acknowledge: Callable[[str], None]) -> None:
         write_tables(real, old)
-        said("old")
+        acknowledge("old")
         write_tables(real, new)
-        said("new")
+        acknowledge("new")
 
     recording, disk, folder = Recording(record(real, twice)), Disk(), real
     for count, operation in enumerate(recording.operations, 1):
@@ -306,14 +308,14 @@ def test_row_tables_that_lose_power_are_the_old_ones_the_new_ones_or_written_ane
         folder = tmp_path / str(count)
         folder.mkdir()
         disk.lay_out(folder, loss, seed=count)
-        said = recording.said(count)
-        if not said:
+        acknowledged = recording.acknowledged(count)
+        if not acknowledged:
             try:
                 assert current_splits(folder) == old.root
             except Damaged:
                 pass  # nothing was promised yet
         else:
-            assert current_splits(folder) in ([new.root] if "new" in said else [old.root, new.root])
+            assert current_splits(folder) in ([new.root] if "new" in acknowledged else [old.root, new.root])
         with without_syncs():
             write_tables(folder, new)
         assert current_splits(folder) == new.root
@@ -329,14 +331,14 @@ def test_row_tables_acknowledged_by_a_second_run_survive_though_the_first_was_ki
     overlay = text_dataset().overlay
     real = tmp_path / "real"
     real.mkdir()
-    operations = record(real, lambda said: write_tables(real, overlay))
+    operations = record(real, lambda acknowledge: write_tables(real, overlay))
     for count in range(1, len(operations) + 1, every):
         folder, lost = tmp_path / f"{count}", tmp_path / f"{count}-lost"
         folder.mkdir()
         lost.mkdir()
         disk = played(operations[:count])
         disk.lay_out(folder)
-        for operation in record(folder, lambda said, folder=folder: write_tables(folder, overlay)):
+        for operation in record(folder, lambda acknowledge, folder=folder: write_tables(folder, overlay)):
             disk.apply(operation)
         disk.lay_out(lost, LOSSES[0])
         assert current_splits(lost) == overlay.root
@@ -350,7 +352,7 @@ def extraction(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[
     """The operations of extracting three layers, several threads at once, and the chunks it gave."""
     folder = tmp_path_factory.mktemp("extracted")
     with mock.patch("featcache.extraction.job.describe", lambda spec, options, memo: fake_card()):
-        operations = record(folder, lambda said: run(Cache(folder), text_dataset()))
+        operations = record(folder, lambda acknowledge: run(Cache(folder), text_dataset()))
         played(operations).lay_out(again := tmp_path_factory.mktemp("extracted-again"))
         assert files_in(again) == files_in(folder), "an operation went unrecorded"
         yield operations, snapshot(folder)

@@ -14,11 +14,14 @@ from featcache.features import Features
 from featcache.metrics import METRICS, paired
 from featcache.metrics.errors import BadChoice, MetricError, TooFewRows
 from featcache.metrics.pairing import MODES
-from featcache.studies.alignment.align import Alignment, AlignSettings, align, parse_metric, rows_of
+from featcache.provenance import provenance
+from featcache.studies.alignment.align import Alignment, align
 from featcache.studies.alignment.common_rows import common_rows
 from featcache.studies.alignment.curves import ceilings, curves
 from featcache.studies.alignment.grid import align_layers, layers_of
-from featcache.studies.tables import beside, circumstances, table, write_table
+from featcache.studies.alignment.result import rows_for
+from featcache.studies.alignment.settings import AlignSettings, parse_metric
+from featcache.studies.tables import context_columns, table, write_table
 from featcache.trainer.errors import NotPaired
 from tests.alignment_cache import CAPTIONS, PHOTOS, layered_cache
 
@@ -359,7 +362,7 @@ def test_a_curve_needs_one_deep_graph_a_side_and_ends_at_the_score_of_all_rows(
     cache: Cache, searches: list[int]
 ) -> None:
     settings = replace(QUICK, metrics=("mutual_knn",), k=2)
-    common = rows_of([images(cache), captions(cache)], settings, cache=cache)
+    common = rows_for([images(cache), captions(cache)], settings, cache=cache)
     found = curves(common, settings, repeats=2)
     assert searches == [found.depth, found.depth] and sorted({p.size for p in found.gallery}) == [15, 30, 60]
     assert all(point.short_rows == 0 for point in found.gallery + found.ks)
@@ -371,7 +374,7 @@ def test_a_curve_needs_one_deep_graph_a_side_and_ends_at_the_score_of_all_rows(
 
 
 def test_a_curve_of_something_else_than_neighbours_is_refused(kept: Cache) -> None:
-    common = rows_of([images(kept), captions(kept)], QUICK)
+    common = rows_for([images(kept), captions(kept)], QUICK)
     with pytest.raises(BadChoice, match="take mutual_knn"):
         curves(common, replace(QUICK, metrics=("cka_linear",)))
     with pytest.raises(UsageError, match="one metric"):
@@ -383,7 +386,7 @@ def test_a_curve_of_something_else_than_neighbours_is_refused(kept: Cache) -> No
 def test_a_ceiling_shows_that_the_reference_is_in_the_photos_more_than_in_noise(kept: Cache) -> None:
     settings = replace(QUICK, metrics=("cka_debiased",))
     arrays = [images(kept), kept.load("openmoji", "noise"), kept.load("openmoji", "big")]
-    found = ceilings(rows_of(arrays, settings), settings, folds=3)
+    found = ceilings(rows_for(arrays, settings), settings, folds=3)
     r2 = {s: np.mean([p.value for p in found.ridge if (p.source, p.metric) == (s, "r2")]) for s in ("x", "y", "both")}
     assert r2["x"] > 0.7 > 0.1 > r2["y"]
     mixing = {point.weight: point.value for point in found.mixing}
@@ -393,7 +396,7 @@ def test_a_ceiling_shows_that_the_reference_is_in_the_photos_more_than_in_noise(
 def test_a_ceiling_of_one_metric_at_two_options_shows_both(kept: Cache) -> None:
     settings = replace(QUICK, metrics=("mutual_knn:k=3", "mutual_knn:k=5", "mutual_knn:metric=euclidean"))
     arrays = [images(kept), captions(kept), kept.load("openmoji", "big")]
-    found = ceilings(rows_of(arrays, settings), settings, folds=3)
+    found = ceilings(rows_for(arrays, settings), settings, folds=3)
     labels = {("mutual_knn:k=3", 3), ("mutual_knn:k=5", 5), ("mutual_knn:k=5,metric=euclidean", 5)}
     assert {(point.metric, point.k) for point in found.mixing} == labels
     assert {(point.metric, point.k) for point in found.ridge} == labels | {("r2", None)}
@@ -409,7 +412,7 @@ def test_a_table_holds_all_that_a_reader_needs_and_keeps_its_types_when_columns_
 
     x, y = images(kept), captions(kept)
     rows = align(x, y, replace(QUICK, metrics=("mutual_knn",), null="none"), cache=kept)
-    made = table(rows, [beside(QUICK, circumstances(), x=x, y=y)])
+    made = table(rows, [context_columns(QUICK, provenance(), x=x, y=y)])
     assert made.schema["ci_low"] == pl.Float64 and made.schema["short_rows"] == pl.Int64
     write_table(made, tmp_path / "deep" / "a.parquet")
     [read] = pl.read_parquet(tmp_path / "deep" / "a.parquet").to_dicts()

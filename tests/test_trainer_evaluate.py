@@ -3,9 +3,10 @@ import pytest
 import torch
 
 from featcache.metrics import cka, joint, mutual_knn
+from featcache.studies.adapters.results import mixed_rows, raw_rows
 from featcache.trainer.adapters import build_adapters
 from featcache.trainer.config import FitConfig
-from featcache.trainer.evaluate import WEIGHTS, EvaluationSplit, adapt, adapted_rows, mixed_rows, raw_rows
+from featcache.trainer.evaluate import WEIGHTS, EvaluationSplit, adapt, adapted_rows
 from featcache.trainer.pairs import pair
 from featcache.trainer.table import COLUMNS, Row, frame
 from tests.trainer_planted import planted

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from featcache.errors import UsageError
+from featcache.studies.adapters.results import final_rows
 from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import TrainingDiverged
 from featcache.trainer.fit import epoch_pairs, fit
@@ -19,7 +20,8 @@ QUICK = FitConfig(epochs=4, batch=32, width=16, k=5, lr=5e-3, permutations=100)
 
 
 def find(fitted, **wanted):
-    return [row for row in fitted.rows if all(getattr(row, name) == value for name, value in wanted.items())]
+    rows = final_rows(fitted) if wanted.get("split") == "test" else fitted.rows
+    return [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
 
 
 def value(fitted, **wanted):
@@ -174,7 +176,7 @@ def test_a_diverging_run_says_so(data):
 
 
 def test_a_device_that_is_not_there_is_refused(data):
-    with pytest.raises(UsageError, match="(?s)no device 'cuda:99' .*there is cpu.*Use device cpu"):
+    with pytest.raises(UsageError, match="(?s)device 'cuda:99' cannot be used.*cpu is always there"):
         fit(*data, QUICK.model_copy(update={"device": "cuda:99"}))
 
 

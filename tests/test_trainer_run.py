@@ -10,11 +10,11 @@ from safetensors import safe_open
 
 from featcache.errors import UsageError
 from featcache.studies.adapters.pictures import block_means
+from featcache.studies.adapters.train import train
 from featcache.trainer.config import FitConfig
 from featcache.trainer.defaults import DEFAULTS
 from featcache.trainer.errors import RunDamaged, RunExists, RunMissing
 from featcache.trainer.pairs import hash_ids
-from featcache.studies.adapters.train import train
 from featcache.trainer.run import FILES, apply, load_run
 from featcache.trainer.table import COLUMNS
 from tests.trainer_planted import planted

@@ -1,4 +1,4 @@
-"""How do frozen features of one side enter the joint space? By an adapter, chosen from a table."""
+"""Adapter architectures, chosen from a table: maps of one side's features into the joint space."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What may be chosen about one training run? Every choice with its default, checked once."""
+"""Settings of one training run, each with its default, checked once."""
 
 from typing import Any, Literal
 

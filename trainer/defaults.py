@@ -1,4 +1,4 @@
-"""Which encoders are compared when the user names none? Triples in the order of preference."""
+"""Encoders that are compared when the user names none, in the order of preference."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""How near is each space to the reference, and who finds whom? Rows of the table for one split."""
+"""Alignment and retrieval rows of one split."""
 
 import math
 from dataclasses import dataclass, replace
@@ -40,7 +40,7 @@ WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """One row a group, with its neighbour graph (cosine, self excluded), found once.
+    """One row a group, with its neighbour graph (cosine, self excluded), searched once.
 
     Args:
         features: [n, d].
@@ -210,7 +210,7 @@ def cka_null(
 
 def _retrieve(split: EvaluationSplit, adapted: Adapted, stage: str, query: str, gallery: str) -> list[Row]:
     sides = {"x": split.pairs.x, "y": split.pairs.y}
-    found = retrieval(
+    result = retrieval(
         adapted.rows[query],
         adapted.rows[gallery],
         query_groups=sides[query].groups.numpy(),
@@ -219,8 +219,11 @@ def _retrieve(split: EvaluationSplit, adapted: Adapted, stage: str, query: str, 
     )
     direction = f"{query}→{gallery}"
     row = Row(stage, "x+y", "pair", "", split.name, 0.0, direction=direction, n=len(adapted.rows[query]))
-    rows = [replace(row, metric=f"R@{k}", k=k, value=found.recall[k], chance=found.chance[k]) for k in RECALLS]
+    rows = [replace(row, metric=f"R@{k}", k=k, value=result.recall[k], chance=result.chance[k]) for k in RECALLS]
     if split.full:
-        bounds = [{"ci_low": found.low[k], "ci_high": found.high[k], "estimand": found.estimand} for k in RECALLS]
+        bounds = [{"ci_low": result.low[k], "ci_high": result.high[k], "estimand": result.estimand} for k in RECALLS]
         rows = [replace(row, **bound) for row, bound in zip(rows, bounds, strict=True)]
-    return [*rows, replace(row, metric="median_rank", value=found.median_rank, chance=float(found.chance_median_rank))]
+    return [
+        *rows,
+        replace(row, metric="median_rank", value=result.median_rank, chance=float(result.chance_median_rank)),
+    ]

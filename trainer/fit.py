@@ -1,4 +1,4 @@
-"""How are the two adapters trained? A fixed number of epochs, every one measured on validation, the test split once."""
+"""Training of two adapters for a fixed number of epochs, each measured on validation."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""What does training minimise? Symmetric InfoNCE that never counts a row of the same group as a negative."""
+"""Contrastive loss: symmetric InfoNCE that never counts a row of the same group as a negative."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""How do the weights move? AdamW with a warm-up and a cosine, as plain tensor operations."""
+"""AdamW with warm-up and cosine decay, as plain tensor operations."""
 
 import math
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Which rows belong together, and which groups train, validate and test? Decided before anything is trained."""
+"""Rows paired by group, and the groups of each split, fixed before training."""
 
 import json
 from dataclasses import dataclass, replace
@@ -156,9 +156,9 @@ def hash_ids(ids: NDArray[Any]) -> str:
 
 def _check_same_source(arrays: dict[str, Features]) -> None:
     for what in ("dataset", "overlay"):
-        found = {role: getattr(features, what) for role, features in arrays.items()}
-        if len(set(found.values())) > 1:
-            listed = ", ".join(f"{role} ({arrays[role].name}): {value[:16]!r}" for role, value in found.items())
+        values = {role: getattr(features, what) for role, features in arrays.items()}
+        if len(set(values.values())) > 1:
+            listed = ", ".join(f"{role} ({arrays[role].name}): {value[:16]!r}" for role, value in values.items())
             word = "data set" if what == "dataset" else "overlay (splits and labels)"
             raise NotPaired(
                 f"x, y and reference must come from one {word}; found {listed}\n"
@@ -181,7 +181,7 @@ def _shared_groups(arrays: dict[str, Features]) -> NDArray[Any]:
     shared = set.intersection(*sets.values())
     if not shared:
         examples = ", ".join(
-            f"{role} has {len(found)}, such as {min(found, default='')!r}" for role, found in sets.items()
+            f"{role} has {len(values)}, such as {min(values, default='')!r}" for role, values in sets.items()
         )
         raise NotPaired(f"no group is in all of x, y and reference: {examples}\n  Choose views of the same samples")
     return np.array([group for group in dict.fromkeys(arrays["x"].groups.tolist()) if group in shared], dtype=str)
@@ -214,9 +214,9 @@ def _splits(
     splits = {name: np.flatnonzero(published == name) for name in USED_SPLITS}
     for name in ("train", "test"):
         if not len(splits[name]):
-            found = ", ".join(f"{split!r}: {(published == split).sum()}" for split in sorted(set(published.tolist())))
+            values = ", ".join(f"{split!r}: {(published == split).sum()}" for split in sorted(set(published.tolist())))
             raise NotPaired(
-                f"{dataset} has no {name} split among its {len(groups)} paired groups (found {found})\n"
+                f"{dataset} has no {name} split among its {len(groups)} paired groups (found {values})\n"
                 f'  Give the data set a split column with "train" and "test"'
             )
     if len(splits["validation"]):

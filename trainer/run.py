@@ -96,8 +96,8 @@ def load_run(path: Path) -> Run:
     """
     path = Path(path)
     if not path.is_dir():
-        beside = path.parent.glob("*/config.json") if path.parent.is_dir() else []
-        names = ", ".join(sorted(found.parent.name for found in beside if not found.parent.name.startswith(".")))
+        siblings = path.parent.glob("*/config.json") if path.parent.is_dir() else []
+        names = ", ".join(sorted(file.parent.name for file in siblings if not file.parent.name.startswith(".")))
         raise RunMissing(f"no run at {path}\n  Runs beside it: {names or 'none'}\n  Run: featcache train --help")
     missing = [name for name in FILES if not (path / name).is_file()]
     if missing:

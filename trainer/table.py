@@ -1,4 +1,4 @@
-"""What does a run report? Tidy rows, one number each, with everything needed to read it."""
+"""The tidy table of a run: one measured number a row."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""Who are the nearest neighbours of each cached row? Searched once, kept beside the features, shared like them."""
+"""Neighbour graphs of cached features: searched once, kept beside the features, shared like them."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
@@ -25,17 +25,11 @@ ROW_RULES: tuple[RowRule, ...] = ("mean", "first", "each")
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A neighbour graph of cached features, and where it came from.
+    """A neighbour graph of cached features, and where it came from."""
 
-    Args:
-        neighbors: The graph; its ids count the rows of the graph.
-        rows: [m] row of the features behind each row of the graph: the first of its group where the rule is "mean".
-        origin: "cached, 50 deep", "searched and cached", or "searched, not cached: " and why.
-    """
-
-    neighbors: "Neighbors"
-    rows: np.ndarray
-    origin: str
+    neighbors: "Neighbors"  # its ids count the rows of the graph
+    rows: np.ndarray  # [m] row of the features behind each row of the graph: under "mean", the first of its group
+    origin: str  # "cached, 50 deep", "searched and cached", or "searched, not cached: " and why
 
 
 def graph(
@@ -88,8 +82,8 @@ def graph(
         return view.load(known, k, similarities=similarities)
     choice: dict[str, Any] = {} if backend is None else {"backend": backend}
     values, groups = view.values()
-    found = neighbors(values, k=k, groups=groups, metric=metric, name=features.name, **choice)
-    return Graph(found, view.firsts, view.keep(found))
+    searched = neighbors(values, k=k, groups=groups, metric=metric, name=features.name, **choice)
+    return Graph(searched, view.firsts, view.keep(searched))
 
 
 def cached_graph(
@@ -102,13 +96,7 @@ def cached_graph(
 
 
 def graph_name(features: Features) -> str:
-    """The name in the array's path under which graphs of features lie: encoder and layer.
-
-    Example:
-        >>> none = np.empty(0, object)
-        >>> graph_name(Features(np.empty((0, 2)), none, none, none, encoder="gpt2", layer="6.mean"))
-        'gpt2.6.mean'
-    """
+    """The name in the array's path under which graphs of features lie: encoder and layer, as in gpt2.6.mean."""
     return f"{features.encoder}.{features.layer}"
 
 
@@ -147,7 +135,6 @@ class _GraphRows:
         return best
 
     def load(self, array: FeatureArray, k: int, *, similarities: bool) -> Graph:
-        """The first k neighbours of a cached graph."""
         from featcache.metrics import Neighbors
 
         kept = self.cache.load_array(array)
@@ -156,16 +143,18 @@ class _GraphRows:
         place[self._array_rows(array)] = self.codes
         ids = place[kept.values[self.firsts, :k]]
         unknown = np.broadcast_to(np.nan, ids.shape)
-        found = Neighbors(ids, unknown, self.metric, "cache", 0, 0)
+        loaded = Neighbors(
+            ids=ids, similarities=unknown, metric=self.metric, backend="cache", recomputed=0, searched_again=0
+        )
         if similarities:
-            found = replace(found, similarities=self._similarities(ids))
-        return Graph(found, self.firsts, f"cached, {kept.width} deep")
+            loaded = replace(loaded, similarities=self._similarities(ids))
+        return Graph(loaded, self.firsts, f"cached, {kept.width} deep")
 
     def _similarities(self, ids: np.ndarray) -> np.ndarray:
-        from featcache.metrics.arrays import plain
+        from featcache.metrics.arrays import as_float64
         from featcache.metrics.knn import exact
 
-        space = exact.prepare(plain(self.values()[0], self.features.name), self.metric)  # pyright: ignore
+        space = exact.prepare(as_float64(self.values()[0], self.features.name), self.metric)  # pyright: ignore
         at = np.repeat(np.arange(len(ids)), ids.shape[1])
         return exact.reported(space, exact.pair_values(space, at, ids.ravel())).reshape(ids.shape)
 
@@ -178,7 +167,7 @@ class _GraphRows:
             return values, None if self.alone else groups
         return np.asarray(paired(values, values, groups, groups, mode=self.rule).x), None
 
-    def keep(self, found: "Neighbors") -> str:
+    def keep(self, searched: "Neighbors") -> str:
         """Caches a graph that was searched; what came of it, in words."""
         if not isinstance(self.cache.folder, LocalFolder):
             return f"searched, not cached: {self.cache.folder} is a remote"
@@ -186,8 +175,8 @@ class _GraphRows:
             self.features.dataset, f"{self.features.view}/{self.features.name}@{self.features.digest}"
         )
         rows = self._array_rows(origin)
-        ids = rows[self.firsts].astype(np.int32)[found.ids][self.codes]
-        made_by: dict[str, Any] = self.made_by | {"k": found.k}
+        ids = rows[self.firsts].astype(np.int32)[searched.ids][self.codes]
+        made_by: dict[str, Any] = self.made_by | {"k": searched.k}
         name, layer = graph_name(self.features), f"graph.{self.metric}"
         try:
             store_derived(self.cache, self.features, ids, name=name, layer=layer, made_by=made_by)

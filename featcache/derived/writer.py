@@ -1,4 +1,4 @@
-"""How do arrays that were computed from cached features come into the cache? Bound to the features' digest and root."""
+"""Writer of derived arrays: values computed from cached features, bound to the features' digest and root."""
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +59,14 @@ def store_derived(
         "from": f"{source.view}/{source.name}",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    key = ArrayKey(source.dataset, source.view, check_name(name, "a run"), layer, binds, provenance)
+    key = ArrayKey(
+        dataset=source.dataset,
+        view=source.view,
+        encoder=check_name(name, "a run"),
+        layer=layer,
+        binds=binds,
+        provenance=provenance,
+    )
     table = cache.rows(origin.key())
     failed = set(origin.complete().failed)
     if source.ids.tolist() != [row_id for row_id in table.ids if row_id not in failed]:
@@ -87,16 +94,16 @@ def write_array(
         return array
     n, row = int(key.binds["rows"]["n"]), int(key.binds["d"]) * np.dtype(key.binds["dtype"]).itemsize
     with lease(cache.folder, f"write {key.encoder}/{key.layer}"):
-        plan = array.create(key, Layout(n, chunk_rows(n, row), n, "row", 1))
-        array.adopt_orphans(plan, ids)
-        _commit_all(array, plan, sorted(set(range(plan.chunks)) - array.committed()), block, ids)
-        array.finish(plan)
+        layout = array.create(key, Layout(n, chunk_rows(n, row), batch_size=n, order="row", threads=1))
+        array.adopt_orphans(layout, ids)
+        _commit_all(array, layout, sorted(set(range(layout.chunks)) - array.committed()), block, ids)
+        array.finish(layout)
     return array
 
 
 def _commit_all(
     array: FeatureArray,
-    plan: Layout,
+    layout: Layout,
     chunks: Sequence[int],
     block: Callable[[int, int], np.ndarray],
     ids: Sequence[str] | None,
@@ -106,9 +113,9 @@ def _commit_all(
 
     def commit(item: tuple[int, np.ndarray]) -> None:
         chunk, rows = item
-        array.commit(plan, chunk, rows, writer=writer, ids=ids[slice(*plan.span(chunk))] if ids else None)
+        array.commit(layout, chunk, rows, writer=writer, ids=ids[slice(*layout.span(chunk))] if ids else None)
 
-    blocks = ((chunk, block(*plan.span(chunk))) for chunk in chunks)
+    blocks = ((chunk, block(*layout.span(chunk))) for chunk in chunks)
     for _ in overlapped(commit, blocks, threads=_WRITERS, ahead=_WRITERS):
         pass
 

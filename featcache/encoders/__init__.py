@@ -1,4 +1,4 @@
-"""Which frozen encoders are there, and how are they run? Names are imported when first used."""
+"""Frozen encoders as data: entries, options, cards, and the encoder that runs. Names are imported when first used."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""What does an audio encoder see of a recording? A mono waveform at 16 kHz, of zero mean and unit variance."""
+"""Preprocessing of audio: a mono waveform at the network's rate, of zero mean and unit variance."""
 
 import json
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featcache.encoders.pooling import Layout
+from featcache.encoders.pooling import Inputs, Positions
 from featcache.encoders.spec import EncoderSpec
-from featcache.encoders.weights import Found
+from featcache.encoders.weights import WeightFiles
 from featcache.errors import ExtractionFailed, WeightsInvalid
 
 if TYPE_CHECKING:
@@ -21,21 +21,15 @@ _LONGEST = 30  # seconds; attention grows with the square
 
 
 @dataclass(frozen=True)
-class AudioFront:
-    """Settings of a waveform encoder.
+class AudioPreprocessor:
+    """Settings of a waveform encoder, applied."""
 
-    Args:
-        rate: Samples a second that the network was trained on; waveforms must have it already.
-        normalize: Whether each waveform is brought to zero mean and unit variance.
-        shortest: Samples that the convolutions need for one frame.
-    """
-
-    rate: int
-    normalize: bool
-    shortest: int
+    rate: int  # samples a second that the network was trained on; waveforms must have it already
+    normalize: bool  # each waveform to zero mean and unit variance
+    shortest: int  # samples that the convolutions need for one frame
 
     def binds(self) -> dict[str, Any]:
-        """Settings as JSON."""
+        """As `Preprocessor`."""
         return {"preprocessing": {"rate": self.rate, "normalize": self.normalize, "padding": "none"}}
 
     def prepare(self, item: Any) -> Tensor:
@@ -57,35 +51,31 @@ class AudioFront:
 
     @property
     def longest(self) -> int:
-        """Samples of the longest row."""
+        """In samples."""
         return _LONGEST * self.rate
 
     def cost(self, prepared: Tensor) -> int:
         """Number of samples."""
         return len(prepared)
 
-    def batches(self, prepared: Sequence[Tensor], device: str) -> list[tuple[list[int], dict[str, Tensor], Layout]]:
+    def batches(self, prepared: Sequence[Tensor], device: str) -> list[Inputs]:
         """One batch for each length: padding would leak through normalisation over time."""
         lengths: dict[int, list[int]] = {}
         for row, wave in enumerate(prepared):
             lengths.setdefault(len(wave), []).append(row)
         return [
-            (rows, {"input_values": torch.stack([prepared[row] for row in rows]).to(device)}, Layout())
+            Inputs(rows, {"input_values": torch.stack([prepared[row] for row in rows]).to(device)}, Positions())
             for rows in lengths.values()
         ]
 
     def sample(self) -> Tensor:
-        """A row to probe the network with: one second."""
+        """One second."""
         return self.prepare(np.sin(np.arange(self.rate) / 10))
 
 
-def load_audio_front(spec: EncoderSpec, found: Found, backbone: "Backbone") -> AudioFront:
-    """Reads rate and normalisation from preprocessor_config.json.
-
-    Raises:
-        WeightsInvalid: If it does not state them.
-    """
-    path = next(file for file in found.settings if file.name == "preprocessor_config.json")
+def load_audio_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Backbone") -> AudioPreprocessor:
+    """Rate and normalisation from preprocessor_config.json; WeightsInvalid if it does not state them."""
+    path = next(file for file in files.settings if file.name == "preprocessor_config.json")
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
         rate, normalize = int(settings["sampling_rate"]), bool(settings["do_normalize"])
@@ -95,4 +85,4 @@ def load_audio_front(spec: EncoderSpec, found: Found, backbone: "Backbone") -> A
     config: Any = backbone.module.config
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         shortest = (shortest - 1) * stride + kernel
-    return AudioFront(rate, normalize, shortest)
+    return AudioPreprocessor(rate, normalize, shortest)

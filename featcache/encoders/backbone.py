@@ -1,4 +1,4 @@
-"""How is a frozen network built from its files, and where are its blocks?"""
+"""Frozen networks: built from their files, with their blocks, on the CPU in float32."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from featcache.encoders.spec import EncodeOptions, EncoderSpec
 from featcache.encoders.tensors import hash_files, hash_tensors, read_names, read_tensors
-from featcache.encoders.weights import Found
+from featcache.encoders.weights import WeightFiles
 from featcache.errors import UsageError, WeightsInvalid, WeightsMissing
 from featcache.store.key import canonical
 
@@ -31,36 +31,23 @@ _VOLATILE = {
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A frozen network in evaluation mode.
-
-    Args:
-        module: The network.
-        run: From a batch's inputs to what follows the last block.
-        blocks: The blocks, in order.
-        ends_with_block: Nothing follows the last block.
-        final_norm: Applied to what `run` returns to make `last`; None where the forward pass has done it.
-        prefix: Tokens before the first patch.
-        head: From the last hidden states to logits; None where there is no language model.
-        softcap: The cap of those logits.
-        tensors: Hash of the weights.
-        structure: What gives the tensors their meaning: class or architecture, and configuration.
-        pretrained: timm's `pretrained_cfg`; empty for transformers.
-    """
+    """A frozen network in evaluation mode."""
 
     module: nn.Module
-    run: Callable[[dict[str, Tensor]], Tensor]
-    blocks: tuple[nn.Module, ...]
-    ends_with_block: bool
-    final_norm: nn.Module | None
-    prefix: int
-    head: nn.Module | None
-    softcap: float | None
-    tensors: str
-    structure: dict[str, Any]
-    pretrained: dict[str, Any]
+    run: Callable[[dict[str, Tensor]], Tensor]  # from a batch's inputs to what follows the last block
+    blocks: tuple[nn.Module, ...]  # in order
+    ends_with_block: bool  # nothing follows the last block
+    final_norm: nn.Module | None  # applied to what `run` returns to make `last`; None: the forward pass has done it
+    prefix: int  # tokens before the first patch
+    patch: tuple[int, int] | None  # (height, width) in pixels; None where the configuration does not say
+    head: nn.Module | None  # from the last hidden states to logits; None where there is no language model
+    softcap: float | None  # the cap of those logits
+    tensors: str  # hash of the weights
+    structure: dict[str, Any]  # what gives the tensors their meaning: class or architecture, and configuration
+    pretrained: dict[str, Any]  # timm's `pretrained_cfg`; empty for transformers
 
 
-def load_backbone(spec: EncoderSpec, options: EncodeOptions, found: Found) -> Backbone:
+def load_backbone(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) -> Backbone:
     """Builds the network, on the CPU in float32.
 
     Raises:
@@ -69,7 +56,7 @@ def load_backbone(spec: EncoderSpec, options: EncodeOptions, found: Found) -> Ba
     """
     load = {"timm": _load_timm, "transformers": _load_transformers}[spec.library]
     with library(spec):
-        return load(spec, options, found)
+        return load(spec, options, files)
 
 
 @contextmanager
@@ -93,28 +80,34 @@ def _seeded(seed: int) -> Iterator[None]:
 # --- timm -------------------------------------------------------------------------------------------------------
 
 
-def _load_timm(spec: EncoderSpec, options: EncodeOptions, found: Found) -> Backbone:
+def _load_timm(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) -> Backbone:
     architecture = (spec.arch or "").partition(".")[0]
-    config = _read_config(found.folder)
+    config = _read_config(files.folder)
     stated = config.get("architecture", architecture)
     if stated != architecture:
-        raise WeightsInvalid(f"{found.folder}/config.json is of {stated}; {spec.name} wants {architecture}")
+        raise WeightsInvalid(f"{files.folder}/config.json is of {stated}; {spec.name} wants {architecture}")
     arguments = {**config.get("model_args", {}), **spec.model_args}
     sizes = {"num_classes": config["num_classes"]} if "num_classes" in config else {}
     network = _timm_network(spec, options, {**sizes, **arguments})
     if options.random:
         tensors = hash_tensors(network.state_dict())
     else:
-        _fill(network, spec, found)
-        tensors = hash_files(found.tensors)
+        _fill(network, spec, files)
+        tensors = hash_files(files.tensors)
     network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    prefix = int(getattr(network, "num_prefix_tokens", 0))
+    if spec.prefix_tokens not in (None, prefix):
+        raise WeightsInvalid(
+            f"{spec.name} declares prefix_tokens = {spec.prefix_tokens}, and {architecture} has {prefix}"
+        )
     return Backbone(
         module=network,
         run=lambda inputs: network.forward_features(inputs["pixel_values"]),
         blocks=_blocks(network, spec),
         ends_with_block=spec.last == "block",
         final_norm=_submodule(network, spec.final_norm, spec) if spec.final_norm else None,
-        prefix=int(getattr(network, "num_prefix_tokens", 0)),
+        prefix=prefix,
+        patch=None,
         head=None,
         softcap=None,
         tensors=tensors,
@@ -145,12 +138,12 @@ def _timm_network(spec: EncoderSpec, options: EncodeOptions, arguments: dict[str
         raise WeightsInvalid(f"timm cannot build {spec.arch} with {arguments} for {spec.name}: {error}") from error
 
 
-def _fill(network: nn.Module, spec: EncoderSpec, found: Found) -> None:
-    tensors = {name: tensor for file in found.tensors for name, tensor in read_tensors(file).items()}
+def _fill(network: nn.Module, spec: EncoderSpec, files: WeightFiles) -> None:
+    tensors = {name: tensor for file in files.tensors for name, tensor in read_tensors(file).items()}
     wanted = network.state_dict()
-    if spec.source.order and found.folder is None:
+    if spec.source.order and files.folder is None:
         if len(tensors) != len(wanted):
-            raise WeightsInvalid(f"{found.tensors[0]} holds {len(tensors)} tensors; {spec.arch} has {len(wanted)}")
+            raise WeightsInvalid(f"{files.tensors[0]} holds {len(tensors)} tensors; {spec.arch} has {len(wanted)}")
         tensors = dict(zip(wanted, tensors.values(), strict=True))
     unlike = [name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape]
     problems = {
@@ -158,17 +151,17 @@ def _fill(network: nn.Module, spec: EncoderSpec, found: Found) -> None:
         "not of this network": sorted(tensors.keys() - wanted.keys()),
         "of another shape": sorted(unlike),
     }
-    _refuse(spec, found, problems)
+    _refuse(spec, files, problems)
     network.load_state_dict({name: value.to(wanted[name].dtype) for name, value in tensors.items()}, assign=True)
 
 
-def _refuse(spec: EncoderSpec, found: Found, problems: dict[str, list[str]]) -> None:
+def _refuse(spec: EncoderSpec, files: WeightFiles, problems: dict[str, list[str]]) -> None:
     lines = [
         f"  {what}: {len(names)} tensors, such as {', '.join(names[:3])}" for what, names in problems.items() if names
     ]
     if lines:
-        files = ", ".join(str(file) for file in found.tensors)
-        raise WeightsInvalid("\n".join([f"the weights in {files} do not fit {spec.name}", *lines]))
+        where = ", ".join(str(file) for file in files.tensors)
+        raise WeightsInvalid("\n".join([f"the weights in {where} do not fit {spec.name}", *lines]))
 
 
 def _read_config(folder: Path | None) -> dict[str, Any]:
@@ -186,42 +179,54 @@ def _read_config(folder: Path | None) -> dict[str, Any]:
 # --- transformers -----------------------------------------------------------------------------------------------
 
 
-def _load_transformers(spec: EncoderSpec, options: EncodeOptions, found: Found) -> Backbone:
+def _load_transformers(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) -> Backbone:
     import transformers
 
     kind = getattr(transformers, spec.model or "", None)
     if kind is None:
         raise WeightsMissing(f"transformers {transformers.__version__} has no {spec.model}, which {spec.name} needs")
-    _check_type(kind, spec, found)
+    _check_type(kind, spec, files)
     with _quiet():
-        network = _random_network(kind, spec, options, found) if options.random else _pretrained(kind, spec, found)
+        network = _random_network(kind, spec, options, files) if options.random else _pretrained(kind, spec, files)
     network = network.eval().requires_grad_(False)
     config = network.config
     config.use_cache = False
     trunk = network.base_model if spec.bits_per_byte else network
+    structure = {"class": spec.model, "arguments": spec.model_args, "config": _config_hash(files)}
+    usual = 1 + int(getattr(config, "num_register_tokens", 0) or 0)  # CLS and registers; the probe checks it
+    if spec.prefix_tokens not in (None, usual):
+        structure["prefix_tokens"] = spec.prefix_tokens
     return Backbone(
         module=network,
         run=lambda inputs: trunk(**inputs).last_hidden_state,
         blocks=_blocks(network, spec),
         ends_with_block=spec.last == "block",
         final_norm=_submodule(network, spec.final_norm, spec) if spec.final_norm else None,
-        prefix=1 + int(getattr(config, "num_register_tokens", 0) or 0),
+        prefix=usual if spec.prefix_tokens is None else spec.prefix_tokens,
+        patch=_patch(config),
         head=network.get_output_embeddings() if spec.bits_per_byte else None,
         softcap=getattr(config, "final_logit_softcapping", None),
-        tensors=hash_tensors(network.state_dict()) if options.random else hash_files(found.tensors),
-        structure={"class": spec.model, "arguments": spec.model_args, "config": _config_hash(found)},
+        tensors=hash_tensors(network.state_dict()) if options.random else hash_files(files.tensors),
+        structure=structure,
         pretrained={},
     )
 
 
-def _pretrained(kind: Any, spec: EncoderSpec, found: Found) -> Any:
+def _patch(config: Any) -> tuple[int, int] | None:
+    size = getattr(config, "patch_size", None)
+    if isinstance(size, int):
+        return size, size
+    return (size[0], size[1]) if isinstance(size, (tuple, list)) and len(size) == 2 else None
+
+
+def _pretrained(kind: Any, spec: EncoderSpec, files: WeightFiles) -> Any:
     extra = {}
-    if found.folder is None:
-        extra["gguf_file"] = found.tensors[0].name
+    if files.folder is None:
+        extra["gguf_file"] = files.tensors[0].name
         _check_gguf(spec)
     else:
         extra["use_safetensors"] = True
-    folder = found.folder or found.tensors[0].parent
+    folder = files.folder or files.tensors[0].parent
     try:
         network, info = kind.from_pretrained(
             folder,
@@ -234,9 +239,9 @@ def _pretrained(kind: Any, spec: EncoderSpec, found: Found) -> Any:
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise WeightsInvalid(f"the weights in {folder} do not fit {spec.name} ({spec.model}): {error}") from error
-    names = [name for file in found.tensors for name in read_names(file)] if found.folder else []
+    names = [name for file in files.tensors for name in read_names(file)] if files.folder else []
     _refuse(
-        spec, found, {"missing": sorted(info["missing_keys"]), "of blocks too many": _surplus(network, spec, names)}
+        spec, files, {"missing": sorted(info["missing_keys"]), "of blocks too many": _surplus(network, spec, names)}
     )
     return network
 
@@ -266,39 +271,39 @@ def _check_gguf(spec: EncoderSpec) -> None:
         raise WeightsMissing(f"{spec.name} is a GGUF file\n  Run: pip install {' '.join(missing)}")
 
 
-def _random_network(kind: Any, spec: EncoderSpec, options: EncodeOptions, found: Found) -> Any:
-    if found.folder is None:
+def _random_network(kind: Any, spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) -> Any:
+    if files.folder is None:
         _check_gguf(spec)
-        file = (*found.tensors, *found.settings)[0]
+        file = (*files.tensors, *files.settings)[0]
         config = kind.config_class.from_pretrained(
             file.parent, gguf_file=file.name, attn_implementation=spec.attention, local_files_only=True
         )
     else:
         config = kind.config_class.from_pretrained(
-            found.folder, attn_implementation=spec.attention, local_files_only=True
+            files.folder, attn_implementation=spec.attention, local_files_only=True
         )
     with _seeded(options.seed):
         return kind(config, **spec.model_args).to(torch.float32)
 
 
-def _check_type(kind: Any, spec: EncoderSpec, found: Found) -> None:
-    if found.folder is None:
+def _check_type(kind: Any, spec: EncoderSpec, files: WeightFiles) -> None:
+    if files.folder is None:
         return
-    stated = _read_config(found.folder).get("model_type")
+    stated = _read_config(files.folder).get("model_type")
     wanted = {kind.config_class.model_type}
     # A tower's class reads its part of the whole model's configuration: "clip" for "clip_vision_model".
     wanted |= {name.removesuffix(end) for name in wanted for end in ("_vision_model", "_text_model")}
     if stated not in wanted:
         raise WeightsInvalid(
-            f"{found.folder}/config.json is of type {stated!r}; {spec.name} wants {sorted(wanted)[0]!r}"
+            f"{files.folder}/config.json is of type {stated!r}; {spec.name} wants {sorted(wanted)[0]!r}"
         )
 
 
-def _config_hash(found: Found) -> str:
+def _config_hash(files: WeightFiles) -> str:
     """Hash of what the configuration says about features; a GGUF file's is part of its tensors' hash."""
-    if found.folder is None:
+    if files.folder is None:
         return "gguf"
-    return blake3(canonical(_without_volatile(_read_config(found.folder)))).hexdigest()
+    return blake3(canonical(_without_volatile(_read_config(files.folder)))).hexdigest()
 
 
 def _without_volatile(value: Any) -> Any:
@@ -329,10 +334,12 @@ def _quiet() -> Iterator[None]:
 def _blocks(network: nn.Module, spec: EncoderSpec) -> tuple[nn.Module, ...]:
     if isinstance(spec.blocks, tuple):
         return tuple(_submodule(network, path, spec) for path in spec.blocks)
-    found = _submodule(network, spec.blocks, spec)
-    if not isinstance(found, (nn.ModuleList, nn.Sequential)) or not len(found):
-        raise UsageError(f"`blocks` of {spec.name} names {spec.blocks}, a {type(found).__name__} and no list of blocks")
-    return tuple(found)
+    blocks = _submodule(network, spec.blocks, spec)
+    if not isinstance(blocks, (nn.ModuleList, nn.Sequential)) or not len(blocks):
+        raise UsageError(
+            f"`blocks` of {spec.name} names {spec.blocks}, a {type(blocks).__name__} and no list of blocks"
+        )
+    return tuple(blocks)
 
 
 def _submodule(network: nn.Module, path: str, spec: EncoderSpec) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What does an encoder produce, and what does the digest bind of it?"""
+"""Cards: what an encoder produces and what the digest binds of it, remembered by its files."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -8,7 +8,7 @@ from typing import Any
 from blake3 import blake3
 
 from featcache.encoders.spec import EncodeOptions, EncoderSpec
-from featcache.encoders.weights import Found
+from featcache.encoders.weights import WeightFiles
 from featcache.errors import UsageError
 from featcache.storage.durable import make_folders
 from featcache.storage.durable import replace as replace_file
@@ -19,41 +19,17 @@ _MEMO_FORMAT = 1
 
 @dataclass(frozen=True)
 class Card:
-    """An encoder, as far as keys and tables need to know it.
+    """An encoder, as far as keys and tables need to know it."""
 
-    Args:
-        name: Name of its entry.
-        modality: "image", "text" or "audio".
-        binds: Everything about the encoder that the digest binds: hash of its tensors, what gives them their meaning,
-            preprocessing or tokenizer, compute type. Never a path, time, version or device.
-        widths: "layer.pooling" -> width, in layer order, for everything that it can produce.
-        default: The "layer.pooling" that is meant when none is named.
-        dtype: Stored dtype.
-        provenance: Repository, commit, package, files, library versions, licence.
-    """
-
-    name: str
+    name: str  # of its entry
     modality: str
+    # Everything about the encoder that the digest binds: hash of its tensors, what gives them their meaning,
+    # preprocessing or tokenizer, compute type. Never a path, time, version or device.
     binds: dict[str, Any]
-    widths: dict[str, int]
-    default: str
-    dtype: str
-    provenance: dict[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """The card as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Card":
-        """The inverse of `to_json`.
-
-        Example:
-            >>> card = Card("e", "text", {"tensors": "ab"}, {"last.mean": 3}, "last.mean", "float16", {})
-            >>> Card.from_json(card.to_json()) == card
-            True
-        """
-        return cls(**value)
+    widths: dict[str, int]  # "layer.pooling" -> width, in layer order, for everything that it can produce
+    default: str  # the "layer.pooling" that is meant when none is named
+    dtype: str  # stored
+    provenance: dict[str, Any]  # repository, commit, package, files, library versions, licence
 
 
 def narrow(card: Card, spec: EncoderSpec, options: EncodeOptions) -> Card:
@@ -74,18 +50,18 @@ def narrow(card: Card, spec: EncoderSpec, options: EncodeOptions) -> Card:
     return replace(card, widths=widths, default=default, dtype=options.dtype or card.dtype)
 
 
-def memo_path(spec: EncoderSpec, options: EncodeOptions, found: Found, memo: Path) -> Path:
+def memo_path(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles, memo: Path) -> Path:
     """Where the card of these files, this entry and these libraries is remembered."""
-    asked = [
+    settings = [
         _MEMO_FORMAT,
         spec.model_dump(mode="json", exclude={"layers"}),
-        found.fingerprint(),
-        found.provenance,
+        files.fingerprint(),
+        files.provenance,
         [options.seed] if options.random else None,
         options.autocast,
         library_versions(spec),
     ]
-    return memo / "cards" / f"{blake3(canonical(asked)).hexdigest(length=16)}.json"
+    return memo / "cards" / f"{blake3(canonical(settings)).hexdigest(length=16)}.json"
 
 
 def library_versions(spec: EncoderSpec) -> dict[str, str | None]:
@@ -104,12 +80,12 @@ def library_versions(spec: EncoderSpec) -> dict[str, str | None]:
 def read_card(path: Path) -> Card | None:
     """A remembered card; None if there is none, or it cannot be read."""
     try:
-        return Card.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return Card(**json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
 def write_card(path: Path, card: Card) -> None:
-    """Remembers a card."""
+    """Remembers a card; the inverse of `read_card`."""
     make_folders(path.parent)
-    replace_file(path, json.dumps(card.to_json(), indent=1, ensure_ascii=False).encode())
+    replace_file(path, json.dumps(asdict(card), indent=1, ensure_ascii=False).encode())

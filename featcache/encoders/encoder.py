@@ -1,5 +1,6 @@
-"""What runs a frozen encoder? Rows are prepared one by one, then encoded together, every layer in one pass."""
+"""Frozen encoders that run: rows are prepared one by one, then encoded together, every layer in one pass."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -7,24 +8,25 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from featcache.encoders.audio import load_audio_front
-from featcache.encoders.backbone import Backbone, check_device, library, load_backbone
+from featcache.devices import check_device
+from featcache.encoders.audio import load_audio_preprocessor
+from featcache.encoders.backbone import Backbone, library, load_backbone
 from featcache.encoders.card import Card, library_versions
-from featcache.encoders.forward import BITS_PER_BYTE, Front, forward, layer_names, measured
+from featcache.encoders.forward import BITS_PER_BYTE, Preprocessor, forward, layer_names, measured
 from featcache.encoders.spec import EncodeOptions, EncoderSpec
-from featcache.encoders.text import load_text_front
-from featcache.encoders.vision import load_image_front
-from featcache.encoders.weights import Found
-from featcache.errors import UsageError
+from featcache.encoders.text import load_text_preprocessor
+from featcache.encoders.vision import load_image_preprocessor
+from featcache.encoders.weights import WeightFiles
+from featcache.errors import UsageError, WeightsInvalid
 
 _LARGEST_BATCH_ON_CPU = {"image": 64, "text": 64, "audio": 8}  # beyond it a CPU gains nothing
 _LARGEST_BATCH = 1024
 _LIVE = 4  # activations of the largest size alive at once: input, output, residual, one for fragmentation
 
-_FRONTS: dict[str, Callable[[EncoderSpec, Found, Backbone], Front]] = {
-    "image": load_image_front,
-    "text": load_text_front,
-    "audio": load_audio_front,
+_PREPROCESSORS: dict[str, Callable[[EncoderSpec, WeightFiles, Backbone], Preprocessor]] = {
+    "image": load_image_preprocessor,
+    "text": load_text_preprocessor,
+    "audio": load_audio_preprocessor,
 }
 
 
@@ -38,37 +40,28 @@ class Footprint:
 
 @final
 class Encoder:
-    """A frozen encoder, ready to run; `load_encoder` makes it.
+    """A frozen encoder, ready to run; `load_encoder` makes it."""
 
-    Args:
-        card: What it produces.
-        front: What prepares its rows.
-        backbone: The network.
-        options: Device, compute type and compilation.
-        footprint: Memory of one row.
-    """
-
-    def __init__(self, card: Card, front: Front, backbone: Backbone, options: EncodeOptions, footprint: Footprint):
+    def __init__(
+        self, card: Card, preprocessor: Preprocessor, backbone: Backbone, options: EncodeOptions, *, row: Footprint
+    ) -> None:
         self.card = card
-        self._front = front
+        self._preprocessor = preprocessor
         self._backbone = backbone
         self._options = options
-        self._footprint = footprint
+        self._row = row
 
     def prepare(self, item: Any) -> Any:
-        """One decoded row to a small tensor; pure, and safe to call from many threads.
-
-        Args:
-            item: A PIL image, a str, or a mono waveform at 16 kHz.
+        """One decoded row (PIL image, str, mono waveform) to a small tensor; pure, and safe to call from many threads.
 
         Raises:
             ExtractionFailed: If the row cannot be encoded, such as a caption without tokens.
         """
-        return self._front.prepare(item)
+        return self._preprocessor.prepare(item)
 
     def cost(self, prepared: Any) -> int:
         """Size of a prepared row: tokens, samples, or 1 for an image. Sorting by it saves padding."""
-        return self._front.cost(prepared)
+        return self._preprocessor.cost(prepared)
 
     def encode(self, prepared: Sequence[Any], layers: Sequence[str]) -> dict[str, Tensor]:
         """Features of prepared rows, every layer from one forward pass; one call at a time.
@@ -78,7 +71,7 @@ class Encoder:
             layers: "layer.pooling" names of the card.
 
         Returns:
-            Name -> [b, d] float32 on the CPU, in the order asked for.
+            Name -> [b, d] float32 on the CPU, in the order of `layers`.
 
         Raises:
             UsageError: If the card does not have a layer; lists those it has.
@@ -88,44 +81,39 @@ class Encoder:
             raise UsageError(f"{self.card.name} has no {', '.join(unknown)}\n  It has: {', '.join(self.card.widths)}")
         if not prepared:
             return {name: torch.empty(0, self.card.widths[name]) for name in layers}
-        return forward(self._backbone, self._front, self._options, prepared, layers)
+        return forward(self._backbone, self._preprocessor, self._options, prepared, layers)
 
     def batch_size(self, available_bytes: int) -> int:
-        """Rows that run together within a memory budget, each as long as a row can be: a power of two.
-
-        Args:
-            available_bytes: Memory for activations, beside the weights.
-        """
-        row = _LIVE * max(1, self._footprint.bytes * self._front.longest // self._footprint.cost)
+        """Rows that run together in so many bytes for activations, each as long as a row can be: a power of two."""
+        row = _LIVE * max(1, self._row.bytes * self._preprocessor.longest // self._row.cost)
         fitting = max(1, available_bytes // row)
         on_cpu = torch.device(self._options.device).type == "cpu"
         largest = _LARGEST_BATCH_ON_CPU[self.card.modality] if on_cpu else _LARGEST_BATCH
         return min(1 << (fitting.bit_length() - 1), largest)
 
 
-def build(spec: EncoderSpec, options: EncodeOptions, found: Found) -> Encoder:
-    """Loads the network and its front, and probes them with one row; the card is whole, not narrowed.
+def build(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) -> Encoder:
+    """Loads the network and its preprocessor, and probes them with one row; the card is whole, not narrowed.
 
-    Raises:
-        UsageError: If the device is not there.
-        WeightsMissing: If a library is not installed.
-        WeightsInvalid: If the files do not fit the entry.
+    Raises as `load_encoder`.
     """
     check_device(options.device)
-    backbone = load_backbone(spec, options, found)
+    backbone = load_backbone(spec, options, files)
     with library(spec):
-        front = _FRONTS[spec.modality](spec, found, backbone)
+        preprocessor = _PREPROCESSORS[spec.modality](spec, files, backbone)
     backbone.module.to(options.device)
     names = [f"{layer}.{pooling}" for layer in layer_names(backbone) for pooling in spec.pooling]
     if spec.bits_per_byte:
         names.append(BITS_PER_BYTE)
-    sample = front.sample()
-    with measured(backbone) as largest:
-        probed = forward(backbone, front, options, [sample], names)
+    sample = preprocessor.sample()
+    with measured(backbone) as probe:
+        probed = forward(backbone, preprocessor, options, [sample], names)
+    if spec.modality == "image":
+        _check_prefix(spec, backbone, image=tuple(sample.shape[:2]), hidden=probe.shape)
     card = Card(
         name=spec.name,
         modality=spec.modality,
-        binds=_binds(spec, options, backbone, front),
+        binds=_binds(spec, options, backbone, preprocessor),
         widths={name: int(probed[name].shape[1]) for name in names},
         default=spec.default,
         dtype=spec.dtype,
@@ -134,17 +122,36 @@ def build(spec: EncoderSpec, options: EncodeOptions, found: Found) -> Encoder:
             "attention": spec.attention if spec.library == "transformers" else "library's own",
             "licence": spec.licence,
             "versions": library_versions(spec),
-            **found.provenance,
+            **files.provenance,
         },
     )
     if options.compile:
         for block in backbone.blocks:
             # The block's forward, not its call: hooks stay outside the compiled graph.
             block.forward = torch.compile(block.forward)
-    return Encoder(card, front, backbone, options, Footprint(largest[0], front.cost(sample)))
+    return Encoder(card, preprocessor, backbone, options, row=Footprint(probe.largest, preprocessor.cost(sample)))
 
 
-def _binds(spec: EncoderSpec, options: EncodeOptions, backbone: Backbone, front: Front) -> dict[str, Any]:
+def _check_prefix(spec: EncoderSpec, backbone: Backbone, *, image: tuple[int, int], hidden: tuple[int, ...]) -> None:
+    """Compares the tokens before the first patch with those that the probed network has.
+
+    Without it a network that has no CLS token (SigLIP), or one more (DeiT), would silently give wrong patch means.
+    """
+    declare = f"declare prefix_tokens, the number of tokens before the first patch, in the entry of {spec.name}"
+    if "patch-mean" in spec.pooling and spec.library == "transformers":
+        if backbone.patch is None and spec.prefix_tokens is None:
+            raise WeightsInvalid(f"{spec.model} states no patch_size to count its patches by: {declare}")
+        patches = math.prod(side // edge for side, edge in zip(image, backbone.patch or image, strict=True))
+        if backbone.patch is not None and hidden[1] - patches != backbone.prefix:
+            raise WeightsInvalid(
+                f"{hidden[1]} tokens leave the last block of {spec.name}: {patches} patches and {hidden[1] - patches} "
+                f"before them, not {backbone.prefix}; {declare}"
+            )
+    if "cls" in spec.pooling and not backbone.prefix:
+        raise WeightsInvalid(f"{spec.name} has no token before its first patch, which pooling cls would take for one")
+
+
+def _binds(spec: EncoderSpec, options: EncodeOptions, backbone: Backbone, preprocessor: Preprocessor) -> dict[str, Any]:
     return {
         "tensors": backbone.tensors,
         "weights": {"random": True, "seed": options.seed} if options.random else "pretrained",
@@ -152,5 +159,5 @@ def _binds(spec: EncoderSpec, options: EncodeOptions, backbone: Backbone, front:
         "blocks": spec.blocks if isinstance(spec.blocks, str) else list(spec.blocks),
         "last": {"of": spec.last, "final_norm": spec.final_norm},
         "compute": "float32" if options.autocast is None else f"autocast {options.autocast}",
-        **front.binds(),
+        **preprocessor.binds(),
     }

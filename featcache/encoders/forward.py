@@ -1,23 +1,23 @@
-"""What does one forward pass give? Every asked layer, pooled inside a hook on its block."""
+"""One forward pass: every wanted layer, pooled inside a hook on its block."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from featcache.encoders.backbone import Backbone
-from featcache.encoders.pooling import POOLINGS, Layout
+from featcache.encoders.pooling import POOLINGS, Inputs, Positions
 from featcache.encoders.spec import EncodeOptions
 from featcache.encoders.text import bits_per_byte
 
 BITS_PER_BYTE = "lm.bits-per-byte"
 
 
-class Front(Protocol):
-    """What stands before the network and makes tensors of images, text or audio."""
+class Preprocessor(Protocol):
+    """What makes tensors of images, text or audio before the network."""
 
     @property
     def longest(self) -> int:
@@ -25,7 +25,7 @@ class Front(Protocol):
         ...
 
     def binds(self) -> dict[str, Any]:
-        """What the digest binds of it."""
+        """What the digest binds of it, as JSON."""
         ...
 
     def prepare(self, item: Any) -> Any:
@@ -36,8 +36,8 @@ class Front(Protocol):
         """Size of a row, for sorting."""
         ...
 
-    def batches(self, prepared: Sequence[Any], device: str) -> list[tuple[list[int], dict[str, Tensor], Layout]]:
-        """Row numbers, inputs and layout of each set of rows that may run together."""
+    def batches(self, prepared: Sequence[Any], device: str) -> list[Inputs]:
+        """The rows as the network takes them, in sets that may run together."""
         ...
 
     def sample(self) -> Any:
@@ -55,25 +55,18 @@ def layer_names(backbone: Backbone) -> list[str]:
 
 
 def forward(
-    backbone: Backbone, front: Front, options: EncodeOptions, prepared: Sequence[Any], names: Sequence[str]
+    backbone: Backbone,
+    preprocessor: Preprocessor,
+    options: EncodeOptions,
+    prepared: Sequence[Any],
+    names: Sequence[str],
 ) -> dict[str, Tensor]:
-    """Features of prepared rows.
-
-    Args:
-        backbone: The network, on the device.
-        front: What prepared the rows.
-        options: Device and compute type.
-        prepared: b rows.
-        names: "layer.pooling" names.
-
-    Returns:
-        Name -> [b, d] float32 on the CPU.
-    """
+    """Features of prepared rows: "layer.pooling" name -> [b, d] float32 on the CPU."""
     parts: list[tuple[list[int], dict[str, Tensor]]] = []
-    for rows, inputs, layout in front.batches(prepared, options.device):
+    for rows, inputs, positions in preprocessor.batches(prepared, options.device):
         with torch.inference_mode(), _full_float32(options), _autocast(options):
             pooled = _pass(
-                backbone, inputs, replace(layout, prefix=backbone.prefix), names, [prepared[r] for r in rows]
+                backbone, inputs, replace(positions, prefix=backbone.prefix), names, [prepared[row] for row in rows]
             )
         parts.append((rows, pooled))
     if len(parts) == 1:
@@ -96,25 +89,25 @@ def _autocast(options: EncodeOptions) -> AbstractContextManager[Any]:
 
 
 def _pass(
-    backbone: Backbone, inputs: dict[str, Tensor], layout: Layout, names: Sequence[str], rows: list[Any]
+    backbone: Backbone, inputs: dict[str, Tensor], positions: Positions, names: Sequence[str], rows: list[Any]
 ) -> dict[str, Tensor]:
-    asked: dict[str, list[str]] = {}
+    poolings: dict[str, list[str]] = {}
     for name in names:
         layer, _, pooling = name.rpartition(".")
-        asked.setdefault(layer, []).append(pooling)
+        poolings.setdefault(layer, []).append(pooling)
     pooled: dict[str, Tensor] = {}
 
     def keep(layer: str, hidden: Tensor) -> None:
         # Pooled at once: the whole hidden state is not kept, and later operations in place cannot change it.
-        for pooling in asked.get(layer, []):
-            pooled[f"{layer}.{pooling}"] = POOLINGS[pooling](hidden.float(), layout)
+        for pooling in poolings.get(layer, []):
+            pooled[f"{layer}.{pooling}"] = POOLINGS[pooling](hidden.float(), positions)
 
     blocks = layer_names(backbone)[: len(backbone.blocks) + 1]
-    with _hooks(backbone.blocks, [name if name in asked else None for name in blocks], keep):
+    with _hooks(backbone.blocks, [name if name in poolings else None for name in blocks], keep):
         last = backbone.run(inputs)
     if not backbone.ends_with_block:
         keep("last", backbone.final_norm(last) if backbone.final_norm else last)
-    if "lm" in asked and backbone.head is not None:
+    if "lm" in poolings and backbone.head is not None:
         pooled[BITS_PER_BYTE] = bits_per_byte(last, rows, backbone.head, backbone.softcap)
     return {name: pooled[name].cpu() for name in names}
 
@@ -141,13 +134,21 @@ def _hooks(
         yield
 
 
+@dataclass
+class Measured:
+    """What a pass took and gave."""
+
+    largest: int = 0  # bytes of the largest activation: input plus output of any one module without children
+    shape: tuple[int, ...] = ()  # of what left the last block
+
+
 @contextmanager
-def measured(backbone: Backbone) -> Iterator[list[int]]:
-    """Measures the largest activation of a pass: input plus output of any one module without children, in bytes.
+def measured(backbone: Backbone) -> Iterator[Measured]:
+    """Measures a pass.
 
     The language model's head is left out: it runs row by row, whatever the batch.
     """
-    largest = [0]
+    result = Measured()
 
     def size(value: Any) -> int:
         if isinstance(value, Tensor):
@@ -155,10 +156,14 @@ def measured(backbone: Backbone) -> Iterator[list[int]]:
         return sum(map(size, value)) if isinstance(value, (tuple, list)) else 0
 
     def hook(module: nn.Module, args: Any, output: Any) -> None:
-        largest[0] = max(largest[0], size(args) + size(output))
+        result.largest = max(result.largest, size(args) + size(output))
+
+    def shape(hidden: Tensor) -> None:
+        result.shape = tuple(hidden.shape)
 
     with ExitStack() as stack:
         for leaf in backbone.module.modules():
             if next(leaf.children(), None) is None and leaf is not backbone.head:
                 stack.callback(leaf.register_forward_hook(hook).remove)
-        yield largest
+        stack.enter_context(_hooks(backbone.blocks[-1:], [None, "last"], lambda name, hidden: shape(hidden)))
+        yield result

@@ -1,4 +1,4 @@
-"""Where in the Hugging Face cache is a repository, at which commit, and how is it fetched?"""
+"""Repositories of weights on the Hugging Face Hub: the commit in use, its folder in the Hub's cache, the download."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def hub_cache() -> Path:
 def snapshot(
     repo: str, revision: str, patterns: Iterable[str], whole: Iterable[str], *, memo: Path
 ) -> tuple[Path, str]:
-    """A repository's folder at one commit: the one of first use, from the cache if it is there, else from the Hub.
+    """A repository's folder and commit: the one of first use, from the cache if it is there, else from the Hub.
 
     Args:
         repo: Repository, such as "openai-community/gpt2".
@@ -35,9 +35,6 @@ def snapshot(
         patterns: Files to fetch, as glob patterns.
         whole: Files without which the folder counts as incomplete; "a|b" is either.
         memo: Folder in which the commit of first use is recorded.
-
-    Returns:
-        The folder and its commit.
 
     Raises:
         WeightsMissing: If the folder is not in the cache and cannot be fetched; lists the ways to get it.

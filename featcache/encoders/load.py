@@ -1,4 +1,4 @@
-"""Which card and which running encoder belong to an entry and its options?"""
+"""Loading of encoders: the card of an entry and its options, and the encoder ready to run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,15 +29,15 @@ def describe(spec: EncoderSpec, options: EncodeOptions, *, memo: Path) -> Card:
         WeightsInvalid: If they are not what the entry declares.
         UsageError: If the entry keeps a layer that the encoder does not have.
     """
-    found = locate(spec, options, memo=memo)
-    path = memo_path(spec, options, found, memo)
+    files = locate(spec, options, memo=memo)
+    path = memo_path(spec, options, files, memo)
     card = read_card(path)
     if card is None:
         from dataclasses import replace
 
         from featcache.encoders.encoder import build
 
-        card = build(spec, replace(options, device="cpu", compile=False), found).card
+        card = build(spec, replace(options, device="cpu", compile=False), files).card
         write_card(path, card)
     return narrow(card, spec, options)
 
@@ -48,25 +48,25 @@ def load_encoder(spec: EncoderSpec, options: EncodeOptions, *, memo: Path) -> "E
     On the CPU the process keeps freed memory from here on (`keep_freed_memory`).
 
     Raises:
-        WeightsMissing: If weights or a library are not there; lists the ways to get them.
-        WeightsInvalid: If they are not what the entry declares, or changed since the card was made.
-        UsageError: If the device is not there, or the entry keeps a layer that the encoder does not have.
+        UsageError: If the device is not there, or as `describe`.
+        WeightsMissing: As `describe`.
+        WeightsInvalid: As `describe`, or if the weights changed since the card was made.
     """
     from featcache.encoders.encoder import build
 
     if options.device == "cpu":
         keep_freed_memory()
-    found = locate(spec, options, memo=memo)
-    path = memo_path(spec, options, found, memo)
+    files = locate(spec, options, memo=memo)
+    path = memo_path(spec, options, files, memo)
     remembered = read_card(path)
-    encoder = build(spec, options, found)
+    encoder = build(spec, options, files)
     if remembered is None:
         write_card(path, encoder.card)
     elif remembered.binds != encoder.card.binds:
         path.unlink(missing_ok=True)
         raise WeightsInvalid(
             f"the files of {spec.name} changed while their size and time stayed the same\n"
-            f"  Files: {', '.join(str(file) for file in (*found.tensors, *found.settings))}\n"
+            f"  Files: {', '.join(str(file) for file in (*files.tensors, *files.settings))}\n"
             "  What was remembered of them is forgotten now: run the command again"
         )
     encoder.card = narrow(encoder.card, spec, options)

@@ -1,4 +1,4 @@
-"""Why does the process keep memory that it freed? Asking the system for it again costs more than the arithmetic."""
+"""Memory that the process keeps once freed: asking the system for it again costs more than the arithmetic."""
 
 import ctypes
 
@@ -7,14 +7,11 @@ _KEPT_BELOW, _KEPT_BELOW_BEFORE_GLIBC_2_35 = 1 << 30, 32 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Lets glibc reuse freed activations instead of returning them to the system; does nothing elsewhere.
+    """Lets glibc reuse freed activations instead of returning them to the system; returns whether it could.
 
     A network on a CPU frees and allocates the same megabytes in every layer, and by default each of them is mapped and
     zeroed anew. Kept, EfficientNet-Lite0 ran 2.5 times as fast on two cores (docs/log.md). The process keeps its peak
     of memory until it ends.
-
-    Returns:
-        Whether the C library took the settings.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

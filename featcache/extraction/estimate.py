@@ -1,4 +1,4 @@
-"""How long would an extraction take? A measured sample of its own rows, decoded and encoded, nothing of it stored."""
+"""The time that an extraction would take, from a measured sample of its rows of which nothing is stored."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -26,44 +26,56 @@ _LEAST_BATCHES = 2
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an extraction would compute, and at which rate this machine does.
+    """What an extraction would compute, and how fast this machine does it."""
 
-    Args:
-        chunks: Chunk files still to be written, over all arrays.
-        bytes: Bytes of these chunks.
-        rows_left: Rows that would go through the encoder.
-        rows_per_second: Measured, decoding included; 0 if nothing is left.
-        seconds: Time for the rows left at that rate; loading the encoder is not in it.
-        sample_rows: Rows that were measured.
-    """
-
-    chunks: int
-    bytes: int
-    rows_left: int
-    rows_per_second: float
-    seconds: float
-    sample_rows: int
+    chunks: int  # chunk files still to be written, over all arrays
+    bytes: int  # of these chunks
+    rows_left: int  # rows that would go through the encoder
+    rows_per_second: float  # measured, decoding included; 0 if nothing is left
+    seconds: float  # for the rows left at that rate; loading the encoder is not in it
+    sample_rows: int  # rows that were measured
 
 
 def estimate(
     cache: Cache, job: Job, *, encoder: "Encoder | None" = None, rows: int | None = None, workers: int | None = None
 ) -> Estimate:
-    """Measures some rows of a job, evenly spaced, as the extraction would treat them; writes no features.
+    """Measures some rows of a planned job, evenly spaced, as the extraction would treat them; writes no features.
 
-    Args:
-        cache: The cache that the job was planned for.
-        job: From `plan_job`.
-        encoder: The job's encoder, if it is loaded already.
-        rows: Rows to measure; None for what takes some six seconds.
-        workers: As for `extract`.
+    Without `rows` it measures for some six seconds; `workers` is that of `RowSettings`.
 
     Raises:
         ExtractionFailed: If none of the sampled rows can be decoded.
     """
     chunks, left = _left(job)
-    if not left:
-        return Estimate(chunks, job.bytes, 0, 0.0, 0.0, 0)
-    workers = choose_workers(job.view.modality, workers)
+    rate, measured = 0.0, 0
+    if left:
+        rate, measured = _rate(cache, job, encoder, rows, choose_workers(job.view.modality, workers))
+    return Estimate(
+        chunks=chunks,
+        bytes=job.bytes,
+        rows_left=left,
+        rows_per_second=rate,
+        seconds=left / rate if left else 0.0,
+        sample_rows=measured,
+    )
+
+
+def _left(job: Job) -> tuple[int, int]:
+    """(chunk files still to be written, rows still to be encoded): arrays of one layout share a pass."""
+    files, missing = 0, dict[int, set[int]]()
+    for target in job.targets:
+        if not target.done:
+            layout = target.array.layout() if target.array.folder.there() else None
+            size = layout.chunk_rows if layout else job.chunk_rows
+            lacking = set(range(-(-len(job.view) // size))) - target.array.committed()
+            missing.setdefault(size, set()).update(lacking)
+            files += len(lacking)
+    n = len(job.view)
+    return files, sum(min((chunk + 1) * size, n) - chunk * size for size, chunks in missing.items() for chunk in chunks)
+
+
+def _rate(cache: Cache, job: Job, encoder: "Encoder | None", rows: int | None, workers: int) -> tuple[float, int]:
+    """(rows a second, rows measured)."""
     encoder = encoder if encoder is not None else load_encoder(job.spec, job.options, memo=cache.memo)
     layers = [target.layer for target in job.targets if not target.done]
     batch = min(encoder.batch_size(available_bytes(job.options.device)), job.chunk_rows)
@@ -72,22 +84,7 @@ def estimate(
         first, spent = _measure(job.view, encoder, layers, batch, _LEAST_BATCHES * batch, workers)
         rows = max(_LEAST_BATCHES * batch, int(first / spent * _SECONDS))
     measured, spent = _measure(job.view, encoder, layers, batch, rows, workers)
-    rate = measured / spent
-    return Estimate(chunks, job.bytes, left, rate, left / rate, measured)
-
-
-def _left(job: Job) -> tuple[int, int]:
-    """(chunk files still to be written, rows still to be encoded): arrays of one plan share a pass."""
-    files, missing = 0, dict[int, set[int]]()
-    for target in job.targets:
-        if not target.done:
-            plan = target.array.layout() if target.array.folder.there() else None
-            size = plan.chunk_rows if plan else job.chunk_rows
-            lacking = set(range(-(-len(job.view) // size))) - target.array.committed()
-            missing.setdefault(size, set()).update(lacking)
-            files += len(lacking)
-    n = len(job.view)
-    return files, sum(min((chunk + 1) * size, n) - chunk * size for size, chunks in missing.items() for chunk in chunks)
+    return measured / spent, measured
 
 
 def _measure(
@@ -102,15 +99,15 @@ def _measure(
         content=lambda row: view.content(some[row]),
     )
     order = "cost" if view.modality == "text" else "row"
-    plan = Layout(len(some), len(some), min(batch, len(some)), order, 1)
-    started, done, why = perf_counter(), 0, ""
-    batches = prepared_batches(sample, encoder, plan, [0], workers=workers)
+    layout = Layout(n=len(some), chunk_rows=len(some), batch_size=min(batch, len(some)), order=order, threads=1)
+    started, done, reason = perf_counter(), 0, ""
+    batches = prepared_batches(sample, encoder, layout, [0], workers=workers)
     with named_worker_death(), closing(batches):
         for prepared in batches:
-            why = next(iter(prepared.failed.values()), why)
+            reason = next(iter(prepared.failed.values()), reason)
             if prepared.prepared:
                 encoder.encode(prepared.prepared, layers)
             done += len(prepared.prepared)
     if not done:
-        raise ExtractionFailed(f"none of {len(some)} sampled rows of {view.name} can be encoded; the last: {why}")
+        raise ExtractionFailed(f"none of {len(some)} sampled rows of {view.name} can be encoded; the last: {reason}")
     return done, perf_counter() - started

@@ -1,4 +1,4 @@
-"""Who carries an extraction out: this process, one a device, or a Ray cluster; and which share of it?"""
+"""Executors of an extraction: this process, one process a device, or a Ray cluster; and this machine's share."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -9,37 +9,25 @@ from typing import Literal
 from featcache.cache import Cache
 from featcache.errors import UsageError
 from featcache.extraction.extract import Extracted, extract
-from featcache.extraction.job import Job
+from featcache.extraction.job import Job, OnError, RowSettings
 from featcache.extraction.multi_device import parse_devices, run_on_devices
-from featcache.extraction.remote_job import remote_job
+from featcache.extraction.remote_job import make_remote_job
 from featcache.extraction.shards import WHOLE, Shard, from_environment, local_device, parse_shard
 from featcache.store.leases import lease
 
-OnError = Literal["stop", "skip"]
 Executor = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How an extraction is carried out; none of it changes what the digest binds.
+    """How an extraction is run; bound in no digest."""
 
-    Args:
-        devices: Torch devices, one process each.
-        shard: This machine's share of the chunks.
-        executor: "local", or "ray".
-        actors: Workers of Ray; None to choose.
-        workers: Processes that decode; None to choose.
-        on_error: Whether a row that cannot be encoded stops the extraction or is skipped.
-        notes: What was taken from the environment, to be printed.
-    """
-
-    devices: tuple[str, ...] = ("cpu",)
-    shard: Shard = WHOLE
+    devices: tuple[str, ...] = ("cpu",)  # of torch, one process each
+    shard: Shard = WHOLE  # this machine's share of the chunks
     executor: Executor = "local"
-    actors: int | None = None
-    workers: int | None = None
-    on_error: OnError = "stop"
-    notes: tuple[str, ...] = ()
+    actors: int | None = None  # workers of Ray; None to choose
+    rows: RowSettings = RowSettings()
+    notes: tuple[str, ...] = ()  # what was taken from the environment, to be printed
 
 
 def choose_execution(
@@ -52,31 +40,23 @@ def choose_execution(
     on_error: OnError = "stop",
     env: Mapping[str, str] = os.environ,
 ) -> Execution:
-    """The execution that options and environment ask for.
+    """The execution that the options of `featcache extract` and the environment ask for.
 
-    Args:
-        device: Torch devices with commas between.
-        shard: "i/n"; None takes it from a launcher's environment (torchrun, srun, a SLURM job array), if there is one.
-        executor: "local", or "ray".
-        actors: Workers of Ray.
-        workers: Processes that decode.
-        on_error: Whether a row that cannot be encoded stops the extraction.
-        env: The environment.
+    Without `shard` ("i/n") a launcher's environment (torchrun, srun, a SLURM job array) decides, if there is one.
 
     Raises:
         UsageError: If the options contradict each other, or the environment itself.
     """
-    devices = parse_devices(device)
+    devices, rows = parse_devices(device), RowSettings(on_error, workers)
     if executor == "ray":
         if shard is not None or len(devices) > 1:
             raise UsageError("--executor ray hands out the chunks itself: leave out --shard, and name one --device")
-        return Execution(devices, WHOLE, executor, actors, workers, on_error)
+        return Execution(devices, executor=executor, actors=actors, rows=rows)
     if actors is not None:
         raise UsageError("--actors belongs to --executor ray")
-    found = (parse_shard(shard), "--shard") if shard is not None else from_environment(env)
-    notes: list[str] = []
-    if found is not None:
-        notes.append(f"shard {found[0]} of the chunks ({found[1]})")
+    named = (parse_shard(shard), "--shard") if shard is not None else from_environment(env)
+    share, source = named or (WHOLE, "")
+    notes = [f"shard {share} of the chunks ({source})"] if source else []
     if devices == ("cuda",):
         import torch
 
@@ -84,7 +64,7 @@ def choose_execution(
         if own is not None:
             devices = (own[0],)
             notes.append(f"device {own[0]} ({own[1]})")
-    return Execution(devices, found[0] if found else WHOLE, executor, None, workers, on_error, tuple(notes))
+    return Execution(devices, share, rows=rows, notes=tuple(notes))
 
 
 def run_job(
@@ -95,9 +75,9 @@ def run_job(
     dataset: str,
     root: Path | None,
     on_rows: Callable[[int], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    on_line: Callable[[str], None] | None = None,
 ) -> Extracted:
-    """Extracts in the execution chosen.
+    """Extracts on the executor chosen.
 
     Args:
         cache: The cache that the job was planned for.
@@ -106,7 +86,7 @@ def run_job(
         dataset: The data set as `open_dataset` was given it, for other processes to open.
         root: Its root, likewise.
         on_rows: Called with the number of rows that became durable since the last call.
-        say: Called with lines that other processes have to say.
+        on_line: Called with every line that another process prints, and when a worker of Ray comes or is lost.
 
     Raises:
         UsageError: If a device is not there.
@@ -120,15 +100,13 @@ def run_job(
     alone = execution.executor == "local" and len(execution.devices) == 1
     if alone or job.done:
         chunks = None if execution.shard == WHOLE else execution.shard.mine
-        return extract(
-            cache, job, on_rows=on_rows, on_error=execution.on_error, workers=execution.workers, chunks=chunks
-        )
+        return extract(cache, job, on_rows=on_rows, settings=execution.rows, chunks=chunks)
     with lease(cache.folder, f"extract {job.card.name}"):
-        remote = remote_job(
-            cache, job, dataset=dataset, root=root, on_error=execution.on_error, workers=execution.workers
-        )
+        remote_job = make_remote_job(cache, job, dataset=dataset, root=root, settings=execution.rows)
         if execution.executor == "ray":
             from featcache.extraction.ray_cluster import run_on_ray
 
-            return run_on_ray(job, remote, actors=execution.actors, on_rows=on_rows, say=say)
-        return run_on_devices(job, remote, execution.devices, shard=execution.shard, on_rows=on_rows, say=say)
+            return run_on_ray(job, remote_job, actors=execution.actors, on_rows=on_rows, on_line=on_line)
+        return run_on_devices(
+            job, remote_job, execution.devices, shard=execution.shard, on_rows=on_rows, on_line=on_line
+        )

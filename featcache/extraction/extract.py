@@ -1,12 +1,13 @@
-"""How do a view's rows become cached features? One pass of an encoder fills the arrays of all its layers."""
+"""Extraction: one pass of an encoder over a view fills the arrays of all its layers, chunk by chunk."""
 
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from featcache.data.errors import DataError
 from featcache.data.views import View
 from featcache.encoders import load_encoder
 from featcache.errors import ExtractionFailed, Overflow
-from featcache.extraction.job import Job, cached_name
+from featcache.extraction.job import Job, RowSettings, cached_name
 from featcache.extraction.limits import available_bytes, named_disk_errors, refuse_full_disk
 from featcache.extraction.loader import Batch, choose_workers, named_worker_death, prepared_batches
 from featcache.store.array import FeatureArray
@@ -32,57 +33,33 @@ EARLIER = "failed in an earlier run"
 
 @dataclass(frozen=True)
 class Failure:
-    """A row that could not be encoded; it is NaN in every array, and its commit records list it.
-
-    Args:
-        id: Its id.
-        why: What was wrong with it.
-    """
+    """A row that could not be encoded; it is NaN in every array, and its commit records list it."""
 
     id: str
-    why: str
+    why: str  # what was wrong with it
 
 
 @dataclass(frozen=True)
-class Choices:
-    """How a job is carried out; none of it changes what the digest binds.
+class ProcessSettings:
+    """What this process does of a job, and how; `chunks` and `on_rows` as for `extract`."""
 
-    Args:
-        on_error: Whether a row that cannot be encoded stops the run, or is skipped and listed.
-        workers: Processes that decode; 0 for threads.
-        chunks: Whether this process computes a chunk; None for all.
-        on_rows: Told how many rows became durable.
-    """
-
-    on_error: Literal["stop", "skip"]
-    workers: int
-    chunks: Callable[[int], bool] | None
-    on_rows: Callable[[int], None]
+    rows: RowSettings
+    chunks: Callable[[int], bool] | None = None
+    on_rows: Callable[[int], None] = lambda rows: None
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """What an extraction did.
+    """What an extraction did."""
 
-    Args:
-        encoder: Name it is cached under.
-        view: View name.
-        layers: Layers and poolings that were asked for.
-        rows: Rows that went through the encoder (0 if all was there).
-        reused: Rows of the chunks asked for that were committed before.
-        seconds: Time of the passes, loading the encoder excluded.
-        complete: Whether every array is complete now; false while other processes have chunks to compute.
-        failed: Rows that could not be encoded, in this run or, where the arrays are complete, in an earlier one.
-    """
-
-    encoder: str
+    encoder: str  # name it is cached under
     view: str
-    layers: tuple[str, ...]
-    rows: int
-    reused: int
-    seconds: float
-    complete: bool = True
-    failed: tuple[Failure, ...] = ()
+    layers: tuple[str, ...]  # and poolings, as the job names them
+    rows: int  # that went through the encoder (0 if all was there)
+    reused: int  # rows of this process's chunks that were committed before
+    seconds: float  # of the passes, loading the encoder excluded
+    complete: bool = True  # false while other processes have chunks to compute
+    failed: tuple[Failure, ...] = ()  # in this run or, where the arrays are complete, in an earlier one
 
 
 def extract(
@@ -91,8 +68,7 @@ def extract(
     *,
     encoder: "Encoder | None" = None,
     on_rows: Callable[[int], None] | None = None,
-    on_error: Literal["stop", "skip"] = "stop",
-    workers: int | None = None,
+    settings: RowSettings | None = None,
     chunks: Callable[[int], bool] | None = None,
 ) -> Extracted:
     """Computes and commits whatever of a job is missing.
@@ -102,9 +78,7 @@ def extract(
         job: From `plan_job`.
         encoder: The job's encoder, if it is loaded already.
         on_rows: Called with the number of rows that became durable since the last call.
-        on_error: "stop" at the first row that cannot be read, decoded or encoded; or "skip" it: its features are NaN
-            in every layer, its id is listed in the commit records, and loading drops it.
-        workers: Processes that decode images and audio; 0 for threads, None to choose. The features are the same.
+        settings: How rows are decoded, and what becomes of those that fail; None for `RowSettings()`.
         chunks: Whether this process computes a chunk; None for all. The arrays are completed by the process that
             finds every chunk committed.
 
@@ -113,36 +87,36 @@ def extract(
             fails. What was committed stays.
         UsageError: If worker processes are asked for where there are none.
     """
-    choices = Choices(on_error, choose_workers(job.view.modality, workers), chunks, on_rows or (lambda rows: None))
+    rows = settings or RowSettings()
+    rows = replace(rows, workers=choose_workers(job.view.modality, rows.workers))
+    process = ProcessSettings(rows, chunks, on_rows or (lambda rows: None))
     with named_disk_errors(cache), lease(cache.folder, f"extract {job.card.name}"):
         write_rows(cache.folder / job.dataset.name / job.view.name, job.view, job.dataset.overlay)
-        return _extract(cache, job, encoder, choices)
+        return _extract(cache, job, encoder, process)
 
 
-def _extract(cache: Cache, job: Job, encoder: "Encoder | None", choices: Choices) -> Extracted:
-    names = tuple(target.layer for target in job.targets)
-    encoder_name = cached_name(job.card, job.options)
+def _extract(cache: Cache, job: Job, encoder: "Encoder | None", process: ProcessSettings) -> Extracted:
     if job.done:
         failed = _failures([target.array for target in job.targets], {})
-        return Extracted(encoder_name, job.view.name, names, 0, len(job.view), 0.0, failed=failed)
-    refuse_full_disk(cache, f"{encoder_name} over {job.view.name}", _bytes_to_write(job, choices.chunks))
+        return result_of(job, rows=0, reused=len(job.view), seconds=0.0, failed=failed)
+    refuse_full_disk(
+        cache, f"{cached_name(job.card, job.options)} over {job.view.name}", _bytes_to_write(job, process.chunks)
+    )
     encoder = encoder if encoder is not None else load_encoder(job.spec, job.options, memo=cache.memo)
     if encoder.card.binds != job.card.binds:
         raise ExtractionFailed(f"the weights of {job.card.name} changed since they were described; run it again")
-    return compute(cache, job, encoder, choices)
+    return compute(cache, job, encoder, process)
 
 
-def compute(cache: Cache, job: Job, encoder: "Encoder", choices: Choices) -> Extracted:
+def compute(cache: Cache, job: Job, encoder: "Encoder", process: ProcessSettings) -> Extracted:
     """As `extract`, where the row table is written and the encoder loaded: takes no time that grows with the rows."""
-    names = tuple(target.layer for target in job.targets)
-    encoder_name, chunks = cached_name(job.card, job.options), choices.chunks
     started, done = perf_counter(), _Done()
     with named_disk_errors(cache):
         try:
-            for plan, arrays in _passes(job, encoder).items():
-                _Pass(job.view, encoder, plan, arrays, choices, done).run()
+            for layout, arrays in _passes(job, encoder).items():
+                _Pass(job.view, encoder, layout, arrays, process=process, done=done).run()
         except (ExtractionFailed, DataError):
-            if chunks is None:  # else other processes may be about to commit to them
+            if process.chunks is None:  # else other processes may be about to commit to them
                 _drop_empty(cache, job)
             raise
         complete = _finish(job)
@@ -152,8 +126,30 @@ def compute(cache: Cache, job: Job, encoder: "Encoder", choices: Choices) -> Ext
         for array in arrays:
             cache.remove(array)
         raise ExtractionFailed(f"every row of {job.view.name} failed, so nothing is kept; the first: {failed[0].why}")
-    rows, asked, seconds = _covered(done.encoded), _covered(done.asked), perf_counter() - started
-    return Extracted(encoder_name, job.view.name, names, rows, asked - rows, seconds, complete, failed)
+    return result_of(
+        job,
+        rows=_covered(done.encoded),
+        reused=_covered(done.spans) - _covered(done.encoded),
+        seconds=perf_counter() - started,
+        complete=complete,
+        failed=failed,
+    )
+
+
+def result_of(
+    job: Job, *, rows: int, reused: int, seconds: float, complete: bool = True, failed: Iterable[Failure] = ()
+) -> Extracted:
+    """What was done of a job, under its names."""
+    return Extracted(
+        encoder=cached_name(job.card, job.options),
+        view=job.view.name,
+        layers=tuple(target.layer for target in job.targets),
+        rows=rows,
+        reused=reused,
+        seconds=seconds,
+        complete=complete,
+        failed=tuple(failed),
+    )
 
 
 def _bytes_to_write(job: Job, chosen: Callable[[int], bool] | None) -> int:
@@ -175,21 +171,21 @@ def _finish(job: Job) -> bool:
     """Completes every array whose chunks are all committed, by whoever; returns whether all of them are."""
 
     def finish(array: FeatureArray) -> bool:
-        plan = array.layout()
-        assert plan is not None  # the pass that filled the array made it
-        if len(array.committed()) < plan.chunks:
+        layout = array.layout()
+        assert layout is not None  # the pass that filled the array made it
+        if len(array.committed()) < layout.chunks:
             return False
-        array.finish(plan)
+        array.finish(layout)
         return True
 
     with ThreadPoolExecutor(_WRITERS) as writers:
         return all(list(writers.map(finish, [target.array for target in job.targets if not target.done])))
 
 
-def _failures(arrays: Iterable[FeatureArray], whys: dict[str, str]) -> tuple[Failure, ...]:
+def _failures(arrays: Iterable[FeatureArray], reasons: dict[str, str]) -> tuple[Failure, ...]:
     """The rows that failed now, and those that the records of complete arrays list."""
     recorded = (row for array in arrays for record in array.complete().records for row in record.failed)
-    return tuple(Failure(row, whys.get(row, EARLIER)) for row in dict.fromkeys([*whys, *recorded]))
+    return tuple(Failure(row, reasons.get(row, EARLIER)) for row in dict.fromkeys([*reasons, *recorded]))
 
 
 def _covered(spans: Iterable[tuple[int, int]]) -> int:
@@ -202,30 +198,32 @@ def _covered(spans: Iterable[tuple[int, int]]) -> int:
 
 
 def _passes(job: Job, encoder: "Encoder") -> dict[Layout, dict[str, FeatureArray]]:
-    """Groups the arrays by the plan in force: one pass each, one in all unless an earlier run planned otherwise."""
+    """Groups the arrays by the layout in force: one pass each, one in all unless an earlier run cut them otherwise."""
     import torch
 
     size = min(encoder.batch_size(available_bytes(job.options.device)), job.chunk_rows)
     order = "cost" if job.view.modality == "text" else "row"
-    wanted = Layout(len(job.view), job.chunk_rows, size, order, torch.get_num_threads())
+    wanted = Layout(
+        n=len(job.view), chunk_rows=job.chunk_rows, batch_size=size, order=order, threads=torch.get_num_threads()
+    )
     passes: dict[Layout, dict[str, FeatureArray]] = {}
     to_do = [target for target in job.targets if not target.done]
-    # who makes the first array plans them all: two processes that come at once must not cut half of them each
+    # whoever makes the first array cuts them all: two processes that come at once must not cut half of them each
     wanted = to_do[0].array.create(to_do[0].key, wanted) if to_do else wanted
     with ThreadPoolExecutor(_WRITERS) as writers:  # each waits for the disk: together they wait once
-        plans = list(writers.map(lambda target: target.array.create(target.key, wanted), to_do))
-    for target, plan in zip(to_do, plans, strict=True):
-        passes.setdefault(plan, {})[target.layer] = target.array
+        layouts = list(writers.map(lambda target: target.array.create(target.key, wanted), to_do))
+    for target, layout in zip(to_do, layouts, strict=True):
+        passes.setdefault(layout, {})[target.layer] = target.array
     return passes
 
 
 @dataclass
 class _Done:
-    """What the passes did: spans of rows asked for, spans of rows encoded, and id -> why of those that failed."""
+    """What the passes did."""
 
-    asked: list[tuple[int, int]] = field(default_factory=list)
-    encoded: list[tuple[int, int]] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
+    spans: list[tuple[int, int]] = field(default_factory=list)  # rows of this process's chunks: (first, behind last)
+    encoded: list[tuple[int, int]] = field(default_factory=list)  # of these, the rows that were encoded now
+    failed: dict[str, str] = field(default_factory=dict)  # id -> reason
 
 
 @dataclass
@@ -234,41 +232,40 @@ class _Pass:
 
     view: View
     encoder: "Encoder"
-    plan: Layout
+    layout: Layout
     arrays: dict[str, FeatureArray]
-    choices: Choices
+    process: ProcessSettings
     done: _Done
 
     def run(self) -> None:
-        """Commits every missing chunk."""
         import torch
 
         wanted = self._wanted()
         threads = torch.get_num_threads()
-        torch.set_num_threads(self.plan.threads)
-        chunks, workers = list(wanted), self.choices.workers
-        batches = prepared_batches(self.view, self.encoder, self.plan, chunks, workers=workers)
+        torch.set_num_threads(self.layout.threads)
+        chunks, workers = list(wanted), self.process.rows.workers or 0
+        batches = prepared_batches(self.view, self.encoder, self.layout, chunks, workers=workers)
         try:
             with named_worker_death(), ThreadPoolExecutor(_WRITERS) as writers, closing(batches):
                 commits = _Commits(self, writers)
                 try:
                     self._encode_all(batches, wanted, commits)
                 finally:  # whatever happened meanwhile, what is on its way arrives
-                    commits.settle()
+                    commits.wait()
         finally:
             torch.set_num_threads(threads)
 
     def _wanted(self) -> dict[int, tuple[str, ...]]:
         """The layers that each chunk lacks, of the chunks that are this process's to compute."""
-        chosen = self.choices.chunks
+        chosen = self.process.chunks
         if chosen is None:  # a chunk without record may be another process's that is at work right now
             for array in self.arrays.values():
-                array.adopt_orphans(self.plan, self.view.ids)
+                array.adopt_orphans(self.layout, self.view.ids)
         committed = {layer: array.committed() for layer, array in self.arrays.items()}
         wanted: dict[int, tuple[str, ...]] = {}
-        for chunk in range(self.plan.chunks):
+        for chunk in range(self.layout.chunks):
             if chosen is None or chosen(chunk):
-                self.done.asked.append(self.plan.span(chunk))
+                self.done.spans.append(self.layout.span(chunk))
                 lacking = tuple(layer for layer in self.arrays if chunk not in committed[layer])
                 if lacking:
                     wanted[chunk] = lacking
@@ -277,7 +274,7 @@ class _Pass:
     def _encode_all(self, batches: Iterable[Batch], wanted: dict[int, tuple[str, ...]], commits: "_Commits") -> None:
         blocks, failed = dict[str, np.ndarray](), dict[int, str]()
         for batch in batches:
-            start, stop = self.plan.span(batch.chunk)
+            start, stop = self.layout.span(batch.chunk)
             if not blocks:
                 blocks = {layer: self._empty_block(layer, stop - start) for layer in wanted[batch.chunk]}
             failed |= self._admitted(batch.failed)
@@ -293,10 +290,10 @@ class _Pass:
 
     def _admitted(self, failed: dict[int, str]) -> dict[int, str]:
         """Rows that may fail; the first stops the run unless they are to be skipped."""
-        if failed and self.choices.on_error == "stop":
-            number, why = next(iter(sorted(failed.items())))
+        if failed and self.process.rows.on_error == "stop":
+            number, reason = next(iter(sorted(failed.items())))
             raise ExtractionFailed(
-                f"{self.view.name} row {self.view.ids[number]!r} (number {number}): {why}\n"
+                f"{self.view.name} row {self.view.ids[number]!r} (number {number}): {reason}\n"
                 "  What was committed stays. To go on without such rows, add --on-error skip"
             )
         return failed
@@ -307,7 +304,7 @@ class _Pass:
         failed: dict[int, str] = {}
         # To skip a row, every layer has to be seen, also where an interrupted run left only some to be written: a row
         # that is NaN in one layer is so in all.
-        layers = tuple(self.arrays if self.choices.on_error == "skip" else blocks)
+        layers = tuple(self.arrays if self.process.rows.on_error == "skip" else blocks)
         for layer, tensor in self.encoder.encode(batch.prepared, layers).items():
             values = tensor.numpy()
             with np.errstate(over="ignore"):
@@ -329,7 +326,7 @@ class _Pass:
                 "Run the same featcache extract with --dtype float32"
             )
         bad = np.flatnonzero(~finite)
-        if self.choices.on_error == "stop":
+        if self.process.rows.on_error == "stop":
             raise ExtractionFailed(f"{name}: features of rows {self._ids(numbers, bad)} are NaN or infinite")
         return {numbers[int(row)]: f"{name}: its features are NaN or infinite" for row in bad}
 
@@ -339,15 +336,10 @@ class _Pass:
 
 
 class _Commits:
-    """Brings chunks to the disk while the next is encoded: at most one of every array is on its way.
+    """Brings chunks to the disk while the next is encoded: at most one of every array is on its way."""
 
-    Args:
-        work: The pass whose chunks they are.
-        writers: Threads that wait for the disk.
-    """
-
-    def __init__(self, work: _Pass, writers: ThreadPoolExecutor) -> None:
-        self._pass = work
+    def __init__(self, run: _Pass, writers: ThreadPoolExecutor) -> None:
+        self._pass = run
         self._writers = writers
         self._id = uuid.uuid4().hex
         self._under_way: list[Future[object]] = []
@@ -355,29 +347,29 @@ class _Commits:
 
     def put(self, chunk: int, blocks: dict[str, np.ndarray], failed: dict[int, str]) -> None:
         """Sends a chunk of every array off, once the one before it is durable."""
-        self.settle()
-        work, start = self._pass, self._pass.plan.span(chunk)[0]
+        self.wait()
+        run, start = self._pass, self._pass.layout.span(chunk)[0]
         for block in blocks.values():
             block[np.asarray(sorted(failed), int) - start] = np.nan
-        work.done.failed.update((work.view.ids[row], failed[row]) for row in sorted(failed))
-        ids = work.view.ids[slice(*work.plan.span(chunk))]
-        self._span = work.plan.span(chunk)
+        run.done.failed.update((run.view.ids[row], failed[row]) for row in sorted(failed))
+        ids = run.view.ids[slice(*run.layout.span(chunk))]
+        self._span = run.layout.span(chunk)
         self._under_way = [
-            self._writers.submit(work.arrays[layer].commit, work.plan, chunk, block, writer=self._id, ids=ids)
+            self._writers.submit(run.arrays[layer].commit, run.layout, chunk, block, writer=self._id, ids=ids)
             for layer, block in blocks.items()
         ]
 
     def acknowledge(self) -> None:
         """Reports the chunk on its way if it has arrived."""
         if all(commit.done() for commit in self._under_way):
-            self.settle()
+            self.wait()
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Waits until the chunk on its way is durable and reports it; raises what kept it from being so."""
-        wait(self._under_way)
+        wait_for(self._under_way)
         commits, self._under_way = self._under_way, []
         for commit in commits:
             commit.result()
         if commits:
             self._pass.done.encoded.append(self._span)
-            self._pass.choices.on_rows(self._span[1] - self._span[0])
+            self._pass.process.on_rows(self._span[1] - self._span[0])

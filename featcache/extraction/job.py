@@ -1,8 +1,9 @@
-"""What would an extraction compute? The arrays that one encoder over one view asks for, and what of them is there."""
+"""The arrays that an extraction fills: one encoder over one view, and what of it is there already."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 import numpy as np
 
@@ -16,22 +17,31 @@ from featcache.store.key import FORMAT, ArrayKey
 from featcache.store.layout import chunk_rows
 from featcache.store.records import ARRIVING, PARTIAL
 
+OnError = Literal["stop", "skip"]
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """How rows are decoded and what becomes of those that cannot be encoded; bound in no digest.
+
+    Args:
+        on_error: "stop" at the first row that cannot be read, decoded or encoded; or "skip" it: its features are NaN
+            in every layer, its id is listed in the commit records, and loading drops it.
+        workers: Processes that decode images and audio; 0 for threads, None to choose. The features are the same.
+    """
+
+    on_error: OnError = "stop"
+    workers: int | None = None
+
 
 @dataclass(frozen=True)
 class Target:
-    """One array that an extraction fills.
+    """One array that an extraction fills."""
 
-    Args:
-        layer: Layer and pooling.
-        key: What is asked.
-        array: Where it lies.
-        missing: Chunks still to be computed; None while the array has no plan.
-    """
-
-    layer: str
+    layer: str  # and pooling
     key: ArrayKey
     array: FeatureArray
-    missing: int | None
+    missing: int | None  # chunks still to be computed; None while the array has no layout
 
     @property
     def done(self) -> bool:
@@ -41,25 +51,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Job:
-    """One encoder over one view: what `--dry-run` prints and `extract` does.
-
-    Args:
-        dataset: The data set.
-        view: The view that is encoded.
-        spec: The encoder's declaration.
-        card: What its weights and settings turned out to be.
-        options: How it is run.
-        targets: The arrays, in layer order.
-        chunk_rows: Rows of one chunk of a new array.
-    """
+    """One encoder over one view: what `--dry-run` prints and `extract` does."""
 
     dataset: Dataset
     view: View
     spec: EncoderSpec
     card: Card
     options: EncodeOptions
-    targets: tuple[Target, ...]
-    chunk_rows: int
+    targets: tuple[Target, ...]  # in layer order
+    chunk_rows: int  # of a new array
 
     @property
     def done(self) -> bool:
@@ -79,11 +79,7 @@ class Job:
 
 
 def choose_layers(card: Card, layers: Sequence[str] | None) -> tuple[str, ...]:
-    """The "layer.pooling" names that a remote asks for, in layer order.
-
-    Args:
-        card: The encoder's card.
-        layers: Layers ("last", "0"), poolings of one ("last.mean"), or None for every one.
+    """The "layer.pooling" names of layers ("last", "0") and poolings of one ("last.mean"), in layer order; None is all.
 
     Raises:
         UsageError: If a name fits none of the encoder's.
@@ -93,9 +89,9 @@ def choose_layers(card: Card, layers: Sequence[str] | None) -> tuple[str, ...]:
         raise UsageError(f"no layer is named; {card.name} has {', '.join(every)}")
     if layers is None:
         return every
-    for asked in layers:
-        if asked not in every and not any(name.partition(".")[0] == asked for name in every):
-            raise UsageError(f"{card.name} has no layer {asked!r}; it has {', '.join(every)}")
+    for layer in layers:
+        if layer not in every and not any(name.partition(".")[0] == layer for name in every):
+            raise UsageError(f"{card.name} has no layer {layer!r}; it has {', '.join(every)}")
     return tuple(name for name in every if name in layers or name.partition(".")[0] in layers)
 
 
@@ -108,11 +104,12 @@ def plan_job(
     view: str | None = None,
     layers: Sequence[str] | None = None,
 ) -> Job:
-    """Works out which arrays an extraction needs and what of them is there; computes and writes nothing.
+    """The arrays that an extraction needs and what of them is there; computes and writes nothing.
 
     Raises:
         UsageError: If the view or a layer does not exist or does not fit the encoder.
         WeightsMissing: If the encoder's weights cannot be found.
+        WeightsInvalid: If they are not what the entry declares.
     """
     if view is not None and view not in dataset.views:
         raise UsageError(f"{dataset.name} has no view {view!r}; it has {', '.join(dataset.views)}")
@@ -126,7 +123,9 @@ def plan_job(
     rows = chunk_rows(len(source), widest)
     chosen = choose_layers(card, layers)
     targets = cache.folder.map(lambda layer: _target(cache, dataset, source, card, options, layer), chosen)
-    return Job(dataset, source, spec, card, options, tuple(targets), rows)
+    return Job(
+        dataset=dataset, view=source, spec=spec, card=card, options=options, targets=tuple(targets), chunk_rows=rows
+    )
 
 
 def cached_name(card: Card, options: EncodeOptions) -> str:
@@ -151,8 +150,14 @@ def _target(cache: Cache, dataset: Dataset, view: View, card: Card, options: Enc
         "device": options.device,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    name = check_name(dataset.name, "a data set")
-    key = ArrayKey(name, check_name(view.name, "a view"), cached_name(card, options), layer, binds, provenance)
+    key = ArrayKey(
+        dataset=check_name(dataset.name, "a data set"),
+        view=check_name(view.name, "a view"),
+        encoder=cached_name(card, options),
+        layer=layer,
+        binds=binds,
+        provenance=provenance,
+    )
     array = cache.array(key.path)
     if array.folder.exists("key.json"):
         array.check()  # what is damaged must not pass for cached
@@ -162,6 +167,6 @@ def _target(cache: Cache, dataset: Dataset, view: View, card: Card, options: Enc
             f"Run: featcache pull REMOTE {key.path.rpartition('/')[0]}, or featcache rm {key.dataset} "
             f"{key.view}/{key.encoder}/{key.layer}"
         )
-    plan = array.layout()
-    missing = plan.chunks - len(array.committed()) if plan else None
+    layout = array.layout()
+    missing = layout.chunks - len(array.committed()) if layout else None
     return Target(layer, key, array, missing)

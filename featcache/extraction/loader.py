@@ -1,4 +1,4 @@
-"""How do a view's rows become prepared batches ahead of the encoder? In threads, or in worker processes."""
+"""Loading: a view's rows as prepared batches ahead of the encoder, by threads or worker processes."""
 
 import gc
 import os
@@ -33,10 +33,10 @@ _SHARED_BYTES = 2**30
 
 
 class Preparer(Protocol):
-    """What is needed of an encoder to prepare its rows."""
+    """What is needed of an encoder to prepare its rows; see `Encoder`."""
 
     def prepare(self, item: Any) -> Any:
-        """One decoded row to a small tensor; safe to call from many threads and in a forked process."""
+        """One decoded row to a small tensor; called from many threads and in forked processes."""
         ...
 
     def cost(self, prepared: Any) -> int:
@@ -46,21 +46,13 @@ class Preparer(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that run through the encoder together.
-
-    Args:
-        chunk: The chunk they belong to.
-        numbers: Row numbers.
-        prepared: What the encoder takes, one a number.
-        failed: Row number -> why it could not be prepared; these rows are not among the numbers.
-        last: Whether this is the chunk's last batch.
-    """
+    """Rows that run through the encoder together."""
 
     chunk: int
-    numbers: list[int]
-    prepared: list[Any]
-    failed: dict[int, str]
-    last: bool
+    numbers: list[int]  # of its rows
+    prepared: list[Any]  # what the encoder takes, one a number
+    failed: dict[int, str]  # row number -> why it could not be prepared; these are not among the numbers
+    last: bool  # whether this is the chunk's last batch
 
 
 def cores() -> int:
@@ -71,15 +63,11 @@ def cores() -> int:
         return os.cpu_count() or 2
 
 
-def choose_workers(modality: str, asked: int | None = None) -> int:
-    """Worker processes that decode; 0 for threads.
+def choose_workers(modality: str, wanted: int | None = None) -> int:
+    """Worker processes that decode, of those `wanted` (as in `RowSettings`); 0 for threads.
 
     Text is always tokenised in threads: tokenizers are compiled code that runs beside Python. On one or two cores the
     encoder itself needs them, and processes would only add copies.
-
-    Args:
-        modality: Of the view.
-        asked: What the user wants; None to choose.
 
     Raises:
         UsageError: If processes are asked for where they cannot be had.
@@ -90,31 +78,25 @@ def choose_workers(modality: str, asked: int | None = None) -> int:
     """
     # A view holds functions, which only a forked process gets; macOS's own libraries do not survive a fork.
     forks = sys.platform == "linux"
-    if asked is not None and asked < 0:
-        raise UsageError(f"{asked} worker processes; wanted 0 (decode in threads) or more")
+    if wanted is not None and wanted < 0:
+        raise UsageError(f"{wanted} worker processes; wanted 0 (decode in threads) or more")
     if modality == "text":
         return 0
-    if asked and not forks:
+    if wanted and not forks:
         raise UsageError(f"worker processes need Linux, this is {sys.platform}. Leave out --workers")
-    if asked is not None:
-        return asked
+    if wanted is not None:
+        return wanted
     return min(cores() - 1, _MOST_WORKERS) if forks and cores() > 2 else 0
 
 
 def prepared_batches(
-    view: View, encoder: Preparer, plan: Layout, chunks: Sequence[int], *, workers: int = 0
+    view: View, encoder: Preparer, layout: Layout, chunks: Sequence[int], *, workers: int = 0
 ) -> Generator[Batch, None, None]:
-    """The batches of some chunks in the order of the plan, prepared ahead; a bounded number is in memory.
+    """The batches of some chunks in the order of the layout, prepared ahead; a bounded number is in memory.
 
     A row that cannot be prepared is left out of its batch. Which rows these are is a property of the data, so a run
-    that was interrupted and goes on forms the same batches, and gives the same bytes, as one that was not.
-
-    Args:
-        view: The rows.
-        encoder: What prepares them.
-        plan: Batch size and order.
-        chunks: Chunk numbers, in order.
-        workers: Processes that decode, from `choose_workers`; 0 decodes in threads. The batches are the same.
+    that was interrupted and goes on forms the same batches, and gives the same bytes, as one that was not. They do not
+    depend on the number of workers (from `choose_workers`) either.
 
     Yields:
         At least one batch a chunk. Close the generator to end its threads and processes.
@@ -122,19 +104,19 @@ def prepared_batches(
     Raises:
         RuntimeError: If a worker process dies; `named_worker_death` makes it an error of ours.
     """
-    if plan.order == "cost":
-        return _sorted_batches(view, encoder, plan, chunks)
+    if layout.order == "cost":
+        return _sorted_batches(view, encoder, layout, chunks)
     if workers:
-        return _batches_from_processes(view, encoder, plan, chunks, workers)
-    return _batches_from_threads(view, encoder, plan, chunks)
+        return _batches_from_processes(view, encoder, layout, chunks, workers)
+    return _batches_from_threads(view, encoder, layout, chunks)
 
 
-def _row_batches(plan: Layout, chunks: Iterable[int]) -> Iterator[tuple[int, range, bool]]:
+def _row_batches(layout: Layout, chunks: Iterable[int]) -> Iterator[tuple[int, range, bool]]:
     """(chunk, row numbers, whether the last of its chunk) of every batch in row order."""
     for chunk in chunks:
-        start, stop = plan.span(chunk)
-        for low in range(start, stop, plan.batch_size):
-            high = min(low + plan.batch_size, stop)
+        start, stop = layout.span(chunk)
+        for low in range(start, stop, layout.batch_size):
+            high = min(low + layout.batch_size, stop)
             yield chunk, range(low, high), high == stop
 
 
@@ -145,7 +127,7 @@ def _row_batches(plan: Layout, chunks: Iterable[int]) -> Iterator[tuple[int, ran
 class _Failed:
     """Stands in the place of a row that could not be read, decoded or prepared."""
 
-    why: str
+    reason: str
 
 
 def _failed(error: BaseException) -> _Failed:
@@ -179,10 +161,11 @@ def _batch(chunk: int, rows: Iterable[tuple[int, Any]], last: bool) -> Batch:
     good, failed = list[tuple[int, Any]](), dict[int, str]()
     for number, row in rows:
         if isinstance(row, _Failed):
-            failed[number] = row.why
+            failed[number] = row.reason
         else:
             good.append((number, row))
-    return Batch(chunk, [number for number, _ in good], [row for _, row in good], failed, last)
+    numbers, prepared = [number for number, _ in good], [row for _, row in good]
+    return Batch(chunk, numbers=numbers, prepared=prepared, failed=failed, last=last)
 
 
 # -- threads ----------------------------------------------------------------------------------------------------------
@@ -199,14 +182,14 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def _batches_from_threads(
-    view: View, encoder: Preparer, plan: Layout, chunks: Sequence[int]
+    view: View, encoder: Preparer, layout: Layout, chunks: Sequence[int]
 ) -> Generator[Batch, None, None]:
     def prepare(number: int) -> Any:
         return _prepared(view, encoder, _content(view, number))
 
     with _threads() as decoders:
         waiting: deque[tuple[int, range, bool, list[Future[Any]]]] = deque()
-        coming = _row_batches(plan, chunks)
+        coming = _row_batches(layout, chunks)
         while True:
             for chunk, numbers, last in islice(coming, 1 + _AHEAD - len(waiting)):
                 waiting.append((chunk, numbers, last, [decoders.submit(prepare, number) for number in numbers]))
@@ -217,7 +200,9 @@ def _batches_from_threads(
             yield _batch(chunk, zip(numbers, rows, strict=True), last)
 
 
-def _sorted_batches(view: View, encoder: Preparer, plan: Layout, chunks: Sequence[int]) -> Generator[Batch, None, None]:
+def _sorted_batches(
+    view: View, encoder: Preparer, layout: Layout, chunks: Sequence[int]
+) -> Generator[Batch, None, None]:
     """Longest first inside a chunk. Prepared text is small: a chunk is tokenised whole while the last is encoded."""
 
     def prepare(numbers: range) -> list[tuple[int, Any]]:
@@ -229,7 +214,7 @@ def _sorted_batches(view: View, encoder: Preparer, plan: Layout, chunks: Sequenc
     with _threads() as decoders:
 
         def submit(chunk: int) -> list[Future[list[tuple[int, Any]]]]:
-            start, stop = plan.span(chunk)
+            start, stop = layout.span(chunk)
             slices = [range(low, min(low + _TEXTS_AT_ONCE, stop)) for low in range(start, stop, _TEXTS_AT_ONCE)]
             return [decoders.submit(prepare, numbers) for numbers in slices]
 
@@ -241,8 +226,8 @@ def _sorted_batches(view: View, encoder: Preparer, plan: Layout, chunks: Sequenc
             rows = sorted(zip(whole.numbers, whole.prepared, strict=True), key=cost)
             if not rows:
                 yield whole
-            for low in range(0, len(rows), plan.batch_size):
-                batch = _batch(chunk, rows[low : low + plan.batch_size], low + plan.batch_size >= len(rows))
+            for low in range(0, len(rows), layout.batch_size):
+                batch = _batch(chunk, rows[low : low + layout.batch_size], low + layout.batch_size >= len(rows))
                 batch.failed.update({} if low else whole.failed)
                 yield batch
 
@@ -288,11 +273,11 @@ def _rows_of(piece: _Piece) -> list[tuple[int, Any]]:
         sizes = [int(torch.Size(shape).numel()) for shape in piece.shapes]
         parts = torch.as_tensor(piece.values).split(sizes)
         rows = [part.view(shape) for part, shape in zip(parts, piece.shapes, strict=True)]
-    return [*zip(piece.numbers, rows, strict=True), *((number, _Failed(why)) for number, why in piece.failed.items())]
+    return [*zip(piece.numbers, rows, strict=True), *((number, _Failed(text)) for number, text in piece.failed.items())]
 
 
-def _pieces(plan: Layout, chunks: Sequence[int]) -> Iterator[range]:
-    for _, numbers, _ in _row_batches(plan, chunks):
+def _pieces(layout: Layout, chunks: Sequence[int]) -> Iterator[range]:
+    for _, numbers, _ in _row_batches(layout, chunks):
         for low in range(0, len(numbers), _PIECE_ROWS):
             yield numbers[low : low + _PIECE_ROWS]
 
@@ -314,11 +299,11 @@ def _read_ahead(view: View, pieces: Iterator[range]) -> Iterator[list[tuple[int,
 
 
 def _batches_from_processes(
-    view: View, encoder: Preparer, plan: Layout, chunks: Sequence[int], workers: int
+    view: View, encoder: Preparer, layout: Layout, chunks: Sequence[int], workers: int
 ) -> Generator[Batch, None, None]:
-    ready = _forked(view, encoder, plan, chunks, workers)
+    ready = _forked(view, encoder, layout, chunks, workers)
     try:
-        for chunk, numbers, last in _row_batches(plan, chunks):
+        for chunk, numbers, last in _row_batches(layout, chunks):
             rows: list[tuple[int, Any]] = []
             for _ in range(0, len(numbers), _PIECE_ROWS):
                 rows += _rows_of(next(ready))
@@ -328,12 +313,12 @@ def _batches_from_processes(
         ready._shutdown_workers()
 
 
-def _forked(view: View, encoder: Preparer, plan: Layout, chunks: Sequence[int], workers: int) -> Any:
+def _forked(view: View, encoder: Preparer, layout: Layout, chunks: Sequence[int], workers: int) -> Any:
     """Torch's iterator over decoded pieces, its workers running."""
     import torch
     from torch.utils.data import DataLoader
 
-    needed = len(list(islice(_pieces(plan, chunks), workers)))
+    needed = len(list(islice(_pieces(layout, chunks), workers)))
     decoder: Any = _Decoder(view, encoder, _shared_memory_is_roomy())
     with warnings.catch_warnings():
         # Python and torch warn of what is meant here: a fork of a process with threads, more workers than cores.
@@ -341,7 +326,7 @@ def _forked(view: View, encoder: Preparer, plan: Layout, chunks: Sequence[int], 
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         loader = DataLoader(
             decoder,
-            batch_sampler=_read_ahead(view, _pieces(plan, chunks)),  # pyright: ignore[reportArgumentType]
+            batch_sampler=_read_ahead(view, _pieces(layout, chunks)),  # pyright: ignore[reportArgumentType]
             collate_fn=_as_it_is,
             num_workers=max(needed, 1),
             prefetch_factor=_PIECES_OF_A_WORKER,

@@ -1,4 +1,4 @@
-"""How do several devices of one machine share an extraction? One child process a device, each with its shard."""
+"""Several devices of one machine: a child process a device, each with its shard of an extraction."""
 
 import os
 import pickle
@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from queue import Queue
 from threading import Event, Thread
 from time import perf_counter
@@ -26,10 +25,7 @@ _PATIENCE = 5.0  # seconds that a child has to end by itself once nobody listens
 
 
 def parse_devices(text: str) -> tuple[str, ...]:
-    """The devices that "cuda:0,cuda:1" names.
-
-    Raises:
-        UsageError: If a name is empty, or a GPU is named twice.
+    """The devices that "cuda:0,cuda:1" names; UsageError if a name is empty, or a GPU is named twice.
 
     Example:
         >>> parse_devices("cuda:0,cuda:1")
@@ -43,96 +39,85 @@ def parse_devices(text: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one child is told.
+class ChildTask:
+    """What one child process is given."""
 
-    Args:
-        remote: The extraction, on the child's device.
-        shard: Its share of the chunks.
-        first: It makes the arrays and thereby the plan; the others wait for it, so that there is one plan.
-        neighbours: Children that compute on the same CPU and divide its threads, itself included.
-    """
-
-    remote: RemoteJob
-    shard: Shard
-    first: bool
-    neighbours: int
+    remote_job: RemoteJob  # on the child's device
+    shard: Shard  # its share of the chunks
+    first: bool  # it makes the arrays and thereby their layout; the others wait, so that there is one layout
+    on_cpu: int  # children that compute on the same CPU and divide its threads, itself included
 
 
 def run_on_devices(
     job: Job,
-    remote: RemoteJob,
+    remote_job: RemoteJob,
     devices: Sequence[str],
     *,
     shard: Shard = WHOLE,
     on_rows: Callable[[int], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    on_line: Callable[[str], None] | None = None,
 ) -> Extracted:
-    """Extracts on several devices of this machine at once.
+    """Extracts on several devices of this machine at once, a child each; the children divide this machine's shard.
 
-    The children end with this process, however it ends; what they committed stays.
-
-    Args:
-        job: From `plan_job`.
-        remote: The same job, from `remote_job`.
-        devices: One a child, such as cuda:0 and cuda:1.
-        shard: This machine's share; the children divide it.
-        on_rows: Called with the number of rows that became durable since the last call.
-        say: Called with every line that a child writes to its stderr, its device in front.
+    The children end with this process, however it ends; what they committed stays. Arguments as `run_job`.
 
     Raises:
-        FeatcacheError: The first child's that failed, its device in front; the others are stopped.
-        DataError: Likewise.
+        FeatcacheError, DataError: The first child's that failed, its device in front; the others are stopped.
     """
     if job.done:
-        return extract(Cache(remote.cache), job)
+        return extract(Cache(remote_job.cache), job)
     names = [f"{device} #{number}" if devices.count(device) > 1 else device for number, device in enumerate(devices)]
     on_cpu = sum(device == "cpu" for device in devices)
-    shares = [
-        Share(remote.on(device), shard.part(number, len(devices)), number == 0, on_cpu if device == "cpu" else 1)
+    tasks = [
+        ChildTask(
+            remote_job=remote_job.on(device),
+            shard=shard.part(number, len(devices)),
+            first=number == 0,
+            on_cpu=on_cpu if device == "cpu" else 1,
+        )
         for number, device in enumerate(devices)
     ]
     started = perf_counter()
-    with _children(shares) as (children, events):
-        results = _watch(children, events, names, on_rows or (lambda rows: None), say or (lambda line: None))
+    with _children(tasks) as (children, events):
+        results = _results(children, events, names, on_rows or (lambda rows: None), on_line or (lambda line: None))
     return combined(job, results, perf_counter() - started)
 
 
-def _watch(
+def _results(
     children: "list[subprocess.Popen[bytes]]",
     events: "Queue[tuple[int, str, Any]]",
     names: Sequence[str],
     on_rows: Callable[[int], None],
-    say: Callable[[str], None],
+    on_line: Callable[[str], None],
 ) -> list[Extracted]:
-    """Follows the children to the end of the last; raises what the first to fail says."""
+    """Follows the children to the end of the last; raises the error of the first to fail."""
     results: dict[int, Extracted] = {}
     ready, planned, last = list[int](), False, dict[int, str]()
     while len(results) < len(children):
-        number, what, value = events.get()
-        if what == "rows":
+        number, kind, value = events.get()
+        if kind == "rows":
             on_rows(value)
-        elif what == "said":
+        elif kind == "line":
             last[number] = value
-            say(f"{names[number]} | {value}")
-        elif what == "done":
+            on_line(f"{names[number]} | {value}")
+        elif kind == "done":
             results[number] = value
-        elif what == "failed":
+        elif kind == "failed":
             raise type(value)(f"{names[number]}: {value}")
-        elif what == "ended" and number not in results:
+        elif kind == "ended" and number not in results:
             raise _lost(names[number], value, last.get(number, "nothing"))
-        elif what in ("ready", "planned"):
-            planned = planned or what == "planned"
-            ready += [number] if what == "ready" else []
+        elif kind in ("ready", "planned"):
+            planned = planned or kind == "planned"
+            ready += [number] if kind == "ready" else []
             while planned and ready:
                 _write(children[ready.pop()], b"g")
     return list(results.values())
 
 
-def _lost(name: str, code: int, said: str) -> ExtractionFailed:
+def _lost(name: str, code: int, line: str) -> ExtractionFailed:
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
     return ExtractionFailed(
-        f"the process on {name} {how}. What was committed stays: run the same command again\n  It said last: {said}"
+        f"the process on {name} {how}. What was committed stays: run the same command again\n  It said last: {line}"
     )
 
 
@@ -141,33 +126,26 @@ def _lost(name: str, code: int, said: str) -> ExtractionFailed:
 
 @contextmanager
 def _children(
-    shares: Sequence[Share],
+    tasks: Sequence[ChildTask],
 ) -> "Iterator[tuple[list[subprocess.Popen[bytes]], Queue[tuple[int, str, Any]]]]":
     """Starts the children and the threads that listen to them; on leaving, none of them is left."""
     events: Queue[tuple[int, str, Any]] = Queue()
     children: list[subprocess.Popen[bytes]] = []
     listeners: list[Thread] = []
-    home = str(Path(__file__).parents[1])
-    path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
     try:
-        for number, share in enumerate(shares):
+        for number, task in enumerate(tasks):
             child = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "featcache.extraction.multi_device",
-                ],  # -P: what lies in the user's folder is no module
+                # -P: what lies in the user's folder is no module
+                [sys.executable, "-P", "-m", "featcache.extraction.multi_device"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": path},
                 start_new_session=True,  # Ctrl-C is for the parent, which then ends them
             )
             children.append(child)
             listeners.append(Thread(target=_relay, args=(child, number, events), daemon=True))
             listeners[-1].start()
-            _write(child, pickle.dumps(share))
+            _write(child, pickle.dumps(task))
         yield children, events
     finally:
         for child in children:
@@ -209,16 +187,16 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
 
 
 def _relay(child: "subprocess.Popen[bytes]", number: int, events: "Queue[tuple[int, str, Any]]") -> None:
-    """Puts what a child tells and says into the queue, and at last how it ended."""
+    """Puts what a child sends and prints into the queue, and at last how it ended."""
     assert child.stdout is not None
     echo = Thread(target=_echo, args=(child, number, events), daemon=True)
     echo.start()
     while True:
         try:
-            what, value = pickle.load(child.stdout)
+            kind, value = pickle.load(child.stdout)
         except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # cut off in the middle of a message
             break
-        events.put((number, what, value))
+        events.put((number, kind, value))
     code = child.wait()
     echo.join(_PATIENCE)
     events.put((number, "ended", code))
@@ -227,58 +205,57 @@ def _relay(child: "subprocess.Popen[bytes]", number: int, events: "Queue[tuple[i
 def _echo(child: "subprocess.Popen[bytes]", number: int, events: "Queue[tuple[int, str, Any]]") -> None:
     assert child.stderr is not None
     for line in child.stderr:
-        events.put((number, "said", line.decode(errors="replace").rstrip()))
+        events.put((number, "line", line.decode(errors="replace").rstrip()))
 
 
 # -- the child's side -------------------------------------------------------------------------------------------------
 
 
 def _child() -> int:
-    """Reads its share from stdin, tells on stdout what it does, and ends when its parent does."""
-    told = os.fdopen(os.dup(1), "wb")
+    """Reads its task from stdin, sends on stdout what it does, and ends when its parent does."""
+    output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is not for the parent to parse
 
-    def tell(what: str, value: Any = None) -> None:
-        pickle.dump((what, value), told)
-        told.flush()
+    def send(kind: str, value: Any = None) -> None:
+        pickle.dump((kind, value), output)
+        output.flush()
 
-    share: Share = pickle.load(sys.stdin.buffer)
+    task: ChildTask = pickle.load(sys.stdin.buffer)
     go = Event()
     Thread(target=_listen, args=(go,), daemon=True).start()
     try:
-        tell("done", _work(share, tell, go))
+        send("done", _work(task, send, go))
     except (DataError, FeatcacheError) as error:
-        tell("failed", error)
+        send("failed", error)
         return 1
     return 0
 
 
-def _work(share: Share, tell: Callable[..., None], go: Event) -> Extracted:
+def _work(task: ChildTask, send: Callable[..., None], go: Event) -> Extracted:
     import torch
 
-    remote = share.remote
-    cache, job = open_remote_job(remote)
+    remote_job = task.remote_job
+    cache, job = open_remote_job(remote_job)
     encoder = load_encoder(job.spec, job.options, memo=cache.memo)
-    torch.set_num_threads(max(1, torch.get_num_threads() // share.neighbours))
-    if share.first:
+    torch.set_num_threads(max(1, torch.get_num_threads() // task.on_cpu))
+    if task.first:
         extract(cache, job, encoder=encoder, chunks=lambda chunk: False)
-        tell("planned")
+        send("planned")
     else:
-        tell("ready")
+        send("ready")
         go.wait()
     return extract(
         cache,
         job,
         encoder=encoder,
-        on_rows=lambda rows: tell("rows", rows),
-        on_error=remote.on_error,
-        workers=remote.workers,
-        chunks=share.shard.mine,
+        on_rows=lambda rows: send("rows", rows),
+        settings=remote_job.settings,
+        chunks=task.shard.mine,
     )
 
 
 def _listen(go: Event) -> None:
-    """Waits for the parent's word; its silence for good means that it is gone."""
+    """Sets `go` at the parent's first word; ends this process when the parent is gone."""
     while os.read(0, 1):
         go.set()
     os._exit(1)  # in the middle of whatever: a chunk is committed whole or not at all

@@ -1,4 +1,4 @@
-"""How is an extraction spread over a Ray cluster? One chunk a task, on actors that hold the model.
+"""Extraction on a Ray cluster: one chunk a task, on actors that hold the model.
 
 A chunk is committed by the worker that computed it, straight into the cache that all of them reach; the driver learns
 only that it is done. A worker that is lost loses no more than the chunk in its hands, which another takes up.
@@ -17,7 +17,7 @@ from featcache.cache import Cache
 from featcache.data.errors import DataError
 from featcache.encoders import load_encoder
 from featcache.errors import ExtractionFailed, FeatcacheError, UsageError
-from featcache.extraction.extract import Choices, Extracted, compute, extract
+from featcache.extraction.extract import Extracted, ProcessSettings, compute, extract
 from featcache.extraction.job import Job
 from featcache.extraction.remote_job import RemoteJob, combined, open_remote_job
 
@@ -31,11 +31,11 @@ class Worker:
     Errors of ours are returned, not raised: Ray would hand over its own kind of error.
     """
 
-    def __init__(self, remote: RemoteJob, threads: int) -> None:
-        self._request, self._threads = remote, threads
+    def __init__(self, remote_job: RemoteJob, threads: int) -> None:
+        self._remote_job, self._threads = remote_job, threads
 
-    def open(self, plan: bool) -> Any:
-        """Loads everything; one worker also makes the arrays, so that there is one plan.
+    def open(self, create: bool) -> Any:
+        """Loads everything; one worker also makes the arrays, so that they have one layout.
 
         Returns:
             Where it runs, or the error.
@@ -44,9 +44,9 @@ class Worker:
 
         try:
             torch.set_num_threads(self._threads)
-            self._cache, self._job = open_remote_job(self._request)
+            self._cache, self._job = open_remote_job(self._remote_job)
             self._encoder = load_encoder(self._job.spec, self._job.options, memo=self._cache.memo)
-            if plan:
+            if create:
                 self._extract(lambda chunk: False)
         except (DataError, FeatcacheError) as error:
             return error
@@ -61,37 +61,28 @@ class Worker:
 
     def _extract(self, chunks: Callable[[int], bool]) -> Extracted:
         # no worker processes: they would be started anew for every chunk
-        choices = Choices(self._request.on_error, self._request.workers or 0, chunks, lambda rows: None)
-        return compute(self._cache, self._job, self._encoder, choices)
+        rows = replace(self._remote_job.settings, workers=self._remote_job.settings.workers or 0)
+        return compute(self._cache, self._job, self._encoder, ProcessSettings(rows, chunks))
 
 
 @dataclass
 class _Driver:
-    """Hands out chunks and takes up those of lost workers.
-
-    Args:
-        ray: The module.
-        job: What is extracted.
-        start: Starts an actor.
-        on_rows: Called with the number of rows that became durable.
-        say: Called with a line when a worker comes or is lost.
-    """
+    """Hands out chunks and takes up those of lost workers; reports a worker that comes or is lost by `on_line`."""
 
     ray: Any
     job: Job
     start: Callable[[], Any]
     on_rows: Callable[[int], None]
-    say: Callable[[str], None]
-    todo: deque[int] | None = None  # unknown before there is a plan
+    on_line: Callable[[str], None]
+    todo: deque[int] | None = None  # unknown before there is a layout
     flying: dict[Any, tuple[Any, int | None]] = field(default_factory=lambda: {})  # None: the actor is opening
     open: list[Any] = field(default_factory=lambda: [])
     losses: Counter[int | None] = field(default_factory=lambda: Counter())
     results: list[Extracted] = field(default_factory=lambda: [])
 
     def run(self, actors: int) -> None:
-        """Works until no chunk is left."""
         for number in range(actors):
-            self.add(plan=number == 0)
+            self.add(create=number == 0)
         while self.todo is None or self.todo or any(chunk is not None for _, chunk in self.flying.values()):
             ready, _ = self.ray.wait(list(self.flying), num_returns=1)
             actor, _ = self.flying[ready[0]]
@@ -101,20 +92,19 @@ class _Driver:
                 self.lose(actor, error)
             self.hand_out()
 
-    def add(self, *, plan: bool) -> None:
+    def add(self, *, create: bool) -> None:
         """Starts a worker; it gets chunks once it is open."""
         actor = self.start()
-        self.flying[actor.open.remote(plan)] = (actor, None)
+        self.flying[actor.open.remote(create)] = (actor, None)
 
     def take(self, actor: Any, reference: Any) -> None:
-        """Takes what a worker gives back."""
         result = self.ray.get(reference)
         _, chunk = self.flying.pop(reference)
         if isinstance(result, Exception):
             raise result
         if chunk is None:
             self.open.append(actor)
-            self.say(f"worker: {result}")
+            self.on_line(f"worker: {result}")
             if self.todo is None and all(target.array.layout() for target in self.job.targets):
                 self.todo = deque(_missing(self.job))
         else:
@@ -134,7 +124,7 @@ class _Driver:
         culprit = running[0] if running else None
         self.losses[culprit] += 1
         what = "a worker that was starting" if culprit is None else f"the worker of chunk {culprit}"
-        self.say(f"lost {what}: {str(error).strip().splitlines()[0]}")
+        self.on_line(f"lost {what}: {str(error).strip().splitlines()[0]}")
         if self.losses[culprit] == _LOSSES:
             raise ExtractionFailed(
                 f"{what} was lost {_LOSSES} times, the last time so:\n{error}\n"
@@ -142,10 +132,9 @@ class _Driver:
             )
         if self.todo is not None:
             self.todo.extendleft(chunk for chunk in reversed(running) if chunk is not None)
-        self.add(plan=self.todo is None)
+        self.add(create=self.todo is None)
 
     def hand_out(self) -> None:
-        """Keeps every open worker busy."""
         for actor in self.open:
             flying = sum(owner is actor for owner, _ in self.flying.values())
             while self.todo and flying < _IN_FLIGHT:
@@ -156,27 +145,22 @@ class _Driver:
 
 def run_on_ray(
     job: Job,
-    remote: RemoteJob,
+    remote_job: RemoteJob,
     *,
     actors: int | None = None,
     on_rows: Callable[[int], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    on_line: Callable[[str], None] | None = None,
 ) -> Extracted:
-    """Extracts on the cluster at $RAY_ADDRESS, or on this machine.
+    """Extracts on the cluster at $RAY_ADDRESS, or on this machine. Arguments as `run_job`.
 
-    Args:
-        job: From `plan_job`.
-        remote: The same job, from `remote_job`.
-        actors: Workers; None: one a GPU, or one a machine where the device is a CPU.
-        on_rows: Called with the number of rows that became durable since the last call.
-        say: Called with a line when a worker comes or is lost.
+    Without `actors` there is one a GPU, or one a machine where the device is a CPU.
 
     Raises:
         UsageError: If ray is not installed, or the cluster does not have the device.
         ExtractionFailed: If a chunk's worker was lost three times, or a worker's own error.
     """
     if job.done:
-        return extract(Cache(remote.cache), job)
+        return extract(Cache(remote_job.cache), job)
     if job.options.device not in ("cpu", "cuda"):
         raise UsageError(f"with Ray, which GPU a worker has is Ray's choice: --device cuda, not {job.options.device}")
     started = perf_counter()
@@ -186,19 +170,21 @@ def run_on_ray(
         kind, handles = ray.remote(**options)(Worker), list[Any]()
 
         def start() -> Any:
-            handles.append(kind.remote(remote, threads))
+            handles.append(kind.remote(remote_job, threads))
             return handles[-1]
 
-        driver = _Driver(ray, job, start, on_rows or (lambda rows: None), say or (lambda line: None))
+        driver = _Driver(
+            ray, job, start, on_rows=on_rows or (lambda rows: None), on_line=on_line or (lambda line: None)
+        )
         try:
             driver.run(count)
         finally:
             for handle in handles:
                 ray.kill(handle)
     for target in job.targets:
-        plan = target.array.layout()
-        if plan is not None and not target.array.is_complete:
-            target.array.finish(plan)
+        layout = target.array.layout()
+        if layout is not None and not target.array.is_complete:
+            target.array.finish(layout)
     done = combined(job, driver.results, perf_counter() - started)
     return replace(done, reused=len(job.view) - done.rows, complete=True)
 
@@ -223,15 +209,15 @@ def _cluster() -> Iterator[Any]:
 
 
 def _sizes(ray: Any, job: Job, actors: int | None) -> tuple[int, int]:
-    """Workers, and CPU cores of each: the plan's threads where there is a plan."""
+    """Workers, and CPU cores of each: the layout's threads where there is one."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cores, gpus = ([int(machine.get(kind, 0)) for machine in machines] for kind in ("CPU", "GPU"))
     on_gpu = job.options.device == "cuda"
     if on_gpu and not sum(gpus):
         raise UsageError("the Ray cluster has no GPU; take --device cpu, or add a machine that has one")
     count = actors or (sum(gpus) if on_gpu else max(1, sum(core > 0 for core in cores)))
-    plans = [plan for plan in (target.array.layout() for target in job.targets) if plan is not None]
-    threads = plans[0].threads if plans else sum(cores) // count
+    layouts = [layout for target in job.targets if (layout := target.array.layout()) is not None]
+    threads = layouts[0].threads if layouts else sum(cores) // count
     return count, max(1, min(threads, *cores))
 
 
@@ -239,7 +225,7 @@ def _missing(job: Job) -> list[int]:
     """Chunks that some array lacks."""
     missing: set[int] = set()
     for target in job.targets:
-        plan = target.array.layout()
-        assert plan is not None  # the worker that opened first made it
-        missing |= set(range(plan.chunks)) - target.array.committed()
+        layout = target.array.layout()
+        assert layout is not None  # the worker that opened first made it
+        missing |= set(range(layout.chunks)) - target.array.committed()
     return sorted(missing)

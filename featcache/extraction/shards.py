@@ -1,4 +1,4 @@
-"""Which chunks are this process's, when several processes extract one array?"""
+"""Shards: the chunks of an array that are one process's, where several processes extract it."""
 
 import re
 from collections.abc import Mapping
@@ -9,16 +9,9 @@ from featcache.errors import UsageError
 
 @dataclass(frozen=True)
 class Shard:
-    """One share of an extraction: of `count` processes, number `index`, counted from 0.
+    """One share of an extraction: of `count` processes, number `index`, counted from 0; UsageError if there is none.
 
-    The chunks are dealt like cards, so that every shard gets its part of the slow ones wherever these lie.
-
-    Args:
-        index: This share, 0 <= index < count.
-        count: Shares in all.
-
-    Raises:
-        UsageError: If there is no such share.
+    The chunks are dealt in turn, so that every shard gets its part of the slow ones wherever these lie.
 
     Example:
         >>> [chunk for chunk in range(10) if Shard(1, 4).mine(chunk)]
@@ -56,10 +49,7 @@ WHOLE = Shard(0, 1)
 
 
 def parse_shard(text: str) -> Shard:
-    """The shard that "1/4" names.
-
-    Raises:
-        UsageError: If it is not of that form, or there is no such shard.
+    """The shard that "1/4" names; UsageError if there is none.
 
     Example:
         >>> parse_shard("1/4")
@@ -69,22 +59,16 @@ def parse_shard(text: str) -> Shard:
             ...
         featcache.errors.UsageError: shard 4/4: shards count from 0: 0/4 to 3/4
     """
-    found = re.fullmatch(r"(\d+)/(\d+)", text.strip(), re.ASCII)
-    if found is None:
+    match = re.fullmatch(r"(\d+)/(\d+)", text.strip(), re.ASCII)
+    if match is None:
         raise UsageError(f"--shard {text!r} is not of the form INDEX/COUNT, as in 0/4")
-    return Shard(int(found[1]), int(found[2]))
+    return Shard(int(match[1]), int(match[2]))
 
 
 def from_environment(env: Mapping[str, str]) -> tuple[Shard, str] | None:
-    """The shard that a launcher gave this process, and the variables that say so.
+    """The shard that a launcher gave this process, and the variables that say so; None for a single process.
 
     An element of a SLURM job array is one share; processes that torchrun or srun start in it divide that share.
-
-    Args:
-        env: The environment: torchrun's RANK and WORLD_SIZE, srun's SLURM_PROCID, an array's SLURM_ARRAY_TASK_ID.
-
-    Returns:
-        None where there is no launcher, or a single process.
 
     Raises:
         UsageError: If the variables contradict each other.
@@ -93,7 +77,7 @@ def from_environment(env: Mapping[str, str]) -> tuple[Shard, str] | None:
         >>> from_environment({"RANK": "2", "WORLD_SIZE": "8"})
         (Shard(index=2, count=8), 'RANK, WORLD_SIZE')
     """
-    shard, said = WHOLE, list[str]()
+    shard, variables = WHOLE, list[str]()
     for shares in (_array(env), _torchrun(env) or _srun(env)):
         if shares is not None and shares[1] > 1:
             index, count, names = shares
@@ -101,20 +85,15 @@ def from_environment(env: Mapping[str, str]) -> tuple[Shard, str] | None:
                 shard = shard.part(index, count)
             except UsageError as error:
                 raise UsageError(f"{names} name no shard ({error}). Say which with --shard INDEX/COUNT") from error
-            said.append(names)
-    return (shard, ", ".join(said)) if said else None
+            variables.append(names)
+    return (shard, ", ".join(variables)) if variables else None
 
 
 def local_device(device: str, env: Mapping[str, str], visible: int) -> tuple[str, str] | None:
-    """The GPU of this process among those of its machine, where a launcher started several and none is named.
-
-    Args:
-        device: What was asked; only "cuda", with no number, leaves a choice.
-        env: The environment: torchrun's LOCAL_RANK, or srun's SLURM_LOCALID.
-        visible: GPUs that this process sees; where each process sees only its own, that one is taken.
+    """The GPU of this process among those `visible`, where a launcher started several and "cuda" has no number.
 
     Returns:
-        (device, the variable that says so), or None where nothing is to be chosen.
+        (device, the variable that says so: LOCAL_RANK or SLURM_LOCALID), or None where nothing is to be chosen.
 
     Example:
         >>> local_device("cuda", {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, 4)

@@ -1,4 +1,4 @@
-"""How do features leave the cache? One file of another format that holds the values, their rows and the key.
+"""Exports: one file of another format that holds an array's values, their rows and the key.
 
 Every format holds the same entries, so that whoever reads one knows them all: `values` [n, d] in the stored dtype, bit
 for bit; `ids`, `groups`, `splits` and `label.<name>`, one text a row; `failed`, the ids of rows that could not be
@@ -26,28 +26,17 @@ from featcache.store.records import flat
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What one export holds.
+class Export:
+    """What one export holds."""
 
-    Args:
-        n: Rows that are written: those of the array without the failed ones.
-        d: Width.
-        dtype: Stored dtype.
-        columns: "ids", "groups", "splits" and "label.<name>": one text a row.
-        failed: Ids of the rows that are left out.
-        key: The array's key as JSON text.
-        root: What was got, hex.
-        blocks: Yields (first row, [rows, d]) chunk by chunk; may be called once.
-    """
-
-    n: int
+    n: int  # rows that are written: those of the array without the failed ones
     d: int
-    dtype: np.dtype[Any]
-    columns: Mapping[str, Sequence[str]]
-    failed: Sequence[str]
-    key: str
-    root: str
-    blocks: Callable[[], Iterator[tuple[int, np.ndarray]]]
+    dtype: np.dtype[Any]  # as stored
+    columns: Mapping[str, Sequence[str]]  # "ids", "groups", "splits" and "label.<name>": one text a row
+    failed: Sequence[str]  # ids of the rows that are left out
+    key: str  # the array's key as JSON text
+    root: str  # hex
+    blocks: Callable[[], Iterator[tuple[int, np.ndarray]]]  # (first row, [rows, d]) chunk by chunk; called once
 
 
 def export_features(cache: Cache, array: FeatureArray, path: Path, *, overwrite: bool = False) -> Path:
@@ -74,10 +63,10 @@ def export_features(cache: Cache, array: FeatureArray, path: Path, *, overwrite:
         raise UsageError(f"{what}; name a file in a folder that exists")
     if path.exists() and not overwrite:
         raise _taken(path)
-    contents = _contents(cache, array)
+    export = _export(cache, array)
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     try:
-        write(temporary, contents)
+        write(temporary, export)
         with temporary.open("rb+") as file:
             sync_file(file.fileno())
         if overwrite:
@@ -90,7 +79,7 @@ def export_features(cache: Cache, array: FeatureArray, path: Path, *, overwrite:
     return path
 
 
-def _writer(path: Path) -> Callable[[Path, Contents], None]:
+def _writer(path: Path) -> Callable[[Path, Export], None]:
     try:
         return FORMATS[path.suffix.lower()]
     except KeyError:
@@ -102,7 +91,7 @@ def _taken(path: Path) -> UsageError:
     return UsageError(f"{path} is there already. Replace it with --overwrite, or name another file")
 
 
-def _contents(cache: Cache, array: FeatureArray) -> Contents:
+def _export(cache: Cache, array: FeatureArray) -> Export:
     key, complete = array.key(), array.complete()
     rows = cache.describe(array)
     kept = ~np.isin(rows.ids.astype(str), sorted(complete.failed))
@@ -113,8 +102,8 @@ def _contents(cache: Cache, array: FeatureArray) -> Contents:
 
     def blocks() -> Iterator[tuple[int, np.ndarray]]:
         reader, done = array.open(), 0
-        for chunk in range(complete.plan.chunks):
-            start, stop = complete.plan.span(chunk)
+        for chunk in range(complete.layout.chunks):
+            start, stop = complete.layout.span(chunk)
             block = reader.read(start, stop)[kept[start:stop]]
             if block.dtype.kind == "f" and np.isnan(block).any():
                 row = int(np.flatnonzero(np.isnan(block).any(axis=1))[0]) + done
@@ -123,7 +112,7 @@ def _contents(cache: Cache, array: FeatureArray) -> Contents:
             yield done, block
             done += len(block)
 
-    return Contents(
+    return Export(
         n=int(kept.sum()),
         d=complete.d,
         dtype=np.dtype(complete.dtype),
@@ -143,36 +132,36 @@ def _refuse(columns: Mapping[str, Sequence[str]], what: str) -> None:
             raise UsageError(f"{what} cannot hold the character NUL of {bad!r} in {name}; export to .parquet")
 
 
-def _write_hdf5(path: Path, contents: Contents) -> None:
+def _write_hdf5(path: Path, export: Export) -> None:
     """Datasets in one file; values contiguous, since that reads several times as fast as checksummed HDF5 chunks."""
     from featcache.interchange.formats.hdf5 import import_h5py
 
     h5py = import_h5py()
-    columns = {**contents.columns, "failed": contents.failed}
+    columns = {**export.columns, "failed": export.failed}
     _refuse(columns, "HDF5")
     slash = next((name for name in columns if "/" in name), None)
     if slash is not None:
         raise UsageError(f"HDF5 takes the / in {slash!r} for a group; export to .npz or .parquet")
     with h5py.File(path, "w") as file:
-        values = file.create_dataset("values", (contents.n, contents.d), contents.dtype)
-        for start, block in contents.blocks():
+        values = file.create_dataset("values", (export.n, export.d), export.dtype)
+        for start, block in export.blocks():
             values[start : start + len(block)] = block
         for name, column in columns.items():
             file.create_dataset(name, data=np.array(column, object), dtype=h5py.string_dtype())
-        file["key.json"] = contents.key  # datasets: an attribute may hold no more than 64 kB
-        file["root"] = contents.root
+        file["key.json"] = export.key  # datasets: an attribute may hold no more than 64 kB
+        file["root"] = export.root
 
 
-def _write_npz(path: Path, contents: Contents) -> None:
+def _write_npz(path: Path, export: Export) -> None:
     """A ZIP of .npy files, uncompressed as `numpy.savez` writes it, texts as fixed-width Unicode arrays."""
-    columns = {**contents.columns, "failed": contents.failed, "key.json": [contents.key], "root": [contents.root]}
+    columns = {**export.columns, "failed": export.failed, "key.json": [export.key], "root": [export.root]}
     _refuse(columns, "npz")
     with zipfile.ZipFile(path, "w") as archive:
         with archive.open(zipfile.ZipInfo("values.npy"), "w", force_zip64=True) as member:
-            descr = np.lib.format.dtype_to_descr(contents.dtype)
-            header = {"descr": descr, "fortran_order": False, "shape": (contents.n, contents.d)}
+            descr = np.lib.format.dtype_to_descr(export.dtype)
+            header = {"descr": descr, "fortran_order": False, "shape": (export.n, export.d)}
             np.lib.format.write_array_header_1_0(cast("Any", member), header)
-            for _, block in contents.blocks():
+            for _, block in export.blocks():
                 member.write(flat(block))
         for name, column in columns.items():
             texts = np.array(column, np.str_)
@@ -181,29 +170,29 @@ def _write_npz(path: Path, contents: Contents) -> None:
                 np.lib.format.write_array(cast("Any", member), texts[0] if one else texts, allow_pickle=False)
 
 
-def _write_parquet(path: Path, contents: Contents) -> None:
+def _write_parquet(path: Path, export: Export) -> None:
     """A table, values in fixed-size lists, row groups of some megabytes; key, root and failed ids are its metadata."""
     import polars as pl
     from polars.io.plugins import register_io_source
 
     if not hasattr(pl, "Float16"):
         raise UsageError(f"Parquet needs a polars with Float16, this is {pl.__version__}. Run: pip install -U polars")
-    kind = pl.Array({"float16": pl.Float16, "float32": pl.Float32, "int32": pl.Int32}[contents.dtype.name], contents.d)
-    schema = pl.Schema({**dict.fromkeys(contents.columns, pl.String()), "values": kind})
+    kind = pl.Array({"float16": pl.Float16, "float32": pl.Float32, "int32": pl.Int32}[export.dtype.name], export.d)
+    schema = pl.Schema({**dict.fromkeys(export.columns, pl.String()), "values": kind})
     broken: list[Exception] = []
 
     def frames(*_: Any) -> Iterator[pl.DataFrame]:
         try:
-            for start, block in contents.blocks():
+            for start, block in export.blocks():
                 here = slice(start, start + len(block))
-                texts = {name: column[here] for name, column in contents.columns.items()}
+                texts = {name: column[here] for name, column in export.columns.items()}
                 yield pl.DataFrame({**texts, "values": pl.Series(block, dtype=kind)}, schema=schema)
         except Exception as error:  # polars would wrap it in an error of its own
             broken.append(error)
             raise
 
-    rows = max(1, min(contents.n, _PARQUET_BYTES // (contents.d * contents.dtype.itemsize)))
-    metadata = {"key.json": contents.key, "root": contents.root, "failed": json.dumps(list(contents.failed))}
+    rows = max(1, min(export.n, _PARQUET_BYTES // (export.d * export.dtype.itemsize)))
+    metadata = {"key.json": export.key, "root": export.root, "failed": json.dumps(list(export.failed))}
     try:
         register_io_source(frames, schema=schema).sink_parquet(
             path, compression="uncompressed", statistics=False, row_group_size=rows, metadata=metadata
@@ -212,15 +201,15 @@ def _write_parquet(path: Path, contents: Contents) -> None:
         raise broken[0] if broken else error from error
 
 
-def _write_safetensors(path: Path, contents: Contents) -> None:
+def _write_safetensors(path: Path, export: Export) -> None:
     """Values as one tensor; texts as uint8 tensors that hold a JSON list in UTF-8 (the header may not pass 100 MB)."""
-    columns = {**contents.columns, "failed": contents.failed}
+    columns = {**export.columns, "failed": export.failed}
     texts = {name: json.dumps(list(column), ensure_ascii=False).encode() for name, column in columns.items()}
-    size = contents.n * contents.d * contents.dtype.itemsize
-    kind = {"float16": "F16", "float32": "F32", "int32": "I32"}[contents.dtype.name]
+    size = export.n * export.d * export.dtype.itemsize
+    kind = {"float16": "F16", "float32": "F32", "int32": "I32"}[export.dtype.name]
     header: dict[str, Any] = {
-        "__metadata__": {"key.json": contents.key, "root": contents.root},
-        "values": {"dtype": kind, "shape": [contents.n, contents.d], "data_offsets": [0, size]},
+        "__metadata__": {"key.json": export.key, "root": export.root},
+        "values": {"dtype": kind, "shape": [export.n, export.d], "data_offsets": [0, size]},
     }
     for name, text in texts.items():
         header[name] = {"dtype": "U8", "shape": [len(text)], "data_offsets": [size, size + len(text)]}
@@ -229,14 +218,14 @@ def _write_safetensors(path: Path, contents: Contents) -> None:
     body += b" " * (-len(body) % 8)  # so that the values are aligned
     with path.open("xb") as file:
         file.write(struct.pack("<Q", len(body)) + body)
-        for _, block in contents.blocks():
+        for _, block in export.blocks():
             file.write(flat(block))
         for text in texts.values():
             file.write(text)
 
 
 _PARQUET_BYTES = 4_000_000  # of values in one row group
-FORMATS: Mapping[str, Callable[[Path, Contents], None]] = MappingProxyType(
+FORMATS: Mapping[str, Callable[[Path, Export], None]] = MappingProxyType(
     {
         ".h5": _write_hdf5,
         ".hdf5": _write_hdf5,

@@ -1,4 +1,4 @@
-"""How do features that another tool made come into the cache? Bound to the file's hash and to rows that are there."""
+"""Imports: features that another tool made, bound to the file's hash and to rows that are cached, or brought along."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -28,30 +28,22 @@ _BLOCK_BYTES = 8_000_000
 
 
 @dataclass(frozen=True)
-class Bound:
-    """What was found, tied to the rows of a view.
+class BoundContents:
+    """Contents of a file, bound to the rows of a view."""
 
-    Args:
-        found: What the file holds.
-        view: View name.
-        rows: The key's `binds["rows"]`.
-        order: Row of the view -> row of the file.
-        new: The view and its splits, where no row table of it is cached.
-    """
-
-    found: Contents
+    contents: Contents
     view: str
-    rows: dict[str, Any]
-    order: NDArray[np.int64]
-    new: tuple[View, Overlay] | None = None
+    rows: dict[str, Any]  # the key's `binds["rows"]`
+    order: NDArray[np.int64]  # row of the view -> row of the file
+    new: tuple[View, Overlay] | None = None  # the view and its splits, where no row table of it is cached
 
 
 @dataclass(frozen=True)
-class Table:
-    """A cached row table: its view, what keys bind of it, and its rows."""
+class RowTable:
+    """A cached row table."""
 
     view: str
-    rows: dict[str, Any]
+    rows: dict[str, Any]  # what keys bind of it
     table: Rows
 
 
@@ -100,51 +92,51 @@ def import_features(
         raise UsageError(f"rows show {', '.join(list(VIEWS)[:-1])} or {list(VIEWS)[-1]}, not {options.modality}")
     everything = read_source(source, layer, options)
     if view is not None and len(everything) > 1:
-        what = " and ".join(str(found.modality) for found in everything)
+        what = " and ".join(str(contents.modality) for contents in everything)
         raise UsageError(f"{source.name} holds {what}; with --view, say which: --modality {everything[0].modality}")
-    bound = [_bind(cache, dataset, view, found, options) for found in everything]
+    bound = [_bind(cache, dataset, view, contents, options) for contents in everything]
     for each in bound:
-        for matrix in each.found.matrices:
-            _check_values(each.found, matrix, _stored_type(each.found, matrix, options))
+        for matrix in each.contents.matrices:
+            _check_values(each.contents, matrix, _stored_type(each.contents, matrix, options))
     return [array for each in bound for array in _write(cache, dataset, encoder, each, options)]
 
 
 # -- which rows -----------------------------------------------------------------------------------------------------
 
 
-def _bind(cache: Cache, dataset: str, view: str | None, found: Contents, options: ImportOptions) -> Bound:
-    _check_names(found)
-    modality = found.modality or options.modality
+def _bind(cache: Cache, dataset: str, view: str | None, contents: Contents, options: ImportOptions) -> BoundContents:
+    _check_names(contents)
+    modality = contents.modality or options.modality
     if options.modality not in (None, modality):
-        raise UsageError(f"{found.source.name} holds {modality} features, not {options.modality}")
+        raise UsageError(f"{contents.source.name} holds {modality} features, not {options.modality}")
     tables = [table for table in _tables(cache, dataset) if view in (None, table.view)]
     same = [table for table in tables if modality in (None, table.rows["modality"])]
     if view is not None and tables and not same:
-        raise UsageError(f"{dataset}/{view} shows {tables[0].rows['modality']}, {found.source.name} {modality}")
-    matches = [(table, order) for table in same if (order := _order(table.table, found)) is not None]
+        raise UsageError(f"{dataset}/{view} shows {tables[0].rows['modality']}, {contents.source.name} {modality}")
+    matches = [(table, order) for table in same if (order := _order(table.table, contents)) is not None]
     if matches:
-        return _bound_to(dataset, found, matches)
+        return _bound_to(dataset, contents, matches)
     if same:
-        raise _unlike(dataset, found, same)
+        raise _unlike(dataset, contents, same)
     if modality is None:
-        raise UsageError(f"{found.source.name} does not say what its rows show: --modality image, text or audio")
-    return _new_rows(cache, dataset, view or VIEWS[modality], found, modality)
+        raise UsageError(f"{contents.source.name} does not say what its rows show: --modality image, text or audio")
+    return _new_rows(cache, dataset, view or VIEWS[modality], contents, modality)
 
 
-def _check_names(found: Contents) -> None:
+def _check_names(contents: Contents) -> None:
     """One id a row, unique and not empty; one group a row."""
-    name, n = found.source.name, found.matrices[0].n
-    for what, names in (("ids", found.ids), ("groups", found.groups)):
+    name, n = contents.source.name, contents.matrices[0].n
+    for what, names in (("ids", contents.ids), ("groups", contents.groups)):
         if names is not None and len(names) != n:
             raise DataInvalid(f"{name} has {n} rows, but there are {len(names)} {what}")
         if names is not None and "" in names:
             raise DataInvalid(f"{name}: the entry of row {names.index('')} among the {what} is empty")
-    if len(set(found.ids)) != n:
-        twice = [row_id for row_id, count in Counter(found.ids).items() if count > 1]
+    if len(set(contents.ids)) != n:
+        twice = [row_id for row_id, count in Counter(contents.ids).items() if count > 1]
         raise DataInvalid(f"{name}: {len(twice)} ids stand more than once, the first {twice[0]!r}")
 
 
-def _tables(cache: Cache, dataset: str) -> list[Table]:
+def _tables(cache: Cache, dataset: str) -> list[RowTable]:
     """Every row table of a data set that an array is bound to."""
     keys: dict[tuple[str, str], ArrayKey] = {}
     for array in cache.arrays(dataset):
@@ -153,38 +145,40 @@ def _tables(cache: Cache, dataset: str) -> list[Table]:
         except FeatcacheError:  # a damaged array says nothing about rows
             continue
         keys.setdefault((key.view, key.binds["rows"]["root"]), key)
-    return [Table(key.view, dict(key.binds["rows"]), cache.rows(key)) for key in keys.values()]
+    return [RowTable(key.view, dict(key.binds["rows"]), cache.rows(key)) for key in keys.values()]
 
 
-def _readings(found: Contents) -> list[tuple[str, ...]]:
+def _readings(contents: Contents) -> list[tuple[str, ...]]:
     """The ids as they stand; for paths also with more and more of the folders taken off that all of them share.
 
     Where the tool saw the files says nothing about what they are called here.
     """
-    readings = [found.ids]
-    if found.are_paths:
-        split = [PurePosixPath(name).parts for name in found.ids]
+    readings = [contents.ids]
+    if contents.are_paths:
+        split = [PurePosixPath(name).parts for name in contents.ids]
         shortest = min(len(parts) for parts in split) - 1
         shared = next((i for i in range(shortest) if len({parts[i] for parts in split}) > 1), shortest)
         readings += [tuple("/".join(parts[cut:]) for parts in split) for cut in range(1, shared + 1)]
     return readings
 
 
-def _order(table: Rows, found: Contents) -> NDArray[np.int64] | None:
+def _order(table: Rows, contents: Contents) -> NDArray[np.int64] | None:
     """Row of the file for each row of the table; None if the ids are not the same."""
-    if len(table.ids) != len(found.ids):
+    if len(table.ids) != len(contents.ids):
         return None
-    for ids in _readings(found):
+    for ids in _readings(contents):
         place = {row_id: row for row, row_id in enumerate(ids)}
         if place.keys() == set(table.ids):
             return np.array([place[row_id] for row_id in table.ids], np.int64)
     return None
 
 
-def _bound_to(dataset: str, found: Contents, matches: Sequence[tuple[Table, NDArray[np.int64]]]) -> Bound:
+def _bound_to(dataset: str, contents: Contents, matches: Sequence[tuple[RowTable, NDArray[np.int64]]]) -> BoundContents:
     views = sorted({table.view for table, _ in matches})
     if len(views) > 1:
-        raise UsageError(f"{', '.join(views)} of {dataset} have the ids of {found.source.name}; say which with --view")
+        raise UsageError(
+            f"{', '.join(views)} of {dataset} have the ids of {contents.source.name}; say which with --view"
+        )
     known = [match for match in matches if any(match[0].table.hashes)] or list(matches)
     if len(known) > 1:  # rows whose content was seen come before rows that were imported
         roots = ", ".join(table.rows["root"][:12] for table, _ in known)
@@ -193,19 +187,19 @@ def _bound_to(dataset: str, found: Contents, matches: Sequence[tuple[Table, NDAr
             "Remove the arrays of all but one with featcache rm, then import again"
         )
     table, order = known[0]
-    if found.groups is not None:
-        odd = next((row for row, at in enumerate(order) if found.groups[at] != table.table.groups[row]), None)
+    if contents.groups is not None:
+        odd = next((row for row, at in enumerate(order) if contents.groups[at] != table.table.groups[row]), None)
         if odd is not None:
             raise DataInvalid(
-                f"{found.source.name}: row {table.table.ids[odd]!r} is in group {found.groups[order[odd]]!r}, but in "
-                f"{table.table.groups[odd]!r} in {dataset}/{table.view}"
+                f"{contents.source.name}: row {table.table.ids[odd]!r} is in group {contents.groups[order[odd]]!r}, "
+                f"but in {table.table.groups[odd]!r} in {dataset}/{table.view}"
             )
-    return Bound(found, table.view, table.rows, order)
+    return BoundContents(contents, table.view, table.rows, order)
 
 
-def _unlike(dataset: str, found: Contents, tables: Sequence[Table]) -> DataInvalid:
+def _unlike(dataset: str, contents: Contents, tables: Sequence[RowTable]) -> DataInvalid:
     """What to say where rows are cached, but others: counts, and the first id of each kind."""
-    pairs = [(table, ids) for table in tables for ids in _readings(found)]
+    pairs = [(table, ids) for table in tables for ids in _readings(contents)]
     table, ids = max(pairs, key=lambda pair: len(set(pair[0].table.ids) & set(pair[1])))
     wanted, given = set(table.table.ids), set(ids)
     missing = [row_id for row_id in table.table.ids if row_id not in given]
@@ -213,18 +207,26 @@ def _unlike(dataset: str, found: Contents, tables: Sequence[Table]) -> DataInval
     parts = [f"{len(missing)} of its rows are missing, the first {missing[0]!r}"] if missing else []
     parts += [f"{len(extra)} rows are not in it, the first {extra[0]!r}"] if extra else []
     return DataInvalid(
-        f"{found.source.name} has other rows than {dataset}/{table.view} ({len(wanted)} rows): {'; '.join(parts)}\n"
+        f"{contents.source.name} has other rows than {dataset}/{table.view} ({len(wanted)} rows): {'; '.join(parts)}\n"
         "  The same rows under other names: --ids FILE. Other rows: --dataset or --view with a name of their own"
     )
 
 
-def _new_rows(cache: Cache, dataset: str, view: str, found: Contents, modality: Any) -> Bound:
+def _new_rows(cache: Cache, dataset: str, view: str, contents: Contents, modality: Any) -> BoundContents:
     """A row table of unknown content; with the data set's own splits and labels if they cover its groups."""
-    readings = _readings(found)
-    ids = readings[-1] if found.ids[0].startswith("/") else readings[0]
-    groups = found.groups or ids
+    readings = _readings(contents)
+    ids = readings[-1] if contents.ids[0].startswith("/") else readings[0]
+    groups = contents.groups or ids
     unseen = ("",) * len(ids)  # hashes of content that nobody has seen here
-    new = View(view, modality, ids, groups, lambda _: b"", lambda content: content, given_hashes=unseen)
+    new = View(
+        name=view,
+        modality=modality,
+        ids=ids,
+        groups=groups,
+        content=lambda _: b"",
+        decode=lambda content: content,
+        given_hashes=unseen,
+    )
     overlays = {}
     for table in _tables(cache, dataset):
         overlay = read_overlay(cache.folder / dataset, table.view, table.rows["root"])
@@ -233,16 +235,16 @@ def _new_rows(cache: Cache, dataset: str, view: str, found: Contents, modality: 
     unique = tuple(dict.fromkeys(groups))
     overlay = next(iter(overlays.values())) if len(overlays) == 1 else Overlay(unique, ("",) * len(unique))
     rows = {"modality": modality, "decoding": {}, "root": new.root, "n": len(ids)}
-    return Bound(found, view, rows, np.arange(len(ids)), (new, overlay))
+    return BoundContents(contents, view, rows, order=np.arange(len(ids)), new=(new, overlay))
 
 
 # -- the values -----------------------------------------------------------------------------------------------------
 
 
-def _stored_type(found: Contents, matrix: Matrix, options: ImportOptions) -> np.dtype[Any]:
-    """What was asked for, else what the file has; bfloat16 fits float32 without loss."""
+def _stored_type(contents: Contents, matrix: Matrix, options: ImportOptions) -> np.dtype[Any]:
+    """The type that the options name, else the file's; bfloat16 fits float32 without loss."""
     if options.dtype is None and matrix.dtype == "float64":
-        raise UsageError(f"{found.source.name} holds float64, which is not stored. Round it: --dtype float32")
+        raise UsageError(f"{contents.source.name} holds float64, which is not stored. Round it: --dtype float32")
     return np.dtype(options.dtype or {"bfloat16": "float32"}.get(matrix.dtype, matrix.dtype))
 
 
@@ -251,7 +253,7 @@ def _cast(values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
         return values.astype(dtype, copy=False)
 
 
-def _check_values(found: Contents, matrix: Matrix, dtype: np.dtype[Any]) -> None:
+def _check_values(contents: Contents, matrix: Matrix, dtype: np.dtype[Any]) -> None:
     """Reads every value once: finite in the file, and finite as stored."""
     step = max(1, _BLOCK_BYTES // (matrix.d * 4))
     for start in range(0, matrix.n, step):
@@ -259,41 +261,45 @@ def _check_values(found: Contents, matrix: Matrix, dtype: np.dtype[Any]) -> None
         bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if len(bad):
             row = start + int(bad[0])
-            raise DataInvalid(f"{found.source.name}: row {found.ids[row]!r} (number {row}) of {matrix.layer} "
+            raise DataInvalid(f"{contents.source.name}: row {contents.ids[row]!r} (number {row}) of {matrix.layer} "
                               "holds NaN or infinity")  # fmt: skip
         large = np.flatnonzero(~np.isfinite(_cast(values, dtype)).all(axis=1))
         if len(large):
-            row_id = found.ids[start + int(large[0])]
+            row_id = contents.ids[start + int(large[0])]
             hint = "Import with --dtype float32" if dtype == np.float16 else "It cannot be stored"
-            raise Overflow(f"{found.source.name}: row {row_id!r} of {matrix.layer} passes the range of {dtype}. {hint}")
+            raise Overflow(
+                f"{contents.source.name}: row {row_id!r} of {matrix.layer} passes the range of {dtype}. {hint}"
+            )
 
 
-def _hash(found: Contents) -> str:
+def _hash(contents: Contents) -> str:
     """blake3 of the file's bytes; of several files, of the list of their hashes."""
-    hashes = [blake3().update_mmap(path).hexdigest() for path in found.files]
+    hashes = [blake3().update_mmap(path).hexdigest() for path in contents.files]
     return hashes[0] if len(hashes) == 1 else blake3(canonical(hashes)).hexdigest()
 
 
-def _write(cache: Cache, dataset: str, encoder: str, bound: Bound, options: ImportOptions) -> list[FeatureArray]:
+def _write(
+    cache: Cache, dataset: str, encoder: str, bound: BoundContents, options: ImportOptions
+) -> list[FeatureArray]:
     from featcache import __version__
 
-    found = bound.found
+    contents = bound.contents
     # the ids count too: the same file with its rows named otherwise is another array
-    names = blake3(canonical(found.ids)).hexdigest()
-    imported = {"kind": found.kind, "blake3": _hash(found), "ids": names}
+    names = blake3(canonical(contents.ids)).hexdigest()
+    imported = {"kind": contents.kind, "blake3": _hash(contents), "ids": names}
     provenance = {
-        "default_layer": found.default,
-        "from": found.source.resolve().name,
-        "kind": found.kind,
-        **found.facts,
+        "default_layer": contents.default,
+        "from": contents.source.resolve().name,
+        "kind": contents.kind,
+        **contents.facts,
         "library": {"featcache": __version__, "numpy": np.__version__},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if bound.new is not None:
         write_rows(cache.folder / dataset / bound.view, *bound.new)
     arrays: list[FeatureArray] = []
-    for matrix in found.matrices:
-        dtype = _stored_type(found, matrix, options)
+    for matrix in contents.matrices:
+        dtype = _stored_type(contents, matrix, options)
         binds = {
             "format": FORMAT,
             "rows": bound.rows,
@@ -302,7 +308,14 @@ def _write(cache: Cache, dataset: str, encoder: str, bound: Bound, options: Impo
             "dtype": dtype.name,
             "d": matrix.d,
         }
-        key = ArrayKey(dataset, bound.view, encoder, matrix.layer, binds, {**provenance, "file_dtype": matrix.dtype})
+        key = ArrayKey(
+            dataset=dataset,
+            view=bound.view,
+            encoder=encoder,
+            layer=matrix.layer,
+            binds=binds,
+            provenance={**provenance, "file_dtype": matrix.dtype},
+        )
 
         def block(start: int, stop: int, matrix: Matrix = matrix, dtype: np.dtype[Any] = dtype) -> np.ndarray:
             return _cast(matrix.take(bound.order[start:stop]), dtype)

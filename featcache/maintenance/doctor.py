@@ -1,4 +1,4 @@
-"""Is this machine, this cache and this remote fit for the work, and if not, what is to be done?"""
+"""Diagnosis: findings about the installation, the machine, a cache and a remote, each with what to do about it."""
 
 import os
 import platform
@@ -17,6 +17,7 @@ from typing import Literal
 
 from featcache.cache import Cache
 from featcache.errors import FeatcacheError
+from featcache.extraction.limits import available_memory
 from featcache.storage import durable
 from featcache.storage.base import Folder
 from featcache.storage.local import LocalFolder
@@ -31,19 +32,12 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Finding:
-    """What one probe found.
+    """What one probe of the doctor found."""
 
-    Args:
-        what: What was looked at.
-        state: "ok", "warn" (works, with a cost that `detail` names) or "fail" (will go wrong).
-        detail: What was found.
-        remedy: What to do about it; "" where nothing is to be done.
-    """
-
-    what: str
-    state: State
-    detail: str
-    remedy: str = ""
+    what: str  # was looked at
+    state: State  # "warn": works, with a cost that `detail` names; "fail": will go wrong
+    detail: str  # what was found
+    remedy: str = ""  # what to do about it
 
 
 Probe = Callable[[], Iterator[Finding]]
@@ -81,14 +75,14 @@ def probe(cache: Cache | None = None, remote: Folder | None = None) -> list[Find
 
 def _findings(what: str, look: Probe) -> list[Finding]:
     """A probe's findings; if it fails on the way, those it had, and the failure."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     try:
-        found.extend(look())
+        findings.extend(look())
     except FeatcacheError as error:
-        found.append(Finding(what, "fail", str(error)))
+        findings.append(Finding(what, "fail", str(error)))
     except Exception as error:  # whatever is wrong here, the other probes are wanted all the more
-        found.append(Finding(what, "fail", f"{type(error).__name__}: {' '.join(str(error).split())}"))
-    return found
+        findings.append(Finding(what, "fail", f"{type(error).__name__}: {' '.join(str(error).split())}"))
+    return findings
 
 
 # -- the installation -------------------------------------------------------------------------------------------------
@@ -140,9 +134,9 @@ def _torch_pair() -> Iterator[Finding]:
         yield Finding(what, "ok" if torch else "fail", detail, "" if torch else "pip install torch")
         return
     both = f"torch {torch}, torchvision {vision}"
-    pin = next((found[1] for line in requires("torchvision") or [] if (found := _TORCH_PIN.match(line))), None)
+    pin = next((match[1] for line in requires("torchvision") or [] if (match := _TORCH_PIN.match(line))), None)
     remedy = f"pip install --upgrade torch=={pin or torch.partition('+')[0]} torchvision"
-    builds = {found for found in (torch.partition("+")[2], vision.partition("+")[2]) if found}
+    builds = {build for build in (torch.partition("+")[2], vision.partition("+")[2]) if build}
     if pin is not None and pin.partition("+")[0] != torch.partition("+")[0]:
         yield Finding(what, "fail", f"{both}, which wants torch {pin}: operators are missing or crash", remedy)
     elif len(builds) > 1:
@@ -182,21 +176,10 @@ def _memory() -> Iterator[Finding]:
     except (AttributeError, ValueError, OSError):
         yield Finding("memory", "ok", "the system does not say how much there is")
         return
-    free = _available_memory()
+    free = available_memory()
     detail = f"{total / _GIB:.1f} GiB" + (f", {free / _GIB:.1f} GiB of them available" if free is not None else "")
     state: State = "warn" if (total if free is None else free) < _LITTLE_MEMORY else "ok"
     yield Finding("memory", state, detail, "encode in smaller parts, or on a larger machine" if state == "warn" else "")
-
-
-def _available_memory() -> int | None:
-    """Bytes that Linux could give, within the limit of the control group; None where neither says."""
-    found: list[int] = []
-    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
-    found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-    most, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if most.exists() and used.exists() and most.read_text().strip().isdigit():
-        found.append(int(most.read_text()) - int(used.read_text()))
-    return min(found, default=None)
 
 
 def _gpu() -> Iterator[Finding]:
@@ -242,9 +225,9 @@ def _credentials(remote: Folder | None) -> Iterator[Finding]:
     if remote is not None and scheme is None:
         return
     places = {kind: _places(kind) for kind in _LOG_IN if scheme in (None, kind)}
-    for kind, found in places.items():
-        if found:
-            yield Finding("credentials", "ok", f"{kind}://: {', '.join(found)}")
+    for kind, names in places.items():
+        if names:
+            yield Finding("credentials", "ok", f"{kind}://: {', '.join(names)}")
         elif scheme:
             yield Finding("credentials", "warn", f"none for {kind}:// in the usual places", _LOG_IN[kind])
     if scheme is None and not any(places.values()):
@@ -362,15 +345,15 @@ def _writers(remote: Folder) -> tuple[Folder, Folder]:
 def _written(what: str, name: str, made: bool, first: Folder, second: Folder) -> Iterator[Finding]:
     """A second writer of the same name, and reading back."""
     again = second.write_once(name, b"second's, other")
-    found = second.read(name)
-    if not made or again or found != b"probe of the first":
+    content = second.read(name)
+    if not made or again or content != b"probe of the first":
         detail = "conditional put is ignored: two pushers can overwrite each other"
         yield Finding(what, "fail", detail, "push from one machine at a time, or use another server")
     else:
         yield Finding(what, "ok", "conditional put holds: a second writer is refused")
     part = bytearray(5)
     size = second.read_into(name, memoryview(part), offset=9)
-    if (size, bytes(part)) == (len(found), found[9:14]):
+    if (size, bytes(part)) == (len(content), content[9:14]):
         yield Finding(what, "ok", "reads back, whole and in part")
     else:
         yield Finding(what, "fail", f"bytes 9 to 14 of {name} came as {bytes(part)!r}", "pull whole arrays, not rows")

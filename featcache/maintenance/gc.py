@@ -1,4 +1,4 @@
-"""What lies in the cache that nobody needs, how much does what take, and how is it renamed? gc, du, mv."""
+"""Housekeeping: leftovers that nobody needs (gc), what arrays take (du), and renaming (mv)."""
 
 import json
 import os
@@ -25,19 +25,12 @@ _UNBOUND = "table that no array is bound to"
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something in the cache that nothing reads.
-
-    Args:
-        path: Where it lies.
-        bytes: Its size, with all that is in it.
-        what: What it is.
-        holder: A live writer that may still need it; None if there is none.
-    """
+    """Something in the cache that nothing reads."""
 
     path: Path
-    bytes: int
-    what: str
-    holder: str | None = None
+    bytes: int  # with all that is in it
+    what: str  # in words
+    holder: str | None = None  # a live writer that may still need it
 
 
 def leftovers(cache: Cache) -> list[Leftover]:
@@ -48,11 +41,11 @@ def leftovers(cache: Cache) -> list[Leftover]:
     Raises:
         UsageError: If the cache is not on this disk.
     """
-    living, now = leases(cache.root)
-    alive = [lease for lease in living if lease.lives(now)]
-    found = [_held(path, what, alive) for path, what in _unneeded(cache)]
-    dead = [lease for lease in living if not lease.lives(now)]
-    return found + [Leftover(lease.path, lease.path.stat().st_size, "note of a writer that died") for lease in dead]
+    every, now = leases(cache.root)
+    alive = [lease for lease in every if lease.lives(now)]
+    dead = [lease for lease in every if not lease.lives(now)]
+    unneeded = [_held(path, what, alive) for path, what in _unneeded(cache)]
+    return unneeded + [Leftover(lease.path, lease.path.stat().st_size, "note of a writer that died") for lease in dead]
 
 
 def _held(path: Path, what: str, alive: list[Lease]) -> Leftover:
@@ -137,21 +130,21 @@ def _size(path: Path) -> int:
     return sum(Path(folder, name).lstat().st_size for folder, _, names in os.walk(path) for name in names)
 
 
-def discard(found: Leftover) -> None:
+def discard(leftover: Leftover) -> None:
     """Deletes a leftover.
 
     Raises:
         UsageError: If a live writer may still need it.
     """
-    if found.holder:
-        raise UsageError(f"{found.path} may be needed by {found.holder}")
-    if found.path.is_dir() and not found.path.is_symlink():
-        doomed = found.path
+    if leftover.holder:
+        raise UsageError(f"{leftover.path} may be needed by {leftover.holder}")
+    if leftover.path.is_dir() and not leftover.path.is_symlink():
+        doomed = leftover.path
         if not doomed.name.startswith("."):  # an array: gone at once, not half there if this is interrupted
-            doomed = found.path.rename(found.path.with_name(f"{DOOMED}{found.path.name}"))
+            doomed = leftover.path.rename(leftover.path.with_name(f"{DOOMED}{leftover.path.name}"))
         shutil.rmtree(doomed, ignore_errors=True)
     else:
-        found.path.unlink(missing_ok=True)
+        leftover.path.unlink(missing_ok=True)
 
 
 # -- du ---------------------------------------------------------------------------------------------------------------
@@ -159,34 +152,27 @@ def discard(found: Leftover) -> None:
 
 @dataclass(frozen=True)
 class Usage:
-    """What one encoder's arrays over one view take.
+    """What one encoder's arrays over one view take."""
 
-    Args:
-        path: "dataset/view/encoder".
-        arrays: Its arrays.
-        features: Bytes of the chunks.
-        records: Bytes of everything beside them.
-        files: Files.
-    """
-
-    path: str
+    path: str  # "dataset/view/encoder"
     arrays: int
-    features: int
-    records: int
+    features: int  # bytes of the chunks
+    records: int  # bytes of everything beside them
     files: int
 
 
 def usage(cache: Cache, selector: str = "*") -> list[Usage]:
-    """What is taken by the arrays that answer to a selector; errors as `Cache.answering`."""
+    """What is taken by the arrays that answer to a selector; errors as `Cache.matching`."""
     groups: dict[str, list[FeatureArray]] = {}
-    for array in cache.answering(selector):
+    for array in cache.matching(selector):
         groups.setdefault("/".join(array.name[:3]), []).append(array)
-    found: list[Usage] = []
+    usages: list[Usage] = []
     for path, arrays in groups.items():
         sizes = [entry for files in cache.folder.map(lambda a: list(a.folder.files()), arrays) for entry in files]
         features = sum(size for name, size in sizes if name.startswith("c."))
-        found.append(Usage(path, len(arrays), features, sum(size for _, size in sizes) - features, len(sizes)))
-    return found
+        records = sum(size for _, size in sizes) - features
+        usages.append(Usage(path, arrays=len(arrays), features=features, records=records, files=len(sizes)))
+    return usages
 
 
 # -- mv ---------------------------------------------------------------------------------------------------------------
@@ -214,7 +200,7 @@ def rename(cache: Cache, old: str, new: str) -> list[FeatureArray]:
     for part in (*before, *after):
         check_name(part, "a folder of a cache")
     parse_pattern(old)
-    moves = [(array, [*after, *array.name[len(before) :]]) for array in cache.answering(old)]
+    moves = [(array, [*after, *array.name[len(before) :]]) for array in cache.matching(old)]
     targets = [cache.array("/".join(parts)) for _, parts in moves]
     taken = [target for target in targets if target.folder.there()]
     if taken:

@@ -1,10 +1,11 @@
-"""How is damage mended? What can be told from what is left is rewritten; chunks are pulled or computed again."""
+"""Repair of damaged arrays: records rewritten from one another, chunks pulled from a remote or computed again."""
 
 import json
 import re
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from featcache.data.views import Dataset
 from featcache.encoders import EncodeOptions, encoder_spec
 from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, RootsDiffer, UsageError
 from featcache.extraction.extract import extract
-from featcache.extraction.job import Job, plan_job
+from featcache.extraction.job import Job, RowSettings, plan_job
 from featcache.maintenance.verify import Problem, array_problems, chunk_problem
 from featcache.store.array import FeatureArray
 from featcache.store.key import ArrayKey, canonical, differences
@@ -29,21 +30,13 @@ from featcache.store.rows import checked_tables, write_rows
 
 @dataclass(frozen=True)
 class Sources:
-    """Where what is damaged can be had again.
+    """Where what is damaged can be had again."""
 
-    Args:
-        remote: Another cache that may hold the same arrays; None for none.
-        root: Folder of the data set's files.
-        weights: Local copy of the encoder's repository.
-        device: Torch device that computes chunks again.
-        new_root: Accept other bytes than those recorded: the array gets a new root, and what was derived is dropped.
-    """
-
-    remote: Cache | None = None
-    root: Path | None = None
-    weights: Path | None = None
-    device: str = "cpu"
-    new_root: bool = False
+    remote: Cache | None = None  # another cache that may hold the same arrays
+    root: Path | None = None  # folder of the data set's files
+    weights: Path | None = None  # local copy of the encoder's repository
+    device: str = "cpu"  # of torch, to compute chunks again
+    new_root: bool = False  # accept other bytes than recorded: a new root, and what was derived is dropped
 
 
 def repair(
@@ -66,12 +59,13 @@ def repair(
     left: list[Problem] = []
     differing: RootsDiffer | None = None
     with lease(cache.folder, "repair"):
-        for array in cache.answering(selector):
+        for array in cache.matching(selector):
             where = str(array.name)
             if not array.folder.there() or not any(array_problems(cache, array, deep=True)):
                 continue  # whole, or derived from what was just given a new root
             try:
-                _mend(cache, array, sources, lambda what, where=where: on_step(where, what))
+                twin, log = _twin(array, sources), partial(on_step, where)
+                _Repair(cache, array, twin, sources=sources, on_step=log).run()
             except RootsDiffer as error:  # the other arrays are mended all the same
                 differing = differing or error
                 continue
@@ -84,24 +78,6 @@ def repair(
     return left
 
 
-def _mend(cache: Cache, array: FeatureArray, sources: Sources, say: Callable[[str], None]) -> None:
-    twin = _twin(array, sources)
-    key = _mend_key(array, twin, say)
-    _mend_tables(cache, key, sources, say)
-    complete = _mend_complete(array, twin, say)
-    plan = complete.plan if complete else array.layout()
-    if plan is None:
-        raise Damaged(f"{array.folder} has no plan left; remove it and extract again: featcache rm")
-    _mend_beside(array, key, complete, say)
-    if complete is None:
-        _mend_unfinished(array, twin, say)
-        return
-    bad = [record for record in complete.records if chunk_problem(array, record, deep=True)]
-    bad = _pull(array, twin, bad, say)
-    if bad:
-        _compute(cache, array, key, complete, bad, sources, say)
-
-
 def _twin(array: FeatureArray, sources: Sources) -> FeatureArray | None:
     """The same array in the other cache, if it is complete there."""
     if sources.remote is None:
@@ -110,219 +86,212 @@ def _twin(array: FeatureArray, sources: Sources) -> FeatureArray | None:
     return twin if twin.is_complete else None
 
 
-# -- what is told from what is left -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Repair:
+    """The repair of one array; `twin` is the same array in another cache."""
 
+    cache: Cache
+    array: FeatureArray
+    twin: FeatureArray | None
+    sources: Sources
+    on_step: Callable[[str], None]
 
-def _mend_key(array: FeatureArray, twin: FeatureArray | None, say: Callable[[str], None]) -> ArrayKey:
-    try:
-        return array.key()
-    except Damaged:
-        if twin is None:
-            raise
-        twin.key()
-        array.folder.replace("key.json", twin.folder.read("key.json"))
-        say("key.json pulled")
-        return array.key()
-
-
-def _mend_tables(cache: Cache, key: ArrayKey, sources: Sources, say: Callable[[str], None]) -> None:
-    try:
-        checked_tables(cache.folder / key.dataset, key.view, key.binds["rows"])
-        return
-    except Damaged:
-        if sources.remote is not None:
-            remote = sources.remote.folder / key.dataset
-            for name in checked_tables(remote, key.view, key.binds["rows"]):
-                (cache.folder / key.dataset).replace(name, remote.read(name))
-            say("row table, splits and labels pulled")
+    def run(self) -> None:
+        array = self.array
+        key = self._mend_key()
+        self._mend_tables(key)
+        complete = self._mend_complete()
+        if (complete.layout if complete else array.layout()) is None:
+            raise Damaged(f"{array.folder} has no plan left; remove it and extract again: featcache rm")
+        self._mend_records(key, complete)
+        if complete is None:
+            self._mend_unfinished()
             return
-    dataset = _open(key, sources)
-    view = dataset.views.get(key.view)
-    if view is None or view.root != key.binds["rows"]["root"]:
-        raise Damaged(f"{key.dataset}/{key.view}: the data set is not the one that was extracted; give another --root")
-    write_rows(cache.folder / key.dataset / key.view, view, dataset.overlay)
-    say("row table, splits and labels written from the data set")
+        bad = [record for record in complete.records if chunk_problem(array, record, deep=True)]
+        bad = [record for record in bad if not self._pulled(record)]
+        if bad:
+            self._compute(key, complete, bad)
 
+    # -- what is known from what is left ------------------------------------------------------------------------------
 
-def _mend_complete(array: FeatureArray, twin: FeatureArray | None, say: Callable[[str], None]) -> Complete | None:
-    """COMPLETE.json as it is, from the other cache, or from the commit records; None if there was none."""
-    if not array.is_complete:
-        return None
-    try:
-        return array.complete()
-    except Damaged:
-        pass
-    plan = array.layout()
-    try:
-        records = [array.record(chunk) for chunk in range(plan.chunks)] if plan else []
-    except Damaged:
-        records = []
-    if plan and records and all(record and not chunk_problem(array, record, deep=True) for record in records):
-        array.folder.set_aside("COMPLETE.json")
-        complete = array.finish(plan)
-        say("COMPLETE.json written again from the commit records")
-        return complete
-    if twin is None:
-        raise Damaged(
-            f"{array.folder}/COMPLETE.json and its records are both damaged; give a --from that has the array"
-        )
-    array.folder.replace("COMPLETE.json", twin.complete().to_bytes())
-    say("COMPLETE.json pulled")
-    return array.complete()
-
-
-def _mend_beside(array: FeatureArray, key: ArrayKey, complete: Complete | None, say: Callable[[str], None]) -> None:
-    """plan.json, zarr.json and commit records, from what is known to be right."""
-    if complete is not None:
-        wanted = {"plan.json": layout_json(complete.plan)}
-        wanted |= {record_name(record.chunk): canonical(asdict(record)) for record in complete.records}
-        for name, content in wanted.items():
-            if not _says(array, name, content):
-                array.folder.replace(name, content)
-                say(f"{name} written again from COMPLETE.json")
-    plan = complete.plan if complete else array.layout()
-    if plan is not None and not _says(array, "zarr.json", zarr_json(key, plan)):
-        array.folder.replace("zarr.json", zarr_json(key, plan))
-        say("zarr.json written again")
-
-
-def _says(array: FeatureArray, name: str, content: bytes) -> bool:
-    """Whether a JSON file means what it should."""
-    try:
-        return read_json(array.folder, name) == json.loads(content)
-    except (FileNotFoundError, Damaged):
-        return False
-
-
-def _mend_unfinished(array: FeatureArray, twin: FeatureArray | None, say: Callable[[str], None]) -> None:
-    """In an array that is not complete, damaged chunks are pulled, or lose their record: then they count as missing."""
-    theirs = twin.complete() if twin is not None else None
-    part = array.partial()
-    if theirs is not None and part is not None and part.root != theirs.root:
-        theirs = None
-    for chunk in sorted(array.committed()):
+    def _mend_key(self) -> ArrayKey:
         try:
-            record = array.record(chunk)
+            return self.array.key()
         except Damaged:
-            record = None
-        if record is not None and not chunk_problem(array, record, deep=True):
-            continue
-        wanted = theirs.records[chunk] if theirs and (part or record is None) else record
-        content = _content(twin, wanted) if wanted else None
-        if wanted is not None and content is not None:
-            array.folder.replace(chunk_name(chunk), content)
-            array.folder.replace(record_name(chunk), canonical(asdict(wanted)))
-            say(f"chunk {chunk} pulled")
-            continue
-        array.folder.remove(record_name(chunk))
-        if array.folder.exists(chunk_name(chunk)):
-            array.folder.set_aside(chunk_name(chunk))
-        say(f"chunk {chunk} set aside; {'pull it again' if part else 'run the same featcache extract again'}")
+            if self.twin is None:
+                raise
+            self.twin.key()
+            self.array.folder.replace("key.json", self.twin.folder.read("key.json"))
+            self.on_step("key.json pulled")
+            return self.array.key()
 
+    def _mend_tables(self, key: ArrayKey) -> None:
+        folder = self.cache.folder / key.dataset
+        try:
+            checked_tables(folder, key.view, key.binds["rows"])
+            return
+        except Damaged:
+            if self.sources.remote is not None:
+                remote = self.sources.remote.folder / key.dataset
+                for name in checked_tables(remote, key.view, key.binds["rows"]):
+                    folder.replace(name, remote.read(name))
+                self.on_step("row table, splits and labels pulled")
+                return
+        dataset = _open(key, self.sources)
+        view = dataset.views.get(key.view)
+        if view is None or view.root != key.binds["rows"]["root"]:
+            raise Damaged(
+                f"{key.dataset}/{key.view}: the data set is not the one that was extracted; give another --root"
+            )
+        write_rows(folder / key.view, view, dataset.overlay)
+        self.on_step("row table, splits and labels written from the data set")
 
-# -- chunks -----------------------------------------------------------------------------------------------------------
+    def _mend_complete(self) -> Complete | None:
+        """COMPLETE.json as it is, from the other cache, or from the commit records; None if there was none."""
+        array = self.array
+        if not array.is_complete:
+            return None
+        try:
+            return array.complete()
+        except Damaged:
+            pass
+        layout = array.layout()
+        try:
+            records = [array.record(chunk) for chunk in range(layout.chunks)] if layout else []
+        except Damaged:
+            records = []
+        if layout and records and all(record and not chunk_problem(array, record, deep=True) for record in records):
+            array.folder.set_aside("COMPLETE.json")
+            complete = array.finish(layout)
+            self.on_step("COMPLETE.json written again from the commit records")
+            return complete
+        if self.twin is None:
+            raise Damaged(
+                f"{array.folder}/COMPLETE.json and its records are both damaged; give a --from that has the array"
+            )
+        array.folder.replace("COMPLETE.json", self.twin.complete().to_bytes())
+        self.on_step("COMPLETE.json pulled")
+        return array.complete()
 
+    def _mend_records(self, key: ArrayKey, complete: Complete | None) -> None:
+        """plan.json, zarr.json and commit records, from what is known to be right."""
+        if complete is not None:
+            self._rewrite("plan.json", layout_json(complete.layout), " from COMPLETE.json")
+            for record in complete.records:
+                self._rewrite(record_name(record.chunk), canonical(asdict(record)), " from COMPLETE.json")
+        layout = complete.layout if complete else self.array.layout()
+        if layout is not None:
+            self._rewrite("zarr.json", zarr_json(key, layout), "")
 
-def _pull(
-    array: FeatureArray, twin: FeatureArray | None, bad: Sequence[Record], say: Callable[[str], None]
-) -> list[Record]:
-    """Takes damaged chunks from the other cache where it has the recorded bytes; returns those it has not."""
-    left: list[Record] = []
-    for record in bad:
-        content = _content(twin, record)
-        if content is None:
-            left.append(record)
-            continue
-        array.folder.replace(chunk_name(record.chunk), content)
-        say(f"chunk {record.chunk} pulled")
-    return left
+    def _rewrite(self, name: str, content: bytes, source: str) -> None:
+        """Replaces a JSON file that does not mean what it should."""
+        try:
+            if read_json(self.array.folder, name) == json.loads(content):
+                return
+        except (FileNotFoundError, Damaged):
+            pass
+        self.array.folder.replace(name, content)
+        self.on_step(f"{name} written again{source}")
 
-
-def _content(twin: FeatureArray | None, record: Record) -> bytes | None:
-    """The recorded bytes of a chunk, if the other cache has them."""
-    if twin is None:
-        return None
-    try:
-        found = twin.folder.read(chunk_name(record.chunk))
-    except OSError:
-        return None
-    return found if blake3(found).hexdigest() == record.blake3 else None
-
-
-def _compute(
-    cache: Cache,
-    array: FeatureArray,
-    key: ArrayKey,
-    complete: Complete,
-    bad: Sequence[Record],
-    sources: Sources,
-    say: Callable[[str], None],
-) -> None:
-    """Computes damaged chunks again, in a cache of their own, and puts them in place if they are what was recorded."""
-    if "from" in key.binds["encoder"] or "imported" in key.binds["encoder"]:
-        raise Damaged(f"{array.folder} was not extracted: run what made it again, or give a --from that has it")
-    workshop = Cache(cache.root / f".repair-{uuid.uuid4().hex}")
-    try:
-        # under the names it was extracted with: it may have been renamed since
-        job = _job(workshop, ArrayKey.from_json(read_json(array.folder, "key.json")), sources)
-        made = job.targets[0].array
-        made.create(key, complete.plan)
-        wanted = {record.chunk for record in bad}
-        skip = "skip" if complete.failed else "stop"
-        extract(workshop, job, chunks=wanted.__contains__, on_error=skip)
-        new = {chunk: record for chunk in wanted if (record := made.record(chunk)) is not None}
-        if wanted - new.keys():
-            raise FeaturesNotCached(f"chunks {sorted(wanted - new.keys())} of {array.folder} could not be computed")
-        _put_in_place(cache, array, made, complete, new, sources, say)
-    finally:
-        if workshop.folder.there():
-            workshop.folder.delete()
-
-
-def _put_in_place(
-    cache: Cache,
-    array: FeatureArray,
-    made: FeatureArray,
-    complete: Complete,
-    new: dict[int, Record],
-    sources: Sources,
-    say: Callable[[str], None],
-) -> None:
-    other = [chunk for chunk, record in new.items() if record.blake3 != complete.records[chunk].blake3]
-    if other and not sources.new_root:
-        raise RootsDiffer(
-            f"{array.folder}: chunks {sorted(other)} computed again have other bytes than recorded (another device, "
-            "thread count or library). Nothing was changed. Give a --from that has the array, or accept them with "
-            "--new-root: whatever was derived from the array is then dropped"
-        )
-    if other:
-        array.folder.set_aside("COMPLETE.json")  # from here on it is an array that lacks chunks
-        for chunk in other:
+    def _mend_unfinished(self) -> None:
+        """In an incomplete array, damaged chunks are pulled, or lose their record: then they count as missing."""
+        array = self.array
+        theirs, part = self.twin.complete() if self.twin is not None else None, array.partial()
+        if theirs is not None and part is not None and part.root != theirs.root:
+            theirs = None
+        for chunk in sorted(array.committed()):
+            try:
+                record = array.record(chunk)
+            except Damaged:
+                record = None
+            if record is not None and not chunk_problem(array, record, deep=True):
+                continue
+            wanted = theirs.records[chunk] if theirs and (part or record is None) else record
+            if wanted is not None and self._pulled(wanted):
+                array.folder.replace(record_name(chunk), canonical(asdict(wanted)))
+                continue
             array.folder.remove(record_name(chunk))
-    for chunk, record in sorted(new.items()):
-        array.folder.replace(chunk_name(chunk), made.folder.read(chunk_name(chunk)))
-        if chunk in other:
-            array.folder.write_once(record_name(chunk), canonical(asdict(record)))
-        say(f"chunk {chunk} computed again" + (", with other bytes" if chunk in other else ""))
-    if other:
-        root = array.finish(complete.plan).root
-        say(f"new root {root[:8]}, it was {complete.root[:8]}")
-        for derived in _derived(cache, array.digest, complete.root):
-            cache.remove(derived)
-            say(f"dropped {'/'.join(derived.name[:-1])}, which was derived from the old bytes")
+            if array.folder.exists(chunk_name(chunk)):
+                array.folder.set_aside(chunk_name(chunk))
+            again = "pull it again" if part else "run the same featcache extract again"
+            self.on_step(f"chunk {chunk} set aside; {again}")
+
+    # -- chunks -------------------------------------------------------------------------------------------------------
+
+    def _pulled(self, record: Record) -> bool:
+        """Takes a chunk from the other cache, if that has the recorded bytes."""
+        if self.twin is None:
+            return False
+        try:
+            content = self.twin.folder.read(chunk_name(record.chunk))
+        except OSError:
+            return False
+        if blake3(content).hexdigest() != record.blake3:
+            return False
+        self.array.folder.replace(chunk_name(record.chunk), content)
+        self.on_step(f"chunk {record.chunk} pulled")
+        return True
+
+    def _compute(self, key: ArrayKey, complete: Complete, bad: Sequence[Record]) -> None:
+        """Computes damaged chunks again, in a cache of their own, and puts them in place if they are as recorded."""
+        array = self.array
+        if "from" in key.binds["encoder"] or "imported" in key.binds["encoder"]:
+            raise Damaged(f"{array.folder} was not extracted: run what made it again, or give a --from that has it")
+        workshop = Cache(self.cache.root / f".repair-{uuid.uuid4().hex}")
+        try:
+            # under the names it was extracted with: it may have been renamed since
+            job = _job(workshop, ArrayKey.from_json(read_json(array.folder, "key.json")), self.sources)
+            computed = job.targets[0].array
+            computed.create(key, complete.layout)
+            wanted = {record.chunk for record in bad}
+            settings = RowSettings("skip" if complete.failed else "stop")
+            extract(workshop, job, chunks=wanted.__contains__, settings=settings)
+            records = {chunk: record for chunk in wanted if (record := computed.record(chunk)) is not None}
+            if wanted - records.keys():
+                lacking = sorted(wanted - records.keys())
+                raise FeaturesNotCached(f"chunks {lacking} of {array.folder} could not be computed")
+            self._put_in_place(computed, complete, records)
+        finally:
+            if workshop.folder.there():
+                workshop.folder.delete()
+
+    def _put_in_place(self, computed: FeatureArray, complete: Complete, records: dict[int, Record]) -> None:
+        array = self.array
+        other = [chunk for chunk, record in records.items() if record.blake3 != complete.records[chunk].blake3]
+        if other and not self.sources.new_root:
+            raise RootsDiffer(
+                f"{array.folder}: chunks {sorted(other)} computed again have other bytes than recorded (another "
+                "device, thread count or library). Nothing was changed. Give a --from that has the array, or accept "
+                "them with --new-root: whatever was derived from the array is then dropped"
+            )
+        if other:
+            array.folder.set_aside("COMPLETE.json")  # from here on it is an array that lacks chunks
+            for chunk in other:
+                array.folder.remove(record_name(chunk))
+        for chunk, record in sorted(records.items()):
+            array.folder.replace(chunk_name(chunk), computed.folder.read(chunk_name(chunk)))
+            if chunk in other:
+                array.folder.write_once(record_name(chunk), canonical(asdict(record)))
+            self.on_step(f"chunk {chunk} computed again" + (", with other bytes" if chunk in other else ""))
+        if other:
+            root = array.finish(complete.layout).root
+            self.on_step(f"new root {root[:8]}, it was {complete.root[:8]}")
+            for derived in _derived(self.cache, array.digest, complete.root):
+                self.cache.remove(derived)
+                self.on_step(f"dropped {'/'.join(derived.name[:-1])}, which was derived from the old bytes")
 
 
 def _derived(cache: Cache, digest: str, root: str) -> list[FeatureArray]:
     """Arrays that were computed from these very bytes."""
-    found: list[FeatureArray] = []
+    derived: list[FeatureArray] = []
     for array in cache.arrays():
         try:
             source = array.key().binds["encoder"].get("from", {})
         except FeatcacheError:
             continue
         if (source.get("digest"), source.get("root")) == (digest, root):
-            found.append(array)
-    return found
+            derived.append(array)
+    return derived
 
 
 def _open(key: ArrayKey, sources: Sources) -> Dataset:
@@ -340,12 +309,19 @@ def _job(workshop: Cache, key: ArrayKey, sources: Sources) -> Job:
     compute = str(key.binds["encoder"].get("compute", ""))
     autocast: Any = compute.removeprefix("autocast ") if compute.startswith("autocast ") else None
     dtype: Any = key.binds["dtype"]
-    options = EncodeOptions(sources.weights, seed is not None, int(seed or 0), sources.device, autocast, False, dtype)
+    options = EncodeOptions(
+        weights=sources.weights,
+        random=seed is not None,
+        seed=int(seed or 0),
+        device=sources.device,
+        autocast=autocast,
+        dtype=dtype,
+    )
     job = plan_job(workshop, _open(key, sources), encoder_spec(name), options, view=key.view, layers=[key.layer])
-    found = job.targets[0].key
-    if found.digest != key.digest:
+    planned = job.targets[0].key
+    if planned.digest != key.digest:
         fields = "; ".join(
-            f"{field}: {now} (was {was})" for field, (was, now) in differences(key.binds, found.binds).items()
+            f"{field}: {now} (was {was})" for field, (was, now) in differences(key.binds, planned.binds).items()
         )
         raise UsageError(f"{key.path}: data and encoder at hand are not those it was extracted with: {fields}")
     return job

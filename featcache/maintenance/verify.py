@@ -1,4 +1,4 @@
-"""Is every byte of the cache what was recorded? Checks that name array and chunk."""
+"""Verification: every byte of the cache against what was recorded; problems name array and chunk."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -19,17 +19,11 @@ _ADVICE = re.compile(r"\.? Run: featcache verify$|\.? Run the same featcache ext
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is not as recorded.
+    """One thing that is not as recorded."""
 
-    Args:
-        where: Path of the array below the cache's folder.
-        what: What is wrong.
-        chunk: The chunk that it is wrong with, if it is one.
-    """
-
-    where: str
-    what: str
-    chunk: int | None = None
+    where: str  # path of the array below the cache's folder
+    what: str  # what is wrong
+    chunk: int | None = None  # the chunk that it is wrong with, if it is one
 
 
 def verify(
@@ -45,7 +39,7 @@ def verify(
         deep: Also compute blake3 of every chunk, which no accident and no hand leaves as it was.
         on_array: Called with each array's path before it is checked.
     """
-    for array in cache.answering(selector):
+    for array in cache.matching(selector):
         where = str(array.name)
         if on_array:
             on_array(where)
@@ -56,38 +50,40 @@ def verify(
 def array_problems(cache: Cache, array: FeatureArray, *, deep: bool) -> Iterator[tuple[str, int | None]]:
     """What is wrong with one array, and with which of its chunks; as `verify`."""
     try:
-        key, plan = array.key(), array.layout()
-        if plan is None:
+        key, layout = array.key(), array.layout()
+        if layout is None:
             yield "plan.json is missing", None
             return
         checked_tables(cache.folder / key.dataset, key.view, key.binds["rows"])
-        if read_json(array.folder, "zarr.json") != zarr_metadata(key, plan, key.binds["d"], key.binds["dtype"]):
+        if read_json(array.folder, "zarr.json") != zarr_metadata(key, layout, key.binds["d"], key.binds["dtype"]):
             yield "zarr.json was changed", None
-        yield from _record_problems(array, key, plan, deep)
-        yield from ((f"foreign file {name}", None) for name in stray_files(array, plan))
+        yield from _record_problems(array, key, layout, deep)
+        yield from ((f"foreign file {name}", None) for name in stray_files(array, layout))
     except FileNotFoundError as error:
         yield f"{error.filename or error} is missing", None
     except (FeatcacheError, OSError) as error:
         yield str(error), None
 
 
-def _record_problems(array: FeatureArray, key: ArrayKey, plan: Layout, deep: bool) -> Iterator[tuple[str, int | None]]:
+def _record_problems(
+    array: FeatureArray, key: ArrayKey, layout: Layout, deep: bool
+) -> Iterator[tuple[str, int | None]]:
     records: dict[int, Record] = {}
     if array.is_complete:
         complete = array.complete()
         records = {record.chunk: record for record in complete.records}
-        if (complete.plan, complete.d, complete.dtype) != (plan, key.binds["d"], key.binds["dtype"]):
+        if (complete.layout, complete.d, complete.dtype) != (layout, key.binds["d"], key.binds["dtype"]):
             yield "COMPLETE.json, plan.json and key.json contradict each other", None
     for chunk in sorted(array.committed() | records.keys()):
-        beside: Record | None = None
+        own: Record | None = None
         try:
-            beside = array.record(chunk)
+            own = array.record(chunk)
         except FeatcacheError as error:
             yield str(error), None
-        recorded = records.get(chunk, beside)
+        recorded = records.get(chunk, own)
         if recorded is None:
             continue
-        if beside != recorded:
+        if own != recorded:
             yield f"commits/{chunk}.json is missing or is not the record in COMPLETE.json", None
         what = chunk_problem(array, recorded, deep=deep)
         if what:
@@ -98,17 +94,17 @@ def chunk_problem(array: FeatureArray, record: Record, *, deep: bool) -> str | N
     """What is wrong with the file of a chunk; None if nothing is."""
     chunk = record.chunk
     try:
-        found = array.folder.read(chunk_name(chunk))
+        data = array.folder.read(chunk_name(chunk))
     except FileNotFoundError:
         return f"chunk {chunk} is missing"
     except OSError as error:  # a bad sector, a folder in its place
         return f"chunk {chunk} cannot be read: {error.strerror}"
-    if len(found) != record.bytes:
-        return f"chunk {chunk} has {len(found)} bytes, recorded {record.bytes}"
-    if crc_of(found[:-CRC_BYTES]) != found[-CRC_BYTES:]:
+    if len(data) != record.bytes:
+        return f"chunk {chunk} has {len(data)} bytes, recorded {record.bytes}"
+    if crc_of(data[:-CRC_BYTES]) != data[-CRC_BYTES:]:
         return f"chunk {chunk} has flipped bits (CRC-32C)"
-    if found[-CRC_BYTES:].hex() != record.crc32c:
+    if data[-CRC_BYTES:].hex() != record.crc32c:
         return f"chunk {chunk} was replaced: its CRC-32C holds and is not the recorded one"
-    if deep and blake3(found).hexdigest() != record.blake3:
+    if deep and blake3(data).hexdigest() != record.blake3:
         return f"chunk {chunk} was replaced: blake3 is not the recorded one"
     return None

@@ -1,4 +1,4 @@
-"""What has to travel from one cache to another? The chunks that are missing there, unless its bytes differ."""
+"""Differences between two caches: the chunks of each array that the target lacks, and arrays of unequal roots."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 
 from featcache.cache import Cache
 from featcache.errors import FeaturesNotCached, RootsDiffer, UsageError
-from featcache.sharing.validate import Said, records_of, safe_path, said_of
+from featcache.sharing.validate import ArrayMetadata, read_metadata, records_of, safe_path
 from featcache.store.array import FeatureArray
 from featcache.store.layout import Layout
 from featcache.store.records import PARTIAL, Complete, Record
@@ -18,27 +18,16 @@ _U = TypeVar("_U")
 
 @dataclass(frozen=True)
 class Move:
-    """What one array still has to send.
-
-    Args:
-        source: The array where it is.
-        target: The array where it goes, there or not.
-        said: What the source says of it.
-        records: Records of the chunks that the target lacks.
-        done: The target has all of it.
-        rows: Only part of the array goes.
-        mixed: Some records at the target are another writer's, of the same bytes.
-        partial: The target holds PARTIAL.json of an earlier pull.
-    """
+    """One array of a transfer, and what of it the target lacks."""
 
     source: FeatureArray
-    target: FeatureArray
-    said: Said
-    records: tuple[Record, ...] = ()
-    done: bool = True
-    rows: bool = False
-    mixed: bool = False
-    partial: bool = False
+    target: FeatureArray  # there or not
+    metadata: ArrayMetadata  # of the source array
+    records: tuple[Record, ...] = ()  # of the chunks that the target lacks
+    done: bool = True  # the target has all of it
+    rows: bool = False  # only part of the array goes
+    mixed: bool = False  # some records at the target are another writer's, of the same bytes
+    partial: bool = False  # the target holds PARTIAL.json of an earlier pull
 
     @property
     def path(self) -> str:
@@ -47,13 +36,13 @@ class Move:
 
     @property
     def layout(self) -> Layout:
-        """The plan of both."""
-        return self.said.plan
+        """The layout of both."""
+        return self.metadata.layout
 
     @property
     def complete(self) -> Complete | None:
-        """What the source recorded of the whole array; None if it is not complete."""
-        return self.said.complete
+        """COMPLETE.json of the source array; None if it is not complete."""
+        return self.metadata.complete
 
     @property
     def bytes(self) -> int:
@@ -63,23 +52,14 @@ class Move:
 
 @dataclass(frozen=True)
 class Transfer:
-    """What has to travel from one cache to another.
-
-    Args:
-        source: The cache where it is.
-        target: The cache where it goes.
-        moves: One for each array that answers to the selector, done or not.
-        replaced: Arrays of the target that give way because the source is preferred.
-        prefer: Whose bytes, splits and labels stand where they differ.
-        left_out: Arrays of which the source has only some rows.
-    """
+    """What has to travel from one cache to another."""
 
     source: Cache
     target: Cache
-    moves: tuple[Move, ...]
-    replaced: tuple[FeatureArray, ...] = ()
-    prefer: Prefer | None = None
-    left_out: tuple[str, ...] = ()
+    moves: tuple[Move, ...]  # one for each array that matches a selector, done or not
+    replaced: tuple[FeatureArray, ...] = ()  # arrays of the target that give way because the source is preferred
+    prefer: Prefer | None = None  # whose bytes, splits and labels stay where they differ
+    left_out: tuple[str, ...] = ()  # arrays of which the source has only some rows
 
     @property
     def bytes(self) -> int:
@@ -93,7 +73,7 @@ class Transfer:
 
 
 def map_both(source: Cache, target: Cache, function: Callable[[_T], _U], items: Sequence[_T]) -> list[_U]:
-    """As `Folder.map`, as many at once as the slower of both sides wants."""
+    """As `Folder.map`, with as many calls at once as the slower of both caches needs."""
     return max(source.folder, target.folder, key=lambda folder: folder.parallel).map(function, items)
 
 
@@ -117,33 +97,38 @@ def plan_transfer(
         selectors: `dataset[/view[/encoder[/layer]]]`, parts may hold globs.
         rows: Only the chunks that hold rows start to stop.
         prefer: Whose array stays where both have chunks and their bytes differ; None makes that an error.
-        may_lack: The source need not have anything of what is named.
+        may_lack: The source need not have any array that matches.
 
     Raises:
-        FeaturesNotCached: If the source has nothing of what is named, and that is not allowed.
+        FeaturesNotCached: If the source has no array that matches, and that is not allowed.
         RootsDiffer: If both have an array with other bytes and none is preferred.
         UsageError: If the source holds only some rows of an array.
         Damaged: If an array of the source contradicts itself.
         RemoteFailed: If one side cannot be reached, or lists what no cache holds.
     """
-    answering = (source.answering(selector, may_lack=may_lack) for selector in selectors)
-    found = {str(array.folder): array for arrays in answering for array in arrays}
-    if not all(map(_names_one, selectors)):  # what was not asked for by name need not be there whole
-        left_out = [place for place, array in found.items() if array.folder.exists(PARTIAL)]
-        found = {place: array for place, array in found.items() if place not in left_out}
-    else:
-        left_out = []
-    if not found and left_out and not may_lack:
+    matches = (source.matching(selector, may_lack=may_lack) for selector in selectors)
+    arrays = {str(array.folder): array for each in matches for array in each}
+    left_out: list[str] = []
+    if not all(map(_names_one, selectors)):  # an array that only a glob matches need not be there whole
+        left_out = [place for place, array in arrays.items() if array.folder.exists(PARTIAL)]
+        arrays = {place: array for place, array in arrays.items() if place not in left_out}
+    if not arrays and left_out and not may_lack:
         raise UsageError(f"only some rows of {left_out[0]} are there; what is passed on must be whole")
-    if not found and not may_lack:
+    if not arrays and not may_lack:
         raise FeaturesNotCached(f"there is nothing to send in {source.folder}")
 
     def compare(array: FeatureArray) -> tuple[Move, FeatureArray | None]:
         return _compare(source, target, array, rows, prefer)
 
-    pairs = map_both(source, target, compare, list(found.values()))
-    replaced = tuple(array for _, array in pairs if array is not None)
-    return Transfer(source, target, tuple(move for move, _ in pairs), replaced, prefer, tuple(left_out))
+    pairs = map_both(source, target, compare, list(arrays.values()))
+    return Transfer(
+        source=source,
+        target=target,
+        moves=tuple(move for move, _ in pairs),
+        replaced=tuple(array for _, array in pairs if array is not None),
+        prefer=prefer,
+        left_out=tuple(left_out),
+    )
 
 
 def _names_one(selector: str) -> bool:
@@ -154,42 +139,51 @@ def _names_one(selector: str) -> bool:
 def _compare(
     source: Cache, target: Cache, array: FeatureArray, rows: tuple[int, int] | None, prefer: Prefer | None
 ) -> tuple[Move, FeatureArray | None]:
-    """What an array has to send, and the array that has to give way first."""
+    """The move of an array, and the array of the target that has to give way first."""
     path = safe_path(source, array)
-    said, there = said_of(array), target.array(path)
-    if said.part is not None:
+    ours, there = read_metadata(array), target.array(path)
+    if ours.partial is not None:
         raise UsageError(f"only some rows of {path} are in {source.folder}; what is passed on must be whole")
-    if said.complete is None and rows is not None:
+    if ours.complete is None and rows is not None:
         raise FeaturesNotCached(f"{array.folder} is not complete: its rows cannot be pulled one by one")
-    wanted = list(said.complete.records) if said.complete else list(records_of(array, said).values())
+    wanted = list(ours.complete.records) if ours.complete else list(records_of(array, ours).values())
     safe_path(target, there)
     # a push that was killed at its beginning may have left one without the other
     begun = there.folder.exists("plan.json") and there.folder.exists("key.json")
-    theirs = said_of(there) if begun else None
+    theirs = read_metadata(there) if begun else None
     held = _held(there, theirs)
     replaced = None
-    if theirs is not None and _differs(there, said, theirs, wanted, held):
+    if theirs is not None and _differs(there, ours, theirs, wanted, held):
         if prefer is None:
             raise RootsDiffer(
                 f"{path}: {source.folder} and {target.folder} hold other bytes for the same digest (another device, "
                 "thread count or library). To keep one of them: --prefer local, or --prefer remote"
             )
         if prefer == "destination":
-            return Move(array, there, said), None
+            return Move(array, there, ours), None
         replaced, theirs, held = there, None, {}
-    needed = wanted if rows is None else _of_rows(wanted, rows, said.plan, path)
+    needed = wanted if rows is None else _of_rows(wanted, rows, ours.layout, path)
     missing = tuple(record for record in needed if record.chunk not in held)
     mixed = any(held.get(record.chunk, record) != record for record in wanted)
-    partial = theirs is not None and theirs.part is not None
+    partial = theirs is not None and theirs.partial is not None
     if rows is not None:
         rest = not partial
     else:
-        rest = said.complete is not None or len(held) == said.plan.chunks
-    done = not missing and (not rest or (theirs is not None and theirs.complete is not None))
-    return Move(array, there, said, missing, done, rows is not None, mixed, partial), replaced
+        rest = ours.complete is not None or len(held) == ours.layout.chunks
+    move = Move(
+        source=array,
+        target=there,
+        metadata=ours,
+        records=missing,
+        done=not missing and (not rest or (theirs is not None and theirs.complete is not None)),
+        rows=rows is not None,
+        mixed=mixed,
+        partial=partial,
+    )
+    return move, replaced
 
 
-def _held(there: FeatureArray, theirs: Said | None) -> dict[int, Record]:
+def _held(there: FeatureArray, theirs: ArrayMetadata | None) -> dict[int, Record]:
     if theirs is None:
         return {}
     if theirs.complete is not None:
@@ -197,21 +191,25 @@ def _held(there: FeatureArray, theirs: Said | None) -> dict[int, Record]:
     return records_of(there, theirs)
 
 
-def _of_rows(records: list[Record], rows: tuple[int, int], plan: Layout, path: str) -> list[Record]:
+def _of_rows(records: list[Record], rows: tuple[int, int], layout: Layout, path: str) -> list[Record]:
     start, stop = rows
-    if not 0 <= start < stop <= plan.n:
-        raise UsageError(f"rows {start}:{stop} of {path}, which has {plan.n}; ask for rows within 0:{plan.n}")
-    return records[start // plan.chunk_rows : -(-stop // plan.chunk_rows)]
+    if not 0 <= start < stop <= layout.n:
+        raise UsageError(f"rows {start}:{stop} of {path}, which has {layout.n}; ask for rows within 0:{layout.n}")
+    return records[start // layout.chunk_rows : -(-stop // layout.chunk_rows)]
 
 
 def _differs(
-    there: FeatureArray, said: Said, theirs: Said, wanted: Sequence[Record], held: Mapping[int, Record]
+    there: FeatureArray,
+    ours: ArrayMetadata,
+    theirs: ArrayMetadata,
+    wanted: Sequence[Record],
+    held: Mapping[int, Record],
 ) -> bool:
     """Whether a chunk that both have recorded differs, or another root is arriving there."""
-    if theirs.plan != said.plan:
+    if theirs.layout != ours.layout:
         return True
     if theirs.complete is None:
-        roots = {there.arriving(), theirs.part and theirs.part.root}
-        if roots - {None, said.complete and said.complete.root}:
+        roots = {there.arriving(), theirs.partial and theirs.partial.root}
+        if roots - {None, ours.complete and ours.complete.root}:
             return True
     return any(held.get(record.chunk, record).blake3 != record.blake3 for record in wanted)

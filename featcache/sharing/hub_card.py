@@ -1,4 +1,4 @@
-"""What does a shared cache say about itself? The card of a data set repository, from the arrays' keys alone."""
+"""The card (README.md) of a data set repository on the Hub, written from the keys of its arrays alone."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ _MODALITIES = ("image", "text", "audio")
 def card(arrays: Sequence[tuple[Entry, ArrayKey]], address: str) -> str:
     """The README.md of a repository that holds these arrays.
 
-    Everything comes from the arrays' keys; nothing is looked up. What a key does not state is said to be not stated.
+    Everything comes from the arrays' keys; nothing is looked up. What a key does not state is "not stated".
 
     Args:
         arrays: The listing and the key of each array.
@@ -89,7 +89,7 @@ def _array_rows(arrays: Iterable[tuple[Entry, ArrayKey]]) -> Sequence[Sequence[A
 
 
 def _data_rows(keys: Iterable[ArrayKey]) -> Sequence[Sequence[str]]:
-    """A row for each row table; what an array does not state of its data, another array over the same rows may."""
+    """A row for each row table, from what all arrays over the same rows state of their data."""
     stated: dict[tuple[str, str, str], dict[str, Any]] = {}
     for key in keys:
         rows = _rows(key)

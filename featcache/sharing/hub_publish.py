@@ -1,4 +1,4 @@
-"""Repositories of the Hub that a push makes: created private unless asked otherwise, described by a card."""
+"""Repositories of the Hub that a push goes to: made private by default, described by a card, listed with licences."""
 
 from featcache.cache import Cache
 from featcache.sharing.hub_card import MARK, card
@@ -11,7 +11,7 @@ def is_hub(folder: Folder) -> bool:
 
 
 def make_repository(target: Cache, *, public: bool) -> None:
-    """Makes the repository that a push goes to, unless it is there; nothing to do elsewhere.
+    """Makes the repository that a push goes to, unless it is there; does nothing where the target is no repository.
 
     Args:
         target: Where the push goes.
@@ -24,7 +24,7 @@ def make_repository(target: Cache, *, public: bool) -> None:
 
 
 def is_public(target: Cache) -> bool:
-    """Whether everybody can read a place that a push goes to already; only a Hub repository says so."""
+    """Whether everybody can read the target; known of Hub repositories only, False elsewhere."""
     if not is_hub(target.folder) or not target.folder.there():
         return False
     from featcache.storage.hub import open_hub
@@ -33,11 +33,7 @@ def is_public(target: Cache) -> bool:
 
 
 def write_card(target: Cache) -> bool:
-    """Writes the repository's README.md from the keys of what lies in it.
-
-    Returns:
-        Whether it says so now: a card of someone else's hand is left alone; True where there is none to write.
-    """
+    """Writes the repository's README.md from the keys of its arrays; as `replace_card`, True outside the Hub."""
     if not is_hub(target.folder):
         return True
     arrays = list(target.arrays())
@@ -47,15 +43,7 @@ def write_card(target: Cache) -> bool:
 
 
 def replace_card(folder: Folder, text: str) -> bool:
-    """Writes a folder's README.md; one that somebody else wrote is left alone.
-
-    Args:
-        folder: The repository's folder.
-        text: From `hub_card.card`; holds MARK.
-
-    Returns:
-        Whether README.md has this text now.
-    """
+    """Writes a card as a folder's README.md; whether it did: one that somebody else wrote is left alone."""
     if folder.exists("README.md") and MARK.encode() not in folder.read("README.md"):
         return False
     folder.replace("README.md", text.encode())
@@ -63,17 +51,12 @@ def replace_card(folder: Folder, text: str) -> bool:
 
 
 def terms(source: Cache, selectors: list[str]) -> list[tuple[str, str]]:
-    """(what, its licence) of the data sets and encoders that a push would make available.
-
-    Args:
-        source: The cache that is pushed.
-        selectors: What of it.
-    """
-    found: dict[str, str] = {}
+    """(name, licence) of the data sets and encoders of the arrays that a push would make available."""
+    licences: dict[str, str] = {}
     for selector in selectors:
-        for array in source.answering(selector):
+        for array in source.matching(selector):
             key = array.key()
             data, encoder = key.provenance.get("dataset", {}), key.provenance.get("encoder", {})
-            found[f"data set {key.dataset}"] = str(data.get("licence", "not stated"))
-            found[f"encoder {key.encoder}"] = str(encoder.get("licence", "not stated"))
-    return sorted(found.items())
+            licences[f"data set {key.dataset}"] = str(data.get("licence", "not stated"))
+            licences[f"encoder {key.encoder}"] = str(encoder.get("licence", "not stated"))
+    return sorted(licences.items())

@@ -1,4 +1,4 @@
-"""How do features get from one cache to another? Only missing chunks travel, each checked; tables go along."""
+"""Transfer of arrays and row tables from one cache to another: only missing chunks travel, each verified."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from blake3 import blake3
 
 from featcache.errors import Damaged, RootsDiffer, UsageError
 from featcache.sharing.diff import Move, Transfer, map_both, plan_transfer
-from featcache.sharing.validate import overlay_root, require_plain, said_of
+from featcache.sharing.validate import overlay_root, read_metadata, require_plain
 from featcache.storage.base import Folder
 from featcache.storage.local import LocalFolder
 from featcache.store.array import FeatureArray
@@ -24,14 +24,7 @@ __all__ = ["Move", "Sent", "Transfer", "plan_transfer", "transfer"]
 
 @dataclass
 class Sent:
-    """What a transfer did.
-
-    Args:
-        arrays: Arrays of which something travelled.
-        chunks: Chunks that travelled.
-        bytes: Their bytes.
-        paths: Paths of these arrays.
-    """
+    """What travelled in a transfer: how many arrays, chunks and bytes of chunks, and the paths of the arrays."""
 
     arrays: int = 0
     chunks: int = 0
@@ -40,7 +33,7 @@ class Sent:
 
 
 def transfer(what: Transfer, *, on_bytes: Callable[[int], None] | None = None) -> Sent:
-    """Moves what a plan says; interrupted at any moment, the same call goes on.
+    """Carries out a transfer; interrupted at any moment, the same call goes on.
 
     Chunks are checked against their recorded blake3 before they are written; records follow their chunks, and
     COMPLETE.json comes last.
@@ -50,7 +43,7 @@ def transfer(what: Transfer, *, on_bytes: Callable[[int], None] | None = None) -
         on_bytes: Called with the bytes of chunks that arrived since the last call.
 
     Raises:
-        Damaged: If a chunk or table of the source is not what was recorded.
+        Damaged: If a chunk or table of the source is not as recorded.
         RootsDiffer: If someone else is filling the target with other bytes.
         RemoteFailed: If a remote cannot be reached.
         UsageError: If the target cannot be written to.
@@ -122,7 +115,7 @@ def _send_tables(what: Transfer) -> None:
     """Row tables, splits and labels of every view of which something travels, or whose labels the source prefers."""
     views: dict[tuple[str, str, str], tuple[ArrayKey, bool]] = {}
     for move in what.moves:
-        key = move.said.key
+        key = move.metadata.key
         name = (key.dataset, key.view, key.binds["rows"]["root"])
         views[name] = (key, not move.done or views.get(name, (key, False))[1])
     files: dict[str, Callable[[], bytes]] = {}
@@ -143,7 +136,7 @@ def _send_tables(what: Transfer) -> None:
 
 
 def _tables_to_send(what: Transfer, key: ArrayKey, overlay: str) -> dict[str, Callable[[], bytes]]:
-    """The tables of a view, checked where they are; a damaged one at the target gives way at once."""
+    """The tables of a view, checked where they are; a damaged one at the target is replaced at once."""
     source, target, rows = what.source.folder, what.target.folder, key.binds["rows"]
 
     def read_table(cache: Folder) -> None:
@@ -172,10 +165,10 @@ def _tables_to_send(what: Transfer, key: ArrayKey, overlay: str) -> dict[str, Ca
 
 
 def _announce(what: Transfer, moves: Sequence[Move]) -> None:
-    """Key, plan and metadata, and which root is arriving, so that two pushes of unequal bytes never mix."""
+    """Sends key, layout and metadata, and which root is arriving, so that two pushes of unequal bytes never mix."""
     files: dict[str, bytes] = {}
     for move in moves:
-        files |= {f"{move.path}/{name}": content for name, content in move.said.meta.items()}
+        files |= {f"{move.path}/{name}": content for name, content in move.metadata.files.items()}
         if move.complete is not None:
             name = PARTIAL if move.rows else ARRIVING
             files[f"{move.path}/{name}"] = (
@@ -197,18 +190,18 @@ def _announce(what: Transfer, moves: Sequence[Move]) -> None:
 
 
 def _is_taken(move: Move, made: Mapping[str, bool]) -> bool:
-    """Whether others have begun to fill the array, by another plan or with another root, since it was compared."""
-    if not made[f"{move.path}/plan.json"] and move.target.layout() != move.plan:
+    """Whether others have begun to fill the array, in another layout or with another root, since it was compared."""
+    if not made[f"{move.path}/plan.json"] and move.target.layout() != move.layout:
         return True
     if move.complete is None:
         return move.target.arriving() is not None
     if move.rows:
-        part = None if made[f"{move.path}/{PARTIAL}"] else said_of(move.target).part
-        return part is not None and part.root != move.complete.root
+        partial = None if made[f"{move.path}/{PARTIAL}"] else read_metadata(move.target).partial
+        return partial is not None and partial.root != move.complete.root
     if not made[f"{move.path}/{ARRIVING}"]:
         # gone again: its owner has just ended, and what it completed is compared at the end
         return move.target.arriving() not in (None, move.complete.root)
-    if move.target.is_complete and said_of(move.target).complete != move.complete:
+    if move.target.is_complete and read_metadata(move.target).complete != move.complete:
         if move.target.complete().root != move.complete.root:
             move.target.folder.remove(ARRIVING)
             return True
@@ -216,16 +209,16 @@ def _is_taken(move: Move, made: Mapping[str, bool]) -> bool:
 
 
 def _send_chunks(what: Transfer, group: Sequence[Move]) -> Iterator[Record]:
-    """Sends the chunks of a group; what stands there already is compared, and what is damaged there gives way."""
+    """Sends the chunks of a group; one that is there already is compared, and replaced if it is damaged."""
     pairs = {f"{move.path}/{chunk_name(record.chunk)}": (move, record) for move in group for record in move.records}
 
     def content(move: Move, record: Record) -> bytes:
-        found = _read_chunk(move.source, record)
-        if found is None or blake3(found).hexdigest() != record.blake3:
+        chunk = _read_chunk(move.source, record)
+        if chunk is None or blake3(chunk).hexdigest() != record.blake3:
             raise Damaged(
                 f"chunk {record.chunk} of {move.source.folder} is not what was recorded. Run: featcache verify"
             )
-        return found
+        return chunk
 
     files = {name: lambda pair=pair: content(*pair) for name, pair in pairs.items()}
     there: list[tuple[Move, Record]] = []
@@ -235,14 +228,14 @@ def _send_chunks(what: Transfer, group: Sequence[Move]) -> Iterator[Record]:
         else:
             there.append(pairs[name])
 
-    def settle(pair: tuple[Move, Record]) -> Record:
+    def compare(pair: tuple[Move, Record]) -> Record:
         move, record = pair
-        found = _read_chunk(move.target, record)
-        if found is None or blake3(found).hexdigest() != record.blake3:
-            _mend(what, move, record, found, content(move, record))
+        existing = _read_chunk(move.target, record)
+        if existing is None or blake3(existing).hexdigest() != record.blake3:
+            _replace_chunk(what, move, record, existing, content(move, record))
         return record
 
-    yield from map_both(what.source, what.target, settle, there)
+    yield from map_both(what.source, what.target, compare, there)
 
 
 def _read_chunk(array: FeatureArray, record: Record) -> bytes | None:
@@ -251,20 +244,19 @@ def _read_chunk(array: FeatureArray, record: Record) -> bytes | None:
     Raises:
         Damaged: If there is no such chunk.
     """
-    found = bytearray(record.bytes)
+    content = bytearray(record.bytes)
     try:
-        size = array.folder.read_into(chunk_name(record.chunk), memoryview(found))
+        size = array.folder.read_into(chunk_name(record.chunk), memoryview(content))
     except FileNotFoundError as error:
         raise Damaged(f"chunk {record.chunk} of {array.folder} is missing. Run: featcache verify") from error
-    return found if size == record.bytes else None  # pyright: ignore[reportReturnType] - as good as bytes
+    return content if size == record.bytes else None  # pyright: ignore[reportReturnType] - as good as bytes
 
 
-def _mend(what: Transfer, move: Move, record: Record, found: bytes | None, content: bytes) -> None:
-    """Another chunk stands there: a damaged one without record gives way, a whole one only to who is preferred."""
+def _replace_chunk(what: Transfer, move: Move, record: Record, existing: bytes | None, content: bytes) -> None:
+    """Replaces a chunk of the target that has no record, if it is damaged or the source is preferred."""
     name = chunk_name(record.chunk)
-    beside = move.target.record(record.chunk)
-    is_whole = found is not None and crc_of(found[:-CRC_BYTES]) == found[-CRC_BYTES:]
-    if beside is not None or (is_whole and what.prefer != "source"):
+    is_whole = existing is not None and crc_of(existing[:-CRC_BYTES]) == existing[-CRC_BYTES:]
+    if move.target.record(record.chunk) is not None or (is_whole and what.prefer != "source"):
         raise RootsDiffer(
             f"{move.path}: chunk {record.chunk} has other bytes in {move.target.folder}. "
             "To replace them: --prefer, once whoever writes it has ended"
@@ -290,10 +282,10 @@ def _send_records(what: Transfer, group: Sequence[Move]) -> set[str]:
 
 
 def _conclude(what: Transfer, moves: Sequence[Move], mixed: set[str]) -> None:
-    """Says of each array whose last chunk has arrived that it is whole."""
+    """Completes each array whose last chunk has arrived."""
 
     def is_whole(move: Move) -> bool:  # by looking: someone may have removed it meanwhile
-        return len(move.target.committed()) == move.plan.chunks
+        return len(move.target.committed()) == move.layout.chunks
 
     whole = [move for move, yes in zip(moves, map_both(what.source, what.target, is_whole, moves), strict=True) if yes]
     ours = {
@@ -306,7 +298,7 @@ def _conclude(what: Transfer, moves: Sequence[Move], mixed: set[str]) -> None:
     def check(move: Move) -> None:
         name = f"{move.path}/COMPLETE.json"
         if name not in made:
-            root = move.target.finish(move.plan).root  # from the records as they stand there
+            root = move.target.finish(move.layout).root  # from the records as they stand there
         else:
             root = None if made[name] else move.target.complete().root
         if move.complete is not None and root not in (None, move.complete.root):

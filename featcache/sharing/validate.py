@@ -1,4 +1,4 @@
-"""Can what another cache says of an array be believed? Only what agrees with itself is sent on."""
+"""Validation of another cache's arrays: names, links, and metadata whose parts must agree with each other."""
 
 import re
 import stat
@@ -37,28 +37,21 @@ _ITEM_BYTES = {name: np.dtype(name).itemsize for name in (*FLOATS, IDS)}
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a cache says of one of its arrays; its parts agree with each other.
-
-    Args:
-        key: What was asked.
-        plan: How it is cut.
-        complete: All its records and their root; None if it is not complete.
-        part: The same, where only some rows of it were pulled.
-    """
+class ArrayMetadata:
+    """Key, layout and completion record of one array, which agree with each other."""
 
     key: ArrayKey
-    plan: Layout
-    complete: Complete | None
-    part: Complete | None
+    layout: Layout
+    complete: Complete | None  # None if the array is not complete
+    partial: Complete | None  # of PARTIAL.json, where only some rows were pulled
 
     @property
-    def meta(self) -> dict[str, bytes]:
-        """Key, plan and Zarr metadata as this version writes them: nobody's own bytes are sent on."""
+    def files(self) -> dict[str, bytes]:
+        """Key, layout and Zarr metadata as this version writes them: nobody's own bytes are sent on."""
         return {
             "key.json": key_json(self.key),
-            "plan.json": layout_json(self.plan),
-            "zarr.json": zarr_json(self.key, self.plan),
+            "plan.json": layout_json(self.layout),
+            "zarr.json": zarr_json(self.key, self.layout),
         }
 
 
@@ -98,56 +91,56 @@ def require_plain(path: Path) -> None:
         raise RemoteFailed(f"{path} is a link or no plain file; nothing was read. Put the file itself there")
 
 
-def said_of(array: FeatureArray) -> Said:
-    """Reads key, plan and completion record of an array and checks them against each other.
+def read_metadata(array: FeatureArray) -> ArrayMetadata:
+    """Reads key, layout and completion record of an array and checks them against each other.
 
     Raises:
         Damaged: If one is missing, is not of its form, or contradicts another.
         NewerFormat: If a newer featcache wrote it.
     """
     try:
-        key, plan = array.key(), array.layout()
-        if plan is None:
+        key, layout = array.key(), array.layout()
+        if layout is None:
             raise Damaged(f"{array.folder}/plan.json is missing. Run: featcache verify")
-        _check(key, plan)
-        complete = _whole(array, key, plan, "COMPLETE.json")
-        part = _whole(array, key, plan, PARTIAL) if complete is None else None
+        _check(key, layout)
+        complete = _whole(array, key, layout, "COMPLETE.json")
+        partial = _whole(array, key, layout, PARTIAL) if complete is None else None
     except FeatcacheError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         # a hostile file can be of any shape
         raise Damaged(f"{array.folder} contradicts itself: {error!r}. Run: featcache verify") from error
-    return Said(key, plan, complete, part)
+    return ArrayMetadata(key, layout, complete, partial)
 
 
-def _check(key: ArrayKey, plan: Layout) -> None:
-    """Raises ValueError, or whatever comes of a hostile shape, if key and plan contradict each other."""
+def _check(key: ArrayKey, layout: Layout) -> None:
+    """Raises ValueError, or whatever comes of a hostile shape, if key and layout contradict each other."""
     rows, d, dtype = key.binds["rows"], key.binds["d"], key.binds["dtype"]
-    for number in (plan.n, plan.chunk_rows, plan.batch_size, d):
+    for number in (layout.n, layout.chunk_rows, layout.batch_size, d):
         if type(number) is not int or number < 1:
             raise ValueError(f"{number!r} rows, columns or rows a batch")
     if not isinstance(rows["modality"], str) or not isinstance(rows["decoding"], dict):
         raise ValueError(f"rows of {rows['modality']!r}, decoded by {rows['decoding']!r}")
-    if rows["n"] != plan.n or not _ROOT.fullmatch(rows["root"]):
-        raise ValueError(f"plan of {plan.n} rows, key of {rows['n']} with root {rows['root']!r}")
-    if plan.order not in ("row", "cost") or plan.chunk_rows > plan.n:
-        raise ValueError(f"chunks of {plan.chunk_rows} of {plan.n} rows in order {plan.order!r}")
-    if chunk_bytes(key, plan) > _MOST_CHUNK:
-        raise ValueError(f"chunks of {chunk_bytes(key, plan)} bytes of {dtype}")
+    if rows["n"] != layout.n or not _ROOT.fullmatch(rows["root"]):
+        raise ValueError(f"plan of {layout.n} rows, key of {rows['n']} with root {rows['root']!r}")
+    if layout.order not in ("row", "cost") or layout.chunk_rows > layout.n:
+        raise ValueError(f"chunks of {layout.chunk_rows} of {layout.n} rows in order {layout.order!r}")
+    if chunk_bytes(key, layout) > _MOST_CHUNK:
+        raise ValueError(f"chunks of {chunk_bytes(key, layout)} bytes of {dtype}")
 
 
-def chunk_bytes(key: ArrayKey, plan: Layout) -> int:
+def chunk_bytes(key: ArrayKey, layout: Layout) -> int:
     """Size of every chunk file of an array, checksum included."""
-    return plan.chunk_rows * key.binds["d"] * _ITEM_BYTES[key.binds["dtype"]] + CRC_BYTES
+    return layout.chunk_rows * key.binds["d"] * _ITEM_BYTES[key.binds["dtype"]] + CRC_BYTES
 
 
-def _whole(array: FeatureArray, key: ArrayKey, plan: Layout, name: str) -> Complete | None:
+def _whole(array: FeatureArray, key: ArrayKey, layout: Layout, name: str) -> Complete | None:
     try:
         value: Any = read_json(array.folder, name)
     except FileNotFoundError:
         return None
-    # before the records are compared with a plan that may be of any size
-    if value["plan"] != plan.to_json() or len(value["records"]) != plan.chunks:
+    # before the records are compared with a layout that may be of any size
+    if value["plan"] != layout.to_json() or len(value["records"]) != layout.chunks:
         raise Damaged(f"{array.folder}/{name} is not of the plan in plan.json. Run: featcache verify")
     complete = parse_complete(value, array.digest, f"{array.folder}/{name}")
     if (complete.d, complete.dtype) != (key.binds["d"], key.binds["dtype"]):
@@ -155,21 +148,20 @@ def _whole(array: FeatureArray, key: ArrayKey, plan: Layout, name: str) -> Compl
     return complete
 
 
-def records_of(array: FeatureArray, said: Said) -> dict[int, Record]:
+def records_of(array: FeatureArray, metadata: ArrayMetadata) -> dict[int, Record]:
     """The commit records of an array that is not complete, by chunk.
 
     Raises:
-        Damaged: If one does not fit the plan.
+        Damaged: If one does not fit the layout.
     """
-    found = array.folder.map(array.record, sorted(array.committed()))
     records: dict[int, Record] = {}
-    for record in found:
+    for record in array.folder.map(array.record, sorted(array.committed())):
         if record is None:
             continue
-        if not 0 <= record.chunk < said.plan.chunks or record.chunk in records:
+        if not 0 <= record.chunk < metadata.layout.chunks or record.chunk in records:
             raise Damaged(f"{array.folder} has a record of chunk {record.chunk}, which is none. Run: featcache verify")
-        start, stop = said.plan.span(record.chunk)
-        right = (stop - start, chunk_bytes(said.key, said.plan)) == (record.rows, record.bytes)
+        start, stop = metadata.layout.span(record.chunk)
+        right = (stop - start, chunk_bytes(metadata.key, metadata.layout)) == (record.rows, record.bytes)
         if not right or not _BLAKE3.fullmatch(record.blake3):
             raise Damaged(f"the record of chunk {record.chunk} of {array.folder} was changed. Run: featcache verify")
         records[record.chunk] = record
@@ -177,13 +169,13 @@ def records_of(array: FeatureArray, said: Said) -> dict[int, Record]:
 
 
 def overlay_root(cache: Cache, key: ArrayKey) -> str | None:
-    """Root of the splits and labels that a cache says are current for an array's rows.
+    """Root of the splits and labels that are current for an array's rows in a cache.
 
     Raises:
         Damaged: If it is no root: it becomes part of a file's name.
     """
-    view, root = cache.folder / key.dataset / key.view, key.binds["rows"]["root"]
-    found = current_overlay(view, root)
-    if found is not None and not _ROOT.fullmatch(found):
-        raise Damaged(f"{view} names splits and labels {found[:80]!r}. Run the same featcache extract again")
-    return found
+    view = cache.folder / key.dataset / key.view
+    root = current_overlay(view, key.binds["rows"]["root"])
+    if root is not None and not _ROOT.fullmatch(root):
+        raise Damaged(f"{view} names splits and labels {root[:80]!r}. Run the same featcache extract again")
+    return root

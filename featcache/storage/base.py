@@ -1,4 +1,4 @@
-"""Where do the files of a cache lie? One interface for a folder on a disk, a bucket and a Hub repository."""
+"""The interface of a folder that holds a cache's files: on a disk, in a bucket, or in a Hub repository."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -24,7 +24,7 @@ def overlapped(function: Callable[[_T], _U], items: Iterable[_T], *, threads: in
 
     Args:
         function: Called in threads.
-        items: Taken one by one as others end.
+        items: Taken one by one as calls end.
         threads: Calls under way at once.
         ahead: Items taken before the first result is waited for.
     """
@@ -42,23 +42,32 @@ def overlapped(function: Callable[[_T], _U], items: Iterable[_T], *, threads: in
                 future.cancel()
 
 
+def fill_views(views: Iterable[memoryview], content: bytes | memoryview) -> None:
+    """Fills writable views, one after the other, with as many bytes as there are."""
+    start = 0
+    for view in views:
+        part = content[start : start + len(view)]
+        view[: len(part)] = part
+        start += len(part)
+
+
 class Folder(ABC):
     """A folder of named files, whole or absent, with folders below it.
 
-    Every method that takes a name means a file directly in this folder or, with "/", below it. `folder / "a/b"` is
-    the folder below.
+    A name means a file directly in this folder or, with "/", below it; `folder / "a/b"` is the folder below. Methods
+    raise FileNotFoundError where a file that they read is missing, and RemoteFailed where a remote cannot be reached.
     """
 
     parallel: ClassVar[int] = 8  # requests worth having under way at once
     batch_bytes: ClassVar[int] = 64 * 2**20  # chunks to write before their records: what an interruption may cost
 
     def map(self, function: Callable[[_T], _U], items: Sequence[_T], *, parallel: int | None = None) -> list[_U]:
-        """The results of a function that reads or writes here, in order; several at once where that pays.
+        """The results of a function that reads or writes here, in the order of the items.
 
         Args:
-            function: What to do.
-            items: What with.
-            parallel: At least so many at once; None leaves it to the kind of folder.
+            function: Called with each item; in threads where the kind of folder gains by it.
+            items: Its arguments.
+            parallel: At least so many calls at once; None leaves it to the kind of folder.
         """
         parallel = max(self.parallel, parallel or 1)
         if parallel == 1 or len(items) < 2:
@@ -94,11 +103,7 @@ class Folder(ABC):
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """A file's bytes.
-
-        Raises:
-            FileNotFoundError: If there is none.
-        """
+        """A file's bytes."""
 
     @abstractmethod
     def read_into(self, name: str, *views: memoryview, offset: int = 0) -> int:
@@ -106,9 +111,6 @@ class Folder(ABC):
 
         Returns:
             The size of the whole file. The views hold its bytes only if it reaches to their end.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
         """
 
     @abstractmethod
@@ -141,31 +143,31 @@ class Folder(ABC):
         Example:
             LocalFolder(cache).find("openmoji/*/minilm/*/*")
         """
-        found, listed = [""], True
+        paths, listed = [""], True
         for part in pattern.split("/"):
             if any(sign in part for sign in "*?["):
-                below = self.map(lambda path: (self / path if path else self).folders(), found)
-                found = [
+                below = self.map(lambda path: (self / path if path else self).folders(), paths)
+                paths = [
                     f"{path}/{name}".lstrip("/")
-                    for path, names in zip(found, below, strict=True)
+                    for path, names in zip(paths, below, strict=True)
                     for name in names
                     if fnmatchcase(name, part) and not name.startswith(".")
                 ]
                 listed = True
             else:
-                found, listed = [f"{path}/{part}".lstrip("/") for path in found], False
-        there = [True] * len(found) if listed else self.map(lambda path: (self / path).there(), found)
-        return sorted(path for path, exists in zip(found, there, strict=True) if exists)
+                paths, listed = [f"{path}/{part}".lstrip("/") for path in paths], False
+        there = [True] * len(paths) if listed else self.map(lambda path: (self / path).there(), paths)
+        return sorted(path for path, exists in zip(paths, there, strict=True) if exists)
 
     def zarr_store(self) -> Any:
-        """What zarr-python opens this folder by: a path or a zarr store."""
+        """What zarr-python opens this folder by: a path or a zarr store; UsageError where it cannot."""
         raise UsageError(f"{self} cannot be opened by zarr-python. Run: featcache pull first")
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def make(self) -> None:
-        """Makes the folder and those above it, durably; nothing to do in a bucket."""
+        """Makes the folder and those above it, durably; nothing to do where folders are only parts of names."""
 
     @abstractmethod
     def write_once(self, name: str, *parts: bytes | memoryview) -> bool:
@@ -195,7 +197,7 @@ class Folder(ABC):
         """Makes what lies directly in this folder durable, whoever wrote it: its writer may have been killed."""
 
     def prune(self, levels: int) -> None:  # noqa: B027 - a bucket has no empty folders
-        """Deletes this folder and so many levels in all upwards, as long as they are empty; nothing in a bucket."""
+        """Deletes this folder and so many levels in all upwards, as long as they are empty."""
 
     def send(self, files: Iterable[tuple[str, Callable[[], bytes]]]) -> Iterator[tuple[str, bool]]:
         """Writes many files once each, several at a time, in any order.

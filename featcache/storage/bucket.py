@@ -1,4 +1,5 @@
-"""How does a cache lie in a bucket (S3, Google Cloud Storage, Azure)? The one module that imports obstore."""
+"""A cache's folder in a bucket (S3, Google Cloud Storage, Azure), with conditional put; the only import of obstore."""
+# ruff: noqa: D102 - the interface is documented in storage/base.py
 
 import logging
 import os
@@ -12,7 +13,7 @@ from typing import Any, TypeVar, final
 from urllib.parse import urlsplit
 
 from featcache.errors import RemoteFailed, UsageError
-from featcache.storage.base import ASIDE, Folder
+from featcache.storage.base import ASIDE, Folder, fill_views
 
 _T = TypeVar("_T")
 _PATIENCE = 20.0  # seconds for which a request is tried again; a server that is restarted is back by then
@@ -69,13 +70,10 @@ def open_bucket(address: str) -> "BucketFolder":
 
 def _s3_settings() -> dict[str, Any]:
     """What object_store does not read by itself: the profile of ~/.aws, and plain http for a local endpoint."""
-    settings: dict[str, Any] = {}
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     profile = os.environ.get("AWS_PROFILE")
-    if profile or "AWS_ACCESS_KEY_ID" not in os.environ:
-        found = _aws_profile(profile or "default", required=profile is not None)
-        endpoint = endpoint or found.pop("endpoint_url", "")
-        settings |= found
+    settings = _profile(profile) if profile or "AWS_ACCESS_KEY_ID" not in os.environ else {}
+    in_profile = settings.pop("endpoint_url", "")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or in_profile
     if endpoint:
         settings["endpoint"] = endpoint
         if endpoint.startswith("http://"):
@@ -85,18 +83,45 @@ def _s3_settings() -> dict[str, Any]:
     return settings
 
 
-def _aws_profile(name: str, *, required: bool) -> dict[str, Any]:
-    """Settings of a profile in the AWS command line's own files; empty where there is none.
+def _profile(name: str | None) -> dict[str, Any]:
+    """Settings of an AWS profile, None for the default one: by boto3, which also knows roles and single sign-on.
 
     Raises:
-        UsageError: If a profile was asked for by name and is not there, or logs in by other means than keys.
+        UsageError: If the profile has a name and gives no credentials.
     """
+    try:
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.session import Session
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError:
+        return _profile_from_files(name)
+    session = Session(profile=name)
+    if name is None and "default" not in session.available_profiles:
+        return {}  # whatever else there is, object_store finds
+    try:
+        config = session.get_scoped_config()
+        settings: dict[str, Any] = {key: config[key] for key in ("region", "endpoint_url") if key in config}
+        if session.get_credentials() is not None:
+            settings["credential_provider"] = Boto3CredentialProvider(boto3.Session(botocore_session=session))
+            settings["credential_provider"]()  # a login that has ended is an error here, not at every request
+        elif name is not None:
+            raise UsageError(f"AWS profile {name!r} has no key, role or login. Run: aws configure --profile {name}")
+    except (BotoCoreError, ClientError, ValueError) as error:  # ValueError: what a login printed is no JSON
+        hint = f"For single sign-on, run: aws sso login --profile {name or 'default'}"
+        raise UsageError(f"AWS profile {name or 'default'!r} gives no credentials: {error}. {hint}") from None
+    return settings
+
+
+def _profile_from_files(name: str | None) -> dict[str, Any]:
+    """As `_profile` where boto3 is not installed: keys in the AWS command line's own files."""
     home = Path.home() / ".aws"
     credentials, config = ConfigParser(interpolation=None), ConfigParser(interpolation=None)
     credentials.read(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", home / "credentials"))
     config.read(os.environ.get("AWS_CONFIG_FILE", home / "config"))
-    section = name if name == "default" else f"profile {name}"
-    found = {**(config[section] if section in config else {}), **(credentials[name] if name in credentials else {})}
+    section = "default" if name in (None, "default") else f"profile {name}"
+    sections = (config, section), (credentials, name or "default")
+    values = {key: value for file, part in sections if part in file for key, value in file[part].items()}
     names = {
         "aws_access_key_id": "access_key_id",
         "aws_secret_access_key": "secret_access_key",
@@ -104,8 +129,8 @@ def _aws_profile(name: str, *, required: bool) -> dict[str, Any]:
         "region": "region",
         "endpoint_url": "endpoint_url",
     }
-    settings: dict[str, Any] = {ours: found[theirs] for theirs, ours in names.items() if theirs in found}
-    if required and "access_key_id" not in settings:
+    settings: dict[str, Any] = {ours: values[theirs] for theirs, ours in names.items() if theirs in values}
+    if name is not None and "access_key_id" not in settings:
         raise UsageError(
             f"AWS profile {name!r} has no access key in {home}. For single sign-on or roles, run: "
             f'eval "$(aws configure export-credentials --profile {name} --format env)"; unset AWS_PROFILE'
@@ -115,11 +140,11 @@ def _aws_profile(name: str, *, required: bool) -> dict[str, Any]:
 
 def _status(error: BaseException) -> int | None:
     """The HTTP status in an error's message; obstore has no other place for it."""
-    found = _STATUS.search(str(error))
-    return int(found[1]) if found else None
+    match = _STATUS.search(str(error))
+    return int(match[1]) if match else None
 
 
-def _is_passing(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     """Whether the same request may well succeed a little later."""
     from obstore import exceptions as of
 
@@ -148,7 +173,7 @@ def _reason(error: BaseException) -> str:
 
 @final
 class BucketFolder(Folder):
-    """A folder of a bucket: a common beginning of its objects' names.
+    """A folder of a bucket: a common beginning of its objects' names, which exists if there is an object below it.
 
     Args:
         store: An obstore store of the whole bucket.
@@ -168,12 +193,10 @@ class BucketFolder(Folder):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The names on the way to this folder, its own last."""
         return (self._address, *(part for part in self._path.split("/") if part))
 
     @property
     def parent(self) -> "BucketFolder":
-        """The folder that this one lies in."""
         return BucketFolder(self._store, self._address, self._path.rpartition("/")[0], self._reopen)
 
     def _at(self, name: str) -> str:
@@ -191,7 +214,7 @@ class BucketFolder(Folder):
 
         try:
             for attempt in stamina.retry_context(
-                on=_is_passing, attempts=None, timeout=_PATIENCE, wait_initial=0.2, wait_max=3.0
+                on=_is_transient, attempts=None, timeout=_PATIENCE, wait_initial=0.2, wait_max=3.0
             ):
                 with attempt:
                     return call()
@@ -211,7 +234,7 @@ class BucketFolder(Folder):
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _write(self, what: str, call: Callable[[], Any]) -> None:
-        """As `_try`; what is not found when an object is put can only be the bucket."""
+        """As `_try`; where an object is written, only the bucket can be missing."""
         try:
             self._try(what, call)
         except FileNotFoundError:
@@ -220,11 +243,7 @@ class BucketFolder(Folder):
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def read(self, name: str) -> bytes:
-        """An object's bytes.
-
-        Raises:
-            RemoteFailed: If it is JSON and larger than any of ours.
-        """
+        """Refuses JSON that is larger than any of ours."""
         path = self._at(name)
 
         def fetch() -> bytes:
@@ -236,7 +255,6 @@ class BucketFolder(Folder):
         return self._try(f"reading {name}", fetch)
 
     def read_into(self, name: str, *views: memoryview, offset: int = 0) -> int:
-        """Fills views with an object's bytes."""
         path, length = self._at(name), sum(map(len, views))
 
         def fetch() -> tuple[int, memoryview]:
@@ -251,16 +269,11 @@ class BucketFolder(Folder):
                 # the object ends before the range begins
                 return int(self._store.head(path)["size"]), memoryview(b"")
 
-        size, found = self._try(f"reading {name}", fetch)
-        done = 0
-        for view in views:
-            part = found[done : done + len(view)]
-            view[: len(part)] = part
-            done += len(part)
+        size, content = self._try(f"reading {name}", fetch)
+        fill_views(views, content)
         return size
 
     def size(self, name: str) -> int | None:
-        """An object's size."""
         path = self._at(name)
         try:
             return int(self._try(f"looking for {name}", lambda: self._store.head(path))["size"])
@@ -268,27 +281,22 @@ class BucketFolder(Folder):
             return None
 
     def there(self) -> bool:
-        """Whether anything lies below."""
         names, folders = self._level()
         return bool(names or folders)
 
     def names(self) -> set[str]:
-        """Names of the objects directly in it."""
         return self._level()[0]
 
     def folders(self) -> list[str]:
-        """Names of the folders directly in it."""
         return self._level()[1]
 
     def _level(self) -> tuple[set[str], list[str]]:
-        found = self._try("listing", lambda: self._store.list_with_delimiter(self._path or None))
+        page = self._try("listing", lambda: self._store.list_with_delimiter(self._path or None))
         # an object of the folder's own name is what consoles leave where someone made a folder
-        names = {self._relative(entry["path"]) for entry in found["objects"] if entry["path"] != self._path}
-        return names, sorted(self._relative(path) for path in found["common_prefixes"])
+        names = {self._relative(entry["path"]) for entry in page["objects"] if entry["path"] != self._path}
+        return names, sorted(self._relative(path) for path in page["common_prefixes"])
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Every object below."""
-
         def pages() -> list[tuple[str, int]]:
             listing = self._store.list(self._path or None, chunk_size=1000)
             entries = [entry for page in listing for entry in page if entry["path"] != self._path]
@@ -297,7 +305,7 @@ class BucketFolder(Folder):
         yield from self._try("listing", pages)
 
     def _relative(self, path: str) -> str:
-        """A listed path, relative to this folder; a bucket's listing is not to be trusted further than its form."""
+        """A listed path, relative to this folder; RemoteFailed if a hostile server lists one outside of it."""
         inside = not self._path or path.startswith(f"{self._path}/")
         name = path[len(self._path) :].strip("/") if inside else path
         if not inside or ".." in name.split("/") or not _PLAIN.fullmatch(name):
@@ -305,7 +313,6 @@ class BucketFolder(Folder):
         return name
 
     def zarr_store(self) -> Any:
-        """A zarr store over this folder."""
         from zarr.storage import ObjectStore
 
         return ObjectStore(self._reopen(self._path), read_only=True)
@@ -313,10 +320,10 @@ class BucketFolder(Folder):
     # -- writing ----------------------------------------------------------------------------------------------------
 
     def make(self) -> None:
-        """Nothing: a bucket has no folders of its own."""
+        pass
 
     def write_once(self, name: str, *parts: bytes | memoryview) -> bool:
-        """Puts an object unless it is there, by a conditional put."""
+        """Puts the object on the condition that there is none of that name."""
         from obstore.exceptions import AlreadyExistsError
 
         path, whole = self._at(name), _joined(parts)
@@ -327,44 +334,34 @@ class BucketFolder(Folder):
         return True
 
     def replace(self, name: str, *parts: bytes | memoryview) -> None:
-        """Puts an object over whatever is there."""
         path, whole = self._at(name), _joined(parts)
         self._write(f"writing {name}", lambda: self._store.put(path, whole, use_multipart=False))
 
     def remove(self, name: str, *more: str) -> None:
-        """Deletes objects."""
-        paths = [self._at(each) for each in (name, *more)]
-        try:
-            self._try(f"deleting {name}", lambda: self._store.delete(paths))
-        except FileNotFoundError:
-            pass
+        names = [name, *more]
+        for first in range(0, len(names), 1000):
+            batch = names[first : first + 1000]
+            paths = [self._at(each) for each in batch]
+            try:
+                self._try(f"deleting {batch[0]}", lambda paths=paths: self._store.delete(paths))
+            except FileNotFoundError:
+                if len(batch) > 1:  # one is gone, the others may be there
+                    self.map(self.remove, batch)
 
     def set_aside(self, name: str) -> None:
-        """Copies an object to `.aside-…` and deletes it."""
         path = self._at(name)
         folder, _, last = path.rpartition("/")
         aside = f"{folder}/{ASIDE}{last}-{uuid.uuid4().hex}".lstrip("/")
         self._try(f"setting {name} aside", lambda: self._store.rename(path, aside))
 
     def delete(self) -> None:
-        """Deletes everything below.
-
-        What makes it whole goes first and the chunks after their records: interrupted, it is what an interrupted
-        writing leaves, never a record without its chunk.
-        """
+        """Deletes COMPLETE.json first and the chunks after their records: never is there a record without its chunk."""
         self.remove("COMPLETE.json")
-        names = [name for name, _ in self.files()]
-        records = [name for name in names if name.startswith("commits/")]
-        self._remove_all(records)
-        self._remove_all([name for name in names if name not in set(records)])
-
-    def _remove_all(self, names: list[str]) -> None:
-        for first in range(0, len(names), 1000):
-            paths = [self._at(name) for name in names[first : first + 1000]]
-            try:
-                self._try("deleting", lambda paths=paths: self._store.delete(paths))
-            except FileNotFoundError:
-                self.map(self.remove, names[first : first + 1000])  # another deletes too
+        names = {name for name, _ in self.files()}
+        records = {name for name in names if name.startswith("commits/")}
+        for group in (records, names - records):
+            if group:
+                self.remove(*group)
 
 
 def _joined(parts: tuple[bytes | memoryview, ...]) -> bytes | memoryview:

@@ -1,18 +1,22 @@
-"""How does a file come to be there whole, once, and for good, even if the machine stops at any moment?"""
+"""Durable writes on a disk: files and folders that are whole and synced, and files that are created only once."""
 
 import errno
+import logging
 import os
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from featcache.storage.lock_folder import STALE_SECONDS, rename_exclusively
+
 TEMPORARY = ".tmp-"
-_STALE_SECONDS = 30.0
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+_without_links: set[Path] = set()  # folders whose disk a probe has shown to have none
+_noted_disks: set[int] = set()
+_log = logging.getLogger(__name__)
 
 
 def sync_file(descriptor: int) -> None:
@@ -30,7 +34,7 @@ def sync_file(descriptor: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Forces a folder's entries to the medium; threads that ask at the same time share one call of the system."""
+    """Forces a folder's entries to the medium; threads that sync it at the same time share one call of the system."""
     place = os.fspath(folder)
     with _turns_lock:
         turn = _turns.setdefault(place, _Turn())
@@ -49,7 +53,7 @@ def _sync_entries(folder: str) -> None:
 
 
 class _Turn:
-    """Runs an action for many threads: each is served by a run that began after it asked."""
+    """Runs an action for many threads: each is served by a run that began after its request."""
 
     def __init__(self) -> None:
         self._state = threading.Condition()
@@ -95,77 +99,57 @@ def _write_temporary(folder: Path, parts: Iterable[bytes | memoryview]) -> Path:
 
 
 def link_exclusively(temporary: Path, target: Path) -> bool:
-    """Gives the file its name unless the name is taken; True if it was free."""
+    """Gives the file its name unless the name is taken; True if it was free.
+
+    Where the folder's disk has no hard links, which a probe must confirm, a lock folder takes their place.
+    """
+    folder = target.parent
+    if folder not in _without_links:
+        try:
+            os.link(temporary, target)
+            return True
+        except FileExistsError:
+            return False
+        except OSError as error:
+            # another cause than the disk must not change the protocol: all writers into a folder follow the same
+            if error.errno not in _NO_HARD_LINKS or links_work(folder):
+                raise
+            _note_no_links(folder, error)
+    return rename_exclusively(temporary, target, target.with_name(f"{TEMPORARY}{target.name}.lock"))
+
+
+def links_work(folder: Path) -> bool:
+    """Whether the disk of a folder has hard links; makes and removes two files there."""
+    one, other = (folder / f"{TEMPORARY}{uuid.uuid4().hex}" for _ in range(2))
+    one.open("xb").close()
     try:
-        os.link(temporary, target)
-    except FileExistsError:
-        return False
+        os.link(one, other)
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        return _rename_exclusively(temporary, target)
+        return False
+    finally:
+        one.unlink()
+        other.unlink(missing_ok=True)
     return True
 
 
-def _rename_exclusively(temporary: Path, target: Path) -> bool:
-    """As `link_exclusively` where there are no hard links: a folder is the lock, a rename out of it the commit.
-
-    The file waits in a folder of its own, which takes the lock's name: that fails while another's folder, with its
-    file in it, has the name. A lock that is broken is renamed away, so its owner, should it only have slept, finds its
-    file no longer there.
-    """
-    lock = target.with_name(f"{TEMPORARY}{target.name}.lock")
-    own = temporary.with_name(f"{temporary.name}.folder")
-    own.mkdir()
-    waiting = own / temporary.name
-    temporary.rename(waiting)
-    try:
-        while not target.exists():
-            os.utime(own)
-            try:
-                own.rename(lock)
-            except OSError as error:
-                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                    raise
-                _wait_for(lock, own)
-                continue
-            try:
-                if target.exists():
-                    (lock / waiting.name).unlink()
-                    return False
-                (lock / waiting.name).rename(target)
-                return True
-            except FileNotFoundError as error:
-                raise OSError(errno.ESTALE, "slept too long while it held the lock", str(target)) from error
-            finally:
-                with suppress(OSError):  # another's by now, or gone
-                    lock.rmdir()
-        return False
-    finally:
-        with suppress(FileNotFoundError):
-            waiting.unlink()
-            own.rmdir()
-
-
-def _wait_for(lock: Path, own: Path) -> None:
-    """Waits a moment for another writer; breaks a lock so old that its owner must have died inside it.
-
-    Both ages are the file system's: on a network disk its clock is not ours.
-    """
-    try:
-        if own.stat().st_mtime - lock.stat().st_mtime > _STALE_SECONDS:
-            lock.rename(lock.with_name(f"{TEMPORARY}{uuid.uuid4().hex}.broken"))
-    except FileNotFoundError:
-        return
-    time.sleep(0.02)
+def _note_no_links(folder: Path, error: OSError) -> None:
+    _without_links.add(folder)
+    disk = folder.stat().st_dev
+    if disk not in _noted_disks:
+        _noted_disks.add(disk)
+        _log.warning(
+            "%s lies on a disk without hard links (%s): a lock folder and a rename take their place, which is slower "
+            "and fails a writer that sleeps for more than %.0f seconds. Run: featcache doctor",
+            folder,
+            error.strerror,
+            STALE_SECONDS,
+        )
 
 
 def write_once(target: Path, *parts: bytes | memoryview) -> bool:
-    """Writes a file that must not exist yet: whole, durable, or not at all.
-
-    Returns:
-        True if this call made the file, False if it was there (its bytes are left alone).
-    """
+    """Writes a file that must not exist yet; as `Folder.write_once`."""
     temporary = _write_temporary(target.parent, parts)
     try:
         made = link_exclusively(temporary, target)

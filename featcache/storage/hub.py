@@ -1,15 +1,14 @@
-"""How does a cache lie in a data set repository of the Hugging Face Hub?"""
+"""A cache's folder in a data set repository of the Hugging Face Hub."""
+# ruff: noqa: D102 - the interface is documented in storage/base.py
 
 import os
 import re
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import final
 
 from featcache.errors import UsageError
-from featcache.storage.base import ASIDE, Folder
+from featcache.storage.base import ASIDE, Folder, fill_views, overlapped
 from featcache.storage.hub_api import Change, Listing, NoRepository, Repository, is_inside
 
 _ADDRESS = re.compile(
@@ -31,8 +30,8 @@ def open_hub(address: str) -> "HubFolder":
     Example:
         open_hub("hf://datasets/lab/features/flickr30k@v1")
     """
-    found = _ADDRESS.fullmatch(address)
-    if found is None or not is_inside(found["path"].strip("/")):
+    match = _ADDRESS.fullmatch(address)
+    if match is None or not is_inside(match["path"].strip("/")):
         raise UsageError(f"{address!r} is not of the form hf://datasets/owner/name[/path][@revision]")
     try:
         import stamina  # noqa: F401
@@ -40,8 +39,8 @@ def open_hub(address: str) -> "HubFolder":
     except ImportError as error:
         raise UsageError(f"{address} needs {error.name}. Run: pip install 'featcache[share]'") from error
     disable_progress_bars()  # they would run into ours
-    path = found["path"].strip("/")
-    return HubFolder(Repository(found["repo"], found["revision"] or "main", path), path)
+    path = match["path"].strip("/")
+    return HubFolder(Repository(match["repo"], match["revision"] or "main", path), path)
 
 
 def token_place() -> str | None:
@@ -54,20 +53,6 @@ def token_place() -> str | None:
         return None
     named = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name)), None)
     return f"${named}" if named else constants.HF_TOKEN_PATH
-
-
-def _contents(files: Iterable[tuple[str, Callable[[], bytes]]]) -> Iterator[tuple[str, bytes]]:
-    """Reads files several at a time, a few ahead of who takes them."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        waiting = deque[tuple[str, Future[bytes]]]()
-        for name, content in files:
-            waiting.append((name, pool.submit(content)))
-            if len(waiting) >= 2 * _READERS:
-                name, read = waiting.popleft()
-                yield name, read.result()
-        while waiting:
-            name, read = waiting.popleft()
-            yield name, read.result()
 
 
 def _batches(files: Iterable[tuple[str, bytes]]) -> Iterator[dict[str, bytes]]:
@@ -88,7 +73,7 @@ def _batches(files: Iterable[tuple[str, bytes]]) -> Iterator[dict[str, bytes]]:
 class HubFolder(Folder):
     """A folder of a data set repository, as one commit holds it: listed once, and again after `refresh`.
 
-    Every write is a commit on top of the listed one, so that of two pushers the second is told to look again.
+    Every write is a commit on top of the listed one, so that of two pushers the second lists again.
 
     Args:
         repository: The repository, shared with the folders below.
@@ -108,12 +93,11 @@ class HubFolder(Folder):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The names on the way to this folder, its own last."""
         return (*self._repository.repo.split("/"), *(part for part in self._path.split("/") if part))
 
     @property
     def parent(self) -> "HubFolder":
-        """The folder that this one lies in; above the address's own path nothing is listed."""
+        """Above the address's own path nothing is listed."""
         return HubFolder(self._repository, self._path.rpartition("/")[0])
 
     def _at(self, name: str) -> str:
@@ -129,11 +113,7 @@ class HubFolder(Folder):
 
     @property
     def is_public(self) -> bool:
-        """Whether anybody can read the repository.
-
-        Raises:
-            RemoteFailed: If there is none.
-        """
+        """Whether anybody can read the repository; RemoteFailed if there is none."""
         return not self._repository.listing().private
 
     @property
@@ -148,18 +128,12 @@ class HubFolder(Folder):
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def read(self, name: str) -> bytes:
-        """A file's bytes."""
         return self._repository.get(self._at(name), 0, self._known_size(name))
 
     def read_into(self, name: str, *views: memoryview, offset: int = 0) -> int:
-        """Fills views with a file's bytes."""
         size = self._known_size(name)
         body = self._repository.get(self._at(name), offset, min(size, offset + sum(map(len, views))))
-        done = 0
-        for view in views:
-            part = body[done : done + len(view)]
-            view[: len(part)] = part
-            done += len(part)
+        fill_views(views, body)
         return size
 
     def _known_size(self, name: str) -> int:
@@ -169,30 +143,25 @@ class HubFolder(Folder):
         return size
 
     def size(self, name: str) -> int | None:
-        """A file's size."""
         path = self._at(name)
         return self._repository.listing().sizes.get(path)
 
     def there(self) -> bool:
-        """Whether the repository exists and anything lies below."""
         try:
             return self._path in self._repository.listing().levels
         except NoRepository:
             return False
 
     def names(self) -> set[str]:
-        """Names of the files in it."""
         return set(self._level()[0])
 
     def folders(self) -> list[str]:
-        """Names of the folders in it."""
         return sorted(self._level()[1])
 
     def _level(self) -> tuple[set[str], set[str]]:
         return self._repository.listing().levels.get(self._path, (set(), set()))
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Every file below."""
         return iter([(path.removeprefix(self._below), size) for path, size in self._all_below().items()])
 
     @property
@@ -206,14 +175,13 @@ class HubFolder(Folder):
     # -- writing ----------------------------------------------------------------------------------------------------
 
     def make(self) -> None:
-        """Nothing: a repository has no empty folders."""
+        pass
 
     def write_once(self, name: str, *parts: bytes | memoryview) -> bool:
-        """Commits a file that must not exist yet."""
         return all(made for _, made in self.send([(name, lambda: b"".join(parts))]))
 
     def send(self, files: Iterable[tuple[str, Callable[[], bytes]]]) -> Iterator[tuple[str, bool]]:
-        """Commits many files, many at a time; those that are there, or arrive meanwhile from others, are left alone."""
+        """Many files a commit; those that are there, or arrive meanwhile from others, are left alone."""
         there: list[str] = []
 
         def missing_files() -> Iterator[tuple[str, Callable[[], bytes]]]:
@@ -223,7 +191,8 @@ class HubFolder(Folder):
                 else:
                     yield name, content
 
-        for batch in _batches(_contents(missing_files())):
+        contents = overlapped(lambda file: (file[0], file[1]()), missing_files(), threads=_READERS, ahead=2 * _READERS)
+        for batch in _batches(contents):
             yield from self._send(batch)
         yield from ((name, False) for name in there)
 
@@ -238,7 +207,7 @@ class HubFolder(Folder):
         return iter([(name, self._at(name) in made) for name in batch])
 
     def replace(self, name: str, *parts: bytes | memoryview) -> None:
-        """Commits a file over whatever is there; the same bytes make no commit."""
+        """The same bytes make no commit."""
         path, body = self._at(name), b"".join(parts)
 
         def change(there: Listing) -> Change:
@@ -248,13 +217,12 @@ class HubFolder(Folder):
         self._repository.change(change)
 
     def remove(self, name: str, *more: str) -> None:
-        """Deletes files, all of them in one commit."""
+        """All files in one commit."""
         paths = {self._at(each) for each in (name, *more)}
         what = f"{len(paths)} files" if more else name
         self._repository.change(lambda there: Change(f"Delete {what}", remove=frozenset(paths & there.sizes.keys())))
 
     def set_aside(self, name: str) -> None:
-        """Renames a file to `.aside-…`."""
         self._known_size(name)
         path = self._at(name)
         folder, _, last = path.rpartition("/")
@@ -264,12 +232,7 @@ class HubFolder(Folder):
         )
 
     def delete(self) -> None:
-        """Deletes this folder with everything in it, in one commit.
-
-        Raises:
-            UsageError: If it is the whole repository.
-            FileNotFoundError: If there is no such folder.
-        """
+        """One commit; UsageError if this is the whole repository, FileNotFoundError if there is no such folder."""
         if not self._path:
             raise UsageError(f"{self} is a whole repository; delete it on its own page on the Hub")
         if not self.there():

@@ -1,4 +1,4 @@
-"""What is asked of the Hugging Face Hub about one data set repository, and what do its errors mean?"""
+"""Requests to the Hugging Face Hub about one data set repository, and the errors of ours that its errors become."""
 
 import re
 import threading
@@ -81,7 +81,7 @@ class Change:
         ]
 
 
-class Passing(RemoteFailed):
+class Transient(RemoteFailed):
     """The same request may succeed in a while: in `wait` seconds, where the Hub says so."""
 
     def __init__(self, message: str, wait: float | None = None) -> None:
@@ -119,7 +119,7 @@ class Repository:
         """Every file below the top, listed once."""
         with self._reading:
             if self._listing is None:
-                self._listing = self._ask("listing it", self._list)
+                self._listing = self._request("listing it", self._list)
             return self._listing
 
     def refresh(self) -> None:
@@ -170,24 +170,24 @@ class Repository:
             if part and response.status_code == 200:  # the server gave the whole file
                 body = body[start:stop]
             if len(body) != stop - start:
-                raise Passing(f"{self.address(path)}: {len(body)} bytes came of {stop - start}; run it again")
+                raise Transient(f"{self.address(path)}: {len(body)} bytes came of {stop - start}; run it again")
             return body
 
-        return self._ask(f"reading {path}", fetch) if stop > start else b""
+        return self._request(f"reading {path}", fetch) if stop > start else b""
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
     def create(self, private: bool) -> None:
         """Makes the repository unless it is there."""
         make = self._api.create_repo
-        self._ask("making it", lambda: make(self.repo, repo_type="dataset", private=private, exist_ok=True))
+        self._request("making it", lambda: make(self.repo, repo_type="dataset", private=private, exist_ok=True))
         self.refresh()
 
     def change(self, wanted: Callable[[Listing], Change]) -> Change:
         """Commits a change; works it out anew when another commit came first.
 
         Args:
-            wanted: Gives the change for what is there; without effect, nothing is committed.
+            wanted: Gives the change for a listing; one without effect is not committed.
         """
         import stamina
 
@@ -211,7 +211,7 @@ class Repository:
             return self._api.create_commit(self.repo, operations, commit_message=change.message, **where).oid
 
         self.refresh()  # unless all goes well, what is there is unknown
-        made = self._ask(change.message.lower(), commit)
+        made = self._request(change.message.lower(), commit)
         self._check_arrival(change, made)
         with self._reading:
             self._listing = before.after(change, made)
@@ -222,7 +222,7 @@ class Repository:
         paths = list(change.add)
         if paths:
             where: dict[str, Any] = {"repo_type": "dataset", "revision": commit}
-            infos = self._ask("checking", lambda: self._api.get_paths_info(self.repo, paths, **where))
+            infos = self._request("checking", lambda: self._api.get_paths_info(self.repo, paths, **where))
             sizes = {info.path: getattr(info, "size", None) for info in infos}
             lost = [path for path in paths if sizes.get(path) != len(change.add[path])]
             if lost:
@@ -231,10 +231,10 @@ class Repository:
                     "Does a .gitignore in the repository leave them out?"
                 )
 
-    # -- asking -----------------------------------------------------------------------------------------------------
+    # -- requests ---------------------------------------------------------------------------------------------------
 
-    def _ask(self, what: str, call: Callable[[], _T]) -> _T:
-        """Runs a request, again with back-off where the Hub or the way to it failed.
+    def _request(self, what: str, call: Callable[[], _T]) -> _T:
+        """Sends a request, again with back-off where the Hub or the way to it failed.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -244,18 +244,18 @@ class Repository:
 
         errors = (*_unanswered(), OSError, RuntimeError, ValueError)
 
-        def understood() -> _T:
+        def translated() -> _T:
             try:
                 return call()
             except errors as error:
                 raise self._meaning(what, error) from error
 
         def again(error: Exception) -> bool | float:
-            return isinstance(error, Passing) and (True if error.wait is None else error.wait)
+            return isinstance(error, Transient) and (True if error.wait is None else error.wait)
 
         for attempt in stamina.retry_context(on=again, attempts=_ATTEMPTS, timeout=600.0, wait_max=20.0):
             with attempt:
-                return understood()
+                return translated()
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _meaning(self, what: str, error: Exception) -> Exception:
@@ -263,7 +263,8 @@ class Repository:
         from huggingface_hub import errors
 
         chain = _chain(error)
-        response = next((found for link in chain if (found := getattr(link, "response", None)) is not None), None)
+        responses = (getattr(link, "response", None) for link in chain)
+        response = next((each for each in responses if each is not None), None)
         status: int | None = response.status_code if response is not None else None
         place = self.address(self.top)
         if any(isinstance(link, errors.EntryNotFoundError) for link in chain):
@@ -277,14 +278,14 @@ class Repository:
             )
         if status in (409, 412):
             return Overtaken(f"{place}: others keep committing, {what} found no gap; run the same command again")
-        text = f"{place}: {what} failed: {_said(chain)}. Run: featcache doctor {place}"
+        text = f"{place}: {what} failed: {_message(chain)}. Run: featcache doctor {place}"
         if status in (401, 403):
-            return RemoteFailed(f"{place}: access refused ({what}): {_said(chain)}. Run: hf auth login")
+            return RemoteFailed(f"{place}: access refused ({what}): {_message(chain)}. Run: hf auth login")
         if response is not None and status is not None and (status == 429 or status >= 500):
             return _wait_for(place, what, text, response.headers)
         offline = any(isinstance(link, errors.OfflineModeIsEnabled) for link in chain)
         sent = status is None and any(isinstance(link, _unanswered()) for link in chain)
-        return Passing(text) if sent and not offline else RemoteFailed(text)
+        return Transient(text) if sent and not offline else RemoteFailed(text)
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -304,22 +305,23 @@ def _unanswered() -> tuple[type[Exception], ...]:
 
 
 def _wait_for(place: str, what: str, text: str, headers: Mapping[str, str]) -> RemoteFailed:
-    """The error of a request that the Hub has no room for now, with the wait that it asks for."""
-    asked = str(headers.get("retry-after") or "")
+    """The error of a request that the Hub has no room for now, with the wait that it names."""
+    retry_after = str(headers.get("retry-after") or "")
     rate = re.search(r"r=0\s*;\s*t=(\d+)", str(headers.get("ratelimit") or ""))
-    seconds = float(rate[1]) if rate else float(asked) if asked.isdigit() else None
+    seconds = float(rate[1]) if rate else float(retry_after) if retry_after.isdigit() else None
     if seconds is not None and seconds > _PATIENCE:
         return RemoteFailed(
             f"{place}: the Hub asks to wait {seconds / 60:.0f} minutes ({what}). What arrived stays; "
             "run the same command again then"
         )
-    return Passing(text, seconds)
+    return Transient(text, seconds)
 
 
-def _said(chain: Sequence[BaseException]) -> str:
-    """What the innermost error says, on one line, without anything that gives access."""
+def _message(chain: Sequence[BaseException]) -> str:
+    """The server's message, or else the innermost error's, on one line, without anything that gives access."""
     error = chain[-1]
-    words = next((said for link in chain if (said := getattr(link, "server_message", None))), None) or str(error)
-    line = " ".join(words.split())[:300].rstrip(".") or type(error).__name__
+    messages = (getattr(link, "server_message", None) for link in chain)
+    message = next(filter(None, messages), None) or str(error)
+    line = " ".join(message.split())[:300].rstrip(".") or type(error).__name__
     line = re.sub(r"(https?://[^\s'\"?]+)\?[^\s'\"]*", r"\1", line)  # signed addresses
     return re.sub(r"\bhf_\w+|(?<=Bearer )\S+", "…", line)

@@ -7,7 +7,7 @@ from featcache.storage.base import Folder
 from featcache.storage.local import LocalFolder
 
 
-def open_folder(place: "Folder | Path | str") -> Folder:
+def open_folder(place: Folder | Path | str) -> Folder:
     """The folder that a path or an address stands for.
 
     Args:

@@ -1,21 +1,20 @@
-"""How does one array lie on disk, and how is it written and read? Store format 1 (docs/format.md)."""
+"""One feature array in store format 1 (docs/format.md): writing, completing and checking its files."""
 
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
-from blake3 import blake3
 
 from featcache.errors import Damaged, ExtractionFailed, FeaturesNotCached, NewerFormat, UsageError
 from featcache.storage.base import Folder, is_leftover
 from featcache.storage.local import LocalFolder
 from featcache.storage.open import open_folder
 from featcache.store.checked import CheckedArrays
-from featcache.store.key import FORMAT, ArrayKey, canonical
+from featcache.store.key import FORMAT, ArrayKey, ArrayName, canonical
 from featcache.store.layout import Layout
 from featcache.store.reader import Reader
 from featcache.store.records import (
@@ -41,26 +40,8 @@ from featcache.store.records import (
 )
 
 
-class ArrayName(NamedTuple):
-    """The names on the way from the cache's root to an array's folder."""
-
-    dataset: str
-    view: str
-    encoder: str
-    layer: str
-    digest: str
-
-    def __str__(self) -> str:
-        return "/".join(self)
-
-    @property
-    def is_graph(self) -> bool:
-        """Whether the array holds neighbours of features, which nobody names to get features."""
-        return self.layer.startswith("graph.")
-
-
 class FeatureArray:
-    """One array of the cache: a folder that is a Zarr v3 array, with key, plan and commit records beside the chunks.
+    """One array of the cache: a folder that is a Zarr v3 array, with key, layout and commit records.
 
     Args:
         folder: The array's folder: on a disk, or in a bucket.
@@ -74,29 +55,25 @@ class FeatureArray:
 
     @property
     def path(self) -> Path:
-        """The folder on disk.
-
-        Raises:
-            UsageError: If the array lies elsewhere.
-        """
+        """The folder on disk; UsageError if the array lies elsewhere."""
         if not isinstance(self.folder, LocalFolder):
             raise UsageError(f"{self.folder} is not on this disk. Run: featcache pull first")
         return self.folder.path
 
     @property
     def name(self) -> ArrayName:
-        """What it is called, from its path alone."""
+        """Its names, from its path alone."""
         return ArrayName(*self.folder.parts[-5:])
 
     @property
     def digest(self) -> str:
-        """What was asked: the folder's name."""
+        """Digest of its key: the folder's name."""
         return self.folder.name
 
-    # -- what it is -------------------------------------------------------------------------------------------------
+    # -- key and layout ---------------------------------------------------------------------------------------------
 
     def key(self) -> ArrayKey:
-        """What was asked.
+        """The content of key.json, under the names of the folders where it lies.
 
         Raises:
             NewerFormat: If a newer featcache wrote it.
@@ -114,19 +91,19 @@ class FeatureArray:
             raise Damaged(f"{path} lacks or misstates {error}. Run: featcache verify") from error
         if digest != self.digest or value["digest"] != self.digest or value["format"] != FORMAT:
             raise Damaged(f"{path} was changed: its content has digest {digest}. Run: featcache verify")
-        # where it lies is what it is called: a moved array need not be rewritten
+        # the folders' names count: an array that was moved need not be rewritten
         name = self.name
         return replace(key, dataset=name.dataset, view=name.view, encoder=name.encoder, layer=name.layer)
 
-    def _refuse_newer(self, found: int) -> None:
-        if found > FORMAT:
+    def _refuse_newer(self, version: int) -> None:
+        if version > FORMAT:
             raise NewerFormat(
-                f"{self.folder} is store format {found}; this featcache reads up to {FORMAT}. "
+                f"{self.folder} is store format {version}; this featcache reads up to {FORMAT}. "
                 "Run: pip install --upgrade featcache"
             )
 
     def layout(self) -> Layout | None:
-        """The plan, or None before there is one."""
+        """The content of plan.json; None before it is written."""
         try:
             return Layout(**read_json(self.folder, "plan.json"))
         except FileNotFoundError:
@@ -137,34 +114,34 @@ class FeatureArray:
     # -- writing ----------------------------------------------------------------------------------------------------
 
     def create(self, key: ArrayKey, wanted: Layout) -> Layout:
-        """Makes the folder with key, Zarr metadata and plan, or joins the array that is already there.
+        """Makes the folder with key, Zarr metadata and layout, or joins the array that is already there.
 
         Returns:
-            The plan in force: the wanted one, or the one an earlier or other process wrote first.
+            The layout in force: the wanted one, or the one that an earlier or other process wrote first.
         """
         if self.folder.exists("zarr.json"):  # the last that is written here: what is there need not be written again
             self.key()
-            found = self.layout()
-            if found is not None and found.n == wanted.n and self.folder.exists("key.json"):
-                return found
+            layout = self.layout()
+            if layout is not None and layout.n == wanted.n and self.folder.exists("key.json"):
+                return layout
         (self.folder / "commits").make()
         self.folder.write_once("key.json", key_json(key))
         self.key()
         self.folder.write_once("plan.json", layout_json(wanted))
-        plan = self.layout()
-        assert plan is not None  # written or found on the line above
-        if plan.n != wanted.n:
-            raise Damaged(f"{self.folder}/plan.json says {plan.n} rows, the data set has {wanted.n}")
-        self.folder.write_once("zarr.json", zarr_json(key, plan))
-        return plan
+        layout = self.layout()
+        assert layout is not None  # the line above left one there
+        if layout.n != wanted.n:
+            raise Damaged(f"{self.folder}/plan.json says {layout.n} rows, the data set has {wanted.n}")
+        self.folder.write_once("zarr.json", zarr_json(key, layout))
+        return layout
 
     def commit(
-        self, plan: Layout, chunk: int, block: np.ndarray, *, writer: str, ids: Sequence[str] | None = None
+        self, layout: Layout, chunk: int, block: np.ndarray, *, writer: str, ids: Sequence[str] | None = None
     ) -> Record:
         """Makes one chunk durable, then its record. When this returns, the chunk survives anything.
 
         Args:
-            plan: The plan in force.
+            layout: The layout in force.
             chunk: Chunk number.
             block: [rows, d] in the stored dtype; may be shorter than a chunk only if it is the last. A row that is NaN
                 throughout is one that failed.
@@ -174,48 +151,49 @@ class FeatureArray:
         Raises:
             UsageError: If the block has the wrong length, or holds a NaN and there are no ids.
         """
-        start, stop = plan.span(chunk)
+        start, stop = layout.span(chunk)
         if len(block) != stop - start:
             raise UsageError(f"chunk {chunk} holds rows {start} to {stop}, got {len(block)}")
-        body, crc = chunk_parts(plan, block)
+        body, crc = chunk_parts(layout, block)
         failed = _failed_rows(block, ids)
         if failed is None:
             raise UsageError(f"chunk {chunk} of {self.folder} holds a NaN in a row that did not fail")
-        digest = blake3(body).update(crc).hexdigest()
-        record = Record(chunk, len(block), len(body) + CRC_BYTES, crc.hex(), digest, failed, writer)
+        record = record_of(chunk, body, crc, rows=len(block), failed=failed, writer=writer)
         name = chunk_name(chunk)
         if not self.folder.write_once(name, body, crc):
-            found = self._whole(plan, chunk, writer, ids)
-            if found is None:
+            existing = self._record_from_bytes(layout, chunk, writer, ids)
+            if existing is None:
                 self.folder.set_aside(name)
                 if not self.folder.write_once(name, body, crc):
                     raise ExtractionFailed(
                         f"{self.folder}/{name} is being written by another process; run the same command again"
                     )
-            record = found or record
+            record = existing or record
         if self.folder.write_once(record_name(chunk), canonical(asdict(record))):
             return record
         return self.record(chunk) or record
 
-    def _whole(self, plan: Layout, chunk: int, writer: str, ids: Sequence[str] | None) -> Record | None:
-        """The record of a chunk that another process, or an earlier life of this one, left; None if it is damaged.
+    def _record_from_bytes(self, layout: Layout, chunk: int, writer: str, ids: Sequence[str] | None) -> Record | None:
+        """The record of a chunk file whose writer did not record it; None if the file is damaged.
 
-        Which rows failed is read from its bytes: they need not be those that failed here.
+        The failed rows are those of the file, which need not be those that failed here.
         """
-        found = self.folder.read(chunk_name(chunk))
+        content = self.folder.read(chunk_name(chunk))
         binds = self.key().binds
-        d, dtype, (start, stop) = int(binds["d"]), np.dtype(binds["dtype"]), plan.span(chunk)
-        body, crc = found[:-CRC_BYTES], found[-CRC_BYTES:]
-        if len(body) != plan.chunk_rows * d * dtype.itemsize or crc_of(body) != crc:
+        d, dtype, (start, stop) = int(binds["d"]), np.dtype(binds["dtype"]), layout.span(chunk)
+        body, crc = content[:-CRC_BYTES], content[-CRC_BYTES:]
+        if len(body) != layout.chunk_rows * d * dtype.itemsize or crc_of(body) != crc:
             return None
         failed = _failed_rows(np.frombuffer(body, dtype).reshape(-1, d)[: stop - start], ids)
-        return None if failed is None else record_of(found, chunk, stop - start, writer, failed)
+        if failed is None:
+            return None
+        return record_of(chunk, body, crc, rows=stop - start, failed=failed, writer=writer)
 
-    def adopt_orphans(self, plan: Layout, ids: Sequence[str] | None = None) -> list[int]:
+    def adopt_orphans(self, layout: Layout, ids: Sequence[str] | None = None) -> list[int]:
         """Records whole chunks that lost their writer between chunk and record; sets damaged ones aside.
 
         Args:
-            plan: The plan in force.
+            layout: The layout in force.
             ids: Ids of all rows, for the records to list those that failed; None where none may fail.
 
         Returns:
@@ -223,11 +201,11 @@ class FeatureArray:
         """
         adopted: list[int] = []
         names = self.folder.names()
-        for chunk in sorted(set(range(plan.chunks)) - self.committed()):
+        for chunk in sorted(set(range(layout.chunks)) - self.committed()):
             name = chunk_name(chunk)
             if name not in names:
                 continue
-            record = self._whole(plan, chunk, "adopted", ids[slice(*plan.span(chunk))] if ids else None)
+            record = self._record_from_bytes(layout, chunk, "adopted", ids[slice(*layout.span(chunk))] if ids else None)
             if record is None:
                 self.folder.set_aside(name)
                 continue
@@ -236,22 +214,30 @@ class FeatureArray:
             adopted.append(chunk)
         return adopted
 
-    def finish(self, plan: Layout) -> Complete:
+    def finish(self, layout: Layout) -> Complete:
         """Writes COMPLETE.json once every chunk is committed.
 
         Raises:
+            FeaturesNotCached: If a chunk is missing.
             Damaged: If another process completed the array with other bytes.
         """
-        records = self.folder.map(self.record, range(plan.chunks))
+        records = self.folder.map(self.record, range(layout.chunks))
         missing = [chunk for chunk, record in enumerate(records) if record is None]
         if missing:
             raise FeaturesNotCached(
-                f"{self.folder}: {len(missing)} of {plan.chunks} chunks are missing, first {missing[0]}"
+                f"{self.folder}: {len(missing)} of {layout.chunks} chunks are missing, first {missing[0]}"
             )
         whole = tuple(cast("list[Record]", records))
         (self.folder / "commits").sync()  # the record of a killed writer may not be durable yet
         binds = self.key().binds
-        wanted = Complete(self.digest, root_of(whole), plan, binds["d"], binds["dtype"], whole)
+        wanted = Complete(
+            digest=self.digest,
+            root=root_of(whole),
+            layout=layout,
+            d=binds["d"],
+            dtype=binds["dtype"],
+            records=whole,
+        )
         parse_complete(json.loads(wanted.to_bytes()), self.digest, f"{self.folder}/commits")
         promised = {self.arriving(), partial.root if (partial := self.partial()) else None}
         if promised - {None, wanted.root}:
@@ -266,7 +252,7 @@ class FeatureArray:
         self.folder.remove(PARTIAL, ARRIVING)
         return complete
 
-    # -- what is there ----------------------------------------------------------------------------------------------
+    # -- records ----------------------------------------------------------------------------------------------------
 
     def committed(self) -> set[int]:
         """Chunk numbers that have a commit record."""
@@ -304,7 +290,7 @@ class FeatureArray:
             raise FeaturesNotCached(f"{self.folder} is not complete. Run the same featcache extract again") from error
 
     def partial(self) -> Complete | None:
-        """The checked content of PARTIAL.json: what a partial pull says of the whole array; None if there was none."""
+        """The checked content of PARTIAL.json, which a pull of some rows leaves; None if there is none."""
         try:
             return self._complete(PARTIAL)
         except FileNotFoundError:
@@ -326,15 +312,14 @@ class FeatureArray:
         return parse_complete(value, self.digest, f"{self.folder}/{name}")
 
     def check(self) -> None:
-        """Checks what can be checked without reading chunks: key, plan, records, root, and every chunk's size.
+        """Checks what can be checked without reading chunks: key, layout, records, root, and every chunk's size.
 
         Raises:
             Damaged: If something is missing or not as recorded.
             NewerFormat: If a newer featcache wrote it.
         """
         self.key()
-        plan = self.layout()
-        if plan is None:
+        if self.layout() is None:
             return
         chunks = sorted(self.committed())
         if chunks or self.is_complete:  # zarr.json is the last file that create writes: a killed one may lack it
@@ -352,43 +337,30 @@ class FeatureArray:
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def open(self, *, partial: bool = False, verified: CheckedArrays | None = None) -> Reader:
-        """A reader of its rows; what it says of itself is checked once, here.
+    def open(self, *, partial: bool = False, checked: CheckedArrays | None = None) -> Reader:
+        """A reader of its rows; the records are checked once, here.
 
         Args:
             partial: Also open an array of which only some chunks were pulled.
-            verified: Remembers which arrays were checked before.
+            checked: Memory of the arrays that were checked before.
 
         Raises:
             FeaturesNotCached: If the array is not complete.
             Damaged: If its records do not give its root.
         """
-        found = self.partial() if partial and not self.is_complete else None
-        if found is not None:
-            return Reader(self.folder, found, frozenset(self.committed()))
+        pulled = self.partial() if partial and not self.is_complete else None
+        if pulled is not None:
+            return Reader(self.folder, pulled, frozenset(self.committed()))
         complete = self.complete()
         foreign = self._codecs() != CODECS
         if foreign:
             self._refuse_unreadable()
-        return Reader(self.folder, complete, None, foreign=foreign, verified=verified)
+        return Reader(self.folder, complete, None, foreign=foreign, checked=checked)
 
     def read(
         self, start: int = 0, stop: int | None = None, *, verify: bool = True, dtype: str | None = None
     ) -> np.ndarray:
-        """Rows start to stop, read straight from the chunk files; as `Reader.read`.
-
-        Args:
-            start: First row.
-            stop: First row behind the last; None for all.
-            verify: Check the CRC-32C of every chunk that is touched.
-            dtype: Convert on the way; None for the stored dtype.
-
-        Returns:
-            [stop - start, d].
-
-        Raises:
-            Damaged: If a chunk is missing, short, or flipped.
-        """
+        """Rows start to stop of a complete array; arguments and errors as for `Reader.read`."""
         return self.open().read(start, stop, verify=verify, dtype=dtype)
 
     def _refuse_unreadable(self) -> None:
@@ -422,10 +394,10 @@ def _failed_rows(block: np.ndarray, ids: Sequence[str] | None) -> tuple[str, ...
     return tuple(ids[row] for row in np.flatnonzero(failed).tolist())
 
 
-def stray_files(array: FeatureArray, plan: Layout) -> list[str]:
+def stray_files(array: FeatureArray, layout: Layout) -> list[str]:
     """Names in an array's folder that format 1 does not know; leftovers of killed writers are not strays."""
     known = {"zarr.json", "key.json", "plan.json", "COMPLETE.json", PARTIAL, ARRIVING, "commits"}
-    known |= {chunk_name(chunk) for chunk in range(plan.chunks)} | {record_name(chunk) for chunk in range(plan.chunks)}
+    known |= {name(chunk) for chunk in range(layout.chunks) for name in (chunk_name, record_name)}
     names = array.folder.names() | set(array.folder.folders())
     names |= {f"commits/{name}" for name in (array.folder / "commits").names()}
     return sorted(name for name in names - known if not is_leftover(name.rpartition("/")[2]))

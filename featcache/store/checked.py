@@ -1,4 +1,4 @@
-"""Which arrays were read and found whole before? Remembered by the size and the times of every chunk file."""
+"""Memory of the arrays whose checksums were verified before, by the size and the times of every chunk file."""
 
 import os
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class CheckedArrays:
 
     Args:
         cache: The cache's folder; the memory lies in it.
-        fallback: Where it lies for a cache that this user cannot write to: beside the user's own cache.
+        fallback: Where the memory lies if this user cannot write to the cache: the user's own cache.
     """
 
     def __init__(self, cache: Path, fallback: Path) -> None:
@@ -79,7 +79,7 @@ class CheckedArrays:
                 note.unlink()
 
     def _notes(self, folder: Folder) -> list[Path]:
-        """Where the note on an array may lie: one for each place, so that a new array replaces the old one's."""
+        """Where the note on an array may lie; named by the array's place, so that a new array's replaces the old."""
         if not isinstance(folder, LocalFolder):
             return []
         place = blake3(os.fsencode(folder.path.absolute())).hexdigest(length=8)

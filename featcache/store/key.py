@@ -1,9 +1,9 @@
-"""What names an array of features? The digest: a hash of everything that was asked, and of nothing else."""
+"""Keys and digests: the digest of an array is a hash of its key, which holds everything that decides its values."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from blake3 import blake3
 
@@ -20,9 +20,27 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
+class ArrayName(NamedTuple):
+    """The names on the way from the cache's root to an array's folder."""
+
+    dataset: str
+    view: str
+    encoder: str
+    layer: str
+    digest: str
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether the array holds neighbours of features, which nobody names to get features."""
+        return self.layer.startswith("graph.")
+
+
 @dataclass(frozen=True)
 class ArrayKey:
-    """Everything that one cached array is asked to be.
+    """The names of one array, what its digest binds, and where it came from.
 
     Args:
         dataset: Data set name (a folder, not part of the digest).
@@ -74,11 +92,11 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") ->
         >>> differences({"x": {"y": 1, "z": 2}}, {"x": {"y": 1, "z": 3}})
         {'x.z': (2, 3)}
     """
-    found: dict[str, tuple[Any, Any]] = {}
+    fields: dict[str, tuple[Any, Any]] = {}
     for name in sorted(a.keys() | b.keys()):
         left, right = a.get(name), b.get(name)
         if isinstance(left, Mapping) and isinstance(right, Mapping):
-            found |= differences(left, right, f"{prefix}{name}.")
+            fields |= differences(left, right, f"{prefix}{name}.")
         elif left != right:
-            found[prefix + name] = (left, right)
-    return found
+            fields[prefix + name] = (left, right)
+    return fields

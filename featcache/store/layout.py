@@ -1,4 +1,4 @@
-"""How is an array cut? The plan: chunk size, batch size and order, fixed before the first chunk is written."""
+"""The layout of an array: rows per chunk, batch size and order, fixed before the first chunk is written."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -10,14 +10,10 @@ _DISK_BLOCK = 4096
 
 
 def chunk_rows(n: int, row_bytes: int) -> int:
-    """Rows of one chunk: about 1.5 MB, n split evenly so that the last chunk is hardly padded.
+    """Rows of one chunk: about 1.5 MB for n rows of so many bytes, split evenly so that the last is hardly padded.
 
     Above a million rows it is about 48 MB: in a bucket every chunk and its record cost a request, and a listing names
     a thousand.
-
-    Args:
-        n: Rows of the array.
-        row_bytes: Bytes of its widest row.
 
     Example:
         >>> chunk_rows(155_070, 768 * 2)
@@ -38,21 +34,13 @@ def chunk_rows(n: int, row_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class Layout:
-    """The plan of one array; every array that one pass fills has the same.
+    """How one array is cut into chunks and batches, kept in plan.json; equal for all arrays that one pass fills."""
 
-    Args:
-        n: Rows.
-        chunk_rows: Rows of one chunk; the last one may hold fewer.
-        batch_size: Rows of one forward; batches never cross a chunk's border.
-        order: "row", or "cost": longest first inside a chunk, so that little is padded.
-        threads: Threads that computed it: other thread counts may give other last bits.
-    """
-
-    n: int
-    chunk_rows: int
-    batch_size: int
-    order: Literal["row", "cost"]
-    threads: int
+    n: int  # rows of the array
+    chunk_rows: int  # of one chunk; the last may hold fewer
+    batch_size: int  # rows of one forward; batches never cross a chunk's border
+    order: Literal["row", "cost"]  # inside a chunk; "cost" is longest first, so that little is padded
+    threads: int  # of the CPU that compute it: another number may give other last bits
 
     def __post_init__(self) -> None:
         if not all(type(value) is int and value > 0 for value in (self.n, self.chunk_rows, self.batch_size)):

@@ -1,4 +1,4 @@
-"""Who is writing into this cache just now? A file a process, its time renewed while the process lives."""
+"""Leases: one file for each process that writes into a cache, its time renewed while the process lives."""
 
 import json
 import os
@@ -21,32 +21,18 @@ DEAD_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Lease:
-    """One process that writes, or that died while it did.
+    """The lease of one process, which writes or died while it did; times are the file system's clock, in seconds."""
 
-    Args:
-        path: Its file.
-        host: Machine.
-        process: Process number there.
-        namespace: Which processes have numbers of their own there: a container may have its host's name.
-        what: What it does.
-        began: When it began, by the file system's clock, seconds.
-        beat: When it last said that it lives, likewise.
-    """
-
-    path: Path
+    path: Path  # its file
     host: str
-    process: int
-    namespace: str
-    what: str
+    process: int  # number on the host
+    namespace: str  # of process numbers: a container may have its host's name
+    what: str  # what the process does
     began: float
-    beat: float
+    beat: float  # when it was last renewed
 
     def lives(self, now: float) -> bool:
-        """Whether the process may still be writing.
-
-        Args:
-            now: The file system's clock, seconds.
-        """
+        """Whether the process may still be writing at a time of the file system's clock."""
         ours = (socket.gethostname(), _namespace())
         if (self.host, self.namespace) == ours and not _runs(self.process):
             return False
@@ -55,13 +41,13 @@ class Lease:
 
 @contextmanager
 def lease(folder: Folder, what: str) -> Iterator[None]:
-    """Says while the body runs that this process writes into a cache; nothing to say in a bucket.
+    """Holds a lease on a cache while the body runs; does nothing in a bucket.
 
-    Correctness never depends on it: it keeps `featcache gc` away from files that are about to be renamed.
+    It keeps `featcache gc` away from files that are about to be renamed; nothing else depends on it.
 
     Args:
         folder: The cache's folder.
-        what: What is being done, for whoever asks.
+        what: What is being done, for messages to others.
     """
     if not isinstance(folder, LocalFolder):
         yield
@@ -71,8 +57,8 @@ def lease(folder: Folder, what: str) -> Iterator[None]:
     path = home / uuid.uuid4().hex
     path.touch()
     began = path.stat().st_mtime  # the file system's clock, which on a network disk is not ours
-    said = {"host": socket.gethostname(), "process": os.getpid(), "namespace": _namespace()}
-    path.write_text(json.dumps(said | {"what": what, "began": began}), encoding="utf-8")
+    owner = {"host": socket.gethostname(), "process": os.getpid(), "namespace": _namespace()}
+    path.write_text(json.dumps(owner | {"what": what, "began": began}), encoding="utf-8")
     over = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, over), daemon=True)
     beat.start()
@@ -93,11 +79,7 @@ def _beat(path: Path, over: threading.Event) -> None:
 
 
 def leases(root: Path) -> tuple[list[Lease], float]:
-    """Every lease of a cache and the file system's time now.
-
-    Args:
-        root: The cache's folder.
-    """
+    """Every lease in a cache's folder, and the file system's time now."""
     home = root / FOLDER
     if not home.is_dir():
         return [], 0.0
@@ -105,23 +87,25 @@ def leases(root: Path) -> tuple[list[Lease], float]:
     clock.touch()
     now = clock.stat().st_mtime
     clock.unlink()
-    found: list[Lease] = []
-    for path in sorted(home.iterdir()):
-        try:
-            value, beat = json.loads(path.read_text(encoding="utf-8") or "{}"), path.stat().st_mtime
-            lease = Lease(
-                path,
-                value.get("host", ""),
-                value.get("process", 0),
-                value.get("namespace", ""),
-                value.get("what", ""),
-                value.get("began", beat),
-                beat,
-            )
-        except (OSError, ValueError, AttributeError):
-            continue
-        found.append(lease)
-    return found, now
+    read = (_read(path) for path in sorted(home.iterdir()))
+    return [lease for lease in read if lease is not None], now
+
+
+def _read(path: Path) -> Lease | None:
+    """The lease in a file; None if the file is gone or holds no JSON object."""
+    try:
+        value, beat = json.loads(path.read_text(encoding="utf-8") or "{}"), path.stat().st_mtime
+        return Lease(
+            path=path,
+            host=value.get("host", ""),
+            process=value.get("process", 0),
+            namespace=value.get("namespace", ""),
+            what=value.get("what", ""),
+            began=value.get("began", beat),
+            beat=beat,
+        )
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _namespace() -> str:

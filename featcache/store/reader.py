@@ -1,4 +1,4 @@
-"""How do rows come out of an array? Straight from the chunk files, checked, in whatever order they are asked for."""
+"""Reading rows of an array straight from its chunk files, verified: whole, in ranges, in blocks, or by number."""
 
 import mmap
 import os
@@ -25,10 +25,10 @@ class Reader:
 
     Args:
         folder: The array's folder.
-        complete: What was recorded of it.
+        complete: Its records.
         pulled: The chunks that are there, for an array of which only some were pulled; None for all.
         foreign: Another writer chose other codecs: read through zarr-python, which checks what those codecs check.
-        verified: Remembers which arrays were checked before; None for no memory.
+        checked: Memory of the arrays that were checked before; None for no memory.
     """
 
     def __init__(
@@ -38,15 +38,15 @@ class Reader:
         pulled: frozenset[int] | None = None,
         *,
         foreign: bool = False,
-        verified: CheckedArrays | None = None,
+        checked: CheckedArrays | None = None,
     ) -> None:
         self.folder, self.complete, self.pulled, self._foreign = folder, complete, pulled, foreign
         self._dtype = np.dtype(complete.dtype)
         self._maps: OrderedDict[int, tuple[np.ndarray, Identity]] = OrderedDict()
-        self._trust = _Trust(folder, complete, verified)
+        self._trust = _Trust(folder, complete, checked)
 
     def __len__(self) -> int:
-        return self.complete.plan.n
+        return self.complete.layout.n
 
     # -- whole and in ranges ----------------------------------------------------------------------------------------
 
@@ -59,7 +59,8 @@ class Reader:
             start: First row.
             stop: First row behind the last; None for all.
             verify: Check the CRC-32C of every chunk that is touched, whatever is remembered.
-            dtype: "float32" or "float64" converts chunk by chunk, while the chunk is in the processor's cache.
+            dtype: "float32" or "float64" converts chunk by chunk, while the chunk is in the processor's cache; None
+                for the stored dtype.
 
         Returns:
             [stop - start, d]; torch.from_numpy takes it without a copy.
@@ -87,7 +88,7 @@ class Reader:
             rows: Rows of a block; the last may be shorter.
             seed: Seed of the order of the blocks; None for first to last.
             verify: As for `take`.
-            dtype: Convert on the way.
+            dtype: As for `read`.
 
         Yields:
             (number of the first row, [rows, d]).
@@ -104,17 +105,17 @@ class Reader:
             yield start, self.block(start, min(start + rows, len(self)), verify=verify, dtype=dtype)
 
     def _range(self, start: int, stop: int, dtype: str | None, verify: bool, *, mapped: bool) -> np.ndarray:
-        plan = self.complete.plan
-        if not 0 <= start <= stop <= plan.n:
-            raise UsageError(f"rows {start} to {stop} of an array of {plan.n}")
+        layout = self.complete.layout
+        if not 0 <= start <= stop <= layout.n:
+            raise UsageError(f"rows {start} to {stop} of an array of {layout.n}")
         if self._foreign:
             return self._through_zarr(slice(start, stop), dtype)
         out = np.empty((stop - start, self.complete.d), dtype or self._dtype)
-        chunks = range(start // plan.chunk_rows, -(-stop // plan.chunk_rows)) if stop > start else range(0)
+        chunks = range(start // layout.chunk_rows, -(-stop // layout.chunk_rows)) if stop > start else range(0)
         self._require(chunks)
 
         def fill(chunk: int) -> None:
-            first, behind = plan.span(chunk)
+            first, behind = layout.span(chunk)
             low, high = max(start, first), min(stop, behind)
             target = out[low - start : high - start]
             if mapped:
@@ -126,35 +127,36 @@ class Reader:
         return out
 
     def _through_zarr(self, rows: slice | NDArray[np.int64], dtype: str | None) -> np.ndarray:
-        """Rows of an array in other codecs: what zarr-python makes of a chunk must be what was recorded of it."""
+        """Rows of an array in other codecs: what zarr-python makes of a chunk must have the recorded checksum."""
         from featcache.store.zarr_reader import open_zarr
 
-        plan, array = self.complete.plan, open_zarr(self.folder)
-        wanted = np.arange(plan.n)[rows]
+        layout, array = self.complete.layout, open_zarr(self.folder)
+        wanted = np.arange(layout.n)[rows]
         out = np.empty((len(wanted), self.complete.d), dtype or self._dtype)
-        for chunk in np.unique(wanted // plan.chunk_rows).tolist():
-            start, stop = plan.span(chunk)
+        for chunk in np.unique(wanted // layout.chunk_rows).tolist():
+            start, stop = layout.span(chunk)
             block = np.asarray(array[start:stop], self._dtype)
             record = self.complete.records[chunk]
-            if chunk_parts(plan, block)[1].hex() != record.crc32c:
+            if chunk_parts(layout, block)[1].hex() != record.crc32c:
                 raise Damaged(f"{self._where(record)} has other values than recorded. Run: featcache verify")
-            here = wanted // plan.chunk_rows == chunk
+            here = wanted // layout.chunk_rows == chunk
             out[here] = block[wanted[here] - start]
         return out
 
     def _require(self, chunks: Sequence[int]) -> None:
         if self.pulled is None or self.pulled.issuperset(chunks):
             return
-        plan = self.complete.plan
-        there = ", ".join(f"{plan.span(first)[0]}:{plan.span(last)[1]}" for first, last in _runs(sorted(self.pulled)))
+        layout = self.complete.layout
+        spans = [(layout.span(first)[0], layout.span(last)[1]) for first, last in _runs(sorted(self.pulled))]
+        there = ", ".join(f"{start}:{stop}" for start, stop in spans)
         raise FeaturesNotCached(
-            f"{self.folder}: of these rows only some were pulled; here are rows {there or 'none'} of {plan.n}. "
+            f"{self.folder}: of these rows only some were pulled; here are rows {there or 'none'} of {layout.n}. "
             "Ask for --rows that are here, or run: featcache pull"
         )
 
     def _fill(self, chunk: int, out: np.ndarray, skip: int, check: bool) -> None:
         """Fills out [rows, d] from row `skip` of a chunk on, by one read of what is needed: all of it to check it."""
-        record, whole = self.complete.records[chunk], self.complete.plan.chunk_rows
+        record, whole = self.complete.records[chunk], self.complete.layout.chunk_rows
         rows = whole if check else len(out)
         straight = len(out) == rows and out.dtype == self._dtype
         target = out if straight else np.empty((rows, self.complete.d), self._dtype)
@@ -192,10 +194,10 @@ class Reader:
     def _where(self, record: Record) -> str:
         return f"chunk {record.chunk} of {self.folder}"
 
-    # -- here and there ---------------------------------------------------------------------------------------------
+    # -- by row number ----------------------------------------------------------------------------------------------
 
     def take(self, rows: NDArray[np.integer[Any]], *, verify: bool = True, dtype: str | None = None) -> np.ndarray:
-        """Any rows, in the order given, some of them more than once if wanted.
+        """Any rows, in the order given, some of them more than once if wanted; errors as for `read`.
 
         On a disk the chunks are mapped into memory; a chunk is checked when it is first touched, unless an earlier
         full reading of the same files is remembered. Elsewhere every touched chunk is fetched whole.
@@ -203,23 +205,18 @@ class Reader:
         Args:
             rows: [m] row numbers.
             verify: Check the CRC-32C of chunks not known to be whole.
-            dtype: Convert on the way; None for the stored dtype.
+            dtype: As for `read`.
 
         Returns:
             [m, d].
-
-        Raises:
-            UsageError: If a row is out of range.
-            Damaged: If a chunk is missing, short or flipped.
-            FeaturesNotCached: If some of the rows were not pulled.
         """
-        plan, wanted = self.complete.plan, np.asarray(rows, np.int64)
-        if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < plan.n:
-            raise UsageError(f"rows {wanted.min()} to {wanted.max()} of an array of {plan.n}")
+        layout, wanted = self.complete.layout, np.asarray(rows, np.int64)
+        if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < layout.n:
+            raise UsageError(f"rows {wanted.min()} to {wanted.max()} of an array of {layout.n}")
         if self._foreign:
             return self._through_zarr(wanted, dtype)
         order = np.argsort(wanted, kind="stable")
-        numbers, local = np.divmod(wanted[order], plan.chunk_rows)
+        numbers, local = np.divmod(wanted[order], layout.chunk_rows)
         chunks, starts = np.unique(numbers, return_index=True)
         self._require(chunks.tolist())
         out = np.empty((len(wanted), self.complete.d), dtype or self._dtype)
@@ -237,20 +234,20 @@ class Reader:
         """A chunk's rows [chunk_rows, d]: a map on a disk, a copy elsewhere."""
         if isinstance(self.folder, LocalFolder):
             return self._map(chunk, verify)
-        block = np.empty((self.complete.plan.chunk_rows, self.complete.d), self._dtype)
+        block = np.empty((self.complete.layout.chunk_rows, self.complete.d), self._dtype)
         self._fill(chunk, block, 0, verify)
         return block
 
     def _map(self, chunk: int, verify: bool) -> np.ndarray:
         """A chunk's rows [chunk_rows, d], not to be written to."""
-        found = self._maps.get(chunk)
-        if found is None:
-            found = self._maps[chunk] = self._map_file(self.complete.records[chunk])
+        mapped = self._maps.get(chunk)
+        if mapped is None:
+            mapped = self._maps[chunk] = self._map_file(self.complete.records[chunk])
             if len(self._maps) > _MAPS:
                 self._maps.popitem(last=False)
         else:
             self._maps.move_to_end(chunk)
-        content, file = found
+        content, file = mapped
         if verify and not self._trust.holds(chunk, file):
             self._check(self.complete.records[chunk], flat(content[:-CRC_BYTES]), content[-CRC_BYTES:].tobytes(), file)
         return content[:-CRC_BYTES].view(self._dtype).reshape(-1, self.complete.d)
@@ -270,30 +267,24 @@ class Reader:
 
 
 class _Trust:
-    """Which chunks need no checking: those that this reader checked, or all where an earlier one did.
+    """Which chunks need no checking: those that this reader checked, or all where an earlier one did."""
 
-    Args:
-        folder: The array's folder.
-        complete: What was recorded of it.
-        verified: The memory of earlier readings.
-    """
-
-    def __init__(self, folder: Folder, complete: Complete, verified: CheckedArrays | None) -> None:
-        self._folder, self._complete, self._verified = folder, complete, verified
+    def __init__(self, folder: Folder, complete: Complete, memory: CheckedArrays | None) -> None:
+        self._folder, self._complete, self._memory = folder, complete, memory
         self._files: list[Identity] | None = None
         self._checked: dict[int, Identity] = {}
         self._stamp: str | None = None
         self._begun = False
 
     def begin(self) -> None:
-        """Looks, the first time, at the files and at what is remembered of them: before any of them is checked."""
+        """Looks up, the first time, the files and what is remembered of them: before any of them is checked."""
         if self._begun:
             return
         self._begun = True
         self._files = identities(self._folder, self._complete)
-        if self._verified is not None and self._files is not None:
+        if self._memory is not None and self._files is not None:
             self._stamp = stamp_of(self._complete, self._files)
-            if self._verified.knows(self._folder, self._stamp):
+            if self._memory.knows(self._folder, self._stamp):
                 self._checked = dict(enumerate(self._files))
 
     def holds(self, chunk: int, file: Identity) -> bool:
@@ -302,18 +293,13 @@ class _Trust:
         return self._checked.get(chunk) == file
 
     def withdraw(self) -> None:
-        """Trusts none of the chunks any more, nor does a later reader: one of them was not what was recorded."""
+        """Trusts none of the chunks any more, nor does a later reader: one of them was not as recorded."""
         self._checked = {}
-        if self._verified is not None:
-            self._verified.forget(self._folder)
+        if self._memory is not None:
+            self._memory.forget(self._folder)
 
     def add(self, chunk: int, file: Identity | None) -> None:
-        """Notes that a chunk was checked just now, and that the array was once all of them were.
-
-        Args:
-            chunk: Chunk number.
-            file: What it was read from; None for the file that was there at the beginning.
-        """
+        """Notes that a chunk was checked just now, read from that file; None for the file there at the beginning."""
         self.begin()
         if file is None and self._files is not None:
             file = self._files[chunk]
@@ -321,9 +307,9 @@ class _Trust:
             return
         self._checked[chunk] = file
         files = self._files or []
-        if self._verified is not None and len(self._checked) == len(files):
+        if self._memory is not None and len(self._checked) == len(files):
             if all(self._checked.get(number) == file for number, file in enumerate(files)):
-                self._verified.remember(self._folder, self._stamp)
+                self._memory.remember(self._folder, self._stamp)
 
 
 def _convert(out: np.ndarray, rows: np.ndarray) -> None:

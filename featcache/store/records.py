@@ -1,8 +1,8 @@
-"""What is written beside the chunks? Commit records, the completion record with its root, and Zarr's metadata."""
+"""The files of an array other than its chunks: commit records, COMPLETE.json with the root, and Zarr metadata."""
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import google_crc32c
@@ -24,25 +24,15 @@ CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "cr
 
 @dataclass(frozen=True)
 class Record:
-    """What one committed chunk holds.
-
-    Args:
-        chunk: Chunk number.
-        rows: Rows it holds; the rest of a short last chunk is NaN.
-        bytes: Size of the chunk file, checksum included.
-        crc32c: CRC-32C of the file's bytes before its last four, hex.
-        blake3: blake3 of the whole file, hex.
-        failed: Ids of rows that could not be encoded; those rows are NaN.
-        writer: Random id of the process that wrote it.
-    """
+    """The commit record of one chunk; checksums in hex."""
 
     chunk: int
-    rows: int
-    bytes: int
-    crc32c: str
-    blake3: str
-    failed: tuple[str, ...] = ()
-    writer: str = ""
+    rows: int  # the rest of a short last chunk is NaN
+    bytes: int  # size of the chunk file, checksum included
+    crc32c: str  # of the file's bytes before its last four
+    blake3: str  # of the whole file
+    failed: tuple[str, ...] = ()  # ids of rows that could not be encoded; those rows are NaN
+    writer: str = ""  # random id of the process that wrote it
 
 
 @dataclass(frozen=True)
@@ -51,10 +41,10 @@ class Complete:
 
     digest: str
     root: str
-    plan: Layout
+    layout: Layout
     d: int
     dtype: str
-    records: tuple[Record, ...] = field(default=())
+    records: tuple[Record, ...] = ()
 
     @property
     def failed(self) -> tuple[str, ...]:
@@ -67,7 +57,7 @@ class Complete:
             "format": FORMAT,
             "digest": self.digest,
             "root": self.root,
-            "plan": self.plan.to_json(),
+            "plan": self.layout.to_json(),
             "d": self.d,
             "dtype": self.dtype,
             "records": [asdict(record) for record in self.records],
@@ -76,7 +66,7 @@ class Complete:
 
 
 def root_of(records: Iterable[Record]) -> str:
-    """What was got: blake3 over (chunk, rows, bytes, blake3) of every chunk in order, 128 bits in hex."""
+    """Root of the stored values: blake3 over (chunk, rows, bytes, blake3) of every chunk in order, 128 bits in hex."""
     value = [[record.chunk, record.rows, record.bytes, record.blake3] for record in records]
     return blake3(canonical(value)).hexdigest(length=16)
 
@@ -86,14 +76,14 @@ def chunk_name(chunk: int) -> str:
     return f"c.{chunk}.0"
 
 
-def zarr_metadata(key: ArrayKey, plan: Layout, d: int, dtype: str) -> dict[str, Any]:
+def zarr_metadata(key: ArrayKey, layout: Layout, d: int, dtype: str) -> dict[str, Any]:
     """The content of zarr.json: a plain Zarr v3 array that any reader opens."""
     return {
         "zarr_format": 3,
         "node_type": "array",
-        "shape": [plan.n, d],
+        "shape": [layout.n, d],
         "data_type": dtype,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [plan.chunk_rows, d]}},
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [layout.chunk_rows, d]}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": "NaN" if dtype in FLOATS else NO_ID,
         "codecs": CODECS,
@@ -128,9 +118,19 @@ def crc_of(body: bytes | memoryview) -> bytes:
     return google_crc32c.value(cast("Any", np.frombuffer(cast("Any", body), np.uint8))).to_bytes(CRC_BYTES, "little")
 
 
-def record_of(found: bytes, chunk: int, rows: int, writer: str, failed: tuple[str, ...]) -> Record:
-    """The record of a whole chunk file as it lies there."""
-    return Record(chunk, rows, len(found), found[-CRC_BYTES:].hex(), blake3(found).hexdigest(), failed, writer)
+def record_of(
+    chunk: int, body: bytes | memoryview, crc: bytes, *, rows: int, failed: tuple[str, ...], writer: str
+) -> Record:
+    """The record of a chunk file of that body and checksum; the other arguments as in `Record`."""
+    return Record(
+        chunk=chunk,
+        rows=rows,
+        bytes=len(body) + len(crc),
+        crc32c=crc.hex(),
+        blake3=blake3(body).update(crc).hexdigest(),
+        failed=failed,
+        writer=writer,
+    )
 
 
 def parse_record(value: Any, where: str) -> Record:
@@ -156,16 +156,24 @@ def parse_complete(value: Any, digest: str, where: str) -> Complete:
         where: Where it lies, for messages.
 
     Raises:
-        Damaged: If the records do not give the root, do not fit the plan, or belong to another array.
+        Damaged: If the records do not give the root, do not fit the layout, or belong to another array.
     """
     try:
-        plan = Layout(**value["plan"])
+        layout = Layout(**value["plan"])
         records = tuple(parse_record(record, where) for record in value["records"])
-        complete = Complete(value["digest"], value["root"], plan, value["d"], value["dtype"], records)
-        chunk_bytes = plan.chunk_rows * complete.d * np.dtype(complete.dtype).itemsize + CRC_BYTES
+        complete = Complete(
+            digest=value["digest"],
+            root=value["root"],
+            layout=layout,
+            d=value["d"],
+            dtype=value["dtype"],
+            records=records,
+        )
+        chunk_bytes = layout.chunk_rows * complete.d * np.dtype(complete.dtype).itemsize + CRC_BYTES
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged(f"{where} was changed: {error!r}. Run: featcache verify") from error
-    spans = [plan.span(chunk) for chunk in range(min(plan.chunks, len(records) + 1))]  # the plan may claim any number
+    # no more than there are records: a hostile layout may claim any number of chunks
+    spans = [layout.span(chunk) for chunk in range(min(layout.chunks, len(records) + 1))]
     expected = [(chunk, stop - start, chunk_bytes) for chunk, (start, stop) in enumerate(spans)]
     if (
         complete.digest != digest
@@ -186,16 +194,11 @@ def is_empty(block: np.ndarray) -> np.ndarray:
     return np.asarray(np.isnan(block)) if block.dtype.kind == "f" else np.asarray(block == NO_ID)
 
 
-def chunk_parts(plan: Layout, block: np.ndarray) -> tuple[memoryview, bytes]:
-    """The bytes of a chunk file: rows, padded with NaN where the array ends, and their CRC-32C.
-
-    Args:
-        plan: The plan in force.
-        block: [rows, d] in the stored dtype.
-    """
+def chunk_parts(layout: Layout, block: np.ndarray) -> tuple[memoryview, bytes]:
+    """The bytes of a chunk file: rows [rows, d] in the stored dtype, padded where the array ends, and their CRC-32C."""
     full = block
-    if len(block) < plan.chunk_rows:
-        full = empty_rows(plan.chunk_rows, block.shape[1], block.dtype)
+    if len(block) < layout.chunk_rows:
+        full = empty_rows(layout.chunk_rows, block.shape[1], block.dtype)
         full[: len(block)] = block
     body = flat(np.ascontiguousarray(full))
     return body, crc_of(body)
@@ -206,9 +209,9 @@ def record_name(chunk: int) -> str:
     return f"commits/{chunk}.json"
 
 
-def zarr_json(key: ArrayKey, plan: Layout) -> bytes:
+def zarr_json(key: ArrayKey, layout: Layout) -> bytes:
     """The bytes of zarr.json."""
-    return json.dumps(zarr_metadata(key, plan, key.binds["d"], key.binds["dtype"]), indent=1).encode()
+    return json.dumps(zarr_metadata(key, layout, key.binds["d"], key.binds["dtype"]), indent=1).encode()
 
 
 def key_json(key: ArrayKey) -> bytes:
@@ -216,6 +219,6 @@ def key_json(key: ArrayKey) -> bytes:
     return json.dumps(key.to_json(), indent=1, ensure_ascii=False).encode()
 
 
-def layout_json(plan: Layout) -> bytes:
+def layout_json(layout: Layout) -> bytes:
     """The bytes of plan.json."""
-    return json.dumps(plan.to_json(), indent=1).encode()
+    return json.dumps(layout.to_json(), indent=1).encode()

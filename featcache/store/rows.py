@@ -1,4 +1,4 @@
-"""Which row is which? Row tables (id, group, source hash) and overlays (splits, labels), in Parquet."""
+"""Row tables (id, group, source hash) and overlays (splits, labels) of views, in Parquet."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def rows_name(root: str) -> str:
 
 
 def overlay_name(root: str) -> str:
-    """Name of the table of splits and labels, in the data set's folder."""
+    """Name of the table of splits and labels of a root, in the data set's folder."""
     return f"overlay-{root[:32]}.parquet"
 
 
@@ -66,10 +66,10 @@ def _columns(folder: Folder, name: str) -> dict[str, list[str]]:
 
 
 def write_rows(view_folder: Folder, view: View, overlay: Overlay) -> None:
-    """Writes a view's row table, the data set's splits and labels, and which of these belong to the rows.
+    """Writes a view's row table, the data set's overlay, and a pointer from the rows to the overlay.
 
-    What stands there already is kept if it is whole, and written anew if not. Splits and labels are current for the
-    rows they were extracted with: other rows under the same name keep their own.
+    A file that is there is kept if it is whole, and written anew if not. An overlay is current for the rows it was
+    extracted with: other rows under the same name keep their own.
     """
     view_folder.make()
     dataset_folder = view_folder.parent
@@ -110,7 +110,7 @@ def read_rows(view_folder: Folder, rows: Mapping[str, Any]) -> Rows:
         rows: `binds["rows"]` of the array's key: modality, decoding, root, n.
 
     Raises:
-        Damaged: If ids, groups, hashes or their order are not those that the root binds.
+        Damaged: If ids, groups, hashes or their order do not give the root.
     """
     name = rows_name(rows["root"])
     path, columns = f"{view_folder}/{name}", _columns(view_folder, name)
@@ -126,15 +126,10 @@ def read_rows(view_folder: Folder, rows: Mapping[str, Any]) -> Rows:
 
 
 def read_overlay(dataset_folder: Folder, view: str, root: str) -> Overlay:
-    """Reads and checks the splits and labels that are current for a row table.
-
-    Args:
-        dataset_folder: Folder of the data set.
-        view: View name.
-        root: Root of the row table.
+    """Reads and checks the splits and labels that are current for the row table of a root.
 
     Raises:
-        Damaged: If they are missing or are not what their root binds.
+        Damaged: If they are missing or do not give their own root.
     """
     current = current_overlay(dataset_folder / view, root)
     if current is None:
@@ -146,7 +141,7 @@ def read_overlay(dataset_folder: Folder, view: str, root: str) -> Overlay:
 
 
 def current_overlay(view_folder: Folder, root: str) -> str | None:
-    """Root of the splits and labels that are current for a row table; None if nothing readable says so."""
+    """Root of the splits and labels that are current for the row table of a root; None if no readable file says so."""
     try:
         return str(read_json(view_folder, pointer_name(root))["overlay"])
     except (FileNotFoundError, Damaged, KeyError, TypeError):
@@ -154,18 +149,11 @@ def current_overlay(view_folder: Folder, root: str) -> str | None:
 
 
 def checked_tables(dataset_folder: Folder, view: str, rows: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Names of the files that belong to a row table, below the data set's folder, once their content is checked.
-
-    Args:
-        dataset_folder: Folder of the data set.
-        view: View name.
-        rows: `binds["rows"]` of an array's key.
+    """Names of the files that belong to a row table, below the data set's folder, once they are checked.
 
     Returns:
-        (row table, splits and labels, the file that points from one to the other).
-
-    Raises:
-        Damaged: If one is missing or is not what its root binds.
+        (row table, splits and labels, the file that points from one to the other); arguments and errors as for
+        `read_rows` and `read_overlay`.
     """
     root = rows["root"]
     read_rows(dataset_folder / view, rows)
@@ -174,7 +162,7 @@ def checked_tables(dataset_folder: Folder, view: str, rows: Mapping[str, Any]) -
 
 
 def read_overlay_of(dataset_folder: Folder, root: str) -> Overlay:
-    """Reads and checks the splits and labels of a root; as `read_overlay`."""
+    """Reads and checks the splits and labels whose own root is given; errors as `read_overlay`."""
     name = overlay_name(root)
     path, columns = f"{dataset_folder}/{name}", _columns(dataset_folder, name)
     labels = {name[len(_LABEL) :]: tuple(column) for name, column in columns.items() if name.startswith(_LABEL)}

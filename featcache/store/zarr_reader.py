@@ -1,4 +1,4 @@
-"""How is an array opened as Zarr? The one module that imports zarr-python."""
+"""Arrays opened by zarr-python; the one module that imports it."""
 
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,7 @@ from featcache.storage.open import open_folder
 
 
 def open_zarr(folder: Folder | Path) -> Any:
-    """The array as a read-only zarr.Array.
-
-    Args:
-        folder: Folder of the array.
-    """
+    """The array in a folder as a read-only zarr.Array."""
     import zarr
 
     return zarr.open_array(store=open_folder(folder).zarr_store(), mode="r")

@@ -1,1 +1,1 @@
-"""How sure is a score? Chance levels, permutation nulls, intervals, differences."""
+"""Chance levels, permutation nulls, intervals and paired differences of scores."""

@@ -1,83 +1,59 @@
-"""How much of a score is chance? Calibrated scores, and the null of the best of many layer pairs."""
+"""Calibrated scores, and the null of the best of many layer pairs."""
 
 import math
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from featcache.metrics.arrays import Groups, X, Y
-from featcache.metrics.certainty.moments import Moments, moments_cka, moments_hsic, moments_knn
+from featcache.metrics.certainty.inputs import prepare_all
+from featcache.metrics.certainty.kernel_moments import PearsonIII, three_moments, two_moments
+from featcache.metrics.certainty.moments import moments_knn
 from featcache.metrics.certainty.nulls import (
     Null,
-    described,
+    describe_permutation,
+    merge_ties,
     order_batches,
     permutation_null,
-    settled,
-    summarised,
-    unmoved,
+    summarise,
+    unpermuted,
 )
-from featcache.metrics.certainty.sides import sides_of
-from featcache.metrics.comparison import Comparison, backends
+from featcache.metrics.comparison import Comparison, KnnComparison, backends
 from featcache.metrics.errors import BadChoice
 from featcache.metrics.knn.graph import Neighbors
-from featcache.metrics.table import Metric, chosen
+from featcache.metrics.knn.graph_scores import mutual_knn_graphs
+from featcache.metrics.scores.independence import HsicComparison
+from featcache.metrics.scores.kernels import LinearCka
+from featcache.metrics.table import Metric, chosen, known_chance
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A score beside what chance would score.
-
-    Args:
-        metric: A name of `METRICS`.
-        observed: The score.
-        calibrated: (observed - threshold) / (best - threshold), clipped to [0, 1]: 0 up to the threshold, 1 at best.
-        p: Share of permutations, the observed order among them, at least as aligned as observed; with
-            permutations = 0, the normal tail.
-        chance: Mean of the null; in closed form where there is one.
-        threshold: What a share alpha of the null passes.
-        best: What two equal spaces would score: the good end of the scale.
-        alpha: Level of the threshold.
-        null: All of the null.
-        moments: Exact permutation mean and standard deviation, where there is a closed form.
-        normal_p: Tail of the normal with these moments.
-        backend: What prepared the two spaces.
-    """
+    """A score with what chance would score."""
 
     metric: str
     observed: float
-    calibrated: float
-    p: float
-    chance: float
-    threshold: float
-    best: float
-    alpha: float
-    null: Null
-    moments: Moments | None
-    normal_p: float | None
-    backend: str
+    calibrated: float  # (observed - threshold) / (best - threshold), clipped to [0, 1]
+    p: float  # share of permutations at least as aligned; with permutations = 0, the tail of the closed form
+    chance: float  # mean score of unrelated spaces: exact where there is a formula, else the mean of the null
+    threshold: float  # what a share alpha of the null passes
+    best: float  # what two equal spaces would score: the good end of the scale
+    alpha: float  # level of the threshold
+    null: Null  # all of the null
+    backend: str  # what prepared the two spaces
 
 
 @dataclass(frozen=True, eq=False)
 class MaxNull:
-    """The best score of many pairs of spaces, and what the best would be by chance.
+    """The best score of many pairs of spaces, and what the best would be by chance."""
 
-    Args:
-        scores: Observed score of each pair, [len(x), len(y)].
-        best: Place of the best score, (i, j).
-        p_values: Adjusted p of each pair: the share of permutations whose best pair is at least as good, [x, y].
-        threshold: What the best pair of a share alpha of the permutations passes.
-        null: Null of the best score.
-    """
-
-    scores: np.ndarray
-    best: tuple[int, int]
-    p_values: np.ndarray
-    threshold: float
-    null: Null
+    scores: np.ndarray  # observed score of each pair, [len(x), len(y)]
+    best: tuple[int, int]  # place of the best score, (i, j)
+    p_values: np.ndarray  # adjusted p of each pair, [x, y]: share of permutations whose best is at least as good
+    threshold: float  # what the best pair of a share alpha of the permutations passes
+    null: Null  # null of the best score
 
     @property
     def p(self) -> float:
@@ -91,6 +67,7 @@ def calibrate(
     y: Y | Neighbors,
     *,
     groups: Groups | None = None,
+    within: Groups | None = None,
     permutations: int = 1000,
     seed: int = 0,
     alpha: float = 0.05,
@@ -108,74 +85,91 @@ def calibrate(
 
     Args:
         name: A key of `METRICS`.
-        x: Features of n samples in the first space; or for kNN metrics a graph that is there already, at least k deep.
-        y: Features of the same samples, in the same order, in the second space; or their graph.
+        x: Features [n, dx]; or for kNN metrics a graph that is there already, at least k deep.
+        y: Features [n, dy] of the same samples, or their graph.
         groups: The group of each row, or None. Neighbours of the same group are excluded where the metric has
             neighbours, and whole groups of equal size are permuted.
-        permutations: How many to draw; 0 takes the closed form and its normal tail, where there is one.
-        seed: Seed of the draws.
+        within: The label of each row, or None: rows change places only within equal labels, which splits what a space
+            shares with another into what the labels explain and the rest.
+        permutations: How many to draw; 0 takes the closed form, where there is one: of linear CKA, RV and HSIC the
+            Pearson III tail with the exact three permutation moments, of mutual_knn a normal tail with two. Such a p is
+            never given as less than .001.
+        seed: Of the draws.
         alpha: Share of chance scores above the threshold, at least 1 / (permutations + 1).
         options: Of the metric ("k", ...).
 
-    Returns:
-        Score, calibrated score, p, chance and the whole null.
-
     Raises:
-        BadChoice: If the metric or an option is unknown, alpha is out of range, there is no closed form where one is
-            asked for, or no two groups have the same size.
+        BadChoice: If the metric or an option is unknown, alpha is out of range, permutations are 0 where there is no
+            closed form, or no two groups have the same size.
         BadShape, BadDtype, NotFinite, ZeroRow, ConstantSpace, TooFewRows: As the metric.
 
     Example:
         >>> x, noise = np.random.default_rng(0).standard_normal((2, 60, 8))
-        >>> found = calibrate("mutual_knn", x, x + noise, k=5, permutations=199)
-        >>> found.p, round(found.chance, 3), found.observed > found.threshold > found.chance
+        >>> result = calibrate("mutual_knn", x, x + noise, k=5, permutations=199)
+        >>> result.p, round(result.chance, 3), result.observed > result.threshold > result.chance
         (0.005, 0.085, True)
         >>> calibrate("mutual_knn", x, noise, k=5, permutations=199).calibrated
         0.0
 
-    Source:
-        "Aristotelian view" (ICML 2026), calibrated-similarity at 785054b; mirrored distances, `best` and groups are
-        ours.
+    Source: "Aristotelian view" (ICML 2026), calibrated-similarity at 785054b; mirrored distances, `best` and groups
+    are ours.
     """
     metric, comparison = chosen(name, groups=groups, **options)
+    (a, b), n = prepare_all(comparison, {"x": x, "y": y})
+    draws: dict[str, Any] = {"within": within, "permutations": permutations, "seed": seed, "alpha": alpha}
+    return calibrate_prepared(metric, comparison, (a, b), n=n, groups=groups, **draws)
+
+
+def calibrate_prepared(
+    metric: Metric,
+    comparison: Comparison[Any],
+    spaces: tuple[Any, Any],
+    *,
+    n: int,
+    groups: Groups | None = None,
+    within: Groups | None = None,
+    permutations: int = 1000,
+    seed: int = 0,
+    alpha: float = 0.05,
+) -> Calibrated:
+    """As `calibrate`, of two prepared spaces of n rows."""
     _check_alpha(alpha, permutations)
-    (a, b), n = sides_of(comparison, {"x": x, "y": y})
-    moments = closed_form(name, x, y, a, b, groups=groups, options=options)
+    a, b = spaces
     if permutations:
-        draws: dict[str, Any] = {"groups": groups, "permutations": permutations, "seed": seed}
+        draws: dict[str, Any] = {"groups": groups, "within": within, "permutations": permutations, "seed": seed}
         null = permutation_null(comparison, a, b, n=n, higher_is_better=metric.higher_is_better, **draws)
         threshold = _threshold(null.scores, null.observed, alpha, metric.higher_is_better)
-    elif moments:
-        null = _normal_null(comparison.compare(a, b), moments)
-        threshold = moments.mean + NormalDist().inv_cdf(1 - alpha) * moments.std
     else:
-        with_groups = " with groups" if groups is not None else ""
-        raise BadChoice(
-            f"{name} has no closed form{with_groups} at these options: wanted permutations >= 1; without groups there "
-            f"is one for {', '.join(_CLOSED)}"
-        )
+        closed = None if within is not None else closed_form(comparison, a, b, groups=groups)
+        if closed is None:
+            restricted = [word for word, given in (("groups", groups), ("within", within)) if given is not None]
+            raise BadChoice(
+                f"{metric.name} has no closed form{' with ' + ' and '.join(restricted) if restricted else ''} at these "
+                f"options: wanted permutations >= 1; without groups there is one for {', '.join(_CLOSED)}"
+            )
+        null = _closed_null(comparison.compare(a, b), closed, isinstance(comparison, KnnComparison))
+        threshold = closed.quantile(1 - alpha)
+    exact = None if within is not None else exact_chance(comparison, a, b, n=n, groups=groups)
     best = _best(metric, comparison, a, b)
     return Calibrated(
-        metric=name,
+        metric=metric.name,
         observed=null.observed,
         calibrated=_calibrated(null.observed, threshold, best),
         p=null.p,
-        chance=moments.mean if moments else null.mean,
+        chance=null.mean if exact is None else exact,
         threshold=threshold,
         best=best,
         alpha=alpha,
         null=null,
-        moments=moments,
-        normal_p=_normal_null(null.observed, moments).p if moments else None,
         backend=backends(comparison, a, b),
     )
 
 
-# Nine parameters: what `permutation_null` takes, for many sides, and the level of the threshold.
+# Nine parameters: what `permutation_null` takes, for many spaces, and the level of the threshold.
 def max_null(
     comparison: Comparison[Any],
-    sides_x: Sequence[Any],
-    sides_y: Sequence[Any],
+    spaces_x: Sequence[Any],
+    spaces_y: Sequence[Any],
     *,
     n: int,
     groups: Groups | None = None,
@@ -187,55 +181,38 @@ def max_null(
     """The best score of all pairs of spaces and its null: every permutation moves all second spaces alike.
 
     Taking the best of many layer pairs finds a good one by chance; the best of the permuted pairs does so as well.
-    Comparing with it corrects every p for the search, however alike the layers are to each other.
-
-    Args:
-        comparison: The metric at its options.
-        sides_x: Prepared spaces (layers) of the first encoder, one or more.
-        sides_y: Prepared spaces of the second.
-        n: Rows of each.
-        groups: The group of each row, or None; whole groups of equal size are permuted.
-        permutations: How many to draw.
-        seed: Seed of the draws.
-        alpha: Share of chance maxima above the threshold.
-        higher_is_better: Of the metric; False takes the minimum of a distance.
-
-    Returns:
-        All scores, the best pair, and adjusted p-values.
-
-    Raises:
-        BadChoice: If there is no space, alpha is out of range, or no two groups have the same size.
-        TooFewRows: If a score is undefined.
+    Comparing with it corrects every p for the search, however alike the layers are to each other. `spaces_x` and
+    `spaces_y` are prepared spaces (layers) of two encoders, one or more each; other arguments and errors as
+    `permutation_null`, alpha as `calibrate`. Of a distance the best is the minimum.
 
     Example:
         >>> from featcache.metrics import METRICS
         >>> layers = np.random.default_rng(0).standard_normal((3, 40, 8))
         >>> knn = METRICS["mutual_knn"].comparison(k=5)
         >>> graphs = [knn.prepare(layer) for layer in layers]
-        >>> found = max_null(knn, graphs, graphs[1:2], n=40, permutations=99)
-        >>> found.best, found.p
+        >>> result = max_null(knn, graphs, graphs[1:2], n=40, permutations=99)
+        >>> result.best, result.p
         ((1, 0), 0.01)
 
-    Source:
-        Westfall & Young 1993, Resampling-Based Multiple Testing, section 2.3 (single-step maxT).
+    Source: Westfall & Young 1993, Resampling-Based Multiple Testing, section 2.3 (single-step maxT).
     """
     _check_alpha(alpha, permutations)
-    if not (len(sides_x) and len(sides_y)):
-        raise BadChoice(f"wanted one space or more on each side, got {len(sides_x)} and {len(sides_y)}")
-    scores = np.array([[comparison.compare(a, b) for b in sides_y] for a in sides_x])
+    if not (len(spaces_x) and len(spaces_y)):
+        raise BadChoice(f"wanted one space or more on each side, got {len(spaces_x)} and {len(spaces_y)}")
+    scores = np.array([[comparison.compare(a, b) for b in spaces_y] for a in spaces_x])
     place = scores.argmax() if higher_is_better else scores.argmin()
     i, j = (int(at) for at in np.unravel_index(place, scores.shape))
     better = np.maximum if higher_is_better else np.minimum
-    found: list[np.ndarray] = []
+    drawn: list[np.ndarray] = []
     for orders in order_batches(n, groups, permutations=permutations, seed=seed):
-        found.append(better.reduce([comparison.permuted(a, b, orders) for a in sides_x for b in sides_y]))
-    method = f"best of {len(sides_x)} x {len(sides_y)} pairs, {described(groups, n)} in all of them alike"
-    drawn = np.concatenate(found)
+        drawn.append(better.reduce([comparison.permuted(a, b, orders) for a in spaces_x for b in spaces_y]))
+    method = f"best of {len(spaces_x)} x {len(spaces_y)} pairs, {describe_permutation(groups, n)} in all of them alike"
+    permuted = np.concatenate(drawn)
 
     def against(i: int, j: int) -> Null:
         observed = float(scores[i, j])
-        moved = settled(drawn, observed, unmoved(comparison, sides_x[i], sides_y[j], n))
-        return summarised(observed, moved, method, higher_is_better=higher_is_better)
+        moved = merge_ties(permuted, observed, unpermuted(comparison, spaces_x[i], spaces_y[j], n))
+        return summarise(observed, moved, method, higher_is_better=higher_is_better)
 
     null, p_values = against(i, j), np.empty(scores.shape)
     for at in np.ndindex(*scores.shape):
@@ -247,39 +224,54 @@ def max_null(
 _CLOSED = ("mutual_knn", "cka_linear", "cka_debiased", "rv", "hsic")
 
 
-def closed_form(
-    name: str, x: Any, y: Any, a: Any, b: Any, *, groups: Groups | None, options: Mapping[str, Any]
-) -> Moments | None:
-    """Exact permutation mean and standard deviation of mutual_knn, linear CKA, RV or HSIC; None where none is known.
-
-    Args:
-        name: A key of `METRICS`.
-        x: Features or graph of the first space.
-        y: Features or graph of the second.
-        a: The first space, prepared.
-        b: The second.
-        groups: The group of each row; with groups only permutations will do.
-        options: Of the metric.
-    """
+def has_closed_form(comparison: Comparison[Any], a: Any, b: Any, *, groups: Groups | None = None) -> bool:
+    """Whether `closed_form` of two prepared spaces is known: of mutual_knn, linear CKA, RV and HSIC without groups."""
     if groups is not None:
-        return None
-    if name == "mutual_knn":
-        k = options.get("k", 10)
-        return moments_knn(a.ids[:, :k], b.ids[:, :k]) if a.n >= 4 else None
-    if name not in _CLOSED or len(x) < 4 or options.get("kernel", "linear") != "linear" or options.get("epsilon"):
-        return None
-    if name == "hsic":
-        return moments_hsic(x, y, **{key: options[key] for key in ("debiased", "divisor") if key in options})
-    return moments_cka(x, y, debiased=options.get("debiased", name == "cka_debiased"))
+        return False
+    if isinstance(comparison, KnnComparison):
+        return comparison.per_row is mutual_knn_graphs and a.n >= 4
+    return _linear(comparison) and len(a) >= 4 and min(a.own, b.own) > 0
 
 
-def _normal_null(observed: float, moments: Moments) -> Null:
-    """The null of a similarity as a normal with exact permutation moments."""
-    mean, std = moments
-    half = NormalDist().inv_cdf(0.975) * std
-    # Never 0: what float64 cannot tell from it is still a tail.
-    p = max(0.5 * math.erfc((observed - mean) / (std * math.sqrt(2))), sys.float_info.min) if std > 0 else 1.0
-    return Null(observed, mean, std, mean - half, mean + half, p, 0, "closed form, normal tail")
+def closed_form(comparison: Comparison[Any], a: Any, b: Any, *, groups: Groups | None = None) -> PearsonIII | None:
+    """The null of two prepared spaces from exact permutation moments; None where none is known.
+
+    The skewness of mutual_knn, a count of many rows, is taken for 0.
+    """
+    if not has_closed_form(comparison, a, b, groups=groups):
+        return None
+    if isinstance(comparison, KnnComparison):
+        return PearsonIII(*moments_knn(a.ids[:, : comparison.k], b.ids[:, : comparison.k]), 0.0)
+    assert _linear(comparison)
+    mean, std, skewness = three_moments(a, b, debiased=comparison.debiased)
+    unit = comparison.of_cosine(a, b) if isinstance(comparison, HsicComparison) else 1.0
+    return PearsonIII(mean * unit, std * unit, skewness)
+
+
+def exact_chance(comparison: Comparison[Any], a: Any, b: Any, *, n: int, groups: Groups | None = None) -> float | None:
+    """What unrelated spaces like these score on average, where a formula says so; it costs next to nothing.
+
+    Of mutual_knn with or without groups; of linear CKA, RV and HSIC without.
+    """
+    if isinstance(comparison, KnnComparison):
+        return known_chance(comparison, n, groups)
+    if groups is not None or n < 4 or not _linear(comparison) or min(a.own, b.own) <= 0:
+        return None
+    unit = comparison.of_cosine(a, b) if isinstance(comparison, HsicComparison) else 1.0
+    return two_moments(a, b, debiased=comparison.debiased).mean * unit
+
+
+def _linear(comparison: Comparison[Any]) -> TypeGuard[LinearCka | HsicComparison]:
+    """Whether a score is an inner product of linear kernels over what no permutation changes."""
+    if isinstance(comparison, HsicComparison):
+        return comparison.kernel == "linear"
+    return isinstance(comparison, LinearCka) and comparison.epsilon == 0
+
+
+def _closed_null(observed: float, moments: PearsonIII, normal: bool) -> Null:
+    low, high = moments.quantile(0.025), moments.quantile(0.975)
+    method = "normal, exact two moments" if normal else "Pearson III, exact three moments"
+    return Null(observed, moments.mean, moments.std, low, high, moments.tail(observed), 0, method)
 
 
 def _check_alpha(alpha: float, permutations: int) -> None:
@@ -295,7 +287,7 @@ def _check_alpha(alpha: float, permutations: int) -> None:
 
 
 def _passing(alpha: float, permutations: int) -> int:
-    """How many of the permuted scores and the observed one lie above the threshold: floor(alpha (K + 1))."""
+    """Number of the permuted scores and the observed one above the threshold: floor(alpha (K + 1))."""
     return math.floor(alpha * (permutations + 1) + 1e-9)  # .05 * 20 may come out below 1
 
 

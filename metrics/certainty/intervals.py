@@ -1,50 +1,35 @@
-"""How sure is a score, and of what? Intervals that name their estimand: other queries, or new samples."""
+"""Intervals of scores that name their estimand: other queries of this gallery, or new samples."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import torch
 
 from featcache.metrics.arrays import Groups, X, Y, check_pair, group_codes
-from featcache.metrics.certainty.sides import sides_of
+from featcache.metrics.certainty.halves import Halves, compares_neighbors
+from featcache.metrics.certainty.inputs import prepare_all
 from featcache.metrics.comparison import Comparison, KnnComparison, RowComparison
 from featcache.metrics.errors import BadChoice, BadShape, TooFewRows
 from featcache.metrics.knn.gallery import neighbors_in
 from featcache.metrics.knn.graph import Neighbors
-from featcache.metrics.knn.graph_scores import OWN_LISTS
-from featcache.metrics.knn.parts import depth_for, first_kept
 from featcache.metrics.table import Metric, chosen, names_of
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A score and where its estimand lies.
-
-    Args:
-        value: The score.
-        low: Lower end.
-        high: Upper end.
-        level: Share of such intervals that contain the estimand.
-        estimand: What the interval is about, in words.
-        method: How it was found.
-        n: Rows (samples) or queries that it rests on.
-        repeats: Subsamples that were drawn; 0 where there is a formula.
-        short_rows: Rows, over all subsamples, whose neighbour list ran short and which were left out.
-    """
+    """A score and where its estimand lies."""
 
     value: float
     low: float
     high: float
-    level: float
-    estimand: str
-    method: str
-    n: int
-    repeats: int
-    short_rows: int
+    level: float  # share of such intervals that contain the estimand
+    estimand: str  # what the interval is about, in words
+    method: str  # how it was computed
+    n: int  # rows (samples) or queries that it rests on
+    repeats: int  # subsamples that were drawn; 0 where there is a formula
+    short_rows: int  # rows, over all subsamples, whose neighbour list ran short and which were left out
 
 
 def query_interval(
@@ -60,14 +45,14 @@ def query_interval(
 ) -> Interval:
     """This gallery, other queries: where the mean over all n rows lies, from the scores of some of them.
 
-    Queries are drawn from the n rows of a gallery that stays as it is; so the width is 0 when all of them are asked.
+    Queries are drawn from the n rows of a gallery that stays as it is; so the width is 0 when all of them are drawn.
     It says nothing of new samples: those change the gallery too, and `sample_interval` is about a third wider or more.
     kNN scores that need a query's own lists alone (all but cycle_knn) search for the queries alone.
 
     Args:
         name: A key of `METRICS` whose score is a mean over rows (the kNN metrics, second_order_cosine, alignment_loss).
-        x: Features of n samples in the first space, or a graph of them at least k deep.
-        y: Features of the same samples in the second space, or their graph.
+        x: Features [n, dx], or a graph of them at least k deep.
+        y: Features [n, dy] of the same samples, or their graph.
         queries: How many rows to draw (to the nearest whole group); or row numbers that were drawn at random, in whole
             groups; None for all.
         groups: The group of each row, or None; whole groups are drawn, and are the units of the standard error.
@@ -75,13 +60,9 @@ def query_interval(
         seed: Of the draw.
         options: Of the metric ("k", ...).
 
-    Returns:
-        Mean score of the queries and its interval, within the metric's range.
-
     Raises:
         BadChoice: If the metric is no mean over rows, or queries or level are out of range.
-        TooFewRows: If fewer than two groups are drawn.
-        BadShape, BadDtype, NotFinite, ZeroRow, ConstantSpace: As the metric.
+        TooFewRows: If fewer than two groups are drawn; other errors as the metric.
 
     Example:
         >>> x, noise = np.random.default_rng(0).standard_normal((2, 200, 8))
@@ -90,33 +71,62 @@ def query_interval(
         >>> some.low < every.value < some.high, every.high - every.low
         (True, 0.0)
 
-    Source:
-        Cochran 1977, Sampling Techniques, 3rd ed., sections 2.6 and 9A.
+    Source: Cochran 1977, Sampling Techniques, 3rd ed., sections 2.6 and 9A.
     """
     metric, comparison = chosen(name, groups=groups, **options)
-    if not isinstance(comparison, RowComparison):
-        raise BadChoice(
-            f"{name} is no mean over rows, so it has no other queries; there are {', '.join(names_of(RowComparison))}. "
-            f"For {name} use sample_interval"
-        )
+    comparison = _of_rows(name, comparison)
     n = x.n if isinstance(x, Neighbors) else len(x)
     rows = _drawn(queries, groups, n, seed)
-    codes = group_codes(groups, n)[0]
     some = len(rows) < n and not any(isinstance(space, Neighbors) for space in (x, y))
-    if some and isinstance(comparison, KnnComparison) and comparison.per_row in OWN_LISTS:
+    if some and isinstance(comparison, KnnComparison) and comparison.per_row.own_lists:
+        codes = group_codes(groups, n)[0]
         a, b = _searched(comparison, x, y, rows, codes)
-        scores = comparison.rows(a, b)
-    else:
-        (a, b), _ = sides_of(comparison, {"x": x, "y": y})
-        scores = comparison.rows(a, b)[rows]
-    asked = None if groups is None else codes[rows]
-    return scores_interval(scores, population=n, groups=asked, level=level, bounds=_bounds(metric, comparison, a, b))
+        return scores_interval(
+            comparison.rows(a, b),
+            population=n,
+            groups=None if groups is None else codes[rows],
+            level=level,
+            bounds=_bounds(metric, comparison, a, b),
+        )
+    prepared, _ = prepare_all(comparison, {"x": x, "y": y})
+    return drawn_interval(metric, comparison, (prepared[0], prepared[1]), rows, groups=groups, n=n, level=level)
+
+
+def drawn_interval(
+    metric: Metric,
+    comparison: Comparison[Any],
+    spaces: tuple[Any, Any],
+    queries: int | np.ndarray | None,
+    *,
+    n: int,
+    groups: Groups | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """The interval of two prepared spaces of n rows; else as `query_interval`."""
+    comparison = _of_rows(metric.name, comparison)
+    rows = _drawn(queries, groups, n, seed)
+    return scores_interval(
+        comparison.rows(*spaces)[rows],
+        population=n,
+        groups=None if groups is None else group_codes(groups, n)[0][rows],
+        level=level,
+        bounds=_bounds(metric, comparison, *spaces),
+    )
+
+
+def _of_rows(name: str, comparison: Comparison[Any]) -> RowComparison[Any]:
+    if isinstance(comparison, RowComparison):
+        return comparison
+    raise BadChoice(
+        f"{name} is no mean over rows, so it has no other queries; there are {', '.join(names_of(RowComparison))}. "
+        f"For {name} use sample_interval"
+    )
 
 
 def _searched(
     comparison: KnnComparison, x: Any, y: Any, rows: np.ndarray, codes: np.ndarray
 ) -> tuple[Neighbors, Neighbors]:
-    """Neighbours of some rows among all, in both spaces."""
     check_pair(x, y, at_least=comparison.at_least)
     at = torch.from_numpy(rows)
     draws: dict[str, Any] = {"k": comparison.k, "metric": comparison.metric, "exclude": rows}
@@ -142,15 +152,9 @@ def scores_interval(
 ) -> Interval:
     """This gallery, other queries, from the scores of the queries: what `query_interval` rests on.
 
-    Args:
-        scores: Score of each query, [q]; NaN where a neighbour list ran short: left out and counted.
-        population: Rows that the queries were drawn from, N >= q.
-        groups: The group of each query, or None; drawn in whole groups.
-        level: Share of such intervals that contain the mean over all N rows.
-        bounds: Lowest and highest score of the metric.
-
-    Returns:
-        Mean score, and Student's t times its standard error sqrt(1 - q / N) s on both sides.
+    The mean score, and Student's t times its standard error sqrt(1 - q / N) s above and below. `scores` [q] are NaN
+    where a neighbour list ran short: left out and counted. The queries were drawn from `population` N >= q rows, in
+    whole groups; `bounds` are the lowest and highest score of the metric.
 
     Raises:
         BadShape: If scores are not [q], or groups are not q.
@@ -158,8 +162,8 @@ def scores_interval(
         TooFewRows: If fewer than two groups have a score, and queries are missing.
 
     Example:
-        >>> found = scores_interval(np.array([0.1, 0.3, 0.2, 0.2]), population=8)
-        >>> round(found.low, 3), round(found.value, 3), round(found.high, 3)
+        >>> interval = scores_interval(np.array([0.1, 0.3, 0.2, 0.2]), population=8)
+        >>> round(interval.low, 3), round(interval.value, 3), round(interval.high, 3)
         (0.108, 0.2, 0.292)
     """
     scores = np.asarray(scores, dtype=np.float64)
@@ -208,138 +212,61 @@ def sample_interval(
     """New samples at gallery size n: where the expected score of n fresh samples lies, by delete-half subsampling.
 
     The scores of random halves (of whole groups) spread around their own mean as those of fresh samples of size n do;
-    their standard deviation is put on both sides of the observed score. Unlike a bootstrap of rows no sample occurs
-    twice, so that none becomes its own neighbour. A kNN score at n / 2 spreads a little more than at n, which errs on
-    the safe side. Simulated coverage at level .95, 600 data sets of 150 rows: .98 for mutual_knn (also at 500 rows, and
-    with groups), .96 for cka_debiased, .95 for procrustes.
+    their standard deviation is put above and below the observed score, cut to the metric's range. Unlike a bootstrap of
+    rows no sample occurs twice, so that none becomes its own neighbour. A kNN score at n / 2 spreads a little more than
+    at n, which errs on the safe side. Simulated coverage at level .95, 600 data sets of 150 rows: .98 for mutual_knn
+    (also at 500 rows, and with groups), .96 for cka_debiased, .95 for procrustes.
 
     kNN metrics search once, so deep that a row keeps k neighbours in a half but for one case in a million, and take
     the halves from that graph; of a graph that is given and less deep, rows that run short are left out and counted.
 
-    Args:
-        name: A key of `METRICS`.
-        x: Features of n samples in the first space, or for kNN metrics a graph of them.
-        y: Features of the same samples in the second space, or their graph.
-        groups: The group of each row, or None; whole groups are taken or left.
-        repeats: Halves to draw, 20 or more.
-        level: Share of such intervals that contain the expected score.
-        seed: Of the draws.
-        options: Of the metric ("k", ...).
-
-    Returns:
-        The observed score and its interval, symmetric but for the ends of the metric's range.
-
-    Raises:
-        BadChoice: If the metric or an option is unknown, or repeats or level are out of range.
-        TooFewRows: If half of the rows are too few for the metric.
-        BadShape, BadDtype, NotFinite, ZeroRow, ConstantSpace: As the metric.
+    `repeats` halves are drawn, 20 or more, and `level` of such intervals contain the expected score; other arguments
+    and errors as `calibrate`, TooFewRows also if half of the rows are too few for the metric.
 
     Example:
         >>> x, noise = np.random.default_rng(0).standard_normal((2, 200, 8))
-        >>> found = sample_interval("cka_debiased", x, x + noise)
-        >>> found.low < found.value < found.high, found.estimand
+        >>> interval = sample_interval("cka_debiased", x, x + noise)
+        >>> interval.low < interval.value < interval.high, interval.estimand
         (True, 'expected cka_debiased of new samples at gallery size 200')
 
-    Source:
-        Politis, Romano & Wolf 1999, Subsampling, chapter 2; Shao & Wu 1989, Annals of Statistics 17 (delete-d
-        jackknife: with d = n / 2 its factor (n - d) / d is 1).
+    Source: Politis, Romano & Wolf 1999, Subsampling, chapter 2; Shao & Wu 1989, Annals of Statistics 17 (delete-d
+    jackknife: with d = n / 2 its factor (n - d) / d is 1).
     """
-    metric, comparison = halving(name, {"x": x, "y": y}, groups, options)
-    (a, b), n = sides_of(comparison, {"x": x, "y": y})
-    observed = comparison.compare(a, b)
-    found, short_rows = [], 0
-    for rows in halves(comparison, groups, n, repeats=repeats, seed=seed):
-        parts = part_of(comparison, a, rows), part_of(comparison, b, rows)
-        short_rows += short(comparison, *parts)
-        found.append(comparison.compare(*parts))
-    half = half_width(np.array(found), groups, n, level)
+    metric, comparison = chosen(name, groups=groups, **options)
+    n = x.n if isinstance(x, Neighbors) else len(x)
+    halves = Halves(n, groups, repeats, seed)
+    searched = not (isinstance(x, Neighbors) and isinstance(y, Neighbors))
+    if "depth" in metric.options() and "depth" not in options and searched:
+        comparison = chosen(name, groups=groups, **options, depth=halves.depth(comparison.k))[1]
+    (a, b), _ = prepare_all(comparison, {"x": x, "y": y})
+    halves.check(comparison)
+    (scores,), (short_rows,) = comparison.on_subsets([a], b, halves.masks)
+    return samples_interval(metric, comparison, (a, b), halves, scores, level=level, short_rows=int(short_rows))
+
+
+def samples_interval(
+    metric: Metric,
+    comparison: Comparison[Any],
+    spaces: tuple[Any, Any],
+    halves: Halves,
+    scores: np.ndarray,
+    *,
+    level: float,
+    short_rows: int,
+) -> Interval:
+    """The interval of two prepared spaces from their scores on halves: what `sample_interval` rests on."""
+    observed = comparison.compare(*spaces)
+    half = halves.half_width(scores, level, of_graphs=compares_neighbors(spaces[0]))
     return Interval(
         observed,
-        *_clipped(observed, half, _bounds(metric, comparison, a, b)),
+        *_clipped(observed, half, _bounds(metric, comparison, *spaces)),
         level,
-        estimand=f"expected {name} of new samples at gallery size {n}",
-        method=f"delete-half subsampling{'' if groups is None else ' of whole groups'}, {repeats} halves",
-        n=n,
-        repeats=repeats,
+        estimand=f"expected {metric.name} of new samples at gallery size {halves.n}",
+        method=halves.method,
+        n=halves.n,
+        repeats=halves.repeats,
         short_rows=short_rows,
     )
-
-
-def halving(
-    name: str, spaces: dict[str, Any], groups: Groups | None, options: dict[str, Any]
-) -> tuple[Metric, Comparison[Any]]:
-    """A metric and its comparison, which searches deep enough for halves of the rows."""
-    metric, comparison = chosen(name, groups=groups, **options)
-    features = [space for space in spaces.values() if not isinstance(space, Neighbors)]
-    if "depth" not in metric.options() or "depth" in options or not features:
-        return metric, comparison
-    n, k = len(features[0]), getattr(comparison, "k", 1)
-    largest = int(np.bincount(group_codes(groups, n)[0]).max())
-    outside = n - largest  # rows that the row of the largest group may have as neighbours
-    try:
-        depth = min(depth_for(n // 2, n, k, group_size=largest), outside)
-    except BadChoice:  # few groups: every candidate, and whoever runs short is counted
-        depth = outside
-    return metric, chosen(name, groups=groups, **options, depth=max(depth, k))[1]
-
-
-def halves(
-    comparison: Comparison[Any], groups: Groups | None, n: int, *, repeats: int, seed: int
-) -> Iterator[np.ndarray]:
-    """Rows of random halves of the groups, in their order.
-
-    Raises:
-        BadChoice: If there are fewer than 20 repeats.
-        TooFewRows: If there are fewer than four groups, or half of the rows are too few for the metric.
-    """
-    if repeats < 20:
-        raise BadChoice(f"repeats = {repeats}: wanted 20 or more for a standard deviation")
-    codes = group_codes(groups, n)[0]
-    count = int(codes.max()) + 1
-    least = max(comparison.at_least, getattr(comparison, "k", 0) + 1)
-    if count < 4 or n // 2 < least:
-        raise TooFewRows(
-            f"{count} groups of {n} rows: half of them is too few for this metric; wanted 4 groups and {2 * least} rows"
-        )
-    rng = np.random.default_rng(seed)
-    for _ in range(repeats):
-        kept = np.zeros(count, dtype=bool)
-        kept[rng.choice(count, count // 2, replace=False)] = True
-        yield np.flatnonzero(kept[codes])
-
-
-def half_width(scores: np.ndarray, groups: Groups | None, n: int, level: float) -> float:
-    """Half the width of a normal interval at n, from the scores of halves [repeats].
-
-    Raises:
-        BadChoice: If level is out of range.
-    """
-    _check_level(level)
-    count = int(group_codes(groups, n)[0].max()) + 1
-    kept = count // 2
-    return NormalDist().inv_cdf(0.5 + level / 2) * math.sqrt(kept / (count - kept)) * float(scores.std(ddof=1))
-
-
-def part_of(comparison: Comparison[Any], side: Any, rows: np.ndarray) -> Any:
-    """The prepared space of some rows; of a graph no more than the k entries that a score looks at."""
-    if not isinstance(comparison, KnnComparison):
-        return comparison.take(side, rows)
-    return first_kept(side, rows, comparison.k)
-
-
-def short(comparison: Comparison[Any], *sides: Any) -> int:
-    """Rows of some prepared spaces that have fewer than k neighbours in one of them.
-
-    Raises:
-        TooFewRows: If no row has as many in all, so that there is nothing to average.
-    """
-    k = getattr(comparison, "k", 0)
-    graphs = [getattr(side, "graph", side) for side in sides]
-    lists = [graph.ids[:, k - 1] < 0 for graph in graphs if isinstance(graph, Neighbors)]
-    missing = np.logical_or.reduce(lists) if lists else np.zeros(1, dtype=bool)
-    if missing.all():
-        raise TooFewRows(f"no row of a half kept k = {k} neighbours in both graphs; give deeper graphs, or features")
-    return int(missing.sum())
 
 
 def _drawn(queries: int | np.ndarray | None, groups: Groups | None, n: int, seed: int) -> np.ndarray:

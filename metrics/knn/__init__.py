@@ -1,1 +1,1 @@
-"""Which rows are nearest to which? Exact graphs, queries against a streamed gallery, approximate ones on request."""
+"""Nearest neighbours: exact graphs, queries against a streamed gallery, approximate indexes on request."""

@@ -1,4 +1,4 @@
-"""Which neighbours does an approximate index find, and how many of the true ones are among them?"""
+"""Neighbours from approximate faiss indexes, with their measured recall."""
 
 from typing import Any, Literal
 
@@ -29,9 +29,9 @@ def approximate_neighbors(
     """Neighbours by cosine from a faiss index, with the share of true ones measured on a sample of rows.
 
     For galleries beyond exact search only: a score of such graphs is a lower bound blurred by what the index missed, so
-    its recall goes with it. What was found is ordered in float64, ties by index, self and group excluded by id.
-    faiss builds an HNSW graph with several threads in no fixed order; the same seed gives the same sample, not always
-    the same ids.
+    its recall goes with it. The index's candidates are ordered in float64, ties by index, self and group excluded by
+    id; rows for which it returned fewer than k end with -1. faiss builds an HNSW graph with several threads in no fixed
+    order: the same seed gives the same sample, not always the same ids.
 
     Args:
         x: Features of n samples.
@@ -42,10 +42,6 @@ def approximate_neighbors(
         sample: Rows whose true neighbours are searched, to measure recall.
         seed: Of the sample and of k-means.
 
-    Returns:
-        A graph whose `recall` is the share of true neighbours found on the sample and whose `backend` names index and
-        sample. Rows for which the index found fewer than k end with -1.
-
     Raises:
         As `neighbors`; BadChoice also for an unknown index, or if effort or sample is below 1.
 
@@ -54,8 +50,7 @@ def approximate_neighbors(
         >>> approximate_neighbors(x, k=5).recall > 0.9
         True
 
-    Source:
-        Malkov & Yashunin 2016, arXiv:1603.09320 (HNSW); Douze et al. 2024, arXiv:2401.08281 (faiss).
+    Source: Malkov & Yashunin 2016, arXiv:1603.09320 (HNSW); Douze et al. 2024, arXiv:2401.08281 (faiss).
     """
     check_choices(k, "cosine", "faiss", None)
     if index not in INDEXES or effort < 1 or sample < 1:
@@ -66,8 +61,8 @@ def approximate_neighbors(
     check_enough(exclusion, k)
     space = exact.prepare(values, "cosine")
     unit = (space.values * space.scale[:, None]).astype(np.float32)
-    found = _search(unit, min(n, k + int(exclusion.sizes.max()) + _MARGIN), index, effort, seed)
-    ids, similarities = _ordered(space, found, exclusion.codes, k)
+    candidates = _search(unit, min(n, k + int(exclusion.sizes.max()) + _MARGIN), index, effort, seed)
+    ids, similarities = _nearest(space, candidates, exclusion.codes, k)
     rows = np.sort(np.random.default_rng(seed).choice(n, min(sample, n), replace=False))
     codes = exclusion.codes
     true = neighbors_in(values[rows], values, k=k, groups=(codes[rows], codes))
@@ -92,11 +87,13 @@ def _search(unit: np.ndarray, fetch: int, index: str, effort: int, seed: int) ->
     return built.search(unit, fetch)[1]
 
 
-def _ordered(space: exact.Space, found: np.ndarray, codes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of what was found for each row, by float64 value, ties by id; -1 and NaN where there are fewer."""
-    n, width = found.shape
+def _nearest(
+    space: exact.SearchRows, candidates: np.ndarray, codes: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best candidates of each row, by float64 value, ties by id; -1 and NaN where there are fewer."""
+    n, width = candidates.shape
     row = np.repeat(np.arange(n), width)
-    col = found.ravel()
+    col = candidates.ravel()
     values = np.full(n * width, -np.inf)
     valid = np.flatnonzero((col >= 0) & (codes[col] != codes[row]))
     values[valid] = exact.pair_values(space, row[valid], col[valid])

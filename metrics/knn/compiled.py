@@ -1,13 +1,14 @@
-"""Which loops over neighbours are worth compiling? Float64 values in one fixed order, and the scan of a tile.
+"""Compiled loops over neighbours: float64 values in a fixed order, scans of a tile, counts of shared neighbours.
 
-Numba compiles them at first use and keeps the result beside this file. Nothing here may be compiled with fastmath:
-the order of every float64 sum is part of the result.
+Numba compiles them at first use and caches the result. Nothing here may be compiled with fastmath: the order of every
+float64 sum is part of the result.
 """
 
 import numba
 import numpy as np
 
 _CHUNK = 64  # similarities that are looked at together before any of them is looked at alone
+SLOTS = 1 << 12  # few enough to stay in the first cache; ids that share one are compared
 
 
 @numba.njit(inline="always")
@@ -78,7 +79,7 @@ def centre(
     lengths: np.ndarray,
     reach: np.ndarray,
 ) -> None:
-    """Fills c = u - mean (rounded to float32), the bias, |c|^2 and |u|^2 of rows start ... stop; see `exact.Space`."""
+    """Fills c = u - mean (rounded to float32), bias, |c|^2 and |u|^2 of rows start ... stop; see `exact.SearchRows`."""
     row = np.empty(values.shape[1])
     for i in range(start, stop):
         for c in range(len(row)):
@@ -115,7 +116,7 @@ def pair_values(
 
 
 @numba.njit(inline="always")
-def _sift(best, who, value, row, size):  # noqa: ANN001, ANN202
+def _sift(best, best_ids, value, row, size):  # noqa: ANN001, ANN202
     """Puts a value in place of the smallest of a heap (smallest first) and restores the heap."""
     at = 0
     while 2 * at + 1 < size:
@@ -125,19 +126,19 @@ def _sift(best, who, value, row, size):  # noqa: ANN001, ANN202
         if best[child] >= value:
             break
         best[at] = best[child]
-        who[at] = who[child]
+        best_ids[at] = best_ids[child]
         at = child
     best[at] = value
-    who[at] = row
+    best_ids[at] = row
 
 
 @numba.njit(inline="always")
-def _sort_falling(best, who):  # noqa: ANN001, ANN202
+def _sort_falling(best, best_ids):  # noqa: ANN001, ANN202
     """Orders a heap (smallest first) by falling value."""
     for size in range(len(best) - 1, 0, -1):
-        value, row = best[size], who[size]
-        best[size], who[size] = best[0], who[0]
-        _sift(best, who, value, row, size)
+        value, row = best[size], best_ids[size]
+        best[size], best_ids[size] = best[0], best_ids[0]
+        _sift(best, best_ids, value, row, size)
 
 
 @numba.njit(inline="always")
@@ -165,7 +166,7 @@ def scan_tile(
     codes: np.ndarray,
     floor: np.ndarray,
     best: np.ndarray,
-    who: np.ndarray,
+    best_ids: np.ndarray,
 ) -> None:
     """Enters the similarities of one tile into the lists of its rows and, off the diagonal, of its columns.
 
@@ -180,7 +181,7 @@ def scan_tile(
         codes: [n] group numbers; rows of one group are not entered.
         floor: [n] float32, the smallest of each list: what a candidate must pass.
         best: [n, m] float32, each list a heap with its smallest first; -inf where nothing is entered yet.
-        who: [n, m] int32, their row numbers.
+        best_ids: [n, m] int32, their row numbers.
     """
     count, size = tile.shape[1], best.shape[1]
     both = start_i != start_j
@@ -198,10 +199,10 @@ def scan_tile(
             for c in range(first, last):
                 j = start_j + c
                 if line[c] + bias[j] > row_floor and codes[i] != codes[j]:
-                    _sift(best[i], who[i], line[c] + bias[j], j, size)
+                    _sift(best[i], best_ids[i], line[c] + bias[j], j, size)
                     row_floor = best[i, 0]
                 if both and line[c] + row_bias > floor[j] and codes[i] != codes[j]:
-                    _sift(best[j], who[j], line[c] + row_bias, i, size)
+                    _sift(best[j], best_ids[j], line[c] + row_bias, i, size)
                     floor[j] = best[j, 0]
         floor[i] = row_floor
 
@@ -212,7 +213,7 @@ def decide(
     scale: np.ndarray,
     bound: np.ndarray,
     best: np.ndarray,
-    who: np.ndarray,
+    best_ids: np.ndarray,
     distance: bool,
     start: int,
     stop: int,
@@ -224,16 +225,13 @@ def decide(
 
     The lists of `scan_tile` are sorted in place. A list is certain if its last entry is below its k-th by more than
     twice the bound: then nothing that did not get in can be among the k nearest. Others are marked, to be searched
-    again.
-
-    Returns:
-        Number of pairs that were computed in float64.
+    again. Returns the number of pairs that were computed in float64.
     """
     k, m = ids.shape[1], best.shape[1]
     exact = np.empty(m)
     computed = 0
     for i in range(start, stop):
-        _sort_falling(best[i], who[i])
+        _sort_falling(best[i], best_ids[i])
         low = best[i, k - 1] - np.float32(2) * bound[i]
         uncertain[i] = best[i, m - 1] >= low and best[i, m - 1] > -np.inf
         if uncertain[i]:
@@ -242,21 +240,75 @@ def decide(
         for c in range(m):
             if best[i, c] < low or best[i, c] == -np.inf:
                 break
-            j = who[i, c]
+            j = best_ids[i, c]
             if distance:
                 value = -_squared_distance(values[i], values[j])
             else:
                 value = _dot(values[i], values[j]) * (scale[i] * scale[j])
-            at = kept  # insertion by falling value, then rising id, into the part of `who` already read
-            while at > 0 and (exact[at - 1] < value or (exact[at - 1] == value and who[i, at - 1] > j)):
+            at = kept  # insertion by falling value, then rising id, into the part of `best_ids` already read
+            while at > 0 and (exact[at - 1] < value or (exact[at - 1] == value and best_ids[i, at - 1] > j)):
                 exact[at] = exact[at - 1]
-                who[i, at] = who[i, at - 1]
+                best_ids[i, at] = best_ids[i, at - 1]
                 at -= 1
             exact[at] = value
-            who[i, at] = j
+            best_ids[i, at] = j
             kept += 1
         computed += kept
         for c in range(k):
-            ids[i, c] = who[i, c]
+            ids[i, c] = best_ids[i, c]
             similarities[i, c] = exact[c]
     return computed
+
+
+@numba.njit(nogil=True, cache=True)
+def count_shared(a: np.ndarray, b: np.ndarray, orders: np.ndarray, counts: np.ndarray) -> None:
+    """counts[p, i]: neighbours of row i in a that are neighbours in b taken in orders[p]; -1 where a list is short."""
+    draws, n = orders.shape
+    k = a.shape[1]
+    mark = np.empty(SLOTS, dtype=np.int32)
+    for p in range(draws):
+        order = orders[p]
+        mark[:] = -1
+        for i in range(n):
+            row = order[i]  # the row of b that stands at i; it names j by order[j]
+            if a[i, k - 1] < 0 or b[row, k - 1] < 0:
+                counts[p, i] = -1
+                continue
+            for c in range(k):
+                mark[b[row, c] & (SLOTS - 1)] = i
+            count = 0
+            for c in range(k):
+                wanted = order[a[i, c]]
+                if mark[wanted & (SLOTS - 1)] != i:
+                    continue
+                if _holds(b[row], wanted):
+                    count += 1
+            counts[p, i] = count
+
+
+@numba.njit(nogil=True, cache=True)
+def count_cycles(a: np.ndarray, b: np.ndarray, orders: np.ndarray, counts: np.ndarray) -> None:
+    """counts[p, i]: 1 where row i is in a's list of one of its neighbours in b taken in orders[p]; -1 where short."""
+    draws, n = orders.shape
+    k = a.shape[1]
+    place = np.empty(n, dtype=np.int32)
+    for p in range(draws):
+        order = orders[p]
+        for i in range(n):
+            place[order[i]] = i
+        for i in range(n):
+            counts[p, i] = -1 if a[i, k - 1] < 0 or b[order[i], k - 1] < 0 else 0
+            if counts[p, i] < 0:
+                continue
+            for neighbour in b[order[i]]:
+                if _holds(a[place[neighbour]], i):
+                    counts[p, i] = 1
+                    break
+
+
+@numba.njit(inline="always")
+def _holds(ids, wanted):  # noqa: ANN001, ANN202
+    for other in ids:
+        if other == wanted:
+            return True
+    return False

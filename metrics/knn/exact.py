@@ -1,4 +1,4 @@
-"""Which candidates are the nearest, decided by one float64 routine that no batch, tile or thread can change?
+"""The float64 values that decide which candidates are nearest, whatever batch, tile or thread proposed them.
 
 Float32 search (tiles, search, faiss_backend) proposes every pair that could be among the k nearest, given the error
 bound of float32; a pair's value is then computed again from the features as given, in float64 and in one order that
@@ -21,37 +21,24 @@ _HALF_ULP = 2.0**-24
 
 
 @dataclass(frozen=True, eq=False)
-class Space:
+class SearchRows:
     """Rows ready to be searched: the values that decide, and centred float32 operands that propose.
 
     Candidates j of a row i are ordered by u_i . u_j (u: unit rows for "cosine") or -|u_i - u_j|^2 / 2. With c = u - mu
     for any fixed mu, both are c_i . c_j + bias_j and something that depends on i alone. Centred rows are shorter, so
     float32 says more about them: features whose mean cosine is .99 would else be near ties throughout.
-
-    Args:
-        values: [n, d] float32 or float64: what decides.
-        scale: [n] float64; the value of a pair is values[i] . values[j] * (scale[i] * scale[j]);
-            1 / |row| for "cosine", else 1.
-        centred: [n, d] float32, c.
-        bias: [n] float32.
-        bound: [n] float32: |float32 value - float64 value| of any pair of row i is below it, in any summation order.
-        metric: "cosine", "ip" or "euclidean".
-        unit: `values` times this are the features as given.
-        mean: [d] float64, mu.
-        lengths: [n] float64, |c|.
-        reach: [n] float64, |u| + |mu|.
     """
 
-    values: np.ndarray
-    scale: np.ndarray
-    centred: np.ndarray
-    bias: np.ndarray
-    bound: np.ndarray
-    metric: Measure
-    unit: float
-    mean: np.ndarray
-    lengths: np.ndarray
-    reach: np.ndarray
+    values: np.ndarray  # [n, d] float32 or float64: what decides
+    scale: np.ndarray  # [n] float64: 1 / |row| for "cosine", else 1; a pair is worth values . values * scale * scale
+    centred: np.ndarray  # [n, d] float32, c
+    bias: np.ndarray  # [n] float32
+    bound: np.ndarray  # [n] float32: above |float32 value - float64 value| of any pair of row i, in any order
+    metric: Measure  # "cosine", "ip" or "euclidean"
+    unit: float  # `values` times this are the features as given
+    mean: np.ndarray  # [d] float64, mu
+    lengths: np.ndarray  # [n] float64, |c|
+    reach: np.ndarray  # [n] float64, |u| + |mu|
 
     def __len__(self) -> int:
         return len(self.values)
@@ -62,19 +49,11 @@ class Space:
         return self.metric == "euclidean"
 
 
-def prepare(values: np.ndarray, metric: Measure, *, name: str = "x", like: Space | None = None) -> Space:
-    """Builds the float32 operands and their error bound.
+def prepare(values: np.ndarray, metric: Measure, *, name: str = "x", like: SearchRows | None = None) -> SearchRows:
+    """Builds the float32 operands and their error bound from checked features [n, d], which are not written to.
 
-    Args:
-        values: Checked features [n, d] (`featcache.metrics.arrays.checked`); not written to.
-        metric: "cosine", "ip" or "euclidean".
-        name: What the messages call the features.
-        like: A space that these rows will be compared with: its mu and its unit are taken over. None: the mean of these
-            rows, and a unit that suits them.
-
-    Raises:
-        ZeroRow: If the metric is "cosine" and a row is zero.
-        BadChoice: If these rows are longer than those of `like` by more than float32 can bridge.
+    With `like`, rows that these will be compared with, mu and unit are theirs. ZeroRow if the metric is "cosine" and a
+    row is zero; BadChoice if these rows are longer than those of `like` by more than float32 can bridge.
     """
     values, unit = _in_range(values, metric, None if like is None else like.unit)
     n, d = values.shape
@@ -89,7 +68,7 @@ def prepare(values: np.ndarray, metric: Measure, *, name: str = "x", like: Space
         lambda start, stop: compiled.centre(values, scale, mu, distance, start, stop, centred, bias, lengths, reach), n
     )
     lengths, reach = np.sqrt(lengths), np.sqrt(reach) + np.sqrt(mu @ mu)
-    space = Space(values, scale, centred, bias.astype(np.float32), np.empty(0), metric, unit, mu, lengths, reach)
+    space = SearchRows(values, scale, centred, bias.astype(np.float32), np.empty(0), metric, unit, mu, lengths, reach)
     return replace(space, bound=value_bound(space, space))
 
 
@@ -102,18 +81,11 @@ def relative_bound(terms: int) -> float:
     return 1.02 * (terms + 8) * _HALF_ULP
 
 
-def value_bound(rows: Space, candidates: Space) -> np.ndarray:
-    """How far a float32 value c_i . c_j + bias_j may be from the float64 value of the pair, for each row i.
+def value_bound(rows: SearchRows, candidates: SearchRows) -> np.ndarray:
+    """How far a float32 value c_i . c_j + bias_j may be from the pair's float64 value, [n] float32, for each row i.
 
-    The bias is one more term of the product. Last comes what float64 itself may lose in centring and in the deciding
-    sum: it matters only where rows are equal to ten digits.
-
-    Args:
-        rows: The rows that search.
-        candidates: The rows that they search among; prepared `like` the others, or the same.
-
-    Returns:
-        [n] float32.
+    The candidates are prepared `like` the rows, or are the same. The bias is one more term of the product. Last comes
+    what float64 itself may lose in centring and in the deciding sum: it matters only where rows agree to ten digits.
     """
     d = len(rows.mean)
     single = rows.lengths * candidates.lengths.max() + float(np.abs(candidates.bias).max()) + 2.0**-96
@@ -121,21 +93,15 @@ def value_bound(rows: Space, candidates: Space) -> np.ndarray:
     return (relative_bound(d + 1) * single + double).astype(np.float32)
 
 
-def pair_values(space: Space, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-    """The float64 value of each pair, larger is nearer: cosine, inner product, or minus the squared distance.
+def pair_values(space: SearchRows, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """The float64 value of each pair of row numbers [m], in units of `space.values`; larger is nearer.
 
-    Args:
-        space: The prepared rows.
-        rows: [m] row numbers.
-        cols: [m] row numbers.
-
-    Returns:
-        [m] float64, in units of `space.values`.
+    Cosine, inner product, or minus the squared distance.
     """
     return values_between(space, space, rows, cols)
 
 
-def values_between(a: Space, b: Space, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+def values_between(a: SearchRows, b: SearchRows, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
     """The float64 value of pairs of a row of `a` and a row of `b`, as `pair_values`."""
     out = np.empty(len(rows))
     compiled.pair_values(a.values, b.values, a.scale, b.scale, rows, cols, a.distance, out)
@@ -149,18 +115,13 @@ def paired_values(a: np.ndarray, b: np.ndarray, rows: np.ndarray, cols: np.ndarr
     return out
 
 
-def nearest(space: Space, rows: np.ndarray, cols: np.ndarray, count: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+def select_nearest(
+    space: SearchRows, rows: np.ndarray, cols: np.ndarray, count: int, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The k best candidates of each row, best first, ties by the lower id.
 
-    Args:
-        space: The prepared rows.
-        rows: [m] row number of each candidate pair; `count` different ones, at least k pairs each.
-        cols: [m] candidate of each pair.
-        count: Number of different rows.
-        k: Neighbours per row.
-
-    Returns:
-        ids [count, k] and values [count, k] (float64, as `pair_values`), rows in rising order.
+    The pairs rows [m], cols [m] hold `count` different rows with at least k candidates each. Returns ids [count, k] and
+    their values as `pair_values`, rows in rising order.
     """
     values = pair_values(space, rows, cols)
     order = np.lexsort((cols, -values, rows))
@@ -169,7 +130,7 @@ def nearest(space: Space, rows: np.ndarray, cols: np.ndarray, count: int, k: int
     return cols[best], values[best]
 
 
-def reported(space: Space, values: np.ndarray) -> np.ndarray:
+def reported(space: SearchRows, values: np.ndarray) -> np.ndarray:
     """Values of `pair_values` in the units of the features as given: minus the distance for "euclidean"."""
     if space.metric == "cosine":
         return values

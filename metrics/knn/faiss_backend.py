@@ -1,4 +1,4 @@
-"""Which pairs could be nearest neighbours, according to faiss? The only module that imports faiss."""
+"""Candidate neighbours from faiss; the only module that imports faiss."""
 
 from functools import partial
 from typing import Any
@@ -7,33 +7,21 @@ import numpy as np
 import torch
 
 from featcache.metrics.errors import BackendMissing
-from featcache.metrics.knn.exact import Space
+from featcache.metrics.knn.exact import SearchRows
 from featcache.metrics.knn.search import Exclusion, tile_rows
 
-_MARGIN = 6  # beyond k and the row's own group: how many near ties are settled without searching again
+_MARGIN = 6  # beyond k and the row's own group: how many near ties are resolved without searching again
 _GROUP = 64  # larger groups are not over-fetched; their rows are searched again where needed
 
 
 def proposals(
-    space: Space, exclusion: Exclusion, *, k: int, tile: int | None, device: torch.device
+    space: SearchRows, exclusion: Exclusion, *, k: int, tile: int | None, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Candidate pairs of the rows that faiss can certify, and the rows that it cannot.
+    """Row number and candidate [m] of each pair of the rows that faiss can certify, and the rows to search again.
 
     A row is certain when faiss' last returned value is below its k-th by more than twice the error bound:
-    then nothing that faiss left out can be among the k nearest.
-
-    Args:
-        space: The prepared rows.
-        exclusion: Pairs that are ruled out.
-        k: Neighbours per row.
-        tile: Queries per call, or None to choose.
-        device: "cuda" searches with faiss-gpu.
-
-    Returns:
-        Row number and candidate of each pair [m], [m], and the rows to search again.
-
-    Raises:
-        BackendMissing: If faiss is not installed.
+    then nothing that faiss left out can be among the k nearest. Arguments as `search.proposals`; a device "cuda"
+    searches with faiss-gpu. BackendMissing if faiss is not installed.
     """
     faiss = library()
     search = faiss.knn
@@ -64,11 +52,7 @@ def proposals(
 
 
 def library() -> Any:
-    """The faiss module.
-
-    Raises:
-        BackendMissing: If it is not installed.
-    """
+    """The faiss module; BackendMissing if it is not installed."""
     try:
         import faiss
     except ImportError as error:

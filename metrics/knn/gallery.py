@@ -1,4 +1,4 @@
-"""Which rows of a large gallery are nearest to some queries? Exact, one block of the gallery in memory at a time."""
+"""Exact neighbours of some queries in a large gallery, one block of the gallery in memory at a time."""
 
 from collections.abc import Iterable
 
@@ -91,7 +91,7 @@ def neighbors_in(
 def _codes(groups: tuple[Groups, Groups] | None, q: int) -> tuple[np.ndarray | None, np.ndarray | None]:
     if groups is None:
         return None, None
-    both = [list(side.tolist() if isinstance(side, np.ndarray) else side) for side in groups]
+    both = [list(own.tolist() if isinstance(own, np.ndarray) else own) for own in groups]
     if len(both[0]) != q:
         raise BadShape(f"groups: {len(both[0])} entries for {q} queries")
     codes = group_codes(both[0] + both[1], q + len(both[1]))[0]
@@ -99,8 +99,8 @@ def _codes(groups: tuple[Groups, Groups] | None, q: int) -> tuple[np.ndarray | N
 
 
 def _merge(
-    space: exact.Space,
-    block: exact.Space,
+    space: exact.SearchRows,
+    block: exact.SearchRows,
     best: np.ndarray,
     ids: np.ndarray,
     start: int,
@@ -130,7 +130,7 @@ def _merge(
     return computed
 
 
-def _floor(space: exact.Space, best: np.ndarray, bound: np.ndarray, part: slice) -> np.ndarray:
+def _floor(space: exact.SearchRows, best: np.ndarray, bound: np.ndarray, part: slice) -> np.ndarray:
     """The float32 score below which no row can be among the best k of a query any more, [t], rounded down.
 
     float32 orders by the value less what depends on the query alone: mu . u, or half of |c|^2.

@@ -1,4 +1,4 @@
-"""Which rows are each row's nearest neighbours? Exact, and the same ids whatever computed them."""
+"""Exact neighbour graphs, the same ids whatever back end computed them."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,25 +17,16 @@ BACKENDS: tuple[str, ...] = ("auto", "tiles", "torch", "faiss")
 
 @dataclass(frozen=True, eq=False)
 class Neighbors:
-    """A neighbour graph.
+    """A neighbour graph of n rows."""
 
-    Args:
-        ids: Neighbours of each row, nearest first, ties by the lower id; -1 behind the last of a short list (`among`).
-        similarities: Their float64 similarity: cosine, inner product, or minus the Euclidean distance.
-        metric: "cosine", "ip" or "euclidean".
-        backend: What searched: "tiles (2 threads)", "torch (cpu)", "torch (cuda:0)", "faiss (cpu)".
-        recomputed: Pairs that were decided in float64.
-        searched_again: Rows that the back end could not certify, so that torch searched them.
-        recall: None where the ids are exact; else the share of true neighbours found, measured on a sample of rows.
-    """
-
+    # neighbours of each row, nearest first, ties by the lower id; -1 behind the last of a short list (`among`)
     ids: Int[np.ndarray, "n k"]
-    similarities: Float[np.ndarray, "n k"]
-    metric: str
-    backend: str
-    recomputed: int
-    searched_again: int
-    recall: float | None = None
+    similarities: Float[np.ndarray, "n k"]  # cosine, inner product, or minus the Euclidean distance
+    metric: str  # "cosine", "ip" or "euclidean"
+    backend: str  # what searched: "tiles (2 threads)", "torch (cpu)", "torch (cuda:0)", "faiss (cpu)"
+    recomputed: int  # pairs that were decided in float64
+    searched_again: int  # rows that the back end could not certify, so that torch searched them
+    recall: float | None = None  # share of true neighbours, measured on a sample of rows; None where ids are exact
 
     @property
     def n(self) -> int:
@@ -50,16 +41,9 @@ class Neighbors:
     def among(self, rows: Int[np.ndarray, " m"]) -> "Neighbors":
         """The graph of some rows among themselves, from the lists that are there.
 
-        Args:
-            rows: Distinct row numbers, in any order; all n of them rearrange the graph.
-
-        Returns:
-            Graph of m rows; row i is row rows[i] of this one, ids count in the new order. Each list keeps its order;
-            where entries were dropped it ends with -1 (similarity NaN): exact as far as it goes, and short if fewer
-            than the wanted k are left.
-
-        Raises:
-            BadChoice: If rows are not distinct row numbers of this graph.
+        Row i is row rows[i] of this one; ids count in the new order. Each list keeps its order; where entries were
+        dropped it ends with -1 (similarity NaN): exact as far as it goes, and short if fewer than the wanted k are
+        left. BadChoice if rows are not distinct row numbers; all n of them rearrange the graph.
 
         Example:
             >>> graph = neighbors(np.array([[1.0, 0.0], [0.9, 0.1], [0.8, 0.3], [0.0, 1.0]]), k=2)
@@ -112,13 +96,10 @@ def neighbors(
         Ids [n, k] (int32 below 2 ** 31 rows), similarities, and what computed them.
 
     Raises:
-        BadShape: If x is not [n, d], or groups are not n.
-        BadDtype: If x is bfloat16 or not floating point.
-        NotFinite: If a row holds NaN or infinity.
-        ZeroRow: If the metric is "cosine" and a row is zero.
+        BadShape, BadDtype, NotFinite, ZeroRow: As `mutual_knn`.
         TooFewRows: If a row has fewer than k rows outside its group; names the row.
         BadChoice: If k, metric, back end or tile is not one that exists.
-        BackendMissing: If faiss is asked for and not installed.
+        BackendMissing: If backend is "faiss" and faiss is not installed.
 
     Example:
         >>> x = torch.tensor([[1., 0.], [.9, .1], [0., 1.], [.1, .9]])
@@ -127,8 +108,7 @@ def neighbors(
         >>> neighbors(x, k=1, groups=["a", "a", "b", "b"]).ids.ravel().tolist()
         [3, 3, 1, 1]
 
-    Source:
-        Error bound: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed. 2002, section 3.1.
+    Source: Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed. 2002, section 3.1 (error bound).
     """
     check_choices(k, metric, backend, tile)
     values = checked(x, name)
@@ -149,21 +129,17 @@ def neighbors(
         rows, cols, again = faiss_backend.proposals(space, exclusion, k=k, tile=tile, device=device)
         certain = np.setdiff1d(np.arange(n), again, assume_unique=True)
         if len(certain):
-            ids[certain], values[certain] = exact.nearest(space, rows, cols, len(certain), k)
+            ids[certain], values[certain] = exact.select_nearest(space, rows, cols, len(certain), k)
         recomputed, ran = len(rows), f"faiss ({device})"
     for part, rows, cols in search.proposals(space, exclusion, again, k=k, tile=tile, device=device):
-        ids[part], values[part] = exact.nearest(space, rows, cols, len(part), k)
+        ids[part], values[part] = exact.select_nearest(space, rows, cols, len(part), k)
         recomputed += len(rows)
     searched_again = 0 if backend == "torch" else len(again)
     return Neighbors(ids, exact.reported(space, values), metric, ran, recomputed, searched_again)
 
 
 def check_choices(k: int, metric: str, backend: str, tile: int | None) -> None:
-    """Refuses options that are out of range or unknown.
-
-    Raises:
-        BadChoice: With what there is.
-    """
+    """Raises BadChoice, with what there is, for options that are out of range or unknown."""
     if not is_whole(k) or k < 1:
         raise BadChoice(f"k = {k!r}: wanted a whole number of neighbours, 1 or more")
     if metric not in exact.MEASURES:
@@ -175,11 +151,7 @@ def check_choices(k: int, metric: str, backend: str, tile: int | None) -> None:
 
 
 def check_enough(exclusion: search.Exclusion, k: int) -> None:
-    """Refuses a k that some row cannot fill.
-
-    Raises:
-        TooFewRows: Names the first such row.
-    """
+    """Raises TooFewRows, naming the first row, if a row has fewer than k candidates."""
     left = len(exclusion.codes) - exclusion.sizes[exclusion.codes]
     short = np.flatnonzero(left < k)
     if len(short):

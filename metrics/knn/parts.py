@@ -1,4 +1,4 @@
-"""What is left of a neighbour graph in a part of its rows, and how deep must it be for k neighbours to be left?"""
+"""The neighbour graph of a part of the rows, cut from the graph of all, and the depth that this takes."""
 
 from dataclasses import replace
 
@@ -12,13 +12,7 @@ from featcache.metrics.knn.graph import Neighbors
 def first_kept(graph: Neighbors, rows: np.ndarray, k: int) -> Neighbors:
     """The graph of some rows among themselves, k deep: the ids of `graph.among(rows)`, without sorting what is deeper.
 
-    Args:
-        graph: Of n rows, -1 behind the last of a short list.
-        rows: Distinct row numbers [m].
-        k: Entries to keep; -1 where fewer are left.
-
-    Returns:
-        Graph of m rows, ids [m, k] int32; its similarities are not known (NaN).
+    Ids are [m, k] int32, -1 where fewer are left; similarities are not known (NaN).
 
     Example:
         >>> graph = Neighbors(np.array([[1, 2], [0, 2], [0, 1]]), np.zeros((3, 2)), "cosine", "by hand", 0, 0)
@@ -33,7 +27,7 @@ def first_kept(graph: Neighbors, rows: np.ndarray, k: int) -> Neighbors:
 
 
 def depth_for(size: int, n: int, k: int, *, probability: float = 1e-6, group_size: int = 1) -> int:
-    """How deep a graph of n rows must be so that lists do not run short in a random part of them.
+    """How deep a graph of n rows must be so that lists do not run short in a random part of them; at most n - 1.
 
     Of a row's list, a part of `size` rows keeps a hypergeometric number of entries; fewer than k of them remain with
     a probability that falls with the depth.
@@ -46,9 +40,6 @@ def depth_for(size: int, n: int, k: int, *, probability: float = 1e-6, group_siz
             of two graphs.
         group_size: Rows that are drawn together (five captions a photo). In the worst case they also stand together in
             every list; the depth is then enough for that.
-
-    Returns:
-        The smallest such depth, at most n - 1.
 
     Raises:
         BadChoice: If an argument is out of range.
@@ -89,11 +80,11 @@ def _keep(ids, rows, place, kept):  # noqa: ANN001, ANN202
     """kept[i]: the first places of row rows[i]'s neighbours that have one."""
     k = kept.shape[1]
     for i in range(len(rows)):
-        found = 0
+        count = 0
         for neighbour in ids[rows[i]]:
             at = place[neighbour]
             if at >= 0:
-                kept[i, found] = at
-                found += 1
-                if found == k:
+                kept[i, count] = at
+                count += 1
+                if count == k:
                     break

@@ -1,4 +1,4 @@
-"""Is a float32 product computed in float32? What callers switched on for speed is off while products propose."""
+"""A context in which float32 products are computed in float32, whatever callers switched on for speed."""
 
 import threading
 from collections.abc import Iterator
@@ -37,15 +37,15 @@ def full_precision() -> Iterator[None]:
 
 
 def _switched_off() -> list[tuple[Any, str]]:
-    """Asks for full precision; what was set before, by whichever of torch's two interfaces the caller used."""
+    """Switches to full precision; what was set before, by whichever of torch's two interfaces the caller used."""
     try:
         before = torch.get_float32_matmul_precision()
     except RuntimeError:  # the caller set one back end's fp32_precision: torch refuses to mix the two
         places = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # pyright: ignore[reportAttributeAccessIssue]
-        found = [(place, place.fp32_precision) for place in places]
+        previous = [(place, place.fp32_precision) for place in places]
         for place in places:
             place.fp32_precision = "ieee"
-        return found
+        return previous
     if before == "highest":
         return []
     torch.set_float32_matmul_precision("highest")

@@ -1,4 +1,4 @@
-"""Which pairs could be nearest neighbours? Float32 tiles that keep whatever the error bound cannot rule out."""
+"""Candidate neighbours from float32 tiles that keep every pair the error bound cannot rule out."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from featcache.metrics.knn.exact import Space
+from featcache.metrics.knn.exact import SearchRows
 from featcache.metrics.knn.precision import full_precision
 
 _TILE_ENTRIES = 1 << 24  # 64 MB of float32 similarities: fewer, larger steps lose less to waiting threads
@@ -16,15 +16,10 @@ _CHUNK = 32
 
 @dataclass(frozen=True, eq=False)
 class Exclusion:
-    """Who is nobody's neighbour: the rows of one's own group, oneself among them.
+    """Pairs that are never neighbours: the rows of one's own group, oneself among them."""
 
-    Args:
-        codes: [n] group number of each row.
-        count: Number of groups, if some of them may have no row.
-    """
-
-    codes: np.ndarray
-    count: int = 0
+    codes: np.ndarray  # [n] group number of each row
+    count: int = 0  # number of groups, if some of them may have no row
 
     @cached_property
     def order(self) -> np.ndarray:
@@ -50,25 +45,18 @@ class Exclusion:
 
 
 def tile_rows(n: int, tile: int | None) -> int:
-    """Rows per tile: as asked, else so many that a tile of similarities is about 64 MB, at least 64."""
+    """Rows per tile: `tile`, or if None so many that a tile of similarities is about 64 MB, at least 64."""
     return tile or max(64, _TILE_ENTRIES // n)
 
 
 def proposals(
-    space: Space, exclusion: Exclusion, rows: np.ndarray, *, k: int, tile: int | None, device: torch.device | str
+    space: SearchRows, exclusion: Exclusion, rows: np.ndarray, *, k: int, tile: int | None, device: torch.device | str
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Candidate pairs of each tile of `rows`; every true neighbour is among them.
+    """Candidate pairs of each tile of `rows`, which are rising row numbers; every true neighbour is among them.
 
     Columns are dealt into chunks; the k-th largest chunk maximum is a lower bound of the k-th largest value,
     and only chunks that reach it, less twice the error bound, are looked into: one pass over the similarities.
-
-    Args:
-        space: The prepared rows.
-        exclusion: Pairs that are ruled out.
-        rows: Rising row numbers to search for.
-        k: Neighbours per row; every row has at least k candidates.
-        tile: Rows per tile, or None to choose.
-        device: Where the products are computed.
+    Every row has at least k candidates. Products are computed on `device`, `tile` rows at a time.
 
     Yields:
         The tile's rows, and (row number, candidate) of each pair [m], [m].
@@ -88,23 +76,20 @@ def proposals(
         part = rows[start : start + step]
         at = torch.from_numpy(part).to(device)
         with full_precision():
-            found = torch.addmm(bias, centred[at], right.T, out=scores[: len(part)])
+            values = torch.addmm(bias, centred[at], right.T, out=scores[: len(part)])
         position, excluded = (torch.from_numpy(ids).to(device) for ids in exclusion.pairs(part))
-        found[position, excluded] = -torch.inf
-        position, cols = reaching(found.view(len(part), chunk, peaks_per_row), k, bound[at])
+        values[position, excluded] = -torch.inf
+        position, cols = reaching(values.view(len(part), chunk, peaks_per_row), k, bound[at])
         yield part, part[position.cpu().numpy()], cols.cpu().numpy()
 
 
 def reaching(
     scores: torch.Tensor, k: int, bound: torch.Tensor, floor: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(row, column) of the scores that the bound cannot rule out of the k largest.
+    """(row, column) of the scores [t, chunk, peaks] that the bound [t] cannot rule out of the k largest.
 
-    Args:
-        scores: [t, chunk, peaks] float32; -inf where a pair is excluded.
-        k: Neighbours per row; no more than `peaks`, or else every score is looked into.
-        bound: [t] float32.
-        floor: [t] float32, what is known already to be too small; None for nothing.
+    Excluded pairs have the score -inf. If k is above `peaks`, every score is looked into. The floor [t] is what is
+    known already to be too small.
     """
     peaks = scores.amax(dim=1)
     low = peaks.topk(k, dim=1).values[:, -1] - 2 * bound if k <= peaks.shape[1] else torch.full_like(bound, -torch.inf)

@@ -1,4 +1,4 @@
-"""How is work spread over the cores? Blocks of rows over threads, and one thread a matrix product meanwhile."""
+"""Threads over blocks of rows, and one thread a matrix product meanwhile."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -16,9 +16,7 @@ Result = TypeVar("Result")
 def over_rows(work: Callable[[int, int], Result], n: int) -> list[Result]:
     """Calls `work(start, stop)` for blocks of n rows, on as many threads as torch may use; results in order.
 
-    Args:
-        work: Compiled code that releases the interpreter's lock; blocks never overlap.
-        n: Number of rows.
+    `work` is compiled code that releases the interpreter's lock; blocks never overlap.
     """
     spans = [(start, min(start + _ROWS, n)) for start in range(0, n, _ROWS)]
     if len(spans) == 1:
@@ -32,7 +30,7 @@ _one_search = threading.Lock()
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """One thread a matrix product while several products run side by side, in this process for one caller at a time.
+    """One thread a matrix product while several products run in parallel, in this process for one caller at a time.
 
     The number is the whole process's: a second caller waits, as it would for the cores.
     """

@@ -1,1 +1,1 @@
-"""How alike are two spaces? One family of metrics a module."""
+"""Metrics of two spaces, one family a module."""

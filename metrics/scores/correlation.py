@@ -1,4 +1,4 @@
-"""Which directions of two spaces go together? Canonical correlations: CCA, SVCCA and projection-weighted CCA."""
+"""Canonical correlations of two spaces: CCA, SVCCA and projection-weighted CCA."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,33 +19,21 @@ _BATCH_ENTRIES = 1 << 21  # 16 MB of float64 moved at a time
 def cca(x: X, y: Y, *, ridge: float = 0.0) -> float:
     """Mean canonical correlation: how well each direction of the smaller space is predicted, all directions alike.
 
-    Row i of x and y is the same sample. Symmetric; 1 for a space with itself. Invariant to translation and to any
+    In [0, 1]; higher is more aligned, 1 for a space with itself. Symmetric. Invariant to translation and to any
     invertible linear map of either space, so small directions weigh as much as large ones: see `svcca`. In float64.
     Chance is high: permuted, the squared correlations sum to dx dy / (n - 1) on average, so that their mean is
-    max(dx, dy) / (n - 1). With n - 1 independent directions or more every score would be 1: that is refused.
-    Memory: the rows of both spaces in float64.
+    max(dx, dy) / (n - 1). With n - 1 independent directions or more every score would be 1: TooFewRows.
+    Memory: the rows of both spaces in float64. Spaces and errors as `mutual_knn`.
 
-    Args:
-        x: Features of n samples in the first space.
-        y: Features of the same samples, in the same order, in the second space.
-        ridge: Added to the diagonal of both covariances (over n - 1), in units of squared features. Shrinks every
-            correlation, takes any n, and then neither scale nor maps leave the score. Aristotelian's `cca` has 1e-6.
-
-    Returns:
-        Mean of min(rank x, rank y) correlations, in [0, 1]; higher is more aligned.
-
-    Raises:
-        BadShape, BadDtype, NotFinite, ConstantSpace: As `mutual_knn`.
-        TooFewRows: If a space has as many independent directions as its centred rows can have.
-        BadChoice: If ridge is negative or not finite.
+    A ridge, 0 or more, is added to the diagonal of both covariances (over n - 1), in units of squared features. It
+    shrinks every correlation, takes any n, and then neither scale nor maps leave the score. Aristotelian's has 1e-6.
 
     Example:
         >>> x = np.random.default_rng(0).standard_normal((50, 3))
         >>> round(cca(x, x @ np.array([[1.0, 2.0, 0.0], [0.0, 1.0, 5.0], [0.0, 0.0, 0.1]]) + 7), 6)
         1.0
 
-    Source:
-        Hotelling 1936, Biometrika 28; as a similarity: Raghu et al. 2017, arXiv:1706.05806.
+    Source: Hotelling 1936, Biometrika 28; as a similarity: Raghu et al. 2017, arXiv:1706.05806.
     """
     return cca_comparison(ridge=ridge)(x, y)
 
@@ -53,35 +41,22 @@ def cca(x: X, y: Y, *, ridge: float = 0.0) -> float:
 def svcca(x: X, y: Y, *, dims: int | float = 0.99, standardize: bool = False, ridge: float = 0.0) -> float:
     """Mean canonical correlation of the leading principal components of both spaces.
 
-    Exact singular value decomposition, so the score is the same every time. Symmetric; 1 for a space with itself;
-    invariant to rotation, scale and translation. In float64.
+    In [0, 1]; higher is more aligned, 1 for a space with itself. Symmetric; invariant to rotation, scale and
+    translation. Exact singular value decomposition in float64, so the score is the same every time. Spaces, ridge (on
+    the components' covariances) and errors as `cca`; BadChoice also if a space has fewer than dims components.
 
     Conventions: 0.99 is Raghu et al.'s (and platonic-universe's); `dims=10, standardize=True` is platonic-rep's, whose
     random projection scatters around the exact value; `dims=10, ridge=1e-6` is Aristotelian's; ReSi asks for 99 % of
-    the variance but keeps one component, which is `dims=1`.
-
-    Args:
-        x: Features of n samples in the first space.
-        y: Features of the same samples, in the same order, in the second space.
-        dims: Components kept of each space: a whole number, or a float in (0, 1], the share of variance to reach.
-        standardize: Divide each feature by its standard deviation first (constant ones stay 0); breaks rotation.
-        ridge: As in `cca`, on the components' covariances.
-
-    Returns:
-        Mean correlation, in [0, 1]; higher is more aligned.
-
-    Raises:
-        BadShape, BadDtype, NotFinite, ConstantSpace: As `mutual_knn`.
-        TooFewRows: If as many components are kept as the centred rows can have; lower dims.
-        BadChoice: If dims or ridge is out of range, or a space has fewer than dims components.
+    the variance but keeps one component, which is `dims=1`. `dims` is a whole number, or a float in (0, 1], the share
+    of variance to reach. `standardize` divides each feature by its standard deviation (constant ones stay 0); it breaks
+    rotation.
 
     Example:
         >>> x = np.random.default_rng(0).standard_normal((50, 8)) * [9, 9, 9, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3]
         >>> round(svcca(x, x[:, :3]), 3)
         1.0
 
-    Source:
-        Raghu et al. 2017, arXiv:1706.05806.
+    Source: Raghu et al. 2017, arXiv:1706.05806.
     """
     return svcca_comparison(dims=dims, standardize=standardize, ridge=ridge)(x, y)
 
@@ -89,30 +64,19 @@ def svcca(x: X, y: Y, *, dims: int | float = 0.99, standardize: bool = False, ri
 def pwcca(x: X, y: Y, *, weighting: Weighting = "projection", ridge: float = 0.0) -> float:
     """Canonical correlations weighted by how much of x's features their directions carry.
 
-    Not symmetric: the weights are x's. 1 for a space with itself. Invariant to translation and scale, and to any
-    invertible linear map of y; a rotation of x changes the weights. In float64.
+    In [0, 1]; higher is more aligned, 1 for a space with itself. Not symmetric: the weights are x's. Invariant to
+    translation and scale, and to any invertible linear map of y; a rotation of x changes the weights. In float64.
+    Spaces, ridge and errors as `cca`.
 
-    Args:
-        x: Features of n samples in the first space.
-        y: Features of the same samples, in the same order, in the second space.
-        weighting: By the canonical variate h of x: "projection", the sum over x's features of |<h, feature>| (Morcos et
-            al.), or "variate", the sum of |h| over samples (Aristotelian's, with ridge 1e-6).
-        ridge: As in `cca`.
-
-    Returns:
-        Weighted mean correlation, in [0, 1]; higher is more aligned.
-
-    Raises:
-        BadShape, BadDtype, NotFinite, ConstantSpace, TooFewRows: As `cca`.
-        BadChoice: If the weighting is unknown or ridge is out of range.
+    The weights come from the canonical variates h of x: "projection", the sum over x's features of |<h, feature>|
+    (Morcos et al.), or "variate", the sum of |h| over samples (Aristotelian's, with ridge 1e-6).
 
     Example:
         >>> x = np.random.default_rng(0).standard_normal((50, 3))
         >>> round(pwcca(x, 2 * x), 6)
         1.0
 
-    Source:
-        Morcos et al. 2018, arXiv:1806.05759.
+    Source: Morcos et al. 2018, arXiv:1806.05759.
     """
     return pwcca_comparison(weighting=weighting, ridge=ridge)(x, y)
 
@@ -136,31 +100,17 @@ def pwcca_comparison(*, weighting: Weighting = "projection", ridge: float = 0.0)
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """One space, ready for canonical correlations.
+    """One space, ready for canonical correlations."""
 
-    Args:
-        basis: [n, r] principal components of length 1, or shorter with a ridge.
-        loadings: [d, r] inner products of the centred features with the basis.
-        source: [n, d] the features as given.
-        name: What the messages call it.
-    """
-
-    basis: np.ndarray
-    loadings: np.ndarray
-    source: np.ndarray
-    name: str
+    basis: np.ndarray  # [n, r] principal components of length 1, or shorter with a ridge
+    loadings: np.ndarray  # [d, r] inner products of the centred features with the basis
+    source: np.ndarray  # [n, d] the features as given
+    name: str  # what the messages call it
 
 
 @dataclass(frozen=True)
 class CanonicalComparison(Comparison[Components]):
-    """A mean of canonical correlations.
-
-    Args:
-        dims: Components kept: all (None), a number, or the share of variance as a float in (0, 1].
-        standardize: Divide features by their standard deviation.
-        ridge: Added to both covariances.
-        weighting: None for the plain mean, else as in `pwcca`.
-    """
+    """A mean of canonical correlations; dims None keeps all components, weighting None is the plain mean."""
 
     dims: int | float | None = None
     standardize: bool = False
@@ -213,36 +163,27 @@ class CanonicalComparison(Comparison[Components]):
         """Mean of the singular values of the product of the two bases."""
         return float(self._mean(a, (a.basis.T @ b.basis)[None])[0])
 
-    def take(self, side: Components, rows: np.ndarray) -> Components:
+    def take(self, space: Components, rows: np.ndarray) -> Components:
         """Some rows: decomposed anew, unless all of them are only rearranged."""
-        if len(rows) < len(side.source):
-            return self.prepare(side.source[rows], side.name)
-        return replace(side, basis=side.basis[rows], source=side.source[rows])
+        if len(rows) < len(space.source):
+            return self.prepare(space.source[rows], space.name)
+        return replace(space, basis=space.basis[rows], source=space.source[rows])
 
     def permuted(self, a: Components, b: Components, orders: np.ndarray) -> np.ndarray:
-        """Scores with b's rows in other orders, many small decompositions at a time."""
+        """Many small decompositions at a time."""
         return np.concatenate([self._mean(a, cross) for cross in cross_products(a.basis, b.basis, orders)])
 
     def _mean(self, a: Components, cross: np.ndarray) -> np.ndarray:
         if self.weighting is None:
             return np.minimum(np.linalg.svd(cross, compute_uv=False), 1.0).mean(axis=1)
-        turned, found, _ = np.linalg.svd(cross, full_matrices=False)
+        turned, correlations, _ = np.linalg.svd(cross, full_matrices=False)
         carried = a.loadings if self.weighting == "projection" else a.basis
         weights = np.abs(carried @ turned).sum(axis=1)
-        return (weights * np.minimum(found, 1.0)).sum(axis=1) / weights.sum(axis=1)
+        return (weights * np.minimum(correlations, 1.0)).sum(axis=1) / weights.sum(axis=1)
 
 
 def cross_products(a: np.ndarray, b: np.ndarray, orders: np.ndarray) -> Iterator[np.ndarray]:
-    """a^T b[order] for each order, in batches of about 16 MB.
-
-    Args:
-        a: [n, da].
-        b: [n, db].
-        orders: [p, n].
-
-    Yields:
-        [c, da, db], over all p orders.
-    """
+    """a^T b[order] for each of the orders [p, n], in batches [c, da, db] of about 16 MB."""
     step = max(1, _BATCH_ENTRIES // (max(len(a), a.shape[1]) * b.shape[1]))
     for start in range(0, len(orders), step):
         yield a.T @ b[orders[start : start + step]]

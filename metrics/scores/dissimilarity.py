@@ -1,4 +1,4 @@
-"""Do two spaces agree on which samples are unlike? Representational similarity analysis (RSA)."""
+"""Representational similarity analysis (RSA): agreement of two spaces on which samples are unlike."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -33,15 +33,15 @@ def rsa(
 ) -> float:
     """Agreement of two dissimilarity matrices of the same samples, over pairs of different samples.
 
-    Row i of x and y is the same sample. Symmetric; 1 for a space with itself; about 0 for unrelated spaces. In
-    float64; squared distances are rounded to 2 ** -40 of the largest squared length (cosines of 1), so that pairs which
-    only rounding tells apart tie, as those of repeated rows do.
+    In [-1, 1] (cosines in [0, 1]); higher is more aligned. Symmetric; 1 for a space with itself; about 0 for unrelated
+    spaces. In float64; squared distances are rounded to 2 ** -40 of the largest squared length (cosines of 1), so that
+    pairs which only rounding tells apart tie, as those of repeated rows do. Spaces and errors as `mutual_knn`.
     Memory: n (n - 1) / 2 float64 a space, so that it grows with n squared: 268 MB a space at the 8,192 rows that are
     the limit, 3.3 GB in all while ranking them. Beyond, `pairs` takes a sample of the pairs, if you ask for it.
 
     Args:
-        x: Features of n samples in the first space.
-        y: Features of the same samples, in the same order, in the second space.
+        x: Features [n, dx].
+        y: Features [n, dy] of the same samples.
         dissimilarity: "correlation" (1 - Pearson over features), "cosine" (1 - cosine), "euclidean" or
             "squared_euclidean". rsatoolbox's "euclidean" is the squared distance over d: "squared_euclidean", as no
             score sees the factor.
@@ -52,11 +52,7 @@ def rsa(
         pairs: None for every pair, or how many pairs of samples to draw without replacement.
         pair_seed: Of the draw; both spaces use the same pairs.
 
-    Returns:
-        The agreement, in [-1, 1] (cosines in [0, 1]); higher is more aligned.
-
     Raises:
-        BadShape, BadDtype, NotFinite, TooFewRows: As `mutual_knn`.
         ZeroRow: If a row has no direction: zero for "cosine", constant over its features for "correlation".
         ConstantSpace: If all pairs of a space are equally unlike.
         BadChoice: If an option is unknown; if there are more than 8,192 rows and pairs is None; if pairs is
@@ -67,9 +63,8 @@ def rsa(
         >>> round(rsa(x, 3 * x), 6)
         1.0
 
-    Source:
-        Kriegeskorte et al. 2008, Frontiers in Systems Neuroscience 2; rho_a: Schütt et al. 2023, eLife 12; whitened:
-        Diedrichsen et al. 2021, arXiv:2007.02789.
+    Source: Kriegeskorte et al. 2008, Frontiers in Systems Neuroscience 2; rho_a: Schütt et al. 2023, eLife 12;
+    whitened: Diedrichsen et al. 2021, arXiv:2007.02789.
     """
     return rsa_comparison(dissimilarity=dissimilarity, compare=compare, pairs=pairs, pair_seed=pair_seed)(x, y)
 
@@ -87,20 +82,14 @@ def rsa_comparison(
 
 @dataclass(frozen=True, eq=False)
 class Dissimilarities:
-    """One space, ready to be compared by its dissimilarities.
+    """One space, ready to be compared by its dissimilarities."""
 
-    Args:
-        values: [m] of each pair i < j, row by row of the upper triangle or as drawn: dissimilarities or their ranks,
-            shifted and scaled so that the product of two sides is the score.
-        sums: [n] of each sample's values over all others, where the comparison is whitened, else None.
-        directions: [n, d] rows that dissimilarities are taken from.
-        name: What the messages call it.
-    """
-
+    # [m] of each pair i < j, row by row of the upper triangle or as drawn: dissimilarities or their ranks, shifted and
+    # scaled so that the product of two spaces' is the score
     values: np.ndarray
-    sums: np.ndarray | None
-    directions: np.ndarray
-    name: str
+    sums: np.ndarray | None  # [n] of each sample's values over all others, where the comparison is whitened, else None
+    directions: np.ndarray  # [n, d] rows that dissimilarities are taken from
+    name: str  # what the messages call it
 
     def __len__(self) -> int:
         return len(self.directions)
@@ -108,10 +97,7 @@ class Dissimilarities:
 
 @dataclass(frozen=True)
 class RsaComparison(Comparison[Dissimilarities]):
-    """`rsa` in two steps; `agreement` is what `rsa` calls compare.
-
-    Permuting takes two n x n float64 matrices.
-    """
+    """`rsa` in two steps; `agreement` is what `rsa` calls compare. Permuting takes two n x n float64 matrices."""
 
     dissimilarity: Dissimilarity = "correlation"
     agreement: Agreement = "spearman"
@@ -176,24 +162,24 @@ class RsaComparison(Comparison[Dissimilarities]):
             return _whitened(a.values, b.values, a.sums, b.sums)
         return float(a.values @ b.values)
 
-    def take(self, side: Dissimilarities, rows: np.ndarray) -> Dissimilarities:
+    def take(self, space: Dissimilarities, rows: np.ndarray) -> Dissimilarities:
         """The matrix of some rows, ranked and scaled anew if they are a part; drawn pairs are drawn anew."""
-        kept = side.directions[rows]
+        kept = space.directions[rows]
         if self.pairs is not None:
-            return self._between(kept, side.name)
-        values = _rearranged(side.values, len(side), rows)
-        if len(rows) < len(side):
-            return self._normal(values, kept, side.name)
-        return replace(side, values=values, sums=None if side.sums is None else side.sums[rows], directions=kept)
+            return self._between(kept, space.name)
+        values = _rearranged(space.values, len(space), rows)
+        if len(rows) < len(space):
+            return self._normal(values, kept, space.name)
+        return replace(space, values=values, sums=None if space.sums is None else space.sums[rows], directions=kept)
 
     def permuted(self, a: Dissimilarities, b: Dissimilarities, orders: np.ndarray) -> np.ndarray:
-        """Scores with b's matrix rearranged, about 16 MB of many orders at a time."""
+        """The matrix of b rearranged, about 16 MB of many orders at a time."""
         if self.pairs is not None:
             return super().permuted(a, b, orders)
         left, right, n = _square(a.values, len(a)), _square(b.values, len(b)), len(a)
         if a.sums is None:
             left /= 2  # each pair is there twice
-        else:  # whitening centres the matrix; a projection, so that one side is enough
+        else:  # whitening centres the matrix; a projection, so that one space is enough
             means = a.sums / n
             left -= means + means[:, None] - means.mean()
         scores = np.zeros(len(orders))

@@ -1,8 +1,7 @@
-"""What of a space does a kernel metric need? Its centred rows or its centred kernel, whichever is smaller.
+"""Centred kernels of a space, as its rows or as its Gram matrix, whichever is smaller, and their inner products.
 
-All scores here are inner products of centred kernels <K, L>. Of spaces with more rows than columns they come from d x d
-products, |a^T b|^2; n x n kernels of wider spaces are multiplied entry by entry. Products run on the device of the
-features, sums in float64.
+Of spaces with more rows than columns the products come from d x d matrices, |a^T b|^2; n x n kernels of wider spaces
+are multiplied entry by entry. Products run on the device of the features, sums in float64.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,65 +18,44 @@ Cross = Callable[[np.ndarray], np.ndarray]  # orders [p, n] -> scores [p]
 
 _BLOCK_ROWS = 256  # rows centred at a time: their float64 copy stays in the cache
 _PANEL = 256  # columns of x^T x at a time: what lies below the diagonal is left out
-_NOISE = {torch.float64: 1e-14, torch.float32: 1e-6}  # below this share of the products nothing but rounding is left
+NOISE = {torch.float64: 1e-14, torch.float32: 1e-6}  # below this share of the products nothing but rounding is left
 
 
 @dataclass(frozen=True, eq=False)
-class RowSide:
-    """The linear kernel of a space with more rows than columns, as its rows.
+class RowKernel:
+    """The linear kernel of a space with more rows than columns, as its rows."""
 
-    Args:
-        name: What the messages call the space.
-        own: Inner product of the centred kernel with itself; 0 if the kernel is constant.
-        rows: [n, d] features, centred, times 2 ** exponent.
-        lengths: [n] float64 squared lengths of the rows: minus the row sums of the kernel without its diagonal.
-        exponent: See rows.
-    """
-
-    name: str
-    own: float
-    rows: Tensor
-    lengths: np.ndarray
-    exponent: int = 0
+    name: str  # what the messages call the space
+    own: float  # inner product of the centred kernel with itself; 0 if the kernel is constant
+    rows: Tensor  # [n, d] features, centred, times 2 ** exponent
+    lengths: np.ndarray  # [n] float64 squared lengths of the rows: minus the kernel's row sums without its diagonal
+    exponent: int = 0  # see rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
 @dataclass(frozen=True, eq=False)
-class GramSide:
-    """A space as its kernel.
-
-    Args:
-        name: What the messages call the space.
-        own: Inner product of the centred kernel with itself; 0 if the kernel is constant.
-        kernel: [n, n] centred, or U-centred if debiased; of features times 2 ** exponent.
-        exponent: See kernel.
-    """
+class GramKernel:
+    """A kernel as its matrix [n, n]: centred, or U-centred if debiased. Other fields as `RowKernel`."""
 
     name: str
     own: float
-    kernel: Tensor
+    matrix: Tensor
     exponent: int = 0
 
     def __len__(self) -> int:
-        return len(self.kernel)
+        return len(self.matrix)
 
 
-LinearSide = RowSide | GramSide
+LinearKernel = RowKernel | GramKernel
 
 
 def centred_rows(values: np.ndarray, dtype: type[np.floating[Any]] = np.float64) -> tuple[np.ndarray, np.ndarray, int]:
-    """Rows minus their mean; mean and lengths in float64 whatever the dtype of the rows.
+    """Rows [n, d] minus their mean, their squared lengths [n], and the exponent of two that they were scaled by.
 
-    Features whose fourth powers would leave the dtype are scaled by a power of two, which changes no digit.
-
-    Args:
-        values: [n, d], checked; not written to.
-        dtype: Of the centred rows.
-
-    Returns:
-        The rows [n, d], their squared lengths [n] float64, and the exponent of two that they were scaled by.
+    Mean and lengths are float64 whatever the dtype of the rows. Features whose fourth powers would leave the dtype are
+    scaled by a power of two, which changes no digit.
 
     Example:
         >>> centred_rows(np.array([[1.0, 2.0], [3.0, 2.0]]))
@@ -99,23 +77,25 @@ def centred_rows(values: np.ndarray, dtype: type[np.floating[Any]] = np.float64)
     return rows, lengths, exponent
 
 
-def linear_side(rows: Tensor, lengths: np.ndarray, *, debiased: bool, name: str = "x", exponent: int = 0) -> LinearSide:
+def linear_kernel(
+    rows: Tensor, lengths: np.ndarray, *, debiased: bool, name: str = "x", exponent: int = 0
+) -> LinearKernel:
     """The linear kernel of centred rows [n, d] with their squared lengths [n]."""
     n, d = rows.shape
     if n <= d:
         with full_precision():
             kernel = rows @ rows.T
-        return gram_side(kernel, debiased=debiased, name=name, exponent=exponent)
+        return gram_kernel(kernel, debiased=debiased, name=name, exponent=exponent)
     squares = own = _self_product(rows)
-    floor = _NOISE[rows.dtype] * squares
+    floor = NOISE[rows.dtype] * squares
     if debiased:
         cross = float(lengths @ lengths)
         own = unbiased(n, squares - cross, cross, float(lengths.sum()) ** 2)
         floor /= n * (n - 3)
-    return RowSide(name, own if own > floor else 0.0, rows, lengths, exponent)
+    return RowKernel(name, own if own > floor else 0.0, rows, lengths, exponent)
 
 
-def gram_side(kernel: Tensor, *, debiased: bool, name: str = "x", exponent: int = 0) -> GramSide:
+def gram_kernel(kernel: Tensor, *, debiased: bool, name: str = "x", exponent: int = 0) -> GramKernel:
     """Centres a kernel [n, n], which is overwritten.
 
     Debiased means U-centred, the diagonal left out: Song et al.'s estimate of HSIC is the inner product of U-centred
@@ -133,77 +113,75 @@ def gram_side(kernel: Tensor, *, debiased: bool, name: str = "x", exponent: int 
     if debiased:
         kernel.fill_diagonal_(0)
     own = _squares(kernel)
-    if own <= _NOISE[kernel.dtype] * before:
+    if own <= NOISE[kernel.dtype] * before:
         own = 0.0
-    return GramSide(name, own / (n * (n - 3) if debiased else 1), kernel, exponent)
+    return GramKernel(name, own / (n * (n - 3) if debiased else 1), kernel, exponent)
 
 
 def unbiased(n: int, product: Any, cross: Any, totals: float) -> Any:
     """Song et al.'s unbiased HSIC (eq. 5) from kernels without their diagonals.
 
-    Args:
-        n: Number of rows.
-        product: Sum of K_ij L_ij over i != j; one, or one for each order of the second space.
-        cross: Inner product of the two kernels' row sums, likewise.
-        totals: Product of the two kernels' sums.
+    `product` is the sum of K_ij L_ij over i != j and `cross` the inner product of their row sums, one, or one for each
+    order of the second space; `totals` is the product of the two kernels' sums.
     """
     return (product + totals / ((n - 1) * (n - 2)) - 2 / (n - 2) * cross) / (n * (n - 3))
 
 
-def linear_product(a: LinearSide, b: LinearSide, *, debiased: bool) -> float:
+def linear_product(a: LinearKernel, b: LinearKernel, *, debiased: bool) -> float:
     """Inner product of two linear kernels: tr(KHLH), or debiased Song et al.'s eq. 5."""
     n = len(a)
     with full_precision():
-        if isinstance(a, RowSide) and isinstance(b, RowSide):
+        if isinstance(a, RowKernel) and isinstance(b, RowKernel):
             squares = _squares(a.rows.T @ b.rows)
             if not debiased:
                 return squares
             cross = float(a.lengths @ b.lengths)
             return unbiased(n, squares - cross, cross, float(a.lengths.sum() * b.lengths.sum()))
         # One centred kernel is enough: centring is a projection, so that <HKH, HLH> = <HKH, L>; U-centring likewise.
-        if isinstance(a, GramSide):
-            product = a.kernel * b.kernel if isinstance(b, GramSide) else (a.kernel @ b.rows) * b.rows
+        if isinstance(a, GramKernel):
+            product = a.matrix * b.matrix if isinstance(b, GramKernel) else (a.matrix @ b.rows) * b.rows
         else:
-            assert isinstance(b, GramSide)
-            product = (b.kernel @ a.rows) * a.rows
+            assert isinstance(b, GramKernel)
+            product = (b.matrix @ a.rows) * a.rows
     return torch.sum(product, dtype=torch.float64).item() / (n * (n - 3) if debiased else 1)
 
 
-def part_of_linear(side: LinearSide, rows: np.ndarray, *, debiased: bool) -> LinearSide:
+def linear_part(space: LinearKernel, rows: np.ndarray, *, debiased: bool) -> LinearKernel:
     """The linear kernel of some rows: centred anew, unless all rows are only rearranged."""
-    whole = len(rows) == len(side)
-    if isinstance(side, GramSide):
-        at = row_index(rows, side.kernel.device)
-        kernel = side.kernel[at[:, None], at]
+    whole = len(rows) == len(space)
+    if isinstance(space, GramKernel):
+        at = row_index(rows, space.matrix.device)
+        kernel = space.matrix[at[:, None], at]
         if whole:
-            return replace(side, kernel=kernel)
-        return gram_side(kernel, debiased=debiased, name=side.name, exponent=side.exponent)
-    taken = side.rows[row_index(rows, side.rows.device)]
+            return replace(space, matrix=kernel)
+        return gram_kernel(kernel, debiased=debiased, name=space.name, exponent=space.exponent)
+    taken = space.rows[row_index(rows, space.rows.device)]
     if whole:
-        return replace(side, rows=taken, lengths=side.lengths[rows])
+        return replace(space, rows=taken, lengths=space.lengths[rows])
     wide = taken.double()
     wide -= wide.mean(dim=0)
     lengths = (wide * wide).sum(dim=1).cpu().numpy()
-    return linear_side(wide.to(taken.dtype), lengths, debiased=debiased, name=side.name, exponent=side.exponent)
+    return linear_kernel(wide.to(taken.dtype), lengths, debiased=debiased, name=space.name, exponent=space.exponent)
 
 
-def feature_cross(a: RowSide, b: RowSide, *, debiased: bool) -> tuple[Cross, int]:
+def feature_cross(a: RowKernel, b: RowKernel, *, debiased: bool) -> tuple[Cross, int]:
     """Cosine of two linear kernels, the second in other orders: only |a^T b[order]|^2 depends on the order.
 
-    Returns:
-        The function, which multiplies in float32, and how many numbers it moves for one order.
+    Returns the function, which multiplies in float32, and how many numbers it moves for one order.
     """
     n, width = b.rows.shape
-    # Each side is scaled so that its kernel has norm 1.
-    (left, p), (right, q) = (((side.rows / side.own**0.25).float(), side.lengths / side.own**0.5) for side in (a, b))
+    # Each space is scaled so that its kernel has norm 1.
+    (left, p), (right, q) = (
+        ((space.rows / space.own**0.25).float(), space.lengths / space.own**0.5) for space in (a, b)
+    )
     left = left.T.contiguous()
 
     def cross(orders: np.ndarray) -> np.ndarray:
-        # All orders of the batch side by side, [n, p, d]: one large product instead of p small ones.
+        # All orders of the batch concatenated, [n, p, d]: one large product instead of p small ones.
         moved = right[row_index(orders.T, right.device)].view(n, -1)
         with full_precision():
-            found = left @ moved
-        squares = (found * found).view(len(left), len(orders), -1).sum(dim=2).sum(dim=0, dtype=torch.float64)
+            product = left @ moved
+        squares = (product * product).view(len(left), len(orders), -1).sum(dim=2).sum(dim=0, dtype=torch.float64)
         total = squares.cpu().numpy()
         if not debiased:
             return total
@@ -228,16 +206,16 @@ def gram_cross(left: Tensor, right: Tensor) -> tuple[Cross, int]:
     return cross, left.numel()
 
 
-def unit_linear(side: LinearSide, tiles: Iterable[slice], *, debiased: bool) -> Tensor:
-    """The centred kernel of a linear side over its norm, [n, n] float32."""
-    n = len(side)
-    norm = (side.own * (n * (n - 3) if debiased else 1)) ** 0.5
-    if isinstance(side, GramSide):
-        kernel = side.kernel
+def unit_linear(space: LinearKernel, tiles: Iterable[slice], *, debiased: bool) -> Tensor:
+    """The centred linear kernel over its norm, [n, n] float32."""
+    n = len(space)
+    norm = (space.own * (n * (n - 3) if debiased else 1)) ** 0.5
+    if isinstance(space, GramKernel):
+        kernel = space.matrix
         return unit_kernel(lambda part: kernel[part] / norm, n, tiles)
     # Rows of a centred linear kernel sum to 0; without the diagonal, to minus the squared length.
-    means, grand = centring(-side.lengths if debiased else np.zeros(n), debiased=debiased)
-    rows, shift = side.rows, torch.from_numpy(means).to(side.rows)
+    means, grand = centring(-space.lengths if debiased else np.zeros(n), debiased=debiased)
+    rows, shift = space.rows, torch.from_numpy(means).to(space.rows)
 
     def tile(part: slice) -> Tensor:
         with full_precision():

@@ -1,10 +1,10 @@
-"""Where on the unit sphere do two modalities lie? The modality gap, alignment and uniformity."""
+"""Modality gap, alignment and uniformity of features on the unit sphere."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from featcache.metrics.arrays import X, Y, check_same_width, checked, plain, unit_rows
+from featcache.metrics.arrays import X, Y, as_float64, check_same_width, checked, unit_rows
 from featcache.metrics.comparison import Comparison, RowComparison, check_amount
 from featcache.metrics.errors import TooFewRows
 from featcache.metrics.scores.kernels import row_tiles
@@ -13,27 +13,16 @@ from featcache.metrics.scores.kernels import row_tiles
 def modality_gap(x: X, y: Y) -> float:
     """Distance between the centroids of two spaces' unit rows.
 
-    Says how far apart two modalities lie in one joint space, not which rows match: rearranging the rows changes
-    nothing, so it has no permutation null, and 0 is not alignment. Symmetric; invariant to the length of rows. Both
-    spaces must have the same width, and turning only one of them changes the gap.
-
-    Args:
-        x: Features [n, d] of n samples in the first modality.
-        y: Features [n, d] of the same samples in the second modality, in the same space.
-
-    Returns:
-        The gap, in [0, 2]; lower is closer.
-
-    Raises:
-        BadShape: If widths or numbers of rows differ.
-        BadDtype, NotFinite, ZeroRow, ConstantSpace, TooFewRows: As `mutual_knn`.
+    In [0, 2]; LOWER is closer. Says how far apart two modalities lie in one joint space, not which rows match:
+    rearranging the rows changes nothing, so it has no permutation null, and 0 is not alignment. Symmetric; invariant to
+    the length of rows; turning only one of the spaces changes the gap. Spaces and errors as `mutual_knn`, but of one
+    width d; BadShape also if the widths differ.
 
     Example:
         >>> modality_gap(np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([[-3.0, 0.0], [0.0, 4.0]]))
         1.0
 
-    Source:
-        Liang et al. 2022, arXiv:2203.02053.
+    Source: Liang et al. 2022, arXiv:2203.02053.
     """
     return ModalityGap()(x, y)
 
@@ -41,58 +30,33 @@ def modality_gap(x: X, y: Y) -> float:
 def alignment_loss(x: X, y: Y, *, power: float = 2.0) -> float:
     """Mean distance to a power between matching unit rows of two modalities.
 
-    A loss: 0 where every pair coincides, LOWER is more aligned. Symmetric; invariant to the length of rows. Both
-    spaces must have the same width. Chance at power = 2, rows permuted: 2 minus twice the product of the centroids.
-
-    Args:
-        x: Features [n, d] of n samples in the first modality.
-        y: Features [n, d] of the same samples, in the same order and in the same space.
-        power: Of the distance, above 0.
-
-    Returns:
-        The loss, in [0, 2 ** power]; lower is more aligned.
-
-    Raises:
-        BadShape: If widths or numbers of rows differ.
-        BadDtype, NotFinite, ZeroRow, ConstantSpace, TooFewRows: As `mutual_knn`.
-        BadChoice: If power is not a positive number.
+    In [0, 2 ** power]; LOWER is more aligned, 0 where every pair coincides. Symmetric; invariant to the length of rows.
+    Chance at power = 2, rows permuted: 2 minus twice the product of the centroids. Spaces and errors as `modality_gap`;
+    BadChoice if power is not a positive number.
 
     Example:
         >>> alignment_loss(np.array([[2.0, 0.0], [1.0, 1.0]]), np.array([[0.0, 1.0], [3.0, 3.0]]))
         1.0
 
-    Source:
-        Wang & Isola 2020, arXiv:2005.10242, section 4.1.
+    Source: Wang & Isola 2020, arXiv:2005.10242, section 4.1.
     """
     return AlignmentLoss(power)(x, y)
 
 
 def uniformity(x: X, *, t: float = 2.0) -> float:
-    """How evenly one space's unit rows cover the sphere: log mean exp(-t distance^2) over pairs of different rows.
+    """Spread of one space's unit rows over the sphere: log mean exp(-t distance^2) over pairs of different rows.
 
-    LOWER is more uniform; 0 where all rows point one way. In float64, in tiles of about 16 MB.
-
-    Args:
-        x: Features [n, d] of n >= 2 samples.
-        t: Sharpness of the Gaussian, above 0.
-
-    Returns:
-        The logarithm, in [-4 t, 0].
-
-    Raises:
-        BadShape, BadDtype, NotFinite, ZeroRow: As `mutual_knn`.
-        TooFewRows: If there is one row.
-        BadChoice: If t is not a positive number.
+    In [-4 t, 0]; LOWER is more uniform, 0 where all rows point one way. In float64, in tiles of about 16 MB. x [n, d]
+    has two rows or more, t > 0 is the sharpness of the Gaussian. Errors as `mutual_knn`; BadChoice for t.
 
     Example:
         >>> uniformity(np.array([[1.0, 0.0], [-2.0, 0.0]]))
         -8.0
 
-    Source:
-        Wang & Isola 2020, arXiv:2005.10242, section 4.1; pairs i < j as in their code.
+    Source: Wang & Isola 2020, arXiv:2005.10242, section 4.1; pairs i < j as in their code.
     """
     check_amount("t", t, positive=True)
-    rows = unit_rows(plain(x))
+    rows = unit_rows(as_float64(x))
     n = len(rows)
     if n < 2:
         raise TooFewRows(f"wanted at least 2 rows, got {n}")
@@ -111,15 +75,15 @@ def uniformity(x: X, *, t: float = 2.0) -> float:
 
 
 class _OneSphere(Comparison[np.ndarray]):
-    """Scores whose sides are unit rows of one width."""
+    """Scores of unit rows of one width."""
 
     def prepare(self, x: X, name: str = "x") -> np.ndarray:
         """Unit rows [n, d] in float64."""
         return unit_rows(checked(x, name).astype(np.float64), name)
 
-    def take(self, side: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def take(self, space: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Some rows."""
-        return side[rows]
+        return space[rows]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How far from independent are two spaces? The Hilbert-Schmidt criterion, in each convention that is in use."""
+"""The Hilbert-Schmidt independence criterion (HSIC), in each convention that is in use."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ import numpy as np
 
 from featcache.metrics.arrays import X, Y
 from featcache.metrics.comparison import Comparison, check_flag
-from featcache.metrics.scores.gram import LinearSide
+from featcache.metrics.scores.gram import LinearKernel
 from featcache.metrics.scores.kernels import (
     KERNELS,
     Kernel,
     LinearCka,
     RbfCka,
-    RbfSide,
+    RbfKernel,
     Sigma,
     check_choice,
     check_sigma,
@@ -39,39 +39,32 @@ def hsic(
 ) -> float:
     """Hilbert-Schmidt independence criterion: how far two spaces are from independent, in units of their kernels.
 
-    Row i of x and y is the same sample. Symmetric; no upper bound, and it grows with the features' scale: `cka` is the
-    form that may be compared between spaces. Debiased, it is signed: negative by chance for unrelated spaces.
+    0 or more if biased; higher is more dependent. Symmetric; no upper bound, and it grows with the features' scale:
+    `cka` is the form that may be compared between spaces. Debiased, it is signed: negative by chance for unrelated
+    spaces. Spaces, kernel, sigma and errors as `cka`.
 
     Args:
-        x: Features of n samples in the first space.
-        y: Features of the same samples, in the same order, in the second space.
-        kernel: "linear" or "rbf", as in `cka`.
+        x: Features [n, dx].
+        y: Features [n, dy] of the same samples.
+        kernel: "linear" or "rbf".
         debiased: Song et al.'s unbiased estimate, which divides by n (n - 3) whatever the divisor; needs n >= 4.
-        sigma: Width of "rbf", as in `cka`.
+        sigma: Width of "rbf".
         divisor: Of tr(KHLH), biased: "(n-1)^2" (Gretton et al. 2005), "n^2" (the V-statistic, Gretton et al. 2008) or
             "1" (the trace itself: platonic-rep's `hsic_biased`).
-
-    Returns:
-        The criterion; 0 or more if biased.
-
-    Raises:
-        BadShape, BadDtype, NotFinite, TooFewRows: As `mutual_knn`.
-        BadChoice: If kernel, sigma or divisor is none that exists, or debiased neither True nor False.
 
     Example:
         >>> x = np.array([[0.0], [2.0], [4.0]])
         >>> hsic(x, x), hsic(x, x, divisor="1")
         (16.0, 64.0)
 
-    Source:
-        Gretton et al. 2005, Algorithmic Learning Theory, eq. 9; debiased: Song et al. 2012, JMLR 13, eq. 5.
+    Source: Gretton et al. 2005, Algorithmic Learning Theory, eq. 9; debiased: Song et al. 2012, JMLR 13, eq. 5.
     """
     return HsicComparison(kernel, debiased, sigma, divisor)(x, y)
 
 
 @dataclass(frozen=True)
-class HsicComparison(Comparison[LinearSide | RbfSide]):
-    """HSIC; arguments as `hsic`."""
+class HsicComparison(Comparison[LinearKernel | RbfKernel]):
+    """`hsic` in two steps."""
 
     kernel: Kernel = "linear"
     debiased: bool = False
@@ -96,19 +89,27 @@ class HsicComparison(Comparison[LinearSide | RbfSide]):
         with np.errstate(over="ignore", under="ignore"):
             return float(np.exp2(exponent)) / divisor
 
-    def prepare(self, x: X, name: str = "x") -> LinearSide | RbfSide:
+    def prepare(self, x: X, name: str = "x") -> LinearKernel | RbfKernel:
         """As the CKA of this kernel."""
         return self._cka.prepare(x, name)
 
-    def compare(self, a: LinearSide | RbfSide, b: LinearSide | RbfSide) -> float:
-        """HSIC of two prepared spaces; 0 where a kernel is constant."""
+    def compare(self, a: LinearKernel | RbfKernel, b: LinearKernel | RbfKernel) -> float:
+        """0 where a kernel is constant."""
         return self._cka.product(a, b) * self._unit(a, b)
 
-    def take(self, side: LinearSide | RbfSide, rows: np.ndarray) -> LinearSide | RbfSide:
+    def take(self, space: LinearKernel | RbfKernel, rows: np.ndarray) -> LinearKernel | RbfKernel:
         """As the CKA of this kernel."""
-        return self._cka.take(side, rows)
+        return self._cka.take(space, rows)
 
-    def permuted(self, a: LinearSide | RbfSide, b: LinearSide | RbfSide, orders: np.ndarray) -> np.ndarray:
+    def permuted(self, a: LinearKernel | RbfKernel, b: LinearKernel | RbfKernel, orders: np.ndarray) -> np.ndarray:
         """As the CKA of this kernel, times the norms."""
-        scale = float(np.sqrt(a.own * b.own))
-        return self._cka.permuted(a, b, orders) * scale * self._unit(a, b) if scale else np.zeros(len(orders))
+        unit = self.of_cosine(a, b)
+        return self._cka.permuted(a, b, orders) * unit if unit else np.zeros(len(orders))
+
+    def permutation_cost(self, a: LinearKernel | RbfKernel, b: LinearKernel | RbfKernel) -> float | None:
+        """As the CKA of this kernel."""
+        return self._cka.permutation_cost(a, b)
+
+    def of_cosine(self, a: LinearKernel | RbfKernel, b: LinearKernel | RbfKernel) -> float:
+        """The criterion of two spaces whose CKA is 1: what turns moments of CKA into those of HSIC."""
+        return float(np.sqrt(a.own * b.own)) * self._unit(a, b)

@@ -1,11 +1,11 @@
-"""How alike are two kernels among shared nearest neighbours? CKNNA, from neighbour graphs instead of n x n masks."""
+"""CKNNA: kernel alignment among shared nearest neighbours, from neighbour graphs instead of n x n masks."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from featcache.metrics.arrays import Groups, X, Y, plain
+from featcache.metrics.arrays import Groups, X, Y, as_float64
 from featcache.metrics.comparison import Comparison, check_amount, check_flag, check_search
 from featcache.metrics.errors import BadChoice, ConstantSpace
 from featcache.metrics.knn.graph import Neighbors, neighbors
@@ -25,15 +25,16 @@ def cknna(
 ) -> float:
     """Centred kernel nearest-neighbour alignment: CKA on the pairs that both spaces call neighbours.
 
-    Row i of x and y is the same sample. The numerator keeps a pair where both graphs have it, each denominator where
-    its own graph has it. Neighbour masks are not symmetric, and the published code is followed in what that means: the
-    first of Song et al.'s three terms multiplies K_ij by L_ji, so that only reciprocal pairs count there, and the third
-    meets K's columns with L's rows, so that swapping the spaces changes the score a little (.461 and .463 on one pair
-    of 60 rows). 1 for a space with itself; not bounded by Cauchy-Schwarz. Memory: O(n k).
+    Higher is more aligned; 1 for a space with itself; not bounded by Cauchy-Schwarz. The numerator keeps a pair where
+    both graphs have it, each denominator where its own graph has it. Neighbour masks are not symmetric, and the
+    published code is followed in what that means: the first of Song et al.'s three terms multiplies K_ij by L_ji, so
+    that only reciprocal pairs count there, and the third meets K's columns with L's rows, so that swapping the spaces
+    changes the score a little (.461 and .463 on one pair of 60 rows). Memory: O(n k). Spaces and errors as
+    `mutual_knn`.
 
     Args:
-        x: Features of n samples in the first space.
-        y: Features of the same samples, in the same order, in the second space.
+        x: Features [n, dx].
+        y: Features [n, dy] of the same samples.
         k: Neighbours per sample, 2 <= k < n.
         groups: The group of each row, or None.
         metric: "cosine", or "ip" for inner products of rows as they are.
@@ -42,11 +43,8 @@ def cknna(
             (its `unbiased=False`).
         epsilon: Added to the denominator; platonic-rep adds 1e-6.
 
-    Returns:
-        The alignment; higher is more aligned.
-
     Raises:
-        BadShape, BadDtype, NotFinite, ZeroRow, ConstantSpace, TooFewRows: As `mutual_knn`.
+        ConstantSpace: Also if the denominator is not positive, and epsilon 0.
         BadChoice: If k < 2, the metric is a distance, or epsilon is negative or not finite.
 
     Example:
@@ -54,8 +52,7 @@ def cknna(
         >>> round(cknna(x, 3 * x), 6)
         1.0
 
-    Source:
-        Huh et al. 2024, arXiv:2405.07987, appendix A; platonic-rep, commit dcd76ba, `cknna`.
+    Source: Huh et al. 2024, arXiv:2405.07987, appendix A; platonic-rep, commit dcd76ba, `cknna`.
     """
     return Cknna(k, groups, metric, debiased, epsilon)(x, y)
 
@@ -70,7 +67,7 @@ class _Edges(NamedTuple):
 
 @dataclass(frozen=True)
 class Cknna(Comparison[Neighbors]):
-    """CKNNA; arguments as `cknna`, and how deep to search (`depth`, k or more) if parts are to be taken.
+    """`cknna` in two steps; search `depth` deep, k or more, if parts are to be taken.
 
     A part keeps what is left of each row's list. A list with fewer than k entries masks fewer pairs.
     """
@@ -100,7 +97,7 @@ class Cknna(Comparison[Neighbors]):
             return graph
         own = np.ones(graph.n)
         if self.metric == "ip":
-            values = plain(x, name)
+            values = as_float64(x, name)
             own = np.einsum("ij,ij->i", values, values)
         ids = np.column_stack([np.arange(graph.n, dtype=graph.ids.dtype), graph.ids])
         similarities = np.column_stack([own, graph.similarities])
@@ -110,20 +107,16 @@ class Cknna(Comparison[Neighbors]):
         )
 
     def compare(self, a: Neighbors, b: Neighbors) -> float:
-        """CKNNA of two graphs.
-
-        Raises:
-            ConstantSpace: If the denominator is not positive, and epsilon 0.
-        """
+        """ConstantSpace if the denominator is not positive, and epsilon 0."""
         first, second = self._edges(a), self._edges(b)
         xy, xx, yy = self._hsic(first, second), self._hsic(first, first), self._hsic(second, second)
         if self.epsilon == 0 and xx * yy <= 0:
             raise ConstantSpace(f"the denominator is not positive (x: {xx:.3g}, y: {yy:.3g}); CKNNA is undefined here")
         return float(xy / (np.sqrt(max(xx * yy, 0.0)) + self.epsilon))
 
-    def take(self, side: Neighbors, rows: np.ndarray) -> Neighbors:
+    def take(self, space: Neighbors, rows: np.ndarray) -> Neighbors:
         """The graph among some rows, from the lists that are there."""
-        return side.among(rows)
+        return space.among(rows)
 
     def _edges(self, graph: Neighbors) -> _Edges:
         ids, n = graph.ids[:, : self.k], graph.n

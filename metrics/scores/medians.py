@@ -1,4 +1,4 @@
-"""Which value has a given rank, among more values than fit in memory? Exact, in a few passes that only count."""
+"""Exact medians of more values than fit in memory, in a few passes that only count."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,11 +10,9 @@ _KEPT = 1 << 21  # 16 MB: so few may be sorted
 
 
 def median(passes: Passes, *, lower: bool = False) -> float:
-    """The median of values that are 0 or more.
+    """The median of values that are 0 or more; `lower` takes the lower of two middle values instead of their mean.
 
-    Args:
-        passes: Each call yields all values anew, piece by piece, the same every time.
-        lower: The lower of the two middle values of an even number, instead of their mean.
+    Each call of `passes` yields all values anew, piece by piece, the same every time.
 
     Example:
         >>> median(lambda: iter([np.array([3.0, 1.0]), np.array([2.0, 10.0])]))

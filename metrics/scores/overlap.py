@@ -1,4 +1,4 @@
-"""How many nearest neighbours do two spaces share? Scores of neighbour graphs, and of the spaces they come from."""
+"""Scores of shared nearest neighbours."""
 
 import numpy as np
 
@@ -18,19 +18,16 @@ from featcache.metrics.knn.graph_scores import (
 def mutual_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, metric: Measure = "cosine") -> float:
     """Mean overlap of the k-nearest-neighbour sets of two spaces.
 
-    Row i of x and y is the same sample. Self and rows of the same group are excluded by id, ties broken by index.
-    Symmetric; chance level k / (n - 1), or `chance_mutual_knn` with groups. Without groups, duplicated rows (five
-    captions a photo) find each other in both spaces: independent spaces then score far above chance.
+    In [0, 1]; higher is more aligned. Symmetric; chance level k / (n - 1), or `chance_mutual_knn` with groups. Self and
+    rows of the same group are excluded by id, ties broken by index. Without groups, duplicated rows (five captions a
+    photo) find each other in both spaces: independent spaces then score far above chance.
 
     Args:
-        x: Features of n samples in the first space.
-        y: Features of the same samples, in the same order, in the second space.
+        x: Features [n, dx], numpy or torch, float16, float32 or float64.
+        y: Features [n, dy]: row i of x and y is the same sample.
         k: Neighbours per sample, 1 <= k < n.
         groups: The group of each row, or None.
         metric: "cosine", "ip" (platonic-rep's on rows that are not normalised) or "euclidean".
-
-    Returns:
-        Shared fraction of neighbours, in [0, 1]; higher is more aligned.
 
     Raises:
         BadShape: If x and y are not [n, dx] and [n, dy].
@@ -46,8 +43,7 @@ def mutual_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, metric:
         >>> mutual_knn(x, x.flip(1), k=1)
         1.0
 
-    Source:
-        Huh et al. 2024, arXiv:2405.07987, section 2; groups are ours.
+    Source: Huh et al. 2024, arXiv:2405.07987, section 2; groups are ours.
     """
     return KnnComparison(mutual_knn_graphs, k, groups, metric)(x, y)
 
@@ -62,8 +58,7 @@ def jaccard_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, metric
         >>> jaccard_knn(x, -2 * x, k=5)
         1.0
 
-    Source:
-        ReSi (Klabunde et al. 2024, arXiv:2408.00531), "Jaccard similarity".
+    Source: ReSi (Klabunde et al. 2024, arXiv:2408.00531), "Jaccard similarity".
     """
     return KnnComparison(jaccard_knn_graphs, k, groups, metric)(x, y)
 
@@ -79,8 +74,7 @@ def cycle_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, metric: 
         >>> cycle_knn(x, x, k=1)
         1.0
 
-    Source:
-        platonic-rep, commit dcd76ba, `cycle_knn`.
+    Source: platonic-rep, commit dcd76ba, `cycle_knn`.
     """
     return KnnComparison(cycle_knn_graphs, k, groups, metric)(x, y)
 
@@ -95,8 +89,7 @@ def lcs_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, metric: Me
         >>> lcs_knn(x, 2 * x, k=5)
         5.0
 
-    Source:
-        platonic-rep, commit dcd76ba, `lcs_knn`.
+    Source: platonic-rep, commit dcd76ba, `lcs_knn`.
     """
     return KnnComparison(lcs_knn_graphs, k, groups, metric)(x, y)
 
@@ -112,8 +105,7 @@ def edit_distance_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, 
         >>> edit_distance_knn(x, 2 * x, k=5)
         1.0
 
-    Source:
-        platonic-rep, commit dcd76ba, `edit_distance_knn`.
+    Source: platonic-rep, commit dcd76ba, `edit_distance_knn`.
     """
     return KnnComparison(edit_distance_knn_graphs, k, groups, metric)(x, y)
 
@@ -121,13 +113,7 @@ def edit_distance_knn(x: X, y: Y, *, k: int = 10, groups: Groups | None = None, 
 def chance_mutual_knn(n: int, k: int, groups: Groups | None = None) -> float:
     """What `mutual_knn` of two unrelated spaces is on average: k / (n - 1), or the mean of k / (n - own group's size).
 
-    Args:
-        n: Number of samples.
-        k: Neighbours per sample.
-        groups: The group of each row, or None.
-
-    Raises:
-        TooFewRows: If a row has fewer than k rows outside its group.
+    TooFewRows if a row has fewer than k rows outside its group.
 
     Example:
         >>> round(chance_mutual_knn(1024, 10), 4)

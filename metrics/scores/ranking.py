@@ -1,4 +1,4 @@
-"""Does a query find its own among all others? Retrieval by cosine, with chance level and interval."""
+"""Retrieval by cosine: ranks, recall at k, chance level and interval."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from featcache.metrics.arrays import Groups, X, Y, group_codes, labels, plain, unit_rows
+from featcache.metrics.arrays import Groups, X, Y, as_float64, group_codes, labels, unit_rows
 from featcache.metrics.errors import BadChoice, BadShape
 from featcache.metrics.knn.exact import paired_values, relative_bound
 from featcache.metrics.knn.precision import full_precision
@@ -16,28 +16,16 @@ from featcache.metrics.knn.search import Exclusion, tile_rows
 
 @dataclass(frozen=True, eq=False)
 class Retrieval:
-    """How well queries find the gallery rows of their group.
+    """How well queries find the gallery rows of their group."""
 
-    Args:
-        ranks: Rank of each query's best match, [q]; 1 is best, ties counted against it.
-        recall: k -> share of queries with rank <= k.
-        low: k -> lower end of the 95 % interval of recall.
-        high: k -> upper end.
-        chance: k -> recall of a random order.
-        median_rank: Median of `ranks`.
-        chance_median_rank: Median rank of a random order.
-        gallery: Number of gallery rows.
-        estimand: What the interval is about.
-    """
-
-    ranks: Int[np.ndarray, " q"]
-    recall: dict[int, float]
-    low: dict[int, float]
-    high: dict[int, float]
-    chance: dict[int, float]
-    median_rank: float
-    chance_median_rank: int
-    gallery: int
+    ranks: Int[np.ndarray, " q"]  # rank of each query's best match, [q]; 1 is best, ties counted against it
+    recall: dict[int, float]  # k -> share of queries with rank <= k
+    low: dict[int, float]  # k -> lower end of the 95 % interval of recall
+    high: dict[int, float]  # k -> upper end
+    chance: dict[int, float]  # k -> recall of a random order
+    median_rank: float  # median of `ranks`
+    chance_median_rank: int  # median rank of a random order
+    gallery: int  # number of rows
     estimand: str = "recall of other query groups against this gallery (95 %, clustered by group)"
 
 
@@ -64,9 +52,6 @@ def retrieval(
         ks: Cut-offs, each 1 or more.
         tile: Queries at a time; None chooses.
 
-    Returns:
-        Ranks, recall with interval and chance, median rank.
-
     Raises:
         BadShape: If widths differ or groups do not fit.
         BadDtype, NotFinite, ZeroRow: As `mutual_knn`.
@@ -75,14 +60,13 @@ def retrieval(
 
     Example:
         >>> x = torch.tensor([[1., 0.], [0., 1.], [1., 1.]])
-        >>> found = retrieval(x, x, query_groups="abc", gallery_groups="abc", ks=(1,))
-        >>> found.recall, found.chance[1]
+        >>> result = retrieval(x, x, query_groups="abc", gallery_groups="abc", ks=(1,))
+        >>> result.recall, result.chance[1]
         ({1: 1.0}, 0.3333333333333333)
 
-    Source:
-        Recall at k as in Faghri et al. 2018, arXiv:1707.05612 (five captions a photo); interval: `clustered_wilson`.
+    Source: Faghri et al. 2018, arXiv:1707.05612 (recall at k, five captions a photo); interval: `clustered_wilson`.
     """
-    q, g = unit_rows(plain(queries, "queries"), "queries"), unit_rows(plain(gallery, "gallery"), "gallery")
+    q, g = unit_rows(as_float64(queries, "queries"), "queries"), unit_rows(as_float64(gallery, "gallery"), "gallery")
     if q.shape[1] != g.shape[1]:
         raise BadShape(f"queries are {q.shape[1]} wide and the gallery {g.shape[1]}: map both into one space first")
     if not isinstance(ks, Iterable) or not len(ks) or not all(_is_count(k) for k in ks):
@@ -149,16 +133,8 @@ def _rank_tiles(
 def chance_recall(matches: Int[np.ndarray, " q"] | Sequence[int], gallery: int, k: int) -> float:
     """Recall at k of a random order of the gallery: the hypergeometric mean of 1 - C(g - m, k) / C(g, k).
 
-    Args:
-        matches: Gallery rows that count as a hit, for each query.
-        gallery: Number of gallery rows.
-        k: Cut-off.
-
-    Returns:
-        Share of queries expected to have a match among the first k.
-
-    Raises:
-        BadChoice: If k < 1 or a query has no match, or more than there are rows.
+    `matches` are the gallery rows m that count as a hit, for each query, of `gallery` rows g. BadChoice if k < 1 or a
+    query has no match, or more than there are rows.
 
     Example:
         >>> round(chance_recall([5], 5000, 10), 5)
@@ -166,8 +142,8 @@ def chance_recall(matches: Int[np.ndarray, " q"] | Sequence[int], gallery: int, 
     """
     m = np.asarray(matches, dtype=np.float64)
     if not _is_count(k) or m.min() < 1 or m.max() > gallery:
-        found = f"k = {k}, {m.min():g} to {m.max():g}"
-        raise BadChoice(f"wanted a whole k >= 1 and 1 to {gallery} matches a query, got {found}")
+        values_given = f"k = {k}, {m.min():g} to {m.max():g}"
+        raise BadChoice(f"wanted a whole k >= 1 and 1 to {gallery} matches a query, got {values_given}")
     missed = np.ones_like(m)
     for drawn in range(min(k, gallery)):
         missed *= np.maximum(gallery - m - drawn, 0) / (gallery - drawn)
@@ -191,29 +167,22 @@ def _chance_median(matches: np.ndarray, gallery: int) -> int:
 def clustered_wilson(
     hits: Bool[np.ndarray, " q"] | Float[np.ndarray, " q"], clusters: Groups, *, z: float = 1.959964
 ) -> tuple[float, float]:
-    """Wilson interval of a mean of hits whose queries come in clusters (five captions of one photo).
+    """Ends of the Wilson interval of a mean of hits whose queries come in clusters (five captions of one photo).
 
     The effective number of queries is p (1 - p) over the variance of p between clusters, at most q and at least the
-    number of clusters where nothing varies; per-query scores are what is resampled in thought, never gallery rows.
+    number of clusters where nothing varies; queries are the sampling unit, never gallery rows.
 
     Args:
         hits: 0 or 1 a query.
-        clusters: The cluster of each query; clusters are independent.
+        clusters: The cluster of each query; clusters are independent. BadShape if there is not one a query.
         z: Normal quantile; 1.96 for 95 %.
-
-    Returns:
-        Lower and upper end, in [0, 1].
-
-    Raises:
-        BadShape: If there is not one cluster a query.
 
     Example:
         >>> low, high = clustered_wilson(np.repeat([1, 0], 50), range(100))
         >>> round(low, 3), round(high, 3)
         (0.403, 0.597)
 
-    Source:
-        Wilson 1927, JASA 22; effective sample size: Kish 1965, Survey Sampling, section 8.2.
+    Source: Wilson 1927, JASA 22; effective sample size: Kish 1965, Survey Sampling, section 8.2.
     """
     values = np.asarray(hits, dtype=np.float64)
     q = len(values)

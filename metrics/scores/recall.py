@@ -1,4 +1,4 @@
-"""How many samples find their partner in the other space? Retrieval as one score of two spaces of one width."""
+"""Retrieval recall as one score of two spaces of one width."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,30 +15,17 @@ from featcache.metrics.scores.ranking import retrieval
 def retrieval_recall(x: X, y: Y, *, k: int = 10, groups: Groups | None = None) -> float:
     """Recall at k: share of x's rows whose partner in y is among the k rows of y nearest to them by cosine.
 
-    Both spaces have one width, as behind two adapters. Ties count against the query. With groups any row of the group
-    is a partner. Not symmetric: swap x and y for the other direction. `metrics.retrieval` takes queries and galleries
-    of unlike sizes (five captions a photo), several k at once, and gives ranks and intervals.
-
-    Args:
-        x: Features of n samples, the queries.
-        y: Features of the same samples, in the same order and of the same width: the gallery.
-        k: Cut-off, 1 <= k < n.
-        groups: The group of each row, or None: row i alone is the partner of row i.
-
-    Returns:
-        The share, in [0, 1]; higher is better. Chance is k / n without groups; see `chance_recall`.
-
-    Raises:
-        BadShape, BadDtype, NotFinite, ZeroRow, ConstantSpace, TooFewRows: As `mutual_knn`; BadShape also if the widths
-            differ.
-        BadChoice: If k is below 1.
+    In [0, 1]; higher is better; chance is k / n without groups, see `chance_recall`. Both spaces have one width, as
+    behind two adapters. Ties count against the query. With groups any row of the group is a partner, else row i alone
+    of row i. Not symmetric: swap x and y for the other direction. `retrieval` takes queries and galleries of unlike
+    sizes (five captions a photo), several k at once, and gives ranks and intervals. Spaces and errors as
+    `modality_gap`; 1 <= k < n.
 
     Example:
         >>> retrieval_recall(np.eye(4), np.eye(4)[[0, 1, 3, 2]], k=1)
         0.5
 
-    Source:
-        Recall at k as in Faghri et al. 2018, arXiv:1707.05612.
+    Source: Faghri et al. 2018, arXiv:1707.05612.
     """
     return RecallComparison(k, groups)(x, y)
 
@@ -52,7 +39,7 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class RecallComparison(RowComparison[Rows]):
-    """`retrieval_recall` in two steps; as its arguments."""
+    """`retrieval_recall` in two steps."""
 
     k: int = 10
     groups: Groups | None = None
@@ -73,9 +60,9 @@ class RecallComparison(RowComparison[Rows]):
             raise TooFewRows(
                 f"k = {self.k}: wanted fewer than the {len(a.values)} rows, or every row finds its partner"
             )
-        found = retrieval(a.values, b.values, query_groups=a.codes, gallery_groups=a.codes, ks=(int(self.k),))
-        return (found.ranks <= self.k).astype(np.float64)
+        result = retrieval(a.values, b.values, query_groups=a.codes, gallery_groups=a.codes, ks=(int(self.k),))
+        return (result.ranks <= self.k).astype(np.float64)
 
-    def take(self, side: Rows, rows: np.ndarray) -> Rows:
+    def take(self, space: Rows, rows: np.ndarray) -> Rows:
         """The rows, in that order."""
-        return Rows(side.values[rows], side.codes[rows])
+        return Rows(space.values[rows], space.codes[rows])

@@ -1,4 +1,4 @@
-"""What is kept of rows that went by, for linear CKA? Sums of degree 1 to 4, which can be moved and joined."""
+"""Sums over rows, of degree 1 to 4, from which linear CKA follows; they can be moved to another origin and joined."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,8 +77,8 @@ Pairs = tuple[PairSums, PairSums, PairSums]
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
-    """From where, and in which unit, one space is summed: rows * 2 ** -power - origin."""
+class Frame:
+    """Origin and unit in which one space is summed: rows * 2 ** -power - origin."""
 
     origin: np.ndarray
     power: int
@@ -91,8 +91,8 @@ class Sums:
     A power of two is taken out of each space so that no entry is above 1, nor any product beyond float64.
     """
 
-    x: Side
-    y: Side
+    x: Frame
+    y: Frame
     pairs: Pairs
 
     @property
@@ -108,8 +108,8 @@ class Sums:
     @classmethod
     def of(cls, x: np.ndarray, y: np.ndarray, like: "Sums | None" = None) -> "Sums":
         """Sums of a batch, from its own mean, or from the origin of `like` in a unit that suits both."""
-        (side_x, a), (side_y, b) = _shifted(x, like and like.x), _shifted(y, like and like.y)
-        return cls(side_x, side_y, (PairSums.of(a, b), PairSums.of(a), PairSums.of(b)))
+        (frame_x, a), (frame_y, b) = _shifted(x, like and like.x), _shifted(y, like and like.y)
+        return cls(frame_x, frame_y, (PairSums.of(a, b), PairSums.of(a), PairSums.of(b)))
 
     def __add__(self, other: "Sums") -> "Sums":
         """Both together, from the origin that they share; other's unit is the larger one."""
@@ -120,7 +120,7 @@ class Sums:
         up, uq = self.x.power - p, self.y.power - q
         if up == uq == 0:
             return self
-        x, y = Side(np.ldexp(self.x.origin, up), p), Side(np.ldexp(self.y.origin, uq), q)
+        x, y = Frame(np.ldexp(self.x.origin, up), p), Frame(np.ldexp(self.y.origin, uq), q)
         xy, xx, yy = self.pairs
         return Sums(x, y, (xy.scaled(up, uq), xx.scaled(up, up), yy.scaled(uq, uq)))
 
@@ -133,7 +133,7 @@ class Sums:
             total = a.pairs[0].sums[name] + b.pairs[0].sums[name] + b.n * (q.origin - p.origin)
             means.append(p.origin + total / (a.n + b.n))
         x, y = means
-        return Sums(Side(x, units[0]), Side(y, units[1]), _added(a.pairs_from(x, y), b.pairs_from(x, y)))
+        return Sums(Frame(x, units[0]), Frame(y, units[1]), _added(a.pairs_from(x, y), b.pairs_from(x, y)))
 
     def pairs_from(self, x: np.ndarray, y: np.ndarray) -> Pairs:
         """The sums from other origins."""
@@ -147,12 +147,12 @@ def _power(values: np.ndarray) -> int:
     return int(np.frexp(peak)[1]) if peak else _NOTHING
 
 
-def _shifted(values: np.ndarray, like: Side | None) -> tuple[Side, np.ndarray]:
+def _shifted(values: np.ndarray, like: Frame | None) -> tuple[Frame, np.ndarray]:
     """Rows from their own mean, or from the origin of `like` in a unit that suits both."""
     power = max(_power(values), like.power) if like else _power(values)
     scaled = np.ldexp(values.astype(np.float64), -power)
     origin = np.ldexp(like.origin, like.power - power) if like else scaled.mean(axis=0)
-    return Side(origin, power), scaled - origin
+    return Frame(origin, power), scaled - origin
 
 
 def _added(first: Pairs, second: Pairs) -> Pairs:

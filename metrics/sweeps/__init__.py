@@ -1,1 +1,1 @@
-"""How does a score move with layer, gallery, k, or the best that could be learnt?"""
+"""Sweeps of a score over layers, gallery sizes, k and mixtures, and ridge ceilings."""

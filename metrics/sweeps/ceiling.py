@@ -1,4 +1,4 @@
-"""Is a reference's geometry absent from two spaces, or did training miss it? Ridge ceilings and kernel mixtures."""
+"""Ceilings of a joint space: a reference predicted by ridge regression, and kernel mixtures scored against it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from featcache.metrics.arrays import Groups, X, check_pair, group_codes, plain
-from featcache.metrics.certainty.sides import sides_of
+from featcache.metrics.arrays import Groups, X, as_float64, check_pair, group_codes
+from featcache.metrics.certainty.inputs import prepare_all
 from featcache.metrics.errors import BadChoice
 from featcache.metrics.spaces import mixed
-from featcache.metrics.sweeps.ridge import HeldOut, cross_predicted, evened, fold_numbers
+from featcache.metrics.sweeps.ridge import HeldOut, cross_predicted, fold_numbers, normalized
 from featcache.metrics.table import chosen, known_chance
 
 ALPHAS = tuple(10.0 ** (step / 2) for step in range(-8, 7))  # half decades, 1e-4 to 1e3
@@ -20,50 +20,29 @@ WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 @dataclass(frozen=True)
 class CeilingPoint:
-    """How well one source predicts the reference on one held-out fold: a row of a tidy table.
+    """How well one source predicts the reference on one held-out fold: a row of a tidy table."""
 
-    Args:
-        source: "x", "y" or "both".
-        metric: A label that was asked for: a name of `METRICS`, perhaps with options behind it; or "r2".
-        fold: Number of the fold.
-        value: Score of the predicted against the true held-out rows, which are also the gallery.
-        n: Held-out rows.
-        k: Neighbours, where the metric has them.
-        chance: What unrelated spaces score at this n and k, where there is a closed form for it (mutual_knn).
-        alpha: Penalty that was chosen inside the training folds.
-        balance: Scale of y beside x that was chosen there with it; None for one of them alone.
-    """
-
-    source: str
-    metric: str
+    source: str  # "x", "y" or "both"
+    metric: str  # a label: a name of `METRICS`, perhaps with options behind it; or "r2"
     fold: int
-    value: float
-    n: int
-    k: int | None
-    chance: float | None
-    alpha: float
-    balance: float | None
+    value: float  # score of the predicted against the true held-out rows, which are also the gallery
+    n: int  # held-out rows
+    k: int | None  # neighbours, where the metric has them
+    chance: float | None  # of unrelated spaces at this n and k, where there is a closed form (mutual_knn)
+    alpha: float  # penalty chosen inside the training folds
+    balance: float | None  # scale of y over x, chosen with it; None for one of them alone
 
 
 @dataclass(frozen=True)
 class MixingPoint:
-    """Score of one mixture against the reference: a row of a tidy table.
+    """Score of one mixture against the reference: a row of a tidy table."""
 
-    Args:
-        weight: Of x's kernel; y's has 1 - weight.
-        metric: A name of `METRICS`.
-        value: The score.
-        n: Rows.
-        k: Neighbours, where the metric has them.
-        chance: What unrelated spaces score, where there is a closed form for it (mutual_knn).
-    """
-
-    weight: float
+    weight: float  # of x's kernel; y's has 1 - weight
     metric: str
     value: float
-    n: int
-    k: int | None
-    chance: float | None
+    n: int  # rows
+    k: int | None  # neighbours, where the metric has them
+    chance: float | None  # of unrelated spaces, where there is a closed form (mutual_knn)
 
 
 def ridge_ceiling(
@@ -77,26 +56,26 @@ def ridge_ceiling(
     seed: int = 0,
     metrics: Sequence[str] | Mapping[str, Mapping[str, Any]] = ("mutual_knn", "cka_debiased"),
 ) -> list[CeilingPoint]:
-    """How well a linear map of x, of y, and of both side by side predicts a reference on rows it has not seen.
+    """How well a linear map of x, of y, and of both concatenated predicts a reference on rows it has not seen.
 
     What a trained map of the same inputs scores less than this, training missed; what even this does not reach is not
     there linearly. Each fold's map is fitted on the others (inputs and reference centred there), its penalty chosen
     on each of the others in turn, and its predictions are compared with the true rows of the fold alone. Each input
-    space is divided by one number, and no column by itself: rare units would explode. Prepared by side, y stands at a
+    space is divided by one number, and no column by itself: rare units would explode. Concatenated, y stands at a
     quarter of x's scale, the same, or four times it, chosen with the penalty; so both are about as good as the better
     one at least. kNN scores have a gallery of n / folds rows and are comparable only at that size. Float64; memory
     O(n d + folds d^2), time that of a min(n, d) eigenproblem for every fold and pair of folds, five times over.
 
     Args:
-        x: Features of n samples.
-        y: Features of the same samples.
+        x: Features [n, dx].
+        y: Features [n, dy] of the same samples.
         reference: Features of the same samples in the stronger space, compared as they are given.
         groups: The group of each row, or None: never split over folds, and handed to metrics that exclude by group.
         folds: How many, 3 or more.
         alphas: Penalties to choose from, in units of the mean variance of a column (sklearn's alpha over n).
         seed: Of the folds.
         metrics: Names of `METRICS`, or label -> options (`{"mutual_knn": {"k": 5}}`). A label is a name, perhaps with
-            ":" and more behind it, so that one metric may be asked for at several options ("mutual_knn:k=5").
+            ":" and more behind it, so that one metric may come at several options ("mutual_knn:k=5").
 
     Returns:
         A tidy table: sources x, y, both; for each, every fold's "r2" (1 - residual over total sum of squares of all
@@ -109,33 +88,32 @@ def ridge_ceiling(
 
     Example:
         >>> x, y = np.random.default_rng(0).standard_normal((2, 300, 4))
-        >>> found = ridge_ceiling(x, y, x[:, :2] + y[:, :2], metrics=["cka_linear"])
-        >>> r2 = {s: [p.value for p in found if (p.source, p.metric) == (s, "r2")] for s in ("x", "y", "both")}
+        >>> points = ridge_ceiling(x, y, x[:, :2] + y[:, :2], metrics=["cka_linear"])
+        >>> r2 = {s: [p.value for p in points if (p.source, p.metric) == (s, "r2")] for s in ("x", "y", "both")}
         >>> {source: round(sum(values) / 5, 1) for source, values in r2.items()}
         {'x': 0.5, 'y': 0.5, 'both': 1.0}
 
-    Source:
-        Hoerl and Kennard 1970, Technometrics 12 (ridge); scored by held-out neighbours: ours.
+    Source: Hoerl and Kennard 1970, Technometrics 12 (ridge); scored by held-out neighbours: ours.
     """
     check_pair(x, reference)
     check_pair(y, reference)
-    targets = plain(reference, "reference")
+    targets = as_float64(reference, "reference")
     codes = group_codes(groups, len(targets))[0]
     options = metrics if isinstance(metrics, Mapping) else {name: {} for name in metrics}
     _check_choices(folds, alphas, int(codes.max()) + 1)
     fold_of = fold_numbers(codes, folds, seed)
     scorers = [_Scorer(options, targets, codes, fold_of == fold) for fold in range(folds)]
-    a, b = evened(plain(x)), evened(plain(y, "y"))
+    a, b = normalized(as_float64(x)), normalized(as_float64(y, "y"))
     return [
         point
-        for source, spaces in {"x": [a], "y": [b], "both": _SideBySide(a, b)}.items()
+        for source, spaces in {"x": [a], "y": [b], "both": _Concatenated(a, b)}.items()
         for fold, held in enumerate(cross_predicted(spaces, targets, fold_of, alphas))
         for point in scorers[fold].points(source, fold, held)
     ]
 
 
-class _SideBySide(Sequence[np.ndarray]):
-    """x and y side by side at each balance, made when asked for."""
+class _Concatenated(Sequence[np.ndarray]):
+    """x and y concatenated at each balance, made when read."""
 
     def __init__(self, x: np.ndarray, y: np.ndarray):
         self.x, self.y = x, y
@@ -158,21 +136,21 @@ class _Scorer:
         names = {label: label.partition(":")[0] for label in options}
         self.comparisons = {label: chosen(names[label], groups=own, **given)[1] for label, given in options.items()}
         self.chance = {name: known_chance(one, len(own), own) for name, one in self.comparisons.items()}
-        self.sides = {name: self._side(name, self.truth, "reference") for name in options}
+        self.spaces = {name: self._prepared(name, self.truth, "reference") for name in options}
 
     def points(self, source: str, fold: int, held: HeldOut) -> list[CeilingPoint]:
         """R^2 and every metric of the fold's predictions."""
         n, chosen_there = len(held.rows), (held.alpha, BALANCES[held.space] if source == "both" else None)
         r2 = 1 - float(np.sum((held.predicted - self.truth) ** 2)) / self.total
-        found = [CeilingPoint(source, "r2", fold, r2, n, None, None, *chosen_there)]
+        points = [CeilingPoint(source, "r2", fold, r2, n, None, None, *chosen_there)]
         for name, comparison in self.comparisons.items():
-            side = self._side(name, held.predicted, f"prediction from {source}")
-            value, k = comparison.compare(side, self.sides[name]), getattr(comparison, "k", None)
-            found.append(CeilingPoint(source, name, fold, value, n, k, self.chance[name], *chosen_there))
-        return found
+            space = self._prepared(name, held.predicted, f"prediction from {source}")
+            value, k = comparison.compare(space, self.spaces[name]), getattr(comparison, "k", None)
+            points.append(CeilingPoint(source, name, fold, value, n, k, self.chance[name], *chosen_there))
+        return points
 
-    def _side(self, name: str, values: np.ndarray, label: str) -> Any:
-        return sides_of(self.comparisons[name], {label: values})[0][0]
+    def _prepared(self, name: str, values: np.ndarray, label: str) -> Any:
+        return prepare_all(self.comparisons[name], {label: values})[0][0]
 
 
 def mixing_curve(
@@ -187,23 +165,9 @@ def mixing_curve(
 ) -> list[MixingPoint]:
     """Score against a reference of w K_x + (1 - w) K_y, the cosine kernels of two spaces mixed without training.
 
-    The baseline of every joint space. Mixtures are `metrics.mixed` (float32), the reference is prepared once.
-
-    Args:
-        x: Features of n samples.
-        y: Features of the same samples.
-        reference: Features of the same samples in the space to be approached.
-        weights: Weights of x's kernel, each in [0, 1].
-        name: A key of `METRICS`.
-        groups: The group of each row, or None.
-        options: Of the metric.
-
-    Returns:
-        A tidy table, one row a weight, in the order given.
-
-    Raises:
-        BadShape, BadDtype, NotFinite, ZeroRow, ConstantSpace, TooFewRows: As the metric.
-        BadChoice: If a weight is not in [0, 1], or the metric or an option is unknown.
+    The baseline of every joint space: one row a weight, in the order given. Mixtures are `mixed` (float32), the
+    reference is prepared once. `x`, `y` and `reference` are features of the same samples, `weights` of x's kernel are
+    each in [0, 1]; name, groups, options and errors as `calibrate`.
 
     Example:
         >>> x, y = np.random.default_rng(0).standard_normal((2, 60, 4))
@@ -217,11 +181,11 @@ def mixing_curve(
     check_pair(y, reference, at_least=comparison.at_least)
     target, k = comparison.prepare(reference, "reference"), getattr(comparison, "k", None)
     chance = known_chance(comparison, len(x), groups)
-    found: list[MixingPoint] = []
+    points: list[MixingPoint] = []
     for weight in weights:
         space = comparison.prepare(mixed(x, y, weight), f"mixture at {weight}")
-        found.append(MixingPoint(float(weight), name, comparison.compare(space, target), len(x), k, chance))
-    return found
+        points.append(MixingPoint(float(weight), name, comparison.compare(space, target), len(x), k, chance))
+    return points
 
 
 def _check_choices(folds: int, alphas: Sequence[float], count: int) -> None:

@@ -1,4 +1,4 @@
-"""How does a score depend on the size of the gallery and on k? Whole curves from one deep graph of each space."""
+"""Curves of a kNN score over gallery sizes and k, from one deep graph of each space."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,28 +19,16 @@ _ROWS = 4096  # of a deep graph that are looked at together
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One point of a curve: a row of a tidy table.
-
-    Args:
-        metric: A name of `METRICS`.
-        size: Rows of the gallery that was asked for; the rows in it are `queries + short_rows`, fewer only where whole
-            groups of unequal size do not fill it.
-        k: Neighbours.
-        repeat: Number of the draw.
-        value: Mean score of the queries; NaN where every row ran short.
-        chance: What unrelated spaces score at this size and k, where there is a closed form for it (mutual_knn).
-        short_rows: Rows whose list had fewer than k entries left in either graph: left out of the mean. 0: exact.
-        queries: Rows in the mean.
-    """
+    """One point of a curve: a row of a tidy table."""
 
     metric: str
-    size: int
-    k: int
-    repeat: int
-    value: float
-    chance: float | None
-    short_rows: int
-    queries: int
+    size: int  # rows of the gallery; it has `queries + short_rows`, fewer where whole groups do not fill it
+    k: int  # neighbours
+    repeat: int  # number of the draw
+    value: float  # mean score of the queries; NaN where every row ran short
+    chance: float | None  # of unrelated spaces at this size and k, where there is a closed form (mutual_knn)
+    short_rows: int  # rows whose list had fewer than k entries left in either graph: left out of the mean. 0: exact
+    queries: int  # rows in the mean
 
 
 def gallery_curve(
@@ -88,8 +76,7 @@ def gallery_curve(
         >>> [(p.size, p.value, p.short_rows) for p in gallery_curve(deep, deep, k=5, sizes=[50, 200], repeats=1)]
         [(50, 1.0, 0), (200, 1.0, 0)]
 
-    Source:
-        The question: "Back into Plato's Cave", arXiv:2604.18572; lists of a part by filtering: ours.
+    Source: "Back into Plato's Cave", arXiv:2604.18572 (the question); lists of a part by filtering: ours.
     """
     comparison, codes = _checked(graph_x, graph_y, name, k, groups)
     n = graph_x.n
@@ -100,7 +87,7 @@ def gallery_curve(
             f"and 1 or more repeats"
         )
     orders = [np.random.default_rng((seed, repeat)).permutation(codes.max() + 1) for repeat in range(repeats)]
-    found: list[CurvePoint] = []
+    points: list[CurvePoint] = []
     for size in sorted(set(sizes)):
         for repeat in range(repeats if size < n else 1):
             rows = _whole_groups(codes, orders[repeat], size)
@@ -108,8 +95,8 @@ def gallery_curve(
                 raise TooFewRows(f"size = {size}: the first group drawn has more rows; take larger galleries")
             a, b = (first_kept(graph, rows, k) for graph in (graph_x, graph_y))
             scores = comparison.rows(a, b)
-            found.append(_point(name, comparison, size, repeat, scores, codes[rows]))
-    return found
+            points.append(_point(name, comparison, size, repeat, scores, codes[rows]))
+    return points
 
 
 def k_curve(
@@ -122,19 +109,8 @@ def k_curve(
 ) -> list[CurvePoint]:
     """Score against k at the full gallery, from one graph each; mutual_knn for every k in one pass, O(n depth).
 
-    Args:
-        graph_x: Graph of the first space.
-        graph_y: Graph of the second, of the same samples.
-        name: A kNN metric of `METRICS`.
-        ks: Neighbours per row, each from 1 to the depth of the shallower graph; None for all of them. Metrics other
-            than mutual_knn are computed anew for each k, so name a few.
-        groups: The group of each row as the graphs were searched, or None.
-
-    Returns:
-        A tidy table, k rising; `repeat` is 0.
-
-    Raises:
-        As `gallery_curve`; BadChoice also if a k is deeper than the graphs.
+    `ks` are each from 1 to the depth of the shallower graph; None for all of them. Metrics other than mutual_knn are
+    computed anew for each k, so name a few. A tidy table, k rising; other arguments and errors as `gallery_curve`.
 
     Example:
         >>> ring = np.array([[1, 5], [2, 0], [3, 1], [4, 2], [5, 3], [0, 4]])
@@ -214,24 +190,21 @@ def _mutual_at(graph_x: Neighbors, graph_y: Neighbors, ks: Sequence[int], codes:
     shared, rows = (np.zeros(depth + 1, np.int64) for _ in range(2))
     _shared_by_depth(graph_x.ids[:, :depth], graph_y.ids[:, :depth], shared, rows)
     outside = n - np.bincount(codes)[codes]
-    found: list[CurvePoint] = []
+    points: list[CurvePoint] = []
     for k in ks:
         queries = int(rows[k])
         value = float(shared[k] / (queries * k)) if queries else float("nan")
         chance = float(np.mean(k / outside))
-        found.append(CurvePoint("mutual_knn", n, k, 0, value, chance, n - queries, queries))
-    return found
+        points.append(CurvePoint("mutual_knn", n, k, 0, value, chance, n - queries, queries))
+    return points
 
 
 @numba.njit(nogil=True, cache=True)
 def _shared_by_depth(a: np.ndarray, b: np.ndarray, shared: np.ndarray, rows: np.ndarray) -> None:
-    """Shared among the first k of each row's two lists, summed over rows, for every k at once: O(n depth).
+    """Adds shared entries among the first k of each row's two lists, for every k at once: O(n depth).
 
-    Args:
-        a: [n, depth] ids, -1 behind the last of a short list.
-        b: [n, depth].
-        shared: [depth + 1], what is found for k is added at k.
-        rows: [depth + 1], rows with k entries in both are added at k.
+    a and b are ids [n, depth], -1 behind the last of a short list; shared and rows [depth + 1] are summed into: the
+    shared entries, and the rows with k entries in both.
     """
     n, depth = a.shape
     place = np.zeros(n, np.int64)  # position in a's list, from 1; 0: not in it

@@ -1,4 +1,4 @@
-"""Which layers of two encoders are most alike? Every pair of layers, from L_A + L_B preparations."""
+"""Scores of every pair of layers of two encoders, each layer prepared once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import numpy as np
 
 from featcache.metrics.arrays import Groups, X
 from featcache.metrics.certainty.calibration import MaxNull, max_null
-from featcache.metrics.certainty.sides import sides_of
+from featcache.metrics.certainty.inputs import prepare_all
 from featcache.metrics.comparison import Comparison, KnnComparison, backends
 from featcache.metrics.errors import BadChoice, TooFewRows
 from featcache.metrics.knn.graph import Neighbors
@@ -24,65 +24,36 @@ Layer: TypeAlias = X | Neighbors
 
 @dataclass(frozen=True)
 class GridPoint:
-    """One layer pair of two encoders: a row of a tidy table.
+    """One layer pair of two encoders: a row of a tidy table."""
 
-    Args:
-        x: Name of the first encoder.
-        y: Name of the second.
-        layer_x: Number of the first encoder's layer.
-        layer_y: Number of the second's.
-        metric: A name of `METRICS`.
-        value: The score.
-        best: Whether it is the best of this pair of encoders.
-        n: Rows.
-        k: Neighbours, where the metric has them.
-        chance: What one pair of unrelated layers scores on average, where there is a closed form for it.
-        p: Share of permutations whose best pair is at least as good as this one; None without permutations.
-    """
-
-    x: str
-    y: str
+    x: str  # encoder
+    y: str  # encoder
     layer_x: int
     layer_y: int
     metric: str
     value: float
-    best: bool
-    n: int
-    k: int | None
-    chance: float | None
-    p: float | None
+    best: bool  # whether it is the best of this pair of encoders
+    n: int  # rows
+    k: int | None  # neighbours, where the metric has them
+    chance: float | None  # of one pair of unrelated layers, where there is a closed form
+    p: float | None  # share of permutations whose best pair is at least as good as this one; None without permutations
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Scores of all layer pairs of two encoders.
-
-    Args:
-        metric: A name of `METRICS`.
-        scores: [l_x, l_y] float64.
-        best: Row and column of the best score: the highest, or the lowest of a distance; the first of equals.
-        best_score: That score, with its sign.
-        n: Rows of each layer.
-        k: Neighbours, where the metric has them.
-        chance: What one pair of unrelated layers scores on average, where there is a closed form for it (mutual_knn);
-            the best of many is higher by chance alone: `max_null`.
-        max_null: Null of the best score, the same permutation for all pairs; None without permutations.
-        backend: What searched the graphs, or prepared the layers of metrics without.
-        prepare_seconds: Time of the l_x + l_y preparations (in `many_grid`: of all).
-        compare_seconds: Time of the l_x * l_y comparisons, and of the null.
-    """
+    """Scores of all layer pairs of two encoders."""
 
     metric: str
-    scores: np.ndarray
-    best: tuple[int, int]
-    best_score: float
-    n: int
-    k: int | None
-    chance: float | None
-    max_null: MaxNull | None
-    backend: str
-    prepare_seconds: float
-    compare_seconds: float
+    scores: np.ndarray  # [l_x, l_y] float64
+    best: tuple[int, int]  # row and column of the highest score, or of the lowest distance; the first of equals
+    best_score: float  # that score, with its sign
+    n: int  # rows of each layer
+    k: int | None  # neighbours, where the metric has them
+    chance: float | None  # of one pair of unrelated layers; the best of many is higher by chance alone: `max_null`
+    max_null: MaxNull | None  # null of the best score, the same permutation for all pairs; None without permutations
+    backend: str  # what searched the graphs, or prepared the layers of metrics without
+    prepare_seconds: float  # time of the l_x + l_y preparations (in `many_grid`: of all)
+    compare_seconds: float  # time of the l_x * l_y comparisons, and of the null
 
     def points(self, x: str = "x", y: str = "y") -> list[GridPoint]:
         """The grid as a tidy table of l_x * l_y rows; x and y name the encoders."""
@@ -117,25 +88,10 @@ def layer_grid(
 ) -> Grid:
     """Every layer of one encoder against every layer of another: l_x + l_y preparations, then cheap comparisons.
 
-    Row i of every layer is the same sample. mutual_knn compares all pairs in one pass over the rows. Memory: all
-    prepared layers at once (for kNN metrics their graphs).
-
-    Args:
-        name: A key of `METRICS`.
-        xs: Layers of the first encoder: features [n, d], or for kNN metrics a graph that is already there, at least
-            k deep, searched with the same `groups`.
-        ys: Layers of the second encoder.
-        groups: The group of each row, or None.
-        permutations: Behind the null of the best score; 0 for none.
-        seed: Of the permutations.
-        options: Of the metric ("k", ...).
-
-    Returns:
-        All scores and the best pair. A negative best stays negative.
-
-    Raises:
-        BadChoice: If the metric or an option is unknown, there is no layer, or a graph does not fit the metric.
-        BadShape, BadDtype, NotFinite, ZeroRow, ConstantSpace, TooFewRows: As the metric; names the layer.
+    Row i of every layer is the same sample; a layer is features [n, d], or for kNN metrics a graph as in `calibrate`.
+    mutual_knn compares all pairs in one pass over the rows. Memory: all prepared layers at once (for kNN metrics their
+    graphs). Permutations, if any, give the null of the best score. Other arguments and errors as `calibrate`, with the
+    layer's name; BadChoice also if there is no layer.
 
     Example:
         >>> layers = np.random.default_rng(0).standard_normal((3, 40, 8))
@@ -143,9 +99,8 @@ def layer_grid(
         >>> grid.scores.shape, grid.best, grid.best_score
         ((3, 2), (1, 0), 1.0)
 
-    Source:
-        Huh et al. 2024, arXiv:2405.07987, section 3: maximum over layer pairs. Its code starts the search at 0, so
-        that an all-negative grid has no best pair; this one has.
+    Source: Huh et al. 2024, arXiv:2405.07987, section 3: maximum over layer pairs. Its code starts the search at 0, so
+    that an all-negative grid has no best pair; this one has.
     """
     search = _Search(name, {"xs": xs, "ys": ys}, groups, permutations, seed, options)
     return search.grid("xs", "ys")
@@ -162,21 +117,8 @@ def many_grid(
 ) -> list[GridPoint]:
     """Every layer of every encoder against every layer of every other, each layer prepared once.
 
-    Pairs of encoders in the order given; a metric that is not symmetric is computed both ways.
-
-    Args:
-        name: A key of `METRICS`.
-        encoders: Name -> layers, as in `layer_grid`; two encoders or more.
-        groups: The group of each row, or None.
-        permutations: Behind the p of each pair of encoders' best score; 0 for none.
-        seed: Of the permutations, the same for every pair.
-        options: Of the metric.
-
-    Returns:
-        A tidy table: one row a layer pair.
-
-    Raises:
-        As `layer_grid`; names encoder and layer.
+    A tidy table, one row a layer pair, pairs of two encoders or more in the order given; a metric that is not symmetric
+    is computed both ways. Arguments and errors as `layer_grid`; the permutations of every pair are the same.
 
     Example:
         >>> layers = np.random.default_rng(0).standard_normal((4, 40, 8))
@@ -212,20 +154,20 @@ class _Search:
             raise BadChoice(f"{empty[0]}: no layer; wanted one or more")
         started = perf_counter()
         every = {f"{encoder}[{i}]": layer for encoder, layers in encoders.items() for i, layer in enumerate(layers)}
-        sides, self.n = sides_of(self.comparison, every)
+        spaces, self.n = prepare_all(self.comparison, every)
         self.seconds = perf_counter() - started
         ends = np.cumsum([len(layers) for layers in encoders.values()])
-        self.sides = {
-            encoder: sides[end - len(layers) : end]
+        self.spaces = {
+            encoder: spaces[end - len(layers) : end]
             for (encoder, layers), end in zip(encoders.items(), ends, strict=True)
         }
 
     def grid(self, x: str, y: str) -> Grid:
         """All pairs of layers of two encoders, the best, and its null."""
-        xs, ys = self.sides[x], self.sides[y]
+        xs, ys = self.spaces[x], self.spaces[y]
         started = perf_counter()
-        found = self._max_null(xs, ys) if self.permutations else None
-        scores = found.scores if found else _all_pairs(self.comparison, xs, ys)
+        null = self._max_null(xs, ys) if self.permutations else None
+        scores = null.scores if null else _all_pairs(self.comparison, xs, ys)
         compare_seconds = perf_counter() - started
         unknown = np.argwhere(np.isnan(scores))
         if len(unknown):
@@ -240,7 +182,7 @@ class _Search:
             n=self.n,
             k=getattr(self.comparison, "k", None),
             chance=known_chance(self.comparison, self.n, self.groups),
-            max_null=found,
+            max_null=null,
             backend=backends(self.comparison, *xs, *ys),
             prepare_seconds=self.seconds,
             compare_seconds=compare_seconds,
@@ -256,7 +198,7 @@ def _all_pairs(comparison: Comparison[Any], xs: list[Any], ys: list[Any]) -> np.
     """Scores [l_x, l_y]; NaN where no row could be scored."""
     if isinstance(comparison, KnnComparison) and comparison.per_row is mutual_knn_graphs:
         k = comparison.k
-        a, b = (np.stack([side.ids[:, :k] for side in sides], axis=1) for sides in (xs, ys))
+        a, b = (np.stack([space.ids[:, :k] for space in spaces], axis=1) for spaces in (xs, ys))
         shared, rows = (np.zeros((len(xs), len(ys)), np.int64) for _ in range(2))
         _shared_by_all(a, b, shared, rows)
         with np.errstate(invalid="ignore"):
@@ -266,18 +208,15 @@ def _all_pairs(comparison: Comparison[Any], xs: list[Any], ys: list[Any]) -> np.
 
 @numba.njit(nogil=True, cache=True)
 def _shared_by_all(a: np.ndarray, b: np.ndarray, shared: np.ndarray, rows: np.ndarray) -> None:
-    """Shared neighbours of every pair of graphs in one pass: O(n l_x l_y k) lookups in one array of n bytes.
+    """Adds shared neighbours of every pair of graphs in one pass: O(n l_x l_y k) lookups in one array of n bytes.
 
-    Args:
-        a: [n, l_x, k] ids, -1 behind the last of a short list.
-        b: [n, l_y, k].
-        shared: [l_x, l_y], what is found is added.
-        rows: [l_x, l_y], rows with k neighbours in both are added.
+    a and b are ids [n, l_x, k] and [n, l_y, k], -1 behind the last of a short list; shared and rows [l_x, l_y] are
+    summed into: the shared neighbours, and the rows with k neighbours in both.
     """
-    n, count, k = a.shape
+    n, layers, k = a.shape
     marked = np.zeros(n, np.uint8)
     for i in range(n):
-        for first in range(count):
+        for first in range(layers):
             if a[i, first, k - 1] < 0:
                 continue
             for c in range(k):
@@ -285,10 +224,10 @@ def _shared_by_all(a: np.ndarray, b: np.ndarray, shared: np.ndarray, rows: np.nd
             for second in range(b.shape[1]):
                 if b[i, second, k - 1] < 0:
                     continue
-                found = 0
+                count = 0
                 for c in range(k):
-                    found += marked[b[i, second, c]]
-                shared[first, second] += found
+                    count += marked[b[i, second, c]]
+                shared[first, second] += count
                 rows[first, second] += 1
             for c in range(k):
                 marked[a[i, first, c]] = 0

@@ -1,4 +1,4 @@
-"""How well does a ridge regression predict rows it has not seen? Cross-validated, its penalty chosen inside the folds.
+"""Cross-validated ridge regression whose penalty is chosen inside the folds.
 
 Everything that chooses a penalty comes from sums over folds: X^T X, X^T Y of a fit are those of its folds added up, and
 the error on another fold is a quadratic form of that fold's sums. Rows are only touched to sum them and to predict.
@@ -7,25 +7,18 @@ the error on another fold is a quadratic form of that fold's sums. Rows are only
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 
 class HeldOut(NamedTuple):
-    """Predictions of one fold.
+    """Predictions of one fold."""
 
-    Args:
-        rows: [h] the fold's rows, rising.
-        predicted: [h, t] float64.
-        space: Which of the input spaces, chosen without this fold.
-        alpha: Penalty, chosen with it.
-    """
-
-    rows: np.ndarray
-    predicted: np.ndarray
-    space: int
-    alpha: float
+    rows: np.ndarray  # [h] the fold's rows, rising
+    predicted: np.ndarray  # [h, t] float64
+    space: int  # which of the input spaces, chosen without this fold
+    alpha: float  # penalty, chosen with it
 
 
 def fold_numbers(codes: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -41,18 +34,12 @@ def fold_numbers(codes: np.ndarray, folds: int, seed: int) -> np.ndarray:
     return fold_of_group[codes]
 
 
-def evened(values: np.ndarray) -> np.ndarray:
-    """A space centred and divided by one number, so that its columns have a mean square of 1 on average.
+def normalized(values: np.ndarray) -> np.ndarray:
+    """A space [n, d] centred and divided by one number, so that its columns have a mean square of 1 on average.
 
     Columns are not standardised one by one: a unit that is active in two of a thousand rows would be blown up thirty
     times, and a row of another fold in which it is active with it. The number comes from all rows of the inputs; it
-    decides only what a penalty means, and how two spaces side by side weigh.
-
-    Args:
-        values: [n, d].
-
-    Returns:
-        [n, d] float64; zeros if all rows are the same.
+    decides only what a penalty means, and how two concatenated spaces weigh. Zeros if all rows are the same.
     """
     centred = values - values.mean(axis=0)
     deviation = float(np.sqrt(np.mean(centred**2)))
@@ -63,27 +50,21 @@ def evened(values: np.ndarray) -> np.ndarray:
 def cross_predicted(
     spaces: Sequence[np.ndarray], targets: np.ndarray, fold_of: np.ndarray, alphas: Sequence[float]
 ) -> list[HeldOut]:
-    """Out-of-fold predictions of all rows.
+    """Out-of-fold predictions of the targets [n, t] from spaces [n, d] float64, one fold after the other.
 
     Inputs and targets are centred by the rows that are fitted, and scaled by nothing. The space and penalty of fold f
     are those with the smallest squared error on the other folds g, fitted without f and g. Time: for each space one
     product X^T X and an eigenproblem of min(n, d) for each fold and each pair of folds, whatever the number of
     penalties.
 
-    Args:
-        spaces: Inputs to choose from, each [n, d] float64; held one at a time.
-        targets: [n, t] float64.
-        fold_of: [n] fold of each row, 0, 1, ..., three folds or more (two where there is nothing to choose).
-        alphas: Penalties, added to the eigenvalues of the inputs' covariance matrix (sklearn's alpha over n).
-
-    Returns:
-        Predictions for each fold.
+    Spaces are held one at a time. Folds are numbered 0, 1, ...: three or more, two where there is nothing to choose.
+    Penalties are added to the eigenvalues of the inputs' covariance matrix (sklearn's alpha over n).
     """
     count = int(fold_of.max()) + 1
-    found: list[HeldOut] = []
+    predictions: list[HeldOut] = []
     least = np.full(count, np.inf)
     for space, values in enumerate(spaces):
-        problem: _Problem = (_Tall if values.shape[1] <= len(values) else _Wide)(values, targets, fold_of)
+        problem: _Tall | _Wide = (_Tall if values.shape[1] <= len(values) else _Wide)(values, targets, fold_of)
         errors = np.zeros((count, len(alphas)))
         if len(alphas) * len(spaces) > 1:
             for f, g in combinations(range(count), 2):
@@ -93,9 +74,9 @@ def cross_predicted(
         for f in np.flatnonzero(errors.min(axis=1) < least):
             rows, alpha = problem.rows[f], float(alphas[int(errors[f].argmin())])
             held = HeldOut(rows, problem.fit(without=(int(f),)).predicted(problem.values[rows], alpha), space, alpha)
-            found[f : f + 1] = [held]  # folds are found in their order by the first space
+            predictions[f : f + 1] = [held]  # in their order, all of them by the first space
         least = np.minimum(least, errors.min(axis=1))
-    return found
+    return predictions
 
 
 class _Held(NamedTuple):
@@ -130,21 +111,6 @@ class _Fit:
 
     def _shrinkage(self, alpha: float) -> np.ndarray:
         return 1 / (np.maximum(self.eigenvalues, 0) + alpha * self.n)  # rounding leaves some a little below 0
-
-
-class _Problem(Protocol):
-    """Inputs and targets, ready to be fitted without some folds."""
-
-    values: np.ndarray
-    rows: list[np.ndarray]
-
-    def fit(self, without: tuple[int, ...]) -> _Fit:
-        """The fit on all other folds."""
-        ...
-
-    def held(self, fit: _Fit, fold: int) -> _Held:
-        """A fold's sums in the basis of a fit."""
-        ...
 
 
 class _Tall:

@@ -1,4 +1,4 @@
-"""What does a trained adapter make of cached features? The answer goes back into the cache, where align finds it."""
+"""Embeddings of cached features by a trained run, kept in the cache like any features."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
     """
     trained_on: str = run.config["dataset"]
     wanted = dataset or trained_on
-    found: list[Features] = []
+    embeddings: list[Features] = []
     for side in ("x", "y"):
         used = run.config["features"][side]
         digest = f"@{used['digest']}" if wanted == trained_on else ""
@@ -58,5 +58,5 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
             layer=f"adapted.{side}",
             made_by=made_by,
         )
-        found.append(cache.load_array(array))
-    return found
+        embeddings.append(cache.load_array(array))
+    return embeddings

@@ -1,4 +1,4 @@
-"""What do the spaces look like? Two-dimensional maps and block-averaged kernels of held-out groups, as tables."""
+"""Two-dimensional maps and block-averaged kernels of held-out groups, as tables."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -101,9 +101,9 @@ def block_means(features: Float[Array, "n d"], blocks: int) -> Float[Array, "b b
 
 
 def _spaces(part: Pairs, fitted: Fitted) -> dict[str, Array]:
-    bench = EvaluationSplit("", part, fitted.config)
-    spaces = {"raw x": bench.x, "raw y": bench.y, "reference": bench.reference}
-    spaces["joint"] = adapt(bench, fitted.adapters).spaces["joint"]
+    split = EvaluationSplit("", part, fitted.config)
+    spaces = {"raw x": split.x, "raw y": split.y, "reference": split.reference}
+    spaces["joint"] = adapt(split, fitted.adapters).spaces["joint"]
     return {name: _normalised(space.features.double().numpy()) for name, space in spaces.items()}
 
 

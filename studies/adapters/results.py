@@ -51,7 +51,7 @@ def mixed_rows(validation: EvaluationSplit, test: EvaluationSplit) -> list[Row]:
         Every w on validation, the chosen one on test.
     """
     tried = {w: _align_mixed(validation, w, METRICS) for w in WEIGHTS}
-    rows = [row for found in tried.values() for row in found]
+    rows = [row for each in tried.values() for row in each]
     for number, metric in enumerate(METRICS):
         best = max(WEIGHTS, key=lambda w: tried[w][number].value)
         rows += _align_mixed(test, best, (metric,))

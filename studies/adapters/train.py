@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from featcache.cache import Cache
 from featcache.features import Features
 from featcache.studies.adapters.pictures import kernel_table, map_table
 from featcache.studies.adapters.results import final_rows
 from featcache.trainer.config import FitConfig
+from featcache.trainer.defaults import Triple
 from featcache.trainer.fit import OnEpoch, fit_pairs
 from featcache.trainer.pairs import pair
 from featcache.trainer.run import (
@@ -70,3 +72,17 @@ def train(
         write_results(folder, fitted.adapters, identity, tables)
         write_json(folder / "config.json", {**declared, **outcome})
     return load_run(out)
+
+
+def train_cached(
+    cache: Cache,
+    triple: Triple,
+    config: FitConfig,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    on_epoch: OnEpoch | None = None,
+) -> Run:
+    """`train` of three arrays of the cache, by name."""
+    x, y, reference = (cache.load(triple.dataset, selector) for selector in triple[1:])
+    return train(x, y, reference, config, out, overwrite=overwrite, on_epoch=on_epoch)

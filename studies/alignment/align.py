@@ -1,78 +1,36 @@
-"""How alike are two cached encoders on the samples they share? The numbers behind `featcache align`."""
+"""Alignment scores of two cached encoders, with chance, null and interval."""
 
-import inspect
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, get_args
+from typing import Any
 
 from featcache.cache import Cache
-from featcache.errors import UsageError
 from featcache.features import Features
-from featcache.metrics import METRICS
 from featcache.metrics.certainty.calibration import calibrate
+from featcache.metrics.certainty.inputs import prepare_all
 from featcache.metrics.certainty.intervals import query_interval, sample_interval
-from featcache.metrics.certainty.sides import sides_of
 from featcache.metrics.comparison import Comparison, KnnComparison, backends
 from featcache.metrics.errors import BadChoice, MetricError
 from featcache.metrics.knn.parts import depth_for
-from featcache.metrics.pairing import Mode
 from featcache.metrics.scores.local import Cknna
 from featcache.metrics.table import Metric, chosen
-from featcache.studies.alignment.common_rows import CachedSpace, CommonRows, common_rows
+from featcache.studies.alignment.common_rows import CachedSpace, CommonRows
+from featcache.studies.alignment.result import Result, common_rows_of, rows_for, write_result
+from featcache.studies.alignment.settings import (
+    DEFAULT_SETTINGS,
+    FEW_PERMUTATIONS,
+    AlignSettings,
+    chosen_metrics,
+    convention,
+)
+from featcache.studies.tables import check_table_path
 
-NullKind = Literal["auto", "permutation", "closed", "none"]
-IntervalKind = Literal["none", "samples", "queries"]
-DEFAULT_METRICS = ("mutual_knn", "cka_linear", "cka_debiased")
 # A permuted kernel score costs n^2 or d^2 a draw; with this many rows its null is normal, and its moments are exact.
 PERMUTED_ROWS = 500
-FEW_PERMUTATIONS = 19  # as few as can reach p = .05
-_ELSEWHERE = ("k", "groups")  # options that have a column of their own
 _SHORT = 1e-6  # probability that a row's list runs short in half of the samples
-
-
-@dataclass(frozen=True)
-class AlignSettings:
-    """What is measured, and how sure it is to be.
-
-    Args:
-        metrics: Names of METRICS, each perhaps with options, as in "cka_rbf:sigma=median"; "all" for every one of them.
-        k: Neighbours, for the metrics that have them.
-        pairing: What becomes of several rows of a group: "mean", "first", "random" or "all".
-        split: Only groups of this split; None for all.
-        null: "permutation"; "closed": exact mean and variance, normal tails, for metrics that have them; "none";
-            "auto": permutation, but from 501 rows on, for metrics without neighbours, closed or few permutations.
-        permutations: Behind each permutation null, 19 or more.
-        interval: "samples": where the score of other samples, as many, would lie; "queries": where the score of all
-            queries lies, of which some are drawn; "none".
-        queries: How many queries are drawn.
-        repeats: Subsamples behind an interval of samples.
-        seed: Of every draw.
-    """
-
-    metrics: tuple[str, ...] = DEFAULT_METRICS
-    k: int = 10
-    pairing: Mode = "mean"
-    split: str | None = None
-    null: NullKind = "auto"
-    permutations: int = 200
-    interval: IntervalKind = "none"
-    queries: int | None = None
-    repeats: int = 100
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, value, kinds in (("null", self.null, NullKind), ("interval", self.interval, IntervalKind)):
-            if value not in get_args(kinds):
-                raise UsageError(f"{name} = {value!r} is unknown; there are {', '.join(get_args(kinds))}")
-        if self.permutations < FEW_PERMUTATIONS:
-            raise UsageError(f"permutations = {self.permutations}: wanted {FEW_PERMUTATIONS} or more, to reach p = .05")
-        if (self.queries is None) == (self.interval == "queries"):
-            raise UsageError(
-                "an interval of queries and a number of queries belong together: --interval queries --queries N"
-            )
 
 
 @dataclass(frozen=True)
@@ -131,7 +89,7 @@ class Alignment:
 
 
 def align(
-    x: Features, y: Features, settings: AlignSettings = AlignSettings(), *, cache: Cache | None = None, **changes: Any
+    x: Features, y: Features, settings: AlignSettings = DEFAULT_SETTINGS, *, cache: Cache | None = None, **changes: Any
 ) -> list[Alignment]:
     """Scores of two feature arrays of one data set, each with its chance level.
 
@@ -147,7 +105,7 @@ def align(
 
     Returns:
         One row a metric. Of "all", metrics that do not suit these spaces (of unequal width, too many rows) have no
-        score but a note, and those without a closed form, where that is settings for, no null. A metric that has no such
+        score but a note, and those without a closed form, where that is wanted, no null. A metric that has no such
         interval keeps its score and null, and says so in its note.
 
     Raises:
@@ -155,12 +113,39 @@ def align(
         MetricError: If a metric or option is unknown, or a metric that was named cannot be computed.
     """
     settings = replace(settings, **changes)
-    return align_rows(rows_of([x, y], settings, cache=cache), settings)
+    return align_rows(rows_for([x, y], settings, cache=cache), settings)
 
 
-def rows_of(arrays: Sequence[Features], settings: AlignSettings, *, cache: Cache | None = None) -> CommonRows:
-    """Arrays on their common rows, paired as is settings; as `common_rows`."""
-    return common_rows(arrays, pairing=settings.pairing, split=settings.split, seed=settings.seed, cache=cache)
+def align_cached(
+    cache: Cache,
+    dataset: str,
+    x: str,
+    y: str,
+    settings: AlignSettings,
+    *,
+    out: Path | None = None,
+    on_metric: Callable[[str], None] | None = None,
+) -> Result[list[Alignment]]:
+    """Scores of two arrays of the cache, by name.
+
+    Args:
+        cache: Where the features are; neighbour graphs are kept there.
+        dataset: Data set name.
+        x: `[view/]encoder[/layer.pooling][@digest]`.
+        y: The other.
+        settings: What is measured.
+        out: Where a tidy table is written; None for nowhere.
+        on_metric: Called with each metric before it is measured.
+
+    Raises:
+        FeaturesNotCached, Ambiguous, NotPaired, MetricError: As `Cache.load`, `common_rows` and the metric.
+        UsageError: If no table can be written to `out`.
+    """
+    check_table_path(out)
+    common = common_rows_of(cache, dataset, (x, y), settings)
+    scores = align_rows(common, settings, on_metric)
+    write_result(out, [(scores, [{"command": "align"}] * len(scores))], common, settings)
+    return Result(scores, common, settings, out)
 
 
 def align_rows(
@@ -171,78 +156,14 @@ def align_rows(
     Args:
         common: The two spaces.
         settings: What is measured.
-        on_metric: Told which metric is next, and of how many.
+        on_metric: Called with each metric before it is measured, and of how many.
     """
-    found, metrics = list[Alignment](), chosen_metrics(settings)
+    scores, metrics = list[Alignment](), chosen_metrics(settings)
     for number, (metric, options) in enumerate(metrics, 1):
         if on_metric is not None:
             on_metric(f"{metric.name}, {number} of {len(metrics)}")
-        found.append(_measured(common, metric, options, settings))
-    return found
-
-
-def chosen_metrics(settings: AlignSettings) -> list[tuple[Metric, dict[str, Any]]]:
-    """The metrics that are settings for, each with its options, k among them where the metric has neighbours.
-
-    Raises:
-        BadChoice: If a metric or an option is unknown; lists what exists.
-    """
-    names = [name for word in settings.metrics for name in (METRICS if word == "all" else (word,))]
-    found: list[tuple[Metric, dict[str, Any]]] = []
-    for name, options in map(parse_metric, names):
-        if "groups" in options:
-            raise BadChoice(f"{name}:groups=...: groups are those of the data set; what becomes of them says --pairing")
-        metric, _ = chosen(name, **options)
-        told = {"k": settings.k, "pair_seed": settings.seed if "pairs" in options else 0}
-        found.append(
-            (metric, {option: value for option, value in told.items() if option in metric.options()} | options)
-        )
-    return found
-
-
-def parse_metric(text: str) -> tuple[str, dict[str, Any]]:
-    """A metric's name and options as typed; values are true, false, none, numbers, JSON, or else text.
-
-    Example:
-        >>> parse_metric("cka_rbf:sigma=median,debiased=true")
-        ('cka_rbf', {'sigma': 'median', 'debiased': True})
-    """
-    name, _, rest = text.partition(":")
-    options: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
-        option, equals, value = part.partition("=")
-        if not equals:
-            raise BadChoice(f"{text!r}: wanted name:option=value,option=value; {part!r} has no '='")
-        options[option] = _value(value)
-    return name, options
-
-
-def _value(text: str) -> Any:
-    """What was typed, in whatever case, as TOML, JSON and Python write it."""
-    words = {"true": True, "false": False, "none": None, "null": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    for read in (json.loads, float):
-        try:
-            return read(text)
-        except ValueError:
-            continue
-    return text
-
-
-def convention(metric: Metric, options: Mapping[str, Any]) -> str:
-    """Every option of a metric and its value, but those that have a column of their own.
-
-    Example:
-        >>> convention(METRICS["mutual_knn"], {"k": 5})
-        'metric=cosine'
-    """
-    parameters = inspect.signature(metric.function).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    unused = {*_ELSEWHERE, *(() if options.get("pairs") else ("pair_seed",))}
-    named = {name: options.get(name, default) for name, default in defaults.items() if name not in unused}
-    matters = {name: value for name, value in named.items() if name in metric.options() or isinstance(value, str)}
-    return " ".join(f"{name}={value}" for name, value in matters.items() if value is not None)
+        scores.append(_measured(common, metric, options, settings))
+    return scores
 
 
 def _measured(common: CommonRows, metric: Metric, options: dict[str, Any], settings: AlignSettings) -> Alignment:
@@ -291,11 +212,11 @@ def inputs(x: CachedSpace, y: CachedSpace, comparison: Comparison[Any], settings
 
 @dataclass(frozen=True)
 class _Given:
-    """Two spaces, or their graphs, and what every function of them is told."""
+    """Two spaces, or their graphs, and the options that every function of them takes."""
 
     x: Any
     y: Any
-    told: dict[str, Any]
+    options: dict[str, Any]
 
 
 def _null(metric: Metric, comparison: Comparison[Any], given: _Given, settings: AlignSettings) -> dict[str, Any]:
@@ -306,28 +227,28 @@ def _null(metric: Metric, comparison: Comparison[Any], given: _Given, settings: 
     draws = min(settings.permutations, FEW_PERMUTATIONS) if few else settings.permutations
     try:
         closed = 0 if few or settings.null == "closed" else draws
-        found = calibrate(metric.name, given.x, given.y, permutations=closed, **given.told)
+        result = calibrate(metric.name, given.x, given.y, permutations=closed, **given.options)
     except BadChoice as error:
         if not few and not (settings.null == "closed" and "all" in settings.metrics):
             raise
         if not few:
             return _score(comparison, given) | {"note": str(error)}
-        found = calibrate(metric.name, given.x, given.y, permutations=draws, **given.told)
+        result = calibrate(metric.name, given.x, given.y, permutations=draws, **given.options)
     return {
-        "value": found.observed,
-        "backend": found.backend,
-        "chance": found.chance,
-        "calibrated": found.calibrated,
-        "threshold": found.threshold,
-        "p": found.p,
-        "null_low": found.null.low,
-        "null_high": found.null.high,
-        "null": f"{found.null.permutations} permutations" if found.null.permutations else "closed form",
+        "value": result.observed,
+        "backend": result.backend,
+        "chance": result.chance,
+        "calibrated": result.calibrated,
+        "threshold": result.threshold,
+        "p": result.p,
+        "null_low": result.null.low,
+        "null_high": result.null.high,
+        "null": f"{result.null.permutations} permutations" if result.null.permutations else "closed form",
     }
 
 
 def _score(comparison: Comparison[Any], given: _Given) -> dict[str, Any]:
-    (a, b), _ = sides_of(comparison, {"x": given.x, "y": given.y})
+    (a, b), _ = prepare_all(comparison, {"x": given.x, "y": given.y})
     return {"value": comparison.compare(a, b), "backend": backends(comparison, a, b)}
 
 
@@ -337,10 +258,10 @@ def _interval(metric: Metric, given: _Given, settings: AlignSettings, note: str)
         return {}
     try:
         if settings.interval == "samples":
-            found = sample_interval(metric.name, given.x, given.y, repeats=settings.repeats, **given.told)
+            result = sample_interval(metric.name, given.x, given.y, repeats=settings.repeats, **given.options)
         else:
-            found = query_interval(metric.name, given.x, given.y, queries=settings.queries, **given.told)
+            result = query_interval(metric.name, given.x, given.y, queries=settings.queries, **given.options)
     except MetricError as error:
         return {"note": "; ".join(filter(None, (note, f"no interval: {error}")))}
-    ends = {"ci_low": found.low, "ci_high": found.high}
-    return ends | {"estimand": found.estimand, "interval": found.method, "short_rows": found.short_rows}
+    ends = {"ci_low": result.low, "ci_high": result.high}
+    return ends | {"estimand": result.estimand, "interval": result.method, "short_rows": result.short_rows}

@@ -1,4 +1,4 @@
-"""Which rows of several cached arrays are compared, and which of their neighbour graphs are known already?"""
+"""Cached arrays on the rows they share, with the neighbour graphs of those rows."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,7 +31,7 @@ class CachedSpace:
         rule: How a graph of the whole array has rows like these; None where it has none.
         at: [n] row of that graph behind each row.
         cache: Where graphs are kept; None: nowhere.
-        found: Graphs of these rows so far, by metric.
+        graphs: Graphs of these rows so far, by metric.
         origins: Where they came from, by metric.
     """
 
@@ -42,7 +42,7 @@ class CachedSpace:
     rule: RowRule | None
     at: np.ndarray | None
     cache: Cache | None
-    found: "dict[str, Neighbors]" = field(default_factory=lambda: {})
+    graphs: "dict[str, Neighbors]" = field(default_factory=lambda: {})
     origins: dict[str, str] = field(default_factory=lambda: {})
 
     @cached_property
@@ -58,11 +58,11 @@ class CachedSpace:
             metric: "cosine", "ip" or "euclidean".
             similarities: Whether they are wanted too; the cache keeps none, so they are computed again.
         """
-        known = self.found.get(metric)
+        known = self.graphs.get(metric)
         if known is not None and known.k >= k and not (similarities and np.isnan(known.similarities[0, 0])):
             return known
         made = self._from_cache(k, metric, similarities) or self._searched(k, metric)
-        self.found[metric], self.origins[metric] = made
+        self.graphs[metric], self.origins[metric] = made
         return made[0]
 
     def _from_cache(self, k: int, metric: "Measure", similarities: bool) -> "tuple[Neighbors, str] | None":
@@ -149,13 +149,13 @@ def common_rows(
     spaces: list[CachedSpace] = []
     groups: tuple[Hashable, ...] = ()
     for number, part in enumerate(parts):
-        found, rows = part.matched(parts[0] if number else parts[-1], pairing, seed, first=not number)
-        if number and found != groups:
+        matched, rows = part.matched(parts[0] if number else parts[-1], pairing, seed, first=not number)
+        if number and matched != groups:
             raise NotPaired(
                 f"pairing {pairing!r}: {_named(part.features)} has not as many rows a group as arrays before it; "
                 "name the view with most rows a group first, or pair by mean, first or random"
             )
-        groups = found
+        groups = matched
         several = groups if pairing == "all" and len(set(groups)) < len(groups) else None
         rule, at = part.graph_rows(pairing, groups, rows)
         load = partial(part.values, groups, rows)

@@ -1,10 +1,12 @@
-"""How does a score of cached features depend on gallery and k, and what could training reach at all?"""
+"""Scores of cached features against gallery size and k, and what linear maps and kernel mixtures reach."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from featcache.cache import Cache
 from featcache.errors import UsageError
 from featcache.metrics.comparison import KnnComparison
 from featcache.metrics.errors import BadChoice
@@ -12,8 +14,10 @@ from featcache.metrics.knn.parts import depth_for
 from featcache.metrics.sweeps.ceiling import CeilingPoint, MixingPoint, mixing_curve, ridge_ceiling
 from featcache.metrics.sweeps.curve import CurvePoint, gallery_curve, k_curve
 from featcache.metrics.table import Metric, chosen
-from featcache.studies.alignment.align import AlignSettings, chosen_metrics
 from featcache.studies.alignment.common_rows import CommonRows
+from featcache.studies.alignment.result import Result, common_rows_of, metric_columns, write_result
+from featcache.studies.alignment.settings import AlignSettings, chosen_metrics
+from featcache.studies.tables import check_table_path
 
 _HALVINGS = 5  # galleries of n, n/2, ... n/16 need lists of about 40 k entries
 _KS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000)
@@ -49,6 +53,48 @@ class Ceilings:
     mixing: list[MixingPoint]
 
 
+def curves_cached(
+    cache: Cache,
+    dataset: str,
+    x: str,
+    y: str,
+    settings: AlignSettings,
+    *,
+    sizes: Sequence[int] | None = None,
+    repeats: int = 5,
+    out: Path | None = None,
+) -> Result[Curves]:
+    """`curves` of two arrays of the cache, by name; also written as a tidy table to `out`."""
+    check_table_path(out)
+    common = common_rows_of(cache, dataset, (x, y), settings)
+    measured = curves(common, settings, sizes=sizes, repeats=repeats)
+    points = [*measured.gallery, *measured.ks]
+    columns = [{"command": "curve"} | metric_columns(settings, point.metric) for point in points]
+    write_result(out, [(points, columns)], common, settings)
+    return Result(measured, common, settings, out)
+
+
+def ceilings_cached(
+    cache: Cache,
+    dataset: str,
+    selectors: tuple[str, str, str],
+    settings: AlignSettings,
+    *,
+    folds: int = 5,
+    out: Path | None = None,
+) -> Result[Ceilings]:
+    """`ceilings` of two arrays and a reference of the cache, by name; also written as a tidy table to `out`."""
+    check_table_path(out)
+    common = common_rows_of(cache, dataset, selectors, settings)
+    measured = ceilings(common, settings, folds=folds)
+    tables = [
+        (rows, [{"command": "ceiling", "kind": kind} | metric_columns(settings, row.metric) for row in rows])
+        for kind, rows in {"ridge": measured.ridge, "mixing": measured.mixing}.items()
+    ]
+    write_result(out, tables, common, settings)
+    return Result(measured, common, settings, out)
+
+
 def curves(
     common: CommonRows, settings: AlignSettings, *, sizes: Sequence[int] | None = None, repeats: int = 5
 ) -> Curves:
@@ -62,7 +108,7 @@ def curves(
         repeats: Draws for each size.
 
     Raises:
-        UsageError: If not one metric is settings for.
+        UsageError: If not exactly one metric is wanted.
         MetricError: If it is unknown or compares no graphs, or a size is out of range.
     """
     wanted = chosen_metrics(settings)
@@ -112,7 +158,7 @@ def ceilings(common: CommonRows, settings: AlignSettings, *, folds: int = 5) -> 
 
 
 def _labelled(wanted: Sequence[tuple[Metric, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Options by name of the metric, with the options behind the name where a metric is settings for more than once."""
+    """Options by name of the metric, with the options behind the name where a metric is wanted more than once."""
     times = Counter(metric.name for metric, _ in wanted)
     labelled: dict[str, dict[str, Any]] = {}
     for metric, options in wanted:

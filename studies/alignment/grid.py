@@ -1,9 +1,10 @@
-"""Which layers of which cached encoders are most alike? Every pair of layers, from one graph a layer."""
+"""Alignment of every layer of some cached encoders with every layer of the others."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -13,9 +14,12 @@ from featcache.features import Features
 from featcache.metrics.comparison import KnnComparison
 from featcache.metrics.sweeps.grid import Grid, layer_grid
 from featcache.metrics.table import Metric, chosen
+from featcache.provenance import provenance
 from featcache.selectors import Selector, parse_selector
-from featcache.studies.alignment.align import AlignSettings, chosen_metrics, convention, rows_of
 from featcache.studies.alignment.common_rows import CachedSpace
+from featcache.studies.alignment.result import rows_for
+from featcache.studies.alignment.settings import AlignSettings, chosen_metrics, convention
+from featcache.studies.tables import check_table_path, context_columns, table, write_table
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,17 @@ class LayerGrids:
         scores: A row a metric, pair of encoders and pair of layers.
         arrays: (encoder, layer) -> the array.
         notes: What was left out.
+        dataset: Data set name.
+        settings: How they were measured.
+        table: Where the tidy table was written; None for nowhere.
     """
 
     scores: list[LayerScore]
     arrays: dict[tuple[str, str], Features]
     notes: list[str]
+    dataset: str
+    settings: AlignSettings
+    table: Path | None
 
 
 def layers_of(cache: Cache, dataset: str, selector: str) -> list[Features]:
@@ -97,13 +107,13 @@ def layers_of(cache: Cache, dataset: str, selector: str) -> list[Features]:
         Ambiguous: If the encoder is cached for several views, or a layer several times.
     """
     wanted = parse_selector(selector)
-    found = [array for array in cache.arrays(dataset, wanted.view or "*", wanted.encoder, wanted.layer or "*")]
-    found = [array for array in found if array.digest.startswith(wanted.digest or "")]
+    arrays = [array for array in cache.arrays(dataset, wanted.view or "*", wanted.encoder, wanted.layer or "*")]
+    arrays = [array for array in arrays if array.digest.startswith(wanted.digest or "")]
     whole = [
-        (array.name.view, array.name.layer) for array in found if array.is_complete and _LAYER.match(array.name.layer)
+        (array.name.view, array.name.layer) for array in arrays if array.is_complete and _LAYER.match(array.name.layer)
     ]
     if not whole:
-        raise cache.not_cached(dataset, wanted, incomplete=found[0] if found else None)
+        raise cache.not_cached(dataset, wanted, incomplete=arrays[0] if arrays else None)
     views = sorted({view for view, _ in whole})
     if len(views) > 1:
         raise Ambiguous(
@@ -123,7 +133,13 @@ def _depth(layer: str) -> tuple[float, str]:
 
 
 def align_layers(
-    cache: Cache, dataset: str, encoders: Sequence[str], settings: AlignSettings, *, both_ways: bool = True
+    cache: Cache,
+    dataset: str,
+    encoders: Sequence[str],
+    settings: AlignSettings,
+    *,
+    both_ways: bool = True,
+    out: Path | None = None,
 ) -> LayerGrids:
     """Scores of every pair of layers of every pair of encoders, and the null of each pair's best.
 
@@ -137,11 +153,13 @@ def align_layers(
         encoders: Two or more, as in `layers_of`.
         settings: What is measured; without interval.
         both_ways: Compute metrics that are not symmetric both ways.
+        out: Where a tidy table is written; None for nowhere.
 
     Raises:
-        UsageError: If an interval or a closed form is settings for, or an encoder is named twice.
+        UsageError: If an interval or a closed form is wanted, an encoder is named twice, or no table can be written.
         FeaturesNotCached, Ambiguous, NotPaired, MetricError: As `layers_of`, `common_rows` and the metric.
     """
+    check_table_path(out)
     if settings.interval != "none" or settings.null == "closed":
         raise UsageError("all layers: neither an interval nor the closed form is known for the best of many pairs")
     chosen_metrics(settings)  # refused before anything is read
@@ -150,7 +168,7 @@ def align_layers(
     if len(set(names)) < len(names) or len(names) < 2:
         raise UsageError(f"wanted two encoders or more, each once; got {', '.join(names)}")
     flat = [features for arrays in layers for features in arrays]
-    common = rows_of(flat, settings, cache=cache)
+    common = rows_for(flat, settings, cache=cache)
     spaces = iter(common.spaces)
     by_name = {name: [next(spaces) for _ in arrays] for name, arrays in zip(names, layers, strict=True)}
     scores: list[LayerScore] = []
@@ -159,8 +177,21 @@ def align_layers(
         for x, y in pairs(by_name, 2):
             grid = _grid(by_name[x], by_name[y], metric, options, settings)
             scores += _rows(grid, (x, y), (by_name[x], by_name[y]), metric, options)
-    arrays = {(name, each.layer): each for name, found in zip(names, layers, strict=True) for each in found}
-    return LayerGrids(scores, arrays, common.notes)
+    arrays = {(name, each.layer): each for name, layered in zip(names, layers, strict=True) for each in layered}
+    grids = LayerGrids(scores, arrays, common.notes, dataset, settings, out)
+    if out is not None:
+        _write(grids, out, command="grid" if both_ways else "align")
+    return grids
+
+
+def _write(grids: LayerGrids, out: Path, *, command: str) -> None:
+    versions = provenance()
+    context: list[dict[str, str | int]] = []
+    for row in grids.scores:
+        arrays = {"x": grids.arrays[row.encoder_x, row.layer_x], "y": grids.arrays[row.encoder_y, row.layer_y]}
+        context.append({"command": command, **context_columns(grids.settings, versions, **arrays)})
+    doubled = ("encoder_x", "layer_x", "encoder_y", "layer_y")  # the same stand in x_encoder, x_layer ...
+    write_table(table(grids.scores, context).drop(doubled), out)
 
 
 def _grid(
@@ -179,8 +210,8 @@ def _grid(
         given = [[space.values for space in spaces] for spaces in (xs, ys)]
     wanted = settings.null == "permutation" or (settings.null == "auto" and isinstance(comparison, KnnComparison))
     draws = settings.permutations if wanted and metric.paired else 0
-    told: dict[str, Any] = {"groups": groups, "permutations": draws, "seed": settings.seed} | options
-    grid = layer_grid(metric.name, given[0], given[1], **told)
+    arguments: dict[str, Any] = {"groups": groups, "permutations": draws, "seed": settings.seed} | options
+    grid = layer_grid(metric.name, given[0], given[1], **arguments)
     return grid, perf_counter() - started
 
 

@@ -1,4 +1,4 @@
-"""Which files of other tools can be taken into the cache, and how is one told from another?"""
+"""Formats of other tools that can be imported: a table of them, and how one is told from another."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,52 +17,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file or folder that can be imported.
+    """One kind of file or folder that can be imported."""
 
-    Args:
-        name: What the user types.
-        reader: "module:function"; imported when a file is read.
-        what: One line.
-    """
-
-    name: str
-    reader: str
-    what: str
+    name: str  # what the user types
+    reader: str  # "module:function" in this package; imported when a file is read
+    what: str  # one line
 
     def load_reader(self) -> "Reader":
         """Imports the reader."""
         module, function = self.reader.split(":")
-        return getattr(import_module(module), function)
+        return getattr(import_module(f"{__name__}.{module}"), function)
 
 
 _ALL = (
-    Format("npy", "featcache.interchange.formats.arrays:read_plain", "one .npy of rows, with --ids"),
-    Format(
-        "thingsvision",
-        "featcache.interchange.formats.arrays:read_thingsvision",
-        "features.npy or .hdf5, and file_names.txt",
-    ),
-    Format(
-        "platonic-rep",
-        "featcache.interchange.formats.platonic_rep:read_platonic_rep",
-        "a .pt with every layer of one model",
-    ),
-    Format(
-        "clip-retrieval",
-        "featcache.interchange.formats.clip_retrieval:read_clip_retrieval",
-        "img_emb/, text_emb/, metadata/",
-    ),
+    Format("npy", "arrays:read_plain", "one .npy of rows, with --ids"),
+    Format("thingsvision", "arrays:read_thingsvision", "features.npy or .hdf5, and file_names.txt"),
+    Format("platonic-rep", "platonic_rep:read_platonic_rep", "a .pt with every layer of one model"),
+    Format("clip-retrieval", "clip_retrieval:read_clip_retrieval", "img_emb/, text_emb/, metadata/"),
 )
 FORMATS: Mapping[str, Format] = MappingProxyType({format.name: format for format in _ALL})
 
 
 def read_source(source: Path, layer: str | None, options: "ImportOptions") -> "list[Contents]":
-    """What a file or folder holds, one entry a modality; values are not read yet.
+    """What a file, or a folder as the tool left it, holds, one entry a modality; values are not read yet.
 
-    Args:
-        source: A file, or a folder as the tool left it.
-        layer: Layer and pooling; None takes what the format says, or every layer it holds.
-        options: What the file does not say itself.
+    `layer` is layer and pooling; None takes what the format says, or every layer it holds. Readers take the same.
 
     Raises:
         UsageError: If there is no such file, its format is unknown, or something must be said that was not.
@@ -77,14 +56,9 @@ def read_source(source: Path, layer: str | None, options: "ImportOptions") -> "l
 
 
 def detect(source: Path, *, has_ids: bool = False) -> str:
-    """The format of a file or folder, from its name and what lies beside it.
+    """The format of a file or folder that exists, from its name and what lies beside it.
 
-    Args:
-        source: A file or folder that exists.
-        has_ids: Ids are given apart: a .npy is then nothing but rows.
-
-    Raises:
-        UsageError: If it is of no known format.
+    With ids given apart (`has_ids`), a .npy is nothing but rows. UsageError if it is of no known format.
     """
     if source.is_dir():
         if any((source / name).is_dir() for name in ("img_emb", "text_emb")):
@@ -97,9 +71,9 @@ def detect(source: Path, *, has_ids: bool = False) -> str:
     if suffix in (".h5", ".hdf5"):
         return "thingsvision"
     if suffix == ".npy":
-        from featcache.interchange.formats.arrays import file_names_beside
+        from featcache.interchange.formats.arrays import file_names_of
 
-        return "npy" if has_ids or file_names_beside(source) is None else "thingsvision"
+        return "npy" if has_ids or file_names_of(source) is None else "thingsvision"
     raise UsageError(f"{source.name} is of no known format; say which with --format:{_known()}")
 
 

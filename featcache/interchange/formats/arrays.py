@@ -1,4 +1,4 @@
-"""What is in a NumPy or HDF5 file of rows? Plain .npy with ids, and what thingsvision leaves in its output folder.
+"""NumPy and HDF5 files of rows: plain .npy with ids, and the output folder of thingsvision.
 
 thingsvision writes `features.npy`, numbered parts of it, or `features.hdf5` with the data set "features", and the names
 of the images in `file_names.txt`, in that folder or, where it made a folder for each module, in the one above.
@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 
 from featcache.data.errors import DataInvalid
 from featcache.errors import UsageError
-from featcache.interchange.formats.contents import Contents, ImportOptions, Part, part_of, rows_of, stack, wanted_layer
+from featcache.interchange.formats.contents import (
+    Contents,
+    ImportOptions,
+    MatrixPart,
+    matrix_part,
+    rows_of,
+    stack,
+    wanted_layer,
+)
 from featcache.interchange.formats.hdf5 import open_hdf5
 from featcache.interchange.formats.row_names import RowNames, read_row_names, text_lines
 
@@ -27,56 +35,62 @@ _DATASET = re.compile(r"features(?:_(\d+))?")
 
 
 def read_plain(source: Path, layer: str | None, options: ImportOptions) -> list[Contents]:
-    """One .npy of rows; ids come from a file of their own.
-
-    Raises:
-        UsageError: If no ids or no layer were given.
-        DataInvalid: If it is not a .npy of floating-point rows; objects are never unpickled.
-    """
+    """One .npy of rows; ids come from a file of their own. Errors as `read_source`; objects are never unpickled."""
     if options.ids is None:
         raise UsageError(f"{source.name} does not say which row is which. Say it with a .txt, .csv, ...: --ids FILE")
     matrix = stack([npy_part(source)], wanted_layer(layer, source))
     names = read_row_names(options.ids, options.id_column)
-    return [Contents("npy", source, (source,), names.ids, (matrix,), matrix.layer, names.groups)]
+    return [
+        Contents(
+            kind="npy",
+            source=source,
+            files=(source,),
+            ids=names.ids,
+            matrices=(matrix,),
+            default=matrix.layer,
+            groups=names.groups,
+        )
+    ]
 
 
 def read_thingsvision(source: Path, layer: str | None, options: ImportOptions) -> list[Contents]:
-    """The features of one module, from thingsvision's output folder or one file in it.
-
-    Raises:
-        UsageError: If there is no such file, several, no file_names.txt, or no layer was given.
-        DataInvalid: If a file is not what its suffix says, or holds no rows.
-    """
+    """The features of one module, from thingsvision's output folder or one file in it. Errors as `read_source`."""
     layer = wanted_layer(layer, source)
     files = _feature_files(source) if source.is_dir() else [source]
     parts = [part for file in files for part in _parts(file)]
     if options.ids is not None:
         names, are_paths = read_row_names(options.ids, options.id_column), False
     else:
-        beside = file_names_beside(files[0])
-        if beside is None:
+        listing = file_names_of(files[0])
+        if listing is None:
             raise UsageError(f"there is no {_NAMES} beside {files[0].name}. Give the ids of its rows: --ids FILE")
-        names, are_paths = RowNames(text_lines(beside)), True
+        names, are_paths = RowNames(text_lines(listing)), True
     matrix = stack(parts, layer)
     return [
-        Contents("thingsvision", source, tuple(files), names.ids, (matrix,), layer, names.groups, are_paths, "image")
+        Contents(
+            kind="thingsvision",
+            source=source,
+            files=tuple(files),
+            ids=names.ids,
+            matrices=(matrix,),
+            default=layer,
+            groups=names.groups,
+            are_paths=are_paths,
+            modality="image",
+        )
     ]
 
 
-def file_names_beside(file: Path) -> Path | None:
+def file_names_of(file: Path) -> Path | None:
     """The list of image names that thingsvision left for a feature file, if there is one."""
     folder = file.absolute().parent
     return next((path for path in (folder / _NAMES, folder.parent / _NAMES) if path.is_file()), None)
 
 
-def npy_part(path: Path) -> Part:
-    """The rows of a .npy, mapped anew for every read: a thousand parts would else hold a thousand descriptors.
-
-    Raises:
-        DataInvalid: If it is not a .npy of floating-point rows.
-    """
+def npy_part(path: Path) -> MatrixPart:
+    """The rows of a .npy, mapped anew for every read: a thousand parts would else hold a thousand descriptors."""
     array = _map(path)
-    return part_of(path.name, array.shape, array.dtype.name, lambda rows: rows_of(_map(path), rows))
+    return matrix_part(path.name, array.shape, array.dtype.name, lambda rows: rows_of(_map(path), rows))
 
 
 def _map(path: Path) -> np.ndarray:
@@ -95,19 +109,19 @@ def _feature_files(folder: Path) -> list[Path]:
         match = _PART.fullmatch(path.name)
         if match and numbered.setdefault(int(match[1]), path) != path:
             raise DataInvalid(f"{folder}: {path.name} and {numbered[int(match[1])].name} have the same number")
-    found = whole + list(numbered.values())[:1]  # parts count as one
-    if len(found) > 1:
-        raise UsageError(f"{folder} holds {', '.join(path.name for path in found)}; name one of the files")
-    if not found:
+    candidates = whole + list(numbered.values())[:1]  # parts count as one
+    if len(candidates) > 1:
+        raise UsageError(f"{folder} holds {', '.join(path.name for path in candidates)}; name one of the files")
+    if not candidates:
         names = ", ".join(sorted(path.name for path in folder.glob("features*")))
         raise UsageError(f"{folder} holds no features.npy, numbered parts of it, or features.hdf5; it has {names}")
     return whole or [numbered[number] for number in sorted(numbered)]
 
 
-def _parts(file: Path) -> list[Part]:
+def _parts(file: Path) -> list[MatrixPart]:
     if file.suffix.lower() not in (".h5", ".hdf5"):
         return [npy_part(file)]
-    parts: dict[int, Part] = {}
+    parts: dict[int, MatrixPart] = {}
     with open_hdf5(file) as opened:
         for name in opened:
             match = _DATASET.fullmatch(name)
@@ -118,7 +132,7 @@ def _parts(file: Path) -> list[Part]:
     return [parts[number] for number in sorted(parts)]
 
 
-def _hdf5_part(file: Path, name: str, dataset: Any) -> Part:
+def _hdf5_part(file: Path, name: str, dataset: Any) -> MatrixPart:
     def read(rows: NDArray[np.int64]) -> np.ndarray:
         with open_hdf5(file) as opened:
             try:
@@ -126,4 +140,4 @@ def _hdf5_part(file: Path, name: str, dataset: Any) -> Part:
             except OSError as error:  # a chunk that is damaged or compressed by a filter that is not there
                 raise DataInvalid(f"{file.name}/{name} cannot be read: {error}") from error
 
-    return part_of(f"{file.name}/{name}", dataset.shape, dataset.dtype.name, read)
+    return matrix_part(f"{file.name}/{name}", dataset.shape, dataset.dtype.name, read)

@@ -1,4 +1,4 @@
-"""What is in an output folder of clip-retrieval? CLIP embeddings of images and texts in numbered parts, with metadata.
+"""Output folders of clip-retrieval: CLIP embeddings of images and texts in numbered parts, with metadata.
 
 `img_emb/img_emb_<number>.npy`, `text_emb/text_emb_<number>.npy` and `metadata/metadata_<number>.parquet`, one of each a
 partition; numbers may be padded with zeros and have gaps. Both embeddings are in CLIP's joint space.
@@ -14,7 +14,7 @@ from featcache.data.errors import DataInvalid
 from featcache.data.views import Modality
 from featcache.errors import UsageError
 from featcache.interchange.formats.arrays import npy_part
-from featcache.interchange.formats.contents import Contents, ImportOptions, Part, stack, wanted_layer
+from featcache.interchange.formats.contents import Contents, ImportOptions, MatrixPart, stack, wanted_layer
 from featcache.interchange.formats.row_names import RowNames, read_row_names, table_names
 
 LAYER = "last.projected"  # behind the projection into the joint space
@@ -23,56 +23,49 @@ _ID_COLUMNS = ("image_path", "key")
 
 
 def read_clip_retrieval(source: Path, layer: str | None, options: ImportOptions) -> list[Contents]:
-    """The embeddings of images, of texts, or of both.
+    """The embeddings of images, of texts, or of both; layer "last.projected" if none is named. Errors as `read_source`.
 
-    Args:
-        source: The output folder, with img_emb/ or text_emb/ in it.
-        layer: Layer and pooling; None for "last.projected".
-        options: `modality` chooses one of the two; without `ids`, ids are the metadata's `image_path` or `key`, or
-            the column that `id_column` names.
-
-    Raises:
-        UsageError: If the folder holds no embeddings of that modality, or the metadata has no such column.
-        DataInvalid: If parts do not belong together or cannot be read.
+    Option `modality` chooses one of the two. Without `ids`, ids are the metadata's `image_path` or `key`, or the column
+    that `id_column` names.
     """
     layer = wanted_layer(layer or LAYER, source)
     chosen = dict(each for each in _FOLDERS.items() if options.modality in (None, each[1]))
     parts = {name: _numbered(source / name, ".npy") for name in chosen}
     if not any(parts.values()):
         raise UsageError(f"{source} holds no {' or '.join(f'{name}/{name}_0.npy' for name in chosen or _FOLDERS)}")
-    found: list[Contents] = []
+    contents: list[Contents] = []
     for name, files in parts.items():
         if files:
             read = {number: npy_part(file) for number, file in files.items()}
             names = _names(source, read, options)
             matrix = stack(list(read.values()), layer)
-            found.append(
+            contents.append(
                 Contents(
-                    "clip-retrieval",
-                    source,
-                    tuple(files.values()),
-                    names.ids,
-                    (matrix,),
-                    layer,
-                    names.groups,
+                    kind="clip-retrieval",
+                    source=source,
+                    files=tuple(files.values()),
+                    ids=names.ids,
+                    matrices=(matrix,),
+                    default=layer,
+                    groups=names.groups,
                     are_paths=options.ids is None,
                     modality=chosen[name],
                 )
             )
-    return found
+    return contents
 
 
 def _numbered(folder: Path, suffix: str) -> dict[int, Path]:
     """The parts of a folder by number, ascending."""
-    found: dict[int, Path] = {}
+    numbered: dict[int, Path] = {}
     for path in sorted(folder.glob(f"{folder.name}_*{suffix}")):
         match = re.fullmatch(r"(\d+)", path.name[len(folder.name) + 1 : -len(suffix)])
-        if match and found.setdefault(int(match[1]), path) != path:
-            raise DataInvalid(f"{folder}: {path.name} and {found[int(match[1])].name} have the same number")
-    return dict(sorted(found.items()))
+        if match and numbered.setdefault(int(match[1]), path) != path:
+            raise DataInvalid(f"{folder}: {path.name} and {numbered[int(match[1])].name} have the same number")
+    return dict(sorted(numbered.items()))
 
 
-def _names(source: Path, parts: dict[int, Part], options: ImportOptions) -> RowNames:
+def _names(source: Path, parts: dict[int, MatrixPart], options: ImportOptions) -> RowNames:
     """Ids of the rows: those the user gave, else the metadata's, part by part."""
     if options.ids is not None:
         return read_row_names(options.ids, options.id_column)

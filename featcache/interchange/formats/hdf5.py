@@ -1,4 +1,4 @@
-"""How is an HDF5 file opened? Through h5py, the one module that imports it."""
+"""HDF5 files, opened by h5py; the one module that imports it."""
 
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,7 @@ from featcache.errors import UsageError
 
 
 def import_h5py() -> Any:
-    """The module h5py.
-
-    Raises:
-        UsageError: If it is not installed.
-    """
+    """The module h5py, or a UsageError that says how to install it."""
     try:
         import h5py
     except ImportError as error:

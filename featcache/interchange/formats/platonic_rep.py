@@ -1,4 +1,4 @@
-"""What is in a feature file of platonic-rep? Every layer of one model on the rows of a data set, as one tensor.
+"""Feature files of platonic-rep: every layer of one model on the rows of a data set, as one tensor.
 
 `torch.save` of a dict: "feats" [n, layers, d] beside "num_params" and, for language models, "mask", "loss", "bpb".
 The pooling stands in the file's name. Language models: the hidden states, that is the embedding, the output of each
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from featcache.data.errors import DataInvalid
 from featcache.errors import UsageError
-from featcache.interchange.formats.contents import Contents, ImportOptions, Matrix, part_of, stack
+from featcache.interchange.formats.contents import Contents, ImportOptions, Matrix, matrix_part, stack
 from featcache.interchange.formats.row_names import RowNames, read_row_names
 
 _POOL = re.compile(r"_pool-(avg|none)(?:_prompt-.*)?")
@@ -30,16 +30,9 @@ _POOLING = {("text", "avg"): "mean", ("text", "none"): "last-token", ("image", "
 
 
 def read_platonic_rep(source: Path, layer: str | None, options: ImportOptions) -> list[Contents]:
-    """Every layer of one model, or the one that is named.
+    """Every layer of one model, or the one that is named. Errors as `read_source`; nothing is unpickled.
 
-    Args:
-        source: A .pt file.
-        layer: One of its layers; None for all.
-        options: Ids may be given; without, they are the row numbers in four digits, as data set wit_1024 has them.
-
-    Raises:
-        UsageError: If the file has no such layer, or its name does not tell the pooling.
-        DataInvalid: If it is not such a file, or holds objects that would have to be unpickled.
+    Without `ids`, ids are the row numbers in four digits, as data set wit_1024 has them.
     """
     content = _load(source)
     feats: Any = content.get("feats")
@@ -57,13 +50,13 @@ def read_platonic_rep(source: Path, layer: str | None, options: ImportOptions) -
     facts = {name: _scalar(content[name]) for name in ("num_params", "loss", "bpb") if name in content}
     return [
         Contents(
-            "platonic-rep",
-            source,
-            (source,),
-            names.ids,
-            tuple(matrices),
-            layer or layers[-1],
-            names.groups,
+            kind="platonic-rep",
+            source=source,
+            files=(source,),
+            ids=names.ids,
+            matrices=tuple(matrices),
+            default=layer or layers[-1],
+            groups=names.groups,
             modality=modality,
             facts={name: value for name, value in facts.items() if value is not None},
         )
@@ -117,7 +110,7 @@ def _matrix(source: Path, feats: Any, number: int, layer: str) -> Matrix:
         return (block.float() if block.dtype == torch.bfloat16 else block).numpy()  # NumPy has no bfloat16
 
     dtype = str(feats.dtype).removeprefix("torch.")
-    return stack([part_of(f"{source.name} ({layer})", (feats.shape[0], feats.shape[2]), dtype, read)], layer)
+    return stack([matrix_part(f"{source.name} ({layer})", (feats.shape[0], feats.shape[2]), dtype, read)], layer)
 
 
 def _scalar(value: Any) -> float | int | None:

@@ -1,4 +1,4 @@
-"""Which row is which in a file that does not say? The ids that the user gives in a file of their own."""
+"""Row names: the ids, and groups, that the user gives in a file of their own where a tool's file has none."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,6 @@ def read_row_names(path: Path, column: str | None = None) -> RowNames:
 
     A .txt holds one id a line (UTF-8); a .npy a one-dimensional array of text; a .csv or .parquet a column of that
     name, else one called "id" or "ids", else its only column. A column "group" or "groups" gives the groups.
-
-    Args:
-        path: The file.
-        column: Name of the id column.
 
     Raises:
         UsageError: If the file is missing or of no such kind, or the column is not there.
@@ -69,10 +65,7 @@ def _npy_texts(path: Path) -> tuple[str, ...]:
 def table_names(path: Path, column: str | None, known: tuple[str, ...] = ("id", "ids")) -> RowNames:
     """Ids and groups from the columns of a .csv or .parquet.
 
-    Args:
-        path: The file.
-        column: Name of the id column; None for the first of `known` that is there, or the only column.
-        known: Names an id column usually has.
+    The id column is the one named, else the first of `known` that is there, else the only one.
     """
     import polars as pl
 
@@ -101,8 +94,8 @@ def _id_column(path: Path, columns: list[str], column: str | None, known: tuple[
     if column is not None and column in columns:
         return column
     if column is None:
-        found = next((name for name in known if name in columns), None)
-        if found is not None or len(columns) == 1:
-            return found or columns[0]
+        usual = next((name for name in known if name in columns), None)
+        if usual is not None or len(columns) == 1:
+            return usual or columns[0]
     what = f"no column {column!r}" if column else f"none of the columns {', '.join(known)}"
     raise UsageError(f"{path.name} has {what}; name one with --id-column: {', '.join(columns)}")

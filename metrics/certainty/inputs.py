@@ -1,4 +1,4 @@
-"""Is this a space to be prepared, or a neighbour graph that is there already? What nulls and intervals start from."""
+"""Checks and preparation of the spaces, or ready neighbour graphs, that nulls and intervals start from."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,25 +12,18 @@ from featcache.metrics.knn.graph import Neighbors
 from featcache.metrics.scores.local import Cknna
 
 
-def sides_of(comparison: Comparison[Any], spaces: Mapping[str, X | Y | Neighbors]) -> tuple[list[Any], int]:
-    """The prepared sides of some spaces, in their order, and their number of rows.
+def prepare_all(comparison: Comparison[Any], spaces: Mapping[str, X | Y | Neighbors]) -> tuple[list[Any], int]:
+    """The prepared spaces, in their order, and their number of rows; row i of all is the same sample.
 
-    Args:
-        comparison: The metric at its options.
-        spaces: Name for the messages -> features [n, d], or for kNN metrics and debiased CKNNA a graph of n rows that
-            is at least k deep, searched by the same metric and with the same groups. Row i of all is the same sample.
-
-    Raises:
-        BadShape: If the numbers of rows differ.
-        BadChoice: If a graph does not fit the metric.
-        TooFewRows: If the metric needs more rows.
-        BadDtype, NotFinite, ZeroRow, ConstantSpace: As the metric; names the space.
+    A space is features [n, d], or for kNN metrics and debiased CKNNA a graph of n rows that is at least k deep,
+    searched by the same metric and with the same groups. Errors as the metric, with the space's name; BadChoice also if
+    a graph does not fit the metric.
 
     Example:
         >>> from featcache.metrics import METRICS
         >>> x = np.random.default_rng(0).standard_normal((40, 8))
-        >>> sides, n = sides_of(METRICS["mutual_knn"].comparison(k=5), {"x": x, "y": 2 * x})
-        >>> n, sides[1].k
+        >>> prepared, n = prepare_all(METRICS["mutual_knn"].comparison(k=5), {"x": x, "y": 2 * x})
+        >>> n, prepared[1].k
         (40, 5)
     """
     sizes = {name: _rows(comparison, space, name) for name, space in spaces.items()}
@@ -42,10 +35,10 @@ def sides_of(comparison: Comparison[Any], spaces: Mapping[str, X | Y | Neighbors
     n = next(iter(sizes.values()))
     if n < comparison.at_least:
         raise TooFewRows(f"wanted at least {comparison.at_least} rows, got {n}")
-    sides = [
+    prepared = [
         space if isinstance(space, Neighbors) else comparison.prepare(space, name) for name, space in spaces.items()
     ]
-    return sides, n
+    return prepared, n
 
 
 def _rows(comparison: Comparison[Any], space: X | Y | Neighbors, name: str) -> int:

@@ -1,9 +1,10 @@
-"""What does the first minute show? The main job on the embedded data set: extract, train, measure, look."""
+"""The demo: the main job on the embedded data set, from extraction to the page."""
 
 from pathlib import Path
 from time import perf_counter
 
-from featcache.report.console import console, run_jobs
+from featcache.commands.extraction import run_jobs
+from featcache.report.console import console
 
 
 def run_demo(cache_root: str | None, out: Path) -> Path:
@@ -20,10 +21,11 @@ def run_demo(cache_root: str | None, out: Path) -> Path:
     from featcache.data import open_dataset
     from featcache.encoders import EncodeOptions, encoder_spec
     from featcache.extraction.executors import Execution
-    from featcache.extraction.extract import extract
     from featcache.extraction.job import plan_job
     from featcache.report.page import write_report
-    from featcache.report.training import show_runs, train_and_watch
+    from featcache.report.progress import epoch_progress
+    from featcache.report.training import show_runs, show_training
+    from featcache.studies.adapters.train import train_cached
     from featcache.trainer.adapters import ADAPTERS
     from featcache.trainer.config import make_config
     from featcache.trainer.defaults import DEMO
@@ -33,12 +35,14 @@ def run_demo(cache_root: str | None, out: Path) -> Path:
     say(f"1. Extract {DEMO.dataset} with {', '.join(DEMO[1:])} into {cache.folder}")
     dataset = open_dataset(DEMO.dataset)
     jobs = [plan_job(cache, dataset, encoder_spec(name), EncodeOptions()) for name in DEMO[1:]]
-    run_jobs(jobs, Execution(), lambda job, on_rows=None, say=None: extract(cache, job, on_rows=on_rows))
+    run_jobs(cache, jobs, Execution(), dataset=DEMO.dataset)
     say(f"2. Train {', '.join(ADAPTERS)} adapters that join {DEMO.x} and {DEMO.y}; measure against {DEMO.reference}")
-    runs = [
-        train_and_watch(cache, DEMO, config, out / config.adapter, overwrite=_is_demo_run(out / config.adapter))
-        for config in (make_config(adapter=adapter) for adapter in ADAPTERS)
-    ]
+    runs = []
+    for config in (make_config(adapter=adapter) for adapter in ADAPTERS):
+        folder = out / config.adapter
+        with epoch_progress() as on_epoch:
+            runs.append(train_cached(cache, DEMO, config, folder, overwrite=_is_demo_run(folder), on_epoch=on_epoch))
+        show_training(runs[-1])
     say("3. The result")
     show_runs([run.path for run in runs])
     page = write_report([run.path for run in runs], out)

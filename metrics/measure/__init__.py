@@ -1,0 +1,1 @@
+"""Measurements: named spaces of the same samples in, tidy rows of scores and contrasts out."""

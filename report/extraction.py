@@ -1,0 +1,85 @@
+"""Extraction on the terminal: estimates, notes and results."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from featcache.report.console import console, count, print_table, size
+
+if TYPE_CHECKING:
+    from featcache.extraction.estimate import Estimate
+    from featcache.extraction.extract import Extracted
+    from featcache.extraction.job import Job
+
+
+def show_estimates(jobs: "Sequence[Job]", costs: "Sequence[Estimate]", *, processes: int, place: object) -> None:
+    """Shows what extractions would compute and how long they take.
+
+    Args:
+        jobs: The extractions.
+        costs: Their estimates.
+        processes: How many share the work.
+        place: The cache's folder.
+    """
+    rows = [
+        (
+            job.card.name,
+            job.view.name,
+            f"{cost.rows_left:,} of {len(job.view):,}",
+            len(job.targets),
+            f"{cost.chunks:,}",
+            size(cost.bytes),
+            f"{cost.rows_per_second:.0f}" if cost.sample_rows else "–",
+            duration(cost.seconds / processes),
+        )
+        for job, cost in zip(jobs, costs, strict=True)
+    ]
+    columns = ("encoder", "view", "rows to encode", "arrays", "chunks to write", "to write", "rows/s", "time")
+    print_table(columns, rows)
+    console().print(
+        "Rates were measured on this machine, on a sample of the rows"
+        + (f"; time is for each of {processes} processes" if processes > 1 else "")
+        + f". Cache: {place}. Nothing was written (--dry-run)."
+    )
+
+
+def show_notes(jobs: "Sequence[Job]", notes: Sequence[str]) -> None:
+    """Shows what is to be known of the data set, and of where the extraction runs."""
+    for note in jobs[0].dataset.notes if jobs else ():
+        console().print(f"{jobs[0].dataset.name}: {note}")
+    for note in notes:
+        console().print(note)
+
+
+def print_line(line: str) -> None:
+    """Prints a line of another process on stderr."""
+    console(stderr=True).print(line)
+
+
+def show_extracted(result: "Extracted") -> None:
+    """Shows what one extraction did, and which rows failed."""
+    console().print(_result_line(result))
+    if result.failed:
+        listed = "; ".join(f"{failure.id}: {failure.why}" for failure in result.failed[:5])
+        more = f"; and {len(result.failed) - 5} more" if len(result.failed) > 5 else ""
+        console().print(f"  {count(result.failed, 'row')} failed and will be dropped when loading: {listed}{more}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them.
+
+    Example:
+        >>> duration(9.4), duration(400), duration(9000)
+        ('9 s', '6.7 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _result_line(result: "Extracted") -> str:
+    what = f"{result.encoder} over {result.view}: {count(result.layers, 'array')} "
+    what += "complete" if result.complete else "in work: this share is result, other chunks are not yet there"
+    if not result.rows:
+        return f"{what}, all of it cached already" if result.complete else what
+    reused = f", {result.reused:,} reused" if result.reused else ""
+    return f"{what}; {result.rows:,} rows in {result.seconds:.1f} s ({result.rows / result.seconds:.0f} rows/s){reused}"

@@ -1,0 +1,75 @@
+"""Progress displays on stderr; silent where stderr is no terminal."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from featcache.report.console import console
+
+if TYPE_CHECKING:
+    from featcache.trainer.fit import Epoch
+
+
+@contextmanager
+def step_progress(title: str) -> Iterator[Callable[[str], None]]:
+    """A spinner; yields the function that says what is being done."""
+    with console(stderr=True).status(title) as status:
+        yield lambda step: status.update(f"{title} {step}")
+
+
+@contextmanager
+def epoch_progress() -> "Iterator[Callable[[Epoch], None]]":
+    """A spinner with loss and validation scores; yields the function that an epoch is passed to."""
+    with console(stderr=True).status("training") as status:
+
+        def on_epoch(epoch: "Epoch") -> None:
+            loss = "" if epoch.loss is None else f"loss {epoch.loss:.3f}  "
+            status.update(
+                f"epoch {epoch.number} of {epoch.of}  {loss}validation: R@10 {epoch.retrieval:.3f}, "
+                f"joint–reference mutual-kNN {epoch.alignment:.3f}"
+            )
+
+        yield on_epoch
+
+
+@contextmanager
+def row_progress(title: str, total: int, *, silent: bool = False) -> Iterator[Callable[[int], None]]:
+    """A progress bar with rows/s and the time that is left; yields the function that advances it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]} rows/s"),
+        TimeRemainingColumn(),
+    )
+    silent = silent or not sys.stderr.isatty()  # a bar in a log file is noise
+    with Progress(*columns, console=console(stderr=True), transient=True, disable=silent) as progress:
+        task = progress.add_task(title, total=total, rate="–")
+
+        def advance(rows: int) -> None:
+            progress.advance(task, rows)
+            speed = progress.tasks[0].speed
+            progress.update(task, rate=f"{speed:.0f}" if speed else "–")
+
+        yield advance
+
+
+@contextmanager
+def byte_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar with bytes, rate and the time that is left; yields the function that advances it."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    silent = not sys.stderr.isatty()  # a bar in a log file is noise
+    with Progress(*columns, console=console(stderr=True), transient=True, disable=silent) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda count: progress.advance(task, count)
