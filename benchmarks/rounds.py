@@ -11,7 +11,7 @@ import numpy as np
 
 from featcache.cache import Cache
 from featcache.store.array import FeatureArray
-from featcache.store.key import ArrayKey
+from featcache.store.digest import ArrayKey
 from featcache.store.layout import Layout, chunk_rows
 from featcache.store.records import crc_of, flat
 

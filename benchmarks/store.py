@@ -261,8 +261,8 @@ def why_writing(bench: Bench, times: list[float]) -> str:
             syncs.append(seconds(lambda file=file: os.fsync(file.fileno())))
     share = statistics.median(syncs) * 1e3
     return (
-        f"{bench.layout.chunks} chunks, each four syncs (file, folder, record, folder) where a shard has two; one file's "
-        f"takes {share:.1f} ms here; blake3 {hashed * 1e3:.0f} ms of {statistics.median(times) * 1e3:.0f}; "
+        f"{bench.layout.chunks} chunks, each four syncs (file, folder, record, folder) where a shard has two; one "
+        f"file's takes {share:.1f} ms here; blake3 {hashed * 1e3:.0f} ms of {statistics.median(times) * 1e3:.0f}; "
         f"{hashing(bench)}"
     )
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from featcache.commands import alignment, cache, extraction, sharing, study
+from featcache.commands import alignment, cache, extraction, sharing, training
 
 app = typer.Typer(
     name="featcache",
@@ -15,17 +15,17 @@ app = typer.Typer(
 )
 
 COMMANDS = {
-    "demo": study.demo,
-    "datasets": study.datasets,
-    "encoders": study.encoders,
+    "demo": training.demo,
+    "datasets": training.datasets,
+    "encoders": training.encoders,
     "extract": extraction.extract,
-    "train": study.train,
-    "embed": study.embed,
+    "train": training.train,
+    "embed": training.embed,
     "align": alignment.align,
     "grid": alignment.grid,
     "curve": alignment.curve,
     "ceiling": alignment.ceiling,
-    "report": study.report,
+    "report": training.report,
     "ls": cache.list_arrays,
     "show": cache.show,
     "du": cache.usage,

@@ -61,7 +61,7 @@ def show(
     """Show an array's key, or how two arrays differ."""
     from featcache.cache import open_cache
     from featcache.report.console import show_keys
-    from featcache.store.key import differences
+    from featcache.store.digest import differences
 
     store = open_cache(cache)
     if len(selectors) > 2:
@@ -115,7 +115,7 @@ def repair(
     from featcache.cache import open_cache
     from featcache.maintenance.repair import Sources
     from featcache.maintenance.repair import repair as mend
-    from featcache.report.keeping import show_repair, show_step
+    from featcache.report.maintenance import show_repair, show_step
     from featcache.report.progress import step_progress
 
     remote = open_cache(source) if source else None
@@ -167,7 +167,7 @@ def usage(arrays: PatternArgument = "*", cache: CacheOption = None, json: JsonOp
     """Show what takes how much room."""
     from featcache.cache import open_cache
     from featcache.maintenance.gc import usage as measure
-    from featcache.report.keeping import show_usage
+    from featcache.report.maintenance import show_usage
 
     store = open_cache(cache)
     show_usage(measure(store, arrays), store, as_json=json)
@@ -184,7 +184,7 @@ def collect(
     """
     from featcache.cache import open_cache
     from featcache.maintenance.gc import discard, leftovers
-    from featcache.report.keeping import show_leftovers
+    from featcache.report.maintenance import show_leftovers
 
     store = open_cache(cache)
     left = leftovers(store)
@@ -207,7 +207,7 @@ def doctor(
     """
     from featcache.cache import Cache
     from featcache.maintenance.doctor import probe
-    from featcache.report.keeping import show_findings
+    from featcache.report.maintenance import show_findings
     from featcache.storage.open import open_folder
 
     raise typer.Exit(show_findings(probe(Cache(cache), open_folder(remote) if remote else None), as_json=json))

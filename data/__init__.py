@@ -4,9 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featcache.data.catalogue import DATASETS, DatasetEntry
+    from featcache.data.datasets import DATASETS, DatasetEntry
     from featcache.data.errors import DataError, DataInvalid, DataMissing, UnknownDataset
-    from featcache.data.registry import open_dataset
+    from featcache.data.open import open_dataset
     from featcache.data.views import Dataset, Overlay, View
 
 __all__ = [
@@ -23,9 +23,9 @@ __all__ = [
 ]
 
 _MODULES = {
-    "catalogue": ("DATASETS", "DatasetEntry"),
+    "datasets": ("DATASETS", "DatasetEntry"),
     "errors": ("DataError", "DataInvalid", "DataMissing", "UnknownDataset"),
-    "registry": ("open_dataset",),
+    "open": ("open_dataset",),
     "views": ("Dataset", "Overlay", "View"),
 }
 _HOMES = {name: f"featcache.data.{module}" for module, names in _MODULES.items() for name in names}

@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache.data.catalogue import DATASETS, missing
+from featcache.data.datasets import DATASETS, missing
 from featcache.data.errors import DataInvalid
 from featcache.data.texts import decode_text, text_view
 from featcache.data.views import Dataset, Overlay, View

@@ -8,7 +8,7 @@ the plain Parquet only and get the split "other". Counts are of the full set; a 
 
 from pathlib import Path
 
-from featcache.data.catalogue import DATASETS
+from featcache.data.datasets import DATASETS
 from featcache.data.errors import DataInvalid
 from featcache.data.flickr30k_layouts import Flickr30kFiles, file_number, read_files
 from featcache.data.hub import download

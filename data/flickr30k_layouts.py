@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache.data.catalogue import missing
+from featcache.data.datasets import missing
 from featcache.data.errors import DataInvalid
 from featcache.data.parquet_images import Cell, ParquetImages, parquet_schema, read_columns
 

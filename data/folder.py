@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from featcache.data.catalogue import DATASETS, missing
+from featcache.data.datasets import DATASETS, missing
 from featcache.data.errors import DataInvalid
 from featcache.data.images import image_view
 from featcache.data.parquet_images import parquet_schema

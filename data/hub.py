@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from featcache.data.catalogue import missing
+from featcache.data.datasets import missing
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
-from featcache.data.catalogue import DATASETS, missing
+from featcache.data.datasets import DATASETS, missing
 from featcache.data.errors import DataInvalid, DataMissing
 from featcache.data.texts import text_view
 from featcache.data.views import Dataset, Overlay, View

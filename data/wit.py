@@ -7,7 +7,7 @@ of which the published scores use the first, so the view "captions" holds the fi
 from pathlib import Path
 from typing import Any
 
-from featcache.data.catalogue import DATASETS, missing
+from featcache.data.datasets import DATASETS, missing
 from featcache.data.errors import DataInvalid
 from featcache.data.hub import download
 from featcache.data.images import image_view

@@ -17,7 +17,7 @@ from featcache.storage.local import LocalFolder
 from featcache.storage.open import open_folder
 from featcache.store.array import FeatureArray
 from featcache.store.checked import CheckedArrays
-from featcache.store.key import ArrayKey, canonical
+from featcache.store.digest import ArrayKey, canonical
 from featcache.store.leases import Lease, leases
 from featcache.store.reader import Reader
 from featcache.store.records import is_empty

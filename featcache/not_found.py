@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from featcache.errors import Ambiguous, FeaturesNotCached
 from featcache.selectors import Selector
 from featcache.store.array import FeatureArray
-from featcache.store.key import ArrayName, differences
+from featcache.store.digest import ArrayName, differences
 
 
 def not_cached(

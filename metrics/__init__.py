@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from featcache.metrics.certainty.intervals import Interval, query_interval, sample_interval, scores_interval
     from featcache.metrics.certainty.moments import chance_cka, moments_cka, moments_hsic, moments_knn
     from featcache.metrics.certainty.nulls import Null, permutation_null, permutation_null_cka, permutation_null_knn
+    from featcache.metrics.combine import group_mean, joint, mixed
     from featcache.metrics.errors import MetricError
     from featcache.metrics.knn.approximate import approximate_neighbors
     from featcache.metrics.knn.gallery import neighbors_in
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
         mutual_knn_graphs,
         rank_knn_graphs,
     )
-    from featcache.metrics.knn.parts import depth_for
+    from featcache.metrics.knn.subgraph import depth_for
     from featcache.metrics.measure.contrasts import Contrast
     from featcache.metrics.measure.engine import Measured, paired_difference
     from featcache.metrics.measure.row import ContrastRow, Row, verdict_text
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from featcache.metrics.scores.independence import hsic
     from featcache.metrics.scores.kernels import cka, rv
     from featcache.metrics.scores.local import cknna
+    from featcache.metrics.scores.neighbor_ranks import rank_knn, second_order_cosine
     from featcache.metrics.scores.overlap import (
         chance_mutual_knn,
         cycle_knn,
@@ -48,11 +50,9 @@ if TYPE_CHECKING:
         lcs_knn,
         mutual_knn,
     )
-    from featcache.metrics.scores.ranking import Retrieval, chance_recall, clustered_wilson, retrieval
-    from featcache.metrics.scores.ranks import rank_knn, second_order_cosine
     from featcache.metrics.scores.recall import retrieval_recall
+    from featcache.metrics.scores.retrieval import Retrieval, chance_recall, clustered_wilson, retrieval
     from featcache.metrics.scores.shapes import aligned_cosine, angular_cka, angular_distance, procrustes
-    from featcache.metrics.spaces import group_mean, joint, mixed
     from featcache.metrics.streaming import CkaSums, StreamingCka, StreamingMetric
     from featcache.metrics.sweeps.ceiling import CeilingPoint, MixingPoint, mixing_curve, ridge_ceiling
     from featcache.metrics.sweeps.curve import CurvePoint, gallery_curve, k_curve
@@ -70,7 +70,7 @@ _MODULES = {
     "knn.graph": "Neighbors neighbors",
     "knn.graph_scores": "cycle_knn_graphs edit_distance_knn_graphs jaccard_knn_graphs lcs_knn_graphs mutual_knn_graphs"
     " rank_knn_graphs",
-    "knn.parts": "depth_for",
+    "knn.subgraph": "depth_for",
     "measure.contrasts": "Contrast",
     "measure.engine": "Measured paired_difference",
     "measure.row": "ContrastRow Row verdict_text",
@@ -85,11 +85,11 @@ _MODULES = {
     "scores.kernels": "cka rv",
     "scores.local": "cknna",
     "scores.overlap": "chance_mutual_knn cycle_knn edit_distance_knn jaccard_knn lcs_knn mutual_knn",
-    "scores.ranking": "Retrieval chance_recall clustered_wilson retrieval",
-    "scores.ranks": "rank_knn second_order_cosine",
+    "scores.retrieval": "Retrieval chance_recall clustered_wilson retrieval",
+    "scores.neighbor_ranks": "rank_knn second_order_cosine",
     "scores.recall": "retrieval_recall",
     "scores.shapes": "aligned_cosine angular_cka angular_distance procrustes",
-    "spaces": "group_mean joint mixed",
+    "combine": "group_mean joint mixed",
     "streaming": "CkaSums StreamingCka StreamingMetric",
     "sweeps.ceiling": "CeilingPoint MixingPoint mixing_curve ridge_ceiling",
     "sweeps.curve": "CurvePoint gallery_curve k_curve",

@@ -17,7 +17,7 @@ from featcache.metrics.errors import BadChoice, TooFewRows
 from featcache.metrics.knn.exact import Measure
 from featcache.metrics.knn.graph import Neighbors, check_choices, neighbors
 from featcache.metrics.knn.graph_scores import GraphScore
-from featcache.metrics.knn.parts import first_kept
+from featcache.metrics.knn.subgraph import first_kept
 
 Prepared = TypeVar("Prepared")
 

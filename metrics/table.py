@@ -24,6 +24,7 @@ from featcache.metrics.scores.hypersphere import AlignmentLoss, ModalityGap, ali
 from featcache.metrics.scores.independence import HsicComparison, hsic
 from featcache.metrics.scores.kernels import LinearCka, RbfCka, cka, rv, rv_comparison
 from featcache.metrics.scores.local import Cknna, cknna
+from featcache.metrics.scores.neighbor_ranks import SecondOrderCosine, rank_knn, second_order_cosine
 from featcache.metrics.scores.overlap import (
     chance_mutual_knn,
     cycle_knn,
@@ -32,7 +33,6 @@ from featcache.metrics.scores.overlap import (
     lcs_knn,
     mutual_knn,
 )
-from featcache.metrics.scores.ranks import SecondOrderCosine, rank_knn, second_order_cosine
 from featcache.metrics.scores.recall import RecallComparison, retrieval_recall
 from featcache.metrics.scores.shapes import (
     AlignedCosine,

@@ -67,8 +67,8 @@ def draw_figures(runs: Sequence[RunResults]) -> list[Figure]:
     """Returns every figure that the runs have data for, in page order."""
     # altair is imported with these, and only when something is drawn
     from featcache.report.curves import alignment_over_epochs, loss_over_epochs, retrieval_over_epochs
+    from featcache.report.maps import kernel_heatmaps, principal_maps
     from featcache.report.scores import final_alignment, final_retrieval
-    from featcache.report.spaces import kernel_heatmaps, principal_maps
 
     drawings = (
         final_alignment,

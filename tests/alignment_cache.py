@@ -8,7 +8,7 @@ import numpy as np
 
 from featcache.cache import Cache
 from featcache.data.views import Dataset
-from featcache.store.key import FORMAT, ArrayKey
+from featcache.store.digest import FORMAT, ArrayKey
 from featcache.store.layout import Layout
 from featcache.store.rows import write_rows
 from tests.spine import tiny_dataset

@@ -20,7 +20,7 @@ import numpy as np
 
 from featcache.storage import lock_folder
 from featcache.store.array import FeatureArray
-from featcache.store.key import ArrayKey
+from featcache.store.digest import ArrayKey
 from featcache.store.layout import Layout
 from featcache.store.records import chunk_name
 

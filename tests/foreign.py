@@ -11,7 +11,7 @@ from featcache.data.views import Overlay, View
 from featcache.interchange.formats.contents import ImportOptions
 from featcache.interchange.importing import import_features
 from featcache.store.array import FeatureArray
-from featcache.store.key import FORMAT, ArrayKey
+from featcache.store.digest import FORMAT, ArrayKey
 from featcache.store.layout import Layout
 from featcache.store.rows import write_rows
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from featcache.cache import Cache
 from featcache.data.views import Dataset, Overlay, View
-from featcache.store.key import FORMAT, ArrayKey
+from featcache.store.digest import FORMAT, ArrayKey
 from featcache.store.layout import Layout, chunk_rows
 from featcache.store.rows import write_rows
 

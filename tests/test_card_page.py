@@ -6,7 +6,7 @@ import pytest
 
 from featcache.cache import Entry
 from featcache.sharing.hub_card import MARK, card
-from featcache.store.key import ArrayKey
+from featcache.store.digest import ArrayKey
 
 ADDRESS = "hf://datasets/lab/features"
 

@@ -330,7 +330,8 @@ from featcache.data.views import Dataset, Overlay
 from featcache.cache import Cache
 from featcache.encoders import EncodeOptions, encoder_spec
 from featcache.extraction.extract import extract
-from featcache.extraction.job import RowSettings, plan_job
+from featcache.extraction.failed_rows import RowSettings
+from featcache.extraction.job import plan_job
 from tests.fakes import fake_card
 from tests.test_decoding import Pictures, photos
 

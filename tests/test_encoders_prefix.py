@@ -12,7 +12,7 @@ from PIL import Image
 
 from featcache.encoders import Card, EncodeOptions, Encoder, EncoderSpec, describe, encoder_spec, load_encoder
 from featcache.errors import UsageError, WeightsInvalid
-from featcache.store.key import canonical
+from featcache.store.digest import canonical
 from tests import hub
 from tests.test_encoders_features import BUILDERS
 

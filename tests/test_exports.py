@@ -18,7 +18,7 @@ from featcache.data.views import Dataset, Overlay, View
 from featcache.errors import Damaged, FeaturesNotCached, UsageError
 from featcache.interchange.exporting import FORMATS, export_features
 from featcache.store.array import FeatureArray
-from featcache.store.key import FORMAT, ArrayKey
+from featcache.store.digest import FORMAT, ArrayKey
 from featcache.store.layout import Layout
 from featcache.store.records import chunk_name
 from featcache.store.rows import write_rows

@@ -11,7 +11,7 @@ from featcache.cache import Cache
 from featcache.derived.writer import store_derived
 from featcache.errors import Damaged, ExtractionFailed, Overflow
 from featcache.extraction.extract import extract
-from featcache.extraction.job import RowSettings
+from featcache.extraction.failed_rows import RowSettings
 from featcache.store.layout import Layout
 from tests.fakes import FakeEncoder, expected, fake_card, text_dataset
 from tests.test_extract import describe_the_fake, plan, run, small_chunks, snapshot

@@ -20,7 +20,7 @@ from featcache.metrics import neighbors, paired
 from featcache.metrics.errors import TooFewRows
 from featcache.sharing.transfer import plan_transfer, transfer
 from featcache.storage.local import LocalFolder
-from featcache.store.key import FORMAT, ArrayKey
+from featcache.store.digest import FORMAT, ArrayKey
 from featcache.store.layout import Layout
 from featcache.store.rows import write_rows
 from tests.spine import tiny_cache, tiny_dataset

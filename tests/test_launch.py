@@ -14,11 +14,12 @@ from PIL import Image
 
 from featcache.cache import Cache
 from featcache.data.errors import DataInvalid
-from featcache.data.registry import open_dataset
+from featcache.data.open import open_dataset
 from featcache.encoders import EncodeOptions, encoder_spec
 from featcache.errors import ExtractionFailed, UsageError, WeightsInvalid
-from featcache.extraction.extract import EARLIER, Extracted, Failure, extract
-from featcache.extraction.job import Job, RowSettings, plan_job
+from featcache.extraction.extract import Extracted, extract
+from featcache.extraction.failed_rows import EARLIER, Failure, RowSettings
+from featcache.extraction.job import Job, plan_job
 from featcache.extraction.multi_device import parse_devices, run_on_devices
 from featcache.extraction.remote_job import RemoteJob, combined, make_remote_job, open_remote_job
 from featcache.extraction.shards import Shard

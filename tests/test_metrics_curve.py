@@ -18,7 +18,7 @@ from featcache.metrics import (
     neighbors,
 )
 from featcache.metrics.comparison import KnnComparison
-from featcache.metrics.knn.parts import first_kept
+from featcache.metrics.knn.subgraph import first_kept
 
 RNG = np.random.default_rng
 GRAPHS = [name for name, m in METRICS.items() if isinstance(m.comparison(), KnnComparison)]

@@ -24,7 +24,7 @@ from featcache.metrics import (
 )
 from featcache.metrics.arrays import unit_rows
 from featcache.metrics.scores.correlation import CanonicalComparison, cca, svcca_comparison
-from featcache.metrics.scores.ranks import SecondOrderCosine
+from featcache.metrics.scores.neighbor_ranks import SecondOrderCosine
 from featcache.metrics.scores.shapes import ProcrustesComparison
 from tests.latent_spaces import spaces
 
@@ -263,7 +263,7 @@ def test_second_order_cosine_is_its_definition(of, monkeypatch):
         p, q = (u[both] @ u[i] if of == "similarity" else 1 - u[both] @ u[i] for u in units)
         expected.append(cosine(p, q))
     assert second_order_cosine(x, y, k=6, of=of) == pytest.approx(np.mean(expected), abs=1e-9)
-    monkeypatch.setattr("featcache.metrics.scores.ranks._BLOCK_ENTRIES", 50)
+    monkeypatch.setattr("featcache.metrics.scores.neighbor_ranks._BLOCK_ENTRIES", 50)
     assert second_order_cosine(x, y, k=6, of=of) == pytest.approx(np.mean(expected), abs=1e-9)
 
 

@@ -24,7 +24,7 @@ from featcache.metrics import (
 )
 from featcache.metrics.certainty import nulls
 from featcache.metrics.knn import compiled, graph_scores
-from featcache.metrics.knn.parts import first_kept
+from featcache.metrics.knn.subgraph import first_kept
 
 RNG = np.random.default_rng
 

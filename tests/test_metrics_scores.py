@@ -18,14 +18,14 @@ from featcache.metrics.scores import (
     independence,
     kernels,
     local,
+    neighbor_ranks,
     overlap,
-    ranks,
     shapes,
 )
 from featcache.metrics.table import chosen
 
 RNG = np.random.default_rng
-HOMES = (correlation, dissimilarity, hypersphere, independence, kernels, local, overlap, ranks, shapes)
+HOMES = (correlation, dissimilarity, hypersphere, independence, kernels, local, overlap, neighbor_ranks, shapes)
 
 
 def related(n=60, seed=0, width=9):

@@ -20,7 +20,7 @@ import featcache.store.reader
 from featcache.errors import Damaged, FeaturesNotCached, UsageError
 from featcache.store.array import FeatureArray
 from featcache.store.checked import CheckedArrays, identities, stamp_of
-from featcache.store.key import ArrayKey
+from featcache.store.digest import ArrayKey
 from featcache.store.layout import Layout
 from featcache.store.reader import Reader
 from featcache.store.records import CRC_BYTES, chunk_name, crc_of

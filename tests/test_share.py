@@ -33,7 +33,7 @@ from featcache.storage.bucket import BucketFolder
 from featcache.storage.local import LocalFolder
 from featcache.storage.open import open_folder
 from featcache.store.array import FeatureArray
-from featcache.store.key import FORMAT, ArrayKey, canonical
+from featcache.store.digest import FORMAT, ArrayKey, canonical
 from featcache.store.layout import Layout
 from featcache.store.records import Record, root_of
 from featcache.store.rows import write_rows

@@ -18,7 +18,7 @@ from featcache.storage import durable
 from featcache.storage.base import ASIDE
 from featcache.storage.durable import replace, write_once
 from featcache.store.array import FeatureArray
-from featcache.store.key import ArrayKey, canonical, differences
+from featcache.store.digest import ArrayKey, canonical, differences
 from featcache.store.layout import Layout, chunk_rows
 from featcache.store.records import chunk_name
 

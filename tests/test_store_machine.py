@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 
 from featcache.cache import Cache
 from featcache.errors import Damaged, FeaturesNotCached, UsageError
-from featcache.store.key import ArrayKey
+from featcache.store.digest import ArrayKey
 from featcache.store.layout import Layout
 from featcache.store.records import chunk_name
 from tests.faults import without_syncs

@@ -13,7 +13,7 @@ from featcache.features import Features
 from featcache.selectors import check_name
 from featcache.storage.base import overlapped
 from featcache.store.array import FeatureArray
-from featcache.store.key import FORMAT, ArrayKey
+from featcache.store.digest import FORMAT, ArrayKey
 from featcache.store.layout import Layout, chunk_rows
 from featcache.store.leases import lease
 from featcache.store.records import FLOATS, IDS, empty_rows

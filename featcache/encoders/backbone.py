@@ -15,7 +15,7 @@ from featcache.encoders.spec import EncodeOptions, EncoderSpec
 from featcache.encoders.tensors import hash_files, hash_tensors, read_names, read_tensors
 from featcache.encoders.weights import WeightFiles
 from featcache.errors import UsageError, WeightsInvalid, WeightsMissing
-from featcache.store.key import canonical
+from featcache.store.digest import canonical
 
 # Fields of a config.json that change no feature.
 _VOLATILE = {

@@ -12,7 +12,7 @@ from featcache.encoders.weights import WeightFiles
 from featcache.errors import UsageError
 from featcache.storage.durable import make_folders
 from featcache.storage.durable import replace as replace_file
-from featcache.store.key import canonical
+from featcache.store.digest import canonical
 
 _MEMO_FORMAT = 1
 

@@ -9,7 +9,8 @@ from typing import Literal
 from featcache.cache import Cache
 from featcache.errors import UsageError
 from featcache.extraction.extract import Extracted, extract
-from featcache.extraction.job import Job, OnError, RowSettings
+from featcache.extraction.failed_rows import OnError, RowSettings
+from featcache.extraction.job import Job
 from featcache.extraction.multi_device import parse_devices, run_on_devices
 from featcache.extraction.remote_job import make_remote_job
 from featcache.extraction.shards import WHOLE, Shard, from_environment, local_device, parse_shard

@@ -1,7 +1,7 @@
 """Extraction: one pass of an encoder over a view fills the arrays of all its layers, chunk by chunk."""
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import closing
@@ -15,8 +15,9 @@ from featcache.cache import Cache
 from featcache.data.errors import DataError
 from featcache.data.views import View
 from featcache.encoders import load_encoder
-from featcache.errors import ExtractionFailed, Overflow
-from featcache.extraction.job import Job, RowSettings, cached_name
+from featcache.errors import ExtractionFailed
+from featcache.extraction.failed_rows import EARLIER, Failure, RowSettings, admit_failed, not_finite_rows
+from featcache.extraction.job import Job, cached_name
 from featcache.extraction.limits import available_bytes, named_disk_errors, refuse_full_disk
 from featcache.extraction.loader import Batch, choose_workers, named_worker_death, prepared_batches
 from featcache.store.array import FeatureArray
@@ -28,15 +29,6 @@ if TYPE_CHECKING:
     from featcache.encoders import Encoder
 
 _WRITERS = 8
-EARLIER = "failed in an earlier run"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A row that could not be encoded; it is NaN in every array, and its commit records list it."""
-
-    id: str
-    why: str  # what was wrong with it
 
 
 @dataclass(frozen=True)
@@ -277,7 +269,7 @@ class _Pass:
             start, stop = self.layout.span(batch.chunk)
             if not blocks:
                 blocks = {layer: self._empty_block(layer, stop - start) for layer in wanted[batch.chunk]}
-            failed |= self._admitted(batch.failed)
+            failed |= admit_failed(batch.failed, self.view, self.process.rows.on_error)
             if batch.prepared:
                 failed |= self._encode(batch, blocks, start)
             if batch.last:
@@ -287,16 +279,6 @@ class _Pass:
 
     def _empty_block(self, layer: str, rows: int) -> np.ndarray:
         return np.full((rows, self.encoder.card.widths[layer]), np.nan, self.encoder.card.dtype)
-
-    def _admitted(self, failed: dict[int, str]) -> dict[int, str]:
-        """Rows that may fail; the first stops the run unless they are to be skipped."""
-        if failed and self.process.rows.on_error == "stop":
-            number, reason = next(iter(sorted(failed.items())))
-            raise ExtractionFailed(
-                f"{self.view.name} row {self.view.ids[number]!r} (number {number}): {reason}\n"
-                "  What was committed stays. To go on without such rows, add --on-error skip"
-            )
-        return failed
 
     def _encode(self, batch: Batch, blocks: dict[str, np.ndarray], start: int) -> dict[int, str]:
         """Writes the features of one batch into the chunk's blocks; returns the rows that came out as no numbers."""
@@ -310,29 +292,11 @@ class _Pass:
             with np.errstate(over="ignore"):
                 stored = values.astype(self.encoder.card.dtype)
             if not np.isfinite(stored).all():
-                failed |= self._not_finite(layer, batch.numbers, values, stored)
+                name, rows = f"{self.encoder.card.name}/{layer}", self.process.rows
+                failed |= not_finite_rows(name, self.view, batch.numbers, values, stored, rows.on_error)
             if layer in blocks:
                 blocks[layer][places] = stored
         return failed
-
-    def _not_finite(self, layer: str, numbers: Sequence[int], values: np.ndarray, stored: np.ndarray) -> dict[int, str]:
-        name = f"{self.encoder.card.name}/{layer}"
-        finite = np.isfinite(values).all(axis=1)
-        over = np.flatnonzero(finite & ~np.isfinite(stored).all(axis=1))
-        if len(over):
-            most = float(np.abs(values[over]).max())
-            raise Overflow(
-                f"{name}: values up to {most:.0f} pass the range of {stored.dtype} in rows {self._ids(numbers, over)}. "
-                "Run the same featcache extract with --dtype float32"
-            )
-        bad = np.flatnonzero(~finite)
-        if self.process.rows.on_error == "stop":
-            raise ExtractionFailed(f"{name}: features of rows {self._ids(numbers, bad)} are NaN or infinite")
-        return {numbers[int(row)]: f"{name}: its features are NaN or infinite" for row in bad}
-
-    def _ids(self, numbers: Sequence[int], rows: np.ndarray) -> str:
-        ids = [repr(self.view.ids[numbers[int(row)]]) for row in rows]
-        return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
 
 
 class _Commits:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
 
 import numpy as np
 
@@ -13,25 +12,9 @@ from featcache.encoders import Card, EncodeOptions, EncoderSpec, describe
 from featcache.errors import FeaturesNotCached, UsageError
 from featcache.selectors import check_name
 from featcache.store.array import FeatureArray
-from featcache.store.key import FORMAT, ArrayKey
+from featcache.store.digest import FORMAT, ArrayKey
 from featcache.store.layout import chunk_rows
 from featcache.store.records import ARRIVING, PARTIAL
-
-OnError = Literal["stop", "skip"]
-
-
-@dataclass(frozen=True)
-class RowSettings:
-    """How rows are decoded and what becomes of those that cannot be encoded; bound in no digest.
-
-    Args:
-        on_error: "stop" at the first row that cannot be read, decoded or encoded; or "skip" it: its features are NaN
-            in every layer, its id is listed in the commit records, and loading drops it.
-        workers: Processes that decode images and audio; 0 for threads, None to choose. The features are the same.
-    """
-
-    on_error: OnError = "stop"
-    workers: int | None = None
 
 
 @dataclass(frozen=True)

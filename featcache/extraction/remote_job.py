@@ -10,14 +10,15 @@ from blake3 import blake3
 
 from featcache.cache import Cache
 from featcache.data.errors import DataInvalid
-from featcache.data.registry import open_dataset
+from featcache.data.open import open_dataset
 from featcache.data.views import Dataset, View
 from featcache.encoders import EncodeOptions, EncoderSpec
 from featcache.errors import UsageError, WeightsInvalid
-from featcache.extraction.extract import EARLIER, Extracted, Failure, result_of
-from featcache.extraction.job import Job, RowSettings, plan_job
+from featcache.extraction.extract import Extracted, result_of
+from featcache.extraction.failed_rows import EARLIER, Failure, RowSettings
+from featcache.extraction.job import Job, plan_job
 from featcache.storage.local import LocalFolder
-from featcache.store.key import canonical
+from featcache.store.digest import canonical
 from featcache.store.rows import Rows, read_rows, write_rows
 
 

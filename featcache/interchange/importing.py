@@ -20,7 +20,7 @@ from featcache.interchange.formats import read_source
 from featcache.interchange.formats.contents import Contents, ImportOptions, Matrix
 from featcache.selectors import check_name
 from featcache.store.array import FeatureArray
-from featcache.store.key import FORMAT, ArrayKey, canonical
+from featcache.store.digest import FORMAT, ArrayKey, canonical
 from featcache.store.rows import Rows, read_overlay, write_rows
 
 VIEWS = {"image": "images", "text": "captions", "audio": "audio"}  # of a data set that has none of that modality

@@ -12,17 +12,18 @@ from typing import Any
 from blake3 import blake3
 
 from featcache.cache import Cache
-from featcache.data.catalogue import DATASETS
+from featcache.data.datasets import DATASETS
 from featcache.data.errors import DataError
-from featcache.data.registry import open_dataset
+from featcache.data.open import open_dataset
 from featcache.data.views import Dataset
 from featcache.encoders import EncodeOptions, encoder_spec
 from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, RootsDiffer, UsageError
 from featcache.extraction.extract import extract
-from featcache.extraction.job import Job, RowSettings, plan_job
+from featcache.extraction.failed_rows import RowSettings
+from featcache.extraction.job import Job, plan_job
 from featcache.maintenance.verify import Problem, array_problems, chunk_problem
 from featcache.store.array import FeatureArray
-from featcache.store.key import ArrayKey, canonical, differences
+from featcache.store.digest import ArrayKey, canonical, differences
 from featcache.store.leases import lease
 from featcache.store.records import Complete, Record, chunk_name, layout_json, read_json, record_name, zarr_json
 from featcache.store.rows import checked_tables, write_rows

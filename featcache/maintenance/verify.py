@@ -9,7 +9,7 @@ from blake3 import blake3
 from featcache.cache import Cache
 from featcache.errors import FeatcacheError
 from featcache.store.array import FeatureArray, stray_files
-from featcache.store.key import ArrayKey
+from featcache.store.digest import ArrayKey
 from featcache.store.layout import Layout
 from featcache.store.records import CRC_BYTES, Record, chunk_name, crc_of, read_json, zarr_metadata
 from featcache.store.rows import checked_tables

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from featcache.cache import Entry
-from featcache.store.key import ArrayKey
+from featcache.store.digest import ArrayKey
 
 MARK = "<!-- written by featcache push -->"
 _KNOWN_LICENCES = {  # as our data sets word them -> as the Hub names them

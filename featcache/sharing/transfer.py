@@ -12,7 +12,7 @@ from featcache.sharing.validate import overlay_root, read_metadata, require_plai
 from featcache.storage.base import Folder
 from featcache.storage.local import LocalFolder
 from featcache.store.array import FeatureArray
-from featcache.store.key import ArrayKey, canonical
+from featcache.store.digest import ArrayKey, canonical
 from featcache.store.leases import lease
 from featcache.store.records import ARRIVING, CRC_BYTES, PARTIAL, Record, chunk_name, crc_of, record_name
 from featcache.store.rows import overlay_name, pointer_name, read_overlay_of, read_rows, rows_name

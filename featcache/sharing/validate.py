@@ -13,7 +13,7 @@ from featcache.errors import Damaged, FeatcacheError, RemoteFailed, UsageError
 from featcache.selectors import check_name
 from featcache.storage.local import LocalFolder
 from featcache.store.array import FeatureArray
-from featcache.store.key import ArrayKey
+from featcache.store.digest import ArrayKey
 from featcache.store.layout import Layout
 from featcache.store.records import (
     CRC_BYTES,

@@ -14,7 +14,7 @@ from featcache.storage.base import Folder, is_leftover
 from featcache.storage.local import LocalFolder
 from featcache.storage.open import open_folder
 from featcache.store.checked import CheckedArrays
-from featcache.store.key import FORMAT, ArrayKey, ArrayName, canonical
+from featcache.store.digest import FORMAT, ArrayKey, ArrayName, canonical
 from featcache.store.layout import Layout
 from featcache.store.reader import Reader
 from featcache.store.records import (

@@ -10,7 +10,7 @@ from blake3 import blake3
 from featcache.storage.base import Folder
 from featcache.storage.durable import TEMPORARY
 from featcache.storage.local import LocalFolder
-from featcache.store.key import canonical
+from featcache.store.digest import canonical
 from featcache.store.records import Complete, chunk_name
 
 Identity = tuple[int, int, int, int]

@@ -11,7 +11,7 @@ from blake3 import blake3
 
 from featcache.errors import Damaged
 from featcache.storage.base import Folder
-from featcache.store.key import FORMAT, ArrayKey, canonical
+from featcache.store.digest import FORMAT, ArrayKey, canonical
 from featcache.store.layout import Layout
 
 CRC_BYTES = 4

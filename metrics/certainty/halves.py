@@ -9,7 +9,7 @@ from featcache.metrics.arrays import Groups, group_codes
 from featcache.metrics.comparison import Comparison
 from featcache.metrics.errors import BadChoice, TooFewRows
 from featcache.metrics.knn.graph import Neighbors
-from featcache.metrics.knn.parts import depth_for
+from featcache.metrics.knn.subgraph import depth_for
 
 LEAST_REPEATS = 20
 
@@ -45,8 +45,8 @@ class Halves:
     def __post_init__(self) -> None:
         if self.repeats < LEAST_REPEATS or self.repeats % 2:
             raise BadChoice(
-                f"repeats = {self.repeats}: wanted {LEAST_REPEATS} or more for a standard deviation, and an even number "
-                "(halves and their complements)"
+                f"repeats = {self.repeats}: wanted {LEAST_REPEATS} or more for a standard deviation, and an even "
+                "number (halves and their complements)"
             )
 
     @cached_property

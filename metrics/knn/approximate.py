@@ -7,9 +7,9 @@ import numpy as np
 from featcache.metrics.arrays import Groups, X, checked, group_codes
 from featcache.metrics.errors import BadChoice
 from featcache.metrics.knn import exact, faiss_backend
+from featcache.metrics.knn.exclusion import Exclusion
 from featcache.metrics.knn.gallery import neighbors_in
 from featcache.metrics.knn.graph import Neighbors, check_choices, check_enough
-from featcache.metrics.knn.search import Exclusion
 
 Index = Literal["ivf", "hnsw"]
 _MARGIN = 16  # fetched beyond k and the own group: ties that faiss orders otherwise

@@ -8,7 +8,8 @@ import torch
 
 from featcache.metrics.errors import BackendMissing
 from featcache.metrics.knn.exact import SearchRows
-from featcache.metrics.knn.search import Exclusion, tile_rows
+from featcache.metrics.knn.exclusion import Exclusion
+from featcache.metrics.knn.search import tile_rows
 
 _MARGIN = 6  # beyond k and the row's own group: how many near ties are resolved without searching again
 _GROUP = 64  # larger groups are not over-fetched; their rows are searched again where needed

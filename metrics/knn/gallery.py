@@ -9,6 +9,7 @@ from jaxtyping import Int
 from featcache.metrics.arrays import Groups, X, checked, group_codes
 from featcache.metrics.errors import BadChoice, BadShape, TooFewRows
 from featcache.metrics.knn import exact, search
+from featcache.metrics.knn.exclusion import Exclusion
 from featcache.metrics.knn.graph import Neighbors, check_choices
 from featcache.metrics.knn.precision import full_precision
 
@@ -155,7 +156,7 @@ def _excluded(
     yield here, column[here]
     if codes[0] is not None and codes[1] is not None:
         count = int(max(codes[0].max(), codes[1].max())) + 1
-        yield search.Exclusion(codes[1], count).members(codes[0][part])
+        yield Exclusion(codes[1], count).members(codes[0][part])
 
 
 def _keep_best(best: np.ndarray, ids: np.ndarray, rows: np.ndarray, values: np.ndarray, cols: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from featcache.metrics.arrays import Groups, X, checked, group_codes, is_whole
 from featcache.metrics.errors import BadChoice, TooFewRows
 from featcache.metrics.knn import exact, faiss_backend, search, tiles
+from featcache.metrics.knn.exclusion import Exclusion
 
 Backend = Literal["auto", "tiles", "torch", "faiss"]
 BACKENDS: tuple[str, ...] = ("auto", "tiles", "torch", "faiss")
@@ -113,7 +114,7 @@ def neighbors(
     check_choices(k, metric, backend, tile)
     values = checked(x, name)
     n = len(values)
-    exclusion = search.Exclusion(group_codes(groups, n)[0])
+    exclusion = Exclusion(group_codes(groups, n)[0])
     check_enough(exclusion, k)
     space = exact.prepare(values, metric, name=name)
     device = x.device if isinstance(x, torch.Tensor) else torch.device("cpu")
@@ -150,7 +151,7 @@ def check_choices(k: int, metric: str, backend: str, tile: int | None) -> None:
         raise BadChoice(f"tile = {tile}: wanted a whole number of rows, 1 or more, or None")
 
 
-def check_enough(exclusion: search.Exclusion, k: int) -> None:
+def check_enough(exclusion: Exclusion, k: int) -> None:
     """Raises TooFewRows, naming the first row, if a row has fewer than k candidates."""
     left = len(exclusion.codes) - exclusion.sizes[exclusion.codes]
     short = np.flatnonzero(left < k)

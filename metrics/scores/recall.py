@@ -9,7 +9,7 @@ from jaxtyping import Float
 from featcache.metrics.arrays import Groups, X, Y, check_same_width, checked, group_codes, is_whole
 from featcache.metrics.comparison import RowComparison
 from featcache.metrics.errors import BadChoice, TooFewRows
-from featcache.metrics.scores.ranking import retrieval
+from featcache.metrics.scores.retrieval import retrieval
 
 
 def retrieval_recall(x: X, y: Y, *, k: int = 10, groups: Groups | None = None) -> float:

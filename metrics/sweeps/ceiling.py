@@ -8,8 +8,8 @@ import numpy as np
 
 from featcache.metrics.arrays import Groups, X, as_float64, check_pair, group_codes
 from featcache.metrics.certainty.inputs import prepare_all
+from featcache.metrics.combine import mixed
 from featcache.metrics.errors import BadChoice
-from featcache.metrics.spaces import mixed
 from featcache.metrics.sweeps.ridge import HeldOut, cross_predicted, fold_numbers, normalized
 from featcache.metrics.table import chosen, known_chance
 

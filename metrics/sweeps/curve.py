@@ -11,7 +11,7 @@ from featcache.metrics.comparison import KnnComparison
 from featcache.metrics.errors import BadChoice, BadShape, TooFewRows
 from featcache.metrics.knn.graph import Neighbors
 from featcache.metrics.knn.graph_scores import mutual_knn_graphs
-from featcache.metrics.knn.parts import first_kept
+from featcache.metrics.knn.subgraph import first_kept
 from featcache.metrics.table import METRICS, chosen, known_chance, names_of
 
 _ROWS = 4096  # of a deep graph that are looked at together

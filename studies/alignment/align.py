@@ -14,7 +14,7 @@ from featcache.metrics.certainty.inputs import prepare_all
 from featcache.metrics.certainty.intervals import query_interval, sample_interval
 from featcache.metrics.comparison import Comparison, KnnComparison, backends
 from featcache.metrics.errors import BadChoice, MetricError
-from featcache.metrics.knn.parts import depth_for
+from featcache.metrics.knn.subgraph import depth_for
 from featcache.metrics.scores.local import Cknna
 from featcache.metrics.table import Metric, chosen
 from featcache.studies.alignment.common_rows import CachedSpace, CommonRows

@@ -10,7 +10,7 @@ from featcache.cache import Cache
 from featcache.errors import UsageError
 from featcache.metrics.comparison import KnnComparison
 from featcache.metrics.errors import BadChoice
-from featcache.metrics.knn.parts import depth_for
+from featcache.metrics.knn.subgraph import depth_for
 from featcache.metrics.sweeps.ceiling import CeilingPoint, MixingPoint, mixing_curve, ridge_ceiling
 from featcache.metrics.sweeps.curve import CurvePoint, gallery_curve, k_curve
 from featcache.metrics.table import Metric, chosen

@@ -76,7 +76,7 @@ def test_without_the_hub_library_its_installation_is_named(monkeypatch):
 
 def test_importing_data_and_its_table_imports_nothing_heavy():
     code = (
-        "import sys; from featcache import data; assert 'featcache.data.registry' not in sys.modules; data.DATASETS;"
+        "import sys; from featcache import data; assert 'featcache.data.open' not in sys.modules; data.DATASETS;"
         "print([m for m in ('PIL', 'polars', 'torch', 'emoji', 'numpy', 'huggingface_hub') if m in sys.modules])"
     )
     root = Path(__file__).parents[1]

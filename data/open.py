@@ -3,7 +3,7 @@
 import difflib
 from pathlib import Path
 
-from featcache.data.catalogue import DATASETS, DatasetEntry, missing
+from featcache.data.datasets import DATASETS, DatasetEntry, missing
 from featcache.data.errors import DataInvalid, UnknownDataset
 from featcache.data.views import Dataset
 

@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Int
 from featcache.metrics.arrays import Groups, X, Y, as_float64, group_codes, labels, unit_rows
 from featcache.metrics.errors import BadChoice, BadShape
 from featcache.metrics.knn.exact import paired_values, relative_bound
+from featcache.metrics.knn.exclusion import Exclusion
 from featcache.metrics.knn.precision import full_precision
-from featcache.metrics.knn.search import Exclusion, tile_rows
+from featcache.metrics.knn.search import tile_rows
 
 
 @dataclass(frozen=True, eq=False)
