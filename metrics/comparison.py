@@ -6,7 +6,7 @@ layer grid compares every layer of one encoder with every layer of another; none
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -58,7 +58,7 @@ class Comparison(ABC, Generic[Prepared]):
         return np.array([self.compare(a, self.take(b, order)) for order in orders])
 
     def permutation_cost(self, a: Prepared, b: Prepared) -> float | None:
-        """What one permuted score costs, in multiply-adds of a matrix product; None where nobody has reckoned it."""
+        """What one permuted score costs, in multiply-adds of a matrix product; None where it is not known."""
         return None
 
     def part(self, space: Prepared, rows: np.ndarray) -> Prepared:
@@ -91,6 +91,14 @@ class Comparison(ABC, Generic[Prepared]):
                 short[number] += _short_rows(self, part, at)
                 scores[number, place] = self.compare(part, at)
         return scores, short
+
+    def on_half(self) -> "tuple[Comparison[Prepared], float]":
+        """The metric that halves of the rows are measured by in its place, and what its scores are multiplied by.
+
+        A metric of neighbour graphs looks at half as many neighbours there: at the same share of the rows, so that the
+        lists of a half reach as far into the space as those of the whole.
+        """
+        return self, 1.0
 
     def backend(self, space: Prepared) -> str:
         """What prepared a space: what searched its graph, or which library its numbers are kept in, on which device."""
@@ -155,6 +163,11 @@ class KnnComparison(RowComparison[Neighbors]):
     def part(self, space: Neighbors, rows: np.ndarray) -> Neighbors:
         """The first k of what is left of each list."""
         return first_kept(space, rows, self.k)
+
+    def on_half(self) -> "tuple[KnnComparison, float]":
+        """Half as many neighbours."""
+        half = replace(self, k=(self.k + 1) // 2)
+        return half, self.k / half.k if self.per_row.counts else 1.0
 
     def permutation_cost(self, a: Neighbors, b: Neighbors) -> float:
         """Nothing beside a search."""

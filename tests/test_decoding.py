@@ -206,7 +206,7 @@ def test_rows_that_only_this_process_can_read_are_read_here() -> None:
 @forks
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_worker_that_dies_is_an_error_that_says_what_to_do(end: signal.Signals) -> None:
-    parent = os.getpid()
+    parent, others = os.getpid(), children()
 
     class Deadly(Pictures):
         def prepare(self, item: Any) -> torch.Tensor:
@@ -220,17 +220,34 @@ def test_a_worker_that_dies_is_an_error_that_says_what_to_do(end: signal.Signals
         for batch in prepared_batches(photos(), Deadly(), LAYOUT, range(3), workers=2):
             seen += batch.numbers
     assert time.perf_counter() - started < 20
-    assert not children()
+    assert children() == others
     assert 20 not in seen
 
 
 @forks
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_worker_that_dies_while_it_hands_over_rows_is_the_same_error(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = children()
+
+    def cut_off(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data", cut_off)
+    with pytest.raises(ExtractionFailed, match="--workers 0 to decode in this process"), named_worker_death():
+        list(prepared_batches(photos(), Pictures(), LAYOUT, range(3), workers=2))
+    assert children() == others
+
+
+@forks
 def test_workers_end_when_the_batches_are_not_wanted_any_more() -> None:
+    others = children()
     batches = prepared_batches(photos(200), Pictures(), Layout(200, 100, 4, "row", 1), range(2), workers=2)
     assert next(batches).numbers == [0, 1, 2, 3]
-    assert len(children()) == 2
+    assert len(children()) == len(others) + 2
     batches.close()
-    assert not children()
+    assert children() == others
 
 
 def children() -> list[int]:

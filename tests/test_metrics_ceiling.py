@@ -71,6 +71,34 @@ def test_groups_are_not_split_so_that_copies_teach_nothing():
     assert fooled["x", "r2"] > 0.3
 
 
+def test_raw_spaces_and_mixtures_are_scored_on_the_same_folds_and_galleries():
+    x, y, reference = planted(n=100)
+    options = KNN | {"cka_debiased": {}}
+    points = ridge_ceiling(x, y, reference, metrics=options, weights=[1.0, 0.3, 0.0])
+    assert points[: -3 * 5 * 2] == ridge_ceiling(x, y, reference, metrics=options)
+    raw = points[-3 * 5 * 2 :]
+    assert list(dict.fromkeys(p.source for p in raw)) == ["raw x", "mixed w=0.3", "raw y"]
+    assert {(p.alpha, p.balance) for p in raw} == {(None, None)} and {p.metric for p in raw} == set(options)
+    fold_of = ridge.fold_numbers(np.arange(100), 5, 0)
+    for point in raw:
+        weight = {"raw x": 1.0, "raw y": 0.0}.get(point.source, 0.3)
+        rows = fold_of == point.fold
+        function = METRICS[point.metric].function
+        expected = function(mixed(x, y, weight)[rows], reference[rows], **options[point.metric])
+        assert point.value == pytest.approx(expected, abs=1e-12)
+        assert point.n == rows.sum()
+
+
+def test_a_raw_space_may_score_more_than_its_ridge_which_is_no_ceiling():
+    rng = RNG(3)
+    centres = np.repeat(rng.standard_normal((40, 30)), 6, axis=0)
+    x = centres + 0.1 * rng.standard_normal(centres.shape)
+    reference = np.sign(centres) * np.abs(centres) ** 0.3 + 0.1 * rng.standard_normal(centres.shape)
+    result = means(ridge_ceiling(x, x[:, ::-1], reference, metrics=KNN, weights=[1.0]))
+    assert result["raw x", "mutual_knn"] > 0
+    assert result["x", "r2"] > 0.5
+
+
 def by_sklearn(values, targets, train, held, alpha):
     return Ridge(alpha=alpha * len(train), solver="svd").fit(values[train], targets[train]).predict(values[held])
 

@@ -306,11 +306,18 @@ def _batches_from_processes(
         for chunk, numbers, last in _row_batches(layout, chunks):
             rows: list[tuple[int, Any]] = []
             for _ in range(0, len(numbers), _PIECE_ROWS):
-                rows += _rows_of(next(ready))
+                rows += _rows_of(_next_piece(ready))
             yield _batch(chunk, rows, last)
     finally:
         # Python would do it when it lets the iterator go, which an error's traceback puts off.
         ready._shutdown_workers()
+
+
+def _next_piece(ready: Any) -> Any:
+    try:
+        return next(ready)
+    except (ConnectionError, EOFError) as error:  # torch names a dead worker, but not one that dies just now
+        raise RuntimeError(f"DataLoader worker (pid unknown) ended while it handed over rows: {error}") from error
 
 
 def _forked(view: View, encoder: Preparer, layout: Layout, chunks: Sequence[int], workers: int) -> Any:

@@ -1,7 +1,9 @@
 """Random halves of the samples, and the standard errors that scores on them give."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -18,11 +20,12 @@ LEAST_REPEATS = 20
 class Halves:
     """Random halves of whole groups with their complements, the same for every score that is to be compared.
 
-    Let a statistic be a sum of what single rows, pairs, triples, ... of rows contribute (Hoeffding). Of the variance
-    that its contributions of order c have at size n, scores on random halves show 2^c - 1 times as much, and half the
-    difference between a half and its complement 2^(c-1) times. So either errs on the safe side, both are right for
-    what is smooth in the rows (c = 1), and the second is closer where pairs of rows count, as in neighbour graphs: of
-    these the second is taken, of other metrics the first, which holds better where tails are heavy.
+    A statistic is a sum of what single rows, pairs, triples, ... of rows contribute. Of the variance that contributions
+    of order c have at size n, scores on random halves show 2^c - 1 times as much, and half the difference between a
+    half and its complement 2^(c-1) times. Both are right for what is smooth in the rows (c = 1), else on the safe side.
+    The second is closer where pairs of rows count, as in neighbour graphs, and is taken for these; the first holds
+    better where tails are heavy, and is taken for other metrics. Graphs of halves have half as many neighbours, the
+    same share of the rows: with all k, lists of a half leave clusters of about k rows that those of the whole do not.
 
     Args:
         n: Rows.
@@ -33,8 +36,8 @@ class Halves:
     Raises:
         BadChoice: If repeats is below 20 or odd.
 
-    Source: Shao & Wu 1989, Annals of Statistics 17 (delete-d jackknife: with d = n / 2 its factor (n - d) / d is 1);
-    Efron & Stein 1981, Annals of Statistics 9 (its bias by order).
+    Source: Shao & Wu 1989, Annals of Statistics 17 (delete-d jackknife: with d = n / 2 its factor (n - d) / d is 1).
+    Efron & Stein 1981, Annals of Statistics 9 (the bias by order).
     """
 
     n: int
@@ -75,21 +78,29 @@ class Halves:
         whole = "" if self.groups is None else " of whole groups"
         return f"delete-half subsampling{whole}, {self.repeats} halves"
 
-    def check(self, comparison: Comparison) -> None:
-        """Raises TooFewRows below four groups, or if half of the rows are too few for the metric."""
-        least = max(comparison.at_least, getattr(comparison, "k", 0) + 1)
+    def scores(self, comparison: Comparison[Any], spaces: Sequence[Any], other: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of each space against another on the halves, as those of the whole spread; as `on_subsets`.
+
+        Raises:
+            TooFewRows: Below four groups, or if half of the rows are too few for the metric.
+        """
+        halved, worth = comparison.on_half()
+        least = max(halved.at_least, getattr(halved, "k", 0) + 1)
         if self.count < 4 or self.n // 2 < least:
             raise TooFewRows(
                 f"{self.count} groups of {self.n} rows: half of them is too few for this metric; wanted 4 groups and "
                 f"{2 * least} rows"
             )
+        scores, short_rows = halved.on_subsets(spaces, other, self.masks)
+        return scores * worth, short_rows
 
-    def depth(self, k: int) -> int:
-        """Neighbours to search so that a row keeps k of them in a half, but for one case in a million."""
+    def depth(self, comparison: Comparison[Any]) -> int:
+        """Neighbours to search so that a row keeps enough of them in a half, but for one case in a million."""
+        k, wanted = getattr(comparison, "k", 1), getattr(comparison.on_half()[0], "k", 1)
         largest = int(np.bincount(self.codes).max())
         outside = self.n - largest  # rows that the row of the largest group may have as neighbours
         try:
-            depth = min(depth_for(self.n // 2, self.n, k, group_size=largest), outside)
+            depth = min(depth_for(self.n // 2, self.n, wanted, group_size=largest), outside)
         except BadChoice:  # few groups: every candidate, and whoever runs short is counted
             depth = outside
         return max(depth, k)

@@ -28,6 +28,7 @@ class GraphScore:
             orders are then scored at once, in the few rows that share a neighbour.
         kernel: Compiled loop (a, b, orders [p, n], counts [p, n]) whose counts say the scores; None if there is none.
         of_count: (counts, k) -> scores, by the same float64 divisions as `rows`.
+        counts: Whether a score is a number of neighbours, up to k, and no share of them.
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class GraphScore:
         own_lists: bool = False,
         kernel: Callable[..., None] | None = None,
         of_count: Callable[[np.ndarray, int], np.ndarray] = np.divide,
+        counts: bool = False,
     ) -> None:
         self.rows, self.own_lists, self.kernel, self.of_count = rows, own_lists, kernel, of_count
+        self.counts = counts
         update_wrapper(self, rows)
 
     def __call__(self, a_ids: Graph, b_ids: Graph) -> PerRow:
@@ -121,7 +124,7 @@ def cycle_knn_graphs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return closed.astype(np.float64)
 
 
-@partial(GraphScore, own_lists=True)
+@partial(GraphScore, own_lists=True, counts=True)
 def lcs_knn_graphs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Length of the longest common subsequence of each row's two lists, [n]; its mean is `lcs_knn`."""
     n, k = a.shape

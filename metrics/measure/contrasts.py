@@ -104,9 +104,8 @@ def contrast_row(contrast: Contrast, scores: HalfScores, row: ContrastRow, *, si
     if unscored:
         return replace(row, note="; ".join(f"{name}: {scores.missing[name]}" for name in unscored))
     differences = [_Difference.of(contrast, part, scores, sign) for part in _compared(contrast)]
-    row = replace(row, value=differences[0].value, n=halves.n)
     missing = [f"{name}: {scores.missing[name]}" for name in names if name not in scores.on_halves]
-    if missing:  # the difference of the scores alone; of several parts, from the best
+    if missing:  # the difference of the scores alone, from the best of several parts
         return replace(row, value=min(one.value for one in differences), note="no interval: " + "; ".join(missing))
     binding = min(differences, key=lambda one: one.in_errors(scores))
     half = halves.half_width(binding.on_halves, 1 - alpha, of_graphs=scores.of_graphs)
@@ -133,20 +132,23 @@ _MAX = "; the interval is that of the binding part, p of all parts (intersection
 def with_verdicts(rows: Sequence[ContrastRow], *, alpha: float) -> list[ContrastRow]:
     """Rows with p after Holm's correction within family, metric and reference, and the verdict that follows from it.
 
+    A contrast that has no p counts as one of its family: the family is what was declared.
+
     Args:
         rows: As `contrast_row` makes them, all of one measurement.
         alpha: Level of the verdicts.
     """
     families: dict[tuple[Any, ...], list[int]] = {}
     for place, row in enumerate(rows):
-        if row.p is not None:
-            alone = None if row.family else place
-            families.setdefault((row.family, alone, row.metric, row.convention, row.k, row.against), []).append(place)
-    adjusted = list(rows)
+        alone = None if row.family else place
+        families.setdefault((row.family, alone, row.metric, row.convention, row.k, row.against), []).append(place)
+    judged = list(rows)
     for places in families.values():
-        for place, p in zip(places, holm([rows[place].p or 0.0 for place in places]), strict=True):
-            adjusted[place] = replace(rows[place], p_holm=p, verdict=_verdict(rows[place], p, alpha))
-    return adjusted
+        p_values = [1.0 if (p := rows[place].p) is None else p for place in places]
+        for place, p_holm in zip(places, holm(p_values), strict=True):
+            if rows[place].p is not None:
+                judged[place] = replace(rows[place], p_holm=p_holm, verdict=_verdict(rows[place], p_holm, alpha))
+    return judged
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -166,10 +168,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _verdict(row: ContrastRow, p_holm: float, alpha: float) -> str:
-    assert row.value is not None and row.ci_low is not None and row.ci_high is not None
-    if p_holm <= alpha:
-        return "above" if row.value > 0 else "below"
-    return "cannot tell after correction" if row.ci_low > 0 or row.ci_high < 0 else "cannot tell"
+    value, low, high = row.value or 0.0, row.ci_low or 0.0, row.ci_high or 0.0
+    if p_holm <= alpha and value:
+        return "above" if value > 0 else "below"
+    return "cannot tell after correction" if low > 0 or high < 0 else "cannot tell"
 
 
 def _compared(contrast: Contrast) -> list[tuple[str, ...]]:
@@ -187,14 +189,12 @@ class _Difference:
 
     @classmethod
     def of(cls, contrast: Contrast, parts: tuple[str, ...], scores: HalfScores, sign: int) -> "_Difference":
-        names = (contrast.whole, *parts)
-        weights = [1.0] + [-1 / len(parts)] * len(parts)
-        value = sum(weight * scores.observed[name] for weight, name in zip(weights, names, strict=True))
-        drawn = np.zeros(1)
-        if all(name in scores.on_halves for name in names):
-            drawn = np.sum([w * scores.on_halves[name] for w, name in zip(weights, names, strict=True)], axis=0)
-        size = max(abs(scores.observed[name]) for name in names)
-        size = max(size, *(float(np.abs(scores.on_halves[name]).max()) for name in names if name in scores.on_halves))
+        weights = {contrast.whole: 1.0} | {part: -1 / len(parts) for part in parts}
+        observed = {name: scores.observed[name] for name in weights}
+        halves = {name: scores.on_halves.get(name, np.zeros(1)) for name in weights}
+        value = sum(weight * observed[name] for name, weight in weights.items())
+        drawn = np.sum([weight * halves[name] for name, weight in weights.items()], axis=0)
+        size = max(float(np.abs(np.append(halves[name], observed[name])).max()) for name in weights)
         if max(abs(value), float(np.abs(drawn).max())) <= _ROUNDING * size:
             value, drawn = 0.0, np.zeros_like(drawn)
         return cls("+".join(parts), sign * value, sign * drawn)

@@ -129,7 +129,7 @@ class _Run:
         _, comparison = chosen(metric.name, groups=self.groups, **options)
         if not self.needs_halves(metric) or "depth" not in metric.options() or "depth" in options:
             return comparison
-        depth = self.halves.depth(getattr(comparison, "k", 1))
+        depth = self.halves.depth(comparison)
         return chosen(metric.name, groups=self.groups, **options, depth=depth)[1]
 
     def plan(self, metrics: Sequence[tuple[Metric, dict[str, Any]]]) -> None:
@@ -247,9 +247,8 @@ class _OneMetric:
         if not names:
             return
         halves = self.run.halves
-        halves.check(self.comparison)
         spaces = [self.prepared(name) for name in names]
-        scores, short = self.comparison.on_subsets(spaces, self.prepared(against), halves.masks)
+        scores, short = halves.scores(self.comparison, spaces, self.prepared(against))
         for name, of_space, left_out in zip(names, scores, short, strict=True):
             if np.isnan(of_space).any():
                 raise MetricError(f"{name}: the score is undefined on a half of the rows")

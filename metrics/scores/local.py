@@ -118,6 +118,10 @@ class Cknna(Comparison[Neighbors]):
         """The graph among some rows, from the lists that are there."""
         return space.among(rows)
 
+    def on_half(self) -> "tuple[Cknna, float]":
+        """Half as many neighbours, but two."""
+        return replace(self, k=max(2, (self.k + 1) // 2)), 1.0
+
     def _edges(self, graph: Neighbors) -> _Edges:
         ids, n = graph.ids[:, : self.k], graph.n
         row, place = np.nonzero(ids >= 0)

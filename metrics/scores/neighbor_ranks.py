@@ -1,6 +1,6 @@
 """Order and similarity of shared neighbours: rank similarity and second-order cosine similarity."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -112,6 +112,10 @@ class SecondOrderCosine(RowComparison[GraphAndRows]):
             part = slice(start, start + step)
             np.einsum("id,ikd->ik", rows[part], rows[ids[part]], out=cosines[part])
         return cosines if self.of == "similarity" else np.maximum(1 - cosines, 0)
+
+    def on_half(self) -> "tuple[SecondOrderCosine, float]":
+        """Half as many neighbours."""
+        return replace(self, k=(self.k + 1) // 2), 1.0
 
     def take(self, space: GraphAndRows, rows: np.ndarray) -> GraphAndRows:
         """The graph among some rows, from the lists that are there, and their unit rows."""

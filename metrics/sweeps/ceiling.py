@@ -1,12 +1,12 @@
-"""Ceilings of a joint space: a reference predicted by ridge regression, and kernel mixtures scored against it."""
+"""What of a reference is linearly there in two spaces: cross-validated ridge regression, raw spaces, kernel mixtures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from featcache.metrics.arrays import Groups, X, as_float64, check_pair, group_codes
+from featcache.metrics.arrays import Groups, X, as_float64, check_pair, checked, group_codes
 from featcache.metrics.certainty.inputs import prepare_all
 from featcache.metrics.combine import mixed
 from featcache.metrics.errors import BadChoice
@@ -20,16 +20,16 @@ WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 @dataclass(frozen=True)
 class CeilingPoint:
-    """How well one source predicts the reference on one held-out fold: a row of a tidy table."""
+    """How close one source is to the reference on one held-out fold: a row of a tidy table."""
 
-    source: str  # "x", "y" or "both"
+    source: str  # "x", "y" or "both": predicted from it; "raw x", "raw y" or "mixed w=0.3": as it is, w of x
     metric: str  # a label: a name of `METRICS`, perhaps with options behind it; or "r2"
     fold: int
-    value: float  # score of the predicted against the true held-out rows, which are also the gallery
+    value: float  # score against the true held-out rows, which are also the gallery
     n: int  # held-out rows
     k: int | None  # neighbours, where the metric has them
     chance: float | None  # of unrelated spaces at this n and k, where there is a closed form (mutual_knn)
-    alpha: float  # penalty chosen inside the training folds
+    alpha: float | None  # penalty chosen inside the training folds; None for what is not predicted
     balance: float | None  # scale of y over x, chosen with it; None for one of them alone
 
 
@@ -55,11 +55,13 @@ def ridge_ceiling(
     alphas: Sequence[float] = ALPHAS,
     seed: int = 0,
     metrics: Sequence[str] | Mapping[str, Mapping[str, Any]] = ("mutual_knn", "cka_debiased"),
+    weights: Sequence[float] = (),
 ) -> list[CeilingPoint]:
     """How well a linear map of x, of y, and of both concatenated predicts a reference on rows it has not seen.
 
-    What a trained map of the same inputs scores less than this, training missed; what even this does not reach is not
-    there linearly. Each fold's map is fitted on the others (inputs and reference centred there), its penalty chosen
+    A cross-validated lower bound of what is linearly there: what a trained map of the same inputs scores less, training
+    missed. It is no upper bound, for least squares aim at no score, and the raw space itself may score more; so it is
+    read with raw spaces and mixtures on the same folds and galleries (`weights`) beside it. Each fold's map is fitted on the others (inputs and reference centred there), its penalty chosen
     on each of the others in turn, and its predictions are compared with the true rows of the fold alone. Each input
     space is divided by one number, and no column by itself: rare units would explode. Concatenated, y stands at a
     quarter of x's scale, the same, or four times it, chosen with the penalty; so both are about as good as the better
@@ -76,10 +78,13 @@ def ridge_ceiling(
         seed: Of the folds.
         metrics: Names of `METRICS`, or label -> options (`{"mutual_knn": {"k": 5}}`). A label is a name, perhaps with
             ":" and more behind it, so that one metric may come at several options ("mutual_knn:k=5").
+        weights: Of x's kernel in mixtures of the raw spaces (`mixed`, unit rows) that are scored on the same folds, each
+            in [0, 1]; 1 is raw x and 0 raw y.
 
     Returns:
         A tidy table: sources x, y, both; for each, every fold's "r2" (1 - residual over total sum of squares of all
-        reference columns, the total around the training mean: at most 1, about 0 for nothing learnt) and metrics.
+        reference columns, the total around the training mean: at most 1, about 0 for nothing learnt) and metrics. Then
+        the raw sources, each fold's metrics.
 
     Raises:
         BadShape, BadDtype, NotFinite, ConstantSpace: As `mutual_knn`; for x, y or the reference.
@@ -104,12 +109,23 @@ def ridge_ceiling(
     fold_of = fold_numbers(codes, folds, seed)
     scorers = [_Scorer(options, targets, codes, fold_of == fold) for fold in range(folds)]
     a, b = normalized(as_float64(x)), normalized(as_float64(y, "y"))
-    return [
+    predicted = [
         point
         for source, spaces in {"x": [a], "y": [b], "both": _Concatenated(a, b)}.items()
         for fold, held in enumerate(cross_predicted(spaces, targets, fold_of, alphas))
         for point in scorers[fold].points(source, fold, held)
     ]
+    raw = [
+        point
+        for weight, values in ((weight, mixed(x, y, weight)) for weight in weights)
+        for fold, scorer in enumerate(scorers)
+        for point in scorer.scores(_raw_source(weight), fold, checked(values)[fold_of == fold])
+    ]
+    return predicted + raw
+
+
+def _raw_source(weight: float) -> str:
+    return {1.0: "raw x", 0.0: "raw y"}.get(float(weight), f"mixed w={weight:g}")
 
 
 class _Concatenated(Sequence[np.ndarray]):
@@ -140,13 +156,19 @@ class _Scorer:
 
     def points(self, source: str, fold: int, held: HeldOut) -> list[CeilingPoint]:
         """R^2 and every metric of the fold's predictions."""
-        n, chosen_there = len(held.rows), (held.alpha, BALANCES[held.space] if source == "both" else None)
+        penalty, balance = held.alpha, BALANCES[held.space] if source == "both" else None
         r2 = 1 - float(np.sum((held.predicted - self.truth) ** 2)) / self.total
-        points = [CeilingPoint(source, "r2", fold, r2, n, None, None, *chosen_there)]
+        point = CeilingPoint(source, "r2", fold, r2, len(held.rows), None, None, penalty, balance)
+        scored = self.scores(source, fold, held.predicted)
+        return [point, *(replace(one, alpha=penalty, balance=balance) for one in scored)]
+
+    def scores(self, source: str, fold: int, values: np.ndarray) -> list[CeilingPoint]:
+        """Every metric of some held-out rows [h, d] against the true ones."""
+        points: list[CeilingPoint] = []
         for name, comparison in self.comparisons.items():
-            space = self._prepared(name, held.predicted, f"prediction from {source}")
+            space = self._prepared(name, values, f"rows from {source}")
             value, k = comparison.compare(space, self.spaces[name]), getattr(comparison, "k", None)
-            points.append(CeilingPoint(source, name, fold, value, n, k, self.chance[name], *chosen_there))
+            points.append(CeilingPoint(source, name, fold, value, len(values), k, self.chance[name], None, None))
         return points
 
     def _prepared(self, name: str, values: np.ndarray, label: str) -> Any:
