@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself when it must. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup links demo extract train align report pull push test test-all check docs bench bench-store bench-metrics clean
+.PHONY: help setup links demo extract train align report pull push test test-all check docs bench bench-store bench-metrics bench-train clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -56,8 +56,8 @@ demo: setup ## Extract, train three adapters, measure and open the question on t
 extract: setup ## Write features into the cache: DATASET= ROOT= ENCODERS="a b c" CACHE=
 	@$(FEATCACHE) extract $(or $(DATASET),flickr30k) $(or $(ENCODERS),resnet18 gpt2 dinov2-small) $(call option,root,$(ROOT)) $(cache_option)
 
-train: setup ## Train adapters on cached features: ADAPTER=linear|mlp|bottleneck DATASET= X= Y= REFERENCE= EPOCHS= SEED= K= OUT=
-	@$(FEATCACHE) train $(DATASET) --adapter $(ADAPTER) --seed $(SEED) $(call option,x,$(X)) $(call option,y,$(Y)) \
+train: setup ## Train adapters on cached features: ADAPTER=linear|mlp|bottleneck DATASET= ENCODERS="a b" REFERENCE= EPOCHS= SEED= K= OUT=
+	@$(FEATCACHE) train $(DATASET) $(ENCODERS) --adapter $(ADAPTER) --seed $(SEED) $(call option,x,$(X)) $(call option,y,$(Y)) \
 	  $(call option,reference,$(REFERENCE)) $(call option,epochs,$(EPOCHS)) $(call option,k,$(K)) $(call option,out,$(OUT)) \
 	  $(cache_option)
 
@@ -98,6 +98,9 @@ bench-store: setup ## Measure the store as ratios against raw files, and extract
 
 bench-metrics: setup ## Measure neighbours, CKA and layer grids against faiss and the published forms: DEVICE=cpu|cuda
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/python benchmarks/alignment.py $(call option,device,$(DEVICE))
+
+bench-train: setup ## Measure training at the size of Flickr30k, and what tracking every epoch adds
+	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/python benchmarks/training.py
 
 clean: ## Delete .venv and what tools left; the cache and runs/ stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -15,7 +15,7 @@ MetricOption = Annotated[
         "--metric",
         metavar="NAME",
         help="A metric, or all; with options as in cka_rbf:sigma=median. Several times for several. "
-        "Default: mutual_knn; align without --layers adds cka_linear and cka_debiased, ceiling adds cka_debiased.",
+        "Default: mutual_knn; align without --layers and ceiling add cka_debiased.",
     ),
 ]
 KOption = Annotated[int, typer.Option(help="Neighbours, for the metrics that have them.", min=1)]
@@ -44,11 +44,12 @@ def align(
         Literal["all"] | None, typer.Option(help="Every layer of X with every layer of Y, and the null of the best.")
     ] = None,
     null: Annotated[
-        Literal["auto", "permutation", "closed", "none"],
+        str,
         typer.Option(
-            help="What the score is compared with: permuted groups, a closed form, or nothing. auto: permuted; "
-            "but from 501 rows on, for metrics without neighbours, closed (mutual_knn, linear CKA and RV have such "
-            "forms), else 19 permutations."
+            metavar="auto|permutation|closed|none|within:LABEL",
+            help="What the score is compared with: permuted groups, a closed form, nothing, or groups permuted within "
+            "equal labels, which leaves only agreement finer than the label. auto: permuted where that costs seconds, "
+            "else closed (exact moments), else fewer permutations.",
         ),
     ] = "auto",
     permutations: PermutationsOption = 200,
@@ -79,10 +80,11 @@ def align(
     from featcache.report.progress import step_progress
     from featcache.studies.alignment.align import align_cached
     from featcache.studies.alignment.grid import LayerGrids, align_layers
-    from featcache.studies.alignment.settings import DEFAULT_METRICS, AlignSettings
+    from featcache.studies.alignment.settings import DEFAULT_METRICS, AlignSettings, parse_null
 
     metrics = tuple(metric or (DEFAULT_METRICS if layers is None else DEFAULT_METRICS[:1]))
-    settings = AlignSettings(metrics, k, pairing, split, null, permutations, interval, queries, repeats, seed)
+    kind, within = parse_null(null)
+    settings = AlignSettings(metrics, k, pairing, split, kind, permutations, interval, queries, repeats, seed, within)
     store = open_cache(cache)
     with step_progress("measuring") as on_metric:
         if layers:

@@ -72,25 +72,49 @@ def show(
 
 
 def verify(
-    arrays: PatternArgument = "*",
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ARRAYS] [RUN]",
+            help="dataset[/view[/encoder[/layer]]][@digest]; parts may hold globs; or run folders. Default: all.",
+        ),
+    ] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Compute blake3 of every chunk, too.")] = False,
     cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Check every byte of the cache.
+    """Check every byte of the cache, or of run folders.
 
-    Exit code 1 on damage, which is named by array and chunk.
+    Exit code 1 on damage, which is named by array and chunk, or by run and file.
     """
+    from featcache.trainer.run import is_run
+
+    runs = [Path(name) for name in what or () if is_run(Path(name))]
+    patterns = [name for name in what or () if Path(name) not in runs]
+    if runs and patterns or len(patterns) > 1:
+        raise typer.BadParameter(f"{patterns[0]} is no run folder; name run folders, or one pattern of arrays")
+    code = _verify_runs(runs, as_json=json) if runs else _verify_arrays([*patterns, "*"][0], cache, deep, as_json=json)
+    raise typer.Exit(code)
+
+
+def _verify_runs(runs: list[Path], *, as_json: bool) -> int:
+    from featcache.report.maintenance import show_run_files
+    from featcache.trainer.run import changed_files
+
+    return show_run_files({run: changed_files(run) for run in runs}, as_json=as_json)
+
+
+def _verify_arrays(pattern: str, cache: str | None, deep: bool, *, as_json: bool) -> int:
     from featcache.cache import open_cache
     from featcache.maintenance.verify import verify as check
     from featcache.report.console import count, show_problems
     from featcache.report.progress import step_progress
 
     store = open_cache(cache)
-    entries = store.entries(arrays)
+    entries = store.entries(pattern)
     with step_progress(f"checking {count(entries, 'array')} in {store.folder}"):
-        problems = list(check(store, arrays, deep=deep))
-    raise typer.Exit(show_problems(problems, entries, store, as_json=json))
+        problems = list(check(store, pattern, deep=deep))
+    return show_problems(problems, entries, store, as_json=as_json)
 
 
 def repair(

@@ -6,6 +6,8 @@ from time import perf_counter
 from featcache.commands.extraction import run_jobs
 from featcache.report.console import console
 
+KINDS = ("linear", "mlp", "bottleneck")
+
 
 def run_demo(cache_root: str | None, out: Path) -> Path:
     """Extracts the demo's three encoders, trains every kind of adapter, and draws the page of all runs.
@@ -25,23 +27,23 @@ def run_demo(cache_root: str | None, out: Path) -> Path:
     from featcache.report.page import write_report
     from featcache.report.progress import epoch_progress
     from featcache.report.training import show_runs, show_training
-    from featcache.studies.adapters.train import train_cached
-    from featcache.trainer.adapters import ADAPTERS
+    from featcache.studies.adapters.train import Workbench, train
     from featcache.trainer.config import make_config
     from featcache.trainer.defaults import DEMO
 
-    started, cache = perf_counter(), Cache(cache_root)
+    started, cache, encoders = perf_counter(), Cache(cache_root), (*DEMO.encoders, str(DEMO.reference))
     say = console().print
-    say(f"1. Extract {DEMO.dataset} with {', '.join(DEMO[1:])} into {cache.folder}")
+    say(f"1. Extract {DEMO.dataset} with {', '.join(encoders)} into {cache.folder}")
     dataset = open_dataset(DEMO.dataset)
-    jobs = [plan_job(cache, dataset, encoder_spec(name), EncodeOptions()) for name in DEMO[1:]]
+    jobs = [plan_job(cache, dataset, encoder_spec(name), EncodeOptions()) for name in encoders]
     run_jobs(cache, jobs, Execution(), dataset=DEMO.dataset)
-    say(f"2. Train {', '.join(ADAPTERS)} adapters that join {DEMO.x} and {DEMO.y}; measure against {DEMO.reference}")
-    runs = []
-    for config in (make_config(adapter=adapter) for adapter in ADAPTERS):
-        folder = out / config.adapter
+    kinds = ", ".join(KINDS)
+    say(f"2. Train {kinds} adapters that join {' and '.join(DEMO.encoders)}; measure against {DEMO.reference}")
+    features, runs = Workbench.load(cache, DEMO), []
+    for config in (make_config(adapter=adapter) for adapter in KINDS):
+        folder = out / str(config.adapter)
         with epoch_progress() as on_epoch:
-            runs.append(train_cached(cache, DEMO, config, folder, overwrite=_is_demo_run(folder), on_epoch=on_epoch))
+            runs.append(train(features, config, folder, overwrite=_is_demo_run(folder), on_epoch=on_epoch))
         show_training(runs[-1])
     say("3. The result")
     show_runs([run.path for run in runs])
@@ -60,5 +62,5 @@ def _is_demo_run(folder: Path) -> bool:
         config = load_run(folder).config
     except (RunMissing, RunDamaged):
         return False
-    trained = tuple(config["features"][role]["encoder"] for role in ("x", "y", "reference"))
-    return (config["dataset"], *trained) == tuple(DEMO)
+    trained = (config["dataset"], tuple(side["encoder"] for side in config["sides"].values()))
+    return trained == (DEMO.dataset, DEMO.encoders)

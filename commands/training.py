@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from featcache.commands.options import CacheOption, JsonOption
+from featcache.trainer.kinds import ADAPTER_KINDS
 
 
 def encoders(json: JsonOption = False) -> None:
@@ -43,57 +44,96 @@ def train(
     dataset: Annotated[
         str | None, typer.Argument(metavar="DATASET", help="Data set. Default: flickr30k if cached, else openmoji.")
     ] = None,
-    x: Annotated[str | None, typer.Option(help="One side: [view/]encoder[/layer.pooling][@digest].")] = None,
-    y: Annotated[str | None, typer.Option(help="The other side.")] = None,
-    reference: Annotated[str | None, typer.Option(help="The stronger encoder to measure against.")] = None,
+    encoders: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="ENCODER",
+            help="A side: [name=][view/]encoder[/layer.pooling][@digest]; two or more. Default: those of the data set.",
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="The stronger encoder to measure against (teacher, target); none for none.")
+    ] = None,
     adapter: Annotated[
-        Literal["linear", "mlp", "bottleneck"] | None, typer.Option(help="Kind of both adapters.  [default: linear]")
+        str | None,
+        typer.Option(
+            help=f"Kind of every adapter: {', '.join(ADAPTER_KINDS)} (frozen); or side=kind,side=kind.  "
+            "[default: linear]"
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs, every one of them measured.  [default: 20]")] = None,
     width: Annotated[int | None, typer.Option(help="Dimensions of the joint space.  [default: 256]")] = None,
-    batch: Annotated[int | None, typer.Option(help="Pairs a step.  [default: 512]")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows a step.  [default: 512]")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.  [default: 0.001]")] = None,
     captions: Annotated[
         Literal["sample", "all", "mean"] | None,
         typer.Option(help="Rows of a group: one drawn each epoch, all, or their mean.  [default: sample]"),
     ] = None,
+    missing: Annotated[
+        Literal["drop", "mask"] | None,
+        typer.Option(
+            help="Training groups that lack a side: left out, or used by the pairs they have.  [default: drop]"
+        ),
+    ] = None,
+    pair_weight: Annotated[
+        list[str] | None,
+        typer.Option("--pair-weight", metavar="A+B=W", help="Weight of a pair of sides in the loss.  [default: 1]"),
+    ] = None,
     select: Annotated[
         Literal["retrieval", "alignment"] | None,
-        typer.Option(help="The epoch kept is the best by.  [default: retrieval]"),
+        typer.Option(help="The epoch kept is the best on validation by.  [default: retrieval]"),
     ] = None,
     shuffle_pairs: Annotated[
         bool | None, typer.Option("--shuffle-pairs", help="Control: train on wrong pairs.")
+    ] = None,
+    control: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="A --shuffle-pairs run of the same sides, to judge pairing by.")
     ] = None,
     k: Annotated[int | None, typer.Option(help="Neighbours of mutual k-NN.  [default: 10]")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, order and draws.  [default: 0]")] = None,
     device: Annotated[str | None, typer.Option(help="Torch device.  [default: cpu]")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder. Default: runs/DATASET/X+Y--REFERENCE/ADAPTER-sSEED.")
+        Path | None,
+        typer.Option(help="Run folder. Default: runs/DATASET/ENCODERS--REFERENCE/ADAPTER-sSEED and what differs."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in that folder.")] = False,
+    x: Annotated[str | None, typer.Option(help="Old form of the first ENCODER.", hidden=True)] = None,
+    y: Annotated[str | None, typer.Option(help="Old form of the second ENCODER.", hidden=True)] = None,
     cache: CacheOption = None,
 ) -> None:
     """Train adapters on cached features and measure them.
 
-    Two adapters map both sides into one joint space; the joint space, its parts and untrained adapters are measured
+    One adapter a side maps it into one joint space; the joint space, its parts and untrained adapters are measured
     against the reference on the test split.
     """
     from featcache.cache import open_cache
     from featcache.report.progress import epoch_progress
     from featcache.report.training import show_run, show_training
-    from featcache.studies.adapters.train import train_cached
-    from featcache.trainer.config import make_config
-    from featcache.trainer.defaults import choose_triple, run_folder
+    from featcache.studies.adapters.train import Workbench
+    from featcache.studies.adapters.train import train as train_run
+    from featcache.trainer.config import make_config, parse_adapter, parse_pair_weights
+    from featcache.trainer.defaults import choose_selection, old_sides, run_folder
+    from featcache.trainer.run import load_run
 
     config = make_config(
-        adapter=adapter, epochs=epochs, width=width, batch=batch, lr=lr, captions=captions, select=select,
+        adapter=parse_adapter(adapter), epochs=epochs, width=width, batch=batch, lr=lr, captions=captions,
+        missing=missing, pair_weights=parse_pair_weights(pair_weight or []), select=select,
         shuffle_pairs=shuffle_pairs, k=k, seed=seed, device=device,
     )  # fmt: skip
     store = open_cache(cache)
-    triple = choose_triple(store, dataset, x, y, reference)
-    folder = out or Path(run_folder(triple, config.adapter, config.seed))
+    if x or y:
+        encoders = old_sides(store, dataset, encoders, x, y)
+        typer.echo(
+            f"--x and --y go with the next version; write: featcache train DATASET {' '.join(encoders)}", err=True
+        )
+    selection = choose_selection(store, dataset, encoders or (), reference)
+    folder = out or Path(run_folder(selection, config))
+    features = Workbench.load(store, selection)
     with epoch_progress() as on_epoch:
-        run = train_cached(store, triple, config, folder, overwrite=overwrite, on_epoch=on_epoch)
+        run = train_run(
+            features, config, folder, overwrite=overwrite, control=load_run(control) if control else None,
+            on_epoch=on_epoch,
+        )  # fmt: skip
     show_training(run)
     show_run(run)
 

@@ -56,7 +56,7 @@ def is_layer(text: str) -> bool:
         >>> is_layer("last.mean"), is_layer("resnet18"), is_layer("11.patch-mean")
         (True, False, True)
     """
-    return re.fullmatch(r"(last|lm|adapted|graph|\d+)\.[a-z-]+", text) is not None
+    return re.fullmatch(r"(last|lm|graph|\d+)\.[a-z-]+|adapted\.[a-z0-9-]+", text) is not None
 
 
 @dataclass(frozen=True)

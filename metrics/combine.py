@@ -1,47 +1,61 @@
 """Spaces made of two spaces or of the rows of a group: kernel mixtures, sums and group means."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from functools import reduce
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from featcache.metrics.arrays import Groups, X, Y, as_float64, float32_like, group_codes, unit_rows
+from featcache.metrics.arrays import Groups, X, as_float64, float32_like, group_codes, unit_rows
 from featcache.metrics.errors import BadChoice, BadShape
 
 Mixed = Float[Tensor, "n d"] | Float[np.ndarray, "n d"]
 Means = Float[Tensor, "g dx"] | Float[np.ndarray, "g dx"]
 
 
-def mixed(x: X, y: Y, w: float) -> Mixed:
-    """Features whose cosine kernel is w K_x + (1 - w) K_y: unit rows of both, weighted and concatenated.
+def mixed(spaces: Sequence[X], weights: Sequence[float]) -> Mixed:
+    """Features whose cosine kernel is the weighted sum of the spaces' cosine kernels: unit rows, weighted, joined.
 
-    The baseline of every joint space: it needs no training. x [n, dx] and y [n, dy] are features of the same samples, w
-    is in [0, 1]; returns [n, dx + dy] float32 unit rows, of x's kind and on its device. Errors as `mutual_knn`.
+    The baseline of every joint space: it needs no training.
+
+    Args:
+        spaces: Features [n, d] of the same n samples, in the same order; any widths.
+        weights: Weight of each space's kernel, 0 or more, together 1.
+
+    Returns:
+        [n, sum of widths] float32 unit rows, of the first space's kind and on its device.
+
+    Raises:
+        BadShape, BadDtype, NotFinite, ZeroRow: As `mutual_knn`.
+        BadChoice: If there are not as many weights as spaces, or they do not lie on the simplex.
 
     Example:
-        >>> mixed(np.array([[3.0, 0.0]]), np.array([[0.0, 2.0]]), 0.25).round(3)
+        >>> mixed([np.array([[3.0, 0.0]]), np.array([[0.0, 2.0]])], [0.25, 0.75]).round(3)
         array([[0.5  , 0.   , 0.   , 0.866]], dtype=float32)
     """
-    if not 0 <= w <= 1:
-        raise BadChoice(f"w = {w}: wanted a weight in [0, 1]")
-    a, b = _unit_pair(x, y)
-    return float32_like(np.concatenate([np.sqrt(w) * a, np.sqrt(1 - w) * b], axis=1), x)
+    on_simplex = all(weight >= 0 for weight in weights) and abs(sum(weights) - 1) < 1e-6
+    if len(weights) != len(spaces) or not on_simplex:
+        raise BadChoice(f"weights = {[*weights]}: wanted {len(spaces)} of 0 or more that sum to 1")
+    units = _unit_spaces(spaces)
+    parts = [np.sqrt(weight) * unit for weight, unit in zip(weights, units, strict=True)]
+    return float32_like(np.concatenate(parts, axis=1), spaces[0])
 
 
-def joint(x: X, y: Y) -> Mixed:
-    """Unit rows in the direction of the sum of two spaces' unit rows: where two adapters meet.
+def joint(spaces: Sequence[X]) -> Mixed:
+    """Unit rows in the direction of the sum of the spaces' unit rows: where adapters meet.
 
-    Arguments, result [n, d] and errors as `mixed`, but of one width; ZeroRow also where two rows cancel.
+    Arguments, result [n, d] and errors as `mixed`, but of one width; ZeroRow also where rows cancel.
 
     Example:
-        >>> joint(np.array([[3.0, 0.0]]), np.array([[0.0, 2.0]])).round(3)
+        >>> joint([np.array([[3.0, 0.0]]), np.array([[0.0, 2.0]])]).round(3)
         array([[0.707, 0.707]], dtype=float32)
     """
-    a, b = _unit_pair(x, y)
-    if a.shape[1] != b.shape[1]:
-        raise BadShape(f"x is {a.shape[1]} wide and y {b.shape[1]}: a sum needs one width; `mixed` takes any")
-    return float32_like(unit_rows(a + b, "x + y"), x)
+    units = _unit_spaces(spaces)
+    widths = [unit.shape[1] for unit in units]
+    if len(set(widths)) > 1:
+        raise BadShape(f"spaces are {' and '.join(map(str, widths))} wide: a sum needs one width; `mixed` takes any")
+    return float32_like(unit_rows(reduce(np.add, units), "the sum of the spaces"), spaces[0])
 
 
 def group_mean(x: X, groups: Groups) -> tuple[Means, list[Hashable]]:
@@ -62,10 +76,11 @@ def group_mean(x: X, groups: Groups) -> tuple[Means, list[Hashable]]:
     return float32_like(means, x), order
 
 
-def _unit_pair(x: X, y: Y) -> tuple[np.ndarray, np.ndarray]:
-    a, b = unit_rows(as_float64(x, "x"), "x"), unit_rows(as_float64(y, "y"), "y")
-    if len(a) != len(b):
-        raise BadShape(
-            f"x has {len(a)} rows and y has {len(b)}: row i of both must be the same sample; pair them by id"
-        )
-    return a, b
+def _unit_spaces(spaces: Sequence[X]) -> list[np.ndarray]:
+    if not len(spaces):
+        raise BadChoice("spaces: wanted one or more")
+    values = [as_float64(space, f"space {number}") for number, space in enumerate(spaces)]
+    for number, other in enumerate(values):
+        if len(other) != len(values[0]):
+            raise BadShape(f"space 0 has {len(values[0])} rows and space {number} {len(other)}; row i is one sample")
+    return [unit_rows(rows, f"space {number}") for number, rows in enumerate(values)]

@@ -7,17 +7,19 @@ if TYPE_CHECKING:
     from featcache.report.page import write_report as write_report
     from featcache.report.runs import load_runs as load_runs
     from featcache.report.sentences import findings as findings
+    from featcache.report.tables import contrast_table as contrast_table
     from featcache.report.tables import retrieval_table as retrieval_table
     from featcache.report.tables import summary_table as summary_table
 
 _HOMES = {
+    "contrast_table": "featcache.report.tables",
     "findings": "featcache.report.sentences",
     "load_runs": "featcache.report.runs",
     "retrieval_table": "featcache.report.tables",
     "summary_table": "featcache.report.tables",
     "write_report": "featcache.report.page",
 }
-__all__ = ["findings", "load_runs", "retrieval_table", "summary_table", "write_report"]
+__all__ = ["contrast_table", "findings", "load_runs", "retrieval_table", "summary_table", "write_report"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.report.console import console, print_json, print_table
 
 if TYPE_CHECKING:
-    from featcache.studies.alignment.align import Alignment
+    from featcache.metrics.measure.row import Row
     from featcache.studies.alignment.curves import Ceilings, Curves
     from featcache.studies.alignment.grid import LayerGrids, LayerScore
     from featcache.studies.alignment.result import Result
@@ -22,7 +22,7 @@ PAIRINGS = {
 }
 
 
-def show_alignment(result: "Result[list[Alignment]]", *, as_json: bool) -> None:
+def show_alignment(result: "Result[list[Row]]", *, as_json: bool) -> None:
     """Shows one line a metric."""
     settings, scores = result.settings, result.values
     if as_json:
@@ -30,9 +30,9 @@ def show_alignment(result: "Result[list[Alignment]]", *, as_json: bool) -> None:
         return
     _print_head(result)
     rows = [row for row in scores if row.value is not None]
-    from featcache.studies.alignment.settings import unusual_options
+    from featcache.metrics.measure.settings import unusual_options
 
-    columns: dict[str, Callable[[Alignment], object]] = {
+    columns: dict[str, Callable[[Row], object]] = {
         "metric": lambda row: row.metric,
         "score": lambda row: _number(row.value),
         "chance": lambda row: _number(row.chance),
@@ -78,7 +78,7 @@ def show_layers(grids: "LayerGrids", *, as_json: bool = False) -> None:
 
 
 def _print_layers(grids: "LayerGrids") -> None:
-    from featcache.studies.alignment.settings import unusual_options
+    from featcache.metrics.measure.settings import unusual_options
 
     console().print(f"{grids.dataset}: every pair of layers; {PAIRINGS[grids.settings.pairing]}")
     best = [row for row in grids.scores if row.best]

@@ -22,19 +22,23 @@ def epochs(panels: Sequence[tuple[str, Rows]], *, columns: int, y_titles: Sequen
         panels: (title, rows) a panel. A row has series, epoch, value, _colour, _text, _share ("line", "constant" or
             "kept"). A constant has epoch None and spans the panel; "kept" marks the selected epoch and has no value.
         columns: Panels side by side.
-        y_titles: One axis title a panel; panels of equal title share their scale.
+        y_titles: One axis title a panel, perhaps of two lines; panels of equal title share their scale.
 
     Returns:
         A Vega-Lite specification.
     """
-    tops = {title: 0.0 for title in y_titles}
+    ends = {title: (0.0, 0.0) for title in y_titles}
     for (_, rows), title in zip(panels, y_titles, strict=True):
-        tops[title] = max([tops[title], *(row["value"] for row in rows if row["value"] is not None)])
+        values = [row["value"] for row in rows if row["value"] is not None]
+        ends[title] = (min([ends[title][0], *values]), max([ends[title][1], *values]))
     data: Datasets = {}
     charts = []
     for i, ((title, rows), y_title) in enumerate(zip(panels, y_titles, strict=True)):
         shown = y_title if i % columns == 0 or y_title != y_titles[i - 1] else ""
-        charts.append(_epochs_panel(data, title, rows, tops[y_title] * 1.06 or 1.0, shown, columns))
+        low, high = ends[y_title]
+        room = 0.06 * (high - low) or 1.0
+        scale = (low - room if low < 0 else low, high + room if high > 0 or low == high else high)
+        charts.append(_epochs_panel(data, title, rows, scale, shown, columns))
     return _finish(data, alt.concat(*charts, columns=columns))
 
 
@@ -52,13 +56,15 @@ def dots(panels: Sequence[tuple[str, Rows]], *, columns: int, order: Sequence[st
     """
     data: Datasets = {}
     charts = []
+    lows: dict[str, float] = {}
     tops: dict[str, float] = {}
     for row in (row for _, rows in panels for row in rows):
-        ends = (tops.get(row["metric"], 0.0), row["value"], row["ci_high"] or 0.0, row["null_high"] or 0.0)
-        tops[row["metric"]] = max(ends)
+        metric, value = row["metric"], row["value"]
+        lows[metric] = min(lows.get(metric, 0.0), value, row["ci_low"] or 0.0, row["null_low"] or 0.0)
+        tops[metric] = max(tops.get(metric, 0.0), value, row["ci_high"] or 0.0, row["null_high"] or 0.0)
     for i, (title, rows) in enumerate(panels):
         top = tops[rows[0]["metric"]]
-        x_scale = alt.Scale(domain=[min(0.0, *(row["value"] for row in rows)), top * 1.2 or 1.0], nice=False)
+        x_scale = alt.Scale(domain=[lows[rows[0]["metric"]], top * 1.2 or 1.0], nice=False)
         labels = alt.Axis(labelLimit=230, labelColor=theme.INK, grid=True, title=None, labels=i % columns == 0)
         y = alt.Y("label:N", sort=list(order), axis=labels)
         x_axis = alt.Axis(tickCount=4, format=".1f" if top > 0.4 else ".2f")
@@ -226,17 +232,17 @@ def spread_labels(values: Sequence[float], *, gap: float) -> list[float]:
     return result
 
 
-def _epochs_panel(data: Datasets, title: str, rows: Rows, top: float, y_title: str, columns: int) -> Any:
+def _epochs_panel(data: Datasets, title: str, rows: Rows, ends: tuple[float, float], y_title: str, columns: int) -> Any:
     lines = [row for row in rows if row["_share"] == "line"]
     constants = [row for row in rows if row["_share"] == "constant"]
     kept = [row for row in rows if row["_share"] == "kept"]
     last = max([row["epoch"] for row in lines], default=1)
     x_scale = alt.Scale(domain=[min([0, *(row["epoch"] for row in lines)]), max(last, 1)], nice=False)
-    y_scale = alt.Scale(domain=[0, top], nice=False)
+    y_scale = alt.Scale(domain=[*ends], nice=False)
     x = alt.X("epoch:Q", scale=x_scale, axis=alt.Axis(title="epoch", tickMinStep=1, tickCount=5, format="d"))
-    y = alt.Y("value:Q", scale=y_scale, axis=alt.Axis(title=y_title, tickCount=5))
+    y = alt.Y("value:Q", scale=y_scale, axis=alt.Axis(title=y_title.split("\n"), tickCount=5))
     colour = alt.Color("_colour:N", scale=None)
-    ends = _ends(lines, constants, last, top)
+    labels = _ends(lines, constants, last, ends[1] - ends[0])
     layers = [
         alt.Chart(_named(data, kept)).mark_rule(color=theme.RULE, aria=False).encode(x=x),
         alt.Chart(_named(data, kept))
@@ -249,17 +255,17 @@ def _epochs_panel(data: Datasets, title: str, rows: Rows, top: float, y_title: s
         alt.Chart(_named(data, lines))
         .mark_circle(size=18, opacity=1 if last <= _DOTTED else 0)  # unseen, it still answers to the pointer
         .encode(x=x, y=y, color=colour, description="_tip:N"),
-        alt.Chart(_named(data, ends))
+        alt.Chart(_named(data, labels))
         .mark_text(align="left", dx=8, baseline="middle", aria=False)
         .encode(x=x, y=alt.Y("place:Q", scale=y_scale), text="series:N", color=alt.Color("_text:N", scale=None)),
     ]
     return alt.layer(*layers).properties(title=title, width=_WIDTHS[columns], height=_HEIGHT)
 
 
-def _ends(lines: Rows, constants: Rows, last: int, top: float) -> Rows:
+def _ends(lines: Rows, constants: Rows, last: int, span: float) -> Rows:
     final: dict[str, dict[str, Any]] = {row["series"]: row for row in sorted(lines, key=lambda row: row["epoch"])}
     final |= {row["series"]: row for row in constants}
-    places = spread_labels([row["value"] for row in final.values()], gap=top * _LABEL_GAP / _HEIGHT)
+    places = spread_labels([row["value"] for row in final.values()], gap=span * _LABEL_GAP / _HEIGHT)
     return [row | {"epoch": last, "place": place} for row, place in zip(final.values(), places, strict=True)]
 
 

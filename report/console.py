@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from featcache.maintenance.verify import Problem
 
 
-_NUMBER = re.compile(r"([≤<] )?-?\.?\d|–$")
+_NUMBER = re.compile(r"([≤<] )?[-+−]?\.?\d|–$")
 _TEXT = 24  # columns of a text that is folded
 _GAP = 2  # columns between two
 

@@ -1,76 +1,85 @@
 """Figures over epochs: alignment, loss and retrieval."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featcache.report import charts, theme
 from featcache.report.figure import Figure, columns_for, shorten
-from featcache.report.runs import ALIGNMENT, RunResults, Score
+from featcache.report.runs import REFERENCE, RunResults, metric_title, metrics_of, number
+from featcache.report.sentences import listed
+
+if TYPE_CHECKING:
+    from featcache.metrics.measure.row import Row
 
 Rows = list[dict[str, Any]]
-_KEPT = "A vertical line marks the epoch kept."
+LOSS = "loss, nats below a guess\namong the batch (0 = chance)"
+_OLD_LOSS = "loss, nats a pair\n(depends on the batch size)"
+_LONGEST_LABEL = 30
+_CHANCE = ("#8f959b", theme.MUTED)
 
 
 def alignment_over_epochs(runs: Sequence[RunResults]) -> Figure | None:
-    """Draws agreement with the reference over epochs, raw parts as dashed constants; None without epochs."""
+    """Draws agreement with the reference over epochs, raw features as dashed constants; None without epochs.
+
+    Runs without a reference show the agreement of their sides.
+    """
     panels, titles = [], []
     several = len(runs) > 1
-    for metric, name in ALIGNMENT.items():
+    for metric in metrics_of(runs):
         for run in runs:
             rows = _alignment_rows(run, metric)
             if any(row["_share"] == "line" for row in rows):
                 panels.append((run.label if several else "", rows))
-                titles.append(name)
+                titles.append(metric_title(metric))
     if not panels:
         return None
-    every = [row for _, rows in panels for row in rows if row["_share"] != "kept"]
-    names = runs[0].names()
-    n = _sizes(runs, "joint")
     caption = _peaks(runs)
+    with_reference = any(run.reference for run in runs)
+    what = "with the reference" if with_reference else "of the sides with each other"
+    solid = "the joint space and its adapted sides" if with_reference else "adapted sides"
     return Figure(
         "alignment_over_epochs",
-        "Agreement with the reference over epochs",
-        f"{caption} Validation split{n}. Solid: the joint space and its adapted sides (epoch 0 is untrained); "
-        f"dashed: raw features, and chance in grey. {_KEPT}",
-        f"Lines of mutual-kNN and linear CKA with {names['reference']} over epochs. {caption}",
-        every,
+        f"Agreement {what} over epochs",
+        f"{caption}Validation split{_sizes(runs)}. Solid: {solid} (epoch 0 is untrained); dashed: raw features, and "
+        f"chance in grey.{_notes(runs)}",
+        f"Lines of {' and '.join(dict.fromkeys(titles))} {what} over epochs. {caption}",
+        _written(panels),
         charts.epochs(panels, columns=columns_for(len(runs), panels_of_one=2), y_titles=titles),
     )
 
 
 def loss_over_epochs(runs: Sequence[RunResults]) -> Figure | None:
     """Draws the training loss, and the validation loss where the run measured it; None without either."""
-    panels = []
+    panels, titles = [], []
     for run in runs:
         rows: Rows = []
-        for split, colour in (("train", theme.INK), ("validation", theme.COLOURS["y"])):
-            curve = _curve(run, metric="loss", split=split)
-            text = theme.TEXT["y"] if split == "validation" else colour
-            rows += [_point(run, split, score, "loss", colour, text) for score in curve]
+        for split, colours in (("train", (theme.INK, theme.INK)), ("validation", theme.series(1))):
+            rows += [_point(run, split, row, colours) for row in _curve(run, metric="loss", split=split)]
         if rows:
             panels.append((run.label if len(runs) > 1 else "", rows + _kept(run)))
+            titles.append(_OLD_LOSS if run.format == 1 else LOSS)
     if not panels:
         return None
     caption = _falls(runs)
     return Figure(
         "loss_over_epochs",
         "Loss over epochs",
-        f"{caption} Contrastive loss in nats a pair; it depends on the batch size. {_KEPT}",
+        f"{caption}{_units(titles)}; lower is better.{_notes(runs)}",
         f"Lines of the contrastive loss over epochs. {caption}",
-        [row for _, rows in panels for row in rows if row["_share"] != "kept"],
-        charts.epochs(panels, columns=columns_for(len(runs)), y_titles=["loss"] * len(panels)),
+        _written(panels),
+        charts.epochs(panels, columns=columns_for(len(runs)), y_titles=titles),
     )
 
 
 def retrieval_over_epochs(runs: Sequence[RunResults]) -> Figure | None:
-    """Draws R@10 on validation over epochs in both directions, chance dashed; None without epochs."""
+    """Draws R@10 on validation over epochs in every direction, chance dashed; None without epochs."""
     panels = []
     for run in runs:
         rows: Rows = []
-        for (direction, name), role in zip(run.directions().items(), ("x", "y"), strict=True):
+        for place, (direction, name) in enumerate(run.directions().items()):
             curve = _curve(run, metric="R@10", split="validation", direction=direction)
-            rows += [_point(run, name, score, "R@10", theme.COLOURS[role], theme.TEXT[role]) for score in curve]
-            rows += _chance(run, f"chance {name}", curve, "R@10")
+            rows += [_point(run, shorten(name, _LONGEST_LABEL), row, theme.series(place)) for row in curve]
+            rows += _chance(run, f"chance {name}", curve)
         if rows:
             panels.append((run.label if len(runs) > 1 else "", _merge_chance(rows) + _kept(run)))
     if not panels:
@@ -79,62 +88,79 @@ def retrieval_over_epochs(runs: Sequence[RunResults]) -> Figure | None:
     return Figure(
         "retrieval_over_epochs",
         "Retrieval over epochs",
-        f"{caption} R@10 is the share of validation queries with a right answer among the ten nearest; epoch 0 is "
-        f"untrained. {_KEPT}",
-        f"Lines of R@10 over epochs in both directions. {caption}",
-        [row for _, rows in panels for row in rows if row["_share"] != "kept"],
+        f"{caption}R@10 is the share of validation queries with a right answer among the ten nearest; epoch 0 is "
+        f"untrained.{_notes(runs)}",
+        f"Lines of R@10 over epochs in every direction. {caption}",
+        _written(panels),
         charts.epochs(panels, columns=columns_for(len(runs)), y_titles=["R@10, validation"] * len(panels)),
     )
 
 
 def _alignment_rows(run: RunResults, metric: str) -> Rows:
-    names = {role: shorten(name) for role, name in run.names().items()}
+    if not run.reference:
+        return _between_sides(run, metric)
     rows: Rows = []
-    for space, series in (("joint", "joint"), ("x", f"{names['x']} adapted"), ("y", f"{names['y']} adapted")):
-        curve = _curve(run, metric=metric, split="validation", space=space, against="reference")
-        rows += [_point(run, series, score, metric, theme.COLOURS[space], theme.TEXT[space]) for score in curve]
-    for space in ("x", "y"):
-        for raw in run.find(stage="raw", space=space, metric=metric, against="reference", split="validation")[:1]:
-            point = _point(run, f"{names[space]} raw", raw, metric, theme.COLOURS[space], theme.TEXT[space])
-            rows.append(point | {"epoch": None, "_share": "constant"})
-    joint = _curve(run, metric=metric, split="validation", space="joint", against="reference")
-    return rows + _chance(run, "chance", joint, metric) + _kept(run)
+    for space in (*run.joints(), *run.sides):
+        series = _short(run, space) + (" adapted" if space in run.sides else "")
+        curve = _curve(run, metric=metric, split="validation", space=space, against=REFERENCE)
+        rows += [_point(run, series, row, theme.space(space, run.sides)) for row in curve]
+    for side in run.sides:
+        raw = run.find(stage="raw", space=side, metric=metric, against=REFERENCE, split="validation")[:1]
+        rows += _constant(run, f"{_short(run, side)} raw", raw, theme.space(side, run.sides))
+    joint = _curve(run, metric=metric, split="validation", space="joint", against=REFERENCE)
+    return rows + _chance(run, "chance", joint) + _kept(run)
 
 
-def _curve(run: RunResults, **wanted: Any) -> list[Score]:
-    """Returns a run's scores by epoch; what the untrained adapters score is epoch 0, where the curve lacks one."""
-    trained = [score for score in run.find(stage="trained", **wanted) if score.epoch is not None]
-    curve = {score.epoch or 0: score for score in run.find(stage="untrained", **wanted)[:1]}
-    curve |= {score.epoch or 0: score for score in trained}
+def _between_sides(run: RunResults, metric: str) -> Rows:
+    rows, curve = [], []
+    for place, (a, b) in enumerate(run.pairs):
+        of = {"metric": metric, "split": "validation", "space": a, "against": b}
+        curve, name = _curve(run, **of), shorten(f"{a} and {b}", _LONGEST_LABEL)
+        rows += [_point(run, f"{name} adapted", row, theme.series(place)) for row in curve]
+        rows += _constant(run, f"{name} raw", run.find(stage="raw", **of)[:1], theme.series(place))
+    return rows + _chance(run, "chance", curve) + _kept(run)
+
+
+def _short(run: RunResults, space: str) -> str:
+    return shorten(space if space in run.sides else run.space_name(space), _LONGEST_LABEL)
+
+
+def _curve(run: RunResults, **wanted: Any) -> "list[Row]":
+    """A run's scores by epoch; what the untrained adapters score is epoch 0, where the curve lacks one."""
+    trained = [row for row in run.find(stage="trained", **wanted) if row.epoch is not None]
+    curve = {row.epoch or 0: row for row in run.find(stage="untrained", **wanted)[:1]}
+    curve |= {row.epoch or 0: row for row in trained}
     return [curve[epoch] for epoch in sorted(curve)] if trained else []
 
 
-def _point(run: RunResults, series: str, score: Score, metric: str, colour: str, text: str) -> dict[str, Any]:
-    tip = f"{series}, epoch {score.epoch or 0}: {score.value:.3f}"
+def _point(run: RunResults, series: str, row: "Row", colours: tuple[str, str]) -> dict[str, Any]:
     return {
         "run": run.label,
-        "metric": metric,
-        "split": score.split,
+        "metric": row.metric,
+        "split": row.split,
         "series": series,
-        "epoch": score.epoch or 0,
-        "value": score.value,
-        "n": score.n,
-        "_colour": colour,
-        "_text": text,
+        "epoch": row.epoch or 0,
+        "value": number(row),
+        "n": row.n,
+        "_colour": colours[0],
+        "_text": colours[1],
         "_share": "line",
-        "_tip": tip,
+        "_tip": f"{series}, epoch {row.epoch or 0}: {number(row):.3f}",
     }
 
 
-def _chance(run: RunResults, series: str, curve: list[Score], metric: str) -> Rows:
-    # linear CKA's chance depends on the kernel, so it moves a little with the epochs: the last is shown
-    known = [score for score in curve if score.chance is not None][-1:]
-    points = [(_point(run, series, score, metric, "#8f959b", theme.MUTED), score.chance) for score in known]
-    return [point | {"epoch": None, "value": chance, "_share": "constant"} for point, chance in points]
+def _constant(run: RunResults, series: str, rows: "Sequence[Row]", colours: tuple[str, str]) -> Rows:
+    return [_point(run, series, row, colours) | {"epoch": None, "_share": "constant"} for row in rows]
+
+
+def _chance(run: RunResults, series: str, curve: "Sequence[Row]") -> Rows:
+    # CKA's chance may depend on the kernel, so that it moves a little with the epochs: the last is shown
+    known = [row for row in curve if row.chance is not None][-1:]
+    return [line | {"value": row.chance} for row in known for line in _constant(run, series, [row], _CHANCE)]
 
 
 def _merge_chance(rows: Rows) -> Rows:
-    """Joins the two directions' chance lines into one where they read the same to three decimals."""
+    """Joins the chance lines of all directions into one where they read the same to three decimals."""
     chance = [row for row in rows if row["_share"] == "constant"]
     if len({f"{row['value']:.3f}" for row in chance}) != 1:
         return rows
@@ -147,20 +173,39 @@ def _kept(run: RunResults) -> Rows:
     return [{"series": "kept", "epoch": run.selected_epoch, "value": None, "_share": "kept"}]
 
 
+def _written(panels: Sequence[tuple[str, Rows]]) -> Rows:
+    return [row for _, rows in panels for row in rows if row["_share"] != "kept"]
+
+
+def _notes(runs: Sequence[RunResults]) -> str:
+    kept = " A vertical line marks the epoch kept." if any(run.selected_epoch is not None for run in runs) else ""
+    return kept + (" Of several seeds the lines are their mean." if any(run.seeds for run in runs) else "")
+
+
+def _units(titles: Sequence[str]) -> str:
+    text = "; ".join(dict.fromkeys(title.replace("\n", " ") for title in titles))
+    return text[0].upper() + text[1:]
+
+
 def _peaks(runs: Sequence[RunResults]) -> str:
     entries = []
     for run in runs:
-        curve = _curve(run, metric="mutual_knn", split="validation", space="joint", against="reference")
-        if curve:
-            peak, last = max(curve, key=lambda score: score.value), curve[-1]
-            end = "the last" if peak is last else f"{last.value:.3f} at the last"
-            entries.append((run.label, f"{peak.value:.3f} at epoch {peak.epoch or 0}, {end}"))
-    return _listed("Highest mutual-kNN of the joint space", entries, len(runs) > 1)
+        if run.reference:
+            curve = _curve(run, metric=run.metrics[0], split="validation", space="joint", against=REFERENCE)
+            if curve:
+                peak, last = max(curve, key=number), curve[-1]
+                end = "the last" if peak is last else f"{number(last):.3f} at the last"
+                entries.append((run.label, f"{number(peak):.3f} at epoch {peak.epoch or 0}, {end}"))
+    return _listed(f"Highest {metric_title(runs[0].metrics[0])} of the joint space", entries, len(runs) > 1)
 
 
 def _falls(runs: Sequence[RunResults]) -> str:
     curves = [(run.label, _curve(run, metric="loss", split="train")) for run in runs]
-    entries = [(label, f"{curve[0].value:.3f} to {curve[-1].value:.3f}") for label, curve in curves if curve]
+    entries = [
+        (label, f"{number(curve[0]):.3f} to {number(curve[-1]):.3f}".replace("-", "−"))
+        for label, curve in curves
+        if curve
+    ]
     return _listed("Training loss, first epoch to last", entries, len(runs) > 1)
 
 
@@ -171,17 +216,18 @@ def _best_recalls(runs: Sequence[RunResults]) -> str:
         for direction, name in run.directions().items():
             curve = _curve(run, metric="R@10", split="validation", direction=direction)
             if curve:
-                peak = max(curve, key=lambda score: score.value)
-                best.append(f"{name} {peak.value:.3f} at epoch {peak.epoch or 0}")
-        entries.append((run.label, " and ".join(best)))
+                peak = max(curve, key=number)
+                best.append(f"{name} {number(peak):.3f} at epoch {peak.epoch or 0}")
+        entries.append((run.label, listed(best)))
     return _listed("Highest R@10", entries, len(runs) > 1)
 
 
 def _listed(what: str, entries: Sequence[tuple[str, str]], several: bool) -> str:
-    return f"{what}: {'; '.join(f'{label} {text}' if several else text for label, text in entries)}." if entries else ""
+    texts = "; ".join(f"{label} {text}" if several else text for label, text in entries)
+    return f"{what}: {texts}. " if entries else ""
 
 
-def _sizes(runs: Sequence[RunResults], space: str) -> str:
-    scores = [run.find(stage="trained", space=space, metric="mutual_knn", split="validation")[:1] for run in runs]
-    sizes = {score.n for each in scores for score in each if score.n}
+def _sizes(runs: Sequence[RunResults]) -> str:
+    rows = [run.find(stage="trained", metric=run.metrics[0], split="validation")[:1] for run in runs]
+    sizes = {row.n for each in rows for row in each if row.n}
     return f", n = {min(sizes):,} groups" if len(sizes) == 1 else ""

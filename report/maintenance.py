@@ -1,7 +1,8 @@
 """Upkeep of a cache on the terminal: room taken, leftovers, repair, diagnosis."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.report.console import console, print_json, print_table, size
@@ -74,6 +75,27 @@ def show_repair(left: Sequence["Problem"], cache: "Cache", *, mended: bool) -> i
     else:
         console().print("Mended; every byte is as recorded.")
     return 1 if left else 0
+
+
+def show_run_files(runs: Mapping[Path, list[str] | None], *, as_json: bool) -> int:
+    """Shows which files of run folders are not what was written; returns the exit code.
+
+    Args:
+        runs: Run folder -> files that changed; None where nothing was recorded (a run of featcache 0.1).
+        as_json: Print JSON.
+    """
+    if as_json:
+        print_json(
+            [{"run": str(run), "recorded": files is not None, "changed": files or []} for run, files in runs.items()]
+        )
+    for run, files in runs.items() if not as_json else ():
+        if files is None:
+            console().print(f"{run}: not recorded; featcache 0.1 wrote no manifest. Train again to have one.")
+        elif files:
+            console().print(f"{run}: {', '.join(files)} changed since it was written. Train again with --overwrite.")
+        else:
+            console().print(f"{run}: every file is as it was written.")
+    return 1 if any(runs.values()) else 0
 
 
 def show_findings(findings: Sequence["Finding"], *, as_json: bool) -> int:

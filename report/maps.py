@@ -7,10 +7,10 @@ from typing import Any
 from featcache.report import charts, theme
 from featcache.report.figure import Figure, shorten
 from featcache.report.runs import RunResults
-from featcache.report.sentences import same_features
+from featcache.report.seeds import same_features
 
 Rows = list[dict[str, Any]]
-_SPACES = ("raw x", "raw y", "reference", "joint")
+_LONGEST_LABEL = 34
 
 
 def kernel_heatmaps(runs: Sequence[RunResults]) -> Figure | None:
@@ -20,18 +20,17 @@ def kernel_heatmaps(runs: Sequence[RunResults]) -> Figure | None:
         cells = [row for row in run.kernels if row["space"] == space]
         if cells:
             shaded, low, high = _shade(cells)
-            panels.append((title, f"cosine {low:.2f} to {high:.2f}", shaded))
+            panels.append((title, f"cosine {low:.2f} to {high:.2f}".replace("-", "−"), shaded))
             every += [{"run": run.label} | row for row in cells]
     if not panels:
         return None
     size = 1 + max(row["row"] for row in every)
-    caption = _likeness(runs)
     return Figure(
         "kernels",
         "Kernels",
-        f"{caption}Cosine similarity of test groups, sorted by label, then id, and averaged to {size} × {size} blocks. "
+        f"Cosine similarity of test groups, sorted by label, then id, and averaged to {size} × {size} blocks. "
         "Each panel is stretched between its own 2nd and 98th percentile, printed above: compare patterns, not levels.",
-        f"Heat maps of the cosine kernel of {len(panels)} spaces. {caption}",
+        f"Heat maps of the cosine kernel of {len(panels)} spaces.",
         every,
         charts.heatmaps(panels, columns=_columns(len(panels))),
     )
@@ -67,18 +66,19 @@ def principal_maps(runs: Sequence[RunResults]) -> Figure | None:
 
 
 def _panels(runs: Sequence[RunResults]) -> list[tuple[RunResults, str, str]]:
-    """Returns (run, space, title) a panel; spaces that every run shares stand once."""
+    """(run, space, title) of each panel; spaces that every run shares stand once. Of several seeds, the first's."""
     shared = same_features(runs)
     panels = []
     for i, run in enumerate(runs):
-        names = {role: shorten(name) for role, name in run.names().items()}
-        titles = dict(
-            zip(_SPACES, (f"{names['x']}, raw", f"{names['y']}, raw", names["reference"], "joint"), strict=True)
-        )
-        for space in _SPACES:
+        names = run.names()
+        titles = {f"raw {side}": f"{names[side]}, raw" for side in run.sides}
+        titles |= {"reference": names.get("reference", ""), "joint": "joint"}
+        for space in dict.fromkeys(row["space"] for row in (*run.kernels, *run.map)):
             if space == "joint" or i == 0 or not shared:
                 own = len(runs) > 1 and (space == "joint" or not shared)
-                panels.append((run, space, f"{titles[space]}, {run.label}" if own else titles[space]))
+                seed = f", seed {run.settings.get('seed')}" if run.seeds and space == "joint" else ""
+                title = shorten(titles.get(space, space), _LONGEST_LABEL)
+                panels.append((run, space, f"{title}, {run.label}{seed}" if own else f"{title}{seed}"))
     return panels
 
 
@@ -92,32 +92,6 @@ def _shade(cells: Rows) -> tuple[Rows, float, float]:
     span = (high - low) or 1.0
     shaded = [{**row, "shade": min(1.0, max(0.0, (row["value"] - low) / span))} for row in cells]
     return [{key: row[key] for key in ("row", "col", "shade")} for row in shaded], low, high
-
-
-def _likeness(runs: Sequence[RunResults]) -> str:
-    """Returns how closely each space's blocks follow its reference's, by correlation off the diagonal."""
-    correlations = []
-    for run, space, title in _panels(runs):
-        value = _correlation(_blocks(run, space), _blocks(run, "reference"))
-        if space != "reference" and value is not None:
-            correlations.append((value, title))
-    correlations.sort(reverse=True)
-    listed = "; ".join(f"{title}: {value:.2f}" for value, title in correlations)
-    return f"Correlation of the blocks with the reference's: {listed}. " if listed else ""
-
-
-def _blocks(run: RunResults, space: str) -> dict[tuple[int, int], float]:
-    return {(row["row"], row["col"]): row["value"] for row in run.kernels if row["space"] == space}
-
-
-def _correlation(a: dict[tuple[int, int], float], b: dict[tuple[int, int], float]) -> float | None:
-    from statistics import StatisticsError, correlation
-
-    cells = [cell for cell in a if cell in b and cell[0] < cell[1]]
-    try:
-        return correlation([a[cell] for cell in cells], [b[cell] for cell in cells])
-    except StatisticsError:  # fewer than two cells, or a constant kernel
-        return None
 
 
 def _label_colours(runs: Sequence[RunResults]) -> dict[str, str]:

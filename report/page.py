@@ -5,12 +5,33 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featcache.report.figure import Figure, inline, require_renderer
-from featcache.report.runs import RECALLS, RunResults, known_formats, load_runs
-from featcache.report.sentences import caveats, comparison_of_runs, headline, run_findings, same_features
-from featcache.report.tables import AlignmentRow, Reading, RetrievalRow, retrieval_table, summary_table
+from featcache.report.runs import (
+    RECALLS,
+    RunResults,
+    adapter_name,
+    known_formats,
+    load_runs,
+    metric_title,
+    metrics_of,
+    mixture_text,
+    number,
+)
+from featcache.report.seeds import headline_run, interval_text, pool_seeds, same_features
+from featcache.report.sentences import OLD_FORMAT, caveats, headline, listed, run_findings, selection
+from featcache.report.tables import (
+    AlignmentRow,
+    RetrievalRow,
+    VerdictRow,
+    contrast_table,
+    retrieval_table,
+    summary_table,
+)
+
+if TYPE_CHECKING:
+    from featcache.metrics.measure.row import Row
 
 # an SVG of thousands of cells weighs more than its picture: above this it stands in the page as PNG
 _LARGEST_SVG = 1_000_000
@@ -20,8 +41,21 @@ _GROUPS = {
     "joint": "Joint space",
     "untrained": "Untrained adapters",
     "mixed": "No training",
-    "pair": "The two sides against each other",
+    "between": "The sides against each other",
 }
+_METRICS = {
+    "mutual_knn": "The share of each group's k nearest neighbours (cosine, itself left out) that two spaces have in "
+    "common, averaged. Chance is k / (n − 1), so scores compare at equal n and k only.",
+    "cka_debiased": "The normalised overlap of two centred linear kernels, without the bias that grows with the width: "
+    "unrelated spaces score 0 on average.",
+    "cka_linear": "The normalised overlap of two centred linear kernels. Its chance depends on n and on both spectra.",
+}
+_CONTRASTS = (
+    "A contrast is the difference of two spaces' scores against the reference on the same groups; above 0 the first is "
+    "closer. The verdict follows p, corrected (Holm) for all contrasts of one run and metric; the 95 % intervals are "
+    'not adjusted, so one that leaves 0 out may still read "cannot tell after correction". They are about new samples '
+    "and these trained adapters, not about other seeds."
+)
 _NONE = '<span aria-label="not measured">–</span>'
 
 
@@ -42,7 +76,7 @@ def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str
         UsageError: If a format is unknown, or the libraries that draw are not installed.
     """
     formats = known_formats(formats)
-    loaded = load_runs(runs)
+    loaded = pool_seeds(load_runs(runs))
     require_renderer()
     folder = Path(out) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,9 +87,14 @@ def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str
         "lead": _escape(headline(loaded)),
         "setup": _setup(loaded),
         "findings": _findings(loaded),
+        "verdicts": _verdicts(loaded),
+        "agreement": "Agreement with the reference"
+        if any(run.reference for run in loaded)
+        else "Agreement of the sides",
         "alignment": _alignment(loaded),
         "retrieval": _retrieval(loaded),
         "figures": "\n".join(figures),
+        "metrics": _metrics(loaded),
         "provenance": _provenance(loaded),
     }
     page = Path(out) / "index.html"
@@ -83,11 +122,15 @@ def draw_figures(runs: Sequence[RunResults]) -> list[Figure]:
 
 
 def title(runs: Sequence[RunResults]) -> str:
-    """Returns the question the page answers."""
+    """The question the page answers."""
     names = runs[0].names()
+    control = "Control with shuffled pairs: d" if all(run.is_control for run in runs) else "D"
     if not same_features(runs):
-        return f"Do joint spaces come closer to their references? {len(runs)} runs compared"
-    return f"Does a joint space of {names['x']} and {names['y']} come closer to {names['reference']}?"
+        return f"{control}o joint spaces come closer to their references? {len(runs)} runs compared"
+    sides = listed([names[side] for side in runs[0].sides])
+    if not runs[0].reference:
+        return f"{control}o adapters bring {sides} together?"
+    return f"{control}oes a joint space of {sides} come closer to {names['reference']}?"
 
 
 def _figure(figure: Figure, folder: Path, formats: Sequence[str]) -> str:
@@ -116,28 +159,32 @@ def _setup(runs: Sequence[RunResults]) -> str:
 
 def _features_facts(run: RunResults) -> list[tuple[str, str]]:
     facts = [("data set", str(run.config.get("dataset", "")))]
-    for role in ("x", "y", "reference"):
-        side = run.side(role)
-        facts.append(
-            (role, f"{side.encoder}/{side.layer} on {side.view}, digest {side.digest[:8]}, root {side.root[:8]}")
-        )
+    for name, array in {**run.config["sides"], "reference": run.reference}.items():
+        text = "none" if array is None else f"{array['encoder']}/{array['layer']} on {array['view']}"
+        text += f", digest {array['digest'][:8]}, root {array['root'][:8]}" if array else ""
+        facts.append((name, text))
     return facts
 
 
 def _settings_facts(run: RunResults) -> list[tuple[str, str]]:
-    settings, split = run.config.get("config", {}), run.config.get("split", {})
+    settings, split = run.settings, run.config.get("split", {})
     counts = ", ".join(f"{count:,} {name}" for name, count in split.get("n", {}).items())
-    wanted = ("width", "epochs", "batch", "lr", "weight_decay", "captions", "seed", "k")
-    chosen = ", ".join(f"{name.replace('_', ' ')} {settings[name]}" for name in wanted if name in settings)
-    adapter = str(settings.get("adapter", "")) + (", training pairs shuffled" if settings.get("shuffle_pairs") else "")
-    kept = f"epoch {run.selected_epoch} of {settings.get('epochs', '?')}"
+    names = ("width", "epochs", "batch", "lr", "weight_decay", "captions", "missing", "seed", "k")
+    chosen = [f"{name.replace('_', ' ')} {settings[name]}" for name in names if name in settings]
+    if run.seeds:
+        seeds = ", ".join(str(one.settings.get("seed")) for one in run.seeds)
+        chosen = [f"seeds {seeds}" if text.startswith("seed ") else text for text in chosen]
+    epochs = [one.selected_epoch for one in run.each if one.selected_epoch is not None]
+    kept = (
+        f"epoch{'s' if run.seeds else ''} {', '.join(str(epoch) for epoch in epochs)} of {settings.get('epochs', '?')}"
+    )
     kept += f", best on validation by {settings.get('select', '?')}"
     facts = [
         ("groups", counts),
         ("split", str(split.get("rule", ""))),
-        ("adapter", adapter),
-        ("settings", chosen),
-        ("kept", kept if run.selected_epoch is not None else ""),
+        ("adapter", adapter_name(run).replace(", pairs shuffled", ", training pairs shuffled: a control")),
+        ("settings", ", ".join(chosen)),
+        ("kept", kept if epochs else ""),
     ]
     return [(name, text) for name, text in facts if text]
 
@@ -151,14 +198,24 @@ def _findings(runs: Sequence[RunResults]) -> str:
     sentences = {run.label: run_findings(run) for run in runs}
     # what holds of every run alike (raw features, mixing) stands once; the lead has a single run's first sentence
     shared = [line for line in sentences[runs[0].label] if all(line in lines for lines in sentences.values())]
-    blocks = [_list(comparison_of_runs(runs) + (shared if len(runs) > 1 else shared[1:]))]
-    for run in runs if len(runs) > 1 else ():
+    blocks = [_list(selection(runs) + (shared if len(runs) > 1 else shared[1:]))]
+    for run in _headline_first(runs) if len(runs) > 1 else ():
         own = [line for line in sentences[run.label] if line not in shared]
-        blocks.append(f"<h3>{_escape(run.label)}</h3>{_list(own)}" if own else "")
+        blocks.append(f"<h3>{_escape(_heading(run, runs))}</h3>{_list(own)}" if own else "")
     warned = [line.removeprefix("Caveat: ") for line in caveats(runs)]
     if warned:
         blocks.append("<h3>Caveats</h3>" + _list([line[0].upper() + line[1:] for line in warned], css="caveats"))
     return "\n".join(blocks)
+
+
+def _headline_first(runs: Sequence[RunResults]) -> list[RunResults]:
+    first, _ = headline_run(runs)
+    return [first, *(run for run in runs if run is not first)]
+
+
+def _heading(run: RunResults, runs: Sequence[RunResults]) -> str:
+    first, _ = headline_run(runs)
+    return f"{run.label}: {'the headline run' if run is first else 'a control' if run.is_control else 'exploratory'}"
 
 
 def _list(lines: Sequence[str], css: str = "") -> str:
@@ -166,44 +223,76 @@ def _list(lines: Sequence[str], css: str = "") -> str:
     return f'<ul class="{css}">{items}</ul>' if lines else ""
 
 
+def _verdicts(runs: Sequence[RunResults]) -> str:
+    """A table of contrasts for each run, the headline run's first."""
+    blocks: list[str] = [f'<p class="note">{_escape(_CONTRASTS)}</p>'] if contrast_table(runs) else []
+    for run in _headline_first(runs):
+        rows = contrast_table([run])
+        blocks.append(f"<h3>{_escape(_heading(run, runs))}</h3>" if len(runs) > 1 else "")
+        if rows:
+            columns = ("contrast", "verdict", "difference", "95 % interval, unadjusted", "p, Holm")
+            if run.seeds:
+                columns = ("contrast", "verdict of each seed", "difference", "range over seeds")
+            head = "".join(f'<th scope="col">{name}</th>' for name in columns)
+            lines = [f"<thead><tr>{head}</tr></thead><tbody>"]
+            for metric in dict.fromkeys(row.metric for row in rows):
+                title = _escape(metric_title(metric))
+                lines.append(f'<tr class="group"><th colspan="{len(columns)}">{title}</th></tr>')
+                lines += [_verdict_line(row, run) for row in rows if row.metric == metric]
+            blocks.append(f'<div class="scroll"><table class="verdicts">{"".join(lines)}</tbody></table></div>')
+        else:
+            why = f"{OLD_FORMAT[0].upper()}{OLD_FORMAT[1:]}." if run.format == 1 else "No reference, no contrasts."
+            blocks.append(f'<p class="note">{why}</p>')
+    return "\n".join(blocks)
+
+
+def _verdict_line(row: VerdictRow, run: RunResults) -> str:
+    note = f"<small>{_escape(row.note)}</small>" if row.note else ""
+    texts = [row.verdict, row.difference, row.interval, *([] if run.seeds else [row.p])]
+    cells = "".join(f"<td>{_escape(text)}</td>" for text in texts)
+    return f'<tr><th scope="row">{_escape(row.contrast)}{note}</th>{cells}</tr>'
+
+
 def _alignment(runs: Sequence[RunResults]) -> str:
-    table = summary_table(runs)
+    table, metrics = summary_table(runs), metrics_of(runs)
     cells = {(row.run, row.group, row.space): row for row in table}
     keys = [key for key in dict.fromkeys((row.group, row.space) for row in table)]
     keys.sort(key=lambda key: list(_GROUPS).index(key[0]))
-    lines = [_head(runs, ("mutual-kNN", "linear CKA"))]
+    lines = [_head(runs, [metric_title(metric) for metric in metrics])]
     group = ""
     for key in keys:
         if key[0] != group:
             group = key[0]
-            lines.append(f'<tr class="group"><th colspan="{1 + 2 * len(runs)}">{_GROUPS[group]}</th></tr>')
-        lines.append(_alignment_line([cells.get((run.label, *key)) for run in runs], runs))
+            span = 1 + len(metrics) * len(runs)
+            lines.append(f'<tr class="group"><th colspan="{span}">{_GROUPS[group]}</th></tr>')
+        lines.append(_alignment_line([cells.get((run.label, *key)) for run in runs], metrics))
     return f'<div class="scroll"><table>{"".join(lines)}</tbody></table></div>'
 
 
-def _alignment_line(row_by_run: Sequence[AlignmentRow | None], runs: Sequence[RunResults]) -> str:
+def _alignment_line(row_by_run: Sequence[AlignmentRow | None], metrics: Sequence[str]) -> str:
     first = next(row for row in row_by_run if row is not None)
-    css = "joint" if first.group == "joint" else "derived" if first.space in ("average", "maximum") else ""
-    labels = list(dict.fromkeys(row.label for row in row_by_run if row is not None))
-    label = labels[0] if len(labels) == 1 else first.label.split(", w = ")[0] if first.group == "mixed" else first.space
-    tds = []
-    for row in row_by_run:
-        weight = row.label.split(", ")[1] if row and first.group == "mixed" and len(labels) > 1 else ""
-        tds += [_cell(row.mutual_knn if row else None, weight, first=True), _cell(row.cka if row else None)]
+    css = "joint" if first.group == "joint" else "derived" if first.derived else ""
+    labels = {row.label for row in row_by_run if row is not None}
+    label = first.label if len(labels) == 1 else first.space
+    tds = [
+        _cell(row.scores.get(metric) if row else None, first=metric == metrics[0])
+        for row in row_by_run
+        for metric in metrics
+    ]
     return f'<tr class="{css}"><th scope="row">{_escape(label)}</th>{"".join(tds)}</tr>'
 
 
-def _cell(reading: Reading | None, note: str = "", *, first: bool = False) -> str:
+def _cell(score: "Row | None", *, first: bool = False) -> str:
     opening = '<td class="first">' if first else "<td>"
-    if reading is None:
+    if score is None:
         return f"{opening}{_NONE}</td>"
-    against = [note] if note else []
-    if reading.chance is not None:
-        against.append(f"chance {reading.chance:.3f}")
-    if reading.null_low is not None and reading.null_high is not None:
-        against.append(f"null {reading.null_low:.3f}–{reading.null_high:.3f}")
-    small = "".join(f"<small>{_escape(line)}</small>" for line in against)
-    return f"{opening}{reading.value:.3f}{small}</td>"
+    against = [interval_text(score), mixture_text(score), *score.note.split(", ")]
+    if score.chance is not None:
+        against.append(f"chance {score.chance:.3f}")
+    if score.null_low is not None and score.null_high is not None:
+        against.append(f"null {score.null_low:.3f}–{score.null_high:.3f}".replace("-", "−"))
+    small = "".join(f"<small>{_escape(line)}</small>" for line in against if line)
+    return f"{opening}{number(score):.3f}{small}</td>"
 
 
 def _head(runs: Sequence[RunResults], metrics: Sequence[str]) -> str:
@@ -241,20 +330,23 @@ def _retrieval(runs: Sequence[RunResults]) -> str:
 def _retrieval_cell(row: RetrievalRow | None) -> str:
     if row is None:
         return f"<td>{_NONE}</td>"
-    score = row.reading
     form = ".1f" if row.metric == "median_rank" else ".3f"
-    against = []
-    if score.ci_low is not None and score.ci_high is not None:
-        against.append(f"[{score.ci_low:{form}}, {score.ci_high:{form}}]")
-    if score.chance is not None:
-        against.append(f"chance {score.chance:{form}}")
-    small = "".join(f"<small>{line}</small>" for line in against)
-    return f"<td>{score.value:{form}}{small}</td>"
+    against = [interval_text(row.score, form)]
+    if row.score.chance is not None:
+        against.append(f"chance {row.score.chance:{form}}")
+    small = "".join(f"<small>{line}</small>" for line in against if line)
+    return f"<td>{number(row.score):{form}}{small}</td>"
+
+
+def _metrics(runs: Sequence[RunResults]) -> str:
+    known = [(metric_title(metric), _METRICS[metric]) for metric in metrics_of(runs) if metric in _METRICS]
+    return "\n".join(f"<dt>{name[0].upper()}{name[1:]}</dt><dd>{text}</dd>" for name, text in known)
 
 
 def _provenance(runs: Sequence[RunResults]) -> str:
     blocks = []
-    for run in runs:
+    every = [one for run in runs for one in run.each]
+    for run in every:
         config = run.config
         versions = ", ".join(f"{name} {number}" for name, number in config.get("versions", {}).items() if number)
         hashes = config.get("split", {}).get("hashes", {})
@@ -269,7 +361,7 @@ def _provenance(runs: Sequence[RunResults]) -> str:
             ("threads", config.get("threads") or ""),
             ("versions", versions),
         ]
-        heading = f"<h3>{_escape(run.label)}</h3>" if len(runs) > 1 else ""
+        heading = f"<h3>{_escape(run.label)}</h3>" if len(every) > 1 else ""
         blocks.append(heading + _facts([(name, str(text)) for name, text in facts if text]))
     return "\n".join(blocks)
 

@@ -1,132 +1,161 @@
-"""Run folders as the report reads them: configuration and tidy scores, without models, features or torch."""
+"""Run folders as the report reads them: configuration, scores and contrasts."""
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featcache.errors import UsageError
-from featcache.trainer.errors import RunDamaged, RunMissing
 
-FILES = ("config.json", "metrics.parquet", "map.parquet", "kernels.parquet")
-ALIGNMENT = {"mutual_knn": "mutual-kNN", "cka": "linear CKA"}
+if TYPE_CHECKING:
+    from featcache.metrics.measure.row import ContrastRow, Row
+
 RECALLS = ("R@1", "R@5", "R@10")
-
-
-@dataclass(frozen=True)
-class Score:
-    """One row of metrics.parquet; None where the run measured no such number."""
-
-    stage: str
-    space: str
-    against: str
-    metric: str
-    direction: str
-    split: str
-    epoch: int | None
-    value: float
-    n: int | None
-    k: int | None
-    chance: float | None
-    null_low: float | None
-    null_high: float | None
-    ci_low: float | None
-    ci_high: float | None
-    w: float | None
-    estimand: str | None
-
-
-@dataclass(frozen=True)
-class Side:
-    """The features behind one role of a run ("x", "y" or "reference")."""
-
-    view: str
-    encoder: str
-    layer: str
-    digest: str
-    root: str
+REFERENCE = "reference"
+_TITLES = {"mutual_knn": "mutual-kNN", "cka_debiased": "debiased CKA", "cka_linear": "linear CKA"}
 
 
 @dataclass(frozen=True, eq=False)
 class RunResults:
-    """One run folder in memory.
+    """One run folder in memory, or several that differ in their seed only (see `featcache.report.seeds`).
 
     Args:
-        path: The folder.
+        path: The folder; of several runs, that of the first.
         label: What tells this run from the others of one report; the adapter's name where that is enough.
-        config: config.json.
-        scores: The rows of metrics.parquet.
+        config: config.json, in the words of format 2; of several runs, that of the first.
+        format: Of the folder: 1 (featcache 0.1) or 2.
+        scores: The rows of metrics.parquet that have a value.
+        contrasts: The rows of contrasts.parquet.
         map: The rows of map.parquet: id, label, space, px, py.
         kernels: The rows of kernels.parquet: space, row, col, value.
+        seeds: The runs behind this one where there are several, else none.
     """
 
     path: Path
     label: str
     config: dict[str, Any]
-    scores: tuple[Score, ...]
+    format: int
+    scores: "tuple[Row, ...]"
+    contrasts: "tuple[ContrastRow, ...]"
     map: list[dict[str, Any]]
     kernels: list[dict[str, Any]]
+    seeds: "tuple[RunResults, ...]" = ()
 
-    def side(self, role: str) -> Side:
-        """Returns the features behind "x", "y" or "reference"."""
-        entry = self.config["features"][role]
-        return Side(**{field.name: str(entry.get(field.name, "")) for field in fields(Side)})
+    @property
+    def each(self) -> "tuple[RunResults, ...]":
+        """The runs of single seeds: this one, or those behind it."""
+        return self.seeds or (self,)
 
-    def names(self) -> dict[str, str]:
-        """Returns a name for each role: the encoder, with layer, view or role added where that tells them apart."""
-        sides = {role: self.side(role) for role in ("x", "y", "reference")}
-        tries = (
-            {role: side.encoder for role, side in sides.items()},
-            {role: f"{side.encoder}/{side.layer}" for role, side in sides.items()},
-            {role: f"{side.encoder}/{side.layer} ({side.view})" for role, side in sides.items()},
-            {role: f"{role} {side.encoder}/{side.layer}" for role, side in sides.items()},
-        )
-        return next(names for names in tries if len(set(names.values())) == len(names))
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of its training."""
+        return self.config.get("config", {})
 
-    def directions(self) -> dict[str, str]:
-        """Returns a readable name for "x→y" and "y→x": by view, or by encoder where the views share a name."""
-        x, y = self.side("x"), self.side("y")
-        a, b = (x.view, y.view) if x.view != y.view else (self.names()["x"], self.names()["y"])
-        return {"x→y": f"{a} → {b}", "y→x": f"{b} → {a}"}
+    @property
+    def sides(self) -> list[str]:
+        """Names of the sides, in their order."""
+        return [*self.config["sides"]]
 
-    def find(self, **wanted: Any) -> list[Score]:
-        """Returns the scores whose columns equal `wanted`, in file order."""
-        return [score for score in self.scores if all(getattr(score, key) == value for key, value in wanted.items())]
+    @property
+    def reference(self) -> dict[str, Any] | None:
+        """The features of the reference as config.json has them, or None where there is none."""
+        return self.config.get("reference")
 
-    def on_test(self, stage: str, space: str, metric: str, against: str = "reference") -> Score | None:
-        """Returns the one alignment score of the test split, or None where the run has none."""
-        scores = self.find(stage=stage, space=space, metric=metric, against=against, split="test")
-        return scores[0] if scores else None
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Each two sides, as rows of one side against another name them."""
+        return [*combinations(self.sides, 2)]
+
+    @property
+    def is_control(self) -> bool:
+        """Whether its training pairs were shuffled across groups."""
+        return bool(self.settings.get("shuffle_pairs"))
 
     @property
     def selected_epoch(self) -> int | None:
-        """The epoch whose adapters were measured on the test split."""
-        return self.config.get("selected_epoch")
+        """The epoch whose adapters were measured on the test split; None for several seeds."""
+        return None if self.seeds else self.config.get("selected_epoch")
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """The metrics of alignment that the test split was measured with; the first is the one to be spoken of."""
+        joint = {"space": "joint", "against": REFERENCE} if self.reference else {}
+        rows = self.find(stage="trained", split="test", direction="", **joint)
+        return list(dict.fromkeys(row.metric for row in rows if row.metric != "loss"))
+
+    def names(self) -> dict[str, str]:
+        """A name for each side, and for "reference" where there is one.
+
+        A side's is its own name, with the encoder where it does not hold it; the reference's is its encoder, with layer
+        and view where a side has the same.
+        """
+        sides = self.config["sides"]
+        names = {name: name if one["encoder"] in name else f"{name} ({one['encoder']})" for name, one in sides.items()}
+        if self.reference:
+            names[REFERENCE] = _reference_name(self.reference, [*sides.values()])
+        return names
+
+    def space_name(self, space: str) -> str:
+        """What a reader calls a side or a joint space.
+
+        Of two sides there is "joint"; of more, "joint of all" and "joint of a and b".
+        """
+        if space.startswith("joint:"):
+            return f"joint of {' and '.join(space.removeprefix('joint:').split('+'))}"
+        if space == "joint" and len(self.sides) > 2:
+            return "joint of all"
+        return self.names().get(space, space)
+
+    def joints(self) -> list[str]:
+        """Names of the joint spaces: of all sides, then of pairs where they were measured."""
+        rows = self.find(stage="trained", split="test", against=REFERENCE)
+        return list(dict.fromkeys(["joint", *(row.space for row in rows if row.space.startswith("joint:"))]))
+
+    def directions(self) -> dict[str, str]:
+        """A readable name for each direction of retrieval, "a→b"."""
+        rows = dict.fromkeys(row.direction for row in self.scores if row.direction)
+        return {direction: direction.replace("→", " → ") for direction in rows}
+
+    def find(self, **columns: Any) -> "list[Row]":
+        """The scores whose columns equal those given, in file order."""
+        return [row for row in self.scores if all(getattr(row, key) == value for key, value in columns.items())]
+
+    def on_test(self, stage: str, space: str, metric: str, against: str = REFERENCE) -> "Row | None":
+        """The one alignment score of the test split, or None where the run has none."""
+        rows = self.find(stage=stage, space=space, metric=metric, against=against, split="test")
+        return rows[0] if rows else None
 
 
 def load_runs(runs: Sequence[Path | str | RunResults]) -> list[RunResults]:
     """Reads run folders and names each so that no two share a label.
 
     Args:
-        runs: Run folders, or runs already loaded (returned as they are, relabelled among the others).
+        runs: Run folders, or runs already loaded; where all are loaded, they are returned as they are.
 
     Returns:
         One RunResults a folder, in the order given.
 
     Raises:
         RunMissing: If a folder is not there or `runs` is empty.
-        RunDamaged: If a file, a column or the joint's test score is missing.
+        RunDamaged: If a file, a column or the joint's test score is missing, or a file was changed.
     """
+    from featcache.trainer.errors import RunMissing
+
     if not runs:
         raise RunMissing("a report needs at least one run folder\n  Run: featcache train --help")
     loaded = [run if isinstance(run, RunResults) else _load(Path(run)) for run in runs]
-    return [replace(run, label=label) for run, label in zip(loaded, _labels(loaded), strict=True)]
+    if all(isinstance(run, RunResults) for run in runs):
+        return loaded
+    labels = unique_labels([adapter_name(run) for run in loaded], loaded)
+    return [replace(run, label=label) for run, label in zip(loaded, labels, strict=True)]
 
 
 def known_formats(formats: Iterable[str]) -> tuple[str, ...]:
-    """Returns the figure formats once each.
+    """The figure formats once each.
 
     Raises:
         UsageError: If one is neither "png" nor "svg".
@@ -137,85 +166,84 @@ def known_formats(formats: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(formats))
 
 
-def _load(path: Path) -> RunResults:
-    _require_files(path)
-    import polars as pl
-
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        tables = {name: pl.read_parquet(path / f"{name}.parquet") for name in ("metrics", "map", "kernels")}
-    except (ValueError, OSError, pl.exceptions.PolarsError) as error:
-        raise RunDamaged(
-            f"a file of the run folder {path} cannot be read: {error}\n  Run: featcache train again with --overwrite"
-        ) from error
-    _require_columns(path, "metrics", tables["metrics"].columns, [field.name for field in fields(Score)])
-    _require_columns(path, "map", tables["map"].columns, ["id", "label", "space", "px", "py"])
-    _require_columns(path, "kernels", tables["kernels"].columns, ["space", "row", "col", "value"])
-    columns = [field.name for field in fields(Score)]
-    scores = tuple(Score(**_tidy(row)) for row in tables["metrics"].select(columns).to_dicts())
-    run = RunResults(path, path.name, config, scores, tables["map"].to_dicts(), tables["kernels"].to_dicts())
-    _require_rows(run)
-    return run
+def metrics_of(runs: Sequence[RunResults]) -> list[str]:
+    """The metrics of alignment that any of the runs was measured with."""
+    return list(dict.fromkeys(metric for run in runs for metric in run.metrics))
 
 
-def _tidy(row: dict[str, Any]) -> dict[str, Any]:
-    # a writer may keep "not measured" as NaN in a float column; the report knows one spelling, None
-    return {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
+def metric_title(metric: str) -> str:
+    """What a reader calls a metric.
+
+    Example:
+        >>> metric_title("cka_debiased"), metric_title("svcca")
+        ('debiased CKA', 'svcca')
+    """
+    return _TITLES.get(metric, metric.replace("_", " "))
 
 
-def _require_files(path: Path) -> None:
-    if not path.is_dir():
-        folder = path.parent if path.parent.is_dir() else Path()
-        near = sorted(entry.name for entry in folder.iterdir() if (entry / "metrics.parquet").is_file())
-        raise RunMissing(
-            f"no run folder at {path}\n"
-            f"  Run folders in {folder}: {', '.join(near[:8]) or 'none'}\n"
-            "  Run: featcache train --help"
-        )
-    missing = [name for name in FILES if not (path / name).is_file()]
-    if missing:
-        raise RunDamaged(
-            f"the folder {path} is not a whole run: {', '.join(missing)} missing\n"
-            f"  It holds: {', '.join(sorted(entry.name for entry in path.iterdir())[:8]) or 'nothing'}\n"
-            "  Run: featcache train again with --overwrite"
-        )
+def number(row: "Row") -> float:
+    """The value of a row; runs hold only rows that have one."""
+    assert row.value is not None
+    return row.value
 
 
-def _require_columns(path: Path, table: str, have: Sequence[str], wanted: Sequence[str]) -> None:
-    missing = [name for name in wanted if name not in have]
-    if missing:
-        raise RunDamaged(
-            f"{path / table}.parquet lacks the columns {', '.join(missing)}\n"
-            f"  It has: {', '.join(have)}\n"
-            "  Run: featcache train again with --overwrite"
-        )
+def mixture_text(row: "Row") -> str:
+    """The weights of a mixture in words, or "".
+
+    Example:
+        >>> from featcache.metrics.measure.row import Row
+        >>> mixture_text(Row("mixed", "reference", "mutual_knn", 0.5, weights='{"images": 0.95, "captions": 0.05}'))
+        'images 0.95, captions 0.05'
+    """
+    return ", ".join(f"{side} {weight:.2f}" for side, weight in json.loads(row.weights or "{}").items())
 
 
-def _require_rows(run: RunResults) -> None:
-    roles = run.config.get("features", {})
-    absent = [role for role in ("x", "y", "reference") if role not in roles]
-    needed = (("raw", "x"), ("raw", "y"), ("trained", "x"), ("trained", "y"), ("trained", "joint"))
-    absent += [
-        f"{stage} {space}" for stage, space in needed if any(run.on_test(stage, space, m) is None for m in ALIGNMENT)
-    ]
-    if absent:
-        raise RunDamaged(
-            f"the run {run.path} has no {', '.join(absent)} (alignment with the reference, test split)\n"
-            "  Run: featcache train again with --overwrite"
-        )
+def adapter_name(run: RunResults) -> str:
+    """The adapter of a run, or of each side, and whether its pairs were shuffled."""
+    adapter = run.settings.get("adapter", run.path.name)
+    if isinstance(adapter, dict):
+        adapter = ", ".join(f"{side} {kind}" for side, kind in adapter.items())
+    return str(adapter) + (", pairs shuffled" if run.is_control else "")
 
 
-def _labels(runs: Sequence[RunResults]) -> list[str]:
-    adapters = [_adapter(run) for run in runs]
-    counts = Counter(adapters)
+def unique_labels(names: Sequence[str], runs: Sequence[RunResults]) -> list[str]:
+    """The names, with the folder and then a number added to those that would not be unique."""
+    counts = Counter(names)
     named = [
-        adapter if counts[adapter] == 1 or adapter == run.path.name else f"{adapter} ({run.path.name})"
-        for adapter, run in zip(adapters, runs, strict=True)
+        name if counts[name] == 1 or name == run.path.name else f"{name} ({run.path.name})"
+        for name, run in zip(names, runs, strict=True)
     ]
     counts = Counter(named)
     return [name if counts[name] == 1 else f"{name} #{1 + named[:i].count(name)}" for i, name in enumerate(named)]
 
 
-def _adapter(run: RunResults) -> str:
-    config = run.config.get("config", {})
-    return str(config.get("adapter", run.path.name)) + (", pairs shuffled" if config.get("shuffle_pairs") else "")
+def _load(path: Path) -> RunResults:
+    from featcache.metrics.measure.row import ContrastRow, Row
+    from featcache.trainer.errors import RunDamaged
+    from featcache.trainer.run import load_run
+
+    folder = load_run(path)
+    scores = [Row(**row) for row in folder.table("metrics").to_dicts()]
+    run = RunResults(
+        path=path,
+        label=path.name,
+        config=folder.config,
+        format=folder.format,
+        scores=tuple(row for row in scores if row.value is not None),
+        contrasts=tuple(ContrastRow(**row) for row in folder.table("contrasts").to_dicts()),
+        map=folder.table("map").to_dicts(),
+        kernels=folder.table("kernels").to_dicts(),
+    )
+    if not run.metrics:
+        what = "trained joint (alignment with the reference" if run.reference else "trained sides (alignment"
+        raise RunDamaged(f"the run {path} has no {what}, test split)\n  Run: featcache train again with --overwrite")
+    return run
+
+
+def _reference_name(reference: dict[str, Any], sides: Sequence[dict[str, Any]]) -> str:
+    encoder, layer = reference["encoder"], reference["layer"]
+    if all(side["encoder"] != encoder for side in sides):
+        return encoder
+    if all((side["encoder"], side["layer"]) != (encoder, layer) for side in sides):
+        return f"{encoder}/{layer}"
+    return f"{encoder}/{layer} ({reference['view']})"

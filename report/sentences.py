@@ -1,54 +1,25 @@
-"""Conclusions in words, computed from the tables: flip a number and its sentence flips."""
+"""Conclusions in words: every "above", "below" and "cannot tell" is a verdict of the run's table of contrasts."""
 
-import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from featcache.report.runs import RunResults, Score, load_runs
-from featcache.report.tables import AlignmentRow, Reading, RetrievalRow, retrieval_table, summary_table
+from featcache.report.runs import RunResults, load_runs, metric_title, mixture_text, number
+from featcache.report.seeds import headline_run, is_range, pool_seeds, same_test, score_text
+from featcache.report.tables import RetrievalRow, VerdictRow, contrast_table, retrieval_table
+
+if TYPE_CHECKING:
+    from featcache.metrics.measure.row import Row
 
 _SMALL_TEST = 500
-Rows = dict[tuple[str, str], AlignmentRow]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A difference of two scores and the margin below which it is called level."""
-
-    difference: float
-    margin: float
-
-    @property
-    def verdict(self) -> str:
-        """Returns "above", "below" or "level with"."""
-        if abs(self.difference) <= self.margin or self.difference == 0:
-            return "level with"
-        return "above" if self.difference > 0 else "below"
-
-    def text(self, other: float) -> str:
-        """Returns the other score, the signed difference, and the margin where it decides."""
-        inside = f", inside ±{self.margin:.3f}" if self.verdict == "level with" else ""
-        return f"{other:.3f}; {_signed(self.difference)}{inside}"
-
-
-def compare(a: Reading, b: Reading, *parts: Reading) -> Comparison:
-    """Compares two scores; where b is a mean, `parts` are what it is a mean of.
-
-    The margin adds the half-widths of the null ranges (or of the intervals, where they are wider) as independent
-    errors. The scores share their test groups, so this is cautious.
-
-    Example:
-        >>> compare(Reading(0.30, null_low=0.0, null_high=0.02), Reading(0.295, null_low=0.0, null_high=0.02)).verdict
-        'level with'
-    """
-    other = math.hypot(*(part.spread for part in parts)) / len(parts) if parts else b.spread
-    return Comparison(a.value - b.value, math.hypot(a.spread, other))
+OLD_FORMAT = "written by featcache 0.1: no contrasts; train again for verdicts"
 
 
 def findings(runs: Sequence[Path | str | RunResults]) -> list[str]:
-    """States what the runs show, in sentences computed from their numbers.
+    """States what the runs show, in sentences computed from their numbers and verdicts.
+
+    Runs that differ in their seed only are spoken of as one, by mean and range.
 
     Args:
         runs: Run folders or loaded runs.
@@ -61,63 +32,74 @@ def findings(runs: Sequence[Path | str | RunResults]) -> list[str]:
         RunMissing: If a folder is not there.
         RunDamaged: If a folder is not a whole run.
     """
-    loaded = load_runs(runs)
+    loaded = pool_seeds(load_runs(runs))
     several = len(loaded) > 1
     sentences = [f"{run.label}: {line}" if several else line for run in loaded for line in run_findings(run)]
-    return comparison_of_runs(loaded) + sentences + caveats(loaded)
+    return selection(loaded) + sentences + caveats(loaded)
 
 
 def brief(runs: Sequence[Path | str | RunResults]) -> list[str]:
-    """As `findings`; of several runs, what is said of the nearest to the reference alone stands for all."""
-    loaded = load_runs(runs)
-    best = max(loaded, key=lambda run: _joint(rows_of(run)).value)
+    """As `findings`; of several runs, only the headline run is spoken of."""
+    loaded = pool_seeds(load_runs(runs))
     if len(loaded) == 1:
         return findings(loaded)
-    return comparison_of_runs(loaded) + [f"{best.label}: {line}" for line in run_findings(best)] + caveats(loaded)
+    headline, _ = headline_run(loaded)
+    return selection(loaded) + [f"{headline.label}: {line}" for line in run_findings(headline)] + caveats(loaded)
 
 
 def headline(runs: Sequence[RunResults]) -> str:
-    """Returns what opens the page: the best joint space against both readings of its parts."""
-    best = max(runs, key=lambda run: _joint(rows_of(run)).value)
-    whose = f"Highest of {len(runs)} runs is {best.label}. " if len(runs) > 1 else ""
-    return whose + _against_parts(best, "mutual_knn", rows_of(best))
+    """What opens the page: the headline run's joint space, and its verdicts against its parts."""
+    best, _ = headline_run(runs)
+    if len(runs) == 1:
+        return run_findings(best)[0]
+    return f"The headline run is {best.label}. {run_findings(best)[0]}"
 
 
-def run_findings(run: RunResults) -> list[str]:
-    """Returns the sentences about one run, caveats aside."""
-    rows = rows_of(run)
-    sentences = [
-        _against_parts(run, "mutual_knn", rows),
-        _second_metric(rows),
-        _null(rows),
-        _untrained(rows),
-        _mixing(rows),
-        _over_training(run),
-        *_retrieval(run),
-    ]
+def selection(runs: Sequence[RunResults]) -> list[str]:
+    """How the headline run was chosen among several, and which runs are seeds of one recipe."""
+    sentences = [headline_run(runs)[1]]
+    for run in runs:
+        if run.seeds:
+            numbers = ", ".join(str(one.settings.get("seed")) for one in run.seeds)
+            whose = f"{run.label}: " if len(runs) > 1 else ""
+            sentences.append(
+                f"{whose}{len(run.seeds)} runs differ in their seed only ({numbers}): scores are their mean and their "
+                "range, and no seed is picked."
+            )
     return [line for line in sentences if line]
 
 
-def comparison_of_runs(runs: Sequence[RunResults]) -> list[str]:
-    """Returns which run's joint space stands nearest to the reference, or nothing for one run or unequal tests."""
-    if len(runs) < 2 or not same_test(runs):
-        return []
-    joints = sorted(((_joint(rows_of(run)), run.label) for run in runs), key=lambda pair: -pair[0].value)
-    (first, best), (second, next_best) = joints[:2]
-    verdict = "ahead of" if compare(first, second).verdict == "above" else "level with"
-    return [
-        f"Of {len(runs)} runs the joint space of {best} stands nearest to the reference ({first.value:.3f}), "
-        f"{verdict} {next_best} ({second.value:.3f}); the last, {joints[-1][1]}, reaches {joints[-1][0].value:.3f}."
-    ]
+def run_findings(run: RunResults) -> list[str]:
+    """The sentences about one run, caveats aside; the first opens the page."""
+    control = "This run is a control: its training pairs were shuffled across groups. " if run.is_control else ""
+    if run.reference:
+        sentences = [
+            control + _reached(run),
+            *(_other_metric(run, metric) for metric in run.metrics[1:]),
+            _unrelated(run),
+            _training(run),
+            *_other_contrasts(run),
+            _mixing(run),
+            _over_training(run),
+        ]
+    else:
+        sentences = [control + _between_sides(run)]
+    return [line for line in (*sentences, *_retrieval(run)) if line]
 
 
 def caveats(runs: Sequence[RunResults]) -> list[str]:
-    """Returns what limits the reading: size, kinship with the reference, intervals, controls, unequal tests."""
+    """What limits the reading: size, kinship with the reference, missing contrasts, controls, unequal tests."""
     sentences: dict[str, None] = {}
     for run in runs:
-        sentences |= dict.fromkeys(_size(run) + _kinship(run) + _no_interval(run))
-        if run.config.get("config", {}).get("shuffle_pairs"):
-            sentences[f"Caveat: {run.label} is a control, its training pairs were shuffled across groups."] = None
+        whose = f"{run.label}: " if len(runs) > 1 else ""
+        sentences |= dict.fromkeys(_size(run) + _kinship(run) + _no_contrasts(run, whose))
+        if run.is_control:
+            whose = run.label if len(runs) > 1 else "the run"
+            sentences[
+                f"Caveat: {whose} is a control, its training pairs were shuffled across groups: by itself it says "
+                "nothing of pairing. To test what pairing adds, name its folder as --control of a training on true "
+                "pairs."
+            ] = None
     if len(runs) > 1 and not same_test(runs):
         sentences[
             "Caveat: the runs do not share test groups, features and k, so do not compare their scores with each other."
@@ -125,188 +107,191 @@ def caveats(runs: Sequence[RunResults]) -> list[str]:
     return list(sentences)
 
 
-def same_test(runs: Sequence[RunResults]) -> bool:
-    """Returns whether all runs measured the same features on the same test groups with the same k."""
-    return len({_test_identity(run) for run in runs}) == 1
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence.
+
+    Example:
+        >>> listed(["a", "b", "c"])
+        'a, b and c'
+    """
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def same_features(runs: Sequence[RunResults]) -> bool:
-    """Returns whether all runs read the same three feature arrays."""
-    return len({_features_identity(run) for run in runs}) == 1
+def _reached(run: RunResults) -> str:
+    metric, where = run.metrics[0], run.names()["reference"]
+    joint = _joint(run, metric)
+    verdicts = _clauses(_verdicts(run, "parts", metric))
+    verdicts = f" Joint against {verdicts}." if verdicts else ""
+    seeds = f", over {len(run.seeds)} seeds," if run.seeds else ""
+    sides = f" of all {len(run.sides)} sides" if len(run.sides) > 2 else ""
+    return f"Against {where}{seeds} the joint space{sides} reaches {score_text(joint)} ({_test_of(joint)}).{verdicts}"
 
 
-def rows_of(run: RunResults) -> Rows:
-    """Returns the alignment rows of one run by (group, space)."""
-    return {(row.group, row.space): row for row in summary_table([run])}
-
-
-def _against_parts(run: RunResults, metric: str, rows: Rows) -> str:
-    joint = _joint(rows)
-    clauses = [f"{_clause(metric, rows, group)}" for group in ("adapted", "raw")]
-    n = f"{joint.n:,} test groups" if joint.n else "the test groups"
-    chance = f", chance {joint.chance:.3f}" if joint.chance is not None else ""
-    return (
-        f"Against {run.names()['reference']} the joint space reaches {joint.value:.3f} (mutual-kNN, k = {joint.k}, "
-        f"{n}{chance}): {clauses[0]}; {clauses[1]}."
-    )
-
-
-def _clause(metric: str, rows: Rows, group: str) -> str:
-    mean, most = _parts(metric, rows, group)
-    joint, x, y, average, best = _five(metric, rows, group)
-    if mean.verdict == most.verdict:
-        words = f"{mean.verdict} both the average ({mean.text(average.value)}) and the maximum"
-    else:
-        words = f"{mean.verdict} the average ({mean.text(average.value)}), {most.verdict} the maximum"
-    return f"{words} ({most.text(best.value)}) of its {group} parts"
-
-
-def _five(metric: str, rows: Rows, group: str) -> tuple[Reading, Reading, Reading, Reading, Reading]:
-    cells = [rows["joint", "joint"], *(rows[group, space] for space in ("x", "y", "average", "maximum"))]
-    joint, x, y, average, best = (getattr(cell, metric) for cell in cells)
-    return joint, x, y, average, best
-
-
-def _parts(metric: str, rows: Rows, group: str) -> tuple[Comparison, Comparison]:
-    joint, x, y, average, best = _five(metric, rows, group)
-    return compare(joint, average, x, y), compare(joint, best)
-
-
-def _second_metric(rows: Rows) -> str:
-    names = ("average of the adapted", "maximum of the adapted", "average of the raw", "maximum of the raw")
-    both = [
-        (name, knn.verdict, cka.verdict)
-        for group, pair in (("adapted", names[:2]), ("raw", names[2:]))
-        for name, knn, cka in zip(pair, _parts("mutual_knn", rows, group), _parts("cka", rows, group), strict=True)
-    ]
-    unlike = [f"{verdict} the {name}" for name, knn, verdict in both if verdict != knn]
+def _other_metric(run: RunResults, metric: str) -> str:
+    """The verdicts against the parts by another metric: those that differ from the first metric's."""
+    first = {row.contrast: row.verdict for row in _verdicts(run, "parts", run.metrics[0])}
+    rows = _verdicts(run, "parts", metric)
+    title = metric_title(metric)
+    opening = f"By {title} the joint reaches {score_text(_joint(run, metric))}"
+    if not rows:
+        return f"{opening}."
+    unlike = [row for row in rows if row.verdict != first.get(row.contrast)]
     if not unlike:
-        return "Linear CKA gives the same verdict in all four comparisons."
+        return f"{opening}, with the same verdicts in all {len(rows)} contrasts with its parts."
     return (
-        f"Linear CKA differs from mutual-kNN in {len(unlike)} of 4 comparisons: it puts the joint {_and(unlike)} parts."
+        f"{opening}, with other verdicts in {len(unlike)} of {len(rows)} contrasts with its parts: joint against "
+        f"{_clauses(unlike)}."
     )
 
 
-def _null(rows: Rows) -> str:
-    joint = _joint(rows)
+def _unrelated(run: RunResults) -> str:
+    joint = _joint(run, run.metrics[0])
     if joint.null_low is None or joint.null_high is None:
         return ""
-    where = "above" if joint.value > joint.null_high else "below" if joint.value < joint.null_low else "inside"
-    meaning = {
-        "above": "the agreement is not an accident of pairing",
-        "inside": "it is not told apart from shuffled pairing",
-        "below": "it agrees less than shuffled pairing",
-    }[where]
-    return f"The joint score lies {where} its 95 % null range ({joint.null_low:.3f}–{joint.null_high:.3f}): {meaning}."
+    low, high = (joint.ci_low, joint.ci_high) if is_range(joint) else (joint.value, joint.value)
+    assert low is not None and high is not None
+    where = "above" if low > joint.null_high else "below" if high < joint.null_low else "within"
+    seeds = ", for every seed" if is_range(joint) and where != "within" else ""
+    return (
+        f"The joint's score is {where} what unrelated features score (95 % of permutations: {joint.null_low:.3f} to "
+        f"{joint.null_high:.3f}){seeds}."
+    )
 
 
-def _untrained(rows: Rows) -> str:
-    if ("untrained", "joint") not in rows:
+def _training(run: RunResults) -> str:
+    metric = run.metrics[0]
+    rows = _verdicts(run, "training", metric)
+    before = run.on_test("untrained", "joint", metric)
+    if not rows:
+        return f"Untrained adapters give a joint of {score_text(before)}; side by side, no verdict." if before else ""
+    draws = f", {before.note.partition(',')[0]}" if before and before.note else ""
+    reached = f" (joint {number(before):.3f} untrained{draws})" if before else ""
+    verdicts = "; ".join(f"{row.whole}: {row.text()}" for row in rows)
+    how = "Training on shuffled pairs" if run.is_control else "Training"
+    return f"{how}, trained against untrained{reached}: {verdicts}."
+
+
+def _other_contrasts(run: RunResults) -> list[str]:
+    metric, sentences = run.metrics[0], []
+    for row in _verdicts(run, "pairing", metric):
+        sentences.append(
+            f"Pairing: the joint against the joint of a control trained on shuffled pairs: {row.text()}. This contrast "
+            "alone says what true pairs add."
+        )
+    sentences += [f"{row.contrast}: {row.text()}." for row in _verdicts(run, "other", metric)]
+    return [line[0].upper() + line[1:] for line in sentences]
+
+
+def _mixing(run: RunResults) -> str:
+    metric = run.metrics[0]
+    mixed = run.on_test("mixed", "mixed", metric)
+    if mixed is None:
         return ""
-    joint, before = _joint(rows), rows["untrained", "joint"].mutual_knn
-    if before is None:
-        return ""
-    change = compare(joint, before)
-    verb = {"above": "raised", "below": "lowered", "level with": "did not move"}[change.verdict]
-    if verb == "did not move":
-        return f"Training did not move the joint's alignment: {before.value:.3f} untrained, {joint.value:.3f} trained."
-    return f"Training {verb} the joint's alignment from {before.value:.3f} (untrained) to {joint.value:.3f}."
-
-
-def _mixing(rows: Rows) -> str:
-    row = rows.get(("mixed", "x+y"))
-    if row is None or row.mutual_knn is None:
-        return ""
-    joint, mixed = _joint(rows), row.mutual_knn
-    verdict = compare(joint, mixed).verdict
-    weight = f" (w = {row.w:.2f}, chosen on validation)" if row.w is not None else ""
-    lesson = {
-        "above": "training adds what mixing cannot",
-        "below": "mixing, with no training, does better",
-        "level with": "training adds nothing over mixing",
-    }[verdict]
-    return f"Mixing the raw kernels{weight} reaches {mixed.value:.3f}; the joint stands {verdict} it: {lesson}."
+    weights = mixture_text(mixed)
+    chosen = f" ({weights}; chosen on validation)" if weights else ""
+    verdicts = "; ".join(row.text() for row in _verdicts(run, "mixing", metric))
+    verdicts = f"; joint against it: {verdicts}" if verdicts else "; side by side with the joint, no verdict"
+    return f"Mixing the raw kernels{chosen} reaches {number(mixed):.3f}{verdicts}."
 
 
 def _over_training(run: RunResults) -> str:
-    scores = run.find(space="joint", metric="mutual_knn", split="validation", against="reference")
-    curve = [score for score in scores if score.stage in ("untrained", "trained") and score.epoch is not None]
+    rows = run.find(space="joint", metric=run.metrics[0], split="validation", against="reference")
+    curve = [row for row in rows if row.stage in ("untrained", "trained") and row.epoch is not None]
     if len(curve) < 2:
         return ""
-    peak, last = max(curve, key=lambda score: score.value), max(curve, key=lambda score: score.epoch or 0)
+    peak, last = max(curve, key=number), max(curve, key=lambda row: row.epoch or 0)
     chosen = f"; the epoch kept is {run.selected_epoch}" if run.selected_epoch is not None else ""
+    what = "On validation the joint's alignment" + (", averaged over seeds," if run.seeds else "")
     if peak.epoch == last.epoch:
-        return f"On validation the joint's alignment still rises at the last epoch ({last.epoch}){chosen}."
+        return f"{what} is highest at the last epoch ({last.epoch}){chosen}."
     where = f"at epoch {peak.epoch}" if peak.epoch else "before training"
-    if f"{peak.value:.3f}" == f"{last.value:.3f}":
-        return (
-            f"On validation the joint's alignment peaks {where} ({peak.value:.3f}) and holds to the last epoch{chosen}."
-        )
     return (
-        f"On validation the joint's alignment peaks {where} ({peak.value:.3f}) and stands at "
-        f"{last.value:.3f} after epoch {last.epoch}{chosen}."
+        f"{what} peaks {where} ({number(peak):.3f}) and stands at {number(last):.3f} after epoch {last.epoch}{chosen}."
+    )
+
+
+def _between_sides(run: RunResults) -> str:
+    metric = run.metrics[0]
+    clauses: list[str] = []
+    first = ""
+    for a, b in run.pairs:
+        raw, trained = (run.on_test(stage, a, metric, b) for stage in ("raw", "trained"))
+        if trained is not None:
+            first = first or _test_of(trained)
+            before = f" (raw {score_text(raw)})" if raw else ""
+            clauses.append(f"{run.space_name(a)} and {run.space_name(b)} agree at {score_text(trained)}{before}")
+    return (
+        f"No reference was named, so the sides are read against each other, side by side and without verdicts. After "
+        f"training, {'; '.join(clauses)}: {first}."
     )
 
 
 def _retrieval(run: RunResults) -> list[str]:
     rows = {(row.stage, row.direction): row for row in retrieval_table([run]) if row.metric == "R@10"}
-    return [_retrieved(row, rows.get(("untrained", key[1]))) for key, row in rows.items() if key[0] == "trained"]
+    return [
+        _retrieved(run, row, rows.get(("untrained", direction)))
+        for (stage, direction), row in rows.items()
+        if stage == "trained"
+    ]
 
 
-def _retrieved(row: RetrievalRow, before: RetrievalRow | None) -> str:
-    score = row.reading
-    interval = f" [{score.ci_low:.3f}, {score.ci_high:.3f}]" if score.ci_low is not None and score.ci_high else ""
-    sentences = f"Retrieval {row.label}: R@10 {score.value:.3f}{interval}"
+def _retrieved(run: RunResults, row: RetrievalRow, before: RetrievalRow | None) -> str:
+    score = row.score
+    sentence = f"Retrieval {row.label}: R@10 {score_text(score)}"
     if score.chance is not None:
-        sentences += f", {_beyond(score, score.chance)} chance ({score.chance:.3f})"
+        sentence += f", {_against_chance(run, row)}"
     if before is not None:
-        link = " and" if score.chance is not None else ","
-        sentences += f"{link} {_intervals(score, before.reading)} untrained adapters ({before.reading.value:.3f})"
-    return sentences + "."
+        sentence += f"; untrained adapters {score_text(before.score)}"
+    return sentence + "."
 
 
-def _beyond(score: Reading, level: float) -> str:
-    low, high = score.ci_low, score.ci_high
-    if low is None or high is None:
-        return "above" if score.value > level else "not above"
-    return "above" if low > level else "below" if high < level else "not told apart from"
-
-
-def _intervals(a: Reading, b: Reading) -> str:
-    ends = (a.ci_low, a.ci_high, b.ci_low, b.ci_high)
-    if any(end is None for end in ends):
-        return "above" if a.value > b.value else "not above"
-    low, high, other_low, other_high = (end for end in ends if end is not None)
-    return "above" if low > other_high else "below" if high < other_low else "not told apart from"
+def _against_chance(run: RunResults, row: RetrievalRow) -> str:
+    """Where the interval stands against chance; of a control nothing is said, for that would speak of pairing."""
+    chance = f"chance {row.score.chance:.3f}"
+    places: list[str] = []
+    for one in run.each if not run.is_control else ():
+        for score in one.find(stage=row.stage, direction=row.direction, metric=row.metric, split="test")[:1]:
+            if score.ci_low is None or score.ci_high is None or score.chance is None:
+                return chance
+            low, high = score.ci_low > score.chance, score.ci_high < score.chance
+            places.append("above" if low else "below" if high else "cannot tell from")
+    if not places:
+        return chance
+    chance = f"chance ({row.score.chance:.3f})"
+    if len(places) == 1:
+        return f"{places[0]} {chance}"
+    counts = [f"{place} {chance} in {places.count(place)} of {len(places)} seeds" for place in dict.fromkeys(places)]
+    return ", ".join(counts)
 
 
 def _size(run: RunResults) -> list[str]:
-    joint = _joint(rows_of(run))
-    if joint.n is None or joint.n >= _SMALL_TEST:
+    row = _any_test_score(run)
+    if row.n is None or row.n >= _SMALL_TEST:
         return []
-    chance = f" and chance is {joint.chance:.3f}" if joint.chance is not None else ""
+    chance = f" and chance is {row.chance:.3f}" if row.chance is not None else ""
     return [
-        f"Caveat: the test split has only {joint.n:,} groups{chance}; mutual-kNN falls as the gallery grows, "
-        "so compare with other studies at equal n and k only."
+        f"Caveat: the test split has only {row.n:,} groups{chance}; {metric_title(row.metric)} falls as the gallery "
+        "grows, so compare with other studies at equal n and k only."
     ]
 
 
-def _no_interval(run: RunResults) -> list[str]:
-    if _joint(rows_of(run)).ci_low is not None:
-        return []
-    return [
-        "Caveat: the alignment scores carry no sampling interval; above, below and level are judged by the null ranges "
-        "alone, so repeat small differences with other seeds or more test groups before trusting them."
-    ]
+def _no_contrasts(run: RunResults, whose: str) -> list[str]:
+    if run.format == 1:
+        return [f"Caveat: {whose}{OLD_FORMAT}."]
+    if not run.reference:
+        return [f"Caveat: {whose}without a reference there are no contrasts, and so no verdicts."]
+    return [] if any(one.contrasts for one in run.each) else [f"Caveat: {whose}the run has no contrasts."]
 
 
 def _kinship(run: RunResults) -> list[str]:
-    reference, names = run.side("reference").encoder, run.names()
-    kin = [role for role in ("x", "y") if _family(run.side(role).encoder) == _family(reference)]
+    if not run.reference:
+        return []
+    names, family = run.names(), _family(run.reference["encoder"])
+    kin = [side for side, source in run.config["sides"].items() if _family(source["encoder"]) == family]
     return [
-        f"Caveat: the reference {names['reference']} is of the same family as {names[role]}, which agrees with it by "
+        f"Caveat: the reference {names['reference']} is of the same family as {names[side]}, which agrees with it by "
         "descent and leaves little headroom."
-        for role in kin
+        for side in kin
     ]
 
 
@@ -316,31 +301,27 @@ def _family(encoder: str) -> str:
     return words[0] if words else encoder.lower()
 
 
-def _joint(rows: Rows) -> Reading:
-    score = rows["joint", "joint"].mutual_knn
-    assert score is not None  # load_runs refuses a run without it
-    return score
+def _verdicts(run: RunResults, topic: str, metric: str) -> list[VerdictRow]:
+    return [row for row in contrast_table([run]) if (row.topic, row.metric) == (topic, metric)]
 
 
-def _features_identity(run: RunResults) -> tuple[str, ...]:
-    sides = [run.side(role) for role in ("x", "y", "reference")]
-    return tuple(part for side in sides for part in (side.view, side.encoder, side.layer, side.digest, side.root))
+def _clauses(rows: Sequence[VerdictRow]) -> str:
+    """As in "the average of raw parts: cannot tell (−.016 [−.043, +.010]); the best raw part: below (…)"."""
+    return "; ".join(f"the {row.against}: {row.text()}" for row in rows)
 
 
-def _test_identity(run: RunResults) -> tuple[object, ...]:
-    joint = run.on_test("trained", "joint", "mutual_knn")
-    size = (joint.n, joint.k) if isinstance(joint, Score) else ()
-    return (
-        *_features_identity(run),
-        str(run.config.get("dataset")),
-        str(run.config.get("split", {}).get("hashes", {}).get("test")),
-        *size,
-    )
+def _joint(run: RunResults, metric: str) -> "Row":
+    row = run.on_test("trained", "joint", metric)
+    assert row is not None  # run.metrics are those that the joint has
+    return row
 
 
-def _and(clauses: list[str]) -> str:
-    return clauses[0] if len(clauses) == 1 else ", ".join(clauses[:-1]) + " and " + clauses[-1]
+def _any_test_score(run: RunResults) -> "Row":
+    return run.find(stage="trained", split="test", direction="", metric=run.metrics[0])[0]
 
 
-def _signed(value: float) -> str:
-    return f"+{value:.3f}" if value >= 0 else f"−{-value:.3f}"
+def _test_of(row: "Row") -> str:
+    """As in "mutual-kNN, k = 10, 230 test groups, chance 0.044"."""
+    facts = [metric_title(row.metric), f"k = {row.k}" if row.k else "", f"{row.n:,} test groups" if row.n else ""]
+    facts.append(f"chance {row.chance:.3f}" if row.chance is not None else "")
+    return ", ".join(filter(None, facts))

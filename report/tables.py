@@ -1,44 +1,25 @@
-"""Alignment and retrieval rows, one shape for the page, the terminal and the conclusions."""
+"""Alignment, retrieval and contrasts as rows of one shape for the page, the terminal and the sentences."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
 
-from featcache.report.runs import ALIGNMENT, RECALLS, RunResults, Score, load_runs
+from featcache.report.runs import RECALLS, REFERENCE, RunResults, load_runs, number
 
-# (group, stage, space) in reading order; the average and the maximum are added where both sides stand
-_PARTS = (("raw", "raw"), ("adapted", "trained"))
+if TYPE_CHECKING:
+    from featcache.metrics.measure.row import ContrastRow, Row
 
-
-@dataclass(frozen=True)
-class Reading:
-    """One number with what it must be read against; None where the run measured no such bound."""
-
-    value: float
-    chance: float | None = None
-    null_low: float | None = None
-    null_high: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    n: int | None = None
-    k: int | None = None
-
-    @property
-    def spread(self) -> float:
-        """Half the wider of the null range and the interval: differences below it cannot be told from none."""
-        widths = [_half(self.null_low, self.null_high), _half(self.ci_low, self.ci_high)]
-        return max(widths)
-
-    def text(self) -> str:
-        """Returns the value, and the null range where there is one, with three decimals.
-
-        Example:
-            >>> Reading(0.30712, null_low=0.008, null_high=0.0124).text()
-            '0.307 (null 0.008–0.012)'
-        """
-        if self.null_low is None or self.null_high is None:
-            return f"{self.value:.3f}"
-        return f"{self.value:.3f} (null {self.null_low:.3f}–{self.null_high:.3f})"
+# first word of the parts of a contrast -> what the contrast is about
+_TOPICS = {
+    "raw": "parts",
+    "adapted": "parts",
+    "untrained": "training",
+    "control": "pairing",
+    "mixed": "mixing",
+}
 
 
 @dataclass(frozen=True)
@@ -47,26 +28,22 @@ class AlignmentRow:
 
     Args:
         run: The run's label.
-        group: "raw", "adapted", "joint", "untrained", "mixed" or "pair" (x against y, no reference).
-        space: "x", "y", "average", "maximum", "joint", "x+y" (mixed), or the stage for "pair".
+        group: "raw", "adapted", "joint", "untrained", "mixed" or "between" (two sides, no reference).
+        space: A side, "average", "maximum", "joint", "joint:a+b" or "mixed"; of "between" "<a>, <b>, <stage>".
         label: What a reader calls it.
-        mutual_knn: Mutual-kNN, or None.
-        cka: Linear CKA, or None.
-        w: Weight of x in a mixed kernel, else None.
+        scores: Metric -> row.
     """
 
     run: str
     group: str
     space: str
     label: str
-    mutual_knn: Reading | None
-    cka: Reading | None
-    w: float | None = None
+    scores: "Mapping[str, Row]"
 
-    def cells(self) -> tuple[str, str, str, str]:
-        """Returns run, label, mutual-kNN and CKA as text, ready for `rich.table.Table.add_row`."""
-        readings = [reading.text() if reading else "–" for reading in (self.mutual_knn, self.cka)]
-        return self.run, self.label, readings[0], readings[1]
+    @property
+    def derived(self) -> bool:
+        """Whether it is computed from the rows above it."""
+        return self.space in ("average", "maximum")
 
 
 @dataclass(frozen=True)
@@ -78,19 +55,91 @@ class RetrievalRow:
     direction: str
     label: str
     metric: str
-    reading: Reading
+    score: "Row"
+
+
+@dataclass(frozen=True)
+class VerdictRow:
+    """One contrast of one metric: that of a run, or of each of several seeds.
+
+    Args:
+        run: The run's label.
+        metric: Name of the metric.
+        topic: "parts", "training", "pairing" (against a control), "mixing" or "other".
+        contrast: Its name, as in "joint − best raw part".
+        against: What the whole is compared with, as in "best raw part".
+        whole: Whose score is compared.
+        rows: Of the run, or of each seed.
+        binding: The part that decides, where the contrast is with the best of several and the rows agree on it.
+    """
+
+    run: str
+    metric: str
+    topic: str
+    contrast: str
+    against: str
+    whole: str
+    rows: "Sequence[ContrastRow]"
+    binding: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """The verdict; of several seeds how many have which, as in "below in 6 of 6"."""
+        if len(self.rows) == 1:
+            return self.rows[0].verdict
+        counts = Counter(row.verdict for row in self.rows)
+        return ", ".join(f"{verdict} in {count} of {len(self.rows)}" for verdict, count in counts.most_common())
+
+    @property
+    def difference(self) -> str:
+        """The difference; of several seeds their mean."""
+        values = self._values
+        return f"{'mean ' if len(self.rows) > 1 else ''}{signed(fmean(values))}" if values else "–"
+
+    @property
+    def interval(self) -> str:
+        """The interval of the difference; of several seeds the range of their differences."""
+        if len(self.rows) > 1:
+            return f"range {signed(min(self._values))} to {signed(max(self._values))}" if self._values else "–"
+        row = self.rows[0]
+        return "–" if row.ci_low is None or row.ci_high is None else f"[{signed(row.ci_low)}, {signed(row.ci_high)}]"
+
+    @property
+    def p(self) -> str:
+        """The p after Holm's correction; "–" for several seeds."""
+        from featcache.metrics.measure.row import p_text
+
+        return (p_text(self.rows[0].p_holm) if len(self.rows) == 1 else "") or "–"
+
+    @property
+    def note(self) -> str:
+        """The part that decides, or why there is no difference or interval."""
+        notes = dict.fromkeys(row.note for row in self.rows if row.note)
+        return "; ".join(notes) or (f"decided by {self.binding}" if self.binding else "")
+
+    def text(self) -> str:
+        """Verdict, difference and interval, as in "below (−.181 [−.212, −.150])"."""
+        from featcache.metrics.measure.row import verdict_text
+
+        if len(self.rows) == 1:
+            return verdict_text(self.rows[0])
+        return f"{self.verdict} seeds ({self.difference}, {self.interval})"
+
+    @property
+    def _values(self) -> list[float]:
+        return [row.value for row in self.rows if row.value is not None]
 
 
 def summary_table(runs: Sequence[Path | str | RunResults]) -> list[AlignmentRow]:
     """Collects the alignment of every space on the test split.
 
-    Averages and maxima of the two sides are computed here, from the very numbers the rows above them show.
+    Averages and maxima of the sides are computed here, from the very numbers the rows above them show.
 
     Args:
         runs: Run folders or loaded runs.
 
     Returns:
-        Rows run by run: raw, adapted, joint, untrained, mixed, then x against y.
+        Rows run by run: raw, adapted, joint, untrained and mixed against the reference, then side against side.
 
     Raises:
         RunMissing: If a folder is not there.
@@ -100,101 +149,101 @@ def summary_table(runs: Sequence[Path | str | RunResults]) -> list[AlignmentRow]
 
 
 def retrieval_table(runs: Sequence[Path | str | RunResults]) -> list[RetrievalRow]:
-    """Collects recall and median rank on the test split, trained before untrained, both directions.
-
-    Args:
-        runs: Run folders or loaded runs.
-
-    Returns:
-        Rows run by run.
-
-    Raises:
-        RunMissing: If a folder is not there.
-        RunDamaged: If a folder is not a whole run.
-    """
+    """Collects recall and median rank on the test split, trained first, every direction; as `summary_table`."""
     rows: list[RetrievalRow] = []
     for run in load_runs(runs):
-        names = run.directions()
         for stage in ("trained", "untrained"):
-            for direction, label in names.items():
+            for direction, label in run.directions().items():
                 for metric in (*RECALLS, "median_rank"):
                     for score in run.find(stage=stage, direction=direction, metric=metric, split="test")[:1]:
-                        rows.append(RetrievalRow(run.label, stage, direction, label, metric, reading(score)))
+                        rows.append(RetrievalRow(run.label, stage, direction, label, metric, score))
     return rows
 
 
-def reading(score: Score) -> Reading:
-    """Returns what a table shows of one row of metrics.parquet."""
-    return Reading(
-        score.value,
-        score.chance,
-        score.null_low,
-        score.null_high,
-        score.ci_low,
-        score.ci_high,
-        score.n,
-        score.k,
-    )
+def contrast_table(runs: Sequence[Path | str | RunResults]) -> list[VerdictRow]:
+    """Collects the contrasts of every run, metric by metric, in their order; as `summary_table`."""
+    rows: list[VerdictRow] = []
+    for run in load_runs(runs):
+        contrasts: dict[tuple[str, str], list[ContrastRow]] = {}
+        for row in (row for one in run.each for row in one.contrasts):
+            contrasts.setdefault((row.metric, row.contrast), []).append(row)
+        metrics = [*run.metrics, *(metric for metric, _ in contrasts)]
+        for metric, name in sorted(contrasts, key=lambda key: metrics.index(key[0])):
+            own = tuple(contrasts[metric, name])
+            parts = {row.binding for row in own}
+            binding = run.space_name(parts.pop()) if len(parts) == 1 else ""
+            topic = _TOPICS.get(own[0].parts.split(" ")[0], "other")
+            against = name.partition(" − ")[2] or name
+            rows.append(VerdictRow(run.label, metric, topic, name, against, own[0].whole, own, binding))
+    return rows
 
 
-def average(a: Reading, b: Reading) -> Reading:
-    """Returns the mean of two scores, without the null range and interval that nobody measured for a mean.
+def signed(value: float) -> str:
+    """A difference with its sign and three decimals, without the leading zero, as `verdict_text` has it.
 
     Example:
-        >>> average(Reading(0.5, 0.01), Reading(0.1, 0.01)).value
+        >>> signed(-0.0112), signed(1.25)
+        ('−.011', '+1.250')
+    """
+    return ("−" if value < 0 else "+") + f"{abs(value):.3f}".removeprefix("0")
+
+
+def average(rows: "Sequence[Row]") -> "Row":
+    """The mean of scores, without the null range and interval that nobody measured for a mean.
+
+    Example:
+        >>> from featcache.metrics.measure.row import Row
+        >>> average([Row("a", "r", "mutual_knn", 0.5), Row("b", "r", "mutual_knn", 0.1)]).value
         0.3
     """
-    chance = None if a.chance is None or b.chance is None else (a.chance + b.chance) / 2
-    return Reading((a.value + b.value) / 2, chance, n=a.n, k=a.k)
+    chances = [row.chance for row in rows if row.chance is not None]
+    mean, chance = fmean(number(row) for row in rows), fmean(chances) if len(chances) == len(rows) else None
+    bare = {"null_low": None, "null_high": None, "ci_low": None, "ci_high": None, "interval": "none", "note": ""}
+    return replace(rows[0], space="average", value=mean, chance=chance, **bare)
 
 
-def maximum(a: Reading, b: Reading) -> Reading:
-    """Returns the larger of two scores."""
-    return a if a.value >= b.value else b
+def maximum(rows: "Sequence[Row]") -> "Row":
+    """The largest of some scores."""
+    return max(rows, key=number)
 
 
 def _alignment_rows(run: RunResults) -> list[AlignmentRow]:
-    names = run.names()
+    rows = [*_against_reference(run), *_between_sides(run)] if run.reference else _between_sides(run)
+    return [row for row in rows if row.scores]
+
+
+def _against_reference(run: RunResults) -> list[AlignmentRow]:
     rows: list[AlignmentRow] = []
-    for group, stage in _PARTS:
-        sides = [_row(run, group, stage, space, f"{names[space]}, {group}") for space in ("x", "y")]
-        rows += [*sides, _derived(sides, "average"), _derived(sides, "maximum")]
-    rows.append(_row(run, "joint", "trained", "joint", "joint, trained"))
-    rows.append(_row(run, "untrained", "untrained", "joint", "joint, untrained"))
-    rows += [_row(run, "untrained", "untrained", space, f"{names[space]}, untrained adapter") for space in ("x", "y")]
-    rows.append(_mixed(run))
-    for stage, label in (("raw", "raw"), ("untrained", "untrained"), ("trained", "trained")):
-        rows.append(_pair(run, stage, f"{names['x']} against {names['y']}, {label}"))
-    return [row for row in rows if row.mutual_knn or row.cka]
+    for group, stage in (("raw", "raw"), ("adapted", "trained")):
+        sides = [_row(run, group, stage, side, f"{run.space_name(side)}, {group}") for side in run.sides]
+        rows += [*sides, *(_derived(sides, which) for which in ("average", "maximum"))]
+    joints = run.joints()
+    rows += [_row(run, "joint", "trained", joint, f"{run.space_name(joint)}, trained") for joint in joints]
+    rows += [_row(run, "untrained", "untrained", joint, f"{run.space_name(joint)}, untrained") for joint in joints]
+    rows += [
+        _row(run, "untrained", "untrained", side, f"{run.space_name(side)}, untrained adapter") for side in run.sides
+    ]
+    return [*rows, _row(run, "mixed", "mixed", "mixed", "raw kernels mixed")]
 
 
-def _row(run: RunResults, group: str, stage: str, space: str, label: str) -> AlignmentRow:
-    by_metric = [run.on_test(stage, space, metric) for metric in ALIGNMENT]
-    knn, cka = (reading(score) if score else None for score in by_metric)
-    return AlignmentRow(run.label, group, space, label, knn, cka)
+def _between_sides(run: RunResults) -> list[AlignmentRow]:
+    rows: list[AlignmentRow] = []
+    for a, b in run.pairs:
+        for stage in ("raw", "untrained", "trained"):
+            label = f"{run.space_name(a)} against {run.space_name(b)}, {stage}"
+            row = _row(run, "between", stage, a, label, against=b)
+            rows.append(replace(row, space=f"{a}, {b}, {stage}"))
+    return rows
+
+
+def _row(run: RunResults, group: str, stage: str, space: str, label: str, *, against: str = REFERENCE) -> AlignmentRow:
+    by_metric = {metric: run.on_test(stage, space, metric, against) for metric in run.metrics}
+    return AlignmentRow(run.label, group, space, label, {metric: row for metric, row in by_metric.items() if row})
 
 
 def _derived(sides: list[AlignmentRow], which: str) -> AlignmentRow:
-    combine = {"average": average, "maximum": maximum}[which]
-    a, b = sides
-    knn = combine(a.mutual_knn, b.mutual_knn) if a.mutual_knn and b.mutual_knn else None
-    cka = combine(a.cka, b.cka) if a.cka and b.cka else None
-    return AlignmentRow(a.run, a.group, which, f"{which} of the two, {a.group}", knn, cka)
-
-
-def _mixed(run: RunResults) -> AlignmentRow:
-    by_metric = [run.find(stage="mixed", metric=metric, against="reference", split="test")[:1] for metric in ALIGNMENT]
-    knn, cka = (reading(scores[0]) if scores else None for scores in by_metric)
-    weights = [score.w for scores in by_metric for score in scores if score.w is not None]
-    label = "raw kernels mixed" + (f", w = {' / '.join(f'{w:.2f}' for w in dict.fromkeys(weights))}" if weights else "")
-    return AlignmentRow(run.label, "mixed", "x+y", label, knn, cka, weights[0] if weights else None)
-
-
-def _pair(run: RunResults, stage: str, label: str) -> AlignmentRow:
-    by_metric = [run.find(stage=stage, metric=metric, against="pair", split="test")[:1] for metric in ALIGNMENT]
-    knn, cka = (reading(scores[0]) if scores else None for scores in by_metric)
-    return AlignmentRow(run.label, "pair", stage, label, knn, cka)
-
-
-def _half(low: float | None, high: float | None) -> float:
-    return 0.0 if low is None or high is None else (high - low) / 2
+    combine, first = {"average": average, "maximum": maximum}[which], sides[0]
+    count = "two" if len(sides) == 2 else "sides"
+    shared = [metric for metric in first.scores if all(metric in side.scores for side in sides)]
+    scores = {metric: combine([side.scores[metric] for side in sides]) for metric in shared}
+    return AlignmentRow(first.run, first.group, which, f"{which} of the {count}, {first.group}", scores)

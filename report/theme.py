@@ -1,16 +1,50 @@
 """Palette, type scale and Vega-Lite configuration of every figure."""
 
+from collections.abc import Sequence
 from typing import Any
 
 FONT = '"Helvetica Neue", Helvetica, Arial, "Liberation Sans", sans-serif'
 INK, MUTED, RULE, FAINT = "#1a1a1a", "#5f6368", "#d5d8dc", "#eceef0"
 
 # Okabe and Ito 2008, distinct under the common colour-vision deficiencies; `TEXT` are the same hues dark enough to read
-COLOURS = {"x": "#0072B2", "y": "#D55E00", "joint": "#009E73", "reference": "#8A5A83", "mixed": "#E69F00"}
-TEXT = {"x": "#005F94", "y": "#A84A00", "joint": "#00704F", "reference": "#75476F", "mixed": "#8A5F00"}
+COLOURS = {"joint": "#009E73", "pair": "#7CC7AF", "reference": "#8A5A83", "mixed": "#E69F00"}
+TEXT = {"joint": "#00704F", "pair": "#3F7F6B", "reference": "#75476F", "mixed": "#8A5F00"}
+_SERIES = (
+    ("#0072B2", "#005F94"),
+    ("#D55E00", "#A84A00"),
+    ("#CC79A7", "#9A4A75"),
+    ("#56B4E9", "#23759F"),
+    ("#E69F00", "#8A5F00"),
+    ("#009E73", "#00704F"),
+    ("#000000", "#000000"),
+)
+_SIDES = 4  # of these colours are neither a joint's nor a mixture's
 LABELS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 OTHER = "#c9cdd1"
 SEQUENTIAL = "viridis"
+
+
+def series(number: int) -> tuple[str, str]:
+    """Colour of the n-th line or bar among equals, and of text in it; they repeat after the seventh.
+
+    Example:
+        >>> series(0)
+        ('#0072B2', '#005F94')
+    """
+    return _SERIES[number % len(_SERIES)]
+
+
+def space(name: str, sides: Sequence[str]) -> tuple[str, str]:
+    """Colour of a side, a joint space or a mixture, and of text in it.
+
+    Example:
+        >>> space("joint", ["images", "captions"])[0], space("captions", ["images", "captions"])[0]
+        ('#009E73', '#D55E00')
+    """
+    if name in sides:
+        return _SERIES[sides.index(name) % _SIDES]
+    known = "pair" if name.startswith("joint:") else name
+    return COLOURS.get(known, MUTED), TEXT.get(known, MUTED)
 
 
 def configuration() -> dict[str, Any]:

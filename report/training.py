@@ -1,25 +1,27 @@
-"""Training on the terminal: what was trained, then alignment and retrieval on the test split."""
+"""Training on the terminal: what was trained, then alignment, verdicts and retrieval on the test split."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.report.console import console, print_table
-from featcache.report.runs import ALIGNMENT
 
 if TYPE_CHECKING:
+    from featcache.metrics.measure.row import Row
     from featcache.report.runs import RunResults
-    from featcache.report.tables import Reading
+    from featcache.report.tables import VerdictRow
     from featcache.trainer.run import Run
 
 
 def show_training(run: "Run") -> None:
     """Shows what was trained, and which epoch was kept."""
-    settings, features = run.config["config"], run.config["features"]
-    names = {role: f"{entry['encoder']}/{entry['layer']}" for role, entry in features.items()}
-    sides = " + ".join(f"{names[role]} ({features[role]['view']})" for role in ("x", "y"))
-    against = f"against {names['reference']}, {settings['adapter']} adapters, seed {settings['seed']}"
-    console().print(f"{run.config['dataset']}: {sides} {against}")
+    settings, reference = run.config["config"], run.config["reference"]
+    sides = " + ".join(f"{one['encoder']}/{one['layer']} ({name})" for name, one in run.config["sides"].items())
+    against = f"against {reference['encoder']}/{reference['layer']}" if reference else "without a reference"
+    adapter = settings["adapter"]
+    kinds = adapter if isinstance(adapter, str) else ", ".join(f"{side} {kind}" for side, kind in adapter.items())
+    control = ", pairs shuffled: a control" if settings.get("shuffle_pairs") else ""
+    console().print(f"{run.config['dataset']}: {sides} {against}, {kinds} adapters, seed {settings['seed']}{control}")
     kept = f"epoch {run.config['selected_epoch']} of {settings['epochs']} kept by validation {settings['select']}"
     how = "was there already" if run.already_there else f"trained in {run.config['seconds']:.1f} s"
     console().print(f"  {run.path} {how}; {kept}")
@@ -32,14 +34,19 @@ def show_run(run: "Run") -> None:
 
 
 def show_runs(paths: Sequence[Path]) -> None:
-    """Shows alignment and retrieval on the test split, a column a run, and what they say."""
-    from featcache.report.runs import load_runs
+    """Shows alignment and retrieval on the test split, a column a run, the headline run's verdicts, and what they say.
+
+    Runs that differ in their seed only share a column of means and ranges.
+    """
+    from featcache.report.runs import load_runs, metrics_of
+    from featcache.report.seeds import pool_seeds
     from featcache.report.sentences import brief
 
-    runs = load_runs(paths)
-    for metric, title in ALIGNMENT.items():
+    runs = pool_seeds(load_runs(paths))
+    for metric in metrics_of(runs):
         console().print()
-        _show_alignment_of(runs, metric, title)
+        _show_alignment_of(runs, metric)
+    _show_verdicts(runs)
     console().print()
     _show_retrieval_of(runs)
     console().print("\nWhat the result says")
@@ -47,52 +54,100 @@ def show_runs(paths: Sequence[Path]) -> None:
         console().print(f"- {sentence}")
 
 
-def _show_alignment_of(runs: Sequence["RunResults"], metric: str, title: str) -> None:
+def _show_alignment_of(runs: Sequence["RunResults"], metric: str) -> None:
     """One metric of every space, a column a run; average and maximum of the parts stand below their sides."""
-    from featcache.report.tables import Reading, summary_table
+    from featcache.report.runs import metric_title, mixture_text
+    from featcache.report.tables import summary_table
 
-    rows = {run.label: summary_table([run]) for run in runs}
-    readings: list[Reading] = [score for table in rows.values() for row in table if (score := getattr(row, metric))]
+    table = summary_table(runs)
+    labels = dict.fromkeys((row.group, row.space) for row in table if metric in row.scores)
+    cells = {(row.run, row.group, row.space): row for row in table}
+    lines = []
+    for key in labels:
+        rows = [cells.get((run.label, *key)) for run in runs]
+        name = next(row.label for row in rows if row is not None)
+        scores = [row.scores.get(metric) if row else None for row in rows]
+        lines.append((name, *(_score(score, interval=len(runs) == 1) for score in scores)))
+    print_table(("space", *(run.label for run in runs)), lines, title=_heading(runs, metric, metric_title(metric)))
+    scores = [row.scores[metric] for row in table if metric in row.scores]
+    notes = {"untrained": {row.note.partition(",")[0] for row in scores if row.stage == "untrained"}}
+    notes["mixed"] = {mixture_text(row) for row in scores if row.stage == "mixed"}
+    remarks = [f"{what}: {text}" for what, texts in notes.items() for text in sorted(texts) if text]
+    if remarks:
+        console().print(f"({'; '.join(remarks)})")
+
+
+def _heading(runs: Sequence["RunResults"], metric: str, title: str) -> str:
+    from featcache.report.tables import summary_table
+
+    scores = [row.scores[metric] for row in summary_table(runs) if metric in row.scores]
     lows, highs, chances = (
-        [v for r in readings if (v := getattr(r, f)) is not None] for f in ("null_low", "null_high", "chance")
+        [value for row in scores if (value := getattr(row, name)) is not None]
+        for name in ("null_low", "null_high", "chance")
     )
-    test = runs[0].config["split"]["n"]["test"]
-    k = f", k = {runs[0].config['config']['k']}" if metric == "mutual_knn" else ""
-    chance = f"chance {min(chances):.3f}" + (f"–{max(chances):.3f}" if max(chances) - min(chances) > 5e-4 else "")
-    null = f"95 % of nulls {min(lows):.3f}–{max(highs):.3f}"
-    heading = f"{title} with {runs[0].names()['reference']}{k}, {test} test groups; {chance}, {null}"
-    first = next(iter(rows.values()))
-    lines = [
-        (row.label, *(_score(getattr(table[number], metric)) for table in rows.values()))
-        for number, row in enumerate(first)
-    ]
-    print_table(("space", *rows), lines, title=heading)
+    facts = [f"{runs[0].config['split']['n']['test']} test groups"]
+    if chances:
+        spread = max(chances) - min(chances) > 5e-4
+        facts.append(f"chance {min(chances):.3f}" + (f"–{max(chances):.3f}" if spread else ""))
+    if lows and highs:
+        facts.append(f"95 % of unrelated features {min(lows):.3f} to {max(highs):.3f}".replace("-", "−"))
+    with_whom = f" with {runs[0].names()['reference']}" if runs[0].reference else " of the sides with each other"
+    k = f", k = {runs[0].settings['k']}" if any(row.k for row in scores) else ""
+    return f"{title[0].upper()}{title[1:]}{with_whom}{k}, {', '.join(facts)}"
+
+
+def _show_verdicts(runs: Sequence["RunResults"]) -> None:
+    """The contrasts of the headline run; those of exploratory runs stand on the page."""
+    from featcache.report.runs import metric_title
+    from featcache.report.seeds import headline_run
+    from featcache.report.tables import contrast_table
+
+    run, _ = headline_run(runs)
+    rows = contrast_table([run])
+    if not rows:
+        return
+    whose = f" of {run.label}, the headline run" if len(runs) > 1 else ""
+    for metric in dict.fromkeys(row.metric for row in rows):
+        lines = [_verdict_cells(row) for row in rows if row.metric == metric]
+        columns = ["contrast", "verdict", "difference, 95 %", "p"]
+        if run.seeds:
+            columns, lines = [*columns[:2], "difference, range"], [line[:3] for line in lines]
+        console().print()
+        print_table(columns, lines, title=f"Verdicts{whose}, by {metric_title(metric)}, test split")
+    of_seeds = "How many seeds have which verdict. " if run.seeds else ""
+    console().print(f"{of_seeds}Verdicts follow p, corrected (Holm) for a metric's contrasts; the intervals are not.")
+
+
+def _verdict_cells(row: "VerdictRow") -> tuple[str, str, str, str]:
+    name = row.contrast + (f" ({row.binding})" if row.binding else "")
+    between = ", " if len(row.rows) > 1 else " "
+    return name, row.verdict, f"{row.difference}{between}{row.interval}", row.p
 
 
 def _show_retrieval_of(runs: Sequence["RunResults"]) -> None:
-    from featcache.report.tables import RetrievalRow, retrieval_table
+    from featcache.report.tables import retrieval_table
 
-    tables: dict[str, list[RetrievalRow]] = {run.label: retrieval_table([run]) for run in runs}
-    first = next(iter(tables.values()))
-    lines = [
-        (
-            row.label,
-            row.metric,
-            row.stage,
-            *(_interval(table[number].reading) for table in tables.values()),
-            _score(row.reading, "chance"),
-        )
-        for number, row in enumerate(first)
-        if row.metric in ("R@1", "R@10")
-    ]
-    print_table(("retrieval on test", "metric", "adapters", *tables, "chance"), lines)
+    table = retrieval_table(runs)
+    cells = {(row.run, row.stage, row.direction, row.metric): row.score for row in table}
+    keys = dict.fromkeys((row.stage, row.direction, row.label, row.metric) for row in table)
+    lines = []
+    for stage, direction, label, metric in keys:
+        scores = [cells.get((run.label, stage, direction, metric)) for run in runs]
+        chances = [score.chance for score in scores if score and score.chance is not None]
+        if metric in ("R@1", "R@10"):
+            chance = f"{chances[0]:.3f}" if chances else "–"
+            lines.append((f"{label}, {metric}, {stage}", *(_score(score, interval=True) for score in scores), chance))
+    if lines:
+        print_table(("retrieval on test", *(run.label for run in runs), "chance"), lines)
 
 
-def _score(reading: "Reading | None", what: str = "value") -> str:
-    value = None if reading is None else getattr(reading, what)
-    return "–" if value is None else f"{value:.3f}"
+def _score(row: "Row | None", *, interval: bool) -> str:
+    """A score; with its interval, if it shall have one, and always with its range over seeds."""
+    from featcache.report.runs import number
+    from featcache.report.seeds import interval_text, is_range
 
-
-def _interval(reading: "Reading") -> str:
-    interval = "" if reading.ci_low is None else f" [{reading.ci_low:.3f}, {reading.ci_high:.3f}]"
-    return f"{reading.value:.3f}{interval}"
+    if row is None:
+        return "–"
+    text = interval_text(row) if interval or is_range(row) else ""
+    text = f"({text.removeprefix('range ')})" if is_range(row) else text
+    return f"{number(row):.3f} {text}".strip()

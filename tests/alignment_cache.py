@@ -30,8 +30,8 @@ def layered_cache(root: Path, *, photos: int = PHOTOS, captions: int = CAPTIONS)
         rows = latent if view == "images" else np.repeat(latent, captions, axis=0)
         turn = rng.standard_normal((6, d))
         values = {layer: rows @ turn + noise * rng.standard_normal((len(rows), d)) for layer, noise in noises.items()}
-        scale = {layer: 1 / max(1.0, np.abs(found).max() / 100) for layer, found in values.items()}
-        store_layers(cache, dataset, view, encoder, {layer: found * scale[layer] for layer, found in values.items()})
+        scale = {layer: 1 / max(1.0, np.abs(array).max() / 100) for layer, array in values.items()}
+        store_layers(cache, dataset, view, encoder, {layer: array * scale[layer] for layer, array in values.items()})
     bits = rng.random((photos * captions, 1))
     store_layers(cache, dataset, "captions", "lm", {"lm.bits-per-byte": bits}, default="last.mean")
     return cache

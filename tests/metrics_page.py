@@ -1,14 +1,15 @@
-"""The table of docs/metrics.md, from METRICS; run this module to write it anew."""
+"""The generated tables of docs/metrics.md (METRICS) and docs/runs.md (columns); run this module to write them anew."""
 
 import inspect
 import math
 from pathlib import Path
 
 from featcache.metrics import METRICS
+from featcache.metrics.measure.row import ContrastRow, Row, columns_page
 from featcache.metrics.table import Metric
 
-PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
-START, END = "<!-- table: written by make docs -->", "<!-- end of table -->"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE, RUNS = DOCS / "metrics.md", DOCS / "runs.md"
 
 
 def table() -> str:
@@ -21,9 +22,20 @@ def table() -> str:
 
 
 def page() -> str:
-    """The page as it stands, with the table of today."""
-    head, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
-    return head + START + "\n" + table() + "\n" + END + rest.partition(END)[2]
+    """docs/metrics.md as it stands, with the table of today."""
+    return _replaced(PAGE.read_text(encoding="utf-8"), "table", table())
+
+
+def runs_page() -> str:
+    """docs/runs.md as it stands, with the columns of today."""
+    text = _replaced(RUNS.read_text(encoding="utf-8"), "rows", columns_page(Row))
+    return _replaced(text, "contrasts", columns_page(ContrastRow))
+
+
+def _replaced(text: str, name: str, content: str) -> str:
+    start, end = f"<!-- {name}: written by make docs -->", f"<!-- end of {name} -->"
+    head, _, rest = text.partition(start)
+    return f"{head}{start}\n{content}\n{end}{rest.partition(end)[2]}"
 
 
 def _line(metric: Metric) -> str:
@@ -50,3 +62,4 @@ def _number(value: float) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    RUNS.write_text(runs_page(), encoding="utf-8")

@@ -17,7 +17,7 @@ from featcache.features import Features
 from featcache.maintenance.verify import verify
 from featcache.storage.durable import write_once
 from featcache.store.array import FeatureArray
-from featcache.trainer.defaults import DEMO, choose_triple
+from featcache.trainer.defaults import DEMO, choose_selection
 from tests.fakes import FakeEncoder, fake_card, text_dataset
 from tests.spine import store, tiny_cache, tiny_dataset
 from tests.test_extract import EncodeOptions, encoder_spec, run
@@ -146,12 +146,12 @@ def test_an_unknown_data_set_is_an_error_that_lists_what_is_cached(cache: Cache)
         cache.entries("tinyy")
 
 
-def test_the_default_triple_is_not_passed_over_when_it_is_ambiguous_or_damaged(tmp_path: Path) -> None:
+def test_the_default_selection_is_not_passed_over_when_it_is_ambiguous_or_damaged(tmp_path: Path) -> None:
     cache, dataset = tiny_cache(tmp_path), tiny_dataset()
-    assert choose_triple(cache) == DEMO
+    assert choose_selection(cache) == DEMO
     store(cache, dataset, dataset.views["captions"], "minilm", np.ones((800, 16), np.float32))
     with pytest.raises(Ambiguous):
-        choose_triple(cache)
+        choose_selection(cache)
 
 
 def test_the_lock_of_a_dead_writer_is_broken_where_there_are_no_hard_links(

@@ -1,4 +1,4 @@
-"""Do the commands of alignment, when typed, print, write and refuse what they say?"""
+"""The commands of alignment, when typed, print, write and refuse what they say."""
 
 import json
 import re
@@ -36,84 +36,96 @@ def in_json(place: Path, *words: str | Path) -> Any:
 
 def test_align_prints_score_chance_calibrated_p_and_how_they_were_made(tmp_path: Path) -> None:
     place = layered_cache(tmp_path).root
-    said = run(place, "align", "openmoji", "vit", "lm", "--k", "5", "--permutations", "39")
-    assert "openmoji: vit/last.cls (images, d = 10) and lm/last.mean (captions, d = 8)" in said
-    assert "60 rows, one row a group: the mean of its rows" in said
+    printed = run(place, "align", "openmoji", "vit", "lm", "--k", "5", "--permutations", "39")
+    assert "openmoji: vit/last.cls (images, d = 10) and lm/last.mean (captions, d = 8)" in printed
+    assert "60 rows, one row a group: the mean of its rows" in printed
     columns = ("metric", "score", "chance", "null range", "calibrated", "p", "n", "k", "convention", "null from")
-    [head] = [line for line in said.splitlines() if line.startswith("metric")]
+    [head] = [line for line in printed.splitlines() if line.startswith("metric")]
     assert re.findall(r"\S+(?: \S+)*", head) == [*columns, "computed by", "time"]
-    for name in ("mutual_knn", "cka_linear", "cka_debiased"):
-        [line] = [line for line in said.splitlines() if line.startswith(f"{name} ")]
+    for name in ("mutual_knn", "cka_debiased"):
+        [line] = [line for line in printed.splitlines() if line.startswith(f"{name} ")]
         assert "0.025" in line and "39 permutations" in line and f" {PHOTOS} " in line
-    assert "Neighbour graph of x (cosine): searched and cached." in said
+    assert "Neighbour graph of x (cosine): searched and cached." in printed
     again = run(place, "align", "openmoji", "vit", "lm", "--k", "4")
     assert "Neighbour graph of x (cosine): cached, 5 deep." in again
 
 
 def test_align_of_every_metric_measures_what_it_can_and_says_what_it_cannot(place: Path) -> None:
     words = ("align", "openmoji", "vit", "lm", "--metric", "all", "--k", "5", "--permutations", "19")
-    found = in_json(place, *words)
-    assert [row["metric"] for row in found["alignment"]] == list(METRICS)
-    unfit = {row["metric"] for row in found["alignment"] if row["value"] is None}
+    result = in_json(place, *words)
+    assert [row["metric"] for row in result["alignment"]] == list(METRICS)
+    unfit = {row["metric"] for row in result["alignment"] if row["value"] is None}
     assert unfit == {name for name, metric in METRICS.items() if metric.same_width}
-    said = run(place, *words, "--null", "none")
-    assert all(f"Not measured: {name}: " in said for name in unfit)
-    assert "Lower is more aligned: procrustes" in said
+    printed = run(place, *words, "--null", "none")
+    assert all(f"Not measured: {name}: " in printed for name in unfit)
+    assert "Lower is more aligned: procrustes" in printed
 
 
 def test_align_says_which_metric_has_no_interval_and_shows_the_others(place: Path) -> None:
     words = ("--k", "5", "--permutations", "19", "--interval", "queries", "--queries", "20")
-    said = " ".join(run(place, "align", "openmoji", "vit", "lm", *words).split())
-    assert "cka_linear: no interval: cka_linear is no mean over rows" in said and "Not measured" not in said
+    printed = " ".join(run(place, "align", "openmoji", "vit", "lm", *words).split())
+    assert "cka_debiased: no interval: cka_debiased is no mean over rows" in printed and "Not measured" not in printed
+
+
+def test_align_permutes_within_a_label_and_says_so(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "within.parquet"
+    words = ("align", "openmoji", "vit", "lm", "--k", "5", "--permutations", "39", "--null", "within:kind")
+    printed = run(place, *words, "--out", out)
+    assert printed.count("39 permutations within kind") == 2
+    within, plain = (in_json(place, *line)["alignment"] for line in (words, words[:-2]))
+    for row, other in zip(within, plain, strict=True):
+        assert row["value"] == other["value"] and row["chance"] != other["chance"] and row["p"] == 1 / 40
+        assert (row["null"], other["null"]) == ("39 permutations within kind", "39 permutations")
+    assert set(pl.read_parquet(out)["null"]) == {"39 permutations within kind"}
 
 
 def test_align_writes_one_tidy_row_a_metric(place: Path, tmp_path: Path) -> None:
     words = ("align", "openmoji", "vit", "lm/1.mean", "--split", "train", "--interval", "samples", "--repeats", "20")
     out = tmp_path / "made" / "align.parquet"
-    said = run(place, *words, "--k", "5", "--permutations", "19", "--seed", "3", "--out", out)
+    printed = run(place, *words, "--k", "5", "--permutations", "19", "--seed", "3", "--out", out)
     assert (
-        f"Table: {out}" in said
-        and "95 % interval" in said
-        and said.count("Interval: expected score of new samples at gallery size 36.") == 1
+        f"Table: {out}" in printed
+        and "95 % interval" in printed
+        and printed.count("Interval: expected score of new samples at gallery size 36.") == 1
     )
     frame = pl.read_parquet(out)
-    found = in_json(place, *words, "--k", "5", "--permutations", "19", "--seed", "3")
-    for row, shown in zip(frame.to_dicts(), found["alignment"], strict=True):
+    result = in_json(place, *words, "--k", "5", "--permutations", "19", "--seed", "3")
+    for row, shown in zip(frame.to_dicts(), result["alignment"], strict=True):
         different = {"seconds", "backend"}
         assert {name: row[name] for name in shown if name not in different} == {
             name: value for name, value in shown.items() if name not in different
         }
         assert (row["split"], row["seed"], row["pairing"], row["y_layer"]) == ("train", 3, "mean", "1.mean")
-        assert row["x_digest"] == found["x"]["digest"] and row["y_root"] == found["y"]["root"]
+        assert row["x_digest"] == result["x"]["digest"] and row["y_root"] == result["y"]["root"]
         assert row["versions"] and row["measured"] and row["ci_low"] < row["value"] < row["ci_high"]
 
 
 def test_all_layers_print_the_best_pair_with_its_null_and_the_whole_grid(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "layers.parquet"
     words = ("align", "openmoji", "vit", "lm", "--layers", "all", "--k", "5", "--permutations", "39")
-    said = run(place, *words, "--out", out)
-    assert "vit/last.cls" in said and "lm/1.mean" in said and "best pair of 39 permutations" in said
-    assert re.search(r"images/vit \\ captions/lm +0\.mean +1\.mean +last\.mean", said)
-    assert len(re.findall(r"^(?:0|2|10|last)\.cls(?: +\d\.\d{3}){3}$", said, re.MULTILINE)) == 4
+    printed = run(place, *words, "--out", out)
+    assert "vit/last.cls" in printed and "lm/1.mean" in printed and "best pair of 39 permutations" in printed
+    assert re.search(r"images/vit \\ captions/lm +0\.mean +1\.mean +last\.mean", printed)
+    assert len(re.findall(r"^(?:0|2|10|last)\.cls(?: +\d\.\d{3}){3}$", printed, re.MULTILINE)) == 4
     frame = pl.read_parquet(out)
     assert frame.height == 12 and frame["best"].sum() == 1 and frame["x_digest"].n_unique() == 4
     [best] = frame.filter("best").to_dicts()
     assert (best["x_layer"], best["y_layer"], best["p"]) == ("last.cls", "1.mean", 1 / 40)
-    found = in_json(place, *words)
-    assert len(found["layers"]) == 12 and len(found["arrays"]) == 7
+    result = in_json(place, *words)
+    assert len(result["layers"]) == 12 and len(result["arrays"]) == 7
 
 
 def test_a_layer_that_is_named_is_the_only_one_of_its_side(place: Path) -> None:
-    found = in_json(place, "align", "openmoji", "vit/2.cls", "lm", "--layers", "all", "--k", "5", "--null", "none")
-    assert {(row["layer_x"], row["p"]) for row in found["layers"]} == {("2.cls", None)} and len(found["layers"]) == 3
+    result = in_json(place, "align", "openmoji", "vit/2.cls", "lm", "--layers", "all", "--k", "5", "--null", "none")
+    assert {(row["layer_x"], row["p"]) for row in result["layers"]} == {("2.cls", None)} and len(result["layers"]) == 3
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_grid_compares_several_encoders_and_draws_them(place: Path, tmp_path: Path, suffix: str) -> None:
     figure, out = tmp_path / "drawn" / f"grid.{suffix}", tmp_path / "grid.parquet"
     words = ("grid", "openmoji", "vit", "lm", "big", "--k", "5", "--permutations", "19")
-    said = run(place, *words, "--figure", figure, "--out", out)
-    assert f"Figure: {figure}" in said and said.count("mutual_knn") == 3
+    printed = run(place, *words, "--figure", figure, "--out", out)
+    assert f"Figure: {figure}" in printed and printed.count("mutual_knn") == 3
     assert pl.read_parquet(out).height == 4 * 3 + 4 + 3
     assert figure.read_bytes().startswith(b"\x89PNG" if suffix == "png" else b"<svg")
 
@@ -121,22 +133,22 @@ def test_grid_compares_several_encoders_and_draws_them(place: Path, tmp_path: Pa
 def test_curve_falls_with_the_gallery_and_writes_every_draw(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "curve.parquet"
     words = ("curve", "openmoji", "vit", "lm", "--k", "3", "--sizes", "20,40,60", "--repeats", "3")
-    said = run(place, *words, "--out", out)
-    assert "mutual_knn at k = 3, from graphs" in said and "mutual_knn at all 60 rows" in said
+    printed = run(place, *words, "--out", out)
+    assert "mutual_knn at k = 3, from graphs" in printed and "mutual_knn at all 60 rows" in printed
     frame = pl.read_parquet(out)
     sizes = frame.filter(pl.col("k") == 3).group_by("size").agg(pl.col("chance").first()).sort("size")
     assert sizes["size"].to_list() == [20, 40, 60] and sizes["chance"].is_sorted(descending=True)
-    found = in_json(place, *words)
-    assert len(found["gallery"]) == 7 and found["depth"] >= 3 and found["x"]["encoder"] == "vit"
+    result = in_json(place, *words)
+    assert len(result["gallery"]) == 7 and result["depth"] >= 3 and result["x"]["encoder"] == "vit"
 
 
 def test_ceiling_shows_ridge_from_each_side_and_the_mixtures(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "ceiling.parquet"
     words = ("ceiling", "openmoji", "vit", "lm/1.mean", "big", "--k", "3", "--folds", "3")
-    said = run(place, *words, "--out", out)
-    assert "against big/last.cls (images, d = 12)" in said
-    assert re.search(r"held-out score +from x +from y +from both +chance", said) and "r2 " in said
-    assert re.search(r"^w +0 +0\.1 .* 1$", said, re.MULTILINE)
+    printed = run(place, *words, "--out", out)
+    assert "against big/last.cls (images, d = 12)" in printed
+    assert re.search(r"held-out score +from x +from y +from both +chance", printed) and "r2 " in printed
+    assert re.search(r"^w +0 +0\.1 .* 1$", printed, re.MULTILINE)
     frame = pl.read_parquet(out)
     assert set(frame["kind"]) == {"ridge", "mixing"} and set(frame["source"].drop_nulls()) == {"x", "y", "both"}
     assert frame["reference_encoder"].unique().to_list() == ["big"]
@@ -149,7 +161,10 @@ BAD = [
     ("align", ("openmoji", "vit", "lm", "--k", "60"), 1, ("TooFewRows", "60")),
     ("align", ("openmoji", "vit", "gpt2"), 1, ("FeaturesNotCached", "lm", "featcache extract openmoji gpt2")),
     ("align", ("openmoji", "vit", "lm", "--null", "closed", "--metric", "lcs_knn"), 1, ("lcs_knn", "closed form")),
-    ("align", ("openmoji", "vit", "lm", "--interval", "queries"), 1, ("UsageError", "queries")),
+    ("align", ("openmoji", "vit", "lm", "--interval", "queries"), 1, ("BadChoice", "queries")),
+    ("align", ("openmoji", "vit", "lm", "--null", "within:colour"), 1, ("NotPaired", "no label 'colour'", "kind")),
+    ("align", ("openmoji", "vit", "lm", "--null", "within:"), 1, ("BadChoice", "within:LABEL")),
+    ("align", ("openmoji", "vit", "lm", "--layers", "all", "--null", "within:kind"), 1, ("UsageError", "one pair")),
     ("align", ("openmoji", "vit", "lm", "--out", "a.csv"), 1, ("a.csv", ".parquet")),
     ("align", ("openmoji", "vit", "lm", "--pairing", "median"), 2, ("'mean', 'first', 'random', 'all'",)),
     ("align", ("openmoji", "vit", "lm", "--layers", "all", "--interval", "samples"), 1, ("UsageError", "interval")),
@@ -177,9 +192,9 @@ def test_a_mistake_is_one_clear_message(
 ) -> None:
     done = CliRunner().invoke(app, [command, *words, "--cache", str(place)])
     assert done.exit_code == code
-    said = done.stderr if code == 2 else f"{type(done.exception).__name__}: {done.exception}"
+    printed = done.stderr if code == 2 else f"{type(done.exception).__name__}: {done.exception}"
     for part in expected:
-        assert part in " ".join(said.replace("│", " ").split())
+        assert part in " ".join(printed.replace("│", " ").split())
 
 
 def test_a_typed_mistake_leaves_nothing_behind_and_shows_no_traceback(place: Path, tmp_path: Path) -> None:
@@ -198,6 +213,6 @@ def test_graphs_are_listed_verified_pushed_and_serve_a_colleague(tmp_path: Path)
     assert "openmoji/images/vit.last.cls/graph.cosine" in listed and "int32" in listed
     assert "every byte is as recorded" in run(mine, "verify", "--deep")
     run(mine, "push", theirs, "openmoji")
-    said = run(theirs, "align", "openmoji", "vit", "lm", "--k", "5", "--null", "none")
-    assert "Neighbour graph of x (cosine): cached, 6 deep." in said
-    assert "Neighbour graph of y (cosine): cached, 6 deep." in said
+    printed = run(theirs, "align", "openmoji", "vit", "lm", "--k", "5", "--null", "none")
+    assert "Neighbour graph of x (cosine): cached, 6 deep." in printed
+    assert "Neighbour graph of y (cosine): cached, 6 deep." in printed

@@ -37,6 +37,7 @@ def test_the_command_page_is_what_help_prints() -> None:
 
 def test_the_table_of_metrics_says_what_the_code_says() -> None:
     assert metrics_page.PAGE.read_text(encoding="utf-8") == metrics_page.page(), "run: make docs"
+    assert metrics_page.RUNS.read_text(encoding="utf-8") == metrics_page.runs_page(), "run: make docs"
 
 
 def test_the_reader_on_the_format_page_reads_what_the_store_writes(tmp_path: Path) -> None:

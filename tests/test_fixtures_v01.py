@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from featcache.cache import Cache
@@ -18,11 +19,13 @@ from featcache.extraction.job import plan_job
 from featcache.features import Features
 from featcache.maintenance.verify import verify
 from featcache.metrics import cka, mutual_knn, paired
+from featcache.metrics.measure.row import ContrastRow, Row, columns
 from featcache.studies.adapters.embed import embed
-from featcache.studies.adapters.train import train
+from featcache.studies.adapters.train import Workbench, train
 from featcache.studies.alignment.align import align
 from featcache.trainer.config import FitConfig
-from featcache.trainer.run import apply, load_run
+from featcache.trainer.errors import RunDamaged, RunExists
+from featcache.trainer.run import MANIFEST, apply, changed_files, load_run
 
 FIXTURE = Path(__file__).parent / "fixtures" / "v01"
 EXPECTED: dict[str, Any] = json.loads((FIXTURE / "expected.json").read_text(encoding="utf-8"))
@@ -48,14 +51,14 @@ def pair(cache: Cache) -> tuple[Features, Features]:
 
 def files(folder: Path) -> set[str]:
     """What is kept below a folder, but for what stands beside the format."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return {path.as_posix() for path in found if not path.parts[0].startswith(".")}
+    present = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {path.as_posix() for path in present if not path.parts[0].startswith(".")}
 
 
 def test_the_cache_holds_the_arrays_that_0_1_wrote_and_no_other(cache: Cache) -> None:
-    found = {(e.view, e.encoder, e.layer, e.digest, e.root, e.dtype, (e.n, e.d)) for e in cache.entries()}
+    present = {(e.view, e.encoder, e.layer, e.digest, e.root, e.dtype, (e.n, e.d)) for e in cache.entries()}
     names = ("view", "encoder", "layer", "digest", "root", "dtype")
-    assert found == {(*(array[name] for name in names), tuple(array["shape"])) for array in EXPECTED["arrays"]}
+    assert present == {(*(array[name] for name in names), tuple(array["shape"])) for array in EXPECTED["arrays"]}
     assert all(entry.complete and not entry.damaged for entry in cache.entries())
 
 
@@ -107,15 +110,16 @@ def test_an_alignment_has_the_scores_and_nulls_of_0_1_and_takes_both_graphs_from
     cache: Cache, searches: list[int]
 ) -> None:
     before = files(cache.root)
-    found = align(*pair(cache), cache=cache)
-    assert [row.metric for row in found] == list(SCORES)
-    for row in found:
+    rows = align(*pair(cache), cache=cache, metrics=tuple(SCORES))
+    assert [row.metric for row in rows] == list(SCORES)
+    for row in rows:
         wanted = SCORES[row.metric]
-        for what in ("convention", "n", "d_x", "d_y", "k", "null"):
+        for what in ("convention", "n", "k", "null"):
             assert getattr(row, what) == wanted[what], what
+        assert (row.d, row.d_against) == (wanted["d_x"], wanted["d_y"])
         for what in ("value", "chance", "calibrated", "threshold", "p", "null_low", "null_high"):
             assert getattr(row, what) == pytest.approx(wanted[what], rel=0, abs=1e-9), what
-    assert found[0].backend == "cache" and searches == [] and files(cache.root) == before
+    assert rows[0].backend == "cache" and searches == [] and files(cache.root) == before
 
 
 @pytest.mark.parametrize("side", ["x", "y"])
@@ -134,15 +138,84 @@ def test_a_graph_that_0_1_kept_is_found_and_is_the_one_that_a_search_finds(
     assert {array.digest for array in cache.arrays(layer="graph.cosine")} < known, "kept under the digest of 0.1"
 
 
-def test_the_run_opens_with_the_settings_and_numbers_of_0_1(old: Path) -> None:
+def test_the_run_opens_with_its_settings_in_the_words_of_this_version(old: Path) -> None:
     run, wanted = load_run(old / "run"), EXPECTED["run"]
+    assert run.format == 1 and run.sides == ["x", "y"]
     for what in ("config_hash", "selected_epoch"):
         assert run.config[what] == wanted[what]
     assert run.config["versions"]["featcache"] == "0.1.0"
-    table = run.metrics()
-    assert (table.height, table.columns) == (wanted["metrics"]["rows"], wanted["metrics"]["columns"])
-    assert table.row(0, named=True) == wanted["metrics"]["first"]
-    assert table.row(-1, named=True) == wanted["metrics"]["last"]
+    recorded = json.loads((old / "run" / "config.json").read_text(encoding="utf-8"))
+    assert run.config["sides"] == {side: recorded["features"][side] for side in SIDES}
+    assert run.config["reference"] == recorded["features"]["reference"] and "features" not in run.config
+    settings = FitConfig.model_validate(run.config["config"])
+    assert (settings.missing, settings.pair_weights, settings.width) == ("drop", {}, 16)
+
+
+def old_rows(old: Path) -> list[dict[str, Any]]:
+    return pl.read_parquet(old / "run" / "metrics.parquet").to_dicts()
+
+
+def test_the_runs_table_is_that_of_0_1_row_for_row_in_todays_columns(old: Path) -> None:
+    """The old columns decide the new ones by the rules that this test restates."""
+    wanted = EXPECTED["run"]["metrics"]
+    recorded, table = old_rows(old), load_run(old / "run").table("metrics")
+    assert (len(recorded), [*recorded[0]]) == (table.height, wanted["columns"]) == (wanted["rows"], wanted["columns"])
+    assert (recorded[0], recorded[-1]) == (wanted["first"], wanted["last"])
+    assert table.columns == [*columns(Row)]
+    for before, row in zip(recorded, table.to_dicts(), strict=True):
+        same = ("value", "n", "k", "chance", "null_low", "null_high", "ci_low", "ci_high")
+        same += ("stage", "split", "epoch", "direction")
+        assert {name: row[name] for name in same} == {name: before[name] for name in same}
+        assert row["metric"] == {"cka": "cka_linear"}.get(before["metric"], before["metric"])
+        if before["metric"] == "loss":
+            assert (row["space"], row["against"]) == ("joint", "")
+        elif before["direction"]:
+            assert (row["space"], row["against"]) == tuple(before["direction"].split("→"))
+        elif before["against"] == "pair":
+            assert (row["space"], row["against"]) == ("x", "y")
+        else:
+            space = "mixed" if before["stage"] == "mixed" else before["space"]
+            assert (row["space"], row["against"]) == (space, "reference")
+        assert row["higher_is_better"] == (before["metric"] not in ("loss", "median_rank"))
+        weights = json.loads(row["weights"] or "{}")
+        assert weights == ({} if before["w"] is None else {"x": before["w"], "y": pytest.approx(1 - before["w"])})
+        assert (row["null"] == "none") == (before["null_low"] is None)
+        assert (row["interval"], bool(row["estimand"])) == (
+            ("none", False) if before["ci_low"] is None else ("as recorded", True)
+        )
+
+
+def test_spaces_of_the_old_table_are_called_as_those_of_todays(old: Path) -> None:
+    table = load_run(old / "run").table("metrics")
+    spaces = {(row["stage"], row["space"]) for row in table.to_dicts() if row["against"] == "reference"}
+    assert spaces == {
+        ("raw", "x"), ("raw", "y"), ("mixed", "mixed"),
+        *((stage, space) for stage in ("trained", "untrained") for space in ("x", "y", "joint")),
+    }  # fmt: skip
+
+
+def test_the_old_run_has_no_contrasts_and_its_pictures_as_they_were(old: Path) -> None:
+    run = load_run(old / "run")
+    contrasts = run.table("contrasts")
+    assert contrasts.height == 0 and contrasts.columns == [*columns(ContrastRow)]
+    for name in ("map", "kernels"):
+        assert run.table(name).equals(pl.read_parquet(old / "run" / f"{name}.parquet"))
+
+
+def test_what_the_old_run_recorded_of_its_bytes_is_nothing(old: Path) -> None:
+    assert changed_files(old / "run") is None and not (old / "run" / MANIFEST).exists()
+    (old / "run" / "metrics.parquet").unlink()
+    with pytest.raises(RunDamaged, match="metrics.parquet missing"):
+        load_run(old / "run")
+
+
+@pytest.mark.parametrize("part", ["features", "config"])
+def test_an_old_configuration_without_a_part_is_damage(old: Path, part: str) -> None:
+    path = old / "run" / "config.json"
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({name: value for name, value in recorded.items() if name != part}), encoding="utf-8")
+    with pytest.raises(RunDamaged, match="config.json cannot be read"):
+        load_run(old / "run")
 
 
 @pytest.mark.parametrize("side", ["x", "y"])
@@ -158,18 +231,25 @@ def test_the_runs_adapters_make_the_embeddings_of_0_1(old: Path, cache: Cache, s
 
 def test_embedding_again_finds_what_0_1_kept_of_it(old: Path, cache: Cache) -> None:
     before = files(cache.root)
-    found = embed(cache, load_run(old / "run"))
+    arrays = embed(cache, load_run(old / "run"))
     assert files(cache.root) == before
     known = {array["layer"]: array["sha256"] for array in EXPECTED["arrays"]}
-    for features in found:
+    for features in arrays:
         assert hashlib.sha256(features.values.tobytes()).hexdigest() == known[features.layer]
 
 
-def test_training_the_same_again_finds_the_run_of_0_1(old: Path, cache: Cache) -> None:
-    run = load_run(old / "run")
-    reference = cache.load("shapes", "efficientnet-lite1")
-    again = train(*pair(cache), reference, FitConfig.model_validate(run.config["config"]), old / "run")
-    assert again.already_there
+def test_training_into_the_folder_of_0_1_is_refused_with_the_reason_and_replaces_it_when_asked(
+    old: Path, cache: Cache
+) -> None:
+    x, y = pair(cache)
+    features = Workbench({"x": x, "y": y}, cache.load("shapes", "efficientnet-lite1"))
+    settings = {**load_run(old / "run").config["config"], "permutations": 39, "halves": 20, "untrained": 2}
+    config, before = FitConfig.model_validate(settings), files(old / "run")
+    with pytest.raises(RunExists, match=r"(?s)a run of featcache 0.1 stands in .* not measured as this .*--overwrite"):
+        train(features, config, old / "run")
+    assert files(old / "run") == before and load_run(old / "run").format == 1
+    assert train(features, config, old / "run", overwrite=True).format == 2
+    assert changed_files(old / "run") == []
 
 
 @pytest.mark.parametrize("encoder", ["efficientnet-lite0", "efficientnet-lite1", "minilm"])

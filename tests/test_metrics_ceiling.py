@@ -256,7 +256,7 @@ def test_a_fold_with_too_few_rows_for_k_is_refused():
 def test_a_mixing_curve_is_the_metric_of_each_mixture(name):
     x, y, reference = planted(60)
     for point in mixing_curve(x, y, reference, weights=[0.0, 0.3, 1.0], name=name):
-        expected = METRICS[name].function(mixed(x, y, point.weight), reference)
+        expected = METRICS[name].function(mixed([x, y], [point.weight, 1 - point.weight]), reference)
         assert point.value == pytest.approx(expected, abs=1e-12)
         assert (point.metric, point.n) == (name, 60)
 
@@ -278,12 +278,12 @@ def test_a_mixing_curve_respects_groups():
     x, y, reference = planted(60)
     groups = np.repeat(np.arange(20), 3)
     (point,) = mixing_curve(x, y, reference, weights=[0.5], groups=groups, k=4)
-    assert point.value == mutual_knn(mixed(x, y, 0.5), reference, k=4, groups=groups)
+    assert point.value == mutual_knn(mixed([x, y], [0.5, 0.5]), reference, k=4, groups=groups)
 
 
 def test_a_mixture_that_does_not_exist_is_refused():
     x, y, reference = planted(60)
-    with pytest.raises(errors.BadChoice, match=r"w = 1.5: wanted a weight in \[0, 1\]"):
+    with pytest.raises(errors.BadChoice, match=r"weights = \[1.5, -0.5\]: wanted 2 of 0 or more that sum to 1"):
         mixing_curve(x, y, reference, weights=[0.5, 1.5])
     with pytest.raises(errors.BadChoice, match="weights: wanted one or more"):
         mixing_curve(x, y, reference, weights=[])
@@ -296,7 +296,7 @@ def test_a_mixture_that_does_not_exist_is_refused():
 def test_a_mixing_curve_takes_every_option_of_its_metric():
     x, y, reference = RNG(3).standard_normal((3, 40, 6))
     (result,) = mixing_curve(x, y, reference, weights=[1.0], metric="euclidean", k=4)
-    assert result.value == mutual_knn(mixed(x, y, 1.0), reference, metric="euclidean", k=4)
+    assert result.value == mutual_knn(mixed([x, y], [1.0, 0.0]), reference, metric="euclidean", k=4)
 
 
 def test_one_metric_may_be_asked_for_at_several_options():

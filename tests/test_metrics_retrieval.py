@@ -137,23 +137,38 @@ def test_a_mixed_space_has_the_mixed_kernel(w, seed):
     rng = RNG(seed)
     x, y = rng.standard_normal((12, 5)), rng.standard_normal((12, 9))
     expected = w * cosine_kernel(x) + (1 - w) * cosine_kernel(y)
-    np.testing.assert_allclose(cosine_kernel(mixed(x, y, w)), expected, atol=1e-6)
+    np.testing.assert_allclose(cosine_kernel(mixed([x, y], [w, 1 - w])), expected, atol=1e-6)
 
 
 def test_a_joint_space_is_the_direction_between_two_sides():
     rng = RNG(0)
     x, y = rng.standard_normal((2, 12, 5))
-    middle = joint(x * 7, y)
+    middle = joint([x * 7, y])
     cosines = [np.diag((v / np.linalg.norm(v, axis=1, keepdims=True)) @ middle.T) for v in (x, y)]
     np.testing.assert_allclose(cosines[0], cosines[1], atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(middle, axis=1), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("weights", [(0.2, 0.3, 0.5), (1.0, 0.0, 0.0), (1 / 3, 1 / 3, 1 / 3)])
+def test_three_spaces_of_any_width_mix_their_kernels_by_weight(weights):
+    spaces = [RNG(seed).standard_normal((12, d)) for seed, d in enumerate((5, 9, 3))]
+    expected = sum(weight * cosine_kernel(space) for weight, space in zip(weights, spaces, strict=True))
+    np.testing.assert_allclose(cosine_kernel(mixed(spaces, weights)), expected, atol=1e-6)
+
+
+def test_a_joint_of_three_is_the_direction_of_the_sum_of_their_directions_in_any_order():
+    spaces = [seed * RNG(seed).standard_normal((12, 5)) for seed in (1, 2, 3)]
+    total = sum(space / np.linalg.norm(space, axis=1, keepdims=True) for space in spaces)
+    expected = total / np.linalg.norm(total, axis=1, keepdims=True)
+    for order in ((0, 1, 2), (2, 0, 1)):
+        np.testing.assert_allclose(joint([spaces[at] for at in order]), expected, atol=1e-6)
+
+
 def test_spaces_come_back_in_the_kind_they_were_given():
     x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    for made in (mixed(x, x, 0.5), joint(x, x), group_mean(x, "aabbcc")[0]):
+    for made in (mixed([x, x], [0.5, 0.5]), joint([x, x]), group_mean(x, "aabbcc")[0]):
         assert isinstance(made, torch.Tensor) and made.dtype == torch.float32
-    for made in (mixed(x.numpy(), x, 0.5), joint(x.numpy(), x), group_mean(x.numpy(), "aabbcc")[0]):
+    for made in (mixed([x.numpy(), x], [0.5, 0.5]), joint([x.numpy(), x]), group_mean(x.numpy(), "aabbcc")[0]):
         assert isinstance(made, np.ndarray) and made.dtype == np.float32
 
 
@@ -168,14 +183,21 @@ def test_group_means_stand_in_order_of_first_occurrence():
 
 def test_spaces_that_do_not_fit_are_refused():
     x = RNG(0).standard_normal((6, 4))
-    with pytest.raises(errors.BadChoice, match=r"w = 1\.5"):
-        mixed(x, x, 1.5)
-    with pytest.raises(errors.BadShape, match="6 rows and y has 5"):
-        mixed(x, x[:5], 0.5)
-    with pytest.raises(errors.BadShape, match="4 wide and y 3"):
-        joint(x, x[:, :3])
-    with pytest.raises(errors.ZeroRow, match=r"x \+ y.*row 0"):
-        joint(x, -x)
+    for weights in ([1.5, -0.5], [0.5, 0.4], [1.0], [0.5, 0.25, 0.25], [float("nan"), 1.0], []):
+        with pytest.raises(errors.BadChoice, match="wanted 2 of 0 or more that sum to 1"):
+            mixed([x, x], weights)
+    with pytest.raises(errors.BadChoice, match="wanted one or more"):
+        joint([])
+    with pytest.raises(errors.BadChoice):
+        mixed([], [])
+    with pytest.raises(errors.BadShape, match="space 0 has 6 rows and space 1 5"):
+        mixed([x, x[:5]], [0.5, 0.5])
+    with pytest.raises(errors.BadShape, match="spaces are 4 and 4 and 3 wide"):
+        joint([x, x, x[:, :3]])
+    with pytest.raises(errors.ZeroRow, match=r"the sum of the spaces.*row 0"):
+        joint([x, -x])
+    with pytest.raises(errors.ZeroRow, match="space 1.*row 2"):
+        mixed([x, np.where(np.arange(6)[:, None] == 2, 0, x)], [0.5, 0.5])
 
 
 @pytest.mark.parametrize("ks", [5, (), (0,), (1.5,), ("1",), (True,), None])

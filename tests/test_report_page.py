@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 
 from featcache.errors import UsageError
-from featcache.report import findings, load_runs, retrieval_table, summary_table, write_report
+from featcache.report import contrast_table, findings, load_runs, retrieval_table, summary_table, write_report
 from featcache.report.figure import inline
 from featcache.report.page import draw_figures
-from tests.test_report_runs import write_run
+from tests.test_report_runs import FORMAT_1, METRICS, SIDES, change_metrics, write_run
 
 FIGURES = (
     "alignment_over_epochs",
@@ -116,8 +116,8 @@ def test_the_alignment_table_shows_the_numbers_of_the_parquet(written: Path, run
     cells = parse(written).cells
     for folder in runs:
         table = pl.read_parquet(folder / "metrics.parquet")
-        chosen = table.filter((pl.col("split") == "test") & pl.col("metric").is_in(["mutual_knn", "cka"]))
-        assert chosen.height == 24
+        chosen = table.filter((pl.col("split") == "test") & pl.col("metric").is_in(METRICS))
+        assert chosen.height == 24 - 2  # untrained sides are not compared with each other on test
         for row in chosen.to_dicts():
             assert f"{row['value']:.3f}" in cells
             assert f"null {row['null_low']:.3f}–{row['null_high']:.3f}" in cells
@@ -131,9 +131,8 @@ def test_the_tables_stand_in_the_order_of_their_rows(written: Path, runs: list[P
     wanted = []
     for pair in zip(*by_run, strict=True):
         for row in pair:
-            assert row.mutual_knn is not None and row.cka is not None
-            wanted += [f"{row.mutual_knn.value:.3f}", f"{row.cka.value:.3f}"]
-    wanted += [f"{row.reading.value:.3f}" for row in retrieval_table(runs) if row.metric != "median_rank"]
+            wanted += [f"{row.scores[metric].value:.3f}" for metric in METRICS]
+    wanted += [f"{row.score.value:.3f}" for row in retrieval_table(runs) if row.metric != "median_rank"]
     assert values == wanted
 
 
@@ -150,8 +149,10 @@ def test_the_data_of_a_figure_are_the_rows_of_the_table(written: Path, runs: lis
     table = pl.read_csv(written.parent / "figures" / "final_alignment.csv")
     shown = table.filter((pl.col("run") == "mlp") & (pl.col("metric") == "mutual_knn"))
     values = {(row["group"], row["space"]): row["value"] for row in shown.to_dicts()}
-    rows = [row for row in summary_table(runs) if row.run == "mlp" and row.group != "pair" and row.space != "maximum"]
-    assert values == {(row.group, row.space): row.mutual_knn.value for row in rows if row.mutual_knn}
+    rows = [
+        row for row in summary_table(runs) if row.run == "mlp" and row.group != "between" and row.space != "maximum"
+    ]
+    assert values == {(row.group, row.space): row.scores["mutual_knn"].value for row in rows}
 
 
 def test_a_page_of_three_full_runs_stays_below_three_megabytes(tmp_path: Path) -> None:
@@ -187,9 +188,8 @@ def test_runs_of_other_features_are_drawn_side_by_side_with_a_warning(tmp_path: 
 
 def test_a_run_without_epochs_retrieval_and_mixing_still_makes_a_page(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
-    table = pl.read_parquet(folder / "metrics.parquet")
-    bare = table.filter((pl.col("split") == "test") & pl.col("metric").is_in(["mutual_knn", "cka"]))
-    bare.filter(~pl.col("stage").is_in(["mixed", "untrained"])).write_parquet(folder / "metrics.parquet")
+    of_test = (pl.col("split") == "test") & pl.col("metric").is_in(METRICS)
+    change_metrics(folder, of_test & ~pl.col("stage").is_in(["mixed", "untrained"]))
     path = write_report([folder], tmp_path / "out")
     drawn = sorted(file.stem for file in (tmp_path / "out" / "figures").glob("*.csv"))
     assert drawn == ["final_alignment", "kernels", "maps"]
@@ -204,7 +204,7 @@ def test_every_drawing_is_valid_vega_lite(runs: list[Path]) -> None:
 
 
 def test_a_report_of_a_missing_run_writes_nothing(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="no run folder"):
+    with pytest.raises(Exception, match="no run at"):
         write_report([tmp_path / "nowhere"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -223,26 +223,125 @@ def test_text_in_a_drawing_keeps_its_digits_while_coordinates_are_cut() -> None:
     assert "0.30712" in element
 
 
+def verdicts_of(path: Path) -> list[list[str]]:
+    """The cells of each row of the table of contrasts."""
+    section = path.read_text(encoding="utf-8").split('id="verdicts"')[1].split("</section>")[0]
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', section)
+    return [[re.sub(r"<small>.*", "", name), *re.findall(r"<td>(.*?)</td>", cells)] for name, cells in rows]
+
+
+def text_of(path: Path) -> str:
+    import html
+
+    return html.unescape(re.sub(r"<(style|script|svg).*?</\1>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL))
+
+
+def test_the_table_of_contrasts_shows_what_the_run_recorded(written: Path, runs: list[Path]) -> None:
+    import html
+
+    shown = [[html.unescape(cell) for cell in row] for row in verdicts_of(written)]
+    wanted = [
+        [row.contrast, row.verdict, row.difference, row.interval, row.p]
+        for run in runs
+        for row in contrast_table([run])
+    ]
+    assert len(shown) == 2 * 16 and sorted(shown) == sorted(wanted)
+    assert ["joint − best raw part", "below", "−.166", "[−.186, −.146]", "< .001"] in shown
+    assert "intervals are not adjusted" in text_of(written)
+
+
+def test_a_verdict_after_correction_stands_beside_the_interval_that_leaves_0_out(tmp_path: Path) -> None:
+    change = {"verdict": "cannot tell after correction", "p_holm": 0.08}
+    folder = write_run(tmp_path / "run", contrasts={"joint − average of adapted parts": change})
+    shown = verdicts_of(write_report([folder], tmp_path / "out", formats=()))
+    assert ["joint − average of adapted parts", change["verdict"], "+.030", "[+.010, +.050]", ".080"] in shown
+
+
+def test_the_page_of_a_shuffled_run_claims_nothing_about_pairing(tmp_path: Path) -> None:
+    path = write_report([write_run(tmp_path / "run", shuffle_pairs=True)], tmp_path / "out", formats=())
+    text = text_of(path)
+    before = text.split('id="reading"')[0]
+    assert "<h1>Control with shuffled pairs: does a joint space" in before
+    assert "This run is a control" in before
+    about = [line for line in re.split(r"(?<=[.:;]) |\n", before) if "pairing" in line]
+    assert about and all("says nothing of pairing" in line or "To test what pairing adds" in line for line in about)
+    assert not re.search(r"Retrieval [^<]*(above|cannot tell)", before)
+
+
+def test_the_page_of_six_seeds_reports_mean_and_range_and_picks_no_winner(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / f"s{seed}", seed=seed, scores={("trained", "joint"): 0.28 + seed / 100}, epochs=4)
+        for seed in range(6)
+    ]
+    path = write_report(folders, tmp_path / "out", formats=())
+    text = text_of(path)
+    assert "mean 0.305, range 0.280–0.330" in text and "range 0.280–0.330" in parse(path).cells
+    before = text.split('id="reading"')[0]
+    assert not any(word in before for word in ("headline", "highest of", "Highest of", "stands nearest", "exploratory"))
+    dots = pl.read_csv(tmp_path / "out" / "figures" / "final_alignment.csv")
+    (joint,) = dots.filter((pl.col("group") == "joint") & (pl.col("metric") == "mutual_knn")).to_dicts()
+    assert (joint["value"], joint["ci_low"], joint["ci_high"]) == (pytest.approx(0.305), 0.28, 0.33)
+    assert ["joint − best raw part", "below in 6 of 6", "mean −.168", "range −.193 to −.143"] in verdicts_of(path)
+
+
+def test_the_page_of_three_sides_shows_every_side_joint_and_direction(tmp_path: Path) -> None:
+    three = write_run(tmp_path / "run", sides=(*SIDES, "names-de"), encoders=("vit", "gpt2", "gpt2", "dinov2"))
+    path = write_report([three], tmp_path / "out", formats=("svg",))
+    text = text_of(path)
+    assert "Does a joint space of images (vit), captions (gpt2) and names-de (gpt2) come closer to dinov2?" in text
+    assert "joint of captions and names-de, trained" in text and "names-de → images, trained" in text
+    figures = tmp_path / "out" / "figures"
+    assert pl.read_csv(figures / "final_retrieval.csv")["direction"].n_unique() == 6
+    assert set(pl.read_csv(figures / "kernels.csv")["space"]) == {
+        *("raw images", "raw captions", "raw names-de", "reference", "joint")
+    }
+    assert "joint of images and captions" in pl.read_csv(figures / "alignment_over_epochs.csv")["series"].to_list()
+
+
+def test_the_page_of_a_run_without_reference_speaks_of_its_sides_alone(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", encoders=("resnet18", "gpt2", None))
+    path = write_report([folder], tmp_path / "out", formats=())
+    text = text_of(path)
+    assert "Do adapters bring images (resnet18) and captions (gpt2) together?" in text
+    assert "No reference, no contrasts." in text and verdicts_of(path) == []
+    assert "Final agreement of the sides with each other" in text
+    assert "with the reference" not in text.split('id="reading"')[0]
+
+
+def test_a_run_of_featcache_0_1_makes_a_page(tmp_path: Path) -> None:
+    path = write_report([FORMAT_1], tmp_path / "out", formats=("svg",))
+    text = text_of(path)
+    assert "Written by featcache 0.1: no contrasts; train again for verdicts." in text
+    assert "linear CKA" in text and "debiased" not in text
+    joint = next(row for row in summary_table([FORMAT_1]) if row.group == "joint")
+    assert f"{joint.scores['cka_linear'].value:.3f}" in parse(path).cells
+    assert "depends on the batch size" in text
+
+
+def test_the_loss_is_called_what_it_is(written: Path) -> None:
+    assert "Loss, nats below a guess among the batch (0 = chance)" in text_of(written)
+
+
 def test_a_run_that_the_trainer_wrote_makes_a_page(tmp_path: Path) -> None:
-    from featcache.studies.adapters.train import train
+    from featcache.studies.adapters.train import Workbench, train
     from featcache.trainer import FitConfig
     from tests.trainer_planted import planted
 
     x, y, reference = planted()
-    run = train(
-        x, y, reference, FitConfig.model_validate({"epochs": 2, "width": 16, "permutations": 100}), tmp_path / "run"
-    )
+    settings = {"epochs": 2, "width": 16, "permutations": 100, "halves": 20, "untrained": 2}
+    config = FitConfig.model_validate(settings)
+    run = train(Workbench({"images": x, "captions": y}, reference), config, tmp_path / "run")
     path = write_report([run.path], tmp_path / "out")
-    joint = next(row for row in summary_table([run.path]) if row.group == "joint").mutual_knn
-    assert joint is not None
-    assert f"the joint space reaches {joint.value:.3f}" in path.read_text(encoding="utf-8")
+    joint = next(row for row in summary_table([run.path]) if row.group == "joint").scores["mutual_knn"]
+    assert f"the joint space reaches {joint.value:.3f} [" in path.read_text(encoding="utf-8")
     assert len(list((tmp_path / "out" / "figures").glob("*.png"))) == len(FIGURES)
+    assert len(verdicts_of(path)) == run.table("contrasts").height
 
 
 def test_importing_the_report_is_cheap() -> None:
     import subprocess
     import sys
 
-    program = "import report, sys; from report import summary_table, findings, write_report; print(*sys.modules)"
+    program = "import sys; from featcache.report import summary_table, findings, write_report; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not {"altair", "polars", "torch", "vl_convert", "numpy"} & set(loaded)

@@ -1,7 +1,9 @@
 """Does the report read run folders, and only whole ones? Also holds the synthetic run that the report tests share."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
 
@@ -10,70 +12,129 @@ import polars as pl
 import pytest
 
 from featcache.errors import UsageError
+from featcache.metrics.measure.row import ContrastRow, Row, frame
 from featcache.report import load_runs, summary_table
-from featcache.report.runs import Score, known_formats
+from featcache.report.runs import known_formats, mixture_text
+from featcache.report.seeds import headline_run, is_range, on_validation, pool_seeds
+from featcache.report.tables import contrast_table
 from featcache.trainer.errors import RunDamaged, RunMissing
-from featcache.trainer.table import Row, frame
+from featcache.trainer.run import write_manifest
 
+FORMAT_1 = Path(__file__).parent / "fixtures" / "v01" / "run"
+SIDES = ("images", "captions")
+METRICS = ("mutual_knn", "cka_debiased")
 TEST_SCORES = {
-    ("raw", "x"): 0.473,
-    ("raw", "y"): 0.150,
-    ("trained", "x"): 0.352,
-    ("trained", "y"): 0.202,
+    ("raw", "images"): 0.473,
+    ("raw", "captions"): 0.150,
+    ("raw", "names-de"): 0.120,
+    ("trained", "images"): 0.352,
+    ("trained", "captions"): 0.202,
+    ("trained", "names-de"): 0.132,
     ("trained", "joint"): 0.307,
-    ("untrained", "x"): 0.370,
-    ("untrained", "y"): 0.110,
+    ("untrained", "images"): 0.370,
+    ("untrained", "captions"): 0.110,
+    ("untrained", "names-de"): 0.090,
     ("untrained", "joint"): 0.262,
-    ("mixed", "x+y"): 0.477,
+    ("mixed", "mixed"): 0.477,
 }
+Scores = Mapping[tuple[str, str], float]
 
 
 def write_run(
     folder: Path,
     *,
-    scores: Mapping[tuple[str, str], float] | None = None,
-    cka: Mapping[tuple[str, str], float] | None = None,
+    sides: Sequence[str] = SIDES,
+    encoders: Sequence[str | None] = ("resnet18", "gpt2", "dinov2-small"),
+    scores: Scores | None = None,
+    cka: Scores | None = None,
+    contrasts: Mapping[str, Mapping[str, Any]] | None = None,
+    control: bool = False,
     recall: float = 0.36,
     untrained_recall: float = 0.04,
-    encoders: tuple[str, str, str] = ("resnet18", "gpt2", "dinov2-small"),
     n: int = 1000,
     epochs: int = 12,
     label_count: int = 5,
     points: int = 60,
     **settings: Any,
 ) -> Path:
-    """Writes a run folder as the trainer does, from numbers chosen by the test."""
+    """Writes a run folder as the trainer does, from numbers chosen by the test.
+
+    Args:
+        folder: Where to.
+        sides: Names of the sides; views are called alike.
+        encoders: Of each side, then of the reference; None for no reference.
+        scores: (stage, space) -> mutual-kNN on test.
+        cka: As `scores`, of debiased CKA.
+        contrasts: Name -> columns that are to differ from a verdict that follows the scores.
+        control: Whether the joint is compared with that of a control.
+        recall: R@10 on test of the first direction; about as high on validation.
+        untrained_recall: R@10 on test before training.
+        n: Test groups.
+        epochs: Epochs.
+        label_count: Labels of the map.
+        points: Groups of the map.
+        settings: Of the training.
+    """
     folder.mkdir(parents=True)
-    knn = {**TEST_SCORES, **(scores or {})}
-    linear = {key: min(1.0, value + 0.1) for key, value in knn.items()} | dict(cka or {})
+    knn = _whole({**TEST_SCORES, **(scores or {})}, sides)
+    kernel = {key: min(1.0, value + 0.1) for key, value in knn.items()} | dict(cka or {})
+    reference = encoders[len(sides)] is not None
+    by_metric = dict(zip(METRICS, (knn, kernel), strict=True))
     rows = [
-        *_test_rows(knn, linear, n),
-        *_retrieval_rows(recall, untrained_recall, n),
-        *_epoch_rows(knn, recall, epochs),
+        *_test_rows(by_metric, sides, n, reference=reference),
+        *_retrieval_rows(sides, recall, untrained_recall, n),
+        *_epoch_rows(knn, sides, recall, epochs, reference=reference),
     ]
-    frame(rows).write_parquet(folder / "metrics.parquet")
-    _map(label_count, points).write_parquet(folder / "map.parquet")
-    _kernels(12).write_parquet(folder / "kernels.parquet")
+    judged = _contrast_rows(by_metric, sides, contrasts or {}, control=control) if reference else []
+    frame(rows, Row).write_parquet(folder / "metrics.parquet")
+    frame(judged, ContrastRow).write_parquet(folder / "contrasts.parquet")
+    spaces = [*(f"raw {side}" for side in sides), *(["reference"] if reference else []), "joint"]
+    _map(spaces, label_count, points).write_parquet(folder / "map.parquet")
+    _kernels(spaces, 12).write_parquet(folder / "kernels.parquet")
     (folder / "adapters.safetensors").write_bytes(b"")
-    (folder / "config.json").write_text(json.dumps(_config(encoders, n, epochs, settings)), encoding="utf-8")
+    config = _config(sides, encoders, n, epochs, settings)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_manifest(folder)
     return folder
 
 
-def _config(encoders: tuple[str, str, str], n: int, epochs: int, settings: dict[str, Any]) -> dict[str, Any]:
-    views = ("images", "captions", "images")
-    features = {
-        role: {"view": view, "encoder": encoder, "layer": "last.mean", "digest": encoder[::-1] * 4, "root": "ab" * 16}
-        for role, view, encoder in zip(("x", "y", "reference"), views, encoders, strict=True)
-    }
+def change_metrics(folder: Path, keep: pl.Expr) -> None:
+    """Keeps some rows of a run's metrics, as if the others had never been measured."""
+    pl.read_parquet(folder / "metrics.parquet").filter(keep).write_parquet(folder / "metrics.parquet")
+    (folder / "manifest.json").unlink()
+    write_manifest(folder)
+
+
+def _joints(sides: Sequence[str]) -> list[str]:
+    return ["joint", *(f"joint:{a}+{b}" for a, b in combinations(sides, 2) if len(sides) > 2)]
+
+
+def _whole(scores: Scores, sides: Sequence[str]) -> dict[tuple[str, str], float]:
+    """The scores of these sides, and of joints of pairs, which score a little less than the joint of all."""
+    wanted = [*sides, *_joints(sides), "mixed"]
+    of_pairs = [(stage, joint) for stage in ("trained", "untrained") for joint in _joints(sides)[1:]]
+    pairs = {(stage, joint): scores[stage, "joint"] - 0.03 for stage, joint in of_pairs}
+    return {key: value for key, value in {**pairs, **scores}.items() if key[1] in wanted}
+
+
+def _config(
+    sides: Sequence[str], encoders: Sequence[str | None], n: int, epochs: int, settings: dict[str, Any]
+) -> dict[str, Any]:
+    def source(view: str, encoder: str) -> dict[str, str]:
+        return {"view": view, "encoder": encoder, "layer": "last.mean", "digest": encoder[::-1] * 4, "root": "ab" * 16}
+
+    reference = encoders[len(sides)]
     return {
-        "format": 1,
+        "format": 2,
         "config": {"adapter": "linear", "width": 256, "epochs": epochs, "batch": 512, "lr": 0.001, "seed": 0, "k": 10}
         | {"select": "retrieval"}
         | settings,
         "config_hash": "c0ffee" * 10,
         "dataset": "flickr30k",
         "overlay": "0ddba11" * 9,
-        "features": features,
+        "sides": {side: source(side, str(encoder)) for side, encoder in zip(sides, encoders, strict=False)},
+        "reference": source("images", reference) if reference else None,
+        "control": None,
         "split": {
             "rule": "train, validation and test as the data set has them",
             "n": {"train": 5000, "validation": 500, "test": n},
@@ -88,90 +149,127 @@ def _config(encoders: tuple[str, str, str], n: int, epochs: int, settings: dict[
     }
 
 
-def _test_rows(knn: Mapping[tuple[str, str], float], linear: Mapping[tuple[str, str], float], n: int) -> list[Row]:
-    rows = []
-    bounds: dict[str, Any] = {"n": n, "null_low": 0.008, "null_high": 0.012}
-    for metric, values, chance in (("mutual_knn", knn, 10 / (n - 1)), ("cka", linear, 0.011)):
-        k = 10 if metric == "mutual_knn" else None
-        for (stage, space), value in values.items():
-            w = {"mutual_knn": 0.95, "cka": 0.6}[metric] if stage == "mixed" else None
-            epoch = {"trained": 10, "untrained": 0}.get(stage)
-            row = Row(stage, space, "reference", metric, "test", value, epoch=epoch, k=k, chance=chance, w=w, **bounds)
-            rows.append(row)
-        for stage, value in (("raw", 0.05), ("untrained", 0.04), ("trained", 0.21)):
-            rows.append(Row(stage, "x+y", "pair", metric, "test", value, k=k, chance=chance, **bounds))
+def _test_rows(by_metric: Mapping[str, Scores], sides: Sequence[str], n: int, *, reference: bool) -> list[Row]:
+    rows: list[Row] = []
+    for metric, scores in by_metric.items():
+        knn = metric == "mutual_knn"
+        bounds: dict[str, Any] = {"k": 10 if knn else None, "chance": 10 / (n - 1) if knn else 0.0, "n": n}
+        bounds |= {"null_low": 0.008, "null_high": 0.012, "null": "1000 permutations", "split": "test"}
+        weights = json.dumps(dict(zip(sides, (0.95, 0.05, 0.0) if knn else (0.6, 0.4, 0.0), strict=False)))
+        for (stage, space), value in scores.items() if reference else ():
+            row = Row(space, "reference", metric, value, stage=stage, **bounds)
+            row = replace(row, ci_low=value - 0.03, ci_high=value + 0.03, interval="halves")
+            row = replace(row, weights=weights if stage == "mixed" else "")
+            if stage == "untrained":
+                note = f"mean of 10 initialisations, {value - 0.01:.4f} to {value + 0.01:.4f}"
+                row = replace(row, ci_low=None, ci_high=None, interval="none", note=note, epoch=0)
+            rows.append(replace(row, epoch=10 if stage == "trained" else row.epoch))
+        for a, b in combinations(sides, 2):
+            rows += [
+                Row(a, b, metric, value, stage=stage, **bounds) for stage, value in (("raw", 0.05), ("trained", 0.21))
+            ]
     return rows
 
 
-def _retrieval_rows(recall: float, untrained: float, n: int) -> list[Row]:
-    rows = []
+def _contrast_rows(
+    by_metric: Mapping[str, Scores], sides: Sequence[str], changes: Mapping[str, Mapping[str, Any]], *, control: bool
+) -> list[ContrastRow]:
+    """The headline contrasts; the verdict of one is "cannot tell" within .02."""
+    rows: list[ContrastRow] = []
+    for metric, scores in by_metric.items():
+        joint = scores["trained", "joint"]
+        for word, stage in (("raw", "raw"), ("adapted", "trained")):
+            parts = "+".join(f"{word} {side}" for side in sides)
+            values = {f"{word} {side}": scores[stage, side] for side in sides}
+            mean, best = sum(values.values()) / len(values), max(values, key=lambda part: values[part])
+            rows.append(_contrast(f"joint − average of {word} parts", "joint", parts, "average", metric, joint - mean))
+            row = _contrast(f"joint − best {word} part", "joint", parts, "max", metric, joint - values[best])
+            rows.append(replace(row, binding=best))
+        mixed = joint - scores["mixed", "mixed"]
+        rows.append(
+            _contrast("joint − best mixture of raw kernels", "joint", f"mixed {metric}", "difference", metric, mixed)
+        )
+        for space in ("joint", *sides):
+            name = f"adapted {space}" if space in sides else space
+            change = scores["trained", space] - scores["untrained", space]
+            parts = "+".join(f"untrained {number} {name}" for number in range(10))
+            rows.append(_contrast(f"{name}: trained − untrained", name, parts, "average", metric, change))
+        if len(sides) > 2:
+            pairs = _joints(sides)[1:]
+            row = _contrast("joint of all − best joint of a pair", "joint", "+".join(pairs), "max", metric, 0.03)
+            rows.append(replace(row, binding=pairs[0]))
+        if control:
+            name = "joint: trained − pairs shuffled"
+            rows.append(_contrast(name, "joint", "control joint", "difference", metric, 0.1))
+    return [replace(row, **changes.get(row.contrast, {})) for row in rows]
+
+
+def _contrast(name: str, whole: str, parts: str, kind: str, metric: str, value: float) -> ContrastRow:
+    verdict = "cannot tell" if abs(value) < 0.02 else "above" if value > 0 else "below"
+    p = 0.6 if verdict == "cannot tell" else 0.0004
+    return ContrastRow(
+        name, whole, parts, kind, "reference", metric, value=value, ci_low=value - 0.02, ci_high=value + 0.02,
+        p=p / 4, family="headline", p_holm=p, verdict=verdict, split="test",
+    )  # fmt: skip
+
+
+def _retrieval_rows(sides: Sequence[str], recall: float, untrained: float, n: int) -> list[Row]:
+    rows: list[Row] = []
     for stage, best in (("trained", recall), ("untrained", untrained)):
-        for direction, factor in (("x→y", 1.0), ("y→x", 0.9)):
+        for place, (a, b) in enumerate(permutations(sides, 2)):
+            factor = 1 - 0.1 * place
+            one = Row(a, b, "", None, stage=stage, split="test", direction=f"{a}→{b}", n=n * (5 if place % 2 else 1))
             for k, share in ((1, 0.25), (5, 0.7), (10, 1.0)):
-                value, queries = best * share * factor, n * (5 if direction == "y→x" else 1)
-                interval = {"ci_low": max(0.0, value - 0.02), "ci_high": value + 0.02, "estimand": "other queries"}
-                measured = Row(stage, "x+y", "pair", f"R@{k}", "test", value, direction, n=queries, k=k, chance=k / n)
-                rows.append(Row(**{**measured.__dict__, **interval}))
-            rows.append(Row(stage, "x+y", "pair", "median_rank", "test", 20.5, direction, n=n, chance=n / 2))
+                value = best * share * factor
+                row = replace(one, metric=f"R@{k}", value=value, k=k, chance=k / n, interval="Wilson")
+                rows.append(replace(row, ci_low=max(0.0, value - 0.02), ci_high=value + 0.02))
+            rows.append(replace(one, metric="median_rank", value=20.5, chance=n / 2, higher_is_better=False))
     return rows
 
 
-def _epoch_rows(knn: Mapping[tuple[str, str], float], recall: float, epochs: int) -> list[Row]:
-    rows = []
-    for metric, lift in (("mutual_knn", 0.0), ("cka", 0.1)):
-        chance = 0.02 if metric == "mutual_knn" else None
-        for space in ("x", "y"):
-            rows.append(
-                Row("raw", space, "reference", metric, "validation", knn["raw", space] + lift, n=500, chance=chance)
-            )
-        for epoch in range(epochs + 1):
-            stage = "trained" if epoch else "untrained"
-            rise = 1 + 0.25 * np.sin(epoch / max(epochs, 1) * 2.5) - 0.02 * epoch
-            for space in ("x", "y", "joint"):
-                value = knn["untrained", space] * rise + lift
-                rows.append(
-                    Row(stage, space, "reference", metric, "validation", value, epoch=epoch, n=500, chance=chance)
-                )
+def _epoch_rows(knn: Scores, sides: Sequence[str], recall: float, epochs: int, *, reference: bool) -> list[Row]:
+    rows: list[Row] = []
+    against = [(space, "reference") for space in (*_joints(sides), *sides)] if reference else []
+    for metric, lift in zip(METRICS, (0.0, 0.1), strict=True):
+        of: dict[str, Any] = {"split": "validation", "n": 500, "chance": 0.02 if lift == 0 else 0.0}
+        for space, other in [*against, *combinations(sides, 2)]:
+            if space in sides:
+                rows.append(Row(space, other, metric, knn["raw", space] + lift, stage="raw", **of))
+            for epoch in range(epochs + 1):
+                rise = 1 + 0.25 * np.sin(epoch / max(epochs, 1) * 2.5) - 0.02 * epoch
+                stage, value = "trained" if epoch else "untrained", float(knn["untrained", space] * rise + lift)
+                rows.append(Row(space, other, metric, value, stage=stage, epoch=epoch, **of))
     for epoch in range(epochs + 1):
         stage = "trained" if epoch else "untrained"
-        rows.append(Row(stage, "x+y", "pair", "loss", "validation", 3 + 3 / (1 + epoch), epoch=epoch))
+        loss = Row("joint", "", "loss", 1 - 3 * epoch / (1 + epoch), stage=stage, split="validation", epoch=epoch)
+        rows.append(loss)
         if epoch:
-            rows.append(Row(stage, "x+y", "pair", "loss", "train", 1.5 + 4 / (1 + epoch), epoch=epoch))
-        for direction, factor in (("x→y", 1.0), ("y→x", 0.9)):
-            value = recall * factor * (1 - np.exp(-epoch / 3)) + 0.02
-            rows.append(
-                Row(stage, "x+y", "pair", "R@10", "validation", value, direction, epoch=epoch, n=500, chance=0.02)
-            )
+            rows.append(replace(loss, split="train", value=1 - 4 * epoch / (1 + epoch)))
+        for place, (a, b) in enumerate(permutations(sides, 2)):
+            value = float(recall * (1 - 0.1 * place) * (1 - np.exp(-epoch / 3)) + 0.02)
+            row = Row(a, b, "R@10", value, stage=stage, split="validation", direction=f"{a}→{b}", epoch=epoch)
+            rows.append(replace(row, n=500, chance=0.02))
     return rows
 
 
-def _map(label_count: int, points: int) -> pl.DataFrame:
+def _map(spaces: Sequence[str], label_count: int, points: int) -> pl.DataFrame:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, label_count, points)
     tables = []
-    for space in ("raw x", "raw y", "reference", "joint"):
+    for space in spaces:
         centres = rng.normal(size=(label_count, 2)) * 2
         places = centres[labels] + rng.normal(size=(points, 2)) * 0.6
-        tables.append(
-            pl.DataFrame(
-                {
-                    "id": [f"photo {i}" for i in range(points)],
-                    "label": [f"kind {label}" for label in labels],
-                    "space": [space] * points,
-                    "px": places[:, 0],
-                    "py": places[:, 1],
-                }
-            )
-        )
+        columns = {"id": [f"photo {i}" for i in range(points)], "label": [f"kind {label}" for label in labels]}
+        tables.append(pl.DataFrame({**columns, "space": [space] * points, "px": places[:, 0], "py": places[:, 1]}))
     return pl.concat(tables)
 
 
-def _kernels(size: int) -> pl.DataFrame:
+def _kernels(spaces: Sequence[str], size: int) -> pl.DataFrame:
     rng = np.random.default_rng(1)
     cells = []
-    for space, noise in (("raw x", 0.1), ("raw y", 0.5), ("reference", 0.05), ("joint", 0.2)):
+    for noise, space in enumerate(spaces, start=1):
         blocks = np.kron(np.eye(4), np.ones((-(-size // 4),) * 2))[:size, :size] * 0.5
-        noisy = blocks + noise * rng.random((size, size))
+        noisy = blocks + 0.1 * noise * rng.random((size, size))
         values = (noisy + noisy.T) / 2
         cells += [
             {"space": space, "row": row, "col": col, "value": float(values[row, col])}
@@ -181,48 +279,60 @@ def _kernels(size: int) -> pl.DataFrame:
     return pl.DataFrame(cells)
 
 
-def test_every_row_of_the_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_every_row_of_the_tables_is_read_as_it_was_written(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     (run,) = load_runs([folder])
     assert len(run.scores) == pl.read_parquet(folder / "metrics.parquet").height
+    assert [row.contrast for row in run.contrasts] == pl.read_parquet(folder / "contrasts.parquet")[
+        "contrast"
+    ].to_list()
     joint = run.on_test("trained", "joint", "mutual_knn")
-    assert isinstance(joint, Score)
+    assert isinstance(joint, Row)
     assert (joint.value, joint.n, joint.k, joint.null_low) == (0.307, 1000, 10, 0.008)
 
 
-def test_the_report_reads_the_columns_that_the_trainer_writes() -> None:
-    from dataclasses import fields
-
-    assert {field.name for field in fields(Score)} == {field.name for field in fields(Row)}
-
-
-def test_the_average_and_maximum_are_those_of_the_two_rows_above(tmp_path: Path) -> None:
-    rows = {(row.group, row.space): row.mutual_knn for row in summary_table([write_run(tmp_path / "run")])}
-    average, most = rows["raw", "average"], rows["adapted", "maximum"]
-    assert average is not None and average.value == pytest.approx((0.473 + 0.150) / 2)
-    assert most is not None and most.value == 0.352
+def test_a_score_that_could_not_be_computed_is_left_out(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    table = pl.read_parquet(folder / "metrics.parquet")
+    lost = (pl.col("space") == "captions") & (pl.col("metric") == "mutual_knn") & (pl.col("stage") == "raw")
+    table.with_columns(value=pl.when(lost).then(None).otherwise("value")).write_parquet(folder / "metrics.parquet")
+    change_metrics(folder, pl.lit(value=True))
+    rows = {(row.group, row.space): row.scores for row in summary_table([folder])}
+    assert [*rows["raw", "captions"]] == ["cka_debiased"]
+    assert [*rows["raw", "average"]] == ["cka_debiased"]
 
 
-def test_a_row_gives_its_cells_as_text_for_a_terminal_table(tmp_path: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("run", "space", "mutual-kNN", "CKA")
-    for row in summary_table([write_run(tmp_path / "run")]):
-        table.add_row(*row.cells())
-    console = Console(width=160, record=True, quiet=True)
-    with console.capture() as captured:
-        Console(width=160, file=console.file)
-    console = Console(width=160)
-    with console.capture() as captured:
-        console.print(table)
-    assert "0.307 (null 0.008–0.012)" in captured.get()
-    assert "raw kernels mixed, w = 0.95 / 0.60" in captured.get()
+def test_the_average_and_maximum_are_those_of_the_rows_above(tmp_path: Path) -> None:
+    rows = {(row.group, row.space): row.scores for row in summary_table([write_run(tmp_path / "run")])}
+    assert rows["raw", "average"]["mutual_knn"].value == pytest.approx((0.473 + 0.150) / 2)
+    assert rows["adapted", "maximum"]["mutual_knn"].value == 0.352
 
 
-def test_a_missing_run_folder_is_named_with_the_runs_beside_it(tmp_path: Path) -> None:
+def test_any_number_of_sides_gives_joints_of_all_and_of_pairs(tmp_path: Path) -> None:
+    three = write_run(tmp_path / "run", sides=(*SIDES, "names-de"), encoders=("vit", "gpt2", "gpt2", "dinov2"))
+    (run,) = load_runs([three])
+    table = {(row.group, row.space): row.label for row in summary_table([three])}
+    assert [label for (group, _), label in table.items() if group == "joint"] == [
+        "joint of all, trained",
+        "joint of images and captions, trained",
+        "joint of images and names-de, trained",
+        "joint of captions and names-de, trained",
+    ]
+    assert len([group for group, _ in table if group == "between"]) == 3 * 2
+    assert len(run.directions()) == 6
+    assert table["raw", "names-de"] == "names-de (gpt2), raw"
+
+
+def test_the_weights_of_a_mixture_are_named_by_side(tmp_path: Path) -> None:
+    rows = {row.group: row.scores for row in summary_table([write_run(tmp_path / "run")])}
+    assert mixture_text(rows["mixed"]["mutual_knn"]) == "images 0.95, captions 0.05"
+    assert mixture_text(rows["mixed"]["cka_debiased"]) == "images 0.60, captions 0.40"
+    assert mixture_text(rows["joint"]["mutual_knn"]) == ""
+
+
+def test_a_missing_run_folder_is_named_with_the_runs_next_to_it(tmp_path: Path) -> None:
     write_run(tmp_path / "linear")
-    with pytest.raises(RunMissing, match=r"no run folder at .*nowhere[\s\S]*linear[\s\S]*Run: featcache train"):
+    with pytest.raises(RunMissing, match=r"no run at .*nowhere[\s\S]*linear[\s\S]*Run: featcache train"):
         load_runs([tmp_path / "nowhere"])
 
 
@@ -231,7 +341,7 @@ def test_an_empty_list_of_runs_is_refused() -> None:
         load_runs([])
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.parquet", "map.parquet", "kernels.parquet"])
+@pytest.mark.parametrize("name", ["config.json", "metrics.parquet", "contrasts.parquet", "map.parquet"])
 def test_a_run_folder_that_lacks_a_file_is_refused_by_the_files_name(tmp_path: Path, name: str) -> None:
     folder = write_run(tmp_path / "run")
     (folder / name).unlink()
@@ -239,27 +349,26 @@ def test_a_run_folder_that_lacks_a_file_is_refused_by_the_files_name(tmp_path: P
         load_runs([folder])
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.parquet"])
-def test_a_file_that_cannot_be_read_is_an_error_of_ours(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "words"), [("config.json", "cannot be read"), ("metrics.parquet", "changed since")])
+def test_a_file_that_is_not_what_was_written_is_an_error_of_ours(tmp_path: Path, name: str, words: str) -> None:
     folder = write_run(tmp_path / "run")
     (folder / name).write_bytes(b"not a table")
-    with pytest.raises(RunDamaged, match="cannot be read"):
+    with pytest.raises(RunDamaged, match=words):
         load_runs([folder])
 
 
 def test_a_table_without_a_column_is_refused_by_the_columns_name(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     pl.read_parquet(folder / "metrics.parquet").drop("null_low").write_parquet(folder / "metrics.parquet")
-    with pytest.raises(RunDamaged, match="lacks the columns null_low"):
+    (folder / "manifest.json").unlink()
+    write_manifest(folder)
+    with pytest.raises(RunDamaged, match="null_low"):
         load_runs([folder])
 
 
 def test_a_run_without_the_joints_test_score_is_refused(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
-    table = pl.read_parquet(folder / "metrics.parquet")
-    table.filter(~((pl.col("space") == "joint") & (pl.col("split") == "test"))).write_parquet(
-        folder / "metrics.parquet"
-    )
+    change_metrics(folder, ~((pl.col("space") == "joint") & (pl.col("split") == "test")))
     with pytest.raises(RunDamaged, match="has no trained joint"):
         load_runs([folder])
 
@@ -271,13 +380,89 @@ def test_runs_of_equal_adapters_are_told_apart_by_their_folders(tmp_path: Path) 
     assert labels == ["linear (a) #1", "linear (b)", "mlp", "linear, pairs shuffled", "linear (a) #2"]
 
 
-def test_equal_encoders_are_told_apart_by_view(tmp_path: Path) -> None:
-    (run,) = load_runs([write_run(tmp_path / "run", encoders=("clip", "clip", "dinov2"))])
-    assert run.names() == {
-        "x": "clip/last.mean (images)",
-        "y": "clip/last.mean (captions)",
-        "reference": "dinov2/last.mean (images)",
-    }
+def test_a_side_is_called_by_its_name_and_its_encoder(tmp_path: Path) -> None:
+    (run,) = load_runs([write_run(tmp_path / "a", encoders=("clip", "clip", "dinov2"))])
+    assert run.names() == {"images": "images (clip)", "captions": "captions (clip)", "reference": "dinov2"}
+    (run,) = load_runs([write_run(tmp_path / "b", encoders=("clip", "gpt2", "clip"))])
+    assert run.names()["reference"] == "clip/last.mean (images)"
+
+
+def test_a_side_whose_name_holds_the_encoder_is_called_by_its_name(tmp_path: Path) -> None:
+    scores = {(stage, side): 0.3 for stage in ("raw", "trained", "untrained") for side in ("vit", "captions/gpt2")}
+    folder = write_run(
+        tmp_path / "a", sides=("vit", "captions/gpt2"), encoders=("vit", "gpt2", "dinov2"), scores=scores
+    )
+    (run,) = load_runs([folder])
+    assert run.names() == {"vit": "vit", "captions/gpt2": "captions/gpt2", "reference": "dinov2"}
+
+
+def test_runs_that_differ_in_their_seed_only_become_one_of_mean_and_range(tmp_path: Path) -> None:
+    values = (0.30, 0.33, 0.36)
+    folders = [
+        write_run(tmp_path / f"s{seed}", seed=seed, scores={("trained", "joint"): value})
+        for seed, value in enumerate(values)
+    ]
+    (pooled,) = pool_seeds(load_runs(folders))
+    joint = pooled.on_test("trained", "joint", "mutual_knn")
+    assert joint is not None and is_range(joint)
+    assert (joint.value, joint.ci_low, joint.ci_high) == (pytest.approx(0.33), 0.30, 0.36)
+    raw = pooled.on_test("raw", "images", "mutual_knn")
+    assert raw is not None and not is_range(raw) and raw.value == 0.473
+    assert pooled.label == "linear (3 seeds)" and pooled.selected_epoch is None
+    best = next(row for row in contrast_table([pooled]) if row.contrast == "joint − best adapted part")
+    assert best.text() == "below in 2 of 3, cannot tell in 1 of 3 seeds (mean −.022, range −.052 to +.008)"
+
+
+def test_runs_that_differ_in_more_than_their_seed_stay_apart(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / "a", seed=0),
+        write_run(tmp_path / "b", seed=1, width=64),
+        write_run(tmp_path / "c", seed=2, shuffle_pairs=True),
+        write_run(tmp_path / "d", seed=3, n=700),
+        write_run(tmp_path / "e", seed=0),
+    ]
+    assert len(pool_seeds(load_runs(folders))) == 5
+
+
+def test_the_headline_run_is_the_best_on_validation_and_not_on_test(tmp_path: Path) -> None:
+    linear = write_run(tmp_path / "linear", recall=0.40, scores={("trained", "joint"): 0.20})
+    mlp = write_run(tmp_path / "mlp", adapter="mlp", recall=0.30, scores={("trained", "joint"): 0.60})
+    run, why = headline_run(load_runs([mlp, linear]))
+    assert run.label == "linear"
+    assert "the best of 2 on validation (mean R@10 of all directions: mlp 0.2" in why
+    assert "exploratory: mlp" in why
+
+
+def test_runs_are_selected_by_their_own_criterion(tmp_path: Path) -> None:
+    low = write_run(tmp_path / "a", select="alignment", recall=0.9, scores={("untrained", "joint"): 0.2})
+    high = write_run(
+        tmp_path / "b", select="alignment", recall=0.1, adapter="mlp", scores={("untrained", "joint"): 0.3}
+    )
+    runs = load_runs([low, high])
+    assert headline_run(runs)[0].label == "mlp"
+    assert on_validation(runs[0]) == pytest.approx(0.2 * (1 + 0.25 * np.sin(10 / 12 * 2.5) - 0.2))
+    other = load_runs([low, write_run(tmp_path / "c", adapter="mlp", recall=0.99)])
+    run, why = headline_run(other)
+    assert run.label == "linear" and "the first named: the runs do not share" in why
+
+
+def test_a_control_is_never_the_headline_among_others(tmp_path: Path) -> None:
+    control = write_run(tmp_path / "a", shuffle_pairs=True, recall=0.9)
+    run, why = headline_run(load_runs([control, write_run(tmp_path / "b", recall=0.1)]))
+    assert run.label == "linear" and why.endswith("control: linear, pairs shuffled.")
+
+
+def test_a_run_of_featcache_0_1_opens_with_its_scores_and_intervals_as_recorded() -> None:
+    (run,) = load_runs([FORMAT_1])
+    old = pl.read_parquet(FORMAT_1 / "metrics.parquet").filter(pl.col("split") == "test")
+    assert (run.format, run.sides, run.metrics, run.contrasts) == (1, ["x", "y"], ["mutual_knn", "cka_linear"], ())
+    joint = run.on_test("trained", "joint", "cka_linear")
+    recorded = old.filter((pl.col("stage") == "trained") & (pl.col("space") == "joint") & (pl.col("metric") == "cka"))
+    assert joint is not None and joint.value == recorded["value"][0]
+    (recall,) = run.find(stage="trained", direction="x→y", metric="R@10", split="test")
+    of = (pl.col("stage") == "trained") & (pl.col("direction") == "x→y") & (pl.col("metric") == "R@10")
+    assert (recall.ci_low, recall.ci_high) == old.filter(of).select("ci_low", "ci_high").row(0)
+    assert all(row.scores["mutual_knn"].value is not None for row in summary_table([FORMAT_1]))
 
 
 def test_an_unknown_figure_format_is_refused_with_the_known_ones() -> None:

@@ -1,132 +1,200 @@
-"""Do the sentences follow the numbers? Each is flipped once."""
+"""Do the sentences follow the verdicts and the numbers? Each is flipped once."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from featcache.metrics.measure.row import verdict_text
 from featcache.report import findings, load_runs
-from featcache.report.sentences import compare, headline
-from featcache.report.tables import Reading
-from tests.test_report_runs import write_run
+from featcache.report.sentences import brief, headline
+from tests.test_report_runs import FORMAT_1, SIDES, write_run
+
+THREE: dict[str, Any] = {"sides": (*SIDES, "names-de"), "encoders": ("vit", "gpt2", "gpt2", "dinov2")}
 
 
-def said(folder: Path, **numbers: object) -> str:
-    return "\n".join(findings([write_run(folder, **numbers)]))  # pyright: ignore[reportArgumentType]
+def text_of(folder: Path, **numbers: Any) -> str:
+    return "\n".join(findings([write_run(folder, **numbers)]))
 
 
-def test_a_joint_between_average_and_maximum_is_said_for_both_readings_of_its_parts(tmp_path: Path) -> None:
-    text = said(tmp_path / "run", scores={("trained", "joint"): 0.340})
-    assert "reaches 0.340 (mutual-kNN, k = 10, 1,000 test groups, chance 0.010)" in text
-    assert "above the average (0.277; +0.063), below the maximum (0.352; −0.012) of its adapted parts" in text
-    assert "above the average (0.311; +0.029), below the maximum (0.473; −0.133) of its raw parts" in text
+def test_the_joint_is_placed_against_both_readings_of_its_parts(tmp_path: Path) -> None:
+    text = text_of(tmp_path / "run", scores={("trained", "joint"): 0.340})
+    assert "reaches 0.340 [0.310, 0.370] (mutual-kNN, k = 10, 1,000 test groups, chance 0.010)" in text
+    assert "the average of raw parts: above (+.029 [+.009, +.049]); the best raw part: below (−.133 [−.153, " in text
+    assert (
+        "the average of adapted parts: above (+.063 [+.043, +.083]); the best adapted part: cannot tell (−.012" in text
+    )
 
 
-def test_the_two_readings_of_parts_may_disagree_and_both_are_said(tmp_path: Path) -> None:
-    text = said(tmp_path / "run", scores={("trained", "joint"): 0.2902})
-    assert "above the average (0.277; +0.013)" in text
-    assert "below both the average (0.311; −0.021) and the maximum (0.473; −0.183) of its raw parts" in text
+def test_a_verdict_that_is_flipped_in_the_table_flips_the_sentence(tmp_path: Path) -> None:
+    name = "joint − best raw part"
+    assert "the best raw part: below (−.166 [−.186, −.146])" in text_of(tmp_path / "a")
+    flipped = text_of(tmp_path / "b", contrasts={name: {"verdict": "above", "value": 0.166}})
+    assert "the best raw part: above (+.166 [" in flipped
+    unsure = text_of(tmp_path / "c", contrasts={name: {"verdict": "cannot tell"}})
+    assert "the best raw part: cannot tell (−.166 [−.186, −.146])" in unsure
 
 
-def test_a_joint_above_everything_is_said_so(tmp_path: Path) -> None:
-    text = said(tmp_path / "run", scores={("trained", "joint"): 0.6})
-    assert "above both the average (0.277; +0.323) and the maximum (0.352; +0.248) of its adapted parts" in text
-    assert "the joint stands above it: training adds what mixing cannot" in text
+def test_words_follow_the_corrected_p_and_say_so(tmp_path: Path) -> None:
+    change = {"verdict": "cannot tell after correction", "p": 0.03, "p_holm": 0.2}
+    text = text_of(tmp_path / "run", contrasts={"joint: trained − untrained": change})
+    assert "joint: cannot tell after correction (+.045 [+.025, +.065])" in text
 
 
-def test_a_difference_inside_the_null_range_is_called_level(tmp_path: Path) -> None:
-    text = said(tmp_path / "run", scores={("trained", "joint"): 0.278})
-    assert "level with the average (0.277; +0.001, inside ±0.002)" in text
+def test_every_verdict_has_its_difference_and_interval_beside_it(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", control=True)
+    text = "\n".join(findings([folder]))
+    (run,) = load_runs([folder])
+    shown = [row for row in run.contrasts if row.metric == "mutual_knn"]
+    assert len(shown) == 9
+    assert all(verdict_text(row) in text for row in shown)
 
 
-def test_the_margin_of_an_average_is_smaller_than_that_of_one_part() -> None:
-    one = Reading(0.3, null_low=0.0, null_high=0.02)
-    assert compare(one, one).margin == pytest.approx(0.01 * 2**0.5)
-    assert compare(one, Reading(0.3), one, one).margin == pytest.approx((0.01**2 + 0.01**2 / 2) ** 0.5)
+def test_no_verdict_comes_from_the_scores_alone(tmp_path: Path) -> None:
+    words = {"verdict": "cannot tell"}
+    names = [row.contrast for row in load_runs([write_run(tmp_path / "a")])[0].contrasts]
+    text = text_of(tmp_path / "b", scores={("trained", "joint"): 0.9}, contrasts=dict.fromkeys(names, words))
+    lines = [line for line in text.splitlines() if "Retrieval" not in line and "unrelated features" not in line]
+    assert not any(word in line for line in lines for word in ("above", "below", "level", "raised", "better"))
 
 
-def test_an_interval_wider_than_the_null_range_decides() -> None:
-    sure = Reading(0.3, null_low=0.0, null_high=0.02, ci_low=0.25, ci_high=0.35)
-    assert compare(sure, Reading(0.27)).verdict == "level with"
-    assert compare(sure, Reading(0.24)).verdict == "above"
+@pytest.mark.parametrize(("score", "word"), [(0.307, "above"), (0.01, "within"), (0.001, "below")])
+def test_the_joint_is_placed_against_what_unrelated_features_score(tmp_path: Path, score: float, word: str) -> None:
+    text = text_of(tmp_path / "run", scores={("trained", "joint"): score})
+    assert f"The joint's score is {word} what unrelated features score (95 % of permutations: 0.008 to 0.012)" in text
+    assert "pairing" not in text
 
 
-@pytest.mark.parametrize(
-    ("score", "words"), [(0.307, "above its 95 % null"), (0.01, "inside"), (0.001, "below its 95")]
-)
-def test_the_joint_is_placed_against_its_null_range(tmp_path: Path, score: float, words: str) -> None:
-    assert words in said(tmp_path / "run", scores={("trained", "joint"): score})
+def test_training_is_judged_for_the_joint_and_each_side(tmp_path: Path) -> None:
+    text = text_of(tmp_path / "run")
+    assert (
+        "Training, trained against untrained (joint 0.262 untrained, mean of 10 initialisations): joint: above" in text
+    )
+    assert "adapted images: cannot tell (−.018 [" in text and "adapted captions: above (+.092 [" in text
 
 
-@pytest.mark.parametrize(
-    ("untrained", "words"), [(0.2, "Training raised"), (0.4, "Training lowered"), (0.307, "did not move")]
-)
-def test_training_raises_or_lowers_as_the_untrained_joint_has_it(tmp_path: Path, untrained: float, words: str) -> None:
-    assert words in said(tmp_path / "run", scores={("untrained", "joint"): untrained})
+def test_mixing_is_compared_with_the_joint_and_its_weights_are_named(tmp_path: Path) -> None:
+    text = text_of(tmp_path / "run")
+    assert "Mixing the raw kernels (images 0.95, captions 0.05; chosen on validation) reaches 0.477; joint " in text
+    assert "joint against it: below (−.170 [−.190, −.150])" in text
 
 
-@pytest.mark.parametrize(
-    ("mixed", "words"),
-    [
-        (0.477, "mixing, with no training, does better"),
-        (0.1, "training adds what mixing cannot"),
-        (0.307, "nothing over"),
-    ],
-)
-def test_mixing_is_compared_with_the_joint_and_its_weight_is_named(tmp_path: Path, mixed: float, words: str) -> None:
-    text = said(tmp_path / "run", scores={("mixed", "x+y"): mixed})
-    assert words in text
-    assert "(w = 0.95, chosen on validation)" in text
+def test_pairing_is_spoken_of_only_where_a_control_was_compared(tmp_path: Path) -> None:
+    assert "airing" not in text_of(tmp_path / "a")
+    text = text_of(tmp_path / "b", control=True)
+    assert "Pairing: the joint against the joint of a control trained on shuffled pairs: above (+.100 [" in text
 
 
-def test_linear_cka_that_disagrees_is_said_with_its_verdict(tmp_path: Path) -> None:
-    assert "Linear CKA gives the same verdict in all four" in said(tmp_path / "a")
-    text = said(tmp_path / "b", cka={("trained", "joint"): 0.9})
-    assert "differs from mutual-kNN in 3 of 4 comparisons" in text
-    assert "above the maximum of the raw parts" in text
-
-
-def test_retrieval_is_placed_against_chance_and_untrained_adapters(tmp_path: Path) -> None:
-    assert "R@10 0.360 [0.340, 0.380], above chance (0.010) and above untrained adapters (0.040)" in said(
+def test_another_metric_that_disagrees_is_said_with_its_verdicts(tmp_path: Path) -> None:
+    assert "By debiased CKA the joint reaches 0.407 [0.377, 0.437], with the same verdicts in all 4" in text_of(
         tmp_path / "a"
     )
-    poor = said(tmp_path / "b", recall=0.025, untrained_recall=0.03)
-    assert "not told apart from chance (0.010) and not told apart from untrained adapters (0.030)" in poor
+    text = text_of(tmp_path / "b", cka={("trained", "joint"): 0.9})
+    assert "with other verdicts in 3 of 4 contrasts with its parts" in text
+    assert "the best raw part: above (+.327 [+.307, +.347])" in text
+
+
+def test_retrieval_is_placed_against_chance_by_its_interval_and_next_to_untrained_adapters(tmp_path: Path) -> None:
+    good = text_of(tmp_path / "a")
+    assert "R@10 0.360 [0.340, 0.380], above chance (0.010); untrained adapters 0.040 [0.020, 0.060]." in good
+    poor = text_of(tmp_path / "b", recall=0.025, untrained_recall=0.03)
+    assert "R@10 0.025 [0.005, 0.045], cannot tell from chance (0.010); untrained adapters 0.030 [0.010" in poor
 
 
 def test_the_best_epoch_for_alignment_is_named_beside_the_epoch_kept(tmp_path: Path) -> None:
-    assert "peaks at epoch 7" in said(tmp_path / "a", epochs=20)
-    assert "the epoch kept is 18" in said(tmp_path / "b", epochs=20)
-    assert "peaks before training" in said(tmp_path / "c", epochs=60)
+    assert "peaks at epoch 7" in text_of(tmp_path / "a", epochs=20)
+    assert "the epoch kept is 18" in text_of(tmp_path / "b", epochs=20)
+    assert "peaks before training" in text_of(tmp_path / "c", epochs=60)
 
 
 def test_a_small_test_split_is_a_caveat_and_a_large_one_is_not(tmp_path: Path) -> None:
-    assert "only 349 groups and chance is 0.029" in said(tmp_path / "a", n=349)
-    assert "only" not in said(tmp_path / "b", n=5000)
+    assert "only 349 groups and chance is 0.029" in text_of(tmp_path / "a", n=349)
+    assert "only" not in text_of(tmp_path / "b", n=5000)
 
 
 def test_a_reference_of_the_same_family_is_a_caveat(tmp_path: Path) -> None:
-    kin = said(tmp_path / "a", encoders=("efficientnet-lite0", "minilm", "efficientnet-lite2"))
-    assert "the reference efficientnet-lite2 is of the same family as efficientnet-lite0" in kin
-    assert "same family" not in said(tmp_path / "b")
+    kin = text_of(tmp_path / "a", encoders=("efficientnet-lite0", "minilm", "efficientnet-lite2"))
+    assert "the reference efficientnet-lite2 is of the same family as images (efficientnet-lite0)" in kin
+    assert "same family" not in text_of(tmp_path / "b")
 
 
-def test_a_shuffled_control_is_announced(tmp_path: Path) -> None:
-    assert "is a control, its training pairs were shuffled" in said(tmp_path / "a", shuffle_pairs=True)
-    assert "control" not in said(tmp_path / "b")
+def test_a_shuffled_control_is_announced_and_claims_nothing_about_pairing(tmp_path: Path) -> None:
+    text = text_of(tmp_path / "a", shuffle_pairs=True)
+    assert text.startswith("This run is a control: its training pairs were shuffled across groups.")
+    assert "is a control, its training pairs were shuffled" in text
+    assert "by itself it says nothing of pairing" in text
+    retrieval = [line for line in text.splitlines() if line.startswith("Retrieval")]
+    assert len(retrieval) == 2 and not any("above" in line or "cannot tell" in line for line in retrieval)
+    assert "Training on shuffled pairs, trained against untrained" in text
+    assert "control" not in text_of(tmp_path / "b")
 
 
-def test_several_runs_are_ranked_and_each_sentence_names_its_run(tmp_path: Path) -> None:
+def test_several_runs_open_with_the_best_on_validation_and_each_sentence_names_its_run(tmp_path: Path) -> None:
     linear = write_run(tmp_path / "linear")
-    mlp = write_run(tmp_path / "mlp", adapter="mlp", scores={("trained", "joint"): 0.40})
+    mlp = write_run(tmp_path / "mlp", adapter="mlp", scores={("trained", "joint"): 0.40}, recall=0.2)
     lines = findings([linear, mlp])
-    assert lines[0].startswith(
-        "Of 2 runs the joint space of mlp stands nearest to the reference (0.400), ahead of linear"
-    )
+    assert lines[0].startswith("The headline run is linear, the best of 2 on validation")
+    assert lines[0].endswith("exploratory: mlp.")
     assert all(line.startswith(("linear: ", "mlp: ", "Caveat")) for line in lines[1:])
-    assert headline(load_runs([linear, mlp])).startswith("Highest of 2 runs is mlp. ")
+    assert headline(load_runs([linear, mlp])).startswith("The headline run is linear. Against dinov2-small")
+    assert not any(line.startswith("mlp: ") for line in brief([linear, mlp]))
 
 
-def test_runs_on_unequal_test_groups_are_not_ranked(tmp_path: Path) -> None:
+def test_no_run_is_ranked_by_its_test_score(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / name, adapter=name, scores={("trained", "joint"): value})
+        for name, value in (("linear", 0.2), ("mlp", 0.5), ("bottleneck", 0.3))
+    ]
+    first = findings(folders)[0]
+    flipped = [
+        write_run(tmp_path / "more" / name, adapter=name, scores={("trained", "joint"): value})
+        for name, value in (("linear", 0.5), ("mlp", 0.2), ("bottleneck", 0.3))
+    ]
+    assert findings(flipped)[0] == first
+    assert not any(word in first for word in ("nearest", "ahead", "highest"))
+
+
+def test_runs_on_unequal_test_groups_are_warned_of(tmp_path: Path) -> None:
     lines = findings([write_run(tmp_path / "a"), write_run(tmp_path / "b", n=700)])
-    assert not any(line.startswith("Of 2 runs") for line in lines)
     assert "do not share test groups" in lines[-1]
+
+
+def test_six_seeds_give_mean_and_range_and_no_winner(tmp_path: Path) -> None:
+    values = (0.31, 0.30, 0.29, 0.33, 0.28, 0.32)
+    folders = [
+        write_run(tmp_path / f"s{seed}", seed=seed, recall=0.3 + seed / 100, scores={("trained", "joint"): value})
+        for seed, value in enumerate(values)
+    ]
+    lines = findings(folders)
+    text = "\n".join(lines)
+    assert lines[0].startswith("6 runs differ in their seed only (0, 1, 2, 3, 4, 5): scores are their mean and their ")
+    assert lines[0].endswith("and no seed is picked.")
+    assert "over 6 seeds, the joint space reaches mean 0.305, range 0.280–0.330 (mutual-kNN" in text
+    assert "the best raw part: below in 6 of 6 seeds (mean −.168, range −.193 to −.143)" in text
+    assert "R@10 mean 0.325, range 0.300–0.350, above chance (0.010) in 6 of 6 seeds" in text
+    assert not any(word in text for word in ("headline", "best of 6", "exploratory", "the epoch kept"))
+
+
+def test_three_sides_are_spoken_of_together_and_in_pairs(tmp_path: Path) -> None:
+    text = text_of(tmp_path / "run", **THREE)
+    assert "the joint space of all 3 sides reaches 0.307" in text
+    assert "Joint of all − best joint of a pair: above (+.030 [+.010, +.050])." in text
+    assert "(images 0.95, captions 0.05, names-de 0.00; chosen on validation)" in text
+    assert text.count("Retrieval ") == 6 and "Retrieval names-de → captions: R@10" in text
+
+
+def test_without_a_reference_the_sides_alone_are_spoken_of(tmp_path: Path) -> None:
+    text = text_of(tmp_path / "run", encoders=("resnet18", "gpt2", None))
+    assert (
+        "After training, images (resnet18) and captions (gpt2) agree at 0.210 (raw 0.050): mutual-kNN, k = 10" in text
+    )
+    assert "Caveat: without a reference there are no contrasts, and so no verdicts." in text
+    assert "joint" not in text and "Retrieval images → captions" in text
+
+
+def test_a_run_of_featcache_0_1_has_scores_and_no_verdicts() -> None:
+    text = "\n".join(findings([FORMAT_1]))
+    assert "Caveat: written by featcache 0.1: no contrasts; train again for verdicts." in text
+    assert "By linear CKA the joint reaches 0.752." in text
+    assert "side by side with the joint, no verdict" in text and "side by side, no verdict" in text
+    assert "R@10 1.000 [0.741, 1.000], above chance (0.724)" in text

@@ -1,9 +1,12 @@
+"""The loss is the obvious loop over rows and pairs of sides; a row that is missing counts in no pair."""
+
 import math
+from itertools import combinations
 
 import pytest
 import torch
 
-from featcache.trainer.losses import INITIAL_LOG_SCALE, MAXIMAL_LOG_SCALE, info_nce
+from featcache.trainer.losses import INITIAL_LOG_SCALE, MAXIMAL_LOG_SCALE, info_nce, pairwise_loss
 from featcache.trainer.optimizer import AdamW, learning_rate
 
 
@@ -70,6 +73,117 @@ def test_the_temperature_starts_at_seven_hundredths_and_its_inverse_is_capped_at
 def test_rows_that_cannot_be_told_apart_cost_the_logarithm_of_the_batch():
     x = torch.ones(8, 3) / math.sqrt(3)
     assert info_nce(x, x, torch.tensor(2.0)).item() == pytest.approx(math.log(8), rel=1e-6)
+
+
+# -- any number of sides ----------------------------------------------------------------------------------------------
+
+GROUPS = [0, 0, 1, 2, 2, 2, 3, 4]
+MASKS = {
+    "a": [1, 1, 1, 0, 1, 1, 0, 1],
+    "b": [1, 0, 1, 1, 1, 1, 1, 0],
+    "c": [0, 1, 1, 1, 0, 1, 1, 1],
+}
+
+
+def three(requires_grad=False):
+    return {name: unit(8, 5, seed).requires_grad_(requires_grad) for seed, name in enumerate("abc")}
+
+
+def masks(names="abc"):
+    return {name: torch.tensor(MASKS[name], dtype=torch.bool) for name in names}
+
+
+def obvious_pairs(sides, scale, groups, weights, present):
+    """Weighted mean over pairs of the loop over the rows that both sides have, less the logarithm of their number."""
+    total = weight_sum = 0.0
+    for a, b in combinations(sides, 2):
+        weight = weights.get((a, b), weights.get((b, a), 1.0))
+        both = [i for i in range(len(groups)) if present[a][i] and present[b][i]]
+        if weight == 0 or len(both) < 2:
+            continue
+        loss = obvious(sides[a][both], sides[b][both], scale, [groups[i] for i in both])
+        total += weight * (loss - math.log(len(both)))
+        weight_sum += weight
+    return total / weight_sum
+
+
+@pytest.mark.parametrize("weights", [{}, {("a", "b"): 2.0, ("c", "a"): 0.25}, {("b", "c"): 0.0}])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("names", ["ab", "abc"])
+def test_the_loss_of_many_sides_equals_the_obvious_loop_over_pairs_and_present_rows(names, masked, weights):
+    sides = {name: three()[name] for name in names}
+    present = masks(names) if masked else None
+    everywhere = dict.fromkeys(names, [1] * 8)
+    typed = {"+".join(pair): weight for pair, weight in weights.items()}
+    log_scale = torch.tensor(1.3, dtype=torch.float64)
+    loss = pairwise_loss(sides, log_scale, torch.tensor(GROUPS), typed, present)
+    expected = obvious_pairs(sides, math.exp(1.3), GROUPS, weights, MASKS if masked else everywhere)
+    assert loss.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_of_two_whole_sides_it_is_the_contrastive_loss_less_the_logarithm_of_the_batch():
+    x, y = unit(7, 5, 0), unit(7, 5, 1)
+    log_scale = torch.tensor(1.0, dtype=torch.float64)
+    groups = torch.tensor([0, 0, 1, 2, 2, 2, 3])
+    wanted = info_nce(x, y, log_scale, groups) - math.log(7)
+    assert pairwise_loss({"x": x, "y": y}, log_scale, groups).item() == pytest.approx(wanted.item(), rel=1e-12)
+
+
+def test_rows_that_are_missing_give_no_gradient_and_change_nothing():
+    groups, present = torch.tensor(GROUPS), masks()
+    log_scale = torch.tensor(1.0, dtype=torch.float64)
+    gradients, losses = [], []
+    for filler in (0.0, 7.0, math.nan):
+        sides = three()
+        for name, mask in present.items():
+            sides[name][~mask] = filler  # whatever stands in their place
+            sides[name].requires_grad_()
+        loss = pairwise_loss(sides, log_scale, groups, None, present)
+        losses.append(loss.item())
+        gradients.append(torch.autograd.grad(loss, [*sides.values()]))
+    assert losses[0] == losses[1] == losses[2]
+    for name, *gradient in zip(present, *gradients, strict=True):
+        assert all(torch.equal(gradient[0], other) for other in gradient[1:])
+        assert not gradient[0][~present[name]].any()
+        assert gradient[0][present[name]].any(dim=1).all()
+
+
+def test_a_pair_that_meets_in_fewer_than_two_rows_is_left_out():
+    sides = {name: rows[:2] for name, rows in three(requires_grad=True).items()}
+    present = {
+        name: torch.tensor(mask, dtype=torch.bool) for name, mask in (("a", [1, 1]), ("b", [1, 1]), ("c", [1, 0]))
+    }
+    log_scale = torch.tensor(0.0, dtype=torch.float64)
+    loss = pairwise_loss(sides, log_scale, None, {"a+b": 3.0, "a+c": 5.0}, present)
+    assert loss.item() == pytest.approx(pairwise_loss({n: sides[n] for n in "ab"}, log_scale).item())
+    nothing = pairwise_loss({n: sides[n] for n in "bc"}, log_scale, None, None, present)
+    assert nothing.item() == 0 and not nothing.requires_grad
+
+
+def test_twice_the_weights_are_the_same_loss():
+    log_scale = torch.tensor(0.5, dtype=torch.float64)
+    once, twice = (
+        pairwise_loss(three(), log_scale, None, {"a+b": scale, "a+c": 3 * scale, "b+c": 0.5 * scale})
+        for scale in (1.0, 2.0)
+    )
+    assert once.item() == pytest.approx(twice.item(), rel=1e-12)
+
+
+def test_guessing_costs_nothing_whatever_the_batch():
+    for rows in (2, 8, 33):
+        x = torch.ones(rows, 3) / math.sqrt(3)
+        assert abs(pairwise_loss({"x": x, "y": x, "z": x}, torch.tensor(2.0)).item()) < 1e-6
+
+
+# -- steps ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_weight_without_a_gradient_keeps_its_value():
+    used, unused = (torch.ones(2, 2, requires_grad=True) for _ in range(2))
+    optimizer = AdamW([used, unused], [], 0.5)
+    used.sum().backward()
+    optimizer.step(0.1)
+    assert torch.equal(unused, torch.ones(2, 2)) and not torch.equal(used, torch.ones(2, 2))
 
 
 def test_our_adamw_takes_the_same_steps_as_pytorchs():

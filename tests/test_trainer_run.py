@@ -1,4 +1,7 @@
+"""A run folder is whole or absent, says what it is of, and notices one flipped bit in any of its files."""
+
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -9,27 +12,34 @@ import torch
 from safetensors import safe_open
 
 from featcache.errors import UsageError
+from featcache.metrics.measure.row import ContrastRow, Row, columns
 from featcache.studies.adapters.pictures import block_means
-from featcache.studies.adapters.train import train
+from featcache.studies.adapters.train import Workbench, train
 from featcache.trainer.config import FitConfig
-from featcache.trainer.defaults import DEFAULTS
 from featcache.trainer.errors import RunDamaged, RunExists, RunMissing
-from featcache.trainer.pairs import hash_ids
-from featcache.trainer.run import FILES, apply, load_run
-from featcache.trainer.table import COLUMNS
-from tests.trainer_planted import planted
+from featcache.trainer.run import FILES, FORMAT, MANIFEST, apply, changed_files, load_run
+from featcache.trainer.sides import hash_ids
+from tests.trainer_planted import planted_sides
 
-QUICK = FitConfig(epochs=2, batch=32, width=16, k=5, lr=5e-3, permutations=100)
+QUICK = FitConfig(epochs=2, batch=32, width=16, k=5, lr=5e-3, permutations=39, halves=20, untrained=2)
+
+
+def changed(**update):
+    return QUICK.model_copy(update=update)
+
+
+def with_reference(bench, **change):
+    return Workbench(bench.sides, replace(bench.reference, **change))
 
 
 @pytest.fixture(scope="module")
-def data():
-    return planted(240)
+def bench():
+    return Workbench(*planted_sides(240))
 
 
 @pytest.fixture(scope="module")
-def finished(data, tmp_path_factory):
-    return train(*data, QUICK, tmp_path_factory.mktemp("runs") / "run")
+def finished(bench, tmp_path_factory):
+    return train(bench, QUICK, tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture
@@ -37,15 +47,30 @@ def copied(finished, tmp_path):
     return shutil.copytree(finished.path, tmp_path / "run")
 
 
+def resealed(folder, name, content):
+    """Another content of a file, with a manifest that knows it."""
+    from featcache.trainer.run import write_manifest
+
+    (folder / name).write_text(content) if isinstance(content, str) else (folder / name).write_bytes(content)
+    (folder / MANIFEST).unlink()
+    write_manifest(folder)
+
+
+# -- what is in it ----------------------------------------------------------------------------------------------------
+
+
 def test_a_run_folder_holds_the_declared_files_and_nothing_else(finished):
-    assert sorted(path.name for path in finished.path.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in finished.path.iterdir()) == sorted([*FILES, MANIFEST])
     assert [path.name for path in finished.path.parent.iterdir()] == ["run"]
 
 
-def test_the_configuration_names_everything_the_run_depends_on(finished, data):
-    config = load_run(finished.path).config
+def test_the_configuration_names_everything_the_run_depends_on(finished, bench):
+    run = load_run(finished.path)
+    config, x = run.config, bench.sides["x"]
+    assert config["format"] == run.format == FORMAT == 2
     assert FitConfig.model_validate(config["config"]) == QUICK
-    assert config["features"]["y"] == {
+    assert run.sides == [*config["sides"]] == ["x", "y"]
+    recorded = {
         "view": "captions",
         "encoder": "encoder-y",
         "layer": "last.mean",
@@ -53,24 +78,32 @@ def test_the_configuration_names_everything_the_run_depends_on(finished, data):
         "root": "r-y",
         "encoder_hash": "",
     }
-    assert config["dataset"] == "planted" and config["overlay"] == data[0].overlay
+    assert config["sides"]["y"] == recorded
+    assert config["reference"] == recorded | {
+        "view": "images",
+        "encoder": "encoder-reference",
+        "digest": "d-reference",
+        "root": "r-reference",
+    }
+    assert config["dataset"] == "planted" and config["overlay"] == x.overlay and config["control"] is None
     assert config["split"]["n"] == {"train": 120, "validation": 60, "test": 60}
-    assert config["split"]["hashes"]["test"] == hash_ids(data[0].groups[data[0].splits == "test"])
+    assert config["split"]["hashes"]["test"] == hash_ids(x.groups[x.splits == "test"])
     assert config["threads"] == torch.get_num_threads() and config["versions"]["torch"] in torch.__version__
     assert config["selected_epoch"] in (1, 2) and config["seconds"] > 0 and config["started"].endswith("+00:00")
     assert config["commit"] is None or len(config["commit"]) == 40
 
 
 def test_the_tables_have_the_declared_columns(finished):
-    metrics = finished.metrics()
-    assert metrics.columns == list(COLUMNS)
+    metrics, contrasts = finished.table("metrics"), finished.table("contrasts")
+    assert metrics.columns == [*columns(Row)] and contrasts.columns == [*columns(ContrastRow)]
     assert set(metrics["stage"]) == {"raw", "untrained", "trained", "mixed"}
-    assert metrics["value"].is_finite().all()
-    points = pl.read_parquet(finished.path / "map.parquet")
+    assert metrics["value"].is_finite().all() and contrasts["value"].is_finite().all()
+    assert set(contrasts["verdict"]) <= {"above", "below", "cannot tell", "cannot tell after correction"}
+    points = finished.table("map")
     assert points.columns == ["id", "label", "space", "px", "py"] and len(points) == 4 * 120
     assert set(points["label"]) == {"even", "odd"}
     assert points["space"].unique(maintain_order=True).to_list() == ["raw x", "raw y", "reference", "joint"]
-    kernels = pl.read_parquet(finished.path / "kernels.parquet")
+    kernels = finished.table("kernels")
     assert kernels.columns == ["space", "row", "col", "value"] and len(kernels) == 4 * 48 * 48
     assert kernels["value"].abs().max() <= 1 + 1e-12
 
@@ -84,87 +117,122 @@ def test_block_means_are_those_of_the_whole_kernel():
     assert block_means(features[:5], 48).shape == (5, 5)
 
 
-def test_without_labels_the_map_shows_splits(data, tmp_path):
-    bare = [replace(features, labels={}) for features in data]
-    run = train(*bare, QUICK, tmp_path / "bare")
-    assert set(pl.read_parquet(run.path / "map.parquet")["label"]) == {"validation", "test"}
+def test_without_labels_the_map_shows_splits(bench, tmp_path):
+    bare = {name: replace(features, labels={}) for name, features in bench.sides.items()}
+    run = train(Workbench(bare, replace(bench.reference, labels={})), QUICK, tmp_path / "bare")
+    assert set(run.table("map")["label"]) == {"validation", "test"}
 
 
-def test_two_runs_of_one_request_are_equal_to_the_bit(data, finished, tmp_path):
-    again = train(*data, QUICK, tmp_path / "again")
+def test_the_weights_file_names_every_side_the_temperature_and_its_request(finished):
+    with safe_open(finished.path / "adapters.safetensors", "pt") as file:
+        names, request = set(file.keys()), json.loads(file.metadata()["config"])
+    assert names == {f"sides.{side}.{part}" for side in "xy" for part in ("mean", "std", "net.weight", "net.bias")} | {
+        "log_scale"
+    }
+    assert request["config_hash"] == finished.config["config_hash"]
+
+
+def test_two_runs_of_one_request_are_equal_to_the_bit(bench, finished, tmp_path):
+    again = train(Workbench(bench.sides, bench.reference), QUICK, tmp_path / "again")
     for name in set(FILES) - {"config.json"}:
         assert (again.path / name).read_bytes() == (finished.path / name).read_bytes(), name
 
 
-def test_the_split_is_hashed_and_written_before_the_first_step(data, tmp_path, monkeypatch):
+def test_the_split_is_hashed_and_written_before_the_first_step(bench, tmp_path, monkeypatch):
     seen = []
 
-    def refuse(pairs, config, *, on_epoch):
+    def refuse(*_, **__):
         (making,) = tmp_path.iterdir()
         seen.append(json.loads((making / "config.json").read_text()))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("featcache.studies.adapters.train.fit_pairs", refuse)
+    monkeypatch.setattr("featcache.studies.adapters.train.fit_paired", refuse)
     with pytest.raises(KeyboardInterrupt):
-        train(*data, QUICK, tmp_path / "run")
-    hashes = seen[0]["split"]["hashes"]
-    assert hashes["validation"] == hash_ids(data[0].groups[data[0].splits == "validation"])
+        train(bench, QUICK, tmp_path / "run")
+    x = bench.sides["x"]
+    assert seen[0]["split"]["hashes"]["validation"] == hash_ids(x.groups[x.splits == "validation"])
     assert "selected_epoch" not in seen[0]
 
 
+# -- whole or absent --------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("where", ["epoch", "map_table"])
-def test_a_run_killed_in_the_middle_leaves_nothing(data, tmp_path, monkeypatch, where):
+def test_a_run_killed_in_the_middle_leaves_nothing(bench, tmp_path, monkeypatch, where):
     def kill(*_):
         raise KeyboardInterrupt
 
     if where == "map_table":
         monkeypatch.setattr("featcache.studies.adapters.train.map_table", kill)
     with pytest.raises(KeyboardInterrupt):
-        train(*data, QUICK, tmp_path / "run", on_epoch=kill if where == "epoch" else None)
+        train(bench, QUICK, tmp_path / "run", on_epoch=kill if where == "epoch" else None)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_overwrite_leaves_the_old_run(data, copied):
+def test_a_failed_overwrite_leaves_the_old_run(bench, copied):
     def kill(_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(*data, QUICK.model_copy(update={"seed": 1}), copied, overwrite=True, on_epoch=kill)
+        train(bench, changed(seed=1), copied, overwrite=True, on_epoch=kill)
     assert load_run(copied).config["config"]["seed"] == 0
     assert [path.name for path in copied.parent.iterdir()] == ["run"]
 
 
-def test_the_same_request_finds_its_run_already_there(data, copied):
+def test_the_same_request_finds_its_run_already_there(bench, copied):
     epochs = []
-    run = train(*data, QUICK, copied, on_epoch=epochs.append)
+    run = train(bench, QUICK, copied, on_epoch=epochs.append)
     assert run.already_there and epochs == [] and not load_run(copied).already_there
 
 
 @pytest.mark.parametrize(
     ("config", "change", "says"),
     [
-        ({"lr": 0.1, "seed": 4}, {}, "config.lr, config.seed"),
-        ({}, {"root": "other"}, "features"),
-        ({}, {"digest": "o"}, "f"),
+        ({"lr": 0.1, "seed": 4}, {}, r"config\.lr, config\.seed\n"),
+        ({}, {"root": "other"}, r"reference\n"),
+        ({}, {"digest": "o"}, r"reference\n"),
+        ({"lr": 0.1}, {"digest": "o"}, r"config\.lr, reference\n"),
     ],
 )
-def test_another_run_in_the_folder_is_not_overwritten_unasked(data, copied, config, change, says):
-    x, y, reference = data
-    with pytest.raises(RunExists, match=f"another run stands in .*; it differs in {says}"):
-        train(x, y, replace(reference, **change), QUICK.model_copy(update=config), copied)
-    run = train(x, y, replace(reference, **change), QUICK.model_copy(update=config), copied, overwrite=True)
+def test_another_run_in_the_folder_is_not_overwritten_unasked(bench, copied, config, change, says):
+    other = with_reference(bench, **change)
+    with pytest.raises(RunExists, match=f"another run stands in .*; it differs in {says}.*--overwrite"):
+        train(other, changed(**config), copied)
+    run = train(other, changed(**config), copied, overwrite=True)
     assert not run.already_there and [path.name for path in copied.parent.iterdir()] == ["run"]
+    assert changed_files(copied) == []
 
 
-def test_a_folder_that_is_no_run_is_never_overwritten(data, tmp_path):
+@pytest.mark.parametrize(
+    ("sides", "says"),
+    [
+        (lambda s: {"x": s["x"], "y": replace(s["y"], root="other")}, r"sides\.y\n"),
+        (lambda s: {"x": s["x"], "z": s["y"]}, r"sides\.z, sides\.y\n"),
+        (lambda s: {**s, "z": replace(s["x"], digest="d-z")}, r"sides\.z\n"),
+    ],
+)
+def test_a_run_of_other_sides_says_which(bench, copied, sides, says):
+    with pytest.raises(RunExists, match=f"it differs in {says}"):
+        train(Workbench(sides(bench.sides), bench.reference), QUICK, copied)
+
+
+def test_a_run_without_reference_or_with_a_control_is_another_run(bench, copied, tmp_path):
+    with pytest.raises(RunExists, match=r"it differs in reference\n"):
+        train(Workbench(bench.sides, None), QUICK, copied)
+    control = train(bench, changed(shuffle_pairs=True), tmp_path / "control")
+    with pytest.raises(RunExists, match=r"it differs in control\n"):
+        train(bench, QUICK, copied, control=control)
+
+
+def test_a_folder_that_is_no_run_is_never_overwritten(bench, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(RunExists, match="is not a run"):
-        train(*data, QUICK, tmp_path, overwrite=True)
+        train(bench, QUICK, tmp_path, overwrite=True)
     assert (tmp_path / "config.json").is_file()
 
 
-def test_an_empty_folder_may_become_a_run(data, tmp_path):
-    assert load_run(train(*data, QUICK, tmp_path).path).config["dataset"] == "planted"
+def test_an_empty_folder_may_become_a_run(bench, tmp_path):
+    assert load_run(train(bench, QUICK, tmp_path).path).config["dataset"] == "planted"
 
 
 def test_a_missing_run_names_the_runs_beside_it(finished):
@@ -172,100 +240,21 @@ def test_a_missing_run_names_the_runs_beside_it(finished):
         load_run(finished.path.parent / "other")
 
 
-def test_a_run_without_a_file_is_damaged_and_may_be_overwritten(data, copied):
-    (copied / "adapters.safetensors").unlink()
-    with pytest.raises(RunDamaged, match=r"adapters.safetensors missing\n.*--overwrite"):
-        load_run(copied)
-    assert train(*data, QUICK, copied, overwrite=True).adapters().x.width == 16
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"config": {"adapter": "huge"}}'])
-def test_an_unreadable_configuration_is_damage(copied, text):
-    (copied / "config.json").write_text(text)
-    with pytest.raises(RunDamaged, match="config.json cannot be read"):
-        load_run(copied)
-
-
-def test_cut_off_weights_and_tables_are_damage(copied):
-    for name in ("adapters.safetensors", "metrics.parquet"):
-        whole = (copied / name).read_bytes()
-        (copied / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(RunDamaged, match="adapters.safetensors cannot be used"):
-        load_run(copied).adapters()
-    with pytest.raises(RunDamaged, match="metrics.parquet cannot be read"):
-        load_run(copied).metrics()
-
-
-def test_a_newer_format_is_refused(copied):
-    config = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps({**config, "format": 99}))
-    with pytest.raises(RunDamaged, match="format 99, this version reads 1"):
-        load_run(copied)
-
-
-def test_the_weights_file_names_both_sides_the_temperature_and_its_request(finished):
-    with safe_open(finished.path / "adapters.safetensors", "pt") as file:
-        names, request = set(file.keys()), json.loads(file.metadata()["config"])
-    assert names == {f"{side}.{part}" for side in "xy" for part in ("mean", "std", "net.weight", "net.bias")} | {
-        "log_scale"
-    }
-    assert request["config_hash"] == finished.config["config_hash"]
-
-
-def test_applying_a_run_reproduces_its_own_measurement(data, finished):
-    x, y, _ = data
-    test = {features.view: features.take(features.splits == "test") for features in (x, y)}
-    queries, gallery = apply(finished, test["images"]), apply(finished, test["captions"])
-    assert queries.shape == (60, 16) and queries.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(queries, axis=1), 1, rtol=1e-5)
-    found = np.argmax(queries @ gallery.T, axis=1)
-    hits = test["captions"].groups[found] == test["images"].groups
-    wanted = (pl.col("metric") == "R@1") & (pl.col("split") == "test") & (pl.col("stage") == "trained")
-    recorded = finished.metrics().filter(wanted & (pl.col("direction") == "x→y"))["value"].item()
-    assert hits.mean() == pytest.approx(recorded)
-
-
-def test_features_of_another_encoder_are_refused_with_what_the_run_has(data, finished):
-    with pytest.raises(
-        UsageError, match="no adapter for resnet/last.mean; it has x: encoder-x/last.mean, y: encoder-y"
-    ):
-        apply(finished, replace(data[0], encoder="resnet"))
-    with pytest.raises(UsageError, match="has 4 dimensions; side x of the run .* was trained on 20"):
-        apply(finished, replace(data[0], values=data[0].values[:, :4]))
-    with pytest.raises(UsageError, match="no side 'y' for encoder-x"):
-        apply(finished, data[0], side="y")
-
-
-def test_two_sides_of_one_encoder_are_told_apart_by_view_or_by_name(data, finished):
-    same = {"encoder": "encoder-x", "layer": "last.mean"}
-    entries = {**finished.config["features"], "y": {**finished.config["features"]["x"], **same, "view": "captions"}}
-    run = replace(finished, config={**finished.config, "features": entries})
-    by_view = apply(run, data[0])
-    assert np.array_equal(by_view, apply(run, replace(data[0], view="elsewhere"), side="x"))
-    with pytest.raises(UsageError, match="both sides of the run"):
-        apply(run, replace(data[0], view="elsewhere"))
-
-
-def test_every_default_compares_three_different_encoders():
-    assert {triple.dataset for triple in DEFAULTS} == {"flickr30k", "openmoji"}
-    assert all(len({triple.x, triple.y, triple.reference}) == 3 for triple in DEFAULTS)
-
-
-def test_a_damaged_run_is_replaced_when_asked_and_a_foreign_folder_never(data, tmp_path):
+def test_a_damaged_run_is_replaced_when_asked_and_a_foreign_folder_never(bench, tmp_path):
     out = tmp_path / "run"
-    train(*data, QUICK, out)
+    train(bench, QUICK, out)
     (out / "config.json").write_text("{")
     with pytest.raises(RunDamaged, match="--overwrite"):
-        train(*data, QUICK, out)
-    assert train(*data, QUICK, out, overwrite=True).config["selected_epoch"] >= 1
+        train(bench, QUICK, out)
+    assert train(bench, QUICK, out, overwrite=True).config["selected_epoch"] >= 1
     foreign = tmp_path / "photos"
     foreign.mkdir()
     (foreign / "config.json").write_text("{}")
     with pytest.raises(RunExists, match="is not a run"):
-        train(*data, QUICK, foreign, overwrite=True)
+        train(bench, QUICK, foreign, overwrite=True)
 
 
-def test_a_folder_that_another_process_filled_meanwhile_is_left_alone(data, tmp_path):
+def test_a_folder_that_another_process_filled_meanwhile_is_left_alone(bench, tmp_path):
     out = tmp_path / "run"
 
     def interfere(epoch):
@@ -273,5 +262,146 @@ def test_a_folder_that_another_process_filled_meanwhile_is_left_alone(data, tmp_
         (out / "theirs").write_text("keep")
 
     with pytest.raises(RunExists, match="meanwhile"):
-        train(*data, QUICK, out, on_epoch=interfere)
+        train(bench, QUICK, out, on_epoch=interfere)
     assert [path.name for path in tmp_path.iterdir()] == ["run"] and (out / "theirs").read_text() == "keep"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_files_and_folder_may_be_read_as_the_umask_says(bench, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        run = train(bench, changed(epochs=1), tmp_path / "run")
+    finally:
+        os.umask(before)
+    assert run.path.stat().st_mode & 0o777 == 0o777 & ~umask
+    modes = {path.name: path.stat().st_mode & 0o777 for path in run.path.iterdir()}
+    assert modes == dict.fromkeys([*FILES, MANIFEST], 0o666 & ~umask)
+
+
+# -- damage -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+def test_one_flipped_bit_in_any_file_is_noticed(copied, name):
+    path = copied / name
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in {0, len(whole) - 2, *rng.integers(0, len(whole) - 1, 40).tolist()}:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        with pytest.raises(RunDamaged, match="(?s)is damaged.*--overwrite"):
+            load_run(copied)
+        if name not in (MANIFEST, "config.json"):
+            assert changed_files(copied) == [name]
+    path.write_bytes(whole)
+    assert changed_files(copied) == [] and load_run(copied).config["dataset"] == "planted"
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+def test_a_run_without_a_file_is_damaged_and_may_be_overwritten(bench, copied, name):
+    (copied / name).unlink()
+    with pytest.raises(RunDamaged, match=rf"{name} missing\n.*--overwrite"):
+        load_run(copied)
+    with pytest.raises(RunDamaged, match=f"{name} missing"):
+        train(bench, QUICK, copied)
+    if name != "config.json":
+        assert changed_files(copied) == [name]
+    assert train(bench, QUICK, copied, overwrite=True).adapters()["x"].width == 16
+    assert changed_files(copied) == []
+
+
+def test_a_file_that_the_manifest_does_not_list_is_no_file_of_the_run_and_one_that_it_forgets_is(copied):
+    (copied / "notes.txt").write_text("mine")
+    assert changed_files(copied) == []
+    recorded = json.loads((copied / MANIFEST).read_text())
+    del recorded["blake3"]["map.parquet"]
+    (copied / MANIFEST).write_text(json.dumps(recorded))
+    assert changed_files(copied) == ["map.parquet"]
+    for wrong in ("[]", '{"blake3": []}', '{"blake3": null}', "{"):
+        (copied / MANIFEST).write_text(wrong)
+        with pytest.raises(RunDamaged, match="manifest.json"):
+            load_run(copied)
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_an_unreadable_configuration_is_damage(copied, text):
+    (copied / "config.json").write_text(text)
+    with pytest.raises(RunDamaged, match="config.json cannot be read"):
+        load_run(copied)
+
+
+@pytest.mark.parametrize("change", [{"config": {"adapter": "huge"}}, {"config": None}])
+@pytest.mark.parametrize("version", [1, FORMAT])
+def test_a_configuration_that_says_nothing_of_a_run_is_damage(copied, change, version):
+    config = json.loads((copied / "config.json").read_text())
+    resealed(copied, "config.json", json.dumps({**config, **change, "format": version}))
+    with pytest.raises(RunDamaged, match="config.json cannot be read"):
+        load_run(copied)
+
+
+def test_cut_off_weights_and_tables_are_damage_even_where_the_manifest_knows_them(copied):
+    names = ("adapters.safetensors", "metrics.parquet", "contrasts.parquet")
+    for name in names:
+        whole = (copied / name).read_bytes()
+        resealed(copied, name, whole[: len(whole) // 2])
+    run = load_run(copied)
+    with pytest.raises(RunDamaged, match="adapters.safetensors cannot be used"):
+        run.adapters()
+    for name in names[1:]:
+        with pytest.raises(RunDamaged, match=f"{name} cannot be read"):
+            run.table(name.removesuffix(".parquet"))
+
+
+def test_a_table_without_a_column_is_damage(copied):
+    path = copied / "metrics.parquet"
+    pl.read_parquet(path).drop("weights").write_parquet(copied / "other")
+    resealed(copied, "metrics.parquet", (copied / "other").read_bytes())
+    with pytest.raises(RunDamaged, match="metrics.parquet cannot be read"):
+        load_run(copied).table("metrics")
+
+
+def test_a_newer_format_is_refused(copied):
+    config = json.loads((copied / "config.json").read_text())
+    resealed(copied, "config.json", json.dumps({**config, "format": 99}))
+    with pytest.raises(RunDamaged, match="format 99, this version reads 1 and 2"):
+        load_run(copied)
+
+
+# -- applying it ------------------------------------------------------------------------------------------------------
+
+
+def test_applying_a_run_reproduces_its_own_measurement(bench, finished):
+    test = {features.view: features.take(features.splits == "test") for features in bench.sides.values()}
+    queries, gallery = apply(finished, test["images"]), apply(finished, test["captions"])
+    assert queries.shape == (60, 16) and queries.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(queries, axis=1), 1, rtol=1e-5)
+    best = np.argmax(queries @ gallery.T, axis=1)
+    hits = test["captions"].groups[best] == test["images"].groups
+    wanted = (pl.col("metric") == "R@1") & (pl.col("split") == "test") & (pl.col("stage") == "trained")
+    recorded = finished.table("metrics").filter(wanted & (pl.col("direction") == "x→y"))["value"].item()
+    assert hits.mean() == pytest.approx(recorded)
+
+
+def test_features_of_another_encoder_are_refused_with_what_the_run_has(bench, finished):
+    x = bench.sides["x"]
+    with pytest.raises(
+        UsageError, match="no adapter for resnet/last.mean; it has x: encoder-x/last.mean, y: encoder-y"
+    ):
+        apply(finished, replace(x, encoder="resnet"))
+    with pytest.raises(UsageError, match="has 4 dimensions; side x of the run .* was trained on 20"):
+        apply(finished, replace(x, values=x.values[:, :4]))
+    with pytest.raises(UsageError, match="no side 'y' for encoder-x"):
+        apply(finished, x, side="y")
+    with pytest.raises(UsageError, match="no side 'z' for encoder-x"):
+        apply(finished, x, side="z")
+
+
+def test_sides_of_one_encoder_are_told_apart_by_view_or_by_name(bench, finished):
+    x, sides = bench.sides["x"], finished.config["sides"]
+    entries = {**sides, "y": {**sides["x"], "view": "captions"}}
+    run = replace(finished, config={**finished.config, "sides": entries})
+    by_view = apply(run, x)
+    assert np.array_equal(by_view, apply(run, replace(x, view="elsewhere"), side="x"))
+    with pytest.raises(UsageError, match=r'(?s)several sides of the run .*side="x" or side="y"'):
+        apply(run, replace(x, view="elsewhere"))

@@ -5,6 +5,7 @@ import numpy as np
 from featcache.features import Features
 
 OVERLAY = "0" * 64
+VIEWS = {"x": "images", "y": "captions", "z": "names-de", "reference": "images"}
 
 
 def features(role, values, groups, splits, labels=None, ids=None, **changes):
@@ -16,7 +17,7 @@ def features(role, values, groups, splits, labels=None, ids=None, **changes):
         "splits": np.array(splits, dtype=object),
         "labels": {} if labels is None else {"kind": np.array(labels, dtype=object)},
         "dataset": "planted",
-        "view": {"x": "images", "y": "captions", "reference": "images"}[role],
+        "view": VIEWS[role],
         "encoder": f"encoder-{role}",
         "layer": "last.mean",
         "digest": f"d-{role}",
@@ -28,6 +29,12 @@ def features(role, values, groups, splits, labels=None, ids=None, **changes):
 
 def planted(n=240, captions=3, *, shared=6, noise=0.2, seed=0, validation=True):
     """x, y and reference that see the same latent; y has several rows a group; half train, a quarter each held out."""
+    sides, reference = planted_sides(n, captions, shared=shared, noise=noise, seed=seed, validation=validation)
+    return *sides.values(), reference
+
+
+def planted_sides(n=240, captions=3, *, third=False, shared=6, noise=0.2, seed=0, validation=True):
+    """As `planted`, sides by name; a third one, z, has one row a group."""
     rng = np.random.default_rng(seed)
     latent = rng.normal(size=(n, shared))
     groups = [f"g{i:04d}" for i in range(n)]
@@ -42,8 +49,15 @@ def planted(n=240, captions=3, *, shared=6, noise=0.2, seed=0, validation=True):
         return [entry for entry in column for _ in range(captions)]
 
     ids = [f"{group}#{i}" for group in groups for i in range(captions)]
-    x = features("x", see(latent, 20), groups, splits, labels)
-    y = features(
-        "y", see(latent.repeat(captions, axis=0), 12), repeated(groups), repeated(splits), repeated(labels), ids
-    )
-    return x, y, features("reference", see(latent, 16), groups, splits, labels)
+    sides = {"x": features("x", see(latent, 20), groups, splits, labels)}
+    rows = see(latent.repeat(captions, axis=0), 12)
+    sides["y"] = features("y", rows, repeated(groups), repeated(splits), repeated(labels), ids)
+    reference = features("reference", see(latent, 16), groups, splits, labels)
+    if third:
+        sides["z"] = features("z", see(latent, 9), groups, splits, labels)
+    return sides, reference
+
+
+def without(features, groups):
+    """The rows of all but some groups."""
+    return features.take(~np.isin(features.groups.astype(str), list(groups)))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featcache.trainer.config import FitConfig
-    from featcache.trainer.defaults import DEFAULTS, Triple
+    from featcache.trainer.defaults import DEFAULTS, Selection
     from featcache.trainer.fit import Epoch, Fitted
     from featcache.trainer.run import Run, apply, load_run
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _HOME = {
     "FitConfig": "config",
     "DEFAULTS": "defaults",
-    "Triple": "defaults",
+    "Selection": "defaults",
     "Epoch": "fit",
     "Fitted": "fit",
     "Run": "run",
@@ -21,7 +21,7 @@ _HOME = {
     "load_run": "run",
 }
 
-__all__ = ["DEFAULTS", "Epoch", "FitConfig", "Fitted", "Run", "Triple", "apply", "load_run"]
+__all__ = ["DEFAULTS", "Epoch", "FitConfig", "Fitted", "Run", "Selection", "apply", "load_run"]
 
 
 def __getattr__(name: str) -> Any:

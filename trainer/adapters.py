@@ -1,11 +1,13 @@
 """Adapter architectures, chosen from a table: maps of one side's features into the joint space."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from featcache.errors import UsageError
 
 
 def _linear(d_in: int, d_out: int, generator: torch.Generator) -> nn.Linear:
@@ -60,10 +62,22 @@ def bottleneck(d: int, width: int, generator: torch.Generator) -> nn.Module:
     return nn.Sequential(_Residual(inner), _linear(d, width, generator))
 
 
+def identity(d: int, width: int, generator: torch.Generator) -> nn.Module:
+    """Leaves standardised features as they are: a frozen side; d must be the joint width.
+
+    Raises:
+        UsageError: If it is not.
+    """
+    if d != width:
+        raise UsageError(f"adapter identity leaves {d} dimensions, but the joint space has {width}\n  Use width {d}")
+    return nn.Identity()
+
+
 ADAPTERS: dict[str, Callable[[int, int, torch.Generator], nn.Module]] = {
     "linear": linear,
     "mlp": mlp,
     "bottleneck": bottleneck,
+    "identity": identity,
 }
 
 
@@ -108,50 +122,70 @@ class Adapter(nn.Module):
         return self.net((features - self.mean) / self.std)
 
 
-class TwoAdapters(nn.Module):
-    """Both sides' adapters and the temperature: everything that training changes.
+class Adapters(nn.Module):
+    """The adapter of every side and the temperature: everything that training changes.
 
     Args:
-        x: Adapter of side x.
-        y: Adapter of side y.
+        sides: Name of a side -> its adapter.
         log_scale: Logarithm of the initial inverse temperature.
     """
 
-    def __init__(self, x: Adapter, y: Adapter, log_scale: float) -> None:
+    def __init__(self, sides: Mapping[str, Adapter], log_scale: float) -> None:
         super().__init__()
-        self.x = x
-        self.y = y
+        self.sides = nn.ModuleDict({module_key(name): adapter for name, adapter in sides.items()})
         self.log_scale = nn.Parameter(torch.tensor(log_scale))
 
+    def __getitem__(self, side: str) -> Adapter:
+        adapter = self.sides[module_key(side)]
+        assert isinstance(adapter, Adapter)
+        return adapter
+
+    @property
+    def width(self) -> int:
+        """Dimensions of the joint space."""
+        adapter = next(iter(self.sides.values()))
+        assert isinstance(adapter, Adapter)
+        return adapter.width
+
     def embed(self, side: str, features: Float[Tensor, "n d"]) -> Float[Tensor, "n width"]:
-        """Maps rows of side "x" or "y" into the joint space and L2-normalises them."""
-        adapter = {"x": self.x, "y": self.y}[side]
-        return nn.functional.normalize(adapter(features), dim=1)
+        """Maps rows of a side into the joint space and L2-normalises them."""
+        return nn.functional.normalize(self[side](features), dim=1)
+
+
+def module_key(side: str) -> str:
+    """Name of a side as a module's name, which takes no dot.
+
+    Example:
+        >>> module_key("minilm/last.mean")
+        'minilm/last:mean'
+    """
+    return side.replace(".", ":")
 
 
 def build_adapters(
-    kind: str, x: Float[Tensor, "n dx"], y: Float[Tensor, "m dy"], *, width: int, log_scale: float, seed: int
-) -> TwoAdapters:
+    kinds: Mapping[str, str], rows: Mapping[str, Float[Tensor, "n d"]], *, width: int, log_scale: float, seed: int
+) -> Adapters:
     """Untrained adapters that standardise by the statistics of the training rows given.
 
     Args:
-        kind: A key of ADAPTERS.
-        x: Training rows of side x, and no others.
-        y: Training rows of side y, and no others.
+        kinds: Name of a side -> a key of ADAPTERS.
+        rows: Name of a side -> its training rows, and no others.
         width: Dimensions of the joint space.
         log_scale: Logarithm of the initial inverse temperature.
         seed: Of the initial weights.
 
     Example:
-        >>> pair = build_adapters("mlp", torch.randn(9, 5), torch.randn(9, 3), width=2, log_scale=0.0, seed=0)
-        >>> pair.embed("y", torch.randn(4, 3)).shape
+        >>> rows = {"images": torch.randn(9, 5), "captions": torch.randn(9, 3)}
+        >>> kinds = dict.fromkeys(rows, "mlp")
+        >>> adapters = build_adapters(kinds, rows, width=2, log_scale=0.0, seed=0)
+        >>> adapters.embed("captions", torch.randn(4, 3)).shape
         torch.Size([4, 2])
     """
     generator = torch.Generator().manual_seed(seed)
-    sides: list[Adapter] = []
-    for rows in (x, y):
+    sides: dict[str, Adapter] = {}
+    for name, values in rows.items():
         # centred first, since the variance of float32 features far from zero would cancel; float64 takes thrice as long
-        mean = rows.mean(dim=0)
-        std = (rows - mean).square_().mean(dim=0).sqrt()
-        sides.append(Adapter(kind, mean, std, width, generator))
-    return TwoAdapters(sides[0], sides[1], log_scale)
+        mean = values.mean(dim=0)
+        std = (values - mean).square_().mean(dim=0).sqrt()
+        sides[name] = Adapter(kinds[name], mean, std, width, generator)
+    return Adapters(sides, log_scale)

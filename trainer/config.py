@@ -1,10 +1,18 @@
 """Settings of one training run, each with its default, checked once."""
 
-from typing import Any, Literal
+import re
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from featcache.errors import UsageError
+from featcache.trainer.kinds import AdapterKind
+
+PairWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+RESERVED = ("joint", "mixed", "reference", "average", "maximum")
+_SIDE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 
 class FitConfig(BaseModel):
@@ -21,7 +29,9 @@ class FitConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    adapter: Literal["linear", "mlp", "bottleneck"] = Field("linear", description="Architecture of both adapters.")
+    adapter: AdapterKind | dict[str, AdapterKind] = Field(
+        "linear", description="Architecture of every side's adapter, or side -> architecture; identity freezes a side."
+    )
     width: int = Field(256, ge=2, le=65_536, description="Dimensions of the joint space.")
     epochs: int = Field(20, ge=1, description="Epochs; always all of them, no early stop.")
     batch: int = Field(512, ge=2, description="Pairs a step.")
@@ -32,21 +42,112 @@ class FitConfig(BaseModel):
         "sample",
         description="Where a group has several rows: one drawn each epoch, each of them once an epoch, or their mean.",
     )
+    missing: Literal["drop", "mask"] = Field(
+        "drop",
+        description="Training groups that lack a side: left out, or trained on by the pairs of sides that they have.",
+    )
+    pair_weights: dict[str, PairWeight] = Field(
+        default_factory=dict, description='Weight of a pair of sides, "a+b", in the loss; 1 where it is not named.'
+    )
     shuffle_pairs: bool = Field(False, description="Control: training pairs permuted across groups.")
     select: Literal["retrieval", "alignment"] = Field(
         "retrieval",
-        description="The epoch kept is the best on validation by: mean R@10 of both directions, or mutual k-NN of the "
+        description="The epoch kept is the best on validation by: mean R@10 of all directions, or mutual k-NN of the "
         "joint space with the reference. The first of equals.",
     )
     k: int = Field(10, ge=1, description="Neighbours of mutual k-NN.")
-    permutations: int = Field(
-        1000,
-        ge=100,
-        description="Permutations behind a 95 % null range on test (CKA above 500 groups: exact moments instead).",
-    )
+    permutations: int = Field(1000, ge=39, description="Permutations behind a 95 % null range on test.")
+    halves: int = Field(200, ge=20, description="Random halves of the test groups behind intervals and verdicts.")
+    untrained: int = Field(10, ge=1, description="Initialisations that stand for untrained adapters on test.")
     seed: int = Field(0, ge=0, lt=2**31, description="Initial weights, order of pairs, drawn captions, control.")
     split_seed: int = Field(0, ge=0, lt=2**31, description="Validation groups, where the data set has none.")
     device: str = Field("cpu", description='Where to train: "cpu", "cuda", "cuda:1", "mps".')
+
+    def adapter_kinds(self, sides: Iterable[str]) -> dict[str, str]:
+        """Architecture of each side's adapter.
+
+        Raises:
+            UsageError: If a side that the settings name is not there, or one that is there is not named.
+        """
+        if isinstance(self.adapter, str):
+            return dict.fromkeys(sides, self.adapter)
+        names = [*sides]
+        if set(names) != set(self.adapter):
+            raise UsageError(
+                f"adapters are given for {', '.join(self.adapter)}, the sides are {', '.join(names)}\n"
+                "  Name one adapter for all sides, or side=adapter for each"
+            )
+        return {name: self.adapter[name] for name in names}
+
+    def check_sides(self, sides: Iterable[str]) -> None:
+        """Refuses names that no side can have, and settings that name sides that are not there.
+
+        Raises:
+            UsageError: Names them and the sides.
+        """
+        names = [*sides]
+        check_side_names(names)
+        self.adapter_kinds(names)
+        pairs = {f"{a}+{b}": f"{b}+{a}" for a, b in combinations(names, 2)}
+        known = {*pairs, *pairs.values()}
+        for pair in self.pair_weights:
+            if pair not in known:
+                raise UsageError(f"pair weight {pair!r}: wanted A+B of the sides {', '.join(names)}")
+            if pairs.get(pair) in self.pair_weights:
+                raise UsageError(f"pair weights {pair!r} and {pairs[pair]!r} are of one pair; give one")
+        if self.pair_weights and all(pair_weight(self.pair_weights, a, b) == 0 for a, b in combinations(names, 2)):
+            raise UsageError("every pair of sides has weight 0: there is nothing to train")
+
+
+def check_side_names(names: Iterable[str]) -> None:
+    """Refuses names that spaces of a run have, and such as cannot stand in a joint's name or a file's.
+
+    Raises:
+        UsageError: Names the first.
+    """
+    for name in names:
+        if name in RESERVED or not _SIDE.fullmatch(name):
+            raise UsageError(f"{name!r} cannot be the name of a side\n  Take another, as in photo=resnet18")
+
+
+def parse_adapter(text: str | None) -> str | dict[str, str] | None:
+    """An adapter as typed: one kind for all sides, or side=kind with commas between.
+
+    Raises:
+        UsageError: If a part has no "=".
+
+    Example:
+        >>> parse_adapter("mlp"), parse_adapter("images=identity,captions=mlp")
+        ('mlp', {'images': 'identity', 'captions': 'mlp'})
+    """
+    if text is None or "=" not in text:
+        return text
+    parts = [part.rpartition("=") for part in text.split(",")]
+    if not all(name and kind for name, _, kind in parts):
+        raise UsageError(f"adapter {text!r}: wanted one kind, or side=kind,side=kind")
+    return {name: kind for name, _, kind in parts}
+
+
+def parse_pair_weights(typed: Iterable[str]) -> dict[str, float] | None:
+    """Weights of pairs of sides as typed, A+B=W each; None where there are none.
+
+    Raises:
+        UsageError: If one is not of that form.
+
+    Example:
+        >>> parse_pair_weights(["images+captions=2", "images+speech=0.5"])
+        {'images+captions': 2.0, 'images+speech': 0.5}
+    """
+    weights: dict[str, float] = {}
+    for text in typed:
+        pair, _, number = text.rpartition("=")
+        try:
+            weights[pair] = float(number)
+        except ValueError:
+            raise UsageError(f"pair weight {text!r}: wanted A+B=W, as in images+captions=2") from None
+        if pair.count("+") != 1 or not 0 <= weights[pair] < float("inf"):
+            raise UsageError(f"pair weight {text!r}: wanted A+B=W with W at least 0, as in images+captions=2")
+    return weights or None
 
 
 def make_config(**choices: Any) -> FitConfig:
@@ -64,3 +165,9 @@ def make_config(**choices: Any) -> FitConfig:
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()]
         raise UsageError("\n  ".join(lines)) from None
+
+
+def pair_weight(weights: Mapping[str, float] | None, a: str, b: str) -> float:
+    """Weight of a pair of sides, named in either order; 1 where it is not named."""
+    named = weights or {}
+    return named.get(f"{a}+{b}", named.get(f"{b}+{a}", 1.0))

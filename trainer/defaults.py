@@ -1,82 +1,204 @@
-"""Encoders that are compared when the user names none, in the order of preference."""
+"""Encoders that are compared when the user names none, names of sides, and where a run goes."""
 
-from typing import NamedTuple
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from blake3 import blake3
 
 from featcache.cache import Cache
 from featcache.errors import FeaturesNotCached, UsageError
+from featcache.features import Features
 from featcache.selectors import check_name, parse_selector
+from featcache.trainer.config import FitConfig, check_side_names, make_config
 
 
-class Triple(NamedTuple):
-    """A data set, the encoders of both sides, and the encoder that the joint space is measured against."""
+@dataclass(frozen=True)
+class Selection:
+    """A data set, the encoders of its sides, and the encoder that the joint space is measured against.
+
+    Args:
+        dataset: Data set name.
+        encoders: Selectors, two or more, each perhaps with a name in front, as in `photo=resnet18`.
+        reference: Selector of the reference; None for none.
+        views: View of each encoder and of the reference, where their names leave it open: an encoder may be cached for
+            several views of a data set. Of the defaults only.
+
+    Raises:
+        UsageError: If an encoder is named twice.
+    """
 
     dataset: str
-    x: str
-    y: str
-    reference: str
+    encoders: tuple[str, ...]
+    reference: str | None
+    views: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        twice = [typed for typed, count in Counter(self.encoders).items() if count > 1]
+        if twice:
+            raise UsageError(f"{twice[0]} is named twice among the sides\n  Name each side once")
 
     def __str__(self) -> str:
-        return f"{self.dataset}: {self.x} + {self.y} against {self.reference}"
+        against = f" against {self.reference}" if self.reference else ""
+        return f"{self.dataset}: {' + '.join(self.encoders)}{against}"
+
+    @property
+    def sides(self) -> dict[str, str]:
+        """What was typed -> its selector."""
+        views = self.views[:-1] or ("",) * len(self.encoders)
+        return {
+            typed: _in_view(typed.rpartition("=")[2], view) for typed, view in zip(self.encoders, views, strict=True)
+        }
+
+    @property
+    def target(self) -> str | None:
+        """Selector of the reference."""
+        return self.reference and _in_view(self.reference, self.views[-1] if self.views else "")
+
+    def named(self, features: Mapping[str, Features]) -> dict[str, Features]:
+        """Features by name of their side: the name that was given, else one as short as is unique.
+
+        Args:
+            features: What was typed -> features.
+
+        Raises:
+            UsageError: If a name is given twice, or cannot be the name of a side.
+        """
+        given = {typed: name for typed in features if (name := typed.rpartition("=")[0])}
+        unnamed = [typed for typed in features if typed not in given]
+        short = dict(zip(unnamed, side_names([features[typed] for typed in unnamed]), strict=True))
+        names = {typed: given.get(typed) or short[typed] for typed in features}
+        check_side_names(names.values())
+        if len(set(names.values())) < len(names):
+            raise UsageError(
+                f"two sides are called alike: {', '.join(names.values())}\n  Name them, as in a={self.encoders[0]}"
+            )
+        return {names[typed]: array for typed, array in features.items()}
 
 
-DEMO = Triple("openmoji", "efficientnet-lite0", "minilm", "efficientnet-lite2")
+def _in_view(selector: str, view: str) -> str:
+    return f"{view}/{selector}" if view and parse_selector(selector).view is None else selector
+
+
+_VIEWS = ("images", "captions", "images")
+DEMO = Selection("openmoji", ("efficientnet-lite0", "minilm"), "efficientnet-lite2", _VIEWS)
 DEFAULTS = (
-    Triple("flickr30k", "resnet18", "gpt2", "dinov2-small"),
-    Triple("flickr30k", "efficientnet-lite0", "minilm", "efficientnet-lite2"),
+    Selection("flickr30k", ("resnet18", "gpt2"), "dinov2-small", _VIEWS),
+    Selection("flickr30k", ("efficientnet-lite0", "minilm"), "efficientnet-lite2", _VIEWS),
     DEMO,
 )
 
 
-def choose_triple(
-    cache: Cache,
-    dataset: str | None = None,
-    x: str | None = None,
-    y: str | None = None,
-    reference: str | None = None,
-) -> Triple:
+def side_names(features: Sequence[Features]) -> list[str]:
+    """Names of sides, as short as is unique: by view, else encoder, else both, else with the layer.
+
+    Raises:
+        UsageError: If one array is named twice.
+    """
+    tries = (
+        [each.view for each in features],
+        [each.encoder for each in features],
+        [f"{each.view}/{each.encoder}" for each in features],
+        [f"{each.view}/{each.encoder}/{each.layer}" for each in features],
+    )
+    for names in tries:
+        if len(set(names)) == len(names):
+            return names
+    raise UsageError(f"one array is named twice: {', '.join(tries[-1])}\n  Name each side once")
+
+
+def choose_selection(
+    cache: Cache, dataset: str | None = None, encoders: Sequence[str] = (), reference: str | None = None
+) -> Selection:
     """Fills what the user left open: the first of DEFAULTS that fits and is cached, else the last that fits.
 
     Args:
         cache: Where features are looked for.
         dataset: Data set, or None.
-        x: Selector of one side, or None.
-        y: Selector of the other side, or None.
-        reference: Selector of the reference, or None.
+        encoders: Selectors of the sides; none, or two or more.
+        reference: Selector of the reference, "none" for none, or None.
 
     Raises:
-        UsageError: If something is left open and no default fits.
+        UsageError: If something is left open and no default fits, or one encoder alone is named.
         Ambiguous, Damaged: If features of a default that fits are there but cannot be taken.
     """
-    if dataset and x and y and reference:
-        return Triple(dataset, x, y, reference)
-    fitting = [
-        Triple(d.dataset, x or d.x, y or d.y, reference or d.reference)
-        for d in DEFAULTS
-        if dataset in (None, d.dataset)
-    ]
+    if len(encoders) == 1:
+        raise UsageError(f"a joint space needs two sides or more; got {encoders[0]} alone\n  Name another encoder")
+    if dataset and encoders and reference:
+        return Selection(dataset, tuple(encoders), None if reference == "none" else reference)
+    fitting = [_filled(d, encoders, reference) for d in DEFAULTS if dataset in (None, d.dataset)]
     if not fitting:
         known = ", ".join(dict.fromkeys(d.dataset for d in DEFAULTS))
-        options = {"--x": x, "--y": y, "--reference": reference}
-        missing = ", ".join(name for name, value in options.items() if not value)
-        raise UsageError(f"{dataset} has no default encoders (only {known} have)\n  Name them: {missing}")
-    return next((triple for triple in fitting if _is_cached(cache, triple)), fitting[-1])
+        options = {"two encoders or more": encoders, "--reference": reference}
+        missing = " and ".join(name for name, value in options.items() if not value)
+        raise UsageError(f"{dataset} has no default encoders (only {known} have)\n  Name {missing}")
+    return next((selection for selection in fitting if _is_cached(cache, selection)), fitting[-1])
 
 
-def _is_cached(cache: Cache, triple: Triple) -> bool:
+def _filled(default: Selection, encoders: Sequence[str], reference: str | None) -> Selection:
+    """A default with the encoders and the reference that are named; views are those of the default's own."""
+    views = [""] * len(encoders) if encoders else default.views[:-1]
+    views = (*views, "" if reference else default.views[-1])
+    target = None if reference == "none" else reference or default.reference
+    return replace(default, encoders=tuple(encoders) or default.encoders, reference=target, views=views)
+
+
+def old_sides(
+    cache: Cache, dataset: str | None, encoders: Sequence[str] | None, x: str | None, y: str | None
+) -> list[str]:
+    """Both sides of the old options --x and --y; one that is left open comes from the defaults.
+
+    Raises:
+        UsageError: If encoders are named as well, or no default fits.
+    """
+    if encoders:
+        raise UsageError("name the sides once: as ENCODER ENCODER, without --x and --y")
+    if x and y:
+        return [x, y]
+    default = choose_selection(cache, dataset).encoders
+    return [x or default[0], y or default[1]]
+
+
+def _is_cached(cache: Cache, selection: Selection) -> bool:
     try:
-        for selector in triple[1:]:
-            cache.find(triple.dataset, selector)
+        for selector in (*selection.sides.values(), selection.target):
+            if selector:
+                cache.find(selection.dataset, selector)
     except FeaturesNotCached:
         return False
     return True
 
 
-def run_folder(triple: Triple, adapter: str, seed: int) -> str:
-    """Where a run goes when the user names no folder.
+def run_folder(selection: Selection, config: FitConfig) -> str:
+    """Where a run goes when the user names no folder; settings that are not the default add a part and a short hash.
 
     Example:
-        >>> run_folder(DEMO, "mlp", 1)
+        >>> run_folder(DEMO, FitConfig(adapter="mlp", seed=1))
         'runs/openmoji/efficientnet-lite0+minilm--efficientnet-lite2/mlp-s1'
+        >>> run_folder(DEMO, FitConfig(epochs=5)).rpartition("/")[2]
+        'linear-s0-epochs5-7074d66d'
     """
-    x, y, reference = (str(parse_selector(name)).replace("/", ".").replace("@", "+") for name in triple[1:])
-    return f"runs/{check_name(triple.dataset, 'a data set')}/{x}+{y}--{reference}/{adapter}-s{seed}"
+    selectors = [typed.rpartition("=")[2] for typed in selection.encoders]
+    names = [str(parse_selector(one)).replace("/", ".").replace("@", "+") for one in selectors]
+    reference = selection.reference or "none"
+    against = str(parse_selector(reference)).replace("/", ".").replace("@", "+")
+    default, settings = make_config(), config.model_dump()
+    changed = {
+        name: value
+        for name, value in settings.items()
+        if value != getattr(default, name)
+        and name not in ("seed", "device")
+        and not (name == "adapter" and isinstance(value, str))
+    }
+    kind = config.adapter if isinstance(config.adapter, str) else "adapters"
+    own = f"{kind}-s{config.seed}"
+    given = {typed for typed in selection.encoders if "=" in typed}
+    if changed or given:
+        parts = [
+            f"{name.replace('_', '')}{value}" for name, value in changed.items() if isinstance(value, str | int | float)
+        ]
+        text = repr(sorted(changed.items())) + repr(sorted(given))
+        readable = "-".join(re.sub(r"[^A-Za-z0-9.]+", "", part) for part in parts)[:60]
+        own = "-".join(filter(None, (own, readable, blake3(text.encode()).hexdigest()[:8])))
+    return f"runs/{check_name(selection.dataset, 'a data set')}/{'+'.join(names)}--{against}/{own}"

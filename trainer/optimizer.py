@@ -42,7 +42,8 @@ class AdamW:
         correction1 = 1 - _BETA1**self._steps
         correction2 = math.sqrt(1 - _BETA2**self._steps)
         for weight in self._decayed:
-            weight.mul_(1 - lr * self._weight_decay)
+            if weight.grad is not None:
+                weight.mul_(1 - lr * self._weight_decay)
         for weight, first, second in zip(self._weights, self._first, self._second, strict=True):
             if weight.grad is None:
                 continue

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +20,21 @@ from pydantic import ValidationError
 
 from featcache.errors import UsageError
 from featcache.features import Features
+from featcache.metrics.measure.row import ContrastRow, Row, schema
 from featcache.provenance import commit, library_version
 from featcache.storage.durable import sync_file, sync_folder
-from featcache.trainer.adapters import TwoAdapters, build_adapters
+from featcache.trainer import run_format1
+from featcache.trainer.adapters import Adapters, build_adapters, module_key
 from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import RunDamaged, RunExists, RunMissing
 
 if TYPE_CHECKING:
     import polars as pl
 
-FORMAT = 1
-FILES = ("config.json", "adapters.safetensors", "metrics.parquet", "map.parquet", "kernels.parquet")
+FORMAT = 2
+MANIFEST = "manifest.json"
+TABLES = ("metrics", "contrasts", "map", "kernels")
+FILES = ("config.json", "adapters.safetensors", *(f"{name}.parquet" for name in TABLES))
 LIBRARIES = ("featcache", "torch", "numpy", "polars", "safetensors")
 EMBED_ROWS = 8_192
 
@@ -41,15 +45,22 @@ class Run:
 
     Args:
         path: The folder.
-        config: config.json.
+        config: config.json; of a run of format 1, in the words of format 2.
+        format: Of the folder: 1 (written by featcache 0.1, without manifest and contrasts) or 2.
         already_there: Whether `train` found it finished and trained nothing.
     """
 
     path: Path
     config: dict[str, Any]
+    format: int = FORMAT
     already_there: bool = False
 
-    def adapters(self) -> TwoAdapters:
+    @property
+    def sides(self) -> list[str]:
+        """Names of the sides, in their order."""
+        return [*self.config["sides"]]
+
+    def adapters(self) -> Adapters:
         """Adapters of the selected epoch, on the CPU.
 
         Raises:
@@ -62,79 +73,141 @@ class Run:
         settings = FitConfig.model_validate(self.config["config"])
         try:
             weights = load_file(path)
+            if self.format == 1:
+                weights = run_format1.renamed_weights(weights)
             # any two rows give the shapes; every value is loaded over
-            rows = [torch.zeros(2, len(weights[f"{side}.mean"])) for side in ("x", "y")]
-            adapters = build_adapters(settings.adapter, *rows, width=settings.width, log_scale=0.0, seed=0)
+            rows = {name: torch.zeros(2, len(weights[f"sides.{module_key(name)}.mean"])) for name in self.sides}
+            kinds = settings.adapter_kinds(self.sides)
+            adapters = build_adapters(kinds, rows, width=settings.width, log_scale=0.0, seed=0)
             adapters.load_state_dict(weights)
         except (SafetensorError, OSError, KeyError, RuntimeError) as error:
             raise _damaged(self.path, f"{path.name} cannot be used: {error}") from error
         return adapters.eval()
 
-    def metrics(self) -> "pl.DataFrame":
-        """The tidy table.
+    def adapters_for(self, sides: Mapping[str, Features]) -> Adapters:
+        """As `adapters`, of a run on these very features.
 
         Raises:
-            RunDamaged: If it cannot be read.
+            UsageError: If the run was trained on others, or with other splits.
+        """
+        trained = {name: (entry["digest"], self.config["overlay"]) for name, entry in self.config["sides"].items()}
+        wanted = {name: (features.digest, features.overlay) for name, features in sides.items()}
+        if trained != wanted:
+            raise UsageError(
+                f"the run {self.path} was trained on {', '.join(trained)} of other features than {', '.join(wanted)}\n"
+                "  Train it on the same sides"
+            )
+        return self.adapters()
+
+    def table(self, name: str) -> "pl.DataFrame":
+        """One of TABLES; "metrics" and "contrasts" as `featcache.metrics.measure.row` declares them.
+
+        Raises:
+            RunDamaged: If it cannot be read, or lacks a column.
         """
         import polars as pl
 
+        path = self.path / f"{name}.parquet"
         try:
-            return pl.read_parquet(self.path / "metrics.parquet")
+            if self.format == 1:
+                return run_format1.table(self.path, name)
+            frame = pl.read_parquet(path)
+            kind = {"metrics": Row, "contrasts": ContrastRow}.get(name)
+            return frame if kind is None else frame.select(list(schema(kind)))
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise _damaged(self.path, f"metrics.parquet cannot be read: {error}") from error
+            raise _damaged(self.path, f"{path.name} cannot be read: {error}") from error
 
 
 def load_run(path: Path) -> Run:
-    """Opens a run folder.
+    """Opens a run folder and checks its files against their manifest.
 
     Args:
-        path: The folder that `train` wrote.
+        path: The folder that a training wrote; one of featcache 0.1 has no manifest, and opens unchecked.
 
     Raises:
-        RunMissing: If there is no run; names the runs beside it.
-        RunDamaged: If a file is missing or config.json cannot be read.
+        RunMissing: If there is no run; names the runs next to it.
+        RunDamaged: If a file is missing, is not what was written, or config.json cannot be read.
     """
     path = Path(path)
     if not path.is_dir():
         siblings = path.parent.glob("*/config.json") if path.parent.is_dir() else []
         names = ", ".join(sorted(file.parent.name for file in siblings if not file.parent.name.startswith(".")))
         raise RunMissing(f"no run at {path}\n  Runs beside it: {names or 'none'}\n  Run: featcache train --help")
-    missing = [name for name in FILES if not (path / name).is_file()]
+    config = _read_config(path)
+    version = config.get("format")
+    if version not in (1, FORMAT):
+        raise _damaged(path, f"format {version!r}, this version reads 1 and {FORMAT}")
+    files = (*FILES, MANIFEST) if version == FORMAT else run_format1.FILES
+    missing = [name for name in files if not (path / name).is_file()]
     if missing:
         raise _damaged(path, f"{', '.join(missing)} missing")
+    if version == FORMAT:
+        changed = changed_files(path)
+        if changed:
+            raise _damaged(path, f"{', '.join(changed)} changed since it was written")
+    try:
+        config = config if version == FORMAT else run_format1.upgraded(config)
+        FitConfig.model_validate(config["config"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise _damaged(path, f"config.json cannot be read: {error}") from error
+    return Run(path, config, int(version))
+
+
+def changed_files(path: Path) -> list[str] | None:
+    """Files of a run folder that are not what its manifest says; None where it has no manifest (format 1).
+
+    Raises:
+        RunDamaged: If the manifest cannot be read.
+    """
+    try:
+        recorded = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["blake3"]
+        names = dict.fromkeys((*FILES, *recorded))
+        return [name for name in names if recorded.get(name) is None or _hash_file(path / name) != recorded[name]]
+    except FileNotFoundError:
+        return None if _read_config(path).get("format") == 1 else [MANIFEST]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise _damaged(path, f"{MANIFEST} cannot be read: {error}") from error
+
+
+def _hash_file(path: Path) -> str | None:
+    return blake3(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        FitConfig.model_validate(config["config"])
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        if not isinstance(config, dict):
+            raise ValueError(f"wanted an object, got {type(config).__name__}")
+        return config
+    except FileNotFoundError as error:
+        raise _damaged(path, "config.json missing") from error
+    except (ValueError, OSError) as error:
         raise _damaged(path, f"config.json cannot be read: {error}") from error
-    if config.get("format") != FORMAT:
-        raise _damaged(path, f"format {config.get('format')!r}, this version reads {FORMAT}")
-    return Run(path, config)
 
 
 def apply(run: Run, features: Features, *, side: str | None = None) -> Float[NDArray[np.float32], "n width"]:
-    """Embeds features of one of a run's two encoders in its joint space.
+    """Embeds features of one of a run's encoders in its joint space.
 
     Args:
         run: A finished run.
         features: Rows of any data set, from the encoder and layer that one side was trained on.
-        side: "x" or "y", where both sides were trained on that encoder and layer.
+        side: Name of the side, where several were trained on that encoder and layer.
 
     Returns:
         L2-normalised rows, in the order of the features.
 
     Raises:
-        UsageError: If the run has no adapter for this encoder and layer, or two and `side` is not given.
+        UsageError: If the run has no adapter for this encoder and layer, or several and `side` is not given.
     """
     side = _side_for(run, features, side)
     adapters = run.adapters()
-    width = int(getattr(adapters, side).mean.shape[0])
+    width = len(adapters[side].mean)
     if features.values.shape[1] != width:
         raise UsageError(
             f"{features.name} of {features.dataset} has {features.values.shape[1]} dimensions; side {side} of the run "
             f"{run.path} was trained on {width}\n  Use features of the same encoder and weights"
         )
-    embedded = np.empty((len(features.ids), adapters.x.width), np.float32)
+    embedded = np.empty((len(features.ids), adapters.width), np.float32)
     with torch.inference_mode():
         for start in range(0, len(embedded), EMBED_ROWS):
             rows = features.tensor()[start : start + EMBED_ROWS].float()
@@ -143,40 +216,40 @@ def apply(run: Run, features: Features, *, side: str | None = None) -> Float[NDA
 
 
 def _side_for(run: Run, features: Features, side: str | None) -> str:
-    trained = {role: run.config["features"][role] for role in ("x", "y")}
-    names = {role: f"{entry['encoder']}/{entry['layer']}" for role, entry in trained.items()}
-    fits = [role for role, name in names.items() if name == features.name]
-    by_view = [role for role in fits if trained[role]["view"] == features.view]
-    chosen = [side] if side in fits else by_view if len(by_view) == 1 and side is None else fits
+    trained = run.config["sides"]
+    names = {name: f"{entry['encoder']}/{entry['layer']}" for name, entry in trained.items()}
+    fits = [name for name, source in names.items() if source == features.name]
+    by_view = [name for name in fits if trained[name]["view"] == features.view]
+    chosen = [side] if side is not None else by_view if len(by_view) == 1 else fits
     if side is not None and side not in fits or not fits:
         wanted = f"side {side!r}" if side else "adapter"
-        listed = ", ".join(f"{role}: {name}" for role, name in names.items())
+        listed = ", ".join(f"{name}: {source}" for name, source in names.items())
         raise UsageError(
             f"the run {run.path} has no {wanted} for {features.name}; it has {listed}\n  Use their features"
         )
     if len(chosen) > 1:
-        raise UsageError(
-            f'both sides of the run {run.path} were trained on {features.name}\n  Say side="x" or side="y"'
-        )
+        listed = " or ".join(f'side="{name}"' for name in chosen)
+        raise UsageError(f"several sides of the run {run.path} were trained on {features.name}\n  Say {listed}")
     return chosen[0]
 
 
-def run_identity(x: Features, y: Features, reference: Features, config: FitConfig) -> dict[str, Any]:
+def run_identity(
+    sides: Mapping[str, Features], reference: Features | None, config: FitConfig, control: Run | None = None
+) -> dict[str, Any]:
     """What makes two trainings the same: settings, data set, overlay, and digest and root of each array."""
     settings = config.model_dump(mode="json")
     recorded = ("view", "encoder", "layer", "digest", "root", "encoder_hash")
-    used = {
-        role: {what: getattr(features, what) for what in recorded}
-        for role, features in (("x", x), ("y", y), ("reference", reference))
-    }
+    first = next(iter(sides.values()))
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     return {
         "format": FORMAT,
         "config": settings,
         "config_hash": blake3(canonical.encode()).hexdigest(),
-        "dataset": x.dataset,
-        "overlay": x.overlay,
-        "features": used,
+        "dataset": first.dataset,
+        "overlay": first.overlay,
+        "sides": {name: {what: getattr(features, what) for what in recorded} for name, features in sides.items()},
+        "reference": reference and {what: getattr(reference, what) for what in recorded},
+        "control": control and control.config["config_hash"],
     }
 
 
@@ -194,10 +267,10 @@ def existing_run(out: Path, identity: dict[str, Any], *, overwrite: bool) -> Run
     """
     if not out.exists():
         return None
-    is_run = _is_run(out)
-    if not is_run and (not out.is_dir() or any(out.iterdir())):
+    occupied = is_run(out)
+    if not occupied and (not out.is_dir() or any(out.iterdir())):
         raise RunExists(f"{out} is there and is not a run\n  Choose another folder")
-    if not is_run:
+    if not occupied:
         return None
     try:
         run = load_run(out)
@@ -207,18 +280,34 @@ def existing_run(out: Path, identity: dict[str, Any], *, overwrite: bool) -> Run
         raise
     differs = [name for name in identity if run.config.get(name) != identity[name]]
     if not differs:
-        return Run(run.path, run.config, already_there=True)
+        return replace(run, already_there=True)
     if overwrite:
         return None
-    wanted, present = ({"config": {}, "features": {}, **part} for part in (identity, run.config))
-    inner = [
-        f"{g}.{name}" for g in ("config", "features") for name in wanted[g] if wanted[g][name] != present[g].get(name)
-    ]
-    what = ", ".join(inner or differs)
+    if run.format != FORMAT:
+        raise RunExists(
+            f"a run of featcache 0.1 stands in {out}; it opens and reports, but was not measured as this version does\n"
+            "  Choose another folder, or add --overwrite"
+        )
+    what = ", ".join(_what_differs(identity, run.config, differs))
     raise RunExists(f"another run stands in {out}; it differs in {what}\n  Choose another folder, or add --overwrite")
 
 
-def _is_run(folder: Path) -> bool:
+def _what_differs(wanted: Mapping[str, Any], present: Mapping[str, Any], differs: list[str]) -> list[str]:
+    """Settings and sides one by one, and whatever else differs."""
+    inner = {
+        part: [f"{part}.{name}" for name in {**wanted[part], **present[part]} if not _same(wanted, present, part, name)]
+        for part in ("config", "sides")
+    }
+    rest = [name for name in differs if name not in inner and (name != "config_hash" or not inner["config"])]
+    return [*inner["config"], *inner["sides"], *rest] or differs
+
+
+def _same(wanted: Mapping[str, Any], present: Mapping[str, Any], part: str, name: str) -> bool:
+    return wanted[part].get(name) == present[part].get(name)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run of ours, damaged or not."""
     # other tools keep a config.json too: only ours names its own hash
     if all((folder / name).is_file() for name in ("adapters.safetensors", "kernels.parquet")):
         return True  # a run whose config.json is damaged
@@ -247,11 +336,13 @@ def unfinished_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         yield folder
         folder.chmod(0o777 & ~_umask())
+        write_manifest(folder)
         for path in folder.iterdir():
+            path.chmod(0o666 & ~_umask())  # safetensors makes a file that only its owner reads
             with path.open("rb") as file:
                 sync_file(file.fileno())
         sync_folder(folder)
-        if overwrite and _is_run(out):
+        if overwrite and is_run(out):
             # a folder cannot replace a folder that holds files: step the old one aside, then drop it
             aside = folder.with_suffix(".replaced")
             os.rename(out, aside)
@@ -280,7 +371,7 @@ def _umask() -> int:
 
 
 def write_results(
-    folder: Path, adapters: TwoAdapters, identity: dict[str, Any], tables: Mapping[str, "pl.DataFrame"]
+    folder: Path, adapters: Adapters, identity: dict[str, Any], tables: Mapping[str, "pl.DataFrame"]
 ) -> None:
     """Writes weights and tables of a run into its unfinished folder.
 
@@ -297,6 +388,12 @@ def write_results(
     save_file(weights, folder / "adapters.safetensors", metadata={"config": json.dumps(identity, sort_keys=True)})
     for name, table in tables.items():
         table.write_parquet(folder / f"{name}.parquet")
+
+
+def write_manifest(folder: Path) -> None:
+    """Writes the blake3 of every file of a run folder: the last that is written."""
+    hashes = {path.name: _hash_file(path) for path in sorted(folder.iterdir())}
+    write_json(folder / MANIFEST, {"blake3": hashes})
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -224,7 +224,7 @@ def p_text(p: float | None, null: str = "") -> str:
     """
     if p is None:
         return ""
-    closed = null not in ("", "none") and not null.endswith("permutations")
+    closed = null not in ("", "none") and "permutations" not in null
     if closed and p <= LEAST_P:
         return "≤ .001"
     if p < 5e-4:

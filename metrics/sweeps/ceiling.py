@@ -205,7 +205,7 @@ def mixing_curve(
     chance = known_chance(comparison, len(x), groups)
     points: list[MixingPoint] = []
     for weight in weights:
-        space = comparison.prepare(mixed(x, y, weight), f"mixture at {weight}")
+        space = comparison.prepare(mixed([x, y], [weight, 1 - weight]), f"mixture at {weight}")
         points.append(MixingPoint(float(weight), name, comparison.compare(space, target), len(x), k, chance))
     return points
 

@@ -1,5 +1,6 @@
 """Embeddings of cached features by a trained run, kept in the cache like any features."""
 
+import re
 from pathlib import Path
 
 from blake3 import blake3
@@ -14,7 +15,8 @@ from featcache.trainer.run import Run, apply
 def run_name(run: Run) -> str:
     """The name that a run's embeddings are cached under: its adapter, its seed, and a short hash of its weights."""
     settings = run.config["config"]
-    return f"{settings['adapter']}-s{settings['seed']}-{weights_hash(run.path)[:8]}"
+    kind = settings["adapter"] if isinstance(settings["adapter"], str) else "mixed"
+    return f"{kind}-s{settings['seed']}-{weights_hash(run.path)[:8]}"
 
 
 def weights_hash(path: Path) -> str:
@@ -22,8 +24,18 @@ def weights_hash(path: Path) -> str:
     return blake3((path / "adapters.safetensors").read_bytes()).hexdigest()
 
 
+def embedding_layer(side: str) -> str:
+    """Layer name of a side's embeddings.
+
+    Example:
+        >>> embedding_layer("names-de"), embedding_layer("captions/minilm")
+        ('adapted.names-de', 'adapted.captions-minilm')
+    """
+    return "adapted." + re.sub(r"[^a-z0-9]+", "-", side.lower()).strip("-")
+
+
 def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Features]:
-    """Applies both adapters of a run to the features of the encoders they were trained on, and caches the result.
+    """Applies every adapter of a run to the features of the encoder it was trained on, and caches the result.
 
     Args:
         cache: The cache.
@@ -31,17 +43,16 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
         dataset: Data set to embed; None for the one that the run was trained on.
 
     Returns:
-        The cached embeddings of side x and of side y, L2-normalised.
+        The cached embeddings of each side, L2-normalised.
 
     Raises:
-        FeaturesNotCached: If the data set has no features of one of the two encoders.
+        FeaturesNotCached: If the data set has no features of one of the encoders.
         UsageError: If it has them from other weights or settings.
     """
     trained_on: str = run.config["dataset"]
     wanted = dataset or trained_on
     embeddings: list[Features] = []
-    for side in ("x", "y"):
-        used = run.config["features"][side]
+    for side, used in run.config["sides"].items():
         digest = f"@{used['digest']}" if wanted == trained_on else ""
         source = cache.load(wanted, f"{used['encoder']}/{used['layer']}{digest}", view=used["view"])
         if wanted != trained_on and used.get("encoder_hash") not in (None, source.encoder_hash):
@@ -49,14 +60,13 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
                 f"{source.name} of {wanted} has other weights or settings than the encoder that {run.path} was trained "
                 f"on\n  Extract {wanted} with the encoder of {trained_on}"
             )
-        made_by = {"adapter": weights_hash(run.path), "side": side}
         array = store_derived(
             cache,
             source,
             apply(run, source, side=side),
             name=run_name(run),
-            layer=f"adapted.{side}",
-            made_by=made_by,
+            layer=embedding_layer(side),
+            made_by={"adapter": weights_hash(run.path), "side": side},
         )
         embeddings.append(cache.load_array(array))
     return embeddings

@@ -1,14 +1,15 @@
 """Two-dimensional maps and block-averaged kernels of held-out groups, as tables."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from featcache.trainer.evaluate import EvaluationSplit, adapt
 from featcache.trainer.fit import Fitted
-from featcache.trainer.pairs import Pairs
+from featcache.trainer.sides import PairedSides
+from featcache.trainer.tracking import EvaluationSplit, embed_split
 
 if TYPE_CHECKING:
     import polars as pl
@@ -19,7 +20,7 @@ KERNEL_BLOCKS = 48
 Array = NDArray[np.float64]
 
 
-def map_table(fitted: Fitted) -> "pl.DataFrame":
+def map_table(fitted: Fitted, splits: Mapping[str, EvaluationSplit]) -> "pl.DataFrame":
     """The first two principal components of every space, over validation and test groups.
 
     Rows are L2-normalised first, since cosine is what alignment is measured with. At most 1,000 groups, drawn with
@@ -30,15 +31,14 @@ def map_table(fitted: Fitted) -> "pl.DataFrame":
     """
     import polars as pl
 
-    parts = {name: fitted.pairs.part(name) for name in ("validation", "test")}
-    spaces = {name: _spaces(part, fitted) for name, part in parts.items()}
-    ids = np.concatenate([part.groups for part in parts.values()])
-    labels = np.concatenate([_labels(part, name) for name, part in parts.items()])
+    spaces = {name: _spaces(split, fitted) for name, split in splits.items()}
+    ids = np.concatenate([split.paired.groups for split in splits.values()])
+    labels = np.concatenate([_labels(split.paired, name) for name, split in splits.items()])
     rng = np.random.default_rng(fitted.config.seed)
     drawn = np.sort(rng.permutation(len(ids))[:MAP_GROUPS])
     tables: list[pl.DataFrame] = []
     for space in spaces["test"]:
-        features = np.concatenate([spaces[name][space] for name in parts])[drawn]
+        features = np.concatenate([spaces[name][space] for name in splits])[drawn]
         points = principal_plane(features)
         columns = {"id": ids[drawn], "label": labels[drawn], "px": points[:, 0], "py": points[:, 1]}
         tables.append(pl.DataFrame(columns).with_columns(pl.lit(space).alias("space")))
@@ -65,7 +65,7 @@ def principal_plane(features: Float[Array, "n d"]) -> Float[Array, "n 2"]:
     return points * np.where(largest < 0, -1.0, 1.0)
 
 
-def kernel_table(fitted: Fitted) -> "pl.DataFrame":
+def kernel_table(fitted: Fitted, test: EvaluationSplit) -> "pl.DataFrame":
     """Cosine kernels of the test groups, sorted by label then id and averaged over blocks, at most 48 x 48.
 
     Returns:
@@ -73,10 +73,9 @@ def kernel_table(fitted: Fitted) -> "pl.DataFrame":
     """
     import polars as pl
 
-    part = fitted.pairs.part("test")
-    order = np.lexsort((part.groups, part.labels))
+    order = np.lexsort((test.paired.groups, test.paired.labels))
     tables: list[pl.DataFrame] = []
-    for space, features in _spaces(part, fitted).items():
+    for space, features in _spaces(test, fitted).items():
         blocks = block_means(features[order], KERNEL_BLOCKS)
         row, col = np.indices(blocks.shape)
         table = pl.DataFrame({"row": row.ravel(), "col": col.ravel(), "value": blocks.ravel()})
@@ -100,16 +99,17 @@ def block_means(features: Float[Array, "n d"], blocks: int) -> Float[Array, "b b
     return means @ means.T
 
 
-def _spaces(part: Pairs, fitted: Fitted) -> dict[str, Array]:
-    split = EvaluationSplit("", part, fitted.config)
-    spaces = {"raw x": split.x, "raw y": split.y, "reference": split.reference}
-    spaces["joint"] = adapt(split, fitted.adapters).spaces["joint"]
-    return {name: _normalised(space.features.double().numpy()) for name, space in spaces.items()}
+def _spaces(split: EvaluationSplit, fitted: Fitted) -> dict[str, Array]:
+    spaces = {f"raw {name}": space for name, space in split.raw.items()}
+    if split.reference is not None:
+        spaces["reference"] = split.reference
+    spaces["joint"] = embed_split(split, fitted.adapters).spaces["joint"]
+    return {name: _normalised(np.asarray(space.values, dtype=np.float64)) for name, space in spaces.items()}
 
 
 def _normalised(features: Array) -> Array:
     return features / np.linalg.norm(features, axis=1, keepdims=True)
 
 
-def _labels(part: Pairs, split: str) -> NDArray[Any]:
-    return np.where(part.labels == "", split, part.labels)
+def _labels(paired: PairedSides, split: str) -> NDArray[Any]:
+    return np.where(paired.labels == "", split, paired.labels)

@@ -1,64 +1,260 @@
-"""The final table of a run: raw features, mixed kernels, untrained and trained adapters on the test split."""
+"""The final tables of a run: every space against the reference on the test split, and the contrasts between them."""
 
-from dataclasses import replace
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
-import torch
+import numpy as np
 
 from featcache.metrics import mixed
-from featcache.trainer.evaluate import (
-    METRICS,
-    WEIGHTS,
+from featcache.metrics.measure.contrasts import Contrast
+from featcache.metrics.measure.engine import measure
+from featcache.metrics.measure.row import ContrastRow, Row
+from featcache.metrics.measure.settings import MeasureSettings
+from featcache.metrics.measure.space import ArraySpace
+from featcache.trainer.adapters import Adapters
+from featcache.trainer.config import FitConfig
+from featcache.trainer.fit import Fitted, untrained_adapters
+from featcache.trainer.sides import PairedSides
+from featcache.trainer.tracking import (
     EvaluationSplit,
-    Space,
-    adapt,
-    adapted_rows,
-    align_reference,
-    align_sides,
-    alignment_row,
+    alignment_settings,
+    embed_split,
+    joint_names,
+    loss_row,
+    retrieval_rows,
 )
-from featcache.trainer.fit import Fitted
-from featcache.trainer.table import Row
+
+HEADLINE = "headline"
+MIXTURES = 70  # mixtures that are tried at most
 
 
-def final_rows(fitted: Fitted) -> list[Row]:
-    """Everything that is measured once, after the epoch has been selected.
+@dataclass(frozen=True)
+class Results:
+    """What is measured once, after the epoch has been selected.
 
-    Returns:
-        Raw features and mixed kernels on validation and test, untrained and trained adapters on test.
+    Args:
+        rows: Scores of raw, mixed, untrained and trained spaces, with chance, null and interval on test.
+        contrasts: Paired differences between them on test, with their verdicts.
     """
-    config, pairs = fitted.config, fitted.pairs
-    validation = EvaluationSplit("validation", pairs.part("validation"), config)
-    test = EvaluationSplit("test", pairs.part("test"), config, full=True)
-    rows = [*raw_rows(validation), *raw_rows(test), *mixed_rows(validation, test)]
-    rows += adapted_rows(test, adapt(test, fitted.untrained), "untrained", 0)
-    return rows + adapted_rows(test, adapt(test, fitted.adapters), "trained", fitted.selected_epoch)
+
+    rows: list[Row]
+    contrasts: list[ContrastRow]
 
 
-def raw_rows(split: EvaluationSplit) -> list[Row]:
-    """Alignment of the raw features with the reference and with each other."""
-    rows = [
-        row for name, space in (("x", split.x), ("y", split.y)) for row in align_reference(split, space, "raw", name)
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Validation and test of paired sides; what does not depend on training is measured once for all trainings.
+
+    Args:
+        paired: The paired sides.
+        config: Reads k, permutations and halves; trainings that share an evaluation must agree on these.
+    """
+
+    paired: PairedSides
+    config: FitConfig
+
+    @cached_property
+    def validation(self) -> EvaluationSplit:
+        """The validation split."""
+        return EvaluationSplit("validation", self.paired.part("validation"))
+
+    @cached_property
+    def test(self) -> EvaluationSplit:
+        """The test split."""
+        return EvaluationSplit("test", self.paired.part("test"))
+
+    @property
+    def splits(self) -> dict[str, EvaluationSplit]:
+        """Both by name."""
+        return {"validation": self.validation, "test": self.test}
+
+    @cached_property
+    def settings(self) -> MeasureSettings:
+        """How spaces are measured on test: with null and interval."""
+        draws: dict[str, Any] = {"null": "auto", "permutations": self.config.permutations}
+        return replace(alignment_settings(self.config), **draws, interval="samples", repeats=self.config.halves)
+
+    @cached_property
+    def raw_rows(self) -> list[Row]:
+        """Raw features against the reference and against each other, on validation and test."""
+        rows: list[Row] = []
+        for split, settings in (
+            (self.validation, alignment_settings(self.config)),
+            (self.test, self.settings),
+        ):
+            rows += measured(split, split.raw, settings, stage="raw")
+        return rows
+
+    @cached_property
+    def mixtures(self) -> tuple[list[Row], dict[str, ArraySpace]]:
+        """Mixed raw kernels, the training-free rival of the joint space: rows, and the best mixture by metric on test.
+
+        For each metric the weights are the best on validation (the first of equals); test sees these weights only.
+        """
+        if self.validation.reference is None:
+            return [], {}
+        settings, rows, best = alignment_settings(self.config), [], {}
+        names = [*self.paired.sides]
+        for weights in simplex(len(names)):
+            space = mixture(self.validation.raw, weights, "mixed")
+            rows += [
+                replace(row, stage="mixed", split="validation", weights=weights_text(names, weights))
+                for row in measure([space], self.validation.reference, settings).rows
+            ]
+        test_rows: list[Row] = []
+        for metric in dict.fromkeys(row.metric for row in rows):
+            tried = [row for row in rows if row.metric == metric and row.value is not None]
+            chosen = max(tried, key=lambda row: row.value or 0.0)
+            weights = [*json.loads(chosen.weights).values()]
+            best[metric] = mixture(self.test.raw, weights, "mixed")
+            one = replace(self.settings, metrics=(metric,))
+            test_rows += [
+                replace(row, stage="mixed", split="test", weights=chosen.weights)
+                for row in measure([best[metric]], self.test.reference, one).rows
+            ]
+        return rows + test_rows, best
+
+
+def final_results(fitted: Fitted, evaluation: Evaluation, *, control: Adapters | None = None) -> Results:
+    """Everything that is measured once of a training, on the test split.
+
+    Args:
+        fitted: The training.
+        evaluation: Of the same paired sides.
+        control: Adapters of a control (pairs shuffled), for the contrast trained minus control.
+    """
+    config, test = fitted.config, evaluation.test
+    embedded = embed_split(test, fitted.adapters)
+    rows = [*evaluation.raw_rows, *evaluation.mixtures[0]]
+    trained = measured(test, embedded.spaces, evaluation.settings, stage="trained")
+    trained += [*retrieval_rows(test, embedded), loss_row(test, embedded, fitted.adapters.log_scale, config)]
+    rows += [replace(row, stage="trained", epoch=fitted.selected_epoch) for row in trained]
+    untrained = [embed_split(test, untrained_adapters(fitted.paired, config, seed)) for seed in _seeds(config)]
+    rows += [replace(row, stage="untrained", epoch=0) for row in retrieval_rows(test, untrained[0])]
+    draws = [drawn.spaces for drawn in untrained]
+    means, contrasts = _untrained_and_contrasts(embedded.spaces, draws, evaluation, control)
+    return Results(rows + means, contrasts)
+
+
+def measured(
+    split: EvaluationSplit, spaces: Mapping[str, ArraySpace], settings: MeasureSettings, *, stage: str
+) -> list[Row]:
+    """Rows of spaces against the reference, and of each two sides against each other."""
+    sides = [spaces[name] for name in split.paired.sides]
+    rows = measure(spaces, split.reference, settings).rows if split.reference is not None else []
+    rows = [*rows, *measure(sides, None, settings).rows]
+    return [replace(row, stage=stage, split=split.name) for row in rows]
+
+
+def simplex(parts: int) -> list[tuple[float, ...]]:
+    """Weights of a mixture of so many parts: a grid on the simplex, as fine as MIXTURES allow, ends included.
+
+    Example:
+        >>> simplex(2)[:3], len(simplex(2)), len(simplex(3))
+        ([(0.0, 1.0), (0.05, 0.95), (0.1, 0.9)], 21, 66)
+    """
+    steps = next(
+        steps for steps in (20, 10, 5, 4, 3, 2, 1) if math.comb(steps + parts - 1, steps) <= MIXTURES or steps == 1
+    )
+    # so many steps in a row, with bars between the parts
+    bars = itertools.combinations(range(steps + parts - 1), parts - 1)
+    ends = [(-1, *places, steps + parts - 1) for places in bars]
+    return [tuple((b - a - 1) / steps for a, b in itertools.pairwise(places)) for places in ends]
+
+
+def mixture(spaces: Mapping[str, ArraySpace], weights: Sequence[float], name: str) -> ArraySpace:
+    """The space whose cosine kernel is the weighted sum of the spaces' cosine kernels."""
+    return ArraySpace(mixed([space.values for space in spaces.values()], weights), name)
+
+
+def weights_text(names: Sequence[str], weights: Sequence[float]) -> str:
+    """Weights by side as JSON, as the tidy row keeps them."""
+    return json.dumps(dict(zip(names, weights, strict=True)), ensure_ascii=False)
+
+
+def headline_contrasts(
+    sides: Sequence[str], untrained: int, *, mixtures: Sequence[str], control: bool
+) -> list[Contrast]:
+    """The declared family of a run: what its page and summary judge, corrected together.
+
+    Args:
+        sides: Names of the sides.
+        untrained: Initialisations that stand for untrained adapters.
+        mixtures: Metrics that have a best mixture of raw kernels.
+        control: Whether a control is compared as well.
+    """
+    raw, adapted = [f"raw {side}" for side in sides], [f"adapted {side}" for side in sides]
+    family: dict[str, Any] = {"family": HEADLINE}
+    contrasts = [
+        Contrast("joint", tuple(raw), "average", name="joint − average of raw parts", **family),
+        Contrast("joint", tuple(raw), "max", name="joint − best raw part", **family),
+        Contrast("joint", tuple(adapted), "average", name="joint − average of adapted parts", **family),
+        Contrast("joint", tuple(adapted), "max", name="joint − best adapted part", **family),
     ]
-    return rows + align_sides(split, split.x, split.y, "raw")
+    for metric in mixtures:
+        name = "joint − best mixture of raw kernels"
+        contrasts.append(Contrast("joint", (f"mixed {metric}",), name=name, metrics=(metric,), **family))
+    for space in ("joint", *adapted):
+        parts = tuple(f"untrained {number} {space}" for number in range(untrained))
+        contrasts.append(Contrast(space, parts, "average", name=f"{space}: trained − untrained", **family))
+    pairs = [name for name in joint_names(sides) if name != "joint"]
+    if pairs:
+        contrasts.append(Contrast("joint", tuple(pairs), "max", name="joint of all − best joint of a pair", **family))
+    if control:
+        contrasts.append(Contrast("joint", ("control joint",), name="joint: trained − pairs shuffled", **family))
+    return contrasts
 
 
-def mixed_rows(validation: EvaluationSplit, test: EvaluationSplit) -> list[Row]:
-    """Alignment of the mixed raw kernels w K_x + (1 - w) K_y, the training-free rival of the joint space.
+def _untrained_and_contrasts(
+    trained: Mapping[str, ArraySpace],
+    draws: Sequence[Mapping[str, ArraySpace]],
+    evaluation: Evaluation,
+    control: Adapters | None,
+) -> tuple[list[Row], list[ContrastRow]]:
+    """Mean score of untrained adapters, and the headline contrasts; each score is computed once."""
+    test = evaluation.test
+    if test.reference is None:
+        return [], []
+    sides, mixtures = [*evaluation.paired.sides], evaluation.mixtures[1]
+    spaces = {f"raw {name}": space for name, space in test.raw.items()}
+    spaces |= {(f"adapted {name}" if name in sides else name): space for name, space in trained.items()}
+    for number, drawn in enumerate(draws):
+        for name, space in drawn.items():
+            spaces[f"untrained {number} {f'adapted {name}' if name in sides else name}"] = space
+    spaces |= {f"mixed {metric}": space for metric, space in mixtures.items()}
+    if control is not None:
+        spaces["control joint"] = embed_split(test, control).spaces["joint"]
+    contrasts = headline_contrasts(sides, len(draws), mixtures=[*mixtures], control=control is not None)
+    plain = replace(evaluation.settings, null="none", interval="none")
+    result = measure(spaces, test.reference, plain, contrasts=contrasts)
+    means = _means(result.rows, [*trained], sides, len(draws))
+    return means, [replace(row, split="test") for row in result.contrasts]
 
-    For each metric, w is the best of WEIGHTS on validation (the first of equals); the test split sees that w only.
 
-    Returns:
-        Every w on validation, the chosen one on test.
-    """
-    tried = {w: _align_mixed(validation, w, METRICS) for w in WEIGHTS}
-    rows = [row for each in tried.values() for row in each]
-    for number, metric in enumerate(METRICS):
-        best = max(WEIGHTS, key=lambda w: tried[w][number].value)
-        rows += _align_mixed(test, best, (metric,))
-    return rows
+def _means(rows: Sequence[Row], names: Sequence[str], sides: Sequence[str], draws: int) -> list[Row]:
+    """One row a space: the mean over initialisations, and their range in the note."""
+    means: list[Row] = []
+    drawn = [row for row in rows if row.space.startswith("untrained ")]
+    for name, metric in itertools.product(names, dict.fromkeys(row.metric for row in drawn)):
+        label = f"adapted {name}" if name in sides else name
+        own = [row for row in drawn if row.metric == metric and row.space.split(" ", 2)[2] == label]
+        values = [row.value for row in own if row.value is not None]
+        note = f"mean of {draws} initialisations, {min(values):.4f} to {max(values):.4f}"
+        means.append(
+            replace(
+                own[0], space=name, value=float(np.mean(values)), stage="untrained", split="test", epoch=0, note=note
+            )
+        )
+    return means
 
 
-def _align_mixed(split: EvaluationSplit, w: float, metrics: tuple[str, ...]) -> list[Row]:
-    space = Space(torch.as_tensor(mixed(split.x.features, split.y.features, w)), split.config.k)
-    row = Row("mixed", "x+y", "reference", "", split.name, 0.0, w=w)
-    return [alignment_row(split, space, split.reference, replace(row, metric=metric)) for metric in metrics]
+def _seeds(config: FitConfig) -> list[int]:
+    """Seeds of the initialisations that stand for untrained adapters; the first is that of the run itself."""
+    own = np.random.SeedSequence(config.seed)
+    more = own.spawn(config.untrained - 1)
+    return [int(one.generate_state(1)[0]) for one in (own, *more)]

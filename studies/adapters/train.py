@@ -1,15 +1,20 @@
-"""Training runs: trains adapters, measures them, and writes the run folder."""
+"""Training runs: trains adapters on cached features, measures them, and writes the run folder."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from featcache.cache import Cache
+from featcache.errors import UsageError
 from featcache.features import Features
+from featcache.metrics.measure.row import ContrastRow, Row, frame
 from featcache.studies.adapters.pictures import kernel_table, map_table
-from featcache.studies.adapters.results import final_rows
+from featcache.studies.adapters.results import Evaluation, final_results
+from featcache.trainer.adapters import Adapters
 from featcache.trainer.config import FitConfig
-from featcache.trainer.defaults import Triple
-from featcache.trainer.fit import OnEpoch, fit_pairs
-from featcache.trainer.pairs import pair
+from featcache.trainer.defaults import Selection
+from featcache.trainer.fit import OnEpoch, fit_paired
 from featcache.trainer.run import (
     Run,
     existing_run,
@@ -20,31 +25,68 @@ from featcache.trainer.run import (
     write_json,
     write_results,
 )
-from featcache.trainer.table import frame
+from featcache.trainer.sides import PairedSides, pair_sides
+
+_PAIRING = ("split_seed", "missing", "k")  # what pairing depends on
+_MEASURING = ("k", "permutations", "halves")  # what raw scores and mixtures depend on
+
+
+@dataclass(frozen=True, eq=False)
+class Workbench:
+    """Features of several trainings on the same sides: paired once, raw spaces and mixtures measured once.
+
+    Args:
+        sides: Name -> features, two or more.
+        reference: Features that alignment is measured against, or None.
+    """
+
+    sides: Mapping[str, Features]
+    reference: Features | None
+    _paired: dict[tuple[Any, ...], PairedSides] = field(default_factory=lambda: {}, repr=False)
+    _evaluations: dict[tuple[Any, ...], Evaluation] = field(default_factory=lambda: {}, repr=False)
+
+    @classmethod
+    def load(cls, cache: Cache, selection: Selection) -> "Workbench":
+        """The features of a selection, from the cache; errors as `Cache.load`."""
+        sides = {name: cache.load(selection.dataset, selector) for name, selector in selection.sides.items()}
+        reference = cache.load(selection.dataset, selection.target) if selection.target else None
+        return cls(selection.named(sides), reference)
+
+    def paired(self, config: FitConfig) -> PairedSides:
+        """The sides paired as a configuration says."""
+        key = tuple(getattr(config, name) for name in _PAIRING)
+        if key not in self._paired:
+            self._paired[key] = pair_sides(self.sides, self.reference, config)
+        return self._paired[key]
+
+    def evaluation(self, config: FitConfig) -> Evaluation:
+        """Validation and test of the paired sides."""
+        key = tuple(getattr(config, name) for name in (*_PAIRING, *_MEASURING))
+        if key not in self._evaluations:
+            self._evaluations[key] = Evaluation(self.paired(config), config)
+        return self._evaluations[key]
 
 
 def train(
-    x: Features,
-    y: Features,
-    reference: Features,
+    features: Workbench,
     config: FitConfig,
     out: Path,
     *,
     overwrite: bool = False,
+    control: Run | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Run:
     """Trains, measures and writes one run folder.
 
-    Everything is written to a hidden folder beside `out`, which takes its name at the very end; config.json, with the
+    Everything is written to a hidden folder next to `out`, which takes its name at the very end; config.json, with the
     hashes of the validation and test groups, is written there before the first step.
 
     Args:
-        x: Features of one side.
-        y: Features of the other side.
-        reference: Features that alignment is measured against.
+        features: Sides and reference.
         config: Settings.
         out: The run folder.
         overwrite: Replace another or damaged run (and only a run) that stands there.
+        control: A run on the same sides with shuffled pairs, which the trained joint space is compared with.
         on_epoch: Called after every epoch.
 
     Returns:
@@ -52,37 +94,38 @@ def train(
 
     Raises:
         RunExists: If `out` holds something else.
-        NotPaired: If the three arrays do not share groups, splits and overlay.
-        UsageError: If the device is not there.
+        NotPaired: If the arrays do not share groups, splits and overlay.
+        UsageError: If the device is not there, or the control is of other sides or no control.
         TrainingDiverged: If the loss is not finite.
     """
     out = Path(out)
-    identity = run_identity(x, y, reference, config)
+    config.check_sides(features.sides)
+    identity = run_identity(features.sides, features.reference, config, control)
     existing = existing_run(out, identity, overwrite=overwrite)
     if existing is not None:
         return existing
-    pairs = pair(x, y, reference, config)
+    control_adapters = None if control is None else _control_adapters(control, features)
+    paired, evaluation = features.paired(config), features.evaluation(config)
     with unfinished_folder(out, overwrite=overwrite) as folder:
-        declared = {**identity, "split": pairs.split, **run_provenance(config)}
+        declared = {**identity, "split": paired.split, **run_provenance(config)}
         write_json(folder / "config.json", declared)
-        fitted = fit_pairs(pairs, config, on_epoch=on_epoch)
+        fitted = fit_paired(paired, config, validation=evaluation.validation, on_epoch=on_epoch)
         outcome = {"selected_epoch": fitted.selected_epoch, "seconds": round(fitted.seconds, 3)}
-        rows = fitted.rows + final_rows(fitted)
-        tables = {"metrics": frame(rows), "map": map_table(fitted), "kernels": kernel_table(fitted)}
+        results = final_results(fitted, evaluation, control=control_adapters)
+        # without times, so that equal trainings write equal files
+        rows = [replace(row, seconds=0.0) for row in (*fitted.rows, *results.rows)]
+        tables = {
+            "metrics": frame(rows, Row),
+            "contrasts": frame(results.contrasts, ContrastRow),
+            "map": map_table(fitted, evaluation.splits),
+            "kernels": kernel_table(fitted, evaluation.test),
+        }
         write_results(folder, fitted.adapters, identity, tables)
         write_json(folder / "config.json", {**declared, **outcome})
     return load_run(out)
 
 
-def train_cached(
-    cache: Cache,
-    triple: Triple,
-    config: FitConfig,
-    out: Path,
-    *,
-    overwrite: bool = False,
-    on_epoch: OnEpoch | None = None,
-) -> Run:
-    """`train` of three arrays of the cache, by name."""
-    x, y, reference = (cache.load(triple.dataset, selector) for selector in triple[1:])
-    return train(x, y, reference, config, out, overwrite=overwrite, on_epoch=on_epoch)
+def _control_adapters(control: Run, features: Workbench) -> Adapters:
+    if not control.config["config"]["shuffle_pairs"]:
+        raise UsageError(f"the run {control.path} is no control: its pairs are right\n  Train one with --shuffle-pairs")
+    return control.adapters_for(features.sides)

@@ -11,6 +11,7 @@ from featcache.cache import Cache
 from featcache.derived.graphs import RowRule, cached_graph, graph
 from featcache.features import Features
 from featcache.metrics.errors import BadShape
+from featcache.metrics.measure.space import Space
 from featcache.metrics.pairing import Mode, paired
 from featcache.trainer.errors import NotPaired
 
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class CachedSpace:
+class CachedSpace(Space):
     """One cached array on the rows that are compared.
 
     Args:
+        name: What rows and messages call it: the encoder and layer, behind the view where that tells it from others.
         features: The array, whole.
         n: Rows that are compared, in an order that all spaces of one comparison share.
         load: Gives them; called when they are first needed, which with a cached graph is never.
@@ -35,6 +37,7 @@ class CachedSpace:
         origins: Where they came from, by metric.
     """
 
+    name: str
     features: Features
     n: int
     load: Callable[[], np.ndarray]
@@ -45,10 +48,19 @@ class CachedSpace:
     graphs: "dict[str, Neighbors]" = field(default_factory=lambda: {})
     origins: dict[str, str] = field(default_factory=lambda: {})
 
-    @cached_property
+    @property
     def values(self) -> np.ndarray:
         """The rows, [n, d]."""
+        return self._loaded
+
+    @cached_property
+    def _loaded(self) -> np.ndarray:
         return self.load()
+
+    @property
+    def width(self) -> int:
+        """Columns d."""
+        return self.features.width
 
     def graph(self, k: int, metric: "Measure" = "cosine", *, similarities: bool = False) -> "Neighbors":
         """The neighbour graph of these rows, at least k deep: known, cached or searched.
@@ -101,14 +113,32 @@ class CommonRows:
     Args:
         spaces: As many as arrays were given, in their order.
         groups: The group of each row where several rows show one thing (pairing "all"), else None.
+        row_groups: The group of each row.
         pairing: How several rows of a group became one, or stayed.
         notes: What was left out, in words.
     """
 
     spaces: list[CachedSpace]
     groups: tuple[Hashable, ...] | None
+    row_groups: tuple[Hashable, ...]
     pairing: Mode
     notes: list[str]
+
+    def labels(self, column: str) -> tuple[Hashable, ...]:
+        """The label of each row.
+
+        Raises:
+            NotPaired: If no array has such a column; lists those there are.
+        """
+        for space in self.spaces:
+            features = space.features
+            if column in features.labels:
+                of_group = dict(zip(features.groups.tolist(), features.labels[column].tolist(), strict=True))
+                return tuple(of_group[group] for group in self.row_groups)
+        there = sorted({name for space in self.spaces for name in space.features.labels})
+        raise NotPaired(
+            f"no label {column!r} in {self.spaces[0].features.dataset}; it has {', '.join(there) or 'none'}"
+        )
 
 
 def common_rows(
@@ -146,6 +176,7 @@ def common_rows(
         )
     for part in parts:
         part.keep(shared)
+    names = _names(arrays)
     spaces: list[CachedSpace] = []
     groups: tuple[Hashable, ...] = ()
     for number, part in enumerate(parts):
@@ -159,9 +190,9 @@ def common_rows(
         several = groups if pairing == "all" and len(set(groups)) < len(groups) else None
         rule, at = part.graph_rows(pairing, groups, rows)
         load = partial(part.values, groups, rows)
-        spaces.append(CachedSpace(part.features, len(groups), load, several, rule, at, cache))
+        spaces.append(CachedSpace(names[number], part.features, len(groups), load, several, rule, at, cache))
     notes = [note for part in parts if (note := part.note(len(shared)))]
-    return CommonRows(spaces, spaces[0].groups, pairing, list(dict.fromkeys(notes)))
+    return CommonRows(spaces, spaces[0].groups, groups, pairing, list(dict.fromkeys(notes)))
 
 
 class _Part:
@@ -230,6 +261,13 @@ def _check_one_dataset(arrays: Sequence[Features]) -> None:
             f"{arrays[0].name} is of {arrays[0].dataset} and {other.name} of {other.dataset}; choose encoders of one "
             "data set"
         )
+
+
+def _names(arrays: Sequence[Features]) -> list[str]:
+    """A name for each array: encoder and layer, behind the view, and behind its place where they still coincide."""
+    tries = ([each.name for each in arrays], [f"{each.view}/{each.name}" for each in arrays])
+    names = next((names for names in tries if len(set(names)) == len(names)), None)
+    return names or [f"{number}:{name}" for number, name in enumerate(tries[1])]
 
 
 def _named(features: Features) -> str:

@@ -11,12 +11,13 @@ from featcache.errors import UsageError
 from featcache.metrics.comparison import KnnComparison
 from featcache.metrics.errors import BadChoice
 from featcache.metrics.knn.subgraph import depth_for
+from featcache.metrics.measure.settings import chosen_metrics
 from featcache.metrics.sweeps.ceiling import CeilingPoint, MixingPoint, mixing_curve, ridge_ceiling
 from featcache.metrics.sweeps.curve import CurvePoint, gallery_curve, k_curve
 from featcache.metrics.table import Metric, chosen
 from featcache.studies.alignment.common_rows import CommonRows
 from featcache.studies.alignment.result import Result, common_rows_of, metric_columns, write_result
-from featcache.studies.alignment.settings import AlignSettings, chosen_metrics
+from featcache.studies.alignment.settings import AlignSettings
 from featcache.studies.tables import check_table_path
 
 _HALVINGS = 5  # galleries of n, n/2, ... n/16 need lists of about 40 k entries
@@ -111,7 +112,7 @@ def curves(
         UsageError: If not exactly one metric is wanted.
         MetricError: If it is unknown or compares no graphs, or a size is out of range.
     """
-    wanted = chosen_metrics(settings)
+    wanted = chosen_metrics(settings.measure())
     if len(wanted) != 1:
         raise UsageError(f"a curve is drawn of one metric; got {', '.join(settings.metrics)}")
     [(metric, options)] = wanted
@@ -146,7 +147,7 @@ def ceilings(common: CommonRows, settings: AlignSettings, *, folds: int = 5) -> 
     Raises:
         MetricError: If a metric is unknown or cannot be computed.
     """
-    wanted = _labelled(chosen_metrics(settings))
+    wanted = _labelled(chosen_metrics(settings.measure()))
     a, b, target = (space.values for space in common.spaces)
     ridge = ridge_ceiling(a, b, target, groups=common.groups, folds=folds, seed=settings.seed, metrics=wanted)
     mixing = [

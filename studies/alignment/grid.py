@@ -12,13 +12,14 @@ from featcache.cache import Cache
 from featcache.errors import Ambiguous, UsageError
 from featcache.features import Features
 from featcache.metrics.comparison import KnnComparison
+from featcache.metrics.measure.settings import chosen_metrics, convention
 from featcache.metrics.sweeps.grid import Grid, layer_grid
 from featcache.metrics.table import Metric, chosen
 from featcache.provenance import provenance
 from featcache.selectors import Selector, parse_selector
 from featcache.studies.alignment.common_rows import CachedSpace
 from featcache.studies.alignment.result import rows_for
-from featcache.studies.alignment.settings import AlignSettings, chosen_metrics, convention
+from featcache.studies.alignment.settings import AlignSettings
 from featcache.studies.tables import check_table_path, context_columns, table, write_table
 
 
@@ -156,13 +157,16 @@ def align_layers(
         out: Where a tidy table is written; None for nowhere.
 
     Raises:
-        UsageError: If an interval or a closed form is wanted, an encoder is named twice, or no table can be written.
+        UsageError: If an interval, a closed form or a null within labels is wanted, an encoder is named twice, or no
+            table can be written.
         FeaturesNotCached, Ambiguous, NotPaired, MetricError: As `layers_of`, `common_rows` and the metric.
     """
     check_table_path(out)
     if settings.interval != "none" or settings.null == "closed":
         raise UsageError("all layers: neither an interval nor the closed form is known for the best of many pairs")
-    chosen_metrics(settings)  # refused before anything is read
+    if settings.within is not None:
+        raise UsageError("all layers: groups of the best of many pairs are permuted whole; compare one pair of layers")
+    chosen_metrics(settings.measure())  # refused before anything is read
     layers = [layers_of(cache, dataset, encoder) for encoder in encoders]
     names = [f"{arrays[0].view}/{arrays[0].encoder}" for arrays in layers]
     if len(set(names)) < len(names) or len(names) < 2:
@@ -172,7 +176,7 @@ def align_layers(
     spaces = iter(common.spaces)
     by_name = {name: [next(spaces) for _ in arrays] for name, arrays in zip(names, layers, strict=True)}
     scores: list[LayerScore] = []
-    for metric, options in chosen_metrics(settings):
+    for metric, options in chosen_metrics(settings.measure()):
         pairs = combinations if metric.symmetric or not both_ways else permutations
         for x, y in pairs(by_name, 2):
             grid = _grid(by_name[x], by_name[y], metric, options, settings)

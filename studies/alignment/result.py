@@ -8,9 +8,10 @@ from typing import Any, Generic, TypeVar
 from featcache.cache import Cache
 from featcache.features import Features
 from featcache.metrics import METRICS
+from featcache.metrics.measure.settings import chosen_metrics, convention, parse_metric
 from featcache.provenance import provenance
 from featcache.studies.alignment.common_rows import CommonRows, common_rows
-from featcache.studies.alignment.settings import AlignSettings, chosen_metrics, convention, parse_metric
+from featcache.studies.alignment.settings import AlignSettings
 from featcache.studies.tables import context_columns, table, write_table
 
 T = TypeVar("T")
@@ -77,5 +78,5 @@ def metric_columns(settings: AlignSettings, label: str) -> dict[str, str | int]:
     name, typed = parse_metric(label)
     if name not in METRICS:  # R^2 of a ridge
         return {"convention": "", "higher_is_better": True}
-    [*_, (metric, options)] = [one for one in chosen_metrics(settings) if one[0].name == name]
+    [*_, (metric, options)] = [one for one in chosen_metrics(settings.measure()) if one[0].name == name]
     return {"convention": convention(metric, options | typed), "higher_is_better": metric.higher_is_better}

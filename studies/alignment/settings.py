@@ -1,43 +1,34 @@
-"""Settings of an alignment measurement: metrics with their options, pairing, null and interval."""
+"""Settings of an alignment measurement on cached features: how rows are paired, and what is measured of them."""
 
-import inspect
-import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import cast, get_args
 
-from featcache.errors import UsageError
-from featcache.metrics import METRICS
+from featcache.metrics.arrays import Groups
 from featcache.metrics.errors import BadChoice
+from featcache.metrics.measure.settings import DEFAULT_METRICS, IntervalKind, MeasureSettings, NullKind
 from featcache.metrics.pairing import Mode
-from featcache.metrics.table import Metric, chosen
-
-NullKind = Literal["auto", "permutation", "closed", "none"]
-IntervalKind = Literal["none", "samples", "queries"]
-DEFAULT_METRICS = ("mutual_knn", "cka_linear", "cka_debiased")
-FEW_PERMUTATIONS = 19  # as few as can reach p = .05
-_ELSEWHERE = ("k", "groups")  # options that have a column of their own
-_OPTION = re.compile(r" (?=\w+=)")
 
 
 @dataclass(frozen=True)
 class AlignSettings:
-    """What is measured, and how sure it is to be.
+    """What is measured, and of which rows.
 
     Args:
-        metrics: Names of METRICS, each perhaps with options, as in "cka_rbf:sigma=median"; "all" for every one of them.
-        k: Neighbours, for the metrics that have them.
+        metrics: As `MeasureSettings`.
+        k: As `MeasureSettings`.
         pairing: What becomes of several rows of a group: "mean", "first", "random" or "all".
         split: Only groups of this split; None for all.
-        null: "permutation"; "closed": exact mean and variance, normal tails, for metrics that have them; "none";
-            "auto": permutation, but from 501 rows on, for metrics without neighbours, closed or few permutations.
-        permutations: Behind each permutation null, 19 or more.
-        interval: "samples": where the score of other samples, as many, would lie; "queries": where the score of all
-            queries lies, of which some are drawn; "none".
-        queries: How many queries are drawn.
-        repeats: Subsamples behind an interval of samples.
+        null: As `MeasureSettings`.
+        permutations: As `MeasureSettings`.
+        interval: As `MeasureSettings`.
+        queries: As `MeasureSettings`.
+        repeats: As `MeasureSettings`.
         seed: Of every draw.
+        within: Name of a label column: permuted groups change places only within equal labels, which leaves what the
+            labels explain in the null, so that only finer agreement stands out.
+
+    Raises:
+        BadChoice: As `MeasureSettings`.
     """
 
     metrics: tuple[str, ...] = DEFAULT_METRICS
@@ -50,93 +41,46 @@ class AlignSettings:
     queries: int | None = None
     repeats: int = 100
     seed: int = 0
+    within: str | None = None
 
     def __post_init__(self) -> None:
-        for name, value, kinds in (("null", self.null, NullKind), ("interval", self.interval, IntervalKind)):
-            if value not in get_args(kinds):
-                raise UsageError(f"{name} = {value!r} is unknown; there are {', '.join(get_args(kinds))}")
-        if self.permutations < FEW_PERMUTATIONS:
-            raise UsageError(f"permutations = {self.permutations}: wanted {FEW_PERMUTATIONS} or more, to reach p = .05")
-        if (self.queries is None) == (self.interval == "queries"):
-            raise UsageError(
-                "an interval of queries and a number of queries belong together: --interval queries --queries N"
-            )
+        self.measure()
+
+    def measure(self, labels: Groups | None = None) -> MeasureSettings:
+        """The settings of `measure`.
+
+        Args:
+            labels: Label of each row, where `within` names a column.
+        """
+        return MeasureSettings(
+            metrics=self.metrics,
+            k=self.k,
+            null=self.null,
+            within=labels,
+            permutations=self.permutations,
+            interval=self.interval,
+            queries=self.queries,
+            repeats=self.repeats,
+            seed=self.seed,
+        )
 
 
 DEFAULT_SETTINGS = AlignSettings()
 
 
-def chosen_metrics(settings: AlignSettings) -> list[tuple[Metric, dict[str, Any]]]:
-    """The metrics that are settings for, each with its options, k among them where the metric has neighbours.
+def parse_null(text: str) -> tuple[NullKind, str | None]:
+    """A null as typed: its kind, and the label column of "within:LABEL".
 
     Raises:
-        BadChoice: If a metric or an option is unknown; lists what exists.
-    """
-    names = [name for word in settings.metrics for name in (METRICS if word == "all" else (word,))]
-    selected: list[tuple[Metric, dict[str, Any]]] = []
-    for name, options in map(parse_metric, names):
-        if "groups" in options:
-            raise BadChoice(f"{name}:groups=...: groups are those of the data set; what becomes of them says --pairing")
-        metric, _ = chosen(name, **options)
-        defaults = {"k": settings.k, "pair_seed": settings.seed if "pairs" in options else 0}
-        selected.append(
-            (metric, {option: value for option, value in defaults.items() if option in metric.options()} | options)
-        )
-    return selected
-
-
-def parse_metric(text: str) -> tuple[str, dict[str, Any]]:
-    """A metric's name and options as typed; values are true, false, none, numbers, JSON, or else text.
+        BadChoice: If it is none of these.
 
     Example:
-        >>> parse_metric("cka_rbf:sigma=median,debiased=true")
-        ('cka_rbf', {'sigma': 'median', 'debiased': True})
+        >>> parse_null("closed"), parse_null("within:category")
+        (('closed', None), ('auto', 'category'))
     """
-    name, _, rest = text.partition(":")
-    options: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
-        option, equals, value = part.partition("=")
-        if not equals:
-            raise BadChoice(f"{text!r}: wanted name:option=value,option=value; {part!r} has no '='")
-        options[option] = _value(value)
-    return name, options
-
-
-def _value(text: str) -> Any:
-    """What was typed, in whatever case, as TOML, JSON and Python write it."""
-    words = {"true": True, "false": False, "none": None, "null": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    for read in (json.loads, float):
-        try:
-            return read(text)
-        except ValueError:
-            continue
-    return text
-
-
-def convention(metric: Metric, options: Mapping[str, Any]) -> str:
-    """Every option of a metric and its value, but those that have a column of their own.
-
-    Example:
-        >>> convention(METRICS["mutual_knn"], {"k": 5})
-        'metric=cosine'
-    """
-    parameters = inspect.signature(metric.function).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    unused = {*_ELSEWHERE, *(() if options.get("pairs") else ("pair_seed",))}
-    named = {name: options.get(name, default) for name, default in defaults.items() if name not in unused}
-    matters = {name: value for name, value in named.items() if name in metric.options() or isinstance(value, str)}
-    return " ".join(f"{name}={value}" for name, value in matters.items() if value is not None)
-
-
-def unusual_options(metric: str, convention_text: str) -> str:
-    """The options in a convention that are not the default, and the measure or kernel in any case.
-
-    Example:
-        >>> unusual_options("cka_rbf", convention(METRICS["cka_rbf"], {"sigma": 2.0}))
-        'kernel=rbf sigma=2.0'
-    """
-    usual = set(_OPTION.split(convention(METRICS[metric], {})))
-    options = _OPTION.split(convention_text)
-    return " ".join(one for one in options if one not in usual or one.startswith(("metric=", "kernel=")))
+    kind, _, label = text.partition(":")
+    if kind == "within" and label:
+        return "auto", label
+    if text not in get_args(NullKind):
+        raise BadChoice(f"null = {text!r} is unknown; there are {', '.join(get_args(NullKind))}, within:LABEL")
+    return cast(NullKind, text), None

@@ -1,4 +1,4 @@
-"""Are arrays brought to common rows such that a cached graph and a search agree, ties included?"""
+"""Arrays are brought to common rows such that a cached graph and a search agree, ties included."""
 
 from dataclasses import replace
 from pathlib import Path

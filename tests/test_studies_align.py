@@ -1,4 +1,4 @@
-"""Are cached encoders compared on the right rows, by every metric, with a chance level, and no search made twice?"""
+"""Cached encoders are compared on the right rows, by every metric, with a chance level, and no search is made twice."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +13,20 @@ from featcache.errors import Ambiguous, FeaturesNotCached, UsageError
 from featcache.features import Features
 from featcache.metrics import METRICS, paired
 from featcache.metrics.errors import BadChoice, MetricError, TooFewRows
+from featcache.metrics.measure.row import Row, p_text
+from featcache.metrics.measure.settings import parse_metric
 from featcache.metrics.pairing import MODES
 from featcache.provenance import provenance
-from featcache.studies.alignment.align import Alignment, align
+from featcache.studies.alignment.align import align
 from featcache.studies.alignment.common_rows import common_rows
 from featcache.studies.alignment.curves import ceilings, curves
 from featcache.studies.alignment.grid import align_layers, layers_of
 from featcache.studies.alignment.result import rows_for
-from featcache.studies.alignment.settings import AlignSettings, parse_metric
+from featcache.studies.alignment.settings import AlignSettings, parse_null
 from featcache.studies.tables import context_columns, table, write_table
 from featcache.trainer.errors import NotPaired
-from tests.alignment_cache import CAPTIONS, PHOTOS, layered_cache
+from tests.alignment_cache import CAPTIONS, PHOTOS, layered_cache, store_layers
+from tests.spine import tiny_dataset
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +48,12 @@ def captions(cache: Cache) -> Features:
     return cache.load("openmoji", "lm")
 
 
-def measured(cache: Cache, settings: AlignSettings) -> dict[str, Alignment]:
+def measured(cache: Cache, settings: AlignSettings) -> dict[str, Row]:
     return {row.metric: row for row in align(images(cache), captions(cache), settings, cache=cache)}
 
 
 QUICK = AlignSettings(k=5, permutations=39)
+EXACT_CHANCE = {"mutual_knn", "cka_linear", "cka_debiased", "rv", "hsic"}
 
 
 # -- scores -----------------------------------------------------------------------------------------------------------
@@ -58,16 +62,18 @@ QUICK = AlignSettings(k=5, permutations=39)
 def test_every_metric_scores_what_its_function_does_or_says_why_not(kept: Cache) -> None:
     x, y = images(kept), captions(kept)
     both = paired(x.values, y.values, x.groups, y.groups)
-    found = align(x, y, replace(QUICK, metrics=("all",), null="none"), cache=kept)
-    assert [row.metric for row in found] == list(METRICS)
-    for row in found:
+    rows = align(x, y, replace(QUICK, metrics=("all",), null="none"), cache=kept)
+    assert [row.metric for row in rows] == list(METRICS)
+    assert {(row.space, row.against) for row in rows} == {("vit/last.cls", "lm/last.mean")}
+    for row in rows:
         metric, options = METRICS[row.metric], {"k": 5} if "k" in METRICS[row.metric].options() else {}
         if metric.same_width:
             assert row.value is None and "wide" in row.note
             continue
         assert row.value == pytest.approx(metric.function(both.x, both.y, **options), rel=1e-9, abs=1e-12)
-        assert (row.n, row.d_x, row.d_y, row.k) == (PHOTOS, 10, 8, options.get("k"))
-        assert (row.chance, row.p, row.null, row.note) == (None, None, "none", "")
+        assert (row.n, row.d, row.d_against, row.k) == (PHOTOS, 10, 8, options.get("k"))
+        assert (row.p, row.null, row.note) == (None, "none", "")
+    assert {row.metric for row in rows if row.chance is not None} == EXACT_CHANCE
 
 
 def test_a_planted_latent_stands_out_and_strangers_do_not(kept: Cache) -> None:
@@ -97,8 +103,8 @@ def test_graphs_from_the_cache_give_the_scores_that_a_search_gives(cache: Cache,
     settings = replace(QUICK, metrics=names, pairing=pairing, split=split, null="none")
     alone = align(images(cache), captions(cache), settings)
     for _ in range(2):
-        found = align(images(cache), captions(cache), settings, cache=cache)
-        assert [row.value for row in found] == [row.value for row in alone]
+        rows = align(images(cache), captions(cache), settings, cache=cache)
+        assert [row.value for row in rows] == [row.value for row in alone]
 
 
 def test_what_is_cached_is_not_searched_again_for_the_same_or_a_smaller_k(cache: Cache, searches: list[int]) -> None:
@@ -169,7 +175,7 @@ def test_what_cannot_be_measured_is_an_error_where_it_was_named(kept: Cache) -> 
     with pytest.raises(TooFewRows, match="60"):
         align(x, y, replace(QUICK, k=PHOTOS))
     for wrong in ({"null": "bootstrap"}, {"interval": "rows"}, {"permutations": 0}, {"interval": "queries"}):
-        with pytest.raises(UsageError):
+        with pytest.raises(BadChoice):
             AlignSettings(**wrong)  # pyright: ignore[reportArgumentType]
 
 
@@ -181,13 +187,14 @@ def test_the_closed_form_is_taken_where_it_is_asked_for_or_permuting_costs_much(
 ) -> None:
     names = ("mutual_knn", "cka_linear", "cka_rbf")
     closed = measured(kept, replace(QUICK, metrics=names[:2], null="closed"))
-    assert {row.null for row in closed.values()} == {"closed form"}
+    moments = {"mutual_knn": "normal, exact two moments", "cka_linear": "Pearson III, exact three moments"}
+    assert {name: row.null for name, row in closed.items()} == moments
     with pytest.raises(BadChoice, match="closed form"):
         measured(kept, replace(QUICK, metrics=("jaccard_knn",), null="closed"))
     assert {row.null for row in measured(kept, replace(QUICK, metrics=names)).values()} == {"39 permutations"}
-    monkeypatch.setattr("featcache.studies.alignment.align.PERMUTED_ROWS", PHOTOS - 1)
+    monkeypatch.setattr("featcache.metrics.measure.null_policy.BUDGET", 0)
     large = measured(kept, replace(QUICK, metrics=names))
-    assert [large[name].null for name in names] == ["39 permutations", "closed form", "19 permutations"]
+    assert [large[name].null for name in names] == ["39 permutations", moments["cka_linear"], "19 permutations"]
     every = measured(kept, replace(QUICK, metrics=names, null="permutation"))
     assert {row.null for row in every.values()} == {"39 permutations"}
     near = measured(kept, replace(QUICK, metrics=("cka_linear",), null="permutation", permutations=999))
@@ -201,21 +208,25 @@ def test_a_metric_that_does_not_look_at_pairs_has_no_null(kept: Cache) -> None:
 
 
 def test_a_metric_without_such_an_interval_keeps_its_score_and_its_null(kept: Cache) -> None:
-    found = measured(kept, replace(QUICK, k=4, interval="queries", queries=20))
-    plain = measured(kept, replace(QUICK, k=4))
-    assert found["mutual_knn"].ci_low is not None and found["mutual_knn"].note == ""
-    for name in ("cka_linear", "cka_debiased"):
-        row = found[name]
+    names = ("mutual_knn", "cka_linear", "cka_debiased")
+    rows = measured(kept, replace(QUICK, metrics=names, k=4, interval="queries", queries=20))
+    plain = measured(kept, replace(QUICK, metrics=names, k=4))
+    assert rows["mutual_knn"].ci_low is not None and rows["mutual_knn"].note == ""
+    for name in names[1:]:
+        row = rows[name]
         assert (row.value, row.p, row.null, row.ci_low) == (plain[name].value, plain[name].p, plain[name].null, None)
         assert row.note.startswith(f"no interval: {name} is no mean over rows")
 
 
 def test_of_all_metrics_those_without_a_closed_form_keep_their_score(kept: Cache) -> None:
     settings = replace(QUICK, metrics=("all",), null="closed", interval="queries", queries=20)
-    for row in align(images(kept), captions(kept), settings, cache=kept):
+    nulls = {"none", "normal, exact two moments", "Pearson III, exact three moments"}
+    rows = [row for row in align(images(kept), captions(kept), settings, cache=kept)]
+    assert {row.null for row in rows} == nulls
+    for row in rows:
         if METRICS[row.metric].same_width:
             continue
-        assert row.value is not None and row.null == ("none" if "no closed form" in row.note else "closed form")
+        assert row.value is not None and (row.null == "none") == ("no closed form" in row.note)
         assert (row.ci_low is None) == ("no interval" in row.note)
 
 
@@ -223,9 +234,9 @@ def test_what_computed_a_score_is_said_truly(kept: Cache) -> None:
     names = ("mutual_knn", "cknna", "second_order_cosine", "cka_linear", "procrustes")
     for null in ("none", "permutation"):
         settings = replace(QUICK, metrics=names, null=null)  # pyright: ignore[reportArgumentType]
-        found = {row.metric: row.backend for row in align(images(kept), captions(kept), settings)}
-        assert all("tiles" in found[name] for name in names[:3])
-        assert (found["cka_linear"], found["procrustes"]) == ("torch (cpu)", "numpy")
+        backends = {row.metric: row.backend for row in align(images(kept), captions(kept), settings)}
+        assert all("tiles" in backends[name] for name in names[:3])
+        assert (backends["cka_linear"], backends["procrustes"]) == ("torch (cpu)", "numpy")
 
 
 def test_intervals_name_their_estimand_and_search_deep_enough(cache: Cache, searches: list[int]) -> None:
@@ -237,6 +248,89 @@ def test_intervals_name_their_estimand_and_search_deep_enough(cache: Cache, sear
     assert min(searches) > 2 * 4, "half of a list must still hold k"
     queries = measured(cache, replace(QUICK, metrics=names[:1], k=4, interval="queries", queries=20))["mutual_knn"]
     assert "quer" in queries.estimand and queries.estimand != samples["mutual_knn"].estimand
+
+
+# -- nulls within labels ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def coarse(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """Two encoders that agree in a photo's label and in nothing else, and a third that sees what the first does."""
+    cache, dataset = Cache(tmp_path_factory.mktemp("coarse") / "cache"), tiny_dataset(PHOTOS, CAPTIONS)
+    rng = np.random.default_rng(3)
+    kinds = np.arange(PHOTOS) % 4
+    own = rng.standard_normal((PHOTOS, 6))
+    x = 4 * rng.standard_normal((4, 6))[kinds] + own
+    y = 4 * rng.standard_normal((4, 5))[kinds] + rng.standard_normal((PHOTOS, 5))
+    fine = own @ rng.standard_normal((6, 6)) + 4 * rng.standard_normal((4, 6))[kinds]
+    store_layers(cache, dataset, "images", "vit", {"last.cls": x})
+    store_layers(cache, dataset, "images", "fine", {"last.cls": fine})
+    store_layers(cache, dataset, "captions", "lm", {"last.mean": np.repeat(y, CAPTIONS, axis=0)})
+    return cache
+
+
+@pytest.mark.parametrize("pairing", MODES)
+def test_what_labels_explain_does_not_stand_out_within_them_and_finer_agreement_does(
+    coarse: Cache, pairing: Any
+) -> None:
+    settings = replace(QUICK, permutations=99, pairing=pairing)
+    x, y, fine = (coarse.load("openmoji", name) for name in ("vit", "lm", "fine"))
+    for coarsely, within in zip(align(x, y, settings), align(x, y, settings, within="kind"), strict=True):
+        assert coarsely.value == within.value and coarsely.p == 0.01
+        assert within.p is not None and within.p > 0.05 and within.null == "99 permutations within kind"
+        assert within.chance is not None and coarsely.null_high is not None
+        assert within.chance > coarsely.null_high, "the labels' share is in the null"
+    for row in align(x, fine, settings, within="kind"):
+        assert row.p == 0.01
+
+
+def test_the_null_within_labels_is_that_of_groups_permuted_within_them(coarse: Cache) -> None:
+    """By hand: the order of equal labels alone is drawn anew, many times."""
+    x, y = coarse.load("openmoji", "vit"), coarse.load("openmoji", "lm")
+    both, kinds, rng = paired(x.values, y.values, x.groups, y.groups), x.labels["kind"], np.random.default_rng(1)
+    scores = []
+    for _ in range(300):
+        order = np.arange(PHOTOS)
+        for kind in np.unique(kinds):
+            rows = np.flatnonzero(kinds == kind)
+            order[rows] = rng.permutation(rows)
+        scores.append(metrics.mutual_knn(both.x, np.asarray(both.y)[order], k=5))
+    settings = replace(QUICK, metrics=("mutual_knn",), permutations=300, within="kind")
+    [row] = align(x, y, settings)
+    assert row.chance == pytest.approx(np.mean(scores), abs=3 * np.std(scores) / 300**0.5 * 2**0.5)
+    assert (row.null_low, row.null_high) == pytest.approx(tuple(np.quantile(scores, [0.025, 0.975])), abs=0.02)
+
+
+def test_labels_are_read_off_whichever_array_has_them_in_the_order_of_the_rows(coarse: Cache) -> None:
+    x, y = coarse.load("openmoji", "vit"), coarse.load("openmoji", "lm")
+    bare = replace(x.take(np.random.default_rng(0).permutation(PHOTOS)), labels={})
+    wanted = dict(zip(x.groups.tolist(), x.labels["kind"].tolist(), strict=True))
+    for pairing in MODES:
+        common = common_rows([y, bare] if pairing == "all" else [bare, y], pairing=pairing)
+        assert common.labels("kind") == tuple(wanted[group] for group in common.row_groups)
+        assert len(common.row_groups) == common.spaces[0].n
+
+
+def test_a_label_that_is_not_there_is_refused_with_those_that_are(coarse: Cache) -> None:
+    x, y = coarse.load("openmoji", "vit"), coarse.load("openmoji", "lm")
+    with pytest.raises(NotPaired, match="no label 'colour' in openmoji; it has kind"):
+        align(x, y, QUICK, within="colour")
+    with pytest.raises(NotPaired, match="it has none"):
+        align(*(replace(each, labels={}) for each in (x, y)), QUICK, within="kind")
+    with pytest.raises(UsageError, match="compare one pair of layers"):
+        align_layers(coarse, "openmoji", ["vit", "lm"], replace(QUICK, within="kind"))
+
+
+def test_a_p_of_permutations_within_labels_is_written_as_one_of_permutations() -> None:
+    nulls = ("2999 permutations", "2999 permutations within kind")
+    assert {p_text(1 / 3000, null) for null in nulls} == {"< .001"}
+
+
+def test_a_null_is_typed_by_its_kind_or_by_a_label() -> None:
+    assert parse_null("within:super category") == ("auto", "super category")
+    for typed in ("within", "within:", "labels:kind", ""):
+        with pytest.raises(BadChoice, match="auto, permutation, closed, none, within:LABEL"):
+            parse_null(typed)
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------
@@ -299,8 +393,6 @@ def test_layers_come_in_the_order_of_the_network_without_scalars_and_graphs(cach
 
 
 def test_an_encoder_of_two_views_must_be_named_with_its_view(cache: Cache) -> None:
-    from tests.alignment_cache import store_layers, tiny_dataset
-
     store_layers(cache, tiny_dataset(PHOTOS, CAPTIONS), "captions", "vit", {"last.cls": np.eye(PHOTOS * CAPTIONS, 4)})
     with pytest.raises(Ambiguous, match="captions, images.*captions/vit"):
         layers_of(cache, "openmoji", "vit")
@@ -363,13 +455,13 @@ def test_a_curve_needs_one_deep_graph_a_side_and_ends_at_the_score_of_all_rows(
 ) -> None:
     settings = replace(QUICK, metrics=("mutual_knn",), k=2)
     common = rows_for([images(cache), captions(cache)], settings, cache=cache)
-    found = curves(common, settings, repeats=2)
-    assert searches == [found.depth, found.depth] and sorted({p.size for p in found.gallery}) == [15, 30, 60]
-    assert all(point.short_rows == 0 for point in found.gallery + found.ks)
-    [whole] = [point for point in found.gallery if point.size == PHOTOS]
-    [same] = [point for point in found.ks if point.k == 2]
+    made = curves(common, settings, repeats=2)
+    assert searches == [made.depth, made.depth] and sorted({p.size for p in made.gallery}) == [15, 30, 60]
+    assert all(point.short_rows == 0 for point in made.gallery + made.ks)
+    [whole] = [point for point in made.gallery if point.size == PHOTOS]
+    [same] = [point for point in made.ks if point.k == 2]
     assert whole.value == same.value == measured(cache, settings)["mutual_knn"].value
-    assert searches == [found.depth, found.depth]
+    assert searches == [made.depth, made.depth]
     assert {p.size for p in curves(common, settings, sizes=[20, 40]).gallery} == {20, 40}
 
 
@@ -386,20 +478,20 @@ def test_a_curve_of_something_else_than_neighbours_is_refused(kept: Cache) -> No
 def test_a_ceiling_shows_that_the_reference_is_in_the_photos_more_than_in_noise(kept: Cache) -> None:
     settings = replace(QUICK, metrics=("cka_debiased",))
     arrays = [images(kept), kept.load("openmoji", "noise"), kept.load("openmoji", "big")]
-    found = ceilings(rows_for(arrays, settings), settings, folds=3)
-    r2 = {s: np.mean([p.value for p in found.ridge if (p.source, p.metric) == (s, "r2")]) for s in ("x", "y", "both")}
+    made = ceilings(rows_for(arrays, settings), settings, folds=3)
+    r2 = {s: np.mean([p.value for p in made.ridge if (p.source, p.metric) == (s, "r2")]) for s in ("x", "y", "both")}
     assert r2["x"] > 0.7 > 0.1 > r2["y"]
-    mixing = {point.weight: point.value for point in found.mixing}
+    mixing = {point.weight: point.value for point in made.mixing}
     assert mixing[1.0] > mixing[0.5] > mixing[0.0]
 
 
 def test_a_ceiling_of_one_metric_at_two_options_shows_both(kept: Cache) -> None:
     settings = replace(QUICK, metrics=("mutual_knn:k=3", "mutual_knn:k=5", "mutual_knn:metric=euclidean"))
     arrays = [images(kept), captions(kept), kept.load("openmoji", "big")]
-    found = ceilings(rows_for(arrays, settings), settings, folds=3)
+    made = ceilings(rows_for(arrays, settings), settings, folds=3)
     labels = {("mutual_knn:k=3", 3), ("mutual_knn:k=5", 5), ("mutual_knn:k=5,metric=euclidean", 5)}
-    assert {(point.metric, point.k) for point in found.mixing} == labels
-    assert {(point.metric, point.k) for point in found.ridge} == labels | {("r2", None)}
+    assert {(point.metric, point.k) for point in made.mixing} == labels
+    assert {(point.metric, point.k) for point in made.ridge} == labels | {("r2", None)}
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,179 @@
+"""Runs that differ in their seed only, as one run of means and ranges; and the headline run among several."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from featcache.report.runs import REFERENCE, RunResults, adapter_name, number, unique_labels
+
+if TYPE_CHECKING:
+    from featcache.metrics.measure.row import Row
+
+_RANGE = "range over"
+_IDENTITY = ("stage", "space", "against", "metric", "direction", "split", "k")
+_CRITERIA = {"retrieval": "mean R@10 of all directions", "alignment": "mutual-kNN of the joint space"}
+
+
+def pool_seeds(runs: Sequence[RunResults]) -> list[RunResults]:
+    """Puts runs that differ in their seed only together; the others stay as they are.
+
+    Of such runs every score is a mean, and `ci_low` and `ci_high` are the lowest and the highest (`is_range`). A score
+    that does not depend on the seed stays as it is; maps and kernels are those of the first run.
+
+    Args:
+        runs: Loaded runs.
+
+    Returns:
+        Runs in the order of the first of each.
+    """
+    groups: dict[tuple[Any, ...], list[RunResults]] = {}
+    for run in runs:
+        key = _recipe(run)
+        again = 0  # a second run of the same seed is another run, not another seed
+        while any(run.settings.get("seed") == one.settings.get("seed") for one in groups.get((*key, again), [])):
+            again += 1
+        groups.setdefault((*key, again), []).append(run)
+    pooled = [members[0] if len(members) == 1 else _pooled(members) for members in groups.values()]
+    if len(pooled) == len(runs):
+        return pooled
+    labels = unique_labels([_name(run) for run in pooled], pooled)
+    return [replace(run, label=label) for run, label in zip(pooled, labels, strict=True)]
+
+
+def is_range(row: "Row") -> bool:
+    """Whether `ci_low` and `ci_high` of a row are the range over seeds, not an interval."""
+    return row.interval.startswith(_RANGE)
+
+
+def interval_text(row: "Row", form: str = ".3f") -> str:
+    """The interval or range of a row, or "" where it has none."""
+    if row.ci_low is None or row.ci_high is None:
+        return ""
+    if is_range(row):
+        return f"range {row.ci_low:{form}}–{row.ci_high:{form}}"
+    return f"[{row.ci_low:{form}}, {row.ci_high:{form}}]"
+
+
+def score_text(row: "Row") -> str:
+    """A score with its interval, as in "0.356 [0.321, 0.390]", or as "mean 0.355, range 0.348–0.361"."""
+    interval = interval_text(row)
+    return f"mean {number(row):.3f}, {interval}" if is_range(row) else f"{number(row):.3f} {interval}".strip()
+
+
+def same_test(runs: Sequence[RunResults]) -> bool:
+    """Whether all runs measured the same features on the same test groups with the same k."""
+    return len({_test_identity(run) for run in runs}) == 1
+
+
+def same_features(runs: Sequence[RunResults]) -> bool:
+    """Whether all runs read the same arrays, under the same names of sides."""
+    return len({_features_identity(run) for run in runs}) == 1
+
+
+def on_validation(run: RunResults) -> float | None:
+    """What the run selects its epoch by, at the selected epoch on validation; the mean over seeds."""
+    values: list[float] = []
+    for one in run.each:
+        rows = one.find(stage="trained", split="validation", epoch=one.selected_epoch)
+        if run.settings.get("select") == "alignment":
+            rows = [row for row in rows if (row.space, row.against, row.metric) == ("joint", REFERENCE, "mutual_knn")]
+        else:
+            rows = [row for row in rows if row.metric == "R@10"]
+        if not rows:
+            return None
+        values.append(fmean(number(row) for row in rows))
+    return fmean(values)
+
+
+def headline_run(runs: Sequence[RunResults]) -> tuple[RunResults, str]:
+    """The run that a report opens with: the best on validation by the criterion that its own epoch was selected by.
+
+    A control (pairs shuffled) is chosen only among controls. Where the runs do not share validation groups, features
+    and criterion, none is better: the first stands.
+
+    Args:
+        runs: From `pool_seeds`.
+
+    Returns:
+        The run, and how it was chosen, in words; "" for one run.
+    """
+    candidates = [run for run in runs if not run.is_control] or [*runs]
+    headline, why = candidates[0], ""
+    if len(candidates) > 1:
+        values = [on_validation(run) for run in candidates]
+        known = [value for value in values if value is not None]
+        if len(known) == len(values) and len({_validation_identity(run) for run in candidates}) == 1:
+            headline = candidates[known.index(max(known))]
+            listed = ", ".join(f"{run.label} {value:.3f}" for run, value in zip(candidates, known, strict=True))
+            why = f", the best of {len(known)} on validation ({_CRITERIA[_select(headline)]}: {listed})"
+        else:
+            why = ", the first named: the runs do not share the validation groups and criterion to be selected by"
+    rest = {"exploratory": [run for run in candidates if run is not headline]}
+    rest["control"] = [run for run in runs if run not in candidates]
+    listed = "".join(f"; {what}: {', '.join(run.label for run in those)}" for what, those in rest.items() if those)
+    return headline, f"The headline run is {headline.label}{why}{listed}." if len(runs) > 1 else ""
+
+
+def _select(run: RunResults) -> str:
+    return str(run.settings.get("select", "retrieval"))
+
+
+def _name(run: RunResults) -> str:
+    return adapter_name(run) + (f" ({len(run.seeds)} seeds)" if run.seeds else "")
+
+
+def _recipe(run: RunResults) -> tuple[Any, ...]:
+    settings = {name: value for name, value in run.settings.items() if name != "seed"}
+    return run.format, repr(sorted(settings.items())), _test_identity(run), _validation_identity(run)
+
+
+def _pooled(runs: Sequence[RunResults]) -> RunResults:
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for run in runs:
+        for row in run.scores:
+            # weights are selected at another epoch for each seed; a mixture is tried with many weights on validation
+            others = () if row.split == "test" else (row.epoch, row.weights)
+            groups.setdefault((*(getattr(row, name) for name in _IDENTITY), *others), []).append(row)
+    scores = tuple(_mean_row(rows) for rows in groups.values())
+    return replace(runs[0], scores=scores, contrasts=(), seeds=tuple(runs))
+
+
+def _mean_row(rows: "Sequence[Row]") -> "Row":
+    values = [number(row) for row in rows]
+    if min(values) == max(values):
+        return rows[0]
+    lows, highs, chances = (
+        [value for row in rows if (value := getattr(row, name)) is not None]
+        for name in ("null_low", "null_high", "chance")
+    )
+    return replace(
+        rows[0],
+        value=fmean(values),
+        chance=fmean(chances) if chances else None,
+        null_low=min(lows, default=None),
+        null_high=max(highs, default=None),
+        ci_low=min(values),
+        ci_high=max(values),
+        interval=f"{_RANGE} {len(rows)} seeds",
+        estimand="",
+        note="",
+    )
+
+
+def _features_identity(run: RunResults) -> str:
+    arrays = {**run.config["sides"], REFERENCE: run.reference or {}}
+    parts = ("view", "encoder", "layer", "digest", "root")
+    return repr([(name, *(array.get(part) for part in parts)) for name, array in arrays.items()])
+
+
+def _test_identity(run: RunResults) -> tuple[object, ...]:
+    rows = run.find(stage="trained", split="test", direction="", metric=run.metrics[0])
+    hashes = run.config.get("split", {}).get("hashes", {})
+    size = (rows[0].n, run.settings.get("k"), tuple(run.metrics))
+    return _features_identity(run), str(run.config.get("dataset")), str(hashes.get("test")), size
+
+
+def _validation_identity(run: RunResults) -> tuple[object, ...]:
+    hashes = run.config.get("split", {}).get("hashes", {})
+    return _features_identity(run), str(run.config.get("dataset")), str(hashes.get("validation")), _select(run)

@@ -1,0 +1,146 @@
+"""Scores, nulls and contrasts come from metrics/ alone: other rooms ask `measure`, the sweeps or retrieval."""
+
+import ast
+from collections.abc import Iterator
+from fnmatch import fnmatch
+
+import pytest
+
+from featcache.metrics import METRICS
+from tests.rooms import source_files
+
+ROOMS = ("trainer", "studies", "report", "commands")
+# what may be imported of metrics/: by which modules, and why it is no second engine
+ALLOWED: dict[str, tuple[str, str]] = {
+    # the engine, its settings and its rows
+    "measure.engine.measure": ("*", "the engine itself"),
+    "measure.contrasts.Contrast": ("*", "a question to the engine"),
+    "measure.settings.*": ("*", "what the engine is asked for, and how it is written in words"),
+    "measure.space.*": ("*", "a named space that is given to the engine"),
+    "measure.row.*": ("*", "the tidy rows that it answers with, and their words"),
+    # whole questions that have no pair of spaces and a reference: metrics/ answers them with its own chance and nulls
+    "retrieval": ("trainer.tracking", "recall and rank of rows, with chance and interval, from one function"),
+    "sweeps.grid.*": ("studies.alignment.grid", "every pair of layers, with the null of the best"),
+    "sweeps.curve.*": ("studies.alignment.curves", "scores against gallery size and k"),
+    "sweeps.ceiling.*": ("studies.alignment.curves", "ridge ceilings and kernel mixtures"),
+    # spaces and rows are made, nothing is scored
+    "joint": ("trainer.tracking", "makes a space of the sides' spaces"),
+    "mixed": ("studies.adapters.results", "makes a space of raw spaces"),
+    "group_mean": ("trainer.sides", "makes one row of the rows of a group"),
+    "pairing.*": ("studies.alignment.*", "brings rows of two arrays together"),
+    "neighbors": ("studies.alignment.common_rows", "searches a graph, which the cache then keeps"),
+    # names of metrics and what they need, so that graphs are searched deep enough and refusals come before reading
+    "METRICS": ("studies.alignment.result", "names"),
+    "table.Metric": ("studies.alignment.*", "names and options"),
+    "table.chosen": ("studies.alignment.*", "k and measure of a metric at its options"),
+    "comparison.KnnComparison": ("studies.alignment.*", "tells metrics of neighbour graphs from others"),
+    "knn.subgraph.depth_for": ("studies.alignment.curves", "how deep a graph serves a gallery size"),
+    # types and errors
+    "errors.*": ("*", "errors"),
+    "Neighbors": ("studies.alignment.*", "a type"),
+    "arrays.Groups": ("studies.alignment.*", "a type"),
+    "knn.exact.Measure": ("studies.alignment.*", "a type"),
+}
+SCORING = {"compare", "permuted", "on_subsets", "function"}  # methods of a comparison, and a metric's function
+PACKAGE = "featcache.metrics"
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Names below featcache.metrics that a module imports; "" for the package or a module as a whole."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            if node.module == PACKAGE or node.module.startswith(f"{PACKAGE}."):
+                inside = node.module.removeprefix(PACKAGE).removeprefix(".")
+                yield from (f"{inside}.{alias.name}".removeprefix(".") for alias in node.names)
+            elif node.module == "featcache":
+                yield from ("" for alias in node.names if alias.name == "metrics")
+        elif isinstance(node, ast.Import):
+            yield from ("" for alias in node.names if alias.name.startswith(PACKAGE))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(PACKAGE):
+            yield ""  # a name for import_module
+
+
+def scored(tree: ast.AST) -> Iterator[str]:
+    """Calls that score: a method of a comparison, a comparison itself, or a metric's function."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Attribute) and node.func.attr in SCORING:
+                yield node.func.attr
+            elif isinstance(node.func, ast.Name) and node.func.id in ("comparison", *METRICS):
+                yield node.func.id
+
+
+def forbidden(module: str, text: str) -> list[str]:
+    """What a module of another room takes of metrics/ that it must not."""
+    tree, wrong = ast.parse(text), []
+    for name in imported(tree):
+        who = [of for allowed, (of, _) in ALLOWED.items() if fnmatch(name, allowed)]
+        if not any(fnmatch(module, f"featcache.{of}") for of in who):
+            wrong.append(f"import of {name or 'a whole module'}")
+    return wrong + [f"call of {name}" for name in scored(tree)]
+
+
+OTHERS = {name: path for name, path in source_files().items() if name.split(".")[1:2] and name.split(".")[1] in ROOMS}
+
+
+@pytest.mark.parametrize("module", OTHERS)
+def test_no_module_outside_metrics_computes_a_score_or_a_null(module: str) -> None:
+    assert forbidden(module, OTHERS[module].read_text(encoding="utf-8")) == []
+
+
+def test_every_room_is_swept_and_every_name_that_is_allowed_is_used_where_it_is_allowed() -> None:
+    assert {name.split(".")[1] for name in OTHERS} == set(ROOMS)
+    uses = {
+        (module, name)
+        for module, path in OTHERS.items()
+        for name in imported(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    unused = [
+        allowed
+        for allowed, (of, _) in ALLOWED.items()
+        if not any(fnmatch(name, allowed) and fnmatch(module, f"featcache.{of}") for module, name in uses)
+    ]
+    assert unused == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from featcache.metrics import mutual_knn",
+        "from featcache.metrics import calibrate",
+        "from featcache.metrics import METRICS",
+        "from featcache.metrics import permutation_null_cka, moments_cka",
+        "from featcache.metrics import query_interval",
+        "from featcache.metrics import sample_interval",
+        "from featcache.metrics import chance_mutual_knn",
+        "from featcache.metrics import chance_recall",
+        "from featcache.metrics import paired_difference",
+        "from featcache.metrics.certainty.calibration import calibrate_prepared",
+        "from featcache.metrics.certainty.halves import Halves",
+        "from featcache.metrics.measure.null_policy import null_columns",
+        "from featcache.metrics.measure.engine import _Run",
+        "from featcache.metrics.scores.kernels import cka",
+        "from featcache.metrics.table import chosen",
+        "from featcache.metrics.sweeps.grid import layer_grid",
+        "from featcache.metrics import certainty",
+        "from featcache.metrics import *",
+        "import featcache.metrics",
+        "import featcache.metrics.scores.kernels as kernels",
+        "from featcache import metrics",
+        "def f():\n    from featcache.metrics import cka",
+        "import_module('featcache.metrics.certainty.nulls')",
+        "comparison.compare(a, b)",
+        "comparison(x, y)",
+        "METRICS['rsa'].function(x, y)",
+        "mutual_knn(x, y, k=10)",
+    ],
+)
+def test_a_module_that_computes_one_would_be_caught(text: str) -> None:
+    assert forbidden("featcache.report.page", text)
+    assert forbidden("featcache.trainer.fit", text)
+
+
+def test_what_is_allowed_in_one_module_is_not_in_another() -> None:
+    sweep = "from featcache.metrics.sweeps.grid import layer_grid"
+    assert not forbidden("featcache.studies.alignment.grid", sweep) and forbidden("featcache.studies.tables", sweep)
+    assert all(reason for _, reason in ALLOWED.values())

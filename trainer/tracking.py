@@ -1,0 +1,167 @@
+"""What is measured of trained adapters on one split: alignment, retrieval in every direction, loss."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations, permutations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from featcache.metrics import joint, retrieval
+from featcache.metrics.measure.engine import measure
+from featcache.metrics.measure.row import Row
+from featcache.metrics.measure.settings import MeasureSettings
+from featcache.metrics.measure.space import ArraySpace
+from featcache.trainer.adapters import Adapters
+from featcache.trainer.config import FitConfig
+from featcache.trainer.losses import pairwise_loss
+from featcache.trainer.sides import PairedSides
+
+RECALLS = (1, 5, 10)
+METRICS = ("mutual_knn", "cka_debiased")
+REFERENCE = "reference"
+
+
+def alignment_settings(config: FitConfig) -> MeasureSettings:
+    """How every space of a run is compared: unit rows, k of the configuration, scores alone.
+
+    Nulls and halves are the same draws for every training seed, so that trainings share them and can be compared.
+    """
+    return MeasureSettings(METRICS, config.k, null="none", unit_rows=True)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationSplit:
+    """One split, ready to be measured again and again; raw spaces and the reference are prepared once.
+
+    Alignment takes one row a group: raw features are averaged over a group's rows, embeddings are normalised, averaged
+    and normalised again. Retrieval takes every row. Everything is measured on the CPU, whichever device trained.
+
+    Args:
+        name: "validation" or "test".
+        paired: The groups of this split only; every side has rows of every group.
+    """
+
+    name: str
+    paired: PairedSides
+
+    @cached_property
+    def raw(self) -> dict[str, ArraySpace]:
+        """Raw features of each side, one row a group."""
+        return {name: ArraySpace(side.means(), name) for name, side in self.paired.sides.items()}
+
+    @cached_property
+    def reference(self) -> ArraySpace | None:
+        """Features of the reference, one row a group."""
+        values = self.paired.reference
+        return None if values is None else ArraySpace(values, REFERENCE)
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """A split mapped into the joint space.
+
+    Args:
+        rows: Side -> [rows, width] every row, L2-normalised.
+        spaces: Side, "joint" and, of more than two sides, "joint:a+b" for each pair -> one row a group.
+    """
+
+    rows: dict[str, Float[Tensor, "rows width"]]
+    spaces: dict[str, ArraySpace]
+
+
+def joint_names(sides: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The joint spaces of some sides: of all, and of each pair where there are more than two.
+
+    Example:
+        >>> joint_names(["a", "b"])
+        {'joint': ('a', 'b')}
+        >>> list(joint_names(["a", "b", "c"]))
+        ['joint', 'joint:a+b', 'joint:a+c', 'joint:b+c']
+    """
+    pairs = combinations(sides, 2) if len(sides) > 2 else ()
+    return {"joint": tuple(sides)} | {f"joint:{a}+{b}": (a, b) for a, b in pairs}
+
+
+@torch.no_grad()
+def embed_split(split: EvaluationSplit, adapters: Adapters) -> Embedded:
+    """Maps the rows of a split into the joint space.
+
+    Args:
+        split: The split.
+        adapters: Adapters on the CPU.
+    """
+    sides = split.paired.sides
+    rows = {name: adapters.embed(name, side.values) for name, side in sides.items()}
+    means = {
+        name: torch.nn.functional.normalize(replace(side, values=rows[name]).means()) for name, side in sides.items()
+    }
+    joints = {
+        name: torch.as_tensor(joint([means[part] for part in parts])) for name, parts in joint_names([*sides]).items()
+    }
+    return Embedded(rows, {name: ArraySpace(values, name) for name, values in (means | joints).items()})
+
+
+def alignment_rows(split: EvaluationSplit, spaces: dict[str, ArraySpace], settings: MeasureSettings) -> list[Row]:
+    """Alignment of each space with the reference, where there is one, and of each two sides with each other."""
+    rows = measure(spaces, split.reference, settings).rows if split.reference is not None else []
+    sides = {name: spaces[name] for name in split.paired.sides}
+    between = measure(sides, None, settings).rows
+    return [replace(row, split=split.name) for row in (*rows, *between)]
+
+
+def retrieval_rows(split: EvaluationSplit, embedded: Embedded) -> list[Row]:
+    """Recall at 1, 5 and 10 with intervals, and median rank, from each side to each other."""
+    rows: list[Row] = []
+    for query, gallery in permutations(split.paired.sides, 2):
+        result = retrieval(
+            embedded.rows[query],
+            embedded.rows[gallery],
+            query_groups=split.paired.sides[query].groups.numpy(),
+            gallery_groups=split.paired.sides[gallery].groups.numpy(),
+            ks=RECALLS,
+        )
+        one = Row(
+            query, gallery, "", None, split=split.name, direction=f"{query}→{gallery}", n=len(embedded.rows[query])
+        )
+        for k in RECALLS:
+            rows.append(
+                replace(
+                    one,
+                    metric=f"R@{k}",
+                    k=k,
+                    value=result.recall[k],
+                    chance=result.chance[k],
+                    ci_low=result.low[k],
+                    ci_high=result.high[k],
+                    estimand=result.estimand,
+                    interval="Wilson, clustered by group",
+                )
+            )
+        rank = {"value": result.median_rank, "chance": float(result.chance_median_rank), "higher_is_better": False}
+        rows.append(replace(one, metric="median_rank", **rank))
+    return rows
+
+
+@torch.no_grad()
+def loss_row(split: EvaluationSplit, embedded: Embedded, log_scale: Float[Tensor, ""], config: FitConfig) -> Row:
+    """Held-out loss: the first row of each group and side, in order, in batches as large as in training."""
+    rows = {name: embedded.rows[name][side.starts] for name, side in split.paired.sides.items()}
+    n = len(split.paired.groups)
+    total = torch.zeros(())
+    for chosen in torch.arange(n).tensor_split(math.ceil(n / config.batch)):
+        batch = {name: values[chosen] for name, values in rows.items()}
+        total += pairwise_loss(batch, log_scale, chosen, config.pair_weights) * len(chosen)
+    return Row("joint", "", "loss", float(total) / n, split=split.name, n=n, higher_is_better=False)
+
+
+def epoch_rows(split: EvaluationSplit, adapters: Adapters, config: FitConfig, epoch: int) -> list[Row]:
+    """Everything that is tracked of one epoch's weights, on the CPU."""
+    embedded = embed_split(split, adapters)
+    rows = alignment_rows(split, embedded.spaces, alignment_settings(config))
+    rows += [*retrieval_rows(split, embedded), loss_row(split, embedded, adapters.log_scale, config)]
+    stage = "trained" if epoch else "untrained"
+    return [replace(row, stage=stage, epoch=epoch) for row in rows]
