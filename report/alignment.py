@@ -236,27 +236,28 @@ def _range(low: float | None, high: float | None) -> str:
 
 
 def _p(value: float | None, null: str) -> str:
-    """A p; at its floor, marked as such, and of a closed form its order of magnitude."""
+    """A p, marked where it is as low as its null can give."""
     if value is None:
         return "–"
-    if value == _floor(null):
-        return f"≤ {value:.3f}"
-    if value < 1e-300:  # beyond what a float can hold
-        return "< 1e-300"
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+    return f"≤ {value:.3f}" if value <= (_floor(null) or 0) else f"{value:.3f}"
 
 
 def _floor(null: str) -> float | None:
-    """The least p that a null can give: 1 / (permutations + 1); None where permutations are not behind it."""
+    """The least p that a null can give: 1 / (permutations + 1), or where a closed form's tail is no longer read."""
+    from featcache.metrics.certainty.kernel_moments import LEAST_P
+
     draws = re.search(r"(\d+) permutations", null)
-    return 1 / (int(draws[1]) + 1) if draws else None
+    return 1 / (int(draws[1]) + 1) if draws else LEAST_P if "exact" in null else None
 
 
 def _print_floor(nulls: Sequence[tuple[float | None, str]]) -> None:
-    for null in dict.fromkeys(null for p, null in nulls if p is not None and p == _floor(null)):
+    for null in dict.fromkeys(null for p, null in nulls if p is not None and p <= (_floor(null) or 0)):
         draws = re.search(r"(\d+) permutations", null)
-        n = draws[1] if draws else ""
-        console().print(f"≤: p of {n} permutations cannot be below 1/({n} + 1); more: --permutations.")
+        if draws:
+            line = f"p of {draws[1]} permutations cannot be below 1/({draws[1]} + 1); more: --permutations."
+        else:
+            line = f"the tail of a closed form ({null}) is not read below 0.001; lower: --null permutation."
+        console().print(f"≤: {line}")
 
 
 def _folds(points: Sequence[Any]) -> str:
