@@ -57,8 +57,8 @@ def train(
     adapter: Annotated[
         str | None,
         typer.Option(
-            help=f"Kind of every adapter: {', '.join(ADAPTER_KINDS)} (frozen); or side=kind,side=kind.  "
-            "[default: linear]"
+            help=f"Kind of every adapter: {', '.join(ADAPTER_KINDS)}; or side=kind,side=kind. identity freezes "
+            "a side.  [default: linear]"
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs, every one of them measured.  [default: 20]")] = None,
