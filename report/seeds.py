@@ -106,7 +106,9 @@ def headline_run(runs: Sequence[RunResults]) -> tuple[RunResults, str]:
         if len(known) == len(values) and len({_validation_identity(run) for run in candidates}) == 1:
             headline = candidates[known.index(max(known))]
             listed = ", ".join(f"{run.label} {value:.3f}" for run, value in zip(candidates, known, strict=True))
-            why = f", the best of {len(known)} on validation ({_CRITERIA[_select(headline)]}: {listed})"
+            tied = known.count(max(known))
+            how = f"the first of {tied} that tie" if tied > 1 else f"the best of {len(known)}"
+            why = f", {how} on validation ({_CRITERIA[_select(headline)]}: {listed})"
         else:
             why = ", the first named: the runs do not share the validation groups and criterion to be selected by"
     rest = {"exploratory": [run for run in candidates if run is not headline]}

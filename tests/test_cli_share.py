@@ -62,6 +62,11 @@ def typed(*words: str | Path, cwd: Path, prelude: str = "", **more: str) -> subp
     return subprocess.run(command(*words, prelude=prelude), cwd=cwd, env=surroundings, capture_output=True, text=True)
 
 
+def one_line(printed: str) -> str:
+    """What was printed, not broken where the name of a folder was long."""
+    return " ".join(printed.split())
+
+
 def _surroundings(cwd: Path) -> dict[str, str]:
     home = {"PYTHONPATH": str(ROOT), "FEATCACHE_HOME": str(cwd / "mine"), "HF_HUB_OFFLINE": "1", "COLUMNS": "160"}
     return {**os.environ, **home}
@@ -73,7 +78,7 @@ def train_on_a_laptop(cwd: Path) -> None:
     done = typed(*words, cwd=cwd, prelude=LAPTOP)
     assert done.returncode == 0, done.stderr
     assert "efficientnet-lite0/last.mean (images) + minilm/last.mean (captions)" in done.stdout
-    [config] = cwd.glob("runs/openmoji/*/linear-s0/config.json")
+    [config] = cwd.glob("runs/openmoji/*/linear-s0*/config.json")
     assert json.loads(config.read_text())
 
 
@@ -103,12 +108,12 @@ def same_files(one: Path, other: Path) -> bool:
 def test_from_a_folder_into_an_empty_cache_and_train_there_without_encoder_libraries(lab: Path, tmp_path: Path) -> None:
     done = typed("push", tmp_path / "usb/features", "--cache", lab / "cache", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "3 arrays, 3 chunks" in done.stdout
+    assert "3 arrays, 3 chunks" in one_line(done.stdout)
     listed = typed("ls", "./usb/features", cwd=tmp_path, prelude=LAPTOP)
     assert listed.returncode == 0 and "3 arrays" in listed.stdout and "in usb/features" in listed.stdout
     pulled = typed("pull", "usb/features", cwd=tmp_path, prelude=LAPTOP)
     assert pulled.returncode == 0, pulled.stderr
-    assert "usb/features to" in pulled.stdout and "3 arrays, 3 chunks" in pulled.stdout
+    assert "usb/features to" in pulled.stdout and "3 arrays, 3 chunks" in one_line(pulled.stdout)
     assert same_files(lab / "cache", tmp_path / "mine")
     shutil.rmtree(tmp_path / "usb")
     train_on_a_laptop(tmp_path)
@@ -122,7 +127,7 @@ def test_from_s3_into_an_empty_cache_and_train_there_without_encoder_libraries(
     remote, keys = bucket
     dry = typed("push", remote, "--cache", lab / "cache", "--dry-run", cwd=tmp_path, **keys)
     assert dry.returncode == 0, dry.stderr
-    assert "3 chunks" in dry.stdout and "Nothing was moved (--dry-run)" in dry.stdout
+    assert "3 chunks" in one_line(dry.stdout) and "Nothing was moved (--dry-run)" in dry.stdout
     nothing = typed("pull", remote, cwd=tmp_path, **keys)
     assert nothing.returncode == 1 and remote in nothing.stderr and "Traceback" not in nothing.stderr
     assert not (tmp_path / "mine/openmoji").exists()

@@ -236,6 +236,28 @@ def test_chance_is_given_without_a_null_where_a_formula_says_it():
     assert rows["rsa"].chance is None and rows["rsa"].p is None
 
 
+def test_a_space_that_has_collapsed_is_named_by_every_metric():
+    spaces, reference = planted()
+    flat = {"flat": np.ones((60, 5))}
+    for name in ("mutual_knn", "cka_debiased", "procrustes"):
+        for unit_rows in (False, True):
+            settings = MeasureSettings((name,), null="none", unit_rows=unit_rows)
+            with pytest.raises(errors.ConstantSpace, match="flat: "):
+                measure(spaces | flat, ArraySpace(reference, "r"), settings)
+
+
+def test_rows_of_length_one_are_only_made_where_a_metric_needs_them(monkeypatch):
+    spaces, reference = planted()
+    made = []
+    monkeypatch.setattr(space, "_unit", lambda values, name: made.append(name) or unit(values))
+    named, target = [ArraySpace(values, name) for name, values in spaces.items()], ArraySpace(reference, "r")
+    measure(named, target, MeasureSettings(("mutual_knn",), k=4, null="none", unit_rows=True))
+    assert made == []
+    for _ in range(2):
+        measure(named, target, MeasureSettings(("cka_debiased",), null="none", unit_rows=True))
+    assert sorted(made) == ["r", "x", "y"]
+
+
 def test_tensors_and_arrays_give_the_same_rows():
     spaces, reference = planted()
     settings = MeasureSettings(k=4, null="none", unit_rows=True)

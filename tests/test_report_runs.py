@@ -433,6 +433,12 @@ def test_the_headline_run_is_the_best_on_validation_and_not_on_test(tmp_path: Pa
     assert "exploratory: mlp" in why
 
 
+def test_runs_that_tie_on_validation_are_said_to_tie(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / "linear", recall=0.4), write_run(tmp_path / "mlp", adapter="mlp", recall=0.4)]
+    run, why = headline_run(load_runs(folders))
+    assert run.label == "linear" and "linear, the first of 2 that tie on validation" in why
+
+
 def test_runs_are_selected_by_their_own_criterion(tmp_path: Path) -> None:
     low = write_run(tmp_path / "a", select="alignment", recall=0.9, scores={("untrained", "joint"): 0.2})
     high = write_run(

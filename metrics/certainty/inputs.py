@@ -46,9 +46,14 @@ def _rows(comparison: Comparison[Any], space: X | Y | Neighbors, name: str) -> i
         _check_graph(comparison, space, name)
         return space.n
     values = checked(space, name)
+    refuse_constant(values, name)
+    return len(values)
+
+
+def refuse_constant(values: np.ndarray, name: str) -> None:
+    """Raises ConstantSpace if all rows [n, d] are the same."""
     if (values[-1] == values[0]).all() and (values == values[0]).all():
         raise ConstantSpace(f"{name}: all {len(values)} rows are the same; the space has collapsed to one point")
-    return len(values)
 
 
 def _check_graph(comparison: Comparison[Any], graph: Neighbors, name: str) -> None:

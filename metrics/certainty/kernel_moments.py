@@ -111,7 +111,7 @@ def three_moments(a: LinearKernel, b: LinearKernel, *, debiased: bool) -> Pearso
     mean, std = two_moments(a, b, debiased=debiased)
     if std == 0:
         return PearsonIII(mean, std, 0.0)
-    third = _central(3, *(_third_order(space, debiased=debiased) for space in (a, b)), len(a))
+    third = _central(3, _third_order(a, debiased=debiased), _third_order(b, debiased=debiased), len(a))
     return PearsonIII(mean, std, third / std**3)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from featcache.metrics.arrays import Groups
+from featcache.metrics.arrays import Groups, labels
 from featcache.metrics.errors import BadChoice
 from featcache.metrics.table import METRICS, Metric, chosen
 
@@ -65,8 +65,10 @@ class MeasureSettings:
             )
         if not 0 < self.alpha < 1:
             raise BadChoice(f"alpha = {self.alpha}: wanted a share between 0 and 1")
-        if self.within is not None and self.null == "closed":
-            raise BadChoice("null = 'closed' and within: only permutations keep to labels")
+        if self.within is not None:
+            if self.null == "closed":
+                raise BadChoice("null = 'closed' and within: only permutations keep to labels")
+            object.__setattr__(self, "within", tuple(labels(self.within, len(self.within), "within")))
 
     @property
     def tolerant(self) -> bool:

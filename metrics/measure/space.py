@@ -2,13 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 import torch
 
 from featcache.metrics.arrays import Groups, X, checked, labels, unit_rows
-from featcache.metrics.certainty.inputs import prepare_all
+from featcache.metrics.certainty.inputs import prepare_all, refuse_constant
 from featcache.metrics.comparison import Comparison, KnnComparison
 from featcache.metrics.errors import BadChoice
 from featcache.metrics.knn.exact import Measure
@@ -65,7 +65,34 @@ class Space(ABC):
         return prepare_all(comparison, {self.name: graph})[0][0]
 
 
-class ArraySpace(Space):
+class _KeptSpace(Space):
+    """A space that keeps its graphs and prepared kernels from one measurement to the next."""
+
+    def __init__(self, name: str, n: int, groups: tuple[Any, ...] | None) -> None:
+        self.name, self.n, self.groups = name, n, groups
+        self.origins: dict[str, str] = {}
+        self._graphs: dict[str, Neighbors] = {}
+        self._prepared: dict[Comparison[Any], Any] = {}
+
+    def graph(self, k: int, metric: Measure = "cosine", *, similarities: bool = False) -> Neighbors:
+        """As `Space.graph`."""
+        known = self._graphs.get(metric)
+        if known is None or known.k < k or (similarities and np.isnan(known.similarities[0, 0])):
+            refuse_constant(checked(self.values, self.name), self.name)
+            known = neighbors(self.values, k=k, groups=self.groups, metric=metric, name=self.name)
+            self._graphs[metric], self.origins[metric] = known, "searched"
+        return known
+
+    def prepared(self, comparison: Comparison[Any], depth: int = 0) -> Any:
+        """As `Space.prepared`; a prepared kernel is kept for each metric and its options."""
+        if compares_graphs(comparison):
+            return super().prepared(comparison, depth)
+        if comparison not in self._prepared:
+            self._prepared[comparison] = super().prepared(comparison)
+        return self._prepared[comparison]
+
+
+class ArraySpace(_KeptSpace):
     """A space whose rows are at hand; graphs and prepared kernels are kept with it from one measurement to the next.
 
     Args:
@@ -81,12 +108,10 @@ class ArraySpace(Space):
     """
 
     def __init__(self, values: X, name: str, groups: Groups | None = None, graphs: Iterable[Neighbors] = ()) -> None:
-        self.name, self._values, self.n = name, values, len(checked(values, name))
-        self.groups = None if groups is None else tuple(labels(groups, self.n, "groups"))
-        self.origins: dict[str, str] = {}
-        self._graphs: dict[str, Neighbors] = {}
-        self._prepared: dict[Comparison[Any], Any] = {}
-        self._unit: ArraySpace | None = None
+        n = len(checked(values, name))
+        super().__init__(name, n, None if groups is None else tuple(labels(groups, n, "groups")))
+        self._values = values
+        self._unit: Space | None = None
         for graph in graphs:
             self._graphs[graph.metric], self.origins[graph.metric] = graph, "given"
 
@@ -95,35 +120,32 @@ class ArraySpace(Space):
         """The rows, as they were given."""
         return self._values
 
-    def graph(self, k: int, metric: Measure = "cosine", *, similarities: bool = False) -> Neighbors:
-        """As `Space.graph`."""
-        known = self._graphs.get(metric)
-        if known is None or known.k < k or (similarities and np.isnan(known.similarities[0, 0])):
-            known = neighbors(self._values, k=k, groups=self.groups, metric=metric, name=self.name)
-            self._graphs[metric], self.origins[metric] = known, "searched"
-        return known
-
-    def unit(self) -> "Space":
+    def unit(self) -> Space:
         """As `Space.unit`; kept as well."""
         if self._unit is None:
-            self._unit = _UnitSpace(self)
+            self._unit = super().unit()
         return self._unit
 
-    def prepared(self, comparison: Comparison[Any], depth: int = 0) -> Any:
-        """As `Space.prepared`; a prepared kernel is kept for each metric and its options."""
-        if compares_graphs(comparison):
-            return super().prepared(comparison, depth)
-        if comparison not in self._prepared:
-            self._prepared[comparison] = super().prepared(comparison)
-        return self._prepared[comparison]
 
-
-class _UnitSpace(ArraySpace):
+class _UnitSpace(_KeptSpace):
     """The rows of a space at length 1; cosines are those of the space itself, and so are its graphs."""
 
     def __init__(self, source: Space) -> None:
-        super().__init__(_unit(source.values, source.name), source.name, source.groups)
+        super().__init__(source.name, source.n, source.groups)
         self._source = source
+        self._values: X | None = None
+
+    @property
+    def values(self) -> X:
+        """The rows, each of length 1; made when they are first needed."""
+        if self._values is None:
+            self._values = _unit(self._source.values, self.name)
+        return self._values
+
+    @property
+    def width(self) -> int:
+        """As the source's."""
+        return self._source.width
 
     def graph(self, k: int, metric: Measure = "cosine", *, similarities: bool = False) -> Neighbors:
         """As `Space.graph`."""
@@ -133,7 +155,7 @@ class _UnitSpace(ArraySpace):
         self.origins[metric] = self._source.origins[metric]
         return made
 
-    def unit(self) -> "Space":
+    def unit(self) -> Space:
         """Itself."""
         return self
 
@@ -146,7 +168,7 @@ def _unit(values: X, name: str) -> X:
     return rows.astype(np.promote_types(values.dtype, np.float32))
 
 
-def compares_graphs(comparison: Comparison[Any]) -> bool:
+def compares_graphs(comparison: Comparison[Any]) -> TypeGuard[KnnComparison | Cknna]:
     """Whether a metric looks at nothing but neighbour graphs.
 
     Biased CKNNA has every row on its own list, which no graph has.
@@ -161,7 +183,8 @@ def named_spaces(spaces: Iterable[Space] | Mapping[str, Space | X]) -> dict[str,
         BadChoice: If two spaces have one name.
     """
     if isinstance(spaces, Mapping):
-        return {name: one if isinstance(one, Space) else ArraySpace(one, name) for name, one in spaces.items()}
+        given = cast(Mapping[str, Space | X], spaces)
+        return {name: one if isinstance(one, Space) else ArraySpace(one, name) for name, one in given.items()}
     named: dict[str, Space] = {}
     for space in spaces:
         if space.name in named:

@@ -68,7 +68,7 @@ class _Subsets:
         members = torch.from_numpy(np.ascontiguousarray(masks.T, dtype=np.float64)).to(wide)  # [n, r]
         with full_precision():
             sums = wide @ (wide.T @ members) if self.low_rank else wide @ members
-        if debiased and self.low_rank:
+        if debiased and isinstance(space, RowKernel):
             sums -= torch.from_numpy(space.lengths / self.scale).to(wide)[:, None]
         self.noise = NOISE[self.source.dtype]
         # A row that is no member has no part in its subset's sums.

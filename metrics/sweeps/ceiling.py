@@ -1,4 +1,4 @@
-"""What of a reference is linearly there in two spaces: cross-validated ridge regression, raw spaces, kernel mixtures."""
+"""What is linearly there of a reference: cross-validated ridge regression beside raw spaces and kernel mixtures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -61,12 +61,14 @@ def ridge_ceiling(
 
     A cross-validated lower bound of what is linearly there: what a trained map of the same inputs scores less, training
     missed. It is no upper bound, for least squares aim at no score, and the raw space itself may score more; so it is
-    read with raw spaces and mixtures on the same folds and galleries (`weights`) beside it. Each fold's map is fitted on the others (inputs and reference centred there), its penalty chosen
-    on each of the others in turn, and its predictions are compared with the true rows of the fold alone. Each input
-    space is divided by one number, and no column by itself: rare units would explode. Concatenated, y stands at a
-    quarter of x's scale, the same, or four times it, chosen with the penalty; so both are about as good as the better
-    one at least. kNN scores have a gallery of n / folds rows and are comparable only at that size. Float64; memory
-    O(n d + folds d^2), time that of a min(n, d) eigenproblem for every fold and pair of folds, five times over.
+    read with raw spaces and mixtures on the same folds and galleries beside it (`weights`).
+
+    Each fold's map is fitted on the others (inputs and reference centred there), its penalty chosen on each of the
+    others in turn, and its predictions are compared with the true rows of the fold alone. Each input space is divided
+    by one number, and no column by itself: rare units would explode. Concatenated, y stands at a quarter of x's scale,
+    the same, or four times it, chosen with the penalty; so both are about as good as the better one at least. kNN
+    scores have a gallery of n / folds rows and are comparable only at that size. Float64; memory O(n d + folds d^2),
+    time that of a min(n, d) eigenproblem for every fold and pair of folds, five times over.
 
     Args:
         x: Features [n, dx].
@@ -78,8 +80,8 @@ def ridge_ceiling(
         seed: Of the folds.
         metrics: Names of `METRICS`, or label -> options (`{"mutual_knn": {"k": 5}}`). A label is a name, perhaps with
             ":" and more behind it, so that one metric may come at several options ("mutual_knn:k=5").
-        weights: Of x's kernel in mixtures of the raw spaces (`mixed`, unit rows) that are scored on the same folds, each
-            in [0, 1]; 1 is raw x and 0 raw y.
+        weights: Of x's kernel in mixtures of the raw spaces (`mixed`, unit rows) that are scored on the same folds,
+            each in [0, 1]; 1 is raw x and 0 raw y.
 
     Returns:
         A tidy table: sources x, y, both; for each, every fold's "r2" (1 - residual over total sum of squares of all
@@ -117,7 +119,7 @@ def ridge_ceiling(
     ]
     raw = [
         point
-        for weight, values in ((weight, mixed(x, y, weight)) for weight in weights)
+        for weight, values in ((w, mixed([x, y], [w, 1 - w])) for w in weights)
         for fold, scorer in enumerate(scorers)
         for point in scorer.scores(_raw_source(weight), fold, checked(values)[fold_of == fold])
     ]
