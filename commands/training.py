@@ -1,7 +1,7 @@
 """Commands that train, embed and report, and those that list encoders and data sets."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -40,6 +40,16 @@ def datasets(json: JsonOption = False) -> None:
     print_table(("data set", "views", "what", "licence"), rows)
 
 
+def _adapter(text: str) -> Any:
+    from featcache.errors import UsageError
+    from featcache.trainer.config import parse_adapter
+
+    try:
+        return parse_adapter(text)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 def train(
     dataset: Annotated[
         str | None, typer.Argument(metavar="DATASET", help="Data set. Default: flickr30k if cached, else openmoji.")
@@ -57,8 +67,10 @@ def train(
     adapter: Annotated[
         str | None,
         typer.Option(
+            metavar="KIND",
+            parser=_adapter,
             help=f"Kind of every adapter: {', '.join(ADAPTER_KINDS)}; or side=kind,side=kind. identity freezes "
-            "a side.  [default: linear]"
+            "a side.  [default: linear]",
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs, every one of them measured.  [default: 20]")] = None,
@@ -111,12 +123,12 @@ def train(
     from featcache.report.training import show_run, show_training
     from featcache.studies.adapters.train import Workbench
     from featcache.studies.adapters.train import train as train_run
-    from featcache.trainer.config import make_config, parse_adapter, parse_pair_weights
+    from featcache.trainer.config import make_config, parse_pair_weights
     from featcache.trainer.defaults import choose_selection, old_sides, run_folder
     from featcache.trainer.run import load_run
 
     config = make_config(
-        adapter=parse_adapter(adapter), epochs=epochs, width=width, batch=batch, lr=lr, captions=captions,
+        adapter=adapter, epochs=epochs, width=width, batch=batch, lr=lr, captions=captions,
         missing=missing, pair_weights=parse_pair_weights(pair_weight or []), select=select,
         shuffle_pairs=shuffle_pairs, k=k, seed=seed, device=device,
     )  # fmt: skip

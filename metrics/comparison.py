@@ -57,6 +57,10 @@ class Comparison(ABC, Generic[Prepared]):
         """
         return np.array([self.compare(a, self.take(b, order)) for order in orders])
 
+    def self_score(self, space: Prepared) -> float:
+        """The score of a prepared space against itself; a subclass may know it already."""
+        return self.compare(space, space)
+
     def permutation_cost(self, a: Prepared, b: Prepared) -> float | None:
         """What one permuted score costs, in multiply-adds of a matrix product; None where it is not known."""
         return None

@@ -63,7 +63,7 @@ def test_training_needs_neither_encoder_libraries_nor_the_data_set_and_says_what
 
 def test_another_run_is_not_overwritten_unasked(job: Path) -> None:
     before = (run_folder(job) / "config.json").read_bytes()
-    other = featcache("train", "--cache", "cache", "--epochs", "2", cwd=job)
+    other = featcache("train", "--cache", "cache", "--epochs", "2", "--out", run_folder(job), cwd=job)
     assert other.returncode == 1
     assert "RunExists" in other.stderr and "epochs" in other.stderr and "--overwrite" in other.stderr
     assert (run_folder(job) / "config.json").read_bytes() == before
@@ -88,14 +88,14 @@ def test_embed_caches_both_sides_and_align_finds_them_closer(job: Path) -> None:
     name = done.stdout.split("/")[2]
     listed = json.loads(featcache("ls", "--json", "--cache", "cache", cwd=job).stdout)
     embedded = [entry for entry in listed if entry["encoder"] == name]
-    assert {entry["layer"] for entry in embedded} == {"adapted.x", "adapted.y"}
+    assert {entry["layer"] for entry in embedded} == {"adapted.images", "adapted.captions"}
     assert {entry["n"] for entry in embedded} == {160, 800}
 
     def score(x: str, y: str) -> float:
         words = ("align", "openmoji", x, y, "--cache", "cache", "--json", "--split", "test")
         return json.loads(featcache(*words, "--k", "5", cwd=job).stdout)["alignment"][0]["value"]
 
-    assert score(f"{name}/adapted.x", f"{name}/adapted.y") > 0.3
+    assert score(f"{name}/adapted.images", f"{name}/adapted.captions") > 0.3
 
 
 def test_report_draws_a_page_from_the_run_alone(job: Path) -> None:

@@ -94,6 +94,15 @@ def test_the_standard_error_of_pairs_errs_on_the_safe_side_as_is_said():
     assert halves.standard_error(means, of_graphs=True) == pytest.approx(truth * 2**0.5, rel=0.2)
 
 
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_what_a_space_scores_against_itself_is_known_or_compared(name):
+    x, _ = spaces(40, dx=4, dy=4)
+    for options in ({}, {"epsilon": 0.1}) if "epsilon" in METRICS[name].options() else ({},):
+        comparison = chosen(name, **options)[1]
+        space = comparison.prepare(x)
+        assert comparison.self_score(space) == pytest.approx(comparison.compare(space, space), rel=1e-9)
+
+
 @pytest.mark.slow
 def test_a_hundred_halves_of_cka_take_a_fraction_of_the_loop():
     rng, n = RNG(6), 7478

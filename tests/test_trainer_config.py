@@ -83,7 +83,7 @@ def test_typed_adapters_and_weights_are_parsed_or_refused_with_their_form():
     assert parse_adapter(None) is None and parse_adapter("linear") == "linear"
     assert parse_adapter("a/b=mlp,c=identity") == {"a/b": "mlp", "c": "identity"}
     for typed in ("a=,b=mlp", "=mlp", "a=mlp,b"):
-        with pytest.raises(UsageError, match="wanted one kind, or side=kind"):
+        with pytest.raises(UsageError, match="wanted one of linear.*or side=kind"):
             parse_adapter(typed)
     assert parse_pair_weights([]) is None
     for typed in ("a+b", "a=1", "a+b=-1", "a+b=inf", "a+b=nan", "a+b+c=1", "a+b=x"):

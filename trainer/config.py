@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from featcache.errors import UsageError
-from featcache.trainer.kinds import AdapterKind
+from featcache.trainer.kinds import ADAPTER_KINDS, AdapterKind
 
 PairWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 RESERVED = ("joint", "mixed", "reference", "average", "maximum")
@@ -114,18 +114,20 @@ def parse_adapter(text: str | None) -> str | dict[str, str] | None:
     """An adapter as typed: one kind for all sides, or side=kind with commas between.
 
     Raises:
-        UsageError: If a part has no "=".
+        UsageError: If a part has no "=", or a kind is unknown; lists those there are.
 
     Example:
         >>> parse_adapter("mlp"), parse_adapter("images=identity,captions=mlp")
         ('mlp', {'images': 'identity', 'captions': 'mlp'})
     """
-    if text is None or "=" not in text:
-        return text
-    parts = [part.rpartition("=") for part in text.split(",")]
-    if not all(name and kind for name, _, kind in parts):
-        raise UsageError(f"adapter {text!r}: wanted one kind, or side=kind,side=kind")
-    return {name: kind for name, _, kind in parts}
+    if text is None:
+        return None
+    parts = [part.rpartition("=") for part in (text.split(",") if "=" in text else [text])]
+    unknown = [kind for _, _, kind in parts if kind not in ADAPTER_KINDS]
+    if unknown or ("=" in text and not all(name for name, _, _ in parts)):
+        kinds = ", ".join(ADAPTER_KINDS)
+        raise UsageError(f"adapter {text!r}: wanted one of {kinds} for all sides, or side=kind,side=kind")
+    return {name: kind for name, _, kind in parts} if "=" in text else text
 
 
 def parse_pair_weights(typed: Iterable[str]) -> dict[str, float] | None:

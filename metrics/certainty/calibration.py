@@ -302,7 +302,7 @@ def _best(metric: Metric, comparison: Comparison[Any], a: Any, b: Any) -> float:
     end = metric.range[1 if metric.higher_is_better else 0]
     if metric.self_score is None and math.isfinite(end):
         return end
-    own = comparison.compare(a, a), comparison.compare(b, b)
+    own = comparison.self_score(a), comparison.self_score(b)
     if not metric.higher_is_better:
         return min(own)
     return math.sqrt(own[0] * own[1]) if min(own) > 0 else max(own)

@@ -296,7 +296,7 @@ def _bounds(metric: Metric, comparison: Comparison[Any], a: Any, b: Any) -> tupl
     good = high if metric.higher_is_better else low
     if not math.isfinite(good) or metric.self_score != good:
         return low, high
-    own = comparison.compare(a, a), comparison.compare(b, b)
+    own = comparison.self_score(a), comparison.self_score(b)
     return (low, max(own)) if metric.higher_is_better else (min(own), math.inf)
 
 

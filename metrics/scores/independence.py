@@ -106,6 +106,10 @@ class HsicComparison(Comparison[LinearKernel | RbfKernel]):
         unit = self.of_cosine(a, b)
         return self._cka.permuted(a, b, orders) * unit if unit else np.zeros(len(orders))
 
+    def self_score(self, space: LinearKernel | RbfKernel) -> float:
+        """From the norm, which is known."""
+        return self.of_cosine(space, space)
+
     def permutation_cost(self, a: LinearKernel | RbfKernel, b: LinearKernel | RbfKernel) -> float | None:
         """As the CKA of this kernel."""
         return self._cka.permutation_cost(a, b)

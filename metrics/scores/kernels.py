@@ -168,6 +168,10 @@ class LinearCka(Comparison[LinearKernel]):
             cross = gram_cross(left, right)
         return _in_batches(*cross, orders) * (scale / (scale + self.epsilon))
 
+    def self_score(self, space: LinearKernel) -> float:
+        """From the norm, which is known."""
+        return _scale(space, space, "linear", self.epsilon) / (space.own + self.epsilon)
+
     def permutation_cost(self, a: LinearKernel, b: LinearKernel) -> float:
         """Of the quicker of the two ways."""
         if isinstance(a, RowKernel) and isinstance(b, RowKernel) and _narrow(a, b):
@@ -284,6 +288,10 @@ class RbfCka(Comparison[RbfKernel]):
             return super().permuted(a, b, orders)
         left, right = (self._unit_kernel(space) for space in (a, b))
         return _in_batches(*gram_cross(left, right), orders) * (scale / (scale + self.epsilon))
+
+    def self_score(self, space: RbfKernel) -> float:
+        """From the norm, which is known."""
+        return _scale(space, space, "rbf", self.epsilon) / (space.own + self.epsilon)
 
     def permutation_cost(self, a: RbfKernel, b: RbfKernel) -> float:
         """Of kernels that are held, else of making both again."""
