@@ -177,7 +177,7 @@ def run_folder(selection: Selection, config: FitConfig) -> str:
         >>> run_folder(DEMO, FitConfig(adapter="mlp", seed=1))
         'runs/openmoji/efficientnet-lite0+minilm--efficientnet-lite2/mlp-s1'
         >>> run_folder(DEMO, FitConfig(epochs=5)).rpartition("/")[2]
-        'linear-s0-epochs5-7074d66d'
+        'linear-s0-epochs-5-7074d66d'
     """
     selectors = [typed.rpartition("=")[2] for typed in selection.encoders]
     names = [str(parse_selector(one)).replace("/", ".").replace("@", "+") for one in selectors]
@@ -195,10 +195,9 @@ def run_folder(selection: Selection, config: FitConfig) -> str:
     own = f"{kind}-s{config.seed}"
     given = {typed for typed in selection.encoders if "=" in typed}
     if changed or given:
-        parts = [
-            f"{name.replace('_', '')}{value}" for name, value in changed.items() if isinstance(value, str | int | float)
-        ]
+        plain = {name.replace("_", "-"): value for name, value in changed.items() if not isinstance(value, dict)}
+        parts = [name if value is True else f"{name}-{value}" for name, value in plain.items()]
         text = repr(sorted(changed.items())) + repr(sorted(given))
-        readable = "-".join(re.sub(r"[^A-Za-z0-9.]+", "", part) for part in parts)[:60]
+        readable = re.sub(r"[^A-Za-z0-9.-]+", "", "-".join(parts))[:60]
         own = "-".join(filter(None, (own, readable, blake3(text.encode()).hexdigest()[:8])))
     return f"runs/{check_name(selection.dataset, 'a data set')}/{'+'.join(names)}--{against}/{own}"

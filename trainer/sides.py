@@ -169,11 +169,12 @@ def _check_same_source(arrays: Mapping[str, Features]) -> None:
         values = {role: getattr(features, what) for role, features in arrays.items()}
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{role} ({arrays[role].name}): {value[:16]!r}" for role, value in values.items())
-            word = "data set" if what == "dataset" else "overlay (splits and labels)"
-            raise NotPaired(
-                f"all sides and the reference must come from one {word}; found {listed}\n"
-                f"  Load them from the same data set, with the same splits and labels"
-            )
+            word, command = "data set", "Choose encoders of one data set"
+            if what == "overlay":
+                word = "overlay (splits and labels, which change when a data set's do)"
+                dataset = next(iter(arrays.values())).dataset
+                command = f"Run: featcache extract {dataset} ENCODER again for each view; nothing is encoded again"
+            raise NotPaired(f"all sides and the reference must come from one {word}; found {listed}\n  {command}")
 
 
 def _check_finite(arrays: Mapping[str, Features]) -> None:
