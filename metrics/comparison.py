@@ -174,7 +174,7 @@ class KnnComparison(RowComparison[Neighbors]):
         return half, self.k / half.k if self.per_row.counts else 1.0
 
     def permutation_cost(self, a: Neighbors, b: Neighbors) -> float:
-        """Nothing beside a search."""
+        """Nothing, next to a search."""
         return 0.0
 
     def permuted(self, a: Neighbors, b: Neighbors, orders: np.ndarray) -> np.ndarray:

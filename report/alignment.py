@@ -237,21 +237,17 @@ def _range(low: float | None, high: float | None) -> str:
 
 def _p(value: float | None, null: str) -> str:
     """A p, marked where it is as low as its null can give."""
+    from featcache.metrics.measure.row import p_floor
+
     if value is None:
         return "–"
-    return f"≤ {value:.3f}" if value <= (_floor(null) or 0) else f"{value:.3f}"
-
-
-def _floor(null: str) -> float | None:
-    """The least p that a null can give: 1 / (permutations + 1), or where a closed form's tail is no longer read."""
-    from featcache.metrics.certainty.kernel_moments import LEAST_P
-
-    draws = re.search(r"(\d+) permutations", null)
-    return 1 / (int(draws[1]) + 1) if draws else LEAST_P if "exact" in null else None
+    return f"≤ {value:.3f}" if value <= (p_floor(null) or 0) else f"{value:.3f}"
 
 
 def _print_floor(nulls: Sequence[tuple[float | None, str]]) -> None:
-    for null in dict.fromkeys(null for p, null in nulls if p is not None and p <= (_floor(null) or 0)):
+    from featcache.metrics.measure.row import p_floor
+
+    for null in dict.fromkeys(null for p, null in nulls if p is not None and p <= (p_floor(null) or 0)):
         draws = re.search(r"(\d+) permutations", null)
         if draws:
             line = f"p of {draws[1]} permutations cannot be below 1/({draws[1]} + 1); more: --permutations."

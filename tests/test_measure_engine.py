@@ -91,13 +91,13 @@ def test_each_graph_and_each_kernel_is_made_once_for_all_pairs_nulls_intervals_a
     spaces, reference = planted()
     metrics = ("mutual_knn:k=3", "mutual_knn:k=6", "cknna", "jaccard_knn", "cka_debiased")
     settings = MeasureSettings(metrics, k=4, interval="samples", unit_rows=True, **FAST)
-    ask = [Contrast("x", ("y",)), Contrast("z", ("x", "y"), "max")]
+    questions = [Contrast("x", ("y",)), Contrast("z", ("x", "y"), "max")]
     named = [ArraySpace(values, name) for name, values in (spaces | {"z": spaces["x"] + spaces["y"]}).items()]
     target = ArraySpace(reference, "r")
-    measure(named, target, settings, contrasts=ask, pairs=[("x", "y")])
+    measure(named, target, settings, contrasts=questions, pairs=[("x", "y")])
     every = dict.fromkeys("xyzr", 1)
     assert counted.searched == every and counted.prepared == every
-    measure(named, target, settings, contrasts=ask)
+    measure(named, target, settings, contrasts=questions)
     assert counted.searched == every and counted.prepared == every, "spaces keep what is known of them"
 
 
@@ -213,8 +213,8 @@ def test_a_closed_form_is_refused_where_there_is_none_and_noted_where_all_are_as
 def test_of_all_metrics_those_that_do_not_suit_have_no_score_but_a_note():
     spaces, _ = planted()
     target = ArraySpace(RNG(0).standard_normal((60, 7)), "r")
-    asked = MeasureSettings(("all",), k=4, interval="samples", **FAST)
-    result = measure(spaces, target, asked, contrasts=[Contrast("x", ("y",))])
+    settings = MeasureSettings(("all",), k=4, interval="samples", **FAST)
+    result = measure(spaces, target, settings, contrasts=[Contrast("x", ("y",))])
     rows = {row.metric: row for row in result.rows if row.space == "x"}
     assert rows["alignment_loss"].value is None and "7" in rows["alignment_loss"].note
     assert all(row.value is not None for name, row in rows.items() if not METRICS[name].same_width)
@@ -269,7 +269,7 @@ def test_tensors_and_arrays_give_the_same_rows():
 
 def test_measurements_that_cannot_be_made_are_refused():
     spaces, reference = planted()
-    target, ask = ArraySpace(reference, "r"), Contrast("x", ("y",))
+    target, questions = ArraySpace(reference, "r"), Contrast("x", ("y",))
     for message, call in {
         "two spaces are named 'x'": lambda: measure([ArraySpace(reference, "x")] * 2, target),
         "reference and a space are both named 'x'": lambda: measure(spaces, ArraySpace(reference, "x")),
@@ -277,9 +277,9 @@ def test_measurements_that_cannot_be_made_are_refused():
         "one space .x. and no reference": lambda: measure({"x": reference}),
         "pairs name 'q'; there are x, y, r": lambda: measure(spaces, target, pairs=[("x", "q")]),
         "no space is named 'q'": lambda: measure(spaces, target, contrasts=[Contrast("x", ("q",))]),
-        "against a reference; give one": lambda: measure(spaces, contrasts=[ask]),
+        "against a reference; give one": lambda: measure(spaces, contrasts=[questions]),
         "'rsa' is not measured": lambda: measure(spaces, target, contrasts=[Contrast("x", ("y",), metrics=("rsa",))]),
-        "repeats = 7": lambda: measure(spaces, target, MeasureSettings(repeats=7), contrasts=[ask]),
+        "repeats = 7": lambda: measure(spaces, target, MeasureSettings(repeats=7), contrasts=[questions]),
         "null = 'maybe'": lambda: MeasureSettings(null="maybe"),
         "permutations = 18": lambda: MeasureSettings(permutations=18),
         "belong together": lambda: MeasureSettings(interval="queries"),

@@ -119,8 +119,8 @@ def check_best_of_parts(data_sets, repeats):
             latent, *noise = RNG([seed, int(10 * far), 71]).standard_normal((5, 230, WIDTH))
             scales = dict(zip("wab", (1.0, 1.0, far), strict=True))
             spaces = {name: latent + scales[name] * one for name, one in zip(scales, noise[:3], strict=True)}
-            ask = [Contrast("w", ("a", "b"), "max")]
-            for row in measure(spaces, ArraySpace(latent + noise[3], "r"), settings, contrasts=ask).contrasts:
+            questions = [Contrast("w", ("a", "b"), "max")]
+            for row in measure(spaces, ArraySpace(latent + noise[3], "r"), settings, contrasts=questions).contrasts:
                 wrong[row.metric] += row.verdict in ("above", "below")
         assert max(wrong.values()) <= most, (far, wrong)
 

@@ -214,8 +214,8 @@ def test_an_interval_that_cannot_be_had_is_refused():
     }.items():
         with pytest.raises(errors.BadChoice, match=message):
             call()
-    with pytest.raises(errors.TooFewRows, match="wanted 4 groups and 12 rows"):
-        sample_interval("mutual_knn", x[:11], y[:11])
+    with pytest.raises(errors.TooFewRows, match="wanted 4 groups and 22 rows"):
+        sample_interval("mutual_knn", x[:20], y[:20])
     with pytest.raises(errors.TooFewRows, match="3 groups of 30 rows"):
         sample_interval("mutual_knn", x[:30], y[:30], groups=np.repeat(np.arange(3), 10))
     with pytest.raises(errors.TooFewRows, match="1 groups of queries"):

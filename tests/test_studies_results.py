@@ -348,7 +348,7 @@ def test_where_only_pairs_tell_what_is_shared_the_joint_is_above_raw_untrained_m
 
 
 def test_a_test_split_too_small_for_halves_keeps_its_scores_and_differences_and_says_why_no_more():
-    _, _, results = run(*planted_sides(44))
+    _, _, results = run(*planted_sides(28))
     rows = [row for row in find(results.rows, split="test", metric="mutual_knn") if row.stage != "untrained"]
     assert all(row.value is not None and row.ci_low is None and "no interval" in row.note for row in rows)
     contrasts = find(results.contrasts, metric="mutual_knn")

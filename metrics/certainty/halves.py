@@ -85,7 +85,7 @@ class Halves:
             TooFewRows: Below four groups, or if half of the rows are too few for the metric.
         """
         halved, worth = comparison.on_half()
-        least = max(halved.at_least, getattr(halved, "k", 0) + 1)
+        least = max(halved.at_least, getattr(comparison, "k", 0) + 1)  # more than all rows of a half as neighbours
         if self.count < 4 or self.n // 2 < least:
             raise TooFewRows(
                 f"{self.count} groups of {self.n} rows: half of them is too few for this metric; wanted 4 groups and "
@@ -141,9 +141,7 @@ class Halves:
         from scipy.special import stdtr
 
         error = self.standard_error(scores, of_graphs=of_graphs)
-        if error == 0:
-            return 0.0 if value else 1.0
-        return min(1.0, 2 * float(stdtr(self.freedom, -abs(value) / error)))
+        return min(1.0, 2 * float(stdtr(self.freedom, -abs(value) / error))) if error else 1.0
 
 
 def compares_neighbors(prepared: object) -> bool:

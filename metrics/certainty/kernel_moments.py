@@ -37,8 +37,8 @@ class PearsonIII(NamedTuple):
     """Mean, standard deviation and skewness of a permuted score, and the shifted gamma distribution that has them.
 
     It is exact where one direction dominates each space (a chi-squared) and where none does (a normal). Between them,
-    two directions that carry about half of the variance of the score, P(p <= .001) reaches .0019 and P(p <= .05) falls
-    to .044.
+    two directions that carry about half of the variance of the score, P(p <= .001) reaches .0021 and P(p <= .05) falls
+    to .045.
     """
 
     mean: float

@@ -19,7 +19,7 @@ class Contrast:
     """A question: is one space closer to the reference than another, than the average of some, than the best of some?
 
     Args:
-        whole: Name of the space that is asked about.
+        whole: Name of the space in question.
         parts: Names of the spaces that it is compared with; one for a difference.
         kind: "difference"; "average": of the parts' scores; "max": of the parts' scores.
         family: Contrasts of one family are corrected together (Holm), for each metric by itself; None: stands alone.
@@ -105,6 +105,8 @@ def contrast_row(contrast: Contrast, scores: HalfScores, row: ContrastRow, *, si
         return replace(row, note="; ".join(f"{name}: {scores.missing[name]}" for name in unscored))
     differences = [_Difference.of(contrast, part, scores, sign) for part in _compared(contrast)]
     missing = [f"{name}: {scores.missing[name]}" for name in names if name not in scores.on_halves]
+    if not missing and any(one.value and not scores.standard_error(one.on_halves) for one in differences):
+        missing = ["the difference is the same on every half"]  # lists of nearly all rows: nothing is left to vary
     if missing:  # the difference of the scores alone, from the best of several parts
         return replace(row, value=min(one.value for one in differences), note="no interval: " + "; ".join(missing))
     binding = min(differences, key=lambda one: one.in_errors(scores))
@@ -200,9 +202,9 @@ class _Difference:
         return cls("+".join(parts), sign * value, sign * drawn)
 
     def in_errors(self, scores: HalfScores) -> float:
-        """The difference in standard errors; infinite where it is the same on every half."""
+        """The difference in standard errors; 0 where there is none on any half."""
         error = scores.standard_error(self.on_halves)
-        return self.value / error if error else float(np.copysign(np.inf, self.value)) if self.value else 0.0
+        return self.value / error if error else 0.0
 
     def p(self, scores: HalfScores) -> float:
         """Two-sided."""

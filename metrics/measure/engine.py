@@ -51,8 +51,8 @@ def measure(
         settings: Metrics, nulls, intervals, and whether all rows are brought to length 1 first.
         contrasts: Questions about the spaces' scores against the reference; their intervals are those of new samples at
             gallery size n.
-        pairs: Names of spaces to be compared with each other: beside the reference, or without one instead of every
-            pair in the order of the spaces.
+        pairs: Names of spaces to be compared with each other: in addition to the reference, or without one instead of
+            every pair in the order of the spaces.
         on_metric: Called with each metric before it is measured, and of how many.
 
     Returns:
@@ -75,7 +75,7 @@ def measure(
     named = named_spaces(spaces)
     every = _with_reference(named, reference)
     _check_rows(every)
-    asked = _pairs(named, reference, pairs, every)
+    compared = _pairs(named, reference, pairs, every)
     _check_contrasts(contrasts, named, reference)
     metrics = chosen_metrics(settings)
     _check_metric_names(contrasts, metrics)
@@ -89,9 +89,9 @@ def measure(
         if on_metric is not None:
             on_metric(f"{metric.name}, {number} of {len(metrics)}")
         one = OneMetric(run, metric, options)
-        scores.append(one.rows(asked))
+        scores.append(one.rows(compared))
         differences.append(one.contrasts())
-    rows = [of_metric[pair] for pair in asked for of_metric in scores]
+    rows = [of_metric[pair] for pair in compared for of_metric in scores]
     answers = [of_metric[one] for one in contrasts for of_metric in differences if one in of_metric]
     return Measured(rows, with_verdicts(answers, alpha=settings.alpha))
 

@@ -11,7 +11,7 @@ from featcache.metrics.table import Metric
 BUDGET = 2e11
 """Multiply-adds that a null may cost under "auto": a few seconds on two cores."""
 PERMUTED_ROWS = 500
-"""Rows up to which metrics whose cost nobody has reckoned are permuted as often as asked."""
+"""Rows up to which metrics of unknown cost are permuted in full."""
 
 
 def draws(
@@ -29,7 +29,7 @@ def draws(
         metric: The metric.
         comparison: At its options.
         spaces: Two prepared spaces.
-        settings: What was asked for.
+        settings: Null and number of permutations.
         n: Rows.
         closed: Whether there is a closed form.
     """
@@ -59,7 +59,7 @@ def null_columns(
     """The score and its null, as columns of a `Row`; no null where no rearrangement of the rows changes the score.
 
     Raises:
-        BadChoice: If "closed" is asked for one metric by name and it has no closed form.
+        BadChoice: If the null is "closed", the metric is named and has no closed form.
     """
     if settings.null == "none" or not metric.paired:
         chance = exact_chance(comparison, *spaces, n=n, groups=groups) if metric.paired else None

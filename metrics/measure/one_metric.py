@@ -41,11 +41,11 @@ class Run:
 
     def needs_halves(self, metric: Metric) -> bool:
         """Whether scores of this metric are taken on halves."""
-        asked = self.settings.interval == "samples" and metric.paired
-        return asked or any(_is_for(contrast, metric) for contrast in self.contrasts)
+        of_score = self.settings.interval == "samples" and metric.paired
+        return of_score or any(_is_for(contrast, metric) for contrast in self.contrasts)
 
     def comparison(self, metric: Metric, options: Mapping[str, Any]) -> Comparison[Any]:
-        """The metric at its options, which searches deep enough for what will be asked of it."""
+        """The metric at its options, which searches deep enough for halves where they are needed."""
         _, comparison = chosen(metric.name, groups=self.groups, **options)
         if not self.needs_halves(metric) or "depth" not in metric.options() or "depth" in options:
             return comparison

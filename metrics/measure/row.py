@@ -88,7 +88,7 @@ class ContrastRow:
 
     Args:
         contrast: Its readable name.
-        whole: Name of the space that is asked about.
+        whole: Name of the space in question.
         parts: Names of what it is compared with, joined by "+".
         kind: "difference", "average" (of the parts' scores) or "max" (the best part).
         against: Name of the reference.
@@ -209,6 +209,22 @@ def verdict_text(row: ContrastRow) -> str:
         return row.verdict
     interval = "" if row.ci_low is None or row.ci_high is None else f" [{_signed(row.ci_low)}, {_signed(row.ci_high)}]"
     return f"{row.verdict} ({_signed(row.value)}{interval})"
+
+
+def p_floor(null: str) -> float | None:
+    """The least p that a null can give: 1 / (permutations + 1), or where the tail of a closed form is no longer read.
+
+    Args:
+        null: `Row.null`, how it was got.
+
+    Example:
+        >>> p_floor("199 permutations within kind"), p_floor("Pearson III, exact three moments"), p_floor("none")
+        (0.005, 0.001, None)
+    """
+    draws = re.search(r"(\d+) permutations", null)
+    if draws:
+        return 1 / (int(draws[1]) + 1)
+    return None if null in ("", "none") else LEAST_P
 
 
 def p_text(p: float | None, null: str = "") -> str:

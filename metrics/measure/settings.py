@@ -72,12 +72,12 @@ class MeasureSettings:
 
     @property
     def tolerant(self) -> bool:
-        """Whether a metric that does not suit the spaces is noted instead of refused: where all were asked for."""
+        """Whether a metric that does not suit the spaces is noted instead of refused: with "all"."""
         return "all" in self.metrics
 
 
 def chosen_metrics(settings: MeasureSettings) -> list[tuple[Metric, dict[str, Any]]]:
-    """The metrics that are asked for, each with its options, k among them where the metric has neighbours.
+    """The metrics of the settings, each with its options, k among them where the metric has neighbours.
 
     Raises:
         BadChoice: If a metric or an option is unknown; lists what exists.
