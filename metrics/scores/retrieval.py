@@ -125,8 +125,13 @@ def _rank_tiles(
         scores[torch.from_numpy(position).to(device), torch.from_numpy(rows).to(device)] = -torch.inf
         above = scores >= torch.from_numpy((best + bound).astype(np.float32)).to(device)[:, None]
         near = scores >= torch.from_numpy((best - bound).astype(np.float32)).to(device)[:, None]
-        ranks = 1 + above.sum(dim=1).cpu().numpy()
-        at, other = (ids.cpu().numpy() for ids in (near & ~above).nonzero(as_tuple=True))
+        close = near ^ above
+        if device.type == "cpu":  # numpy counts and looks up bits several times as fast as torch
+            ranks = 1 + np.count_nonzero(above.numpy(), axis=1)
+            at, other = np.nonzero(close.numpy())
+        else:
+            ranks = 1 + above.sum(dim=1).cpu().numpy()
+            at, other = (ids.cpu().numpy() for ids in close.nonzero(as_tuple=True))
         reached = paired_values(q, g, part[at], other) >= best[at]
         yield ranks + np.bincount(at[reached], minlength=len(part))
 
