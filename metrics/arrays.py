@@ -139,6 +139,12 @@ def group_codes(groups: Groups | None, n: int, name: str = "groups") -> tuple[np
     """
     if groups is None:
         return np.arange(n), list(range(n))
+    if isinstance(groups, np.ndarray) and groups.shape == (n,) and np.issubdtype(groups.dtype, np.integer):
+        numbers, first, codes = np.unique(groups, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        return place[codes], numbers[order].tolist()
     rows = labels(groups, n, name)
     seen: dict[Hashable, int] = {}
     codes = np.fromiter((seen.setdefault(group, len(seen)) for group in rows), dtype=np.int64, count=n)

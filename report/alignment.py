@@ -174,7 +174,8 @@ def show_ceilings(result: "Result[Ceilings]", *, as_json: bool) -> None:
     for point in ceilings.ridge:
         cells.setdefault((point.metric, point.source), []).append(point)
     metrics = list(dict.fromkeys(metric for metric, _ in cells))
-    sources = list(dict.fromkeys(source for _, source in cells))
+    every = list(dict.fromkeys(source for _, source in cells))
+    sources = [source for source in every if source in ("x", "y", "both")]
     rows = [
         (metric, *(_folds(cells[metric, source]) for source in sources), _number(cells[metric, sources[0]][0].chance))
         for metric in metrics
@@ -182,6 +183,15 @@ def show_ceilings(result: "Result[Ceilings]", *, as_json: bool) -> None:
     held, folds = ceilings.ridge[0].n, len(cells[metrics[0], sources[0]])
     title = f"Ridge to the reference, {folds} held-out folds of about {held} rows: mean (lowest–highest)"
     print_table(("held-out score", *(f"from {source}" for source in sources), "chance"), rows, title=title)
+    console().print("Ridge gives a lower bound of what is linearly there; a raw space may score higher:")
+    console().print()
+    raw = [source for source in ("raw y", *(s for s in every if s.startswith("mixed ")), "raw x") if source in every]
+    held_out = [
+        (metric, *(f"{fmean(point.value for point in cells[metric, source]):.3f}" for source in raw))
+        for metric in metrics
+        if (metric, "raw x") in cells
+    ]
+    print_table(("same folds", *(source.removeprefix("mixed ") for source in raw)), held_out, title="Without training")
     console().print()
     weights = list(dict.fromkeys(point.weight for point in ceilings.mixing))
     values = {(point.metric, point.weight): point.value for point in ceilings.mixing}

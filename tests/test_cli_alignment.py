@@ -148,9 +148,11 @@ def test_ceiling_shows_ridge_from_each_side_and_the_mixtures(place: Path, tmp_pa
     printed = run(place, *words, "--out", out)
     assert "against big/last.cls (images, d = 12)" in printed
     assert re.search(r"held-out score +from x +from y +from both +chance", printed) and "r2 " in printed
+    assert re.search(r"^same folds +raw y +w=0\.1 .*raw x$", printed, re.MULTILINE)
     assert re.search(r"^w +0 +0\.1 .* 1$", printed, re.MULTILINE)
     frame = pl.read_parquet(out)
-    assert set(frame["kind"]) == {"ridge", "mixing"} and set(frame["source"].drop_nulls()) == {"x", "y", "both"}
+    assert set(frame["kind"]) == {"ridge", "mixing"} and "mixed w=0.5" in set(frame["source"])
+    assert {"x", "y", "both", "raw x", "raw y"} < set(frame["source"].drop_nulls())
     assert frame["reference_encoder"].unique().to_list() == ["big"]
     assert in_json(place, *words)["reference"]["layer"] == "last.cls"
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,14 +91,19 @@ def retrieval(
 
 
 def _coded(query_groups: Groups, gallery_groups: Groups, q: int, g: int) -> tuple[np.ndarray, Exclusion]:
-    both = labels(query_groups, q, "query_groups") + labels(gallery_groups, g, "gallery_groups")
+    sides = (query_groups, q, "query_groups"), (gallery_groups, g, "gallery_groups")
+    both: Any = [groups for groups, n, _ in sides if isinstance(groups, np.ndarray) and groups.shape == (n,)]
+    if len(both) == 2 and all(groups.dtype.kind == "i" for groups in both):
+        both = np.concatenate(both)
+    else:
+        both = [label for side in sides for label in labels(*side)]
     codes, order = group_codes(both, q + g)
     matches = Exclusion(codes[q:], len(order))
     alone = np.flatnonzero(matches.sizes[codes[:q]] == 0)
     if len(alone):
         raise BadChoice(
             f"{len(alone)} of {q} queries have no gallery row of their group; the first is query {alone[0]}, "
-            f"group {both[alone[0]]!r}. Drop them, or add their rows to the gallery"
+            f"group {[*query_groups][alone[0]]}. Drop them, or add their rows to the gallery"
         )
     return codes[:q], matches
 

@@ -12,7 +12,7 @@ from featcache.metrics.comparison import KnnComparison
 from featcache.metrics.errors import BadChoice
 from featcache.metrics.knn.subgraph import depth_for
 from featcache.metrics.measure.settings import chosen_metrics
-from featcache.metrics.sweeps.ceiling import CeilingPoint, MixingPoint, mixing_curve, ridge_ceiling
+from featcache.metrics.sweeps.ceiling import WEIGHTS, CeilingPoint, MixingPoint, mixing_curve, ridge_ceiling
 from featcache.metrics.sweeps.curve import CurvePoint, gallery_curve, k_curve
 from featcache.metrics.table import Metric, chosen
 from featcache.studies.alignment.common_rows import CommonRows
@@ -149,7 +149,9 @@ def ceilings(common: CommonRows, settings: AlignSettings, *, folds: int = 5) -> 
     """
     wanted = _labelled(chosen_metrics(settings.measure()))
     a, b, target = (space.values for space in common.spaces)
-    ridge = ridge_ceiling(a, b, target, groups=common.groups, folds=folds, seed=settings.seed, metrics=wanted)
+    ridge = ridge_ceiling(
+        a, b, target, groups=common.groups, folds=folds, seed=settings.seed, metrics=wanted, weights=WEIGHTS
+    )
     mixing = [
         replace(point, metric=label)
         for label, options in wanted.items()
