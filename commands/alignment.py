@@ -63,7 +63,9 @@ def align(
             help="How many queries are drawn; with --interval queries, which needs it, and only there.", min=2
         ),
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Halves of the groups that --interval samples scores; an even number.", min=20)] = 100,
+    repeats: Annotated[
+        int, typer.Option(help="Halves of the groups that --interval samples scores; an even number.", min=20)
+    ] = 100,
     pairing: PairingOption = "mean",
     split: SplitOption = None,
     seed: SeedOption = 0,
