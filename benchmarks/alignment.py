@@ -1,4 +1,4 @@
-"""How fast are the metrics? Ratios against peers and limits measured in the same run, interleaved, medians.
+"""Metrics against peers and limits: ratios measured in the same run, interleaved, medians.
 
 Every round runs all the peers of a group, every other round in reverse order; a ratio is the median over the rounds of
 the ratios within a round, with the least and the greatest of them. Peers get their input as they want it (unit rows for
@@ -156,13 +156,13 @@ def measure_cka(device: str, rounds: int) -> None:
 
 def measure_growth(device: str, rounds: int) -> None:
     """Time and memory of one graph as n grows to the 155,070 captions of Flickr30k, each in a process of its own."""
-    found = []
+    measured = []
     for n in GROWTH:
         command = [sys.executable, __file__, "--one", str(n), "--device", device]
         took, memory = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
-        found.append((n, took, memory))
+        measured.append((n, took, memory))
         print(f"  {n:>9,} rows {took:8.2f} s   {memory / 1e6:8.0f} MB beyond the features")
-    n, took, memory = np.log(np.array(found)).T
+    n, took, memory = np.log(np.array(measured)).T
     print(f"  time grows as n^{np.polyfit(n, took, 1)[0]:.2f}, memory as n^{np.polyfit(n, memory, 1)[0]:.2f}")
 
 

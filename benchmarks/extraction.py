@@ -1,4 +1,4 @@
-"""How much of the best bare encoder loop does the whole extraction reach? One run, interleaved, medians.
+"""Extraction against the best bare encoder loop: one run, interleaved, medians.
 
 The pipeline and the bare loops get the same decoded rows. The bare loop is the best of three batch sizes: model,
 channels_last, inference_mode, pooled output kept in memory, nothing else. The pipeline also casts, checks, pools every

