@@ -22,6 +22,7 @@ from featcache.trainer.fit import Fitted, untrained_adapters
 from featcache.trainer.sides import PairedSides
 from featcache.trainer.tracking import (
     EvaluationSplit,
+    alignment_rows,
     alignment_settings,
     embed_split,
     joint_names,
@@ -87,7 +88,7 @@ class Evaluation:
             (self.validation, alignment_settings(self.config)),
             (self.test, self.settings),
         ):
-            rows += measured(split, split.raw, settings, stage="raw")
+            rows += [replace(row, stage="raw") for row in alignment_rows(split, split.raw, settings)]
         return rows
 
     @cached_property
@@ -131,7 +132,7 @@ def final_results(fitted: Fitted, evaluation: Evaluation, *, control: Adapters |
     config, test = fitted.config, evaluation.test
     embedded = embed_split(test, fitted.adapters)
     rows = [*evaluation.raw_rows, *evaluation.mixtures[0]]
-    trained = measured(test, embedded.spaces, evaluation.settings, stage="trained")
+    trained = alignment_rows(test, embedded.spaces, evaluation.settings)
     trained += [*retrieval_rows(test, embedded), loss_row(test, embedded, fitted.adapters.log_scale, config)]
     rows += [replace(row, stage="trained", epoch=fitted.selected_epoch) for row in trained]
     untrained = [embed_split(test, untrained_adapters(fitted.paired, config, seed)) for seed in _seeds(config)]
@@ -139,16 +140,6 @@ def final_results(fitted: Fitted, evaluation: Evaluation, *, control: Adapters |
     draws = [drawn.spaces for drawn in untrained]
     means, contrasts = _untrained_and_contrasts(embedded.spaces, draws, evaluation, control)
     return Results(rows + means, contrasts)
-
-
-def measured(
-    split: EvaluationSplit, spaces: Mapping[str, ArraySpace], settings: MeasureSettings, *, stage: str
-) -> list[Row]:
-    """Rows of spaces against the reference, and of each two sides against each other."""
-    sides = [spaces[name] for name in split.paired.sides]
-    rows = measure(spaces, split.reference, settings).rows if split.reference is not None else []
-    rows = [*rows, *measure(sides, None, settings).rows]
-    return [replace(row, stage=stage, split=split.name) for row in rows]
 
 
 def simplex(parts: int) -> list[tuple[float, ...]]:
@@ -222,10 +213,10 @@ def _untrained_and_contrasts(
         return [], []
     sides, mixtures = [*evaluation.paired.sides], evaluation.mixtures[1]
     spaces = {f"raw {name}": space for name, space in test.raw.items()}
-    spaces |= {(f"adapted {name}" if name in sides else name): space for name, space in trained.items()}
+    spaces |= {_label(name, sides): space for name, space in trained.items()}
     for number, drawn in enumerate(draws):
         for name, space in drawn.items():
-            spaces[f"untrained {number} {f'adapted {name}' if name in sides else name}"] = space
+            spaces[f"untrained {number} {_label(name, sides)}"] = space
     spaces |= {f"mixed {metric}": space for metric, space in mixtures.items()}
     if control is not None:
         spaces["control joint"] = embed_split(test, control).spaces["joint"]
@@ -236,12 +227,17 @@ def _untrained_and_contrasts(
     return means, [replace(row, split="test") for row in result.contrasts]
 
 
+def _label(name: str, sides: Sequence[str]) -> str:
+    """How contrasts name a trained space: a side's own is "adapted", a joint one keeps its name."""
+    return f"adapted {name}" if name in sides else name
+
+
 def _means(rows: Sequence[Row], names: Sequence[str], sides: Sequence[str], draws: int) -> list[Row]:
     """One row a space: the mean over initialisations, and their range in the note."""
     means: list[Row] = []
     drawn = [row for row in rows if row.space.startswith("untrained ")]
     for name, metric in itertools.product(names, dict.fromkeys(row.metric for row in drawn)):
-        label = f"adapted {name}" if name in sides else name
+        label = _label(name, sides)
         own = [row for row in drawn if row.metric == metric and row.space.split(" ", 2)[2] == label]
         values = [row.value for row in own if row.value is not None]
         note = f"mean of {draws} initialisations, {min(values):.4f} to {max(values):.4f}"
