@@ -267,11 +267,10 @@ def existing_run(out: Path, identity: dict[str, Any], *, overwrite: bool) -> Run
     """
     if not out.exists():
         return None
-    occupied = is_run(out)
-    if not occupied and (not out.is_dir() or any(out.iterdir())):
+    if not is_run(out):
+        if out.is_dir() and not any(out.iterdir()):
+            return None
         raise RunExists(f"{out} is there and is not a run\n  Choose another folder")
-    if not occupied:
-        return None
     try:
         run = load_run(out)
     except RunDamaged:
