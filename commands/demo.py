@@ -20,7 +20,7 @@ def run_demo(cache_root: str | None, out: Path) -> Path:
         The page.
     """
     from featcache.cache import Cache
-    from featcache.data import open_dataset
+    from featcache.data.open import DatasetSource
     from featcache.encoders import EncodeOptions, encoder_spec
     from featcache.extraction.executors import Execution
     from featcache.extraction.job import plan_job
@@ -36,9 +36,10 @@ def run_demo(cache_root: str | None, out: Path) -> Path:
     started, cache, encoders = perf_counter(), Cache(cache_root), (*DEMO.encoders, str(DEMO.reference))
     say = console().print
     say(f"1. Extract {DEMO.dataset} with {', '.join(encoders)} into {cache.folder}")
-    dataset = open_dataset(DEMO.dataset)
+    source = DatasetSource(DEMO.dataset)
+    dataset = source.open()
     jobs = [plan_job(cache, dataset, encoder_spec(name), EncodeOptions()) for name in encoders]
-    run_jobs(cache, jobs, Execution(), dataset=DEMO.dataset)
+    run_jobs(cache, jobs, Execution(), source)
     kinds = ", ".join(KINDS)
     say(f"2. Train {kinds} adapters that join {' and '.join(DEMO.encoders)}; measure against {DEMO.reference}")
     features, runs = Workbench.load(cache, DEMO), []

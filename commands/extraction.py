@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from featcache.cache import Cache
+    from featcache.data.open import DatasetSource
     from featcache.extraction.executors import Execution
     from featcache.extraction.job import Job
 
@@ -66,7 +67,7 @@ def extract(
     on where it stopped. Several processes may fill one cache: each commits whole chunks.
     """
     from featcache.cache import Cache
-    from featcache.data import open_dataset
+    from featcache.data.open import DatasetSource
     from featcache.encoders import EncodeOptions, encoder_spec
     from featcache.extraction.executors import choose_execution
     from featcache.extraction.job import plan_job
@@ -76,13 +77,14 @@ def extract(
     )
     options = EncodeOptions(weights, random is not None, random or 0, execution.devices[0], autocast, compile, dtype)
     store, specs = Cache(cache), [encoder_spec(name) for name in encoders]
-    data = open_dataset(dataset, root=root)
+    source = DatasetSource(dataset, root)
+    data = source.open()
     chosen = layers.split(",") if layers else None
     jobs = [plan_job(store, data, spec, options, view=view, layers=chosen) for spec in specs]
     if dry_run:
         estimate_jobs(store, jobs, execution)
     else:
-        run_jobs(store, jobs, execution, dataset=dataset, root=root)
+        run_jobs(store, jobs, execution, source)
 
 
 def estimate_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution") -> None:
@@ -98,9 +100,7 @@ def estimate_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution")
     show_estimates(jobs, costs, processes=execution.shard.count * len(execution.devices), place=cache.folder)
 
 
-def run_jobs(
-    cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", *, dataset: str, root: Path | None = None
-) -> None:
+def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", source: "DatasetSource") -> None:
     """Runs extractions one after the other and shows a line of result each."""
     from featcache.extraction.executors import run_job
     from featcache.report.extraction import print_line, show_extracted, show_notes
@@ -109,5 +109,5 @@ def run_jobs(
     show_notes(jobs, execution.notes)
     for job in jobs:
         with row_progress(f"{job.card.name} over {job.view.name}", len(job.view), silent=job.done) as on_rows:
-            result = run_job(cache, job, execution, dataset=dataset, root=root, on_rows=on_rows, on_line=print_line)
+            result = run_job(cache, job, execution, source=source, on_rows=on_rows, on_line=print_line)
         show_extracted(result)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from featcache.data.datasets import DATASETS, missing
 from featcache.data.errors import DataInvalid
 from featcache.data.images import image_view
+from featcache.data.options import OpenOptions
 from featcache.data.parquet_images import parquet_schema
 from featcache.data.texts import text_view
 from featcache.data.views import Dataset, Overlay
@@ -48,7 +49,7 @@ class CaptionRow:
     labels: tuple[str, ...]
 
 
-def open_folder(root: Path | None = None, *, alias: str | None = None) -> Dataset:
+def open_folder(root: Path | None = None, *, alias: str | None = None, options: OpenOptions | None = None) -> Dataset:
     """Opens a folder of the user's, under the alias or the folder's own name in lower case, digits, "-" and "_".
 
     Views "images" (id: path below the root) and "captions" (id: column `id`, or "<path>#<number>"), both grouped by the

@@ -1,19 +1,39 @@
 """Opening of data sets by name."""
 
 import difflib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from featcache.data.datasets import DATASETS, DatasetEntry, missing
 from featcache.data.errors import DataInvalid, UnknownDataset
+from featcache.data.options import OpenOptions
 from featcache.data.views import Dataset
 
 
-def open_dataset(name: str, *, root: Path | None = None) -> Dataset:
+@dataclass(frozen=True)
+class DatasetSource:
+    """What a data set is opened from: values that pickle carries to another process."""
+
+    name: str  # as for `open_dataset`
+    root: Path | None = None
+    options: OpenOptions = field(default_factory=OpenOptions)
+
+    def open(self) -> Dataset:
+        """The data set; errors as `open_dataset`."""
+        return open_dataset(self.name, root=self.root, options=self.options)
+
+    def absolute(self) -> "DatasetSource":
+        """The same from any working folder."""
+        return replace(self, root=self.root and self.root.expanduser().resolve())
+
+
+def open_dataset(name: str, *, root: Path | None = None, options: OpenOptions | None = None) -> Dataset:
     """Opens a data set by name; reads lists and names, no pixels.
 
     Args:
         name: A key of `DATASETS`, or "folder:NAME" to choose the name of a folder of your own.
         root: The folder (or, for CIFAR, archive) that holds the data; see `DATASETS[name].ways`.
+        options: What else is declared of a folder of your own; other data sets take none.
 
     Raises:
         UnknownDataset: No data set of that name; the message lists the nearest and all names.
@@ -32,14 +52,17 @@ def open_dataset(name: str, *, root: Path | None = None) -> Dataset:
     entry = DATASETS.get(kind)
     if entry is None or (colon and kind != "folder"):
         raise UnknownDataset(_unknown(name))
+    options = options or OpenOptions()
+    if kind != "folder" and options != OpenOptions():
+        raise DataInvalid(f"{kind} takes no {' or '.join(options.given())}: only a folder of your own does")
     if root is not None:
         root = _checked_root(entry, Path(root))
     elif entry.needs_root:
         raise missing(entry.name, "no --root given", ())
-    if kind == "folder" and colon:
+    if kind == "folder":
         from featcache.data.folder import open_folder
 
-        return open_folder(root, alias=alias)
+        return open_folder(root, alias=alias if colon else None, options=options)
     return entry.load_opener()(root)
 
 

@@ -273,6 +273,7 @@ class Cache:
             groups=np.array(rows.groups, object),
             splits=np.array(overlay.splits, object)[at],
             labels={name: np.array(column, object)[at] for name, column in overlay.labels.items()},
+            hashes=np.array(rows.hashes, object),
             dataset=key.dataset,
             view=key.view,
             encoder=key.encoder,

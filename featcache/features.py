@@ -23,6 +23,7 @@ class Features:
         groups: [n] group of each row; rows of one group show the same thing.
         splits: [n] "train", "validation", "test", "other" or "".
         labels: Label column -> [n] labels ("" where a row has none).
+        hashes: [n] content hash of each row, hex; "" where the content was never seen (imported features).
         dataset: Data set name.
         view: View name, such as "images".
         encoder: Encoder name.
@@ -38,6 +39,7 @@ class Features:
     groups: Strings
     splits: Strings
     labels: Mapping[str, Strings] = field(default_factory=lambda: {})
+    hashes: Strings = field(default_factory=lambda: np.empty(0, object))
     dataset: str = ""
     view: str = ""
     encoder: str = ""
@@ -75,4 +77,5 @@ class Features:
             groups=self.groups[rows],
             splits=self.splits[rows],
             labels={name: column[rows] for name, column in self.labels.items()},
+            hashes=self.hashes[rows] if len(self.hashes) else self.hashes,
         )

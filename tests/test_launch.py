@@ -14,7 +14,7 @@ from PIL import Image
 
 from featcache.cache import Cache
 from featcache.data.errors import DataInvalid
-from featcache.data.open import open_dataset
+from featcache.data.open import DatasetSource, open_dataset
 from featcache.encoders import EncodeOptions, encoder_spec
 from featcache.errors import ExtractionFailed, UsageError, WeightsInvalid
 from featcache.extraction.extract import Extracted, extract
@@ -55,7 +55,7 @@ class Site:
         return job
 
     def remote(self, cache: Cache, job: Job) -> RemoteJob:
-        return make_remote_job(cache, job, dataset="folder:tiny", root=self.photos)
+        return make_remote_job(cache, job, source=DatasetSource("folder:tiny", self.photos))
 
     def cache(self, folder: Path) -> Cache:
         """A cache that knows the encoder already, so that planning loads no network."""

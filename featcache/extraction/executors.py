@@ -3,10 +3,10 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from featcache.cache import Cache
+from featcache.data.open import DatasetSource
 from featcache.errors import UsageError
 from featcache.extraction.extract import Extracted, extract
 from featcache.extraction.failed_rows import OnError, RowSettings
@@ -73,8 +73,7 @@ def run_job(
     job: Job,
     execution: Execution,
     *,
-    dataset: str,
-    root: Path | None,
+    source: DatasetSource,
     on_rows: Callable[[int], None] | None = None,
     on_line: Callable[[str], None] | None = None,
 ) -> Extracted:
@@ -84,8 +83,7 @@ def run_job(
         cache: The cache that the job was planned for.
         job: From `plan_job`.
         execution: From `choose_execution`.
-        dataset: The data set as `open_dataset` was given it, for other processes to open.
-        root: Its root, likewise.
+        source: What the data set was opened from, for other processes to open.
         on_rows: Called with the number of rows that became durable since the last call.
         on_line: Called with every line that another process prints, and when a worker of Ray comes or is lost.
 
@@ -103,7 +101,7 @@ def run_job(
         chunks = None if execution.shard == WHOLE else execution.shard.mine
         return extract(cache, job, on_rows=on_rows, settings=execution.rows, chunks=chunks)
     with lease(cache.folder, f"extract {job.card.name}"):
-        remote_job = make_remote_job(cache, job, dataset=dataset, root=root, settings=execution.rows)
+        remote_job = make_remote_job(cache, job, source=source, settings=execution.rows)
         if execution.executor == "ray":
             from featcache.extraction.ray_cluster import run_on_ray
 

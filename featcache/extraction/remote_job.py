@@ -3,14 +3,13 @@
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
 from featcache.cache import Cache
 from featcache.data.errors import DataInvalid
-from featcache.data.open import open_dataset
+from featcache.data.open import DatasetSource
 from featcache.data.views import Dataset, View
 from featcache.encoders import EncodeOptions, EncoderSpec
 from featcache.errors import UsageError, WeightsInvalid
@@ -26,8 +25,7 @@ from featcache.store.rows import Rows, read_rows, write_rows
 class RemoteJob:
     """One extraction in values that pickle carries to another process; `make_remote_job` makes it."""
 
-    dataset: str  # as `open_dataset` takes it, such as "folder:birds"
-    root: Path | None  # of the data set, absolute; the same path on every machine
+    source: DatasetSource  # its root absolute: the same path on every machine
     view: str
     layers: tuple[str, ...]  # and poolings
     spec: EncoderSpec
@@ -46,8 +44,7 @@ def make_remote_job(
     cache: Cache,
     job: Job,
     *,
-    dataset: str,
-    root: Path | None = None,
+    source: DatasetSource,
     settings: RowSettings | None = None,
 ) -> RemoteJob:
     """What makes another process plan the same job; writes the row table by which it checks its rows.
@@ -57,8 +54,7 @@ def make_remote_job(
     write_rows(cache.folder / f"{job.dataset.name}/{job.view.name}", job.view, job.dataset.overlay)
     here = cache.folder
     return RemoteJob(
-        dataset=dataset,
-        root=root and root.expanduser().resolve(),
+        source=source.absolute(),
         view=job.view.name,
         layers=tuple(target.layer for target in job.targets),
         spec=job.spec,
@@ -81,7 +77,7 @@ def open_remote_job(remote_job: RemoteJob) -> tuple[Cache, Job]:
         WeightsInvalid: If the encoder is another one here.
     """
     cache = Cache(remote_job.cache)
-    dataset = _as_recorded(cache, open_dataset(remote_job.dataset, root=remote_job.root), remote_job)
+    dataset = _as_recorded(cache, remote_job.source.open(), remote_job)
     job = plan_job(cache, dataset, remote_job.spec, remote_job.options, view=remote_job.view, layers=remote_job.layers)
     if _hash(job.card.binds) != remote_job.encoder:
         raise WeightsInvalid(
@@ -120,9 +116,9 @@ def _as_recorded(cache: Cache, dataset: Dataset, job: RemoteJob) -> Dataset:
         known = _checked(view, read_rows(cache.folder / f"{dataset.name}/{job.view}", job.rows))
     if known is None or known.root != job.rows["root"]:
         raise DataInvalid(
-            f"{job.dataset} on {platform.node()} has other rows of {job.view} than where the extraction was "
+            f"{job.source.name} on {platform.node()} has other rows of {job.view} than where the extraction was "
             f"started: {0 if view is None else len(view):,} here, {job.rows['n']:,} there, or other ids or "
-            f"groups. Put the same version on every machine{f', at {job.root}' if job.root else ''}"
+            f"groups. Put the same version on every machine{f', at {job.source.root}' if job.source.root else ''}"
         )
     return replace(dataset, views={**dataset.views, job.view: known})
 
