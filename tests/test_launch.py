@@ -203,7 +203,7 @@ def moved(site: Site, tmp_path: Path) -> tuple[Path, Cache, RemoteJob]:
     shutil.copytree(site.photos, tmp_path / "photos")
     cache = site.cache(tmp_path / "cache")
     remote = site.remote(cache, site.job(cache))
-    return tmp_path / "photos", cache, replace(remote, root=tmp_path / "photos")
+    return tmp_path / "photos", cache, replace(remote, source=replace(remote.source, root=tmp_path / "photos"))
 
 
 def test_a_remote_job_opens_to_the_job_it_was_made_of_without_reading_every_row(
