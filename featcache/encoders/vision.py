@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featcache.data.pixels import to_rgb
 from featcache.encoders.spec import EncoderSpec, Preprocessing
 from featcache.encoders.weights import WeightFiles
 from featcache.errors import ExtractionFailed, WeightsInvalid
@@ -133,20 +134,21 @@ def _filter_name(resample: Any) -> str:
 
 
 def prepare_image(image: "Image", settings: ImageSettings) -> "Tensor":
-    """Resizes and crops one photo of any mode.
+    """Resizes and crops one photo of any mode, made RGB as `to_rgb` does.
 
     Returns:
         [h, w, 3] uint8; scaling and normalising wait for the batch, where they cost less.
 
     Raises:
+        DataInvalid: If its samples have no known range.
         ExtractionFailed: If one edge is more than a thousand times the other.
     """
     import numpy as np
     import torch
     from PIL.Image import Resampling
 
-    if image.mode != "RGB":
-        image = image.convert("RGB")
+    if image.mode != "RGB" or image.info:  # not from a view of ours, which gives RGB that is upright and opaque
+        image = to_rgb(image)
     if max(image.size) > _MOST_STRETCHED * min(image.size):
         raise ExtractionFailed(
             f"a picture of {image.width} × {image.height} pixels: too narrow to be resized by its shorter edge"
