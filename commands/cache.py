@@ -1,5 +1,6 @@
 """Commands that list, verify, repair and clean the cache."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +10,11 @@ from featcache.commands.options import (
     CacheOption,
     DatasetArgument,
     DryRunOption,
+    FloatRangeOption,
     JsonOption,
     PatternArgument,
     RootOption,
+    parse_range,
 )
 
 
@@ -58,9 +61,16 @@ def show(
     cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show an array's key, or how two arrays differ."""
+    """Show an array's key and which of its rows deserve a look, or how two arrays differ.
+
+    Rows of unequal content with equal features, rows of one number, images of almost one colour and texts cut at the
+    token limit are counted and named.
+    """
     from featcache.cache import open_cache
+    from featcache.maintenance.health import array_health
     from featcache.report.console import show_keys
+    from featcache.report.health import show_health
+    from featcache.report.progress import step_progress
     from featcache.store.digest import differences
 
     store = open_cache(cache)
@@ -68,7 +78,16 @@ def show(
         raise typer.BadParameter("name one array to show, or two to compare")
     matches = [store.find(dataset, selector) for selector in selectors]
     keys = [{**array.key().to_json(), "root": array.complete().root} for array in matches]
-    show_keys(keys, differences(keys[0], keys[-1]), as_json=json)
+    if not json or len(keys) > 1:
+        show_keys(keys, differences(keys[0], keys[-1]), as_json=json)
+    if len(keys) > 1:
+        return
+    with step_progress(f"comparing the rows of {matches[0].folder}"):
+        health = array_health(store, matches[0])
+    if json:
+        show_keys([{**keys[0], "health": asdict(health) if health else None}], {}, as_json=True)
+    else:
+        show_health(health, clean="No two rows are alike, and none is constant, near-constant or cut.")
 
 
 def verify(
@@ -123,6 +142,7 @@ def repair(
         str | None, typer.Option("--from", metavar="REMOTE", help="Cache that may have what is damaged here.")
     ] = None,
     root: RootOption = None,
+    float_range: FloatRangeOption = None,
     weights: Annotated[Path | None, typer.Option(help="Local copy of the encoder's repository.")] = None,
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
     new_root: Annotated[
@@ -137,13 +157,15 @@ def repair(
     that were recorded.
     """
     from featcache.cache import open_cache
+    from featcache.data.options import OpenOptions
     from featcache.maintenance.repair import Sources
     from featcache.maintenance.repair import repair as mend
     from featcache.report.maintenance import show_repair, show_step
     from featcache.report.progress import step_progress
 
     remote = open_cache(source) if source else None
-    sources = Sources(remote=remote, root=root, weights=weights, device=device, new_root=new_root)
+    options = OpenOptions(float_range=parse_range(float_range))
+    sources = Sources(remote=remote, root=root, options=options, weights=weights, device=device, new_root=new_root)
     store = open_cache(cache)
     steps: list[str] = []
     with step_progress(f"looking for damage in {store.folder}"):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from featcache.commands.options import CacheOption, DatasetArgument, RootOption
+from featcache.commands.options import CacheOption, DatasetArgument, FloatRangeOption, RootOption, parse_range
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from featcache.extraction.executors import Execution
     from featcache.extraction.job import Job
 
+_MOST_COMPARED = 2**33  # bytes of an array that are read again to look for equal rows: seconds
+
 
 def extract(
     dataset: DatasetArgument,
     encoders: Annotated[list[str], typer.Argument(metavar="ENCODER", help="Encoders; see: featcache encoders.")],
     root: RootOption = None,
+    float_range: FloatRangeOption = None,
     cache: CacheOption = None,
     layers: Annotated[
         str | None, typer.Option(help="Layers to keep, such as last,0 or last.mean. Default: every layer.")
@@ -68,6 +71,7 @@ def extract(
     """
     from featcache.cache import Cache
     from featcache.data.open import DatasetSource
+    from featcache.data.options import OpenOptions
     from featcache.encoders import EncodeOptions, encoder_spec
     from featcache.extraction.executors import choose_execution
     from featcache.extraction.job import plan_job
@@ -77,7 +81,7 @@ def extract(
     )
     options = EncodeOptions(weights, random is not None, random or 0, execution.devices[0], autocast, compile, dtype)
     store, specs = Cache(cache), [encoder_spec(name) for name in encoders]
-    source = DatasetSource(dataset, root)
+    source = DatasetSource(dataset, root, OpenOptions(float_range=parse_range(float_range)))
     data = source.open()
     chosen = layers.split(",") if layers else None
     jobs = [plan_job(store, data, spec, options, view=view, layers=chosen) for spec in specs]
@@ -111,3 +115,18 @@ def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", sour
         with row_progress(f"{job.card.name} over {job.view.name}", len(job.view), silent=job.done) as on_rows:
             result = run_job(cache, job, execution, source=source, on_rows=on_rows, on_line=print_line)
         show_extracted(result)
+        if result.complete:
+            show_job_health(cache, job)
+
+
+def show_job_health(cache: "Cache", job: "Job") -> None:
+    """Shows which rows of an extraction deserve a look, by its default layer or, without it, its last."""
+    from featcache.maintenance.health import array_health
+    from featcache.report.health import show_health, show_unchecked
+
+    target = next((each for each in job.targets if each.layer == job.card.default), job.targets[-1])
+    bytes = cache.entry(target.array).bytes
+    if bytes > _MOST_COMPARED:
+        show_unchecked(f"{target.key.dataset} {target.key.view}/{target.key.encoder}/{target.layer}", bytes)
+    else:
+        show_health(array_health(cache, target.array))

@@ -4,7 +4,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from featcache.cache import Cache
 from featcache.data.datasets import DATASETS
 from featcache.data.errors import DataError
 from featcache.data.open import open_dataset
+from featcache.data.options import OpenOptions
 from featcache.data.views import Dataset
 from featcache.encoders import EncodeOptions, encoder_spec
 from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, RootsDiffer, UsageError
@@ -44,6 +45,7 @@ class Sources:
 
     remote: Cache | None = None  # another cache that may hold the same arrays
     root: Path | None = None  # folder of the data set's files
+    options: OpenOptions = field(default_factory=OpenOptions)  # as the data set was opened with when it was extracted
     weights: Path | None = None  # local copy of the encoder's repository
     device: str = "cpu"  # of torch, to compute chunks again
     new_root: bool = False  # accept other bytes than recorded: a new root, and what was derived is dropped
@@ -305,7 +307,8 @@ def _derived(cache: Cache, digest: str, root: str) -> list[FeatureArray]:
 
 
 def _open(key: ArrayKey, sources: Sources) -> Dataset:
-    return open_dataset(key.dataset if key.dataset in DATASETS else f"folder:{key.dataset}", root=sources.root)
+    name = key.dataset if key.dataset in DATASETS else f"folder:{key.dataset}"
+    return open_dataset(name, root=sources.root, options=sources.options)
 
 
 def _job(workshop: Cache, key: ArrayKey, sources: Sources) -> Job:
