@@ -103,6 +103,7 @@ def estimate_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution")
 def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", source: "DatasetSource") -> None:
     """Runs extractions one after the other and shows a line of result each."""
     from featcache.extraction.executors import run_job
+    from featcache.extraction.outdated import outdated_notes
     from featcache.report.extraction import print_line, show_extracted, show_notes
     from featcache.report.progress import row_progress
 
@@ -111,3 +112,5 @@ def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", sour
         with row_progress(f"{job.card.name} over {job.view.name}", len(job.view), silent=job.done) as on_rows:
             result = run_job(cache, job, execution, source=source, on_rows=on_rows, on_line=print_line)
         show_extracted(result)
+    for note in outdated_notes(cache, jobs, root=source.root):
+        print_line(note)

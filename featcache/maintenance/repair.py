@@ -21,11 +21,13 @@ from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, RootsDi
 from featcache.extraction.extract import extract
 from featcache.extraction.failed_rows import RowSettings
 from featcache.extraction.job import Job, plan_job
-from featcache.maintenance.verify import Problem, array_problems, chunk_problem
+from featcache.maintenance.verify import Problem, array_problems, chunk_problem, record_problems
 from featcache.store.array import FeatureArray
+from featcache.store.current import CURRENT, set_current, write_current
 from featcache.store.digest import ArrayKey, canonical, differences
 from featcache.store.leases import lease
 from featcache.store.records import Complete, Record, chunk_name, layout_json, read_json, record_name, zarr_json
+from featcache.store.reused import read_reused, reuse_note
 from featcache.store.rows import checked_tables, write_rows
 
 
@@ -60,7 +62,10 @@ def repair(
     left: list[Problem] = []
     differing: RootsDiffer | None = None
     with lease(cache.folder, "repair"):
-        for array in cache.matching(selector):
+        arrays = cache.matching(selector)
+        for view in sorted({array.name[:2] for array in arrays}):
+            left += _mend_current(cache, view, sources, on_step)
+        for array in arrays:
             where = str(array.name)
             if not array.folder.there() or not any(array_problems(cache, array, deep=True)):
                 continue  # whole, or derived from what was just given a new root
@@ -77,6 +82,25 @@ def repair(
     if differing is not None:
         raise differing
     return left
+
+
+def _mend_current(
+    cache: Cache, view: tuple[str, str], sources: Sources, on_step: Callable[[str, str], None]
+) -> list[Problem]:
+    """Replaces a damaged record of current rows: by the other cache's, or where all arrays are of the same rows."""
+    problems, where = list(record_problems(cache, *view)), "/".join(view)
+    if not problems:
+        return []
+    remote = sources.remote.current_rows(*view) if sources.remote is not None else None
+    keys = [array.key() for array in cache.arrays(*view) if not any(array_problems(cache, array, deep=False))]
+    rows = {key.binds["rows"]["root"]: key.binds["rows"]["n"] for key in keys}
+    if remote is not None:
+        write_current(cache.folder / where, remote)
+        on_step(where, f"{CURRENT} pulled")
+    elif len(rows) == 1:
+        set_current(cache.folder / where, *next(iter(rows.items())))
+        on_step(where, f"{CURRENT} written again: every array is of the same rows")
+    return list(record_problems(cache, *view))
 
 
 def _twin(array: FeatureArray, sources: Sources) -> FeatureArray | None:
@@ -262,8 +286,9 @@ class _Repair:
         if other and not self.sources.new_root:
             raise RootsDiffer(
                 f"{array.folder}: chunks {sorted(other)} computed again have other bytes than recorded (another "
-                "device, thread count or library). Nothing was changed. Give a --from that has the array, or accept "
-                "them with --new-root: whatever was derived from the array is then dropped"
+                f"device, thread count or library).{reuse_note(read_reused(array.folder))} Nothing was changed. Give a "
+                "--from that has the array, or accept them with --new-root: whatever was derived from the array is "
+                "then dropped"
             )
         if other:
             array.folder.set_aside("COMPLETE.json")  # from here on it is an array that lacks chunks
