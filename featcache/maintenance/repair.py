@@ -26,7 +26,16 @@ from featcache.store.array import FeatureArray
 from featcache.store.current import CURRENT, set_current, write_current
 from featcache.store.digest import ArrayKey, canonical, differences
 from featcache.store.leases import lease
-from featcache.store.records import Complete, Record, chunk_name, layout_json, read_json, record_name, zarr_json
+from featcache.store.records import (
+    REUSED,
+    Complete,
+    Record,
+    chunk_name,
+    layout_json,
+    read_json,
+    record_name,
+    zarr_json,
+)
 from featcache.store.reused import read_reused, reuse_note
 from featcache.store.rows import checked_tables, write_rows
 
@@ -129,6 +138,7 @@ class _Repair:
         if (complete.layout if complete else array.layout()) is None:
             raise Damaged(f"{array.folder} has no plan left; remove it and extract again: featcache rm")
         self._mend_records(key, complete)
+        self._mend_reused()
         if complete is None:
             self._mend_unfinished()
             return
@@ -207,6 +217,19 @@ class _Repair:
         layout = complete.layout if complete else self.array.layout()
         if layout is not None:
             self._rewrite("zarr.json", zarr_json(key, layout), "")
+
+    def _mend_reused(self) -> None:
+        """A damaged REUSED.json, from the other cache, or out of the way: no byte of the array depends on it."""
+        try:
+            read_reused(self.array.folder)
+        except Damaged:
+            theirs = read_reused(self.twin.folder) if self.twin is not None else None
+            if theirs is not None:
+                self.array.folder.replace(REUSED, canonical(theirs))
+                self.on_step(f"{REUSED} pulled")
+            else:
+                self.array.folder.set_aside(REUSED)
+                self.on_step(f"{REUSED} set aside: which rows were reused is not known any more")
 
     def _rewrite(self, name: str, content: bytes, source: str) -> None:
         """Replaces a JSON file that does not mean what it should."""

@@ -8,7 +8,7 @@ from featcache.maintenance.gc import Leftover, size_of
 from featcache.not_found import created
 from featcache.resolution import apart_from_rows, is_current
 from featcache.store.array import FeatureArray
-from featcache.store.digest import ArrayKey
+from featcache.store.digest import ArrayKey, ArrayName
 
 
 def superseded_arrays(cache: Cache) -> list[Leftover]:
@@ -43,19 +43,19 @@ def _superseded_in(cache: Cache, arrays: list[FeatureArray]) -> Iterator[tuple[F
     record = cache.current_rows(*arrays[0].name[:2])
     if record is None:
         return
-    keys = {array.digest: key for array in arrays if (key := _key(array)) is not None}
-    identity = {digest: f"{key.encoder}/{key.layer}/{apart_from_rows(key, keys.get)}" for digest, key in keys.items()}
-    current = {digest for digest, key in keys.items() if is_current(cache.folder, key, record)}
-    whole = [array.digest for array in arrays if array.digest in current and array.is_complete]
-    successors = {identity[digest]: digest for digest in whole}
-    reasons: dict[str, str] = {}
-    for digest in keys.keys() - current:
-        key, successor = keys[digest], successors.get(identity[digest])
+    keys = {array.name: key for array in arrays if (key := _key(array)) is not None}
+    by_digest = {name.digest: key for name, key in keys.items()}
+    identity = {name: (*name[:4], apart_from_rows(key, by_digest.get)) for name, key in keys.items()}
+    current = {name for name, key in keys.items() if is_current(cache.folder, key, record)}
+    successors = {identity[array.name]: array.digest for array in arrays if array.name in current and array.is_complete}
+    reasons: dict[ArrayName, str] = {}
+    for name in keys.keys() - current:
+        successor = successors.get(identity[name])
         if successor is not None:
-            about = f"{key.binds['rows']['n']:,} older rows, {created(key)}"
-            reasons[digest] = f"{about}; the current {record.n:,} rows are @{successor[:12]}"
+            about = f"{keys[name].binds['rows']['n']:,} older rows, {created(keys[name])}"
+            reasons[name] = f"{about}; the current {record.n:,} rows are @{successor[:12]}"
     _add_derived(keys, reasons)
-    yield from ((array, reasons[array.digest]) for array in arrays if array.digest in reasons)
+    yield from ((array, reasons[array.name]) for array in arrays if array.name in reasons)
 
 
 def _key(array: FeatureArray) -> ArrayKey | None:
@@ -65,13 +65,22 @@ def _key(array: FeatureArray) -> ArrayKey | None:
         return None
 
 
-def _add_derived(keys: Mapping[str, ArrayKey], reasons: dict[str, str]) -> None:
-    """Adds what was computed from what has a reason, and what was computed from that."""
+def _add_derived(keys: Mapping[ArrayName, ArrayKey], reasons: dict[ArrayName, str]) -> None:
+    """Adds what was computed from what has a reason, and from that; of equal digests under two names, both need one."""
     added = True
     while added:
-        added = False
-        for digest, key in keys.items():
-            source = (key.binds["encoder"].get("from") or {}).get("digest")
-            if digest not in reasons and source in reasons:
-                reasons[digest] = f"computed from {key.provenance.get('from', '')}@{str(source)[:12]}, superseded"
-                added = True
+        kept = {name.digest for name in keys if name not in reasons}
+        gone = {name.digest for name in reasons} - kept
+        derived = {
+            name: f"computed from {key.provenance.get('from', '')}@{source[:12]}, superseded"
+            for name, key in keys.items()
+            if name not in reasons and (source := _source(key)) in gone
+        }
+        reasons |= derived
+        added = bool(derived)
+
+
+def _source(key: ArrayKey) -> str:
+    """Digest of what an array was computed from; "" for features."""
+    source = key.binds["encoder"].get("from")
+    return str(source.get("digest")) if isinstance(source, Mapping) else ""
