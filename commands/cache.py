@@ -67,6 +67,7 @@ def show(
     token limit are counted and named.
     """
     from featcache.cache import open_cache
+    from featcache.entries import describe_key
     from featcache.maintenance.health import array_health
     from featcache.report.console import show_keys
     from featcache.report.health import show_health
@@ -77,7 +78,7 @@ def show(
     if len(selectors) > 2:
         raise typer.BadParameter("name one array to show, or two to compare")
     matches = [store.find(dataset, selector) for selector in selectors]
-    keys = [{**array.key().to_json(), "root": array.complete().root} for array in matches]
+    keys = [describe_key(store.folder, array) for array in matches]
     if not json or len(keys) > 1:
         show_keys(keys, differences(keys[0], keys[-1]), as_json=json)
     if len(keys) > 1:
@@ -189,7 +190,7 @@ def remove(
     store = open_cache(cache)
     matches = [array for selector in selectors for array in store.select(dataset, selector)]
     arrays = list({str(array.folder): array for array in matches}.values())
-    show_entries([store.entry(array) for array in arrays], store, as_json=False)
+    show_entries(store.entries_of(arrays), store, as_json=False)
     for array in arrays if not dry_run else ():
         store.remove(array)
     typer.echo("Nothing was deleted (--dry-run)." if dry_run else "Deleted.")
@@ -206,7 +207,7 @@ def move(
     from featcache.report.console import show_entries
 
     store = open_cache(cache)
-    show_entries([store.entry(array) for array in rename(store, old, new)], store, as_json=False)
+    show_entries(store.entries_of(rename(store, old, new)), store, as_json=False)
 
 
 def usage(arrays: PatternArgument = "*", cache: CacheOption = None, json: JsonOption = False) -> None:
@@ -221,23 +222,38 @@ def usage(arrays: PatternArgument = "*", cache: CacheOption = None, json: JsonOp
 
 def collect(
     delete: Annotated[bool, typer.Option("--delete", help="Delete it. Default: only list it.")] = False,
+    superseded: Annotated[
+        bool,
+        typer.Option(
+            "--superseded",
+            help="Instead: arrays of older rows of which complete ones of the current rows are there, and what was "
+            "computed from them. Runs that were trained on them can then no longer be embedded.",
+        ),
+    ] = False,
     cache: CacheOption = None,
 ) -> None:
-    """List or delete what killed processes left.
+    """List or delete what killed processes left, or what newer rows superseded.
 
     Temporary files, damaged files set aside, tables that no array is bound to. What a live writer may hold is never
-    touched.
+    touched, and of an encoder never its only array.
     """
     from featcache.cache import open_cache
     from featcache.maintenance.gc import discard, leftovers
-    from featcache.report.maintenance import show_leftovers
+    from featcache.maintenance.superseded import drop, superseded_arrays
+    from featcache.report.maintenance import show_leftovers, show_superseded
 
     store = open_cache(cache)
-    left = leftovers(store)
-    for leftover in left:
-        if delete and leftover.holder is None:
+    old, left = superseded_arrays(store), [] if superseded else leftovers(store)
+    for leftover in left if delete else ():
+        if leftover.holder is None:
             discard(leftover)
-    show_leftovers(left, store, deleted=delete)
+    for leftover in old if delete and superseded else ():
+        if leftover.holder is None:
+            drop(store, leftover)
+    if superseded:
+        show_superseded(old, store, deleted=delete)
+    else:
+        show_leftovers(left, store, superseded=old, deleted=delete)
 
 
 def doctor(

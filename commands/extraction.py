@@ -107,6 +107,7 @@ def estimate_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution")
 def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", source: "DatasetSource") -> None:
     """Runs extractions one after the other and shows a line of result each."""
     from featcache.extraction.executors import run_job
+    from featcache.extraction.outdated import outdated_notes
     from featcache.report.extraction import print_line, show_extracted, show_notes
     from featcache.report.progress import row_progress
 
@@ -117,15 +118,18 @@ def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", sour
         show_extracted(result)
         if result.complete:
             show_job_health(cache, job)
+    for note in outdated_notes(cache, jobs, root=source.root):
+        print_line(note)
 
 
 def show_job_health(cache: "Cache", job: "Job") -> None:
     """Shows which rows of an extraction deserve a look, by its default layer or, without it, its last."""
+    from featcache.entries import entry_of
     from featcache.maintenance.health import array_health
     from featcache.report.health import show_health, show_unchecked
 
     target = next((each for each in job.targets if each.layer == job.card.default), job.targets[-1])
-    bytes = cache.entry(target.array).bytes
+    bytes = entry_of(target.array).bytes
     if bytes > _MOST_COMPARED:
         show_unchecked(f"{target.key.dataset} {target.key.view}/{target.key.encoder}/{target.layer}", bytes)
     else:

@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from errno import EACCES, EPERM, EROFS
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,9 @@ from featcache.extraction.flagged_rows import flagged_ids, row_flags
 from featcache.extraction.job import Job, cached_name
 from featcache.extraction.limits import available_bytes, named_disk_errors, refuse_full_disk
 from featcache.extraction.loader import Batch, choose_workers, named_worker_death, prepared_batches
+from featcache.notices import notice
 from featcache.store.array import FeatureArray
+from featcache.store.current import set_current
 from featcache.store.layout import Layout
 from featcache.store.leases import lease
 from featcache.store.rows import write_rows
@@ -91,6 +94,7 @@ def extract(
 def _extract(cache: Cache, job: Job, encoder: "Encoder | None", process: ProcessSettings) -> Extracted:
     if job.done:
         failed = _failures([target.array for target in job.targets], {})
+        _record_rows(cache, job)
         return result_of(job, rows=0, reused=len(job.view), seconds=0.0, failed=failed)
     refuse_full_disk(
         cache, f"{cached_name(job.card, job.options)} over {job.view.name}", _bytes_to_write(job, process.chunks)
@@ -119,6 +123,8 @@ def compute(cache: Cache, job: Job, encoder: "Encoder", process: ProcessSettings
         for array in arrays:
             cache.remove(array)
         raise ExtractionFailed(f"every row of {job.view.name} failed, so nothing is kept; the first: {failed[0].why}")
+    if complete:
+        _record_rows(cache, job)
     return result_of(
         job,
         rows=_covered(done.encoded),
@@ -127,6 +133,17 @@ def compute(cache: Cache, job: Job, encoder: "Encoder", process: ProcessSettings
         complete=complete,
         failed=failed,
     )
+
+
+def _record_rows(cache: Cache, job: Job) -> None:
+    """Makes the job's rows those that names stand for, now that its arrays of them are complete and not before."""
+    view = cache.folder / job.dataset.name / job.view.name
+    try:
+        set_current(view, job.view.root, len(job.view))
+    except OSError as error:
+        if error.errno not in (EACCES, EPERM, EROFS):
+            raise
+        notice(f"{view} cannot be written to ({error.strerror}): names go on standing for the rows they stood for")
 
 
 def result_of(

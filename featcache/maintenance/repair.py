@@ -22,11 +22,13 @@ from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, RootsDi
 from featcache.extraction.extract import extract
 from featcache.extraction.failed_rows import RowSettings
 from featcache.extraction.job import Job, plan_job
-from featcache.maintenance.verify import Problem, array_problems, chunk_problem
+from featcache.maintenance.verify import Problem, array_problems, chunk_problem, record_problems
 from featcache.store.array import FeatureArray
-from featcache.store.digest import ArrayKey, differences
+from featcache.store.current import CURRENT, set_current, write_current
+from featcache.store.digest import ArrayKey, canonical, differences
 from featcache.store.leases import lease
 from featcache.store.records import (
+    REUSED,
     Complete,
     Record,
     chunk_name,
@@ -36,6 +38,7 @@ from featcache.store.records import (
     record_name,
     zarr_json,
 )
+from featcache.store.reused import read_reused, reuse_note
 from featcache.store.rows import checked_tables, write_rows
 
 
@@ -71,7 +74,10 @@ def repair(
     left: list[Problem] = []
     differing: RootsDiffer | None = None
     with lease(cache.folder, "repair"):
-        for array in cache.matching(selector):
+        arrays = cache.matching(selector)
+        for view in sorted({array.name[:2] for array in arrays}):
+            left += _mend_current(cache, view, sources, on_step)
+        for array in arrays:
             where = str(array.name)
             if not array.folder.there() or not any(array_problems(cache, array, deep=True)):
                 continue  # whole, or derived from what was just given a new root
@@ -88,6 +94,25 @@ def repair(
     if differing is not None:
         raise differing
     return left
+
+
+def _mend_current(
+    cache: Cache, view: tuple[str, str], sources: Sources, on_step: Callable[[str, str], None]
+) -> list[Problem]:
+    """Replaces a damaged record of current rows: by the other cache's, or where all arrays are of the same rows."""
+    problems, where = list(record_problems(cache, *view)), "/".join(view)
+    if not problems:
+        return []
+    remote = sources.remote.current_rows(*view) if sources.remote is not None else None
+    keys = [array.key() for array in cache.arrays(*view) if not any(array_problems(cache, array, deep=False))]
+    rows = {key.binds["rows"]["root"]: key.binds["rows"]["n"] for key in keys}
+    if remote is not None:
+        write_current(cache.folder / where, remote)
+        on_step(where, f"{CURRENT} pulled")
+    elif len(rows) == 1:
+        set_current(cache.folder / where, *next(iter(rows.items())))
+        on_step(where, f"{CURRENT} written again: every array is of the same rows")
+    return list(record_problems(cache, *view))
 
 
 def _twin(array: FeatureArray, sources: Sources) -> FeatureArray | None:
@@ -116,6 +141,7 @@ class _Repair:
         if (complete.layout if complete else array.layout()) is None:
             raise Damaged(f"{array.folder} has no plan left; remove it and extract again: featcache rm")
         self._mend_records(key, complete)
+        self._mend_reused()
         if complete is None:
             self._mend_unfinished()
             return
@@ -195,6 +221,19 @@ class _Repair:
         if layout is not None:
             self._rewrite("zarr.json", zarr_json(key, layout), "")
 
+    def _mend_reused(self) -> None:
+        """A damaged REUSED.json, from the other cache, or out of the way: no byte of the array depends on it."""
+        try:
+            read_reused(self.array.folder)
+        except Damaged:
+            theirs = read_reused(self.twin.folder) if self.twin is not None else None
+            if theirs is not None:
+                self.array.folder.replace(REUSED, canonical(theirs))
+                self.on_step(f"{REUSED} pulled")
+            else:
+                self.array.folder.set_aside(REUSED)
+                self.on_step(f"{REUSED} set aside: which rows were reused is not known any more")
+
     def _rewrite(self, name: str, content: bytes, source: str) -> None:
         """Replaces a JSON file that does not mean what it should."""
         try:
@@ -273,8 +312,9 @@ class _Repair:
         if other and not self.sources.new_root:
             raise RootsDiffer(
                 f"{array.folder}: chunks {sorted(other)} computed again have other bytes than recorded (another "
-                "device, thread count or library). Nothing was changed. Give a --from that has the array, or accept "
-                "them with --new-root: whatever was derived from the array is then dropped"
+                f"device, thread count or library).{reuse_note(read_reused(array.folder))} Nothing was changed. Give a "
+                "--from that has the array, or accept them with --new-root: whatever was derived from the array is "
+                "then dropped"
             )
         if other:
             array.folder.set_aside("COMPLETE.json")  # from here on it is an array that lacks chunks

@@ -16,7 +16,7 @@ from featcache.store.digest import FORMAT, ArrayKey, canonical
 from featcache.store.layout import Layout
 
 CRC_BYTES = 4
-ARRIVING, PARTIAL = "ARRIVING.json", "PARTIAL.json"
+ARRIVING, PARTIAL, REUSED = "ARRIVING.json", "PARTIAL.json", "REUSED.json"
 FLOATS = ("float16", "float32")
 IDS = "int32"  # what neighbour graphs are made of: row numbers
 NO_ID = -1
