@@ -22,6 +22,7 @@ from featcache.data.errors import DataInvalid, DataMissing
 from featcache.data.images import bound_policy, decode_rgb, image_view
 from featcache.data.open import open_dataset
 from featcache.data.options import OpenOptions
+from featcache.data.pixels import to_rgb
 from featcache.encoders.vision import ImageSettings, prepare_image
 
 ORIENTATION = 0x0112
@@ -185,6 +186,34 @@ def test_a_floating_point_picture_is_never_scaled_by_its_own_extremes() -> None:
     dark, bright = np.float32([[0, 0.1]]), np.float32([[0, 1]])
     ends = [pixels(file_of(Image.fromarray(values), "TIFF"), (0, 1))[0, 1, 0] for values in (dark, bright)]
     assert ends == [26, 255]
+
+
+def patched(content: bytes, tag: int, old: int, new: int) -> bytes:
+    """A TIFF of little-endian numbers with another value of a tag."""
+    entry = struct.pack("<HHI", tag, 3, 1)
+    assert content.count(entry + struct.pack("<H", old)) == 1
+    return content.replace(entry + struct.pack("<H", old), entry + struct.pack("<H", new))
+
+
+def test_a_tiff_of_12_bits_is_scaled_by_4095_and_one_whose_zero_is_white_is_inverted() -> None:
+    sixteen = file_of(Image.fromarray(np.array([[0xF8FF, 0x0000]], np.uint16)), "TIFF")
+    # of the bytes FF F8 00, 12 bits each: FFF and 800
+    assert pixels(patched(sixteen, 258, 16, 12))[0, :, 0].tolist() == [255, 128]
+    grey = file_of(Image.fromarray(np.array([[0, 65535, 257]], np.uint16)), "TIFF")
+    assert pixels(grey)[0, :, 0].tolist() == [0, 255, 1]
+    assert pixels(patched(grey, 262, 1, 0))[0, :, 0].tolist() == [255, 0, 254]
+
+
+def test_alpha_of_a_rare_mode_lies_on_white_too() -> None:
+    palette = Image.new("P", (2, 2))
+    palette.putalpha(0)
+    rare = {
+        "La": Image.new("LA", (2, 2)).convert("La"),
+        "RGBa": Image.new("RGBA", (2, 2)).convert("RGBa"),
+        "PA": palette,
+    }
+    for mode, image in rare.items():
+        assert image.mode == mode and (np.asarray(to_rgb(image)) == 255).all()
 
 
 # -- colours ----------------------------------------------------------------------------------------------------------
@@ -415,7 +444,7 @@ def plain_conversion(content: bytes) -> bytes:
 def test_a_declared_range_enters_the_hash_of_the_rows_that_need_it_alone() -> None:
     tiff = file_of(Image.fromarray(np.float32([[0, 1]])), "TIFF")
     deep = file_of(Image.fromarray(np.uint16([[0, 1]])))
-    assert bound_policy(tiff, (0, 1)) == "pictures 1: on (255, 255, 255), 0 to 1" != bound_policy(tiff, (0, 2))
+    assert bound_policy(tiff, (0, 1)) == "pictures 1: on (255, 255, 255), 0.0 to 1.0" != bound_policy(tiff, (0, 2))
     assert bound_policy(deep, (0, 1)) == bound_policy(deep) == "pictures 1: on (255, 255, 255)"
     assert [bound_policy(b"broken"), bound_policy(b""), bound_policy(JPEG[:100])] == ["", "", ""]
 
@@ -466,6 +495,9 @@ def test_every_picture_that_plain_conversion_shows_otherwise_binds_the_policy(
         assert not bound_policy(content, (0, 1))
 
 
+PALETTE = np.random.default_rng(1).integers(0, 256, (256, 3), np.uint8)
+
+
 def seen(values: np.ndarray, mode: str) -> np.ndarray:
     """The picture that a viewer shows of the values, before it is turned [h, w, 3], without Pillow's conversions."""
     colour, alpha = values[..., :3].astype(float), values[..., 3:] / 255
@@ -473,6 +505,8 @@ def seen(values: np.ndarray, mode: str) -> np.ndarray:
         return colour * alpha + 255 * (1 - alpha)
     if mode == "RGB":
         return colour
+    if mode == "P":
+        return PALETTE[values[..., 0]].astype(float)
     grey = values[..., :1].astype(float)
     if mode == "LA":
         grey = grey * alpha + 255 * (1 - alpha)
@@ -500,7 +534,7 @@ def features(content: bytes) -> np.ndarray:
     return (prepared.numpy().reshape(-1) / 255) @ PROJECTION
 
 
-CASES = st.tuples(SMALL, st.sampled_from(["L", "LA", "RGB", "RGBA", "I;16", "F", "CMYK"]), st.integers(1, 8))
+CASES = st.tuples(SMALL, st.sampled_from(["L", "LA", "P", "RGB", "RGBA", "I;16", "F", "CMYK"]), st.integers(1, 8))
 
 
 def raw(values: np.ndarray, mode: str, orientation: int) -> bytes:
@@ -509,6 +543,10 @@ def raw(values: np.ndarray, mode: str, orientation: int) -> bytes:
     exif[ORIENTATION] = orientation
     if mode in ("I;16", "F", "CMYK"):
         return stored(values, mode, orientation)
+    if mode == "P":
+        image = Image.fromarray(values[..., 0]).convert("P")
+        image.putpalette(PALETTE.tobytes())
+        return file_of(image, exif=exif)
     image = {"L": values[..., 0], "LA": values[..., [0, 3]], "RGB": values[..., :3], "RGBA": values}[mode]
     return file_of(Image.fromarray(np.ascontiguousarray(image)), exif=exif)
 
