@@ -29,7 +29,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 PreferOption = Annotated[
     Literal["local", "remote"] | None,
-    typer.Option(help="Whose array stays where the bytes differ. Default: that is an error."),
+    typer.Option(
+        help="Whose array stays where the bytes differ, and whose rows are current where both sides have moved on. "
+        "Default: the first is an error, the second is said and left."
+    ),
 ]
 DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Data set; see: featcache datasets.")]
 PatternArgument = Annotated[
