@@ -24,6 +24,9 @@ from featcache.data.open import open_dataset
 from featcache.data.options import OpenOptions
 from featcache.data.pixels import to_rgb
 from featcache.encoders.vision import ImageSettings, prepare_image
+from featcache.errors import UsageError
+from featcache.extraction.remote_job import _checked
+from featcache.store.rows import Rows
 
 ORIENTATION = 0x0112
 SETTINGS = ImageSettings(16, (16, 16), "even", "bilinear", (0.5,) * 3, (0.5,) * 3)
@@ -453,6 +456,30 @@ def test_what_the_bytes_alone_do_not_say_enters_the_content_hash() -> None:
     content = file_of(Image.new("RGBA", (4, 4), (0, 0, 0, 0)))
     view = image_view("images", ("a",), ("a",), lambda row: content)
     assert view.hashes == (view.hash_of(content),) != (blake3(content).hexdigest(),)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "GIF", "BMP", "WEBP"])
+def test_the_header_decides_and_no_pixel_is_decoded_for_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = file_of(Image.fromarray(shape(3)).convert("RGB"), kind)
+    turned = Image.Exif()
+    turned[ORIENTATION] = 6
+    other = file_of(Image.fromarray(shape(3)).convert("RGB"), "JPEG", exif=turned)
+
+    def load(self: Any) -> None:
+        raise AssertionError("a pixel was decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    assert not bound_policy(plain) and bound_policy(other)
+
+
+def test_a_process_elsewhere_checks_rows_by_the_same_hash() -> None:
+    contents = [PNG, file_of(Image.new("RGBA", (4, 4), (0, 0, 0, 9)))]
+    view = image_view("images", ("a", "b"), ("a", "b"), lambda row: contents[row])
+    there = _checked(view, Rows(list(view.ids), list(view.groups), list(view.hashes)))
+    assert there.root == view.root and [there.read(row).size for row in range(2)] == [(8, 8), (4, 4)]
+    contents[1] = file_of(Image.new("RGBA", (4, 4), (0, 0, 0, 10)))
+    with pytest.raises(UsageError, match="row 'b' on .* has other bytes"):
+        there.read(1)
 
 
 # -- properties -------------------------------------------------------------------------------------------------------
