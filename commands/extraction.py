@@ -63,8 +63,9 @@ def extract(
 ) -> None:
     """Write a data set's features into the cache.
 
-    One pass of an encoder keeps every layer. What is cached is not computed again, and an interrupted extraction goes
-    on where it stopped. Several processes may fill one cache: each commits whole chunks.
+    One pass of an encoder keeps every layer. What is cached is not computed again, and of a data set that was
+    changed, only the rows that are new. An interrupted extraction goes on where it stopped, in the middle of a chunk
+    after Ctrl-C or SIGTERM. Several processes may fill one cache: each commits whole chunks.
     """
     from featcache.cache import Cache
     from featcache.data.open import DatasetSource
@@ -103,11 +104,19 @@ def estimate_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution")
 def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", source: "DatasetSource") -> None:
     """Runs extractions one after the other and shows a line of result each."""
     from featcache.extraction.executors import run_job
-    from featcache.report.extraction import print_line, show_extracted, show_notes
+    from featcache.extraction.interrupts import INTERRUPTIONS, terminable
+    from featcache.extraction.job import work_left
+    from featcache.report.extraction import print_line, show_extracted, show_interrupted, show_notes
     from featcache.report.progress import row_progress
 
     show_notes(jobs, execution.notes)
-    for job in jobs:
-        with row_progress(f"{job.card.name} over {job.view.name}", len(job.view), silent=job.done) as on_rows:
-            result = run_job(cache, job, execution, source=source, on_rows=on_rows, on_line=print_line)
-        show_extracted(result)
+    try:
+        with terminable():
+            for job in jobs:
+                _, rows = work_left(job, execution.shard.mine)
+                with row_progress(f"{job.card.name} over {job.view.name}", rows, silent=job.done) as on_rows:
+                    result = run_job(cache, job, execution, source=source, on_rows=on_rows, on_line=print_line)
+                show_extracted(result)
+    except INTERRUPTIONS as interruption:
+        show_interrupted(interruption)
+        raise

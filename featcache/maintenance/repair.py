@@ -25,7 +25,17 @@ from featcache.maintenance.verify import Problem, array_problems, chunk_problem
 from featcache.store.array import FeatureArray
 from featcache.store.digest import ArrayKey, canonical, differences
 from featcache.store.leases import lease
-from featcache.store.records import Complete, Record, chunk_name, layout_json, read_json, record_name, zarr_json
+from featcache.store.records import (
+    REUSED,
+    Complete,
+    Record,
+    chunk_name,
+    layout_json,
+    read_json,
+    record_name,
+    zarr_json,
+)
+from featcache.store.reused_rows import read_reused_rows, write_reused_rows
 from featcache.store.rows import checked_tables, write_rows
 
 
@@ -105,6 +115,7 @@ class _Repair:
         if (complete.layout if complete else array.layout()) is None:
             raise Damaged(f"{array.folder} has no plan left; remove it and extract again: featcache rm")
         self._mend_records(key, complete)
+        self._mend_reused()
         if complete is None:
             self._mend_unfinished()
             return
@@ -194,6 +205,18 @@ class _Repair:
         self.array.folder.replace(name, content)
         self.on_step(f"{name} written again{source}")
 
+    def _mend_reused(self) -> None:
+        """REUSED.json from the other cache; else it is set aside: what rows were reused is then not known any more."""
+        try:
+            read_reused_rows(self.array.folder)
+            return
+        except Damaged:
+            self.array.folder.set_aside(REUSED)
+        theirs = read_reused_rows(self.twin.folder) if self.twin is not None else None
+        if theirs is not None:
+            write_reused_rows(self.array.folder, theirs)
+        self.on_step(f"{REUSED} pulled" if theirs else f"{REUSED} set aside: which rows were reused is not known now")
+
     def _mend_unfinished(self) -> None:
         """In an incomplete array, damaged chunks are pulled, or lose their record: then they count as missing."""
         array = self.array
@@ -244,14 +267,22 @@ class _Repair:
             job = _job(workshop, ArrayKey.from_json(read_json(array.folder, "key.json")), self.sources)
             computed = job.targets[0].array
             computed.create(key, complete.layout)
+            reused = read_reused_rows(array.folder)
+            if reused is not None:  # the same rows are copied again, so that the others form the same batches
+                write_reused_rows(computed.folder, reused)
             wanted = {record.chunk for record in bad}
             settings = RowSettings("skip" if complete.failed else "stop")
-            extract(workshop, job, chunks=wanted.__contains__, settings=settings)
+            done = extract(workshop, job, chunks=wanted.__contains__, settings=settings, reuse_from=self.cache)
+            for note in done.notes:
+                self.on_step(note)
             records = {chunk: record for chunk in wanted if (record := computed.record(chunk)) is not None}
             if wanted - records.keys():
                 lacking = sorted(wanted - records.keys())
                 raise FeaturesNotCached(f"chunks {lacking} of {array.folder} could not be computed")
-            self._put_in_place(computed, complete, records)
+            try:
+                self._put_in_place(computed, complete, records)
+            except RootsDiffer as error:
+                raise RootsDiffer("\n  ".join([str(error), *done.notes])) from error
         finally:
             if workshop.folder.there():
                 workshop.folder.delete()

@@ -22,6 +22,7 @@ from featcache.store.records import (
     CODECS,
     CRC_BYTES,
     PARTIAL,
+    REUSED,
     Complete,
     Record,
     chunk_name,
@@ -396,7 +397,7 @@ def _failed_rows(block: np.ndarray, ids: Sequence[str] | None) -> tuple[str, ...
 
 def stray_files(array: FeatureArray, layout: Layout) -> list[str]:
     """Names in an array's folder that format 1 does not know; leftovers of killed writers are not strays."""
-    known = {"zarr.json", "key.json", "plan.json", "COMPLETE.json", PARTIAL, ARRIVING, "commits"}
+    known = {"zarr.json", "key.json", "plan.json", "COMPLETE.json", PARTIAL, ARRIVING, REUSED, "commits"}
     known |= {name(chunk) for chunk in range(layout.chunks) for name in (chunk_name, record_name)}
     names = array.folder.names() | set(array.folder.folders())
     names |= {f"commits/{name}" for name in (array.folder / "commits").names()}

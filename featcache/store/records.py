@@ -15,7 +15,7 @@ from featcache.store.digest import FORMAT, ArrayKey, canonical
 from featcache.store.layout import Layout
 
 CRC_BYTES = 4
-ARRIVING, PARTIAL = "ARRIVING.json", "PARTIAL.json"
+ARRIVING, PARTIAL, REUSED = "ARRIVING.json", "PARTIAL.json", "REUSED.json"
 FLOATS = ("float16", "float32")
 IDS = "int32"  # what neighbour graphs are made of: row numbers
 NO_ID = -1
@@ -204,7 +204,7 @@ def chunk_parts(layout: Layout, block: np.ndarray) -> tuple[memoryview, bytes]:
     return body, crc_of(body)
 
 
-def record_name(chunk: int) -> str:
+def record_name(chunk: int | str) -> str:
     """Name of a chunk's commit record, below the array's folder."""
     return f"commits/{chunk}.json"
 
