@@ -1,5 +1,6 @@
 """Commands that list, verify, repair and clean the cache."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +10,11 @@ from featcache.commands.options import (
     CacheOption,
     DatasetArgument,
     DryRunOption,
+    FloatRangeOption,
     JsonOption,
     PatternArgument,
     RootOption,
+    parse_range,
 )
 
 
@@ -58,17 +61,34 @@ def show(
     cache: CacheOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show an array's key, or how two arrays differ."""
+    """Show an array's key and which of its rows deserve a look, or how two arrays differ.
+
+    Rows of unequal content with equal features, rows of one number, images of almost one colour and texts cut at the
+    token limit are counted and named.
+    """
     from featcache.cache import open_cache
+    from featcache.entries import describe_key
+    from featcache.maintenance.health import array_health
     from featcache.report.console import show_keys
+    from featcache.report.health import show_health
+    from featcache.report.progress import step_progress
     from featcache.store.digest import differences
 
     store = open_cache(cache)
     if len(selectors) > 2:
         raise typer.BadParameter("name one array to show, or two to compare")
     matches = [store.find(dataset, selector) for selector in selectors]
-    keys = [{**array.key().to_json(), "root": array.complete().root} for array in matches]
-    show_keys(keys, differences(keys[0], keys[-1]), as_json=json)
+    keys = [describe_key(store.folder, array) for array in matches]
+    if not json or len(keys) > 1:
+        show_keys(keys, differences(keys[0], keys[-1]), as_json=json)
+    if len(keys) > 1:
+        return
+    with step_progress(f"comparing the rows of {matches[0].folder}"):
+        health = array_health(store, matches[0])
+    if json:
+        show_keys([{**keys[0], "health": asdict(health) if health else None}], {}, as_json=True)
+    else:
+        show_health(health, clean="No two rows are alike, and none is constant, near-constant or cut.")
 
 
 def verify(
@@ -123,6 +143,7 @@ def repair(
         str | None, typer.Option("--from", metavar="REMOTE", help="Cache that may have what is damaged here.")
     ] = None,
     root: RootOption = None,
+    float_range: FloatRangeOption = None,
     weights: Annotated[Path | None, typer.Option(help="Local copy of the encoder's repository.")] = None,
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
     new_root: Annotated[
@@ -137,13 +158,15 @@ def repair(
     that were recorded.
     """
     from featcache.cache import open_cache
+    from featcache.data.options import OpenOptions
     from featcache.maintenance.repair import Sources
     from featcache.maintenance.repair import repair as mend
     from featcache.report.maintenance import show_repair, show_step
     from featcache.report.progress import step_progress
 
     remote = open_cache(source) if source else None
-    sources = Sources(remote=remote, root=root, weights=weights, device=device, new_root=new_root)
+    options = OpenOptions(float_range=parse_range(float_range))
+    sources = Sources(remote=remote, root=root, options=options, weights=weights, device=device, new_root=new_root)
     store = open_cache(cache)
     steps: list[str] = []
     with step_progress(f"looking for damage in {store.folder}"):
@@ -167,7 +190,7 @@ def remove(
     store = open_cache(cache)
     matches = [array for selector in selectors for array in store.select(dataset, selector)]
     arrays = list({str(array.folder): array for array in matches}.values())
-    show_entries([store.entry(array) for array in arrays], store, as_json=False)
+    show_entries(store.entries_of(arrays), store, as_json=False)
     for array in arrays if not dry_run else ():
         store.remove(array)
     typer.echo("Nothing was deleted (--dry-run)." if dry_run else "Deleted.")
@@ -184,7 +207,7 @@ def move(
     from featcache.report.console import show_entries
 
     store = open_cache(cache)
-    show_entries([store.entry(array) for array in rename(store, old, new)], store, as_json=False)
+    show_entries(store.entries_of(rename(store, old, new)), store, as_json=False)
 
 
 def usage(arrays: PatternArgument = "*", cache: CacheOption = None, json: JsonOption = False) -> None:
@@ -199,23 +222,38 @@ def usage(arrays: PatternArgument = "*", cache: CacheOption = None, json: JsonOp
 
 def collect(
     delete: Annotated[bool, typer.Option("--delete", help="Delete it. Default: only list it.")] = False,
+    superseded: Annotated[
+        bool,
+        typer.Option(
+            "--superseded",
+            help="Instead: arrays of older rows of which complete ones of the current rows are there, and what was "
+            "computed from them. Runs that were trained on them can then no longer be embedded.",
+        ),
+    ] = False,
     cache: CacheOption = None,
 ) -> None:
-    """List or delete what killed processes left.
+    """List or delete what killed processes left, or what newer rows superseded.
 
     Temporary files, damaged files set aside, tables that no array is bound to. What a live writer may hold is never
-    touched.
+    touched, and of an encoder never its only array.
     """
     from featcache.cache import open_cache
     from featcache.maintenance.gc import discard, leftovers
-    from featcache.report.maintenance import show_leftovers
+    from featcache.maintenance.superseded import drop, superseded_arrays
+    from featcache.report.maintenance import show_leftovers, show_superseded
 
     store = open_cache(cache)
-    left = leftovers(store)
-    for leftover in left:
-        if delete and leftover.holder is None:
+    old, left = superseded_arrays(store), [] if superseded else leftovers(store)
+    for leftover in left if delete else ():
+        if leftover.holder is None:
             discard(leftover)
-    show_leftovers(left, store, deleted=delete)
+    for leftover in old if delete and superseded else ():
+        if leftover.holder is None:
+            drop(store, leftover)
+    if superseded:
+        show_superseded(old, store, deleted=delete)
+    else:
+        show_leftovers(left, store, superseded=old, deleted=delete)
 
 
 def doctor(

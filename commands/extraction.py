@@ -1,25 +1,29 @@
 """The command that writes features into the cache."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from featcache.commands.options import CacheOption, DatasetArgument, RootOption
+from featcache.commands.options import CacheOption, DatasetArgument, FloatRangeOption, RootOption, parse_range
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from featcache.cache import Cache
     from featcache.data.open import DatasetSource
     from featcache.extraction.executors import Execution
     from featcache.extraction.job import Job
 
+_MOST_COMPARED = 2**33  # bytes of an array that are read again to look for equal rows: seconds
+
 
 def extract(
     dataset: DatasetArgument,
     encoders: Annotated[list[str], typer.Argument(metavar="ENCODER", help="Encoders; see: featcache encoders.")],
     root: RootOption = None,
+    float_range: FloatRangeOption = None,
     cache: CacheOption = None,
     layers: Annotated[
         str | None, typer.Option(help="Layers to keep, such as last,0 or last.mean. Default: every layer.")
@@ -69,6 +73,7 @@ def extract(
     """
     from featcache.cache import Cache
     from featcache.data.open import DatasetSource
+    from featcache.data.options import OpenOptions
     from featcache.encoders import EncodeOptions, encoder_spec
     from featcache.extraction.executors import choose_execution
     from featcache.extraction.job import plan_job
@@ -78,7 +83,7 @@ def extract(
     )
     options = EncodeOptions(weights, random is not None, random or 0, execution.devices[0], autocast, compile, dtype)
     store, specs = Cache(cache), [encoder_spec(name) for name in encoders]
-    source = DatasetSource(dataset, root)
+    source = DatasetSource(dataset, root, OpenOptions(float_range=parse_range(float_range)))
     data = source.open()
     chosen = layers.split(",") if layers else None
     jobs = [plan_job(store, data, spec, options, view=view, layers=chosen) for spec in specs]
@@ -104,19 +109,47 @@ def estimate_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution")
 def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", source: "DatasetSource") -> None:
     """Runs extractions one after the other and shows a line of result each."""
     from featcache.extraction.executors import run_job
-    from featcache.extraction.interrupts import INTERRUPTIONS, terminable
     from featcache.extraction.job import work_left
-    from featcache.report.extraction import print_line, show_extracted, show_interrupted, show_notes
+    from featcache.extraction.outdated import outdated_notes
+    from featcache.report.extraction import print_line, show_extracted, show_notes
     from featcache.report.progress import row_progress
 
     show_notes(jobs, execution.notes)
+    with interruptible():
+        for job in jobs:
+            _, rows = work_left(job, execution.shard.mine)
+            with row_progress(f"{job.card.name} over {job.view.name}", rows, silent=job.done) as on_rows:
+                result = run_job(cache, job, execution, source=source, on_rows=on_rows, on_line=print_line)
+            show_extracted(result)
+            if result.complete:
+                show_job_health(cache, job)
+    for note in outdated_notes(cache, jobs, root=source.root):
+        print_line(note)
+
+
+@contextmanager
+def interruptible() -> "Iterator[None]":
+    """On Ctrl-C and on SIGTERM, which ends it as Ctrl-C does, the user reads what is kept."""
+    from featcache.extraction.interrupts import INTERRUPTIONS, terminable
+    from featcache.report.extraction import show_interrupted
+
     try:
         with terminable():
-            for job in jobs:
-                _, rows = work_left(job, execution.shard.mine)
-                with row_progress(f"{job.card.name} over {job.view.name}", rows, silent=job.done) as on_rows:
-                    result = run_job(cache, job, execution, source=source, on_rows=on_rows, on_line=print_line)
-                show_extracted(result)
+            yield
     except INTERRUPTIONS as interruption:
         show_interrupted(interruption)
         raise
+
+
+def show_job_health(cache: "Cache", job: "Job") -> None:
+    """Shows which rows of an extraction deserve a look, by its default layer or, without it, its last."""
+    from featcache.entries import entry_of
+    from featcache.maintenance.health import array_health
+    from featcache.report.health import show_health, show_unchecked
+
+    target = next((each for each in job.targets if each.layer == job.card.default), job.targets[-1])
+    bytes = entry_of(target.array).bytes
+    if bytes > _MOST_COMPARED:
+        show_unchecked(f"{target.key.dataset} {target.key.view}/{target.key.encoder}/{target.layer}", bytes)
+    else:
+        show_health(array_health(cache, target.array))

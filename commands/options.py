@@ -1,5 +1,6 @@
 """Arguments and options that several commands share."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,15 @@ CacheOption = Annotated[
     ),
 ]
 RootOption = Annotated[Path | None, typer.Option("--root", help="Folder that holds the data set's files.")]
+FloatRangeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--float-range",
+        metavar="BLACK:WHITE",
+        help="Values that are black and white in floating-point and 32-bit images, as in 0:1; without it they are "
+        "refused.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 PreferOption = Annotated[
@@ -37,3 +47,25 @@ RemoteArgument = Annotated[
 EncoderArgument = Annotated[
     str, typer.Argument(metavar="ENCODER", help="[view/]encoder[/layer.pooling][@digest], of one array.")
 ]
+
+
+def parse_range(text: str | None) -> tuple[float, float] | None:
+    """The two numbers of "0:1", the first the smaller; None for None.
+
+    Raises:
+        typer.BadParameter: If it is anything else.
+
+    Example:
+        >>> parse_range("-1:1")
+        (-1.0, 1.0)
+    """
+    if text is None:
+        return None
+    low, _, high = text.partition(":")
+    try:
+        values = float(low), float(high)
+    except ValueError:
+        values = (math.nan, math.nan)
+    if not values[0] < values[1] or not all(map(math.isfinite, values)):
+        raise typer.BadParameter(f"{text!r} is no range: two numbers, the smaller first, as in --float-range 0:1")
+    return values

@@ -184,4 +184,4 @@ def import_file(
     store = Cache(cache)
     options = ImportOptions(format=format, ids=ids, id_column=id_column, modality=modality, dtype=dtype)
     arrays = import_features(store, source, dataset=dataset, encoder=encoder, layer=layer, view=view, options=options)
-    show_entries([store.entry(array) for array in arrays], store, as_json=False)
+    show_entries(store.entries_of(arrays), store, as_json=False)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from featcache.data.datasets import DATASETS, missing
 from featcache.data.errors import DataInvalid
-from featcache.data.images import image_view
+from featcache.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES, image_view
 from featcache.data.options import OpenOptions
 from featcache.data.parquet_images import parquet_schema
 from featcache.data.texts import text_view
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 CAPTION_FILES = ("captions.csv", "captions.jsonl", "captions.parquet")
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _SPLIT_NAMES = {
     "": "",
     "train": "train",
@@ -62,15 +61,23 @@ def open_folder(root: Path | None = None, *, alias: str | None = None, options: 
     table = _read_table(path)
     labels = [column for column in table.columns if column.startswith("label")]
     rows = _rows(table, path.name, labels)
-    images = _images_below(root)
+    images, unread = _files_below(root, IMAGE_SUFFIXES), _files_below(root, OTHER_SUFFIXES)
     _check_photos(root, rows, images, path.name)
     bare = [image for image in images if image not in {row.image for row in rows}]
     notes = (f"{len(bare)} images have no caption, the first {bare[0]}",) if bare else ()
+    if unread:
+        notes += (f"left out, since such image formats are not read: {len(unread)} files, the first {unread[0]}",)
     group_of = {image: image for image in bare} | {row.image: row.group for row in rows}
     rows.sort(key=lambda row: row.image)  # stable: the order in the file stays within an image
     content = [root / image for image in images]
     views = (
-        image_view("images", images, tuple(group_of[image] for image in images), lambda row: content[row].read_bytes()),
+        image_view(
+            "images",
+            images,
+            tuple(group_of[image] for image in images),
+            lambda row: content[row].read_bytes(),
+            float_range=(options or OpenOptions()).float_range,
+        ),
         text_view("captions", *zip(*((row.row_id, row.group, row.caption) for row in rows), strict=True)),
     )
     groups = tuple(dict.fromkeys(group_of[image] for image in images))
@@ -179,9 +186,9 @@ def _check_agreement(rows: Sequence[CaptionRow], where: str) -> None:
             raise DataInvalid(f"{where} row {number}: group {row.group!r} has another split or label in an earlier row")
 
 
-def _images_below(root: Path) -> tuple[str, ...]:
-    """Paths of all images, sorted; hidden files and folders are passed over."""
-    paths = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+def _files_below(root: Path, suffixes: frozenset[str]) -> tuple[str, ...]:
+    """Paths of all files with one of the suffixes, sorted; hidden files and folders are passed over."""
+    paths = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in suffixes)
     visible = (path for path in paths if not any(part.startswith(".") for part in path.parts))
     return tuple(sorted(path.as_posix() for path in visible if (root / path).is_file()))
 

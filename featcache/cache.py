@@ -1,22 +1,25 @@
 """The cache: its arrays listed, resolved from names, loaded as features and removed; needs no encoder library."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 from blake3 import blake3
 
-from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, NewerFormat, UsageError
+from featcache.entries import Entry, entries_of
+from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, UsageError
 from featcache.features import Features
-from featcache.not_found import ambiguous, not_cached
+from featcache.not_found import not_cached
+from featcache.resolution import choose_array
 from featcache.selectors import Selector, is_layer, parse_pattern, parse_selector
 from featcache.storage.base import Folder
 from featcache.storage.local import LocalFolder
 from featcache.storage.open import open_folder
 from featcache.store.array import FeatureArray
 from featcache.store.checked import CheckedArrays
+from featcache.store.current import CurrentRows, drop_current, read_current
 from featcache.store.digest import ArrayKey, canonical
 from featcache.store.leases import Lease, leases
 from featcache.store.reader import Reader
@@ -32,30 +35,6 @@ def default_root() -> Path:
     from platformdirs import user_data_path
 
     return user_data_path("featcache")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One array of the cache, as `featcache ls` lists it."""
-
-    dataset: str
-    view: str
-    encoder: str
-    layer: str
-    digest: str
-    root: str = ""  # "" while incomplete
-    n: int = 0
-    d: int = 0
-    dtype: str = ""
-    chunks: int = 0  # of the whole array
-    committed: int = 0  # chunks that have a commit record
-    bytes: int = 0  # of the committed chunks
-    damaged: bool = False  # its key or records cannot be trusted; `featcache verify` says why
-
-    @property
-    def complete(self) -> bool:
-        """Whether the array has its root."""
-        return bool(self.root)
 
 
 class Cache:
@@ -122,36 +101,22 @@ class Cache:
 
     def entries(self, selector: str = "*") -> list[Entry]:
         """Entries of the arrays that match, complete, incomplete or damaged; as `matching`."""
-        return self.folder.map(self.entry, self.matching(selector))
+        return self.entries_of(self.matching(selector))
 
-    def entry(self, array: FeatureArray) -> Entry:
-        """The entry of one array; what cannot be read of it is zero, with `damaged`."""
-        try:
-            return self._entry(array)
-        except (Damaged, NewerFormat):
-            return Entry(**array.name._asdict(), committed=len(array.committed()), damaged=True)
+    def entries_of(self, arrays: Sequence[FeatureArray]) -> list[Entry]:
+        """The entry of each of some arrays; what cannot be read of one is zero, with `damaged`."""
+        return entries_of(self.folder, arrays)
 
-    def _entry(self, array: FeatureArray) -> Entry:
-        key = array.key()
-        layout = array.layout()
-        complete = array.complete() if array.is_complete else None
-        committed = len(complete.records) if complete else len(array.committed())
-        rows = min(committed * layout.chunk_rows, layout.n) if layout else 0
-        return Entry(
-            **array.name._asdict(),
-            root=complete.root if complete else "",
-            n=int(key.binds["rows"]["n"]),
-            d=int(key.binds["d"]),
-            dtype=str(key.binds["dtype"]),
-            chunks=layout.chunks if layout else 0,
-            committed=committed,
-            bytes=rows * int(key.binds["d"]) * np.dtype(key.binds["dtype"]).itemsize,
-        )
+    def current_rows(self, dataset: str, view: str) -> CurrentRows | None:
+        """The record of which rows of a view are current; None if there is none. Errors as `read_current`."""
+        return read_current(self.folder / dataset / view)
 
     # -- from a name to an array ------------------------------------------------------------------------------------
 
     def find(self, dataset: str, selector: Selector | str, *, partial: bool = False) -> FeatureArray:
         """The one complete array of a name; a name without layer means the encoder's default layer.
+
+        Of arrays that differ in nothing but rows, the one of the view's current rows is taken, and a notice is logged.
 
         Args:
             dataset: Data set name.
@@ -160,7 +125,8 @@ class Cache:
 
         Raises:
             FeaturesNotCached: If there is none; the message lists what there is.
-            Ambiguous: If there are several; the message lists how they differ.
+            Ambiguous: If there are several that differ in more; the message lists how they differ.
+            OutdatedRows: If there are only arrays of older rows than the current ones, and the name has no digest.
         """
         wanted = parse_selector(selector) if isinstance(selector, str) else selector
         matches = list(self.arrays(dataset, wanted.view or "*", wanted.encoder, wanted.layer or "*"))
@@ -174,9 +140,7 @@ class Cache:
             raise damage[0]
         if not complete:
             raise self.not_cached(dataset, wanted, incomplete=matches[0] if matches else None)
-        if len(complete) > 1:
-            raise ambiguous(str(self.folder), dataset, wanted, complete)
-        return complete[0]
+        return choose_array(self.folder, dataset, wanted, complete)
 
     def select(self, dataset: str, selector: str) -> list[FeatureArray]:
         """Every array, complete or not, that a name with globs matches; an open layer or view means all of them.
@@ -227,7 +191,7 @@ class Cache:
 
         Raises:
             FeaturesNotCached: If no complete array has the name.
-            Ambiguous: If several have.
+            Ambiguous, OutdatedRows: As `find`.
             Damaged: If any byte is not as recorded.
         """
         name = parse_selector(encoder)
@@ -309,6 +273,8 @@ class Cache:
         bound = {_bound_rows(other) for other in self.arrays(dataset, view)}
         if root is not None and root not in bound and None not in bound and not self.writers():
             drop_rows(self.folder / dataset / view, root)
+            if not bound:  # while other arrays are there, the record keeps them from passing for current
+                drop_current(self.folder / dataset / view)
         array.folder.parent.prune(3)
 
 

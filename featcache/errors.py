@@ -29,6 +29,10 @@ class Ambiguous(FeatcacheError):
     """Several arrays match the request; the message lists how they differ."""
 
 
+class OutdatedRows(FeatcacheError):
+    """The arrays of a name are all of older rows than the current ones: extract again, or name one by @digest."""
+
+
 class Damaged(FeatcacheError):
     """Bytes in the cache are not what was recorded; the message names array and chunk: verify, then extract again."""
 

@@ -1,12 +1,17 @@
-"""Errors of names that match no array of a cache, or several."""
+"""Errors of names that match no array of a cache, several, or only such of older rows."""
 
-from collections.abc import Iterable, Sequence
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
-from featcache.errors import Ambiguous, FeaturesNotCached
+from featcache.data.datasets import DATASETS
+from featcache.errors import Ambiguous, FeaturesNotCached, OutdatedRows
 from featcache.selectors import Selector
 from featcache.store.array import FeatureArray
-from featcache.store.digest import ArrayName, differences
+from featcache.store.current import CurrentRows
+from featcache.store.digest import ArrayKey, ArrayName, differences
 
 
 def not_cached(
@@ -45,16 +50,114 @@ def not_cached(
     return FeaturesNotCached(f"no {wanted} for {dataset} in {place}\n  {has}\n  Run: {command}")
 
 
-def ambiguous(place: str, dataset: str, wanted: Selector, arrays: Sequence[FeatureArray]) -> Ambiguous:
-    """The error of a name that matches several arrays; lists how they differ."""
-    keys = [array.key() for array in arrays]
+def ambiguous(
+    place: str,
+    dataset: str,
+    wanted: Selector,
+    arrays: Sequence[FeatureArray],
+    records: Mapping[str, CurrentRows | None],
+) -> Ambiguous:
+    """The error of a name that matches several arrays; lists how they differ, those of the current rows first.
+
+    Args:
+        place: The cache's folder.
+        dataset: Data set name.
+        wanted: The rest of the name.
+        arrays: Those that match.
+        records: View -> the record of its current rows, if there is one.
+    """
+    keys = sorted((array.key() for array in arrays), key=created, reverse=True)
+    keys.sort(key=lambda key: not _is_recorded(key, records.get(key.view)))
     lines = [f"{wanted} for {dataset} stands for {len(arrays)} arrays in {place}:"]
     for key in keys:
         fields = differences(keys[0].to_json()["names"] | dict(keys[0].binds), key.to_json()["names"] | dict(key.binds))
         differs = "; ".join(f"{name}: {theirs} (first: {first})" for name, (first, theirs) in fields.items())
-        lines.append(f"  {key.view}/{key.encoder}/{key.layer}@{key.digest[:12]}  {differs or 'the first'}")
-    lines.append(f"  Name one, as in: {keys[0].view}/{keys[0].encoder}/{keys[0].layer}@{keys[0].digest[:12]}")
+        about = describe_rows(key, records.get(key.view))
+        lines.append(f"  {array_label(key)}@{key.digest[:12]}  {about}; {differs or 'the first'}")
+    lines.append(f"  Name one, as in: {array_label(keys[0])}@{keys[0].digest[:12]}")
+    views = {key.view for key in keys if records.get(key.view) is None}
+    roots = {key.binds["rows"]["root"] for key in keys if key.view in views}
+    if len(views) == 1 and len(roots) > 1:
+        lines.append(
+            f"  Which rows are current is not recorded; to record it, without encoding what is cached: "
+            f"{extract_command(keys[0])}"
+        )
     return Ambiguous("\n".join(lines))
+
+
+def outdated(place: str, dataset: str, wanted: Selector, keys: Sequence[ArrayKey], record: CurrentRows) -> OutdatedRows:
+    """The error of a name whose arrays are all of older rows than the current ones.
+
+    Args:
+        place: The cache's folder.
+        dataset: Data set name.
+        wanted: The rest of the name.
+        keys: Keys of what matches.
+        record: The record of the current rows.
+    """
+    keys = sorted(keys, key=created, reverse=True)
+    label, encoder = array_label(keys[0]), keys[0].binds["encoder"]
+    lines = [
+        f"{wanted} for {dataset} is complete only of older rows in {place}: since {moment(record.written)} "
+        f"other arrays there are of the current {record.n:,} rows of {keys[0].view}",
+        *(f"  {array_label(key)}@{key.digest[:12]}  {describe_rows(key, record)}" for key in keys),
+    ]
+    if "from" in encoder:
+        lines.append("  It was computed from features of those rows: train and embed again, on the current ones")
+    elif "imported" in encoder:
+        lines.append("  Import it again, from a file with the current rows")
+    else:
+        lines.append(f"  Run: {extract_command(keys[0])}, or pull it from where that was done")
+    lines.append(f"  To use the older rows all the same: {label}@{keys[0].digest[:12]}")
+    return OutdatedRows("\n".join(lines))
+
+
+def array_label(key: ArrayKey) -> str:
+    """View, encoder and layer, as a selector names them."""
+    return f"{key.view}/{key.encoder}/{key.layer}"
+
+
+def describe_rows(key: ArrayKey, record: CurrentRows | None) -> str:
+    """How many rows an array has, whether they are the current ones, and when it was begun."""
+    rows = f"{key.binds['rows']['n']:,} "
+    if record is not None:
+        rows += "current " if _is_recorded(key, record) else "older "
+    return f"{rows}rows, {created(key)}"
+
+
+def moment(written: str) -> str:
+    """An ISO time to the second, for people; "unknown date" if there is none.
+
+    Example:
+        >>> moment("2026-11-29T14:03:20+00:00")
+        '2026-11-29 14:03:20'
+    """
+    return written[:19].replace("T", " ") or "unknown date"
+
+
+def extract_command(key: ArrayKey, root: Path | None = None) -> str:
+    """The extraction that an array came from, over the data as it is now.
+
+    Args:
+        key: Of the array.
+        root: Folder that holds the data set's files, if it is known: a folder of the user's needs it.
+    """
+    entry, random = DATASETS.get(key.dataset), re.fullmatch(r"(.+)-random(\d+)", key.encoder)
+    encoder = f"{random[1]} --random {random[2]}" if random else key.encoder
+    words = ["featcache extract", key.dataset if entry else f"folder:{key.dataset}", encoder]
+    words += [] if key.view in ("images", "captions", "audio") else [f"--view {key.view}"]
+    if root is not None or entry is None or entry.needs_root:
+        words.append(f"--root {shlex.quote(str(root)) if root else 'FOLDER'}")
+    return " ".join(words)
+
+
+def created(key: ArrayKey) -> str:
+    """When an array was begun, for people; as `moment`."""
+    return moment(str(key.provenance.get("created", "")))
+
+
+def _is_recorded(key: ArrayKey, record: CurrentRows | None) -> bool:
+    return record is not None and key.binds["rows"]["root"] == record.root
 
 
 def _incomplete(place: str, dataset: str, wanted: Selector, array: FeatureArray, command: str) -> FeaturesNotCached:

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from featcache.cache import Cache, Entry
+    from featcache.cache import Cache
+    from featcache.entries import Entry
     from featcache.maintenance.verify import Problem
 
 
@@ -141,7 +142,8 @@ def show_entries(entries: Sequence["Entry"], cache: "Cache", *, as_json: bool) -
 def _state(entry: "Entry") -> str:
     if entry.damaged:
         return "unreadable: featcache verify"
-    return "complete" if entry.complete else f"{entry.committed} of {entry.chunks} chunks"
+    state = "complete" if entry.complete else f"{entry.committed} of {entry.chunks} chunks"
+    return state + (f", {entry.rows} rows" if entry.rows else "")
 
 
 def show_keys(keys: Sequence[Mapping[str, Any]], differences: Mapping[str, tuple[Any, Any]], *, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache.report.console import console, print_json, print_table, size
+from featcache.report.console import console, count, print_json, print_table, size
 
 if TYPE_CHECKING:
     from featcache.cache import Cache
@@ -29,24 +29,53 @@ def show_usage(usages: Sequence["Usage"], cache: "Cache", *, as_json: bool) -> N
     console().print(f"{size(total)} in {cache.folder}")
 
 
-def show_leftovers(leftovers: Sequence["Leftover"], cache: "Cache", *, deleted: bool) -> None:
-    """Lists leftovers; those that no live writer may hold can go, or are gone."""
-    free = [each for each in leftovers if each.holder is None]
-    rows = [
-        (each.path.relative_to(cache.root), size(each.bytes), each.what, each.holder or "nobody's")
-        for each in leftovers
-    ]
-    if rows:
-        print_table(("path", "size", "what", "held by"), rows)
-    total = size(sum(each.bytes for each in free))
+def show_leftovers(
+    leftovers: Sequence["Leftover"], cache: "Cache", *, superseded: Sequence["Leftover"], deleted: bool
+) -> None:
+    """Lists leftovers; those that no live writer may hold can go, or are gone. Superseded arrays are only counted."""
+    _show_rows(leftovers, cache)
     if not leftovers:
         console().print(f"Nothing lies about in {cache.root}.")
-    elif deleted:
+    else:
+        _show_end(leftovers, "featcache gc --delete", deleted=deleted)
+    if superseded:
+        total = size(sum(each.bytes for each in superseded))
+        console().print(
+            f"{count(superseded, 'array')} of older rows, {total}, superseded by current ones, stay. To list them: "
+            "featcache gc --superseded"
+        )
+
+
+def show_superseded(arrays: Sequence["Leftover"], cache: "Cache", *, deleted: bool) -> None:
+    """Lists superseded arrays with what supersedes them; those that no live writer may hold can go, or are gone."""
+    _show_rows(arrays, cache, named=True)
+    if not arrays:
+        console().print(f"No array in {cache.root} is superseded by one of the current rows.")
+    else:
+        _show_end(arrays, "featcache gc --superseded --delete", deleted=deleted)
+        if not deleted:
+            console().print("Runs that were trained on them can then no longer be embedded.")
+
+
+def _show_rows(leftovers: Sequence["Leftover"], cache: "Cache", *, named: bool = False) -> None:
+    """A table of leftovers; arrays are named as in selectors."""
+    paths = [each.path.relative_to(cache.root) for each in leftovers]
+    names = [f"{path.parent}@{path.name[:12]}" if named else str(path) for path in paths]
+    rows = [
+        (name, size(each.bytes), each.what, each.holder or "nobody's")
+        for name, each in zip(names, leftovers, strict=True)
+    ]
+    if rows:
+        print_table(("array" if named else "path", "size", "what", "held by"), rows)
+
+
+def _show_end(leftovers: Sequence["Leftover"], command: str, *, deleted: bool) -> None:
+    free = [each for each in leftovers if each.holder is None]
+    total = size(sum(each.bytes for each in free))
+    if deleted:
         console().print(f"Deleted {len(free)} of {len(leftovers)}, {total}.")
     else:
-        console().print(
-            f"{len(free)} of {len(leftovers)} can go, {total}. Nothing was deleted; run: featcache gc --delete"
-        )
+        console().print(f"{len(free)} of {len(leftovers)} can go, {total}. Nothing was deleted; run: {command}")
 
 
 def show_step(where: str, what: str) -> str:

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from featcache.not_found import moment
 from featcache.report.console import console, count, print_table, size
 
 if TYPE_CHECKING:
     from featcache.sharing.transfer import Sent, Transfer
+    from featcache.store.current import CurrentRows
 
 
 def show_transferred(what: "Transfer", sent: "Sent") -> None:
@@ -23,6 +25,7 @@ def show_transferred(what: "Transfer", sent: "Sent") -> None:
             f"Not complete in {what.source.folder}: {count(unfinished, 'array')}. Once extracted to the end, the same "
             "command sends the rest."
         )
+    _show_records(what, sent=True)
 
 
 def show_transfer(what: "Transfer") -> None:
@@ -38,7 +41,33 @@ def show_transfer(what: "Transfer") -> None:
         for move in what.moves
     ]
     print_table(("array", "digest", "chunks to move", "size", ""), rows)
+    _show_records(what, sent=False)
     console().print(f"{count(what.chunks, 'chunk')}, {size(what.bytes)}. Nothing was moved (--dry-run).")
+
+
+def _show_records(what: "Transfer", *, sent: bool) -> None:
+    """Shows which records of current rows travelled, or would, and which stayed; those that contradict, on stderr."""
+    source, target = what.source.folder, what.target.folder
+    for move in what.records:
+        ours, rows = _rows(move.ours), f"Current rows of {move.view} in {target}"
+        if move.what == "conflict":
+            has = f"{target}: {_rows(move.theirs)}" if move.theirs else f"{target} has other rows and no record"
+            console(stderr=True).print(
+                f"Current rows of {move.view} differ, and neither record follows the other: {source}: {ours}; {has}. "
+                "Neither was changed: names mean other rows here and there. To make one current: --prefer local, or "
+                "--prefer remote"
+            )
+        elif move.goes and move.theirs is not None:
+            verb = "are now" if sent else "would be"
+            console().print(f"{rows} {verb} {ours}, instead of {_rows(move.theirs)}.")
+        elif move.theirs is not None:
+            console().print(
+                f"Current rows of {move.view} in {target} stay {_rows(move.theirs)}; in {source} they are {ours}."
+            )
+
+
+def _rows(record: "CurrentRows") -> str:
+    return f"{record.n:,} (root {record.root[:12]}, {moment(record.written)})"
 
 
 def show_terms(terms: Sequence[tuple[str, str]]) -> None:

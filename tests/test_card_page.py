@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from featcache.cache import Entry
+from featcache.entries import Entry
 from featcache.sharing.hub_card import MARK, card
 from featcache.store.digest import ArrayKey
 

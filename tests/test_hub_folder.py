@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from featcache.cache import Cache
+from featcache.entries import entry_of
 from featcache.errors import UsageError
 from featcache.sharing.hub_card import MARK, card
 from featcache.sharing.hub_publish import replace_card
@@ -293,4 +294,4 @@ def test_a_cache_is_written_to_the_hub_and_read_from_it_as_from_a_disk(hub: Data
     assert np.array_equal(here.values, there.values) and np.array_equal(there.values, values)
     assert [asdict(entry) for entry in Cache(ADDRESS).entries()] == [asdict(e) for e in Cache(tmp_path).entries()]
     array = Cache(ADDRESS).find("openmoji", "minilm")
-    assert card([(Cache(ADDRESS).entry(array), array.key())], ADDRESS).count("| openmoji |") == 2
+    assert card([(entry_of(array), array.key())], ADDRESS).count("| openmoji |") == 2

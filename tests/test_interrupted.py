@@ -114,6 +114,20 @@ def test_rows_that_fail_are_kept_as_such(tmp_path: Path) -> None:
             assert ours.complete().failed == theirs.complete().failed
 
 
+@pytest.mark.usefixtures("described")
+def test_what_the_encoder_noted_of_a_row_is_kept_with_it(tmp_path: Path) -> None:
+    class Flagging(Cut):
+        def flag(self, prepared: Any) -> str | None:
+            return "truncated" if len(prepared.split()) == 7 else None
+
+    cache = Cache(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(cache, Flagging(1))
+    run(cache, Flagging(-1))
+    for array in cache.arrays():
+        assert array.complete().flagged("truncated") == tuple(f"r{row}" for row in range(6, 50, 7))
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 16

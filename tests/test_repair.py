@@ -37,7 +37,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     world: dict[str, Any] = {"encoder": FakeEncoder(), "dataset": text_dataset()}
     monkeypatch.setattr(featcache.extraction.job, "describe", lambda spec, options, memo: fake_card())
     monkeypatch.setattr(featcache.extraction.extract, "load_encoder", lambda spec, options, memo: world["encoder"])
-    monkeypatch.setattr(featcache.maintenance.repair, "open_dataset", lambda name, root: world["dataset"])
+    monkeypatch.setattr(featcache.maintenance.repair, "open_dataset", lambda name, root, options: world["dataset"])
     monkeypatch.setattr(featcache.maintenance.repair, "encoder_spec", lambda name: encoder_spec("minilm"))
     yield world
 

@@ -45,7 +45,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     world: dict[str, Any] = {"card": fake_card(), "encoder": Drifting(), "dataset": None}
     monkeypatch.setattr(featcache.extraction.job, "describe", lambda spec, options, memo: world["card"])
     monkeypatch.setattr(featcache.extraction.extract, "load_encoder", lambda spec, options, memo: world["encoder"])
-    monkeypatch.setattr(featcache.maintenance.repair, "open_dataset", lambda name, root: world["dataset"])
+    monkeypatch.setattr(featcache.maintenance.repair, "open_dataset", lambda name, root, options: world["dataset"])
     monkeypatch.setattr(featcache.maintenance.repair, "encoder_spec", lambda name: encoder_spec("minilm"))
     yield world
 
@@ -204,6 +204,21 @@ def test_rows_that_failed_and_rows_of_unknown_content_are_encoded(tmp_path: Path
     unknown = Cache(tmp_path / "unknown")
     run(unknown, captions(some(10), given_hashes=("",) * 10))
     assert run(unknown, captions(some(11), given_hashes=("",) * 11)).copied == 0
+
+
+class Flagging(Drifting):
+    """Finds texts of seven words too long."""
+
+    def flag(self, prepared: Any) -> str | None:
+        return "truncated" if len(prepared.split()) == 7 else None
+
+
+def test_what_the_encoder_noted_of_a_row_is_reused_with_it(tmp_path: Path) -> None:
+    cache, old, new = Cache(tmp_path), captions(some(20)), captions(some(22))
+    run(cache, old, Flagging())
+    run(cache, new, Flagging())
+    for layer in LAYERS:
+        assert array_of(cache, new, layer).complete().flagged("truncated") == ("r6", "r13", "r20")
 
 
 def test_shards_follow_what_the_first_of_them_fixed(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from featcache.cache import Cache
 from featcache.data.views import View
 from featcache.errors import Damaged
 from featcache.extraction.failed_rows import RowSettings, admit_failed, not_finite_rows
+from featcache.extraction.flagged_rows import flagged_ids, row_flags
 from featcache.extraction.formation import Formation
 from featcache.extraction.interrupts import INTERRUPTIONS, note_kept, undisturbed
 from featcache.extraction.loader import Batch, named_worker_death, prepared_batches
@@ -76,6 +77,7 @@ class _ChunkInWork:
     blocks: dict[str, np.ndarray]  # layer -> [rows, d]
     rows: list[int] = field(default_factory=list)  # whose batches are in the blocks
     failed: dict[int, str] = field(default_factory=dict)
+    flags: dict[int, str] = field(default_factory=dict)  # of rows that deserve a look
 
 
 @dataclass
@@ -178,6 +180,7 @@ class Pass:
             failed = admit_failed(batch.failed, self.view, self.process.rows.on_error)
             if batch.prepared:
                 failed = failed | self._encode(batch, self._work)
+                self._work.flags |= row_flags(self.encoder, batch)
             rows = [*batch.numbers, *batch.failed]
             self._work.failed |= failed
             self._work.rows += rows  # last: what an interruption keeps is whole batches
@@ -194,11 +197,13 @@ class Pass:
         for layer, block in work.blocks.items():
             if self.copies is not None:
                 self.copies.fill(layer, block, start)
+                work.flags |= self.copies.flags(layer, self.view.ids, start, stop)
             kept = self._kept.get(chunk, {}).get(layer)
             if kept is not None:
                 block[np.asarray(kept.rows, int) - start] = kept.values
                 work.rows = list(kept.rows)
                 work.failed |= kept.failed
+                work.flags |= kept.flags
         admit_failed(work.failed, self.view, self.process.rows.on_error)
         return work
 
@@ -234,13 +239,13 @@ class Pass:
         if work is None or not work.rows:
             return
         rows = sorted(set(work.rows))
-        failed = {row: work.failed[row] for row in rows if row in work.failed}
+        failed, flags = ({row: of[row] for row in rows if row in of} for of in (work.failed, work.flags))
 
         def write(layer: str) -> None:
             values = work.blocks[layer][np.asarray(rows) - work.start]
             values[np.isin(rows, list(failed))] = np.nan
             binding = self._binding(layer, work.chunk)
-            write_side_file(self.arrays[layer].folder, binding, KeptRows(rows, values, failed))
+            write_side_file(self.arrays[layer].folder, binding, KeptRows(rows, values, failed, flags))
 
         try:
             with ThreadPoolExecutor(WRITERS) as writers:
@@ -321,11 +326,13 @@ class _Commits:
             block[np.asarray(sorted(work.failed), int) - work.start] = np.nan
         run.done.failed.update((view.ids[row], work.failed[row]) for row in sorted(work.failed))
         ids = view.ids[slice(*run.layout.span(work.chunk))]
+        flagged = flagged_ids(view, {row: flag for row, flag in work.flags.items() if row not in work.failed})
         self._work = work
-        self._under_way = [
-            self._writers.submit(run.arrays[layer].commit, run.layout, work.chunk, block, writer=self._id, ids=ids)
-            for layer, block in work.blocks.items()
-        ]
+
+        def commit(layer: str, block: np.ndarray) -> object:
+            return run.arrays[layer].commit(run.layout, work.chunk, block, writer=self._id, ids=ids, flags=flagged)
+
+        self._under_way = [self._writers.submit(commit, layer, block) for layer, block in work.blocks.items()]
 
     def acknowledge(self) -> None:
         """Takes note of the chunk on its way if it has arrived."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from errno import EACCES, EPERM, EROFS
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,9 @@ from featcache.extraction.job import Job, Target, cached_name
 from featcache.extraction.limits import available_bytes, named_disk_errors, refuse_full_disk
 from featcache.extraction.loader import choose_workers
 from featcache.extraction.reuse import damage_in, open_copies
+from featcache.notices import notice
 from featcache.store.array import FeatureArray
+from featcache.store.current import set_current
 from featcache.store.layout import Layout
 from featcache.store.leases import lease
 from featcache.store.reused_rows import ReusedRows, Run, read_reused_rows, write_reused_rows
@@ -86,6 +89,7 @@ def extract(
 def _extract(cache: Cache, job: Job, encoder: "Encoder | None", process: ProcessSettings) -> Extracted:
     if job.done:
         failed = _failures([target.array for target in job.targets], {})
+        _record_rows(cache, job)
         return result_of(job, rows=0, reused=len(job.view), seconds=0.0, failed=failed)
     refuse_full_disk(
         cache, f"{cached_name(job.card, job.options)} over {job.view.name}", _bytes_to_write(job, process.chunks)
@@ -114,6 +118,8 @@ def compute(cache: Cache, job: Job, encoder: "Encoder", process: ProcessSettings
         for array in arrays:
             cache.remove(array)
         raise ExtractionFailed(f"every row of {job.view.name} failed, so nothing is kept; the first: {failed[0].why}")
+    if complete:
+        _record_rows(cache, job)
     result = result_of(
         job,
         rows=_covered(done.encoded),
@@ -123,6 +129,17 @@ def compute(cache: Cache, job: Job, encoder: "Encoder", process: ProcessSettings
         failed=failed,
     )
     return replace(result, copied=_covered(done.copied), sources=tuple(done.sources), notes=tuple(done.notes))
+
+
+def _record_rows(cache: Cache, job: Job) -> None:
+    """Makes the job's rows those that names stand for, now that its arrays of them are complete and not before."""
+    view = cache.folder / job.dataset.name / job.view.name
+    try:
+        set_current(view, job.view.root, len(job.view))
+    except OSError as error:
+        if error.errno not in (EACCES, EPERM, EROFS):
+            raise
+        notice(f"{view} cannot be written to ({error.strerror}): names go on standing for the rows they stood for")
 
 
 def result_of(

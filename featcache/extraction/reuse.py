@@ -12,6 +12,7 @@ from featcache.errors import Damaged, FeatcacheError
 from featcache.store.array import FeatureArray
 from featcache.store.digest import ArrayKey
 from featcache.store.reader import Reader
+from featcache.store.records import FLAGS
 from featcache.store.reused_rows import ReusedRows, Run, runs_of
 
 # -- the choice -------------------------------------------------------------------------------------------------------
@@ -176,6 +177,21 @@ class Copies:
                     f"{error}\n  Rows of it were to be reused. Mend it: featcache repair {source.dataset}/{name}. Or "
                     f"remove it, and the rows are encoded: featcache rm {source.dataset} {name}"
                 ) from error
+
+    def flags(self, layer: str, ids: Sequence[str], start: int, stop: int) -> dict[int, str]:
+        """Row number -> flag of the rows that are copied between two rows and that the source's records list.
+
+        Args:
+            layer: The array's layer.
+            ids: Ids of all rows.
+            start: First row.
+            stop: First row behind the last.
+        """
+        listed = {row_id: flag for flag in FLAGS for row_id in self._readers[layer].complete.flagged(flag)}
+        if not listed:
+            return {}
+        rows = (row for run in self._reused[layer].within(start, stop) for row in range(run.start, run.stop))
+        return {row: listed[ids[row]] for row in rows if ids[row] in listed}
 
 
 def open_copies(cache: Cache, reused: Mapping[str, ReusedRows]) -> Copies | None:

@@ -18,6 +18,7 @@ from featcache.derived.writer import write_array
 from featcache.errors import Ambiguous, FeatcacheError, Overflow, UsageError
 from featcache.interchange.formats import read_source
 from featcache.interchange.formats.contents import Contents, ImportOptions, Matrix
+from featcache.notices import notice
 from featcache.selectors import check_name
 from featcache.store.array import FeatureArray
 from featcache.store.digest import FORMAT, ArrayKey, canonical
@@ -45,6 +46,7 @@ class RowTable:
     view: str
     rows: dict[str, Any]  # what keys bind of it
     table: Rows
+    current: bool | None  # of its view; None where no record says so
 
 
 def import_features(
@@ -145,7 +147,12 @@ def _tables(cache: Cache, dataset: str) -> list[RowTable]:
         except FeatcacheError:  # a damaged array says nothing about rows
             continue
         keys.setdefault((key.view, key.binds["rows"]["root"]), key)
-    return [RowTable(key.view, dict(key.binds["rows"]), cache.rows(key)) for key in keys.values()]
+    records = {view: cache.current_rows(dataset, view) for view in dict.fromkeys(view for view, _ in keys)}
+    return [
+        RowTable(view, dict(key.binds["rows"]), cache.rows(key), record.root == root if record else None)
+        for (view, root), key in keys.items()
+        for record in [records[view]]
+    ]
 
 
 def _readings(contents: Contents) -> list[tuple[str, ...]]:
@@ -180,13 +187,20 @@ def _bound_to(dataset: str, contents: Contents, matches: Sequence[tuple[RowTable
             f"{', '.join(views)} of {dataset} have the ids of {contents.source.name}; say which with --view"
         )
     known = [match for match in matches if any(match[0].table.hashes)] or list(matches)
+    known = [match for match in known if match[0].current] or known
     if len(known) > 1:  # rows whose content was seen come before rows that were imported
         roots = ", ".join(table.rows["root"][:12] for table, _ in known)
         raise Ambiguous(
             f"{dataset}/{views[0]} was extracted with other content under the same ids (row tables {roots}). "
-            "Remove the arrays of all but one with featcache rm, then import again"
+            "Extract it as it is now, which records which rows are current, or remove the arrays of all but one with "
+            "featcache rm; then import again"
         )
     table, order = known[0]
+    if table.current is False and any(table.table.hashes):
+        notice(
+            f"{contents.source.name} has the ids of {table.rows['n']:,} older rows of {dataset}/{table.view}, not of "
+            "the current ones: it is bound to the older ones, and reached by @digest alone"
+        )
     if contents.groups is not None:
         odd = next((row for row, at in enumerate(order) if contents.groups[at] != table.table.groups[row]), None)
         if odd is not None:
@@ -229,6 +243,8 @@ def _new_rows(cache: Cache, dataset: str, view: str, contents: Contents, modalit
     )
     overlays = {}
     for table in _tables(cache, dataset):
+        if table.current is False:
+            continue
         overlay = read_overlay(cache.folder / dataset, table.view, table.rows["root"])
         if set(groups) <= set(overlay.groups):
             overlays[overlay.root] = overlay

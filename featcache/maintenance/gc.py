@@ -13,12 +13,14 @@ from featcache.selectors import check_name, parse_pattern
 from featcache.storage.base import DOOMED, KEPT, is_leftover
 from featcache.storage.durable import TEMPORARY, sync_folder
 from featcache.store.array import FeatureArray
+from featcache.store.current import CURRENT, write_current
 from featcache.store.leases import FOLDER, Lease, leases
 from featcache.store.records import record_name
 from featcache.store.rows import checked_tables, current_overlay, overlay_name, pointer_name, rows_name
 
 _TABLES = ("rows-", "overlay-")
 _UNBOUND = "table that no array is bound to"
+_NO_ARRAYS = "record of a view that has no arrays"
 
 
 # -- gc ---------------------------------------------------------------------------------------------------------------
@@ -52,9 +54,9 @@ def leftovers(cache: Cache) -> list[Leftover]:
 def _held(path: Path, what: str, alive: list[Lease]) -> Leftover:
     changed = max(path.lstat().st_mtime, path.lstat().st_ctime)
     # a table that was there before may be what a writer goes on with
-    holders = [lease for lease in alive if what == _UNBOUND or changed >= lease.began - 1.0]
+    holders = [lease for lease in alive if what in (_UNBOUND, _NO_ARRAYS) or changed >= lease.began - 1.0]
     holder = f"{holders[0].what}, process {holders[0].process} on {holders[0].host}" if holders else None
-    return Leftover(path, _size(path), what, holder)
+    return Leftover(path, size_of(path), what, holder)
 
 
 def _unneeded(cache: Cache) -> Iterator[tuple[Path, str]]:
@@ -118,7 +120,7 @@ def _unbound_tables(cache: Cache) -> Iterator[tuple[Path, str]]:
                 key = array.key()
                 root = str(key.binds["rows"]["root"])
                 view = cache.folder / dataset / key.view
-                needed |= {f"{key.view}/{rows_name(root)}", f"{key.view}/{pointer_name(root)}"}
+                needed |= {f"{key.view}/{name}" for name in (rows_name(root), pointer_name(root), CURRENT)}
                 overlay = current_overlay(view, root)
                 needed |= {overlay_name(overlay)} if overlay else set()
         except FeatcacheError:
@@ -129,13 +131,14 @@ def _unbound_tables(cache: Cache) -> Iterator[tuple[Path, str]]:
             f"{view}/{name}"
             for view in folder.folders()
             for name in (folder / view).names()
-            if name.startswith(_TABLES)
+            if name.startswith(_TABLES) or name == CURRENT
         ]
         for name in sorted(set(tables) - needed):
-            yield cache.root / dataset / name, _UNBOUND
+            yield cache.root / dataset / name, _NO_ARRAYS if name.endswith(f"/{CURRENT}") else _UNBOUND
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
     if not path.is_dir():
         return path.lstat().st_size
     return sum(Path(folder, name).lstat().st_size for folder, _, names in os.walk(path) for name in names)
@@ -217,6 +220,7 @@ def rename(cache: Cache, old: str, new: str) -> list[FeatureArray]:
     if taken:
         raise UsageError(f"{taken[0].folder} is there already; nothing was renamed. Remove it first: featcache rm")
     _require_same_rows(cache, moves)
+    _require_same_current(cache, moves)
     for array, _ in moves:  # all that may be wrong is seen before the first is moved
         key = array.key()
         checked_tables(cache.folder / key.dataset, key.view, key.binds["rows"])
@@ -243,11 +247,25 @@ def _require_same_rows(cache: Cache, moves: Sequence[tuple[FeatureArray, list[st
             )
 
 
+def _require_same_current(cache: Cache, moves: Sequence[tuple[FeatureArray, list[str]]]) -> None:
+    """Refuses to join two views whose records contradict each other; reads every record before anything is moved."""
+    for before, after in sorted({(array.name[:2], (parts[0], parts[1])) for array, parts in moves}):
+        own, other = cache.current_rows(*before), cache.current_rows(*after)
+        if own is not None and other is not None and own.root != other.root:
+            raise UsageError(
+                f"the current rows of {'/'.join(after)} are not those of {'/'.join(before)} in {cache.folder}; nothing "
+                "was renamed. Take a name that is free, or extract one of them again"
+            )
+
+
 def _copy_tables(cache: Cache, array: FeatureArray, dataset: str, view: str) -> None:
-    """The array's row table, splits and labels, under the new names; kept if they stand there."""
+    """The array's row table, splits, labels and record of current rows, under the new names; what is there stays."""
     key = array.key()
     source, target = cache.folder / key.dataset, cache.folder / dataset
     (target / view).make()
     for name in checked_tables(source, key.view, key.binds["rows"]):
         folder, _, file = name.rpartition("/")
         target.write_once(f"{view}/{file}" if folder else file, source.read(name))
+    record = cache.current_rows(key.dataset, key.view)
+    if record is not None and cache.current_rows(dataset, view) is None:
+        write_current(target / view, record)

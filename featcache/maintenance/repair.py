@@ -4,7 +4,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ from featcache.cache import Cache
 from featcache.data.datasets import DATASETS
 from featcache.data.errors import DataError
 from featcache.data.open import open_dataset
+from featcache.data.options import OpenOptions
 from featcache.data.views import Dataset
 from featcache.encoders import EncodeOptions, encoder_spec
 from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, RootsDiffer, UsageError
 from featcache.extraction.extract import extract
 from featcache.extraction.failed_rows import RowSettings
 from featcache.extraction.job import Job, plan_job
-from featcache.maintenance.verify import Problem, array_problems, chunk_problem
+from featcache.maintenance.verify import Problem, array_problems, chunk_problem, record_problems
 from featcache.store.array import FeatureArray
+from featcache.store.current import CURRENT, set_current, write_current
 from featcache.store.digest import ArrayKey, canonical, differences
 from featcache.store.leases import lease
 from featcache.store.records import (
@@ -32,9 +34,11 @@ from featcache.store.records import (
     chunk_name,
     layout_json,
     read_json,
+    record_bytes,
     record_name,
     zarr_json,
 )
+from featcache.store.reused import read_reused, reuse_note
 from featcache.store.reused_rows import read_reused_rows, write_reused_rows
 from featcache.store.rows import checked_tables, write_rows
 
@@ -45,6 +49,7 @@ class Sources:
 
     remote: Cache | None = None  # another cache that may hold the same arrays
     root: Path | None = None  # folder of the data set's files
+    options: OpenOptions = field(default_factory=OpenOptions)  # as the data set was opened with when it was extracted
     weights: Path | None = None  # local copy of the encoder's repository
     device: str = "cpu"  # of torch, to compute chunks again
     new_root: bool = False  # accept other bytes than recorded: a new root, and what was derived is dropped
@@ -70,7 +75,10 @@ def repair(
     left: list[Problem] = []
     differing: RootsDiffer | None = None
     with lease(cache.folder, "repair"):
-        for array in cache.matching(selector):
+        arrays = cache.matching(selector)
+        for view in sorted({array.name[:2] for array in arrays}):
+            left += _mend_current(cache, view, sources, on_step)
+        for array in arrays:
             where = str(array.name)
             if not array.folder.there() or not any(array_problems(cache, array, deep=True)):
                 continue  # whole, or derived from what was just given a new root
@@ -87,6 +95,25 @@ def repair(
     if differing is not None:
         raise differing
     return left
+
+
+def _mend_current(
+    cache: Cache, view: tuple[str, str], sources: Sources, on_step: Callable[[str, str], None]
+) -> list[Problem]:
+    """Replaces a damaged record of current rows: by the other cache's, or where all arrays are of the same rows."""
+    problems, where = list(record_problems(cache, *view)), "/".join(view)
+    if not problems:
+        return []
+    remote = sources.remote.current_rows(*view) if sources.remote is not None else None
+    keys = [array.key() for array in cache.arrays(*view) if not any(array_problems(cache, array, deep=False))]
+    rows = {key.binds["rows"]["root"]: key.binds["rows"]["n"] for key in keys}
+    if remote is not None:
+        write_current(cache.folder / where, remote)
+        on_step(where, f"{CURRENT} pulled")
+    elif len(rows) == 1:
+        set_current(cache.folder / where, *next(iter(rows.items())))
+        on_step(where, f"{CURRENT} written again: every array is of the same rows")
+    return list(record_problems(cache, *view))
 
 
 def _twin(array: FeatureArray, sources: Sources) -> FeatureArray | None:
@@ -190,10 +217,23 @@ class _Repair:
         if complete is not None:
             self._rewrite("plan.json", layout_json(complete.layout), " from COMPLETE.json")
             for record in complete.records:
-                self._rewrite(record_name(record.chunk), canonical(asdict(record)), " from COMPLETE.json")
+                self._rewrite(record_name(record.chunk), record_bytes(record), " from COMPLETE.json")
         layout = complete.layout if complete else self.array.layout()
         if layout is not None:
             self._rewrite("zarr.json", zarr_json(key, layout), "")
+
+    def _mend_reused(self) -> None:
+        """A damaged REUSED.json, from the other cache, or out of the way: no byte that is there depends on it."""
+        try:
+            read_reused_rows(self.array.folder)
+        except Damaged:
+            theirs = read_reused(self.twin.folder) if self.twin is not None else None
+            if theirs is not None:
+                self.array.folder.replace(REUSED, canonical(theirs))
+                self.on_step(f"{REUSED} pulled")
+            else:
+                self.array.folder.set_aside(REUSED)
+                self.on_step(f"{REUSED} set aside: which rows were reused is not known any more")
 
     def _rewrite(self, name: str, content: bytes, source: str) -> None:
         """Replaces a JSON file that does not mean what it should."""
@@ -204,18 +244,6 @@ class _Repair:
             pass
         self.array.folder.replace(name, content)
         self.on_step(f"{name} written again{source}")
-
-    def _mend_reused(self) -> None:
-        """REUSED.json from the other cache; else it is set aside: what rows were reused is then not known any more."""
-        try:
-            read_reused_rows(self.array.folder)
-            return
-        except Damaged:
-            self.array.folder.set_aside(REUSED)
-        theirs = read_reused_rows(self.twin.folder) if self.twin is not None else None
-        if theirs is not None:
-            write_reused_rows(self.array.folder, theirs)
-        self.on_step(f"{REUSED} pulled" if theirs else f"{REUSED} set aside: which rows were reused is not known now")
 
     def _mend_unfinished(self) -> None:
         """In an incomplete array, damaged chunks are pulled, or lose their record: then they count as missing."""
@@ -232,7 +260,7 @@ class _Repair:
                 continue
             wanted = theirs.records[chunk] if theirs and (part or record is None) else record
             if wanted is not None and self._pulled(wanted):
-                array.folder.replace(record_name(chunk), canonical(asdict(wanted)))
+                array.folder.replace(record_name(chunk), record_bytes(wanted))
                 continue
             array.folder.remove(record_name(chunk))
             if array.folder.exists(chunk_name(chunk)):
@@ -293,8 +321,9 @@ class _Repair:
         if other and not self.sources.new_root:
             raise RootsDiffer(
                 f"{array.folder}: chunks {sorted(other)} computed again have other bytes than recorded (another "
-                "device, thread count or library). Nothing was changed. Give a --from that has the array, or accept "
-                "them with --new-root: whatever was derived from the array is then dropped"
+                f"device, thread count or library).{reuse_note(read_reused(array.folder))} Nothing was changed. Give a "
+                "--from that has the array, or accept them with --new-root: whatever was derived from the array is "
+                "then dropped"
             )
         if other:
             array.folder.set_aside("COMPLETE.json")  # from here on it is an array that lacks chunks
@@ -303,7 +332,7 @@ class _Repair:
         for chunk, record in sorted(records.items()):
             array.folder.replace(chunk_name(chunk), computed.folder.read(chunk_name(chunk)))
             if chunk in other:
-                array.folder.write_once(record_name(chunk), canonical(asdict(record)))
+                array.folder.write_once(record_name(chunk), record_bytes(record))
             self.on_step(f"chunk {chunk} computed again" + (", with other bytes" if chunk in other else ""))
         if other:
             root = array.finish(complete.layout).root
@@ -327,7 +356,8 @@ def _derived(cache: Cache, digest: str, root: str) -> list[FeatureArray]:
 
 
 def _open(key: ArrayKey, sources: Sources) -> Dataset:
-    return open_dataset(key.dataset if key.dataset in DATASETS else f"folder:{key.dataset}", root=sources.root)
+    name = key.dataset if key.dataset in DATASETS else f"folder:{key.dataset}"
+    return open_dataset(name, root=sources.root, options=sources.options)
 
 
 def _job(workshop: Cache, key: ArrayKey, sources: Sources) -> Job:

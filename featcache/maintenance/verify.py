@@ -22,7 +22,7 @@ _ADVICE = re.compile(r"\.? Run: featcache verify$|\.? Run the same featcache ext
 class Problem:
     """One thing that is not as recorded."""
 
-    where: str  # path of the array below the cache's folder
+    where: str  # path of the array, or of the view, below the cache's folder
     what: str  # what is wrong
     chunk: int | None = None  # the chunk that it is wrong with, if it is one
 
@@ -30,7 +30,7 @@ class Problem:
 def verify(
     cache: Cache, selector: str = "*", *, deep: bool = False, on_array: Callable[[str], None] | None = None
 ) -> Iterator[Problem]:
-    """Checks arrays: keys, records, root, row tables, and size and CRC-32C of every chunk.
+    """Checks arrays: keys, records, root, row tables and which are current, and size and CRC-32C of every chunk.
 
     Incomplete arrays are checked as far as they are committed.
 
@@ -40,12 +40,23 @@ def verify(
         deep: Also compute blake3 of every chunk, which no accident and no hand leaves as it was.
         on_array: Called with each array's path before it is checked.
     """
-    for array in cache.matching(selector):
+    arrays = cache.matching(selector)
+    for view in sorted({array.name[:2] for array in arrays}):
+        yield from record_problems(cache, *view)
+    for array in arrays:
         where = str(array.name)
         if on_array:
             on_array(where)
         for what, chunk in array_problems(cache, array, deep=deep):
             yield Problem(where, _ADVICE.sub("", what.replace(f"{array.folder}/", "")), chunk)
+
+
+def record_problems(cache: Cache, dataset: str, view: str) -> Iterator[Problem]:
+    """What is wrong with the record of which rows of a view are current."""
+    try:
+        cache.current_rows(dataset, view)
+    except FeatcacheError as error:
+        yield Problem(f"{dataset}/{view}", _ADVICE.sub("", str(error).replace(f"{cache.folder / dataset / view}/", "")))
 
 
 def array_problems(cache: Cache, array: FeatureArray, *, deep: bool) -> Iterator[tuple[str, int | None]]:
@@ -59,7 +70,7 @@ def array_problems(cache: Cache, array: FeatureArray, *, deep: bool) -> Iterator
         if read_json(array.folder, "zarr.json") != zarr_metadata(key, layout, key.binds["d"], key.binds["dtype"]):
             yield "zarr.json was changed", None
         read_reused_rows(array.folder)
-        yield from _record_problems(array, key, layout, deep)
+        yield from _commit_problems(array, key, layout, deep)
         yield from ((f"foreign file {name}", None) for name in stray_files(array, layout))
     except FileNotFoundError as error:
         yield f"{error.filename or error} is missing", None
@@ -67,7 +78,7 @@ def array_problems(cache: Cache, array: FeatureArray, *, deep: bool) -> Iterator
         yield str(error), None
 
 
-def _record_problems(
+def _commit_problems(
     array: FeatureArray, key: ArrayKey, layout: Layout, deep: bool
 ) -> Iterator[tuple[str, int | None]]:
     records: dict[int, Record] = {}

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from featcache.cache import Cache
 from featcache.errors import FeaturesNotCached, RootsDiffer, UsageError
+from featcache.sharing.current_rows import Prefer, RecordMove, plan_records
 from featcache.sharing.validate import ArrayMetadata, read_metadata, records_of, safe_path
 from featcache.store.array import FeatureArray
 from featcache.store.layout import Layout
 from featcache.store.records import PARTIAL, Complete, Record
+from featcache.store.reused import reuse_note
 
-Prefer = Literal["source", "destination"]
 _T = TypeVar("_T")
 _U = TypeVar("_U")
 
@@ -58,8 +59,9 @@ class Transfer:
     target: Cache
     moves: tuple[Move, ...]  # one for each array that matches a selector, done or not
     replaced: tuple[FeatureArray, ...] = ()  # arrays of the target that give way because the source is preferred
-    prefer: Prefer | None = None  # whose bytes, splits and labels stay where they differ
+    prefer: Prefer | None = None  # whose bytes, splits, labels and current rows stay where they differ
     left_out: tuple[str, ...] = ()  # arrays of which the source has only some rows
+    records: tuple[RecordMove, ...] = ()  # of current rows, where those of the two caches differ
 
     @property
     def bytes(self) -> int:
@@ -96,7 +98,8 @@ def plan_transfer(
         target: Where they go.
         selectors: `dataset[/view[/encoder[/layer]]]`, parts may hold globs.
         rows: Only the chunks that hold rows start to stop.
-        prefer: Whose array stays where both have chunks and their bytes differ; None makes that an error.
+        prefer: Whose array stays where both have chunks and their bytes differ, and whose record of current rows where
+            these contradict each other; None makes the first an error and leaves both records.
         may_lack: The source need not have any array that matches.
 
     Raises:
@@ -121,6 +124,7 @@ def plan_transfer(
         return _compare(source, target, array, rows, prefer)
 
     pairs = map_both(source, target, compare, list(arrays.values()))
+    views = sorted({"/".join(array.name[:2]) for array in arrays.values()})
     return Transfer(
         source=source,
         target=target,
@@ -128,6 +132,7 @@ def plan_transfer(
         replaced=tuple(array for _, array in pairs if array is not None),
         prefer=prefer,
         left_out=tuple(left_out),
+        records=plan_records(source, target, views, prefer),
     )
 
 
@@ -157,7 +162,8 @@ def _compare(
         if prefer is None:
             raise RootsDiffer(
                 f"{path}: {source.folder} and {target.folder} hold other bytes for the same digest (another device, "
-                "thread count or library). To keep one of them: --prefer local, or --prefer remote"
+                f"thread count or library).{reuse_note(ours.reused, theirs.reused)} To keep one of them: "
+                "--prefer local, or --prefer remote"
             )
         if prefer == "destination":
             return Move(array, there, ours), None

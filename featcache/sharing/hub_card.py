@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from featcache.cache import Entry
+from featcache.entries import Entry
 from featcache.store.digest import ArrayKey
 
 MARK = "<!-- written by featcache push -->"
@@ -31,7 +31,7 @@ def card(arrays: Sequence[tuple[Entry, ArrayKey]], address: str) -> str:
         Markdown with the Hub's YAML header; it holds MARK.
 
     Example:
-        card([(cache.entry(array), array.key()) for array in cache.arrays()], "hf://datasets/lab/features")
+        card([(entry_of(array), array.key()) for array in cache.arrays()], "hf://datasets/lab/features")
     """
     keys = [key for _, key in arrays]
     data = _data_rows(keys)

@@ -1,6 +1,7 @@
 """Repositories of the Hub that a push goes to: made private by default, described by a card, listed with licences."""
 
 from featcache.cache import Cache
+from featcache.entries import entry_of
 from featcache.sharing.hub_card import MARK, card
 from featcache.storage.base import Folder
 
@@ -37,7 +38,7 @@ def write_card(target: Cache) -> bool:
     if not is_hub(target.folder):
         return True
     arrays = list(target.arrays())
-    entries = target.folder.map(target.entry, arrays)
+    entries = target.folder.map(entry_of, arrays)
     whole = [(entry, array.key()) for entry, array in zip(entries, arrays, strict=True) if not entry.damaged]
     return replace_card(target.folder, card(whole, str(target.folder)))
 

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from blake3 import blake3
 
 from featcache.errors import Damaged, RootsDiffer, UsageError
+from featcache.sharing.current_rows import send_records
 from featcache.sharing.diff import Move, Transfer, map_both, plan_transfer
 from featcache.sharing.validate import overlay_root, read_metadata, require_plain
 from featcache.storage.base import Folder
@@ -14,7 +15,17 @@ from featcache.storage.local import LocalFolder
 from featcache.store.array import FeatureArray
 from featcache.store.digest import ArrayKey, canonical
 from featcache.store.leases import lease
-from featcache.store.records import ARRIVING, CRC_BYTES, PARTIAL, Record, chunk_name, crc_of, record_name
+from featcache.store.records import (
+    ARRIVING,
+    CRC_BYTES,
+    PARTIAL,
+    Record,
+    chunk_name,
+    crc_of,
+    record_bytes,
+    record_name,
+)
+from featcache.store.reused import read_reused, reuse_note
 from featcache.store.rows import overlay_name, pointer_name, read_overlay_of, read_rows, rows_name
 
 _LEAST_CHUNKS = 16  # however large: several travel at once, and the records after them wait for the last
@@ -75,6 +86,7 @@ def _transfer(what: Transfer, on_bytes: Callable[[int], None]) -> Sent:
             on_bytes(record.bytes)
         mixed |= _send_records(what, group)
         _conclude(what, ended, mixed)
+    send_records(what.target, what.records)  # last: what names stand for is there
     return sent
 
 
@@ -183,10 +195,15 @@ def _announce(what: Transfer, moves: Sequence[Move]) -> None:
         if _is_taken(move, made):
             raise RootsDiffer(
                 f"{move.path}: another push or pull is filling {what.target.folder} with other bytes for this digest. "
-                "To replace them: --prefer, once it has ended"
+                f"To replace them: --prefer, once it has ended.{_reuse_note(move)}"
             )
 
     map_both(what.source, what.target, check, moves)
+
+
+def _reuse_note(move: Move) -> str:
+    """What to say behind unequal bytes where either side has reused rows."""
+    return reuse_note(move.metadata.reused, read_reused(move.target.folder))
 
 
 def _is_taken(move: Move, made: Mapping[str, bool]) -> bool:
@@ -259,7 +276,7 @@ def _replace_chunk(what: Transfer, move: Move, record: Record, existing: bytes |
     if move.target.record(record.chunk) is not None or (is_whole and what.prefer != "source"):
         raise RootsDiffer(
             f"{move.path}: chunk {record.chunk} has other bytes in {move.target.folder}. "
-            "To replace them: --prefer, once whoever writes it has ended"
+            f"To replace them: --prefer, once whoever writes it has ended.{_reuse_note(move)}"
         )
     move.target.folder.set_aside(name)
     if not move.target.folder.write_once(name, content):
@@ -273,7 +290,7 @@ def _send_records(what: Transfer, group: Sequence[Move]) -> set[str]:
         Paths of the arrays where another writer had recorded the same bytes first.
     """
     files = {
-        f"{move.path}/{record_name(record.chunk)}": (move, canonical(asdict(record)))
+        f"{move.path}/{record_name(record.chunk)}": (move, record_bytes(record))
         for move in group
         for record in move.records
     }
@@ -302,7 +319,10 @@ def _conclude(what: Transfer, moves: Sequence[Move], mixed: set[str]) -> None:
         else:
             root = None if made[name] else move.target.complete().root
         if move.complete is not None and root not in (None, move.complete.root):
-            raise RootsDiffer(f"{move.path}: {what.target.folder} was completed with other bytes meanwhile")
+            raise RootsDiffer(
+                f"{move.path}: {what.target.folder} was completed with other bytes meanwhile. To replace them: "
+                f"--prefer.{_reuse_note(move)}"
+            )
 
     map_both(what.source, what.target, check, whole)
     left = [f"{move.path}/{ARRIVING}" for move in whole if not move.rows and move.complete is not None]

@@ -13,13 +13,14 @@ from featcache.errors import Damaged, FeatcacheError, RemoteFailed, UsageError
 from featcache.selectors import check_name
 from featcache.storage.local import LocalFolder
 from featcache.store.array import FeatureArray
-from featcache.store.digest import ArrayKey
+from featcache.store.digest import ArrayKey, canonical
 from featcache.store.layout import Layout
 from featcache.store.records import (
     CRC_BYTES,
     FLOATS,
     IDS,
     PARTIAL,
+    REUSED,
     Complete,
     Record,
     key_json,
@@ -28,6 +29,7 @@ from featcache.store.records import (
     read_json,
     zarr_json,
 )
+from featcache.store.reused import read_reused
 from featcache.store.rows import current_overlay
 
 _ROOT, _BLAKE3 = re.compile(r"[0-9a-f]{32,64}"), re.compile(r"[0-9a-f]{64}")
@@ -38,21 +40,23 @@ _ITEM_BYTES = {name: np.dtype(name).itemsize for name in (*FLOATS, IDS)}
 
 @dataclass(frozen=True)
 class ArrayMetadata:
-    """Key, layout and completion record of one array, which agree with each other."""
+    """Key, layout, completion record and reused rows of one array, which agree with each other."""
 
     key: ArrayKey
     layout: Layout
     complete: Complete | None  # None if the array is not complete
     partial: Complete | None  # of PARTIAL.json, where only some rows were pulled
+    reused: dict[str, Any] | None = None  # of REUSED.json, where rows were taken from an older array
 
     @property
     def files(self) -> dict[str, bytes]:
-        """Key, layout and Zarr metadata as this version writes them: nobody's own bytes are sent on."""
-        return {
+        """Key, layout, Zarr metadata and reused rows as this version writes them: nobody's own bytes are sent on."""
+        files = {
             "key.json": key_json(self.key),
             "plan.json": layout_json(self.layout),
             "zarr.json": zarr_json(self.key, self.layout),
         }
+        return files if self.reused is None else {**files, REUSED: canonical(self.reused)}
 
 
 def safe_path(cache: Cache, array: FeatureArray) -> str:
@@ -105,12 +109,13 @@ def read_metadata(array: FeatureArray) -> ArrayMetadata:
         _check(key, layout)
         complete = _whole(array, key, layout, "COMPLETE.json")
         partial = _whole(array, key, layout, PARTIAL) if complete is None else None
+        reused = read_reused(array.folder)
     except FeatcacheError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         # a hostile file can be of any shape
         raise Damaged(f"{array.folder} contradicts itself: {error!r}. Run: featcache verify") from error
-    return ArrayMetadata(key, layout, complete, partial)
+    return ArrayMetadata(key, layout, complete, partial, reused)
 
 
 def _check(key: ArrayKey, layout: Layout) -> None:

@@ -42,11 +42,13 @@ class KeptRows:
         rows: [m] row numbers, those that failed among them.
         values: [m, d] features in the stored dtype; NaN for rows that failed.
         failed: Row number -> why it failed.
+        flags: Row number -> flag of a row that deserves a look, as in `store.records.FLAGS`.
     """
 
     rows: Sequence[int]
     values: np.ndarray
     failed: Mapping[int, str] = field(default_factory=lambda: {})
+    flags: Mapping[int, str] = field(default_factory=lambda: {})
 
 
 def side_name(chunk: int) -> str:
@@ -68,7 +70,8 @@ def write_side_file(folder: Folder, binding: Binding, kept: KeptRows) -> None:
     header = {
         **binding.to_json(),
         "rows": list(kept.rows),
-        "failed": [[row, kept.failed[row]] for row in sorted(kept.failed)],
+        "failed": sorted(kept.failed.items()),
+        "flags": sorted(kept.flags.items()),
         "shape": list(kept.values.shape),
         "dtype": kept.values.dtype.name,
     }
@@ -96,7 +99,8 @@ def read_side_file(folder: Folder, binding: Binding) -> KeptRows | None:
     return KeptRows(
         header["rows"],
         np.frombuffer(values, header["dtype"]).reshape(header["shape"]),
-        {row: reason for row, reason in header["failed"]},
+        dict(header["failed"]),
+        dict(header["flags"]),
     )
 
 

@@ -9,6 +9,9 @@ from featcache.cache import Cache
 from featcache.derived.writer import store_derived
 from featcache.errors import UsageError
 from featcache.features import Features
+from featcache.not_found import array_label, describe_rows, moment
+from featcache.notices import notice
+from featcache.resolution import is_current
 from featcache.trainer.run import Run, apply
 
 
@@ -37,6 +40,9 @@ def embedding_layer(side: str) -> str:
 def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Features]:
     """Applies every adapter of a run to the features of the encoder it was trained on, and caches the result.
 
+    A run goes on pointing at the very arrays it was trained on; where these are of older rows than the current ones, a
+    notice says so.
+
     Args:
         cache: The cache.
         run: A finished run.
@@ -60,6 +66,8 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
                 f"{source.name} of {wanted} has other weights or settings than the encoder that {run.path} was trained "
                 f"on\n  Extract {wanted} with the encoder of {trained_on}"
             )
+        if wanted == trained_on:
+            _note_older_rows(cache, run, side, source)
         array = store_derived(
             cache,
             source,
@@ -70,3 +78,15 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
         )
         embeddings.append(cache.load_array(array))
     return embeddings
+
+
+def _note_older_rows(cache: Cache, run: Run, side: str, source: Features) -> None:
+    """Says which rows a run's embeddings are of, where the data set was extracted anew since it was trained."""
+    array = cache.find(source.dataset, f"{source.view}/{source.name}@{source.digest}")
+    record, key = cache.current_rows(source.dataset, source.view), array.key()
+    if record is not None and not is_current(cache.folder, key, record):
+        notice(
+            f"{run.path} was trained on older rows of {source.dataset}: its embeddings of {side} are of "
+            f"{array_label(key)}@{source.digest[:12]}, {describe_rows(key, record)}, not of the current {record.n:,} "
+            f"({moment(record.written)}). For those, train again"
+        )

@@ -9,14 +9,16 @@ from time import perf_counter
 from typing import Any
 
 from featcache.cache import Cache
-from featcache.errors import Ambiguous, UsageError
+from featcache.errors import Ambiguous, OutdatedRows, UsageError
 from featcache.features import Features
 from featcache.metrics.comparison import KnnComparison
 from featcache.metrics.measure.settings import chosen_metrics, convention
 from featcache.metrics.sweeps.grid import Grid, layer_grid
 from featcache.metrics.table import Metric, chosen
+from featcache.notices import notice
 from featcache.provenance import provenance
 from featcache.selectors import Selector, parse_selector
+from featcache.store.array import FeatureArray
 from featcache.studies.alignment.common_rows import CachedSpace
 from featcache.studies.alignment.result import rows_for
 from featcache.studies.alignment.settings import AlignSettings
@@ -98,6 +100,8 @@ class LayerGrids:
 def layers_of(cache: Cache, dataset: str, selector: str) -> list[Features]:
     """Every complete layer of one encoder, in the order of the network, "last" at the end.
 
+    Layers that are there of older rows than the current ones alone are left out, and a notice says so.
+
     Args:
         cache: The cache.
         dataset: Data set name.
@@ -106,6 +110,7 @@ def layers_of(cache: Cache, dataset: str, selector: str) -> list[Features]:
     Raises:
         FeaturesNotCached: If no layer is complete.
         Ambiguous: If the encoder is cached for several views, or a layer several times.
+        OutdatedRows: If every layer is of older rows.
     """
     wanted = parse_selector(selector)
     arrays = [array for array in cache.arrays(dataset, wanted.view or "*", wanted.encoder, wanted.layer or "*")]
@@ -122,7 +127,17 @@ def layers_of(cache: Cache, dataset: str, selector: str) -> list[Features]:
         )
     layers = sorted({layer for _, layer in whole}, key=_depth)
     exact = [Selector(wanted.encoder, views[0], layer, wanted.digest) for layer in layers]
-    return [cache.load_array(cache.find(dataset, one)) for one in exact]
+    current, older = list[FeatureArray](), list[OutdatedRows]()
+    for one in exact:
+        try:
+            current.append(cache.find(dataset, one))
+        except OutdatedRows as error:
+            older.append(error)
+    if not current:
+        raise older[0]
+    for error in older:
+        notice(f"left out, {error}")
+    return [cache.load_array(array) for array in current]
 
 
 _LAYER = re.compile(r"(\d+|last|adapted)\.")  # not graphs, not the scalars of a language model
