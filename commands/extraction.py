@@ -1,5 +1,6 @@
 """The command that writes features into the cache."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -8,7 +9,7 @@ import typer
 from featcache.commands.options import CacheOption, DatasetArgument, FloatRangeOption, RootOption, parse_range
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from featcache.cache import Cache
     from featcache.data.open import DatasetSource
@@ -66,8 +67,9 @@ def extract(
 ) -> None:
     """Write a data set's features into the cache.
 
-    One pass of an encoder keeps every layer. What is cached is not computed again, and an interrupted extraction goes
-    on where it stopped. Several processes may fill one cache: each commits whole chunks.
+    One pass of an encoder keeps every layer. What is cached is not computed again, and of a data set that was
+    changed, only the rows that are new. An interrupted extraction goes on where it stopped, in the middle of a chunk
+    after Ctrl-C or SIGTERM. Several processes may fill one cache: each commits whole chunks.
     """
     from featcache.cache import Cache
     from featcache.data.open import DatasetSource
@@ -107,19 +109,36 @@ def estimate_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution")
 def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", source: "DatasetSource") -> None:
     """Runs extractions one after the other and shows a line of result each."""
     from featcache.extraction.executors import run_job
+    from featcache.extraction.job import work_left
     from featcache.extraction.outdated import outdated_notes
     from featcache.report.extraction import print_line, show_extracted, show_notes
     from featcache.report.progress import row_progress
 
     show_notes(jobs, execution.notes)
-    for job in jobs:
-        with row_progress(f"{job.card.name} over {job.view.name}", len(job.view), silent=job.done) as on_rows:
-            result = run_job(cache, job, execution, source=source, on_rows=on_rows, on_line=print_line)
-        show_extracted(result)
-        if result.complete:
-            show_job_health(cache, job)
+    with interruptible():
+        for job in jobs:
+            _, rows = work_left(job, execution.shard.mine)
+            with row_progress(f"{job.card.name} over {job.view.name}", rows, silent=job.done) as on_rows:
+                result = run_job(cache, job, execution, source=source, on_rows=on_rows, on_line=print_line)
+            show_extracted(result)
+            if result.complete:
+                show_job_health(cache, job)
     for note in outdated_notes(cache, jobs, root=source.root):
         print_line(note)
+
+
+@contextmanager
+def interruptible() -> "Iterator[None]":
+    """On Ctrl-C and on SIGTERM, which ends it as Ctrl-C does, the user reads what is kept."""
+    from featcache.extraction.interrupts import INTERRUPTIONS, terminable
+    from featcache.report.extraction import show_interrupted
+
+    try:
+        with terminable():
+            yield
+    except INTERRUPTIONS as interruption:
+        show_interrupted(interruption)
+        raise
 
 
 def show_job_health(cache: "Cache", job: "Job") -> None:

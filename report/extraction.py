@@ -11,6 +11,17 @@ if TYPE_CHECKING:
     from featcache.extraction.job import Job
 
 
+def show_interrupted(interruption: BaseException) -> None:
+    """Shows on stderr what an interrupted extraction has kept beside what it committed."""
+    from featcache.extraction.interrupts import TERMINATED, kept_rows
+
+    rows, said = kept_rows(interruption), console(stderr=True)
+    if rows:
+        said.print(f"{rows:,} rows were encoded and not yet committed. They are kept, and the same command takes them.")
+    if isinstance(interruption, SystemExit) and interruption.code == TERMINATED:
+        said.print("Terminated. What was committed stays: run the same command again to go on.")
+
+
 def show_estimates(jobs: "Sequence[Job]", costs: "Sequence[Estimate]", *, processes: int, place: object) -> None:
     """Shows what extractions would compute and how long they take.
 
@@ -40,6 +51,10 @@ def show_estimates(jobs: "Sequence[Job]", costs: "Sequence[Estimate]", *, proces
         + (f"; time is for each of {processes} processes" if processes > 1 else "")
         + f". Cache: {place}. Nothing was written (--dry-run)."
     )
+    for job, cost in zip(jobs, costs, strict=True):
+        if cost.sample_batches == 1:
+            sample = count(range(cost.sample_rows), "row")
+            console().print(f"{job.card.name}: there was time for one batch of {sample} only: a rough estimate.")
 
 
 def show_notes(jobs: "Sequence[Job]", notes: Sequence[str]) -> None:
@@ -58,6 +73,8 @@ def print_line(line: str) -> None:
 def show_extracted(result: "Extracted") -> None:
     """Shows what one extraction did, and which rows failed."""
     console().print(_result_line(result))
+    for note in result.notes:
+        console().print(f"  {note}")
     if result.failed:
         listed = "; ".join(f"{failure.id}: {failure.why}" for failure in result.failed[:5])
         more = f"; and {len(result.failed) - 5} more" if len(result.failed) > 5 else ""
@@ -80,6 +97,17 @@ def _result_line(result: "Extracted") -> str:
     what = f"{result.encoder} over {result.view}: {count(result.layers, 'array')} "
     what += "complete" if result.complete else "in work: this share is result, other chunks are not yet there"
     if not result.rows:
-        return f"{what}, all of it cached already" if result.complete else what
-    reused = f", {result.reused:,} reused" if result.reused else ""
-    return f"{what}; {result.rows:,} rows in {result.seconds:.1f} s ({result.rows / result.seconds:.0f} rows/s){reused}"
+        there = f"; nothing to encode{_reused(result)}" if result.copied else ", all of it cached already"
+        return what + there if result.complete else what
+    rate = f"{result.rows:,} encoded in {result.seconds:.1f} s ({result.rows / result.seconds:.0f} rows/s)"
+    there = result.reused - result.copied
+    return f"{what}; {rate}{_reused(result)}" + (f", {there:,} were there" if there else "")
+
+
+def _reused(result: "Extracted") -> str:
+    """How many rows came from an older extraction, and from which."""
+    if not result.copied:
+        return ""
+    roots = [root[:12] for root in result.sources]
+    more = f" and {len(roots) - 1} more, one a layer" if len(roots) > 1 else ""
+    return f", {result.copied:,} reused from root {roots[0]}{more}"

@@ -35,7 +35,7 @@ def epoch_progress() -> "Iterator[Callable[[Epoch], None]]":
 
 @contextmanager
 def row_progress(title: str, total: int, *, silent: bool = False) -> Iterator[Callable[[int], None]]:
-    """A progress bar with rows/s and the time that is left; yields the function that advances it."""
+    """A progress bar of the rows to encode, with rows/s and the time that is left; yields what advances it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (

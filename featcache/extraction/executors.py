@@ -84,7 +84,8 @@ def run_job(
         job: From `plan_job`.
         execution: From `choose_execution`.
         source: What the data set was opened from, for other processes to open.
-        on_rows: Called with the number of rows that became durable since the last call.
+        on_rows: Called with the number of rows that were encoded since the last call: after every batch, on Ray after
+            every chunk.
         on_line: Called with every line that another process prints, and when a worker of Ray comes or is lost.
 
     Raises:

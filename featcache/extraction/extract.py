@@ -1,47 +1,33 @@
 """Extraction: one pass of an encoder over a view fills the arrays of all its layers, chunk by chunk."""
 
-import uuid
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
-from contextlib import closing
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from errno import EACCES, EPERM, EROFS
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from featcache.cache import Cache
 from featcache.data.errors import DataError
-from featcache.data.views import View
 from featcache.encoders import load_encoder
 from featcache.errors import ExtractionFailed
-from featcache.extraction.failed_rows import EARLIER, Failure, RowSettings, admit_failed, not_finite_rows
-from featcache.extraction.flagged_rows import flagged_ids, row_flags
-from featcache.extraction.job import Job, cached_name
+from featcache.extraction.encode_pass import WRITERS, Done, Pass, ProcessSettings
+from featcache.extraction.failed_rows import EARLIER, Failure, RowSettings
+from featcache.extraction.job import Job, Target, cached_name
 from featcache.extraction.limits import available_bytes, named_disk_errors, refuse_full_disk
-from featcache.extraction.loader import Batch, choose_workers, named_worker_death, prepared_batches
+from featcache.extraction.loader import choose_workers
+from featcache.extraction.reuse import damage_in, open_copies
 from featcache.notices import notice
 from featcache.store.array import FeatureArray
 from featcache.store.current import set_current
 from featcache.store.layout import Layout
 from featcache.store.leases import lease
+from featcache.store.reused_rows import ReusedRows, Run, read_reused_rows, write_reused_rows
 from featcache.store.rows import write_rows
+from featcache.store.side_file import side_chunks
 
 if TYPE_CHECKING:
     from featcache.encoders import Encoder
-
-_WRITERS = 8
-
-
-@dataclass(frozen=True)
-class ProcessSettings:
-    """What this process does of a job, and how; `chunks` and `on_rows` as for `extract`."""
-
-    rows: RowSettings
-    chunks: Callable[[int], bool] | None = None
-    on_rows: Callable[[int], None] = lambda rows: None
 
 
 @dataclass(frozen=True)
@@ -52,10 +38,13 @@ class Extracted:
     view: str
     layers: tuple[str, ...]  # and poolings, as the job names them
     rows: int  # that went through the encoder (0 if all was there)
-    reused: int  # rows of this process's chunks that were committed before
+    reused: int  # rows of this process's chunks that did not: committed before, kept, or copied
     seconds: float  # of the passes, loading the encoder excluded
     complete: bool = True  # false while other processes have chunks to compute
     failed: tuple[Failure, ...] = ()  # in this run or, where the arrays are complete, in an earlier one
+    copied: int = 0  # of the reused rows, those that came from an older extraction of other rows
+    sources: tuple[str, ...] = ()  # roots of the arrays that they came from, in layer order
+    notes: tuple[str, ...] = ()  # what came otherwise than planned
 
 
 def extract(
@@ -66,6 +55,7 @@ def extract(
     on_rows: Callable[[int], None] | None = None,
     settings: RowSettings | None = None,
     chunks: Callable[[int], bool] | None = None,
+    reuse_from: Cache | None = None,
 ) -> Extracted:
     """Computes and commits whatever of a job is missing.
 
@@ -73,19 +63,24 @@ def extract(
         cache: The cache that the job was planned for.
         job: From `plan_job`.
         encoder: The job's encoder, if it is loaded already.
-        on_rows: Called with the number of rows that became durable since the last call.
+        on_rows: Called after every batch with the number of its rows; they are durable when their chunk is committed.
         settings: How rows are decoded, and what becomes of those that fail; None for `RowSettings()`.
         chunks: Whether this process computes a chunk; None for all. The arrays are completed by the process that
             finds every chunk committed.
+        reuse_from: Where rows that are reused lie; None for the cache itself.
+
+    On Ctrl-C, and on SIGTERM within `terminable`, the encoded rows of the chunk in work are kept in side files, and the
+    next extraction takes them.
 
     Raises:
         ExtractionFailed: If a row cannot be decoded, encoded or stored, with its id; if a worker dies; if every row
             fails. What was committed stays.
+        Damaged: If an array that rows were being reused from is not as recorded.
         UsageError: If worker processes are asked for where there are none.
     """
     rows = settings or RowSettings()
     rows = replace(rows, workers=choose_workers(job.view.modality, rows.workers))
-    process = ProcessSettings(rows, chunks, on_rows or (lambda rows: None))
+    process = ProcessSettings(rows, chunks, on_rows or (lambda rows: None), reuse_from)
     with named_disk_errors(cache), lease(cache.folder, f"extract {job.card.name}"):
         write_rows(cache.folder / job.dataset.name / job.view.name, job.view, job.dataset.overlay)
         return _extract(cache, job, encoder, process)
@@ -107,11 +102,11 @@ def _extract(cache: Cache, job: Job, encoder: "Encoder | None", process: Process
 
 def compute(cache: Cache, job: Job, encoder: "Encoder", process: ProcessSettings) -> Extracted:
     """As `extract`, where the row table is written and the encoder loaded: takes no time that grows with the rows."""
-    started, done = perf_counter(), _Done()
+    started, done = perf_counter(), Done()
     with named_disk_errors(cache):
         try:
-            for layout, arrays in _passes(job, encoder).items():
-                _Pass(job.view, encoder, layout, arrays, process=process, done=done).run()
+            for each in _passes(cache, job, encoder, process, done):
+                each.run()
         except (ExtractionFailed, DataError):
             if process.chunks is None:  # else other processes may be about to commit to them
                 _drop_empty(cache, job)
@@ -125,7 +120,7 @@ def compute(cache: Cache, job: Job, encoder: "Encoder", process: ProcessSettings
         raise ExtractionFailed(f"every row of {job.view.name} failed, so nothing is kept; the first: {failed[0].why}")
     if complete:
         _record_rows(cache, job)
-    return result_of(
+    result = result_of(
         job,
         rows=_covered(done.encoded),
         reused=_covered(done.spans) - _covered(done.encoded),
@@ -133,6 +128,7 @@ def compute(cache: Cache, job: Job, encoder: "Encoder", process: ProcessSettings
         complete=complete,
         failed=failed,
     )
+    return replace(result, copied=_covered(done.copied), sources=tuple(done.sources), notes=tuple(done.notes))
 
 
 def _record_rows(cache: Cache, job: Job) -> None:
@@ -169,11 +165,12 @@ def _bytes_to_write(job: Job, chosen: Callable[[int], bool] | None) -> int:
 
 
 def _drop_empty(cache: Cache, job: Job) -> None:
-    """Removes the arrays that a failed extraction made and committed nothing to, unless others may be about to."""
+    """Removes the arrays that hold no rows after a failed extraction, unless others may be about to commit to them."""
     if len(cache.writers()) > 1:  # we are one ourselves
         return
     for target in job.targets:
-        if target.array.folder.there() and not target.array.committed():
+        kept = target.array.committed() | side_chunks(target.array.folder)
+        if target.array.folder.there() and not kept:
             cache.remove(target.array)
 
 
@@ -188,7 +185,7 @@ def _finish(job: Job) -> bool:
         array.finish(layout)
         return True
 
-    with ThreadPoolExecutor(_WRITERS) as writers:
+    with ThreadPoolExecutor(WRITERS) as writers:
         return all(list(writers.map(finish, [target.array for target in job.targets if not target.done])))
 
 
@@ -207,154 +204,56 @@ def _covered(spans: Iterable[tuple[int, int]]) -> int:
     return rows
 
 
-def _passes(job: Job, encoder: "Encoder") -> dict[Layout, dict[str, FeatureArray]]:
-    """Groups the arrays by the layout in force: one pass each, one in all unless an earlier run cut them otherwise."""
+def _passes(cache: Cache, job: Job, encoder: "Encoder", process: ProcessSettings, done: Done) -> Iterator[Pass]:
+    """One pass, unless earlier runs cut some arrays otherwise or let them reuse other rows: then one for each kind."""
+    to_do = [target for target in job.targets if not target.done]
+    source = process.reuse_from or cache
+    layouts = _open_arrays(source, job, to_do, _wanted_layout(job, encoder), done)
+    passes: dict[tuple[Layout, tuple[Run, ...]], dict[str, FeatureArray]] = {}
+    reused: dict[str, ReusedRows] = {}
+    for target, layout in zip(to_do, layouts, strict=True):
+        rows = read_reused_rows(target.array.folder)
+        if rows is not None:
+            reused[target.layer] = rows
+        passes.setdefault((layout, rows.runs if rows else ()), {})[target.layer] = target.array
+    for (layout, _), arrays in passes.items():
+        own = {layer: reused[layer] for layer in arrays if layer in reused}
+        copies = open_copies(source, own) if own else None
+        if own and copies is None:
+            first = next(iter(own.values()))
+            done.note(
+                f"{len(first):,} rows were to be reused from {first.path} with root {first.root[:12]}, which has gone "
+                "from the cache: they were encoded"
+            )
+        yield Pass(job.view, encoder, layout, arrays, reused=own, copies=copies, process=process, done=done)
+
+
+def _wanted_layout(job: Job, encoder: "Encoder") -> Layout:
     import torch
 
     size = min(encoder.batch_size(available_bytes(job.options.device)), job.chunk_rows)
     order = "cost" if job.view.modality == "text" else "row"
-    wanted = Layout(
+    return Layout(
         n=len(job.view), chunk_rows=job.chunk_rows, batch_size=size, order=order, threads=torch.get_num_threads()
     )
-    passes: dict[Layout, dict[str, FeatureArray]] = {}
-    to_do = [target for target in job.targets if not target.done]
+
+
+def _open_arrays(source: Cache, job: Job, to_do: list[Target], wanted: Layout, done: Done) -> list[Layout]:
+    """Makes the arrays that are not there, with what they reuse fixed before their layout; the layouts in force."""
+    reused = {target.layer: target.reused for target in to_do if target.new and target.reused is not None}
+    damage = damage_in(source, reused) if reused else None
+    if damage is not None:
+        done.note(f"no rows were reused from an older extraction: {damage}")
+        reused = {}
+
+    def create(target: Target) -> Layout:
+        if target.layer in reused:
+            (target.array.folder / "commits").make()
+            write_reused_rows(target.array.folder, reused[target.layer])
+        return target.array.create(target.key, wanted)
+
     # whoever makes the first array cuts them all: two processes that come at once must not cut half of them each
-    wanted = to_do[0].array.create(to_do[0].key, wanted) if to_do else wanted
-    with ThreadPoolExecutor(_WRITERS) as writers:  # each waits for the disk: together they wait once
-        layouts = list(writers.map(lambda target: target.array.create(target.key, wanted), to_do))
-    for target, layout in zip(to_do, layouts, strict=True):
-        passes.setdefault(layout, {})[target.layer] = target.array
-    return passes
-
-
-@dataclass
-class _Done:
-    """What the passes did."""
-
-    spans: list[tuple[int, int]] = field(default_factory=list)  # rows of this process's chunks: (first, behind last)
-    encoded: list[tuple[int, int]] = field(default_factory=list)  # of these, the rows that were encoded now
-    failed: dict[str, str] = field(default_factory=dict)  # id -> reason
-
-
-@dataclass
-class _Pass:
-    """One run of an encoder over the chunks that its arrays lack."""
-
-    view: View
-    encoder: "Encoder"
-    layout: Layout
-    arrays: dict[str, FeatureArray]
-    process: ProcessSettings
-    done: _Done
-
-    def run(self) -> None:
-        import torch
-
-        wanted = self._wanted()
-        threads = torch.get_num_threads()
-        torch.set_num_threads(self.layout.threads)
-        chunks, workers = list(wanted), self.process.rows.workers or 0
-        batches = prepared_batches(self.view, self.encoder, self.layout, chunks, workers=workers)
-        try:
-            with named_worker_death(), ThreadPoolExecutor(_WRITERS) as writers, closing(batches):
-                commits = _Commits(self, writers)
-                try:
-                    self._encode_all(batches, wanted, commits)
-                finally:  # whatever happened meanwhile, what is on its way arrives
-                    commits.wait()
-        finally:
-            torch.set_num_threads(threads)
-
-    def _wanted(self) -> dict[int, tuple[str, ...]]:
-        """The layers that each chunk lacks, of the chunks that are this process's to compute."""
-        chosen = self.process.chunks
-        if chosen is None:  # a chunk without record may be another process's that is at work right now
-            for array in self.arrays.values():
-                array.adopt_orphans(self.layout, self.view.ids)
-        committed = {layer: array.committed() for layer, array in self.arrays.items()}
-        wanted: dict[int, tuple[str, ...]] = {}
-        for chunk in range(self.layout.chunks):
-            if chosen is None or chosen(chunk):
-                self.done.spans.append(self.layout.span(chunk))
-                lacking = tuple(layer for layer in self.arrays if chunk not in committed[layer])
-                if lacking:
-                    wanted[chunk] = lacking
-        return wanted
-
-    def _encode_all(self, batches: Iterable[Batch], wanted: dict[int, tuple[str, ...]], commits: "_Commits") -> None:
-        blocks, failed, flags = dict[str, np.ndarray](), dict[int, str](), dict[int, str]()
-        for batch in batches:
-            start, stop = self.layout.span(batch.chunk)
-            if not blocks:
-                blocks = {layer: self._empty_block(layer, stop - start) for layer in wanted[batch.chunk]}
-            failed |= admit_failed(batch.failed, self.view, self.process.rows.on_error)
-            if batch.prepared:
-                failed |= self._encode(batch, blocks, start)
-                flags |= row_flags(self.encoder, batch)
-            if batch.last:
-                commits.put(batch.chunk, blocks, failed, flags)
-                blocks, failed, flags = {}, {}, {}
-            commits.acknowledge()
-
-    def _empty_block(self, layer: str, rows: int) -> np.ndarray:
-        return np.full((rows, self.encoder.card.widths[layer]), np.nan, self.encoder.card.dtype)
-
-    def _encode(self, batch: Batch, blocks: dict[str, np.ndarray], start: int) -> dict[int, str]:
-        """Writes the features of one batch into the chunk's blocks; returns the rows that came out as no numbers."""
-        places = np.asarray(batch.numbers) - start
-        failed: dict[int, str] = {}
-        # To skip a row, every layer has to be seen, also where an interrupted run left only some to be written: a row
-        # that is NaN in one layer is so in all.
-        layers = tuple(self.arrays if self.process.rows.on_error == "skip" else blocks)
-        for layer, tensor in self.encoder.encode(batch.prepared, layers).items():
-            values = tensor.numpy()
-            with np.errstate(over="ignore"):
-                stored = values.astype(self.encoder.card.dtype)
-            if not np.isfinite(stored).all():
-                name, rows = f"{self.encoder.card.name}/{layer}", self.process.rows
-                failed |= not_finite_rows(name, self.view, batch.numbers, values, stored, rows.on_error)
-            if layer in blocks:
-                blocks[layer][places] = stored
-        return failed
-
-
-class _Commits:
-    """Brings chunks to the disk while the next is encoded: at most one of every array is on its way."""
-
-    def __init__(self, run: _Pass, writers: ThreadPoolExecutor) -> None:
-        self._pass = run
-        self._writers = writers
-        self._id = uuid.uuid4().hex
-        self._under_way: list[Future[object]] = []
-        self._span = (0, 0)
-
-    def put(self, chunk: int, blocks: dict[str, np.ndarray], failed: dict[int, str], flags: dict[int, str]) -> None:
-        """Sends a chunk of every array off, once the one before it is durable."""
-        self.wait()
-        run, start = self._pass, self._pass.layout.span(chunk)[0]
-        for block in blocks.values():
-            block[np.asarray(sorted(failed), int) - start] = np.nan
-        run.done.failed.update((run.view.ids[row], failed[row]) for row in sorted(failed))
-        ids = run.view.ids[slice(*run.layout.span(chunk))]
-        flagged = flagged_ids(run.view, {row: flag for row, flag in flags.items() if row not in failed})
-        self._span = run.layout.span(chunk)
-
-        def commit(layer: str, block: np.ndarray) -> object:
-            return run.arrays[layer].commit(run.layout, chunk, block, writer=self._id, ids=ids, flags=flagged)
-
-        self._under_way = [self._writers.submit(commit, layer, block) for layer, block in blocks.items()]
-
-    def acknowledge(self) -> None:
-        """Reports the chunk on its way if it has arrived."""
-        if all(commit.done() for commit in self._under_way):
-            self.wait()
-
-    def wait(self) -> None:
-        """Waits until the chunk on its way is durable and reports it; raises what kept it from being so."""
-        wait_for(self._under_way)
-        commits, self._under_way = self._under_way, []
-        for commit in commits:
-            commit.result()
-        if commits:
-            self._pass.done.encoded.append(self._span)
-            self._pass.process.on_rows(self._span[1] - self._span[0])
+    for target in to_do[:1]:
+        wanted = create(target)
+    with ThreadPoolExecutor(WRITERS) as writers:  # each waits for the disk: together they wait once
+        return list(writers.map(create, to_do))

@@ -1,7 +1,7 @@
 """The arrays that an extraction fills: one encoder over one view, and what of it is there already."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -10,11 +10,14 @@ from featcache.cache import Cache
 from featcache.data.views import Dataset, View
 from featcache.encoders import Card, EncodeOptions, EncoderSpec, describe
 from featcache.errors import FeaturesNotCached, UsageError
+from featcache.extraction.reuse import choose_reuse
 from featcache.selectors import check_name
 from featcache.store.array import FeatureArray
 from featcache.store.digest import FORMAT, ArrayKey
 from featcache.store.layout import chunk_rows
 from featcache.store.records import ARRIVING, PARTIAL
+from featcache.store.reused_rows import ReusedRows, Run, read_reused_rows
+from featcache.store.side_file import side_rows
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Target:
     key: ArrayKey
     array: FeatureArray
     missing: int | None  # chunks still to be computed; None while the array has no layout
+    reused: ReusedRows | None = None  # rows that it copies from an older array, or will
+    new: bool = False  # nothing of it was there when this was planned
 
     @property
     def done(self) -> bool:
@@ -59,6 +64,36 @@ class Job:
                 chunks = -(-len(self.view) // self.chunk_rows) if target.missing is None else target.missing
                 total += chunks * self.chunk_rows * row
         return total
+
+
+def work_left(job: Job, chosen: Callable[[int], bool] = lambda chunk: True) -> tuple[int, int]:
+    """What is still to be computed of a job, or of the chunks chosen of it.
+
+    Returns:
+        (chunk files to write, rows to encode): arrays of one layout that reuse the same rows share a pass. Rows that
+        are reused, or kept by an interrupted extraction, are not to be encoded.
+    """
+    files, n = 0, len(job.view)
+    passes: dict[tuple[int, tuple[Run, ...]], dict[int, list[Target]]] = {}
+    for target in job.targets:
+        if target.done:
+            continue
+        layout = target.array.layout() if target.array.folder.there() else None
+        size = layout.chunk_rows if layout else job.chunk_rows
+        lacking = set(filter(chosen, range(-(-n // size)))) - target.array.committed()
+        files += len(lacking)
+        chunks = passes.setdefault((size, target.reused.runs if target.reused else ()), {})
+        for chunk in lacking:
+            chunks.setdefault(chunk, []).append(target)
+    rows = 0
+    for (size, _), chunks in passes.items():
+        for chunk, targets in chunks.items():
+            start, stop = chunk * size, min((chunk + 1) * size, n)
+            reused = targets[0].reused
+            copied = sum(run.stop - run.start for run in reused.within(start, stop)) if reused else 0
+            kept = min(side_rows(target.array.folder, chunk) for target in targets)
+            rows += stop - start - copied - kept
+    return files, rows
 
 
 def choose_layers(card: Card, layers: Sequence[str] | None) -> tuple[str, ...]:
@@ -106,6 +141,9 @@ def plan_job(
     rows = chunk_rows(len(source), widest)
     chosen = choose_layers(card, layers)
     targets = cache.folder.map(lambda layer: _target(cache, dataset, source, card, options, layer), chosen)
+    new = [target.key for target in targets if target.new]
+    reused = choose_reuse(cache, source, new) if new else {}
+    targets = [replace(target, reused=reused.get(target.layer, target.reused)) for target in targets]
     return Job(
         dataset=dataset, view=source, spec=spec, card=card, options=options, targets=tuple(targets), chunk_rows=rows
     )
@@ -152,4 +190,5 @@ def _target(cache: Cache, dataset: Dataset, view: View, card: Card, options: Enc
         )
     layout = array.layout()
     missing = layout.chunks - len(array.committed()) if layout else None
-    return Target(layer, key, array, missing)
+    reused = None if array.is_complete else read_reused_rows(array.folder)
+    return Target(layer, key, array, missing, reused, new=layout is None and reused is None)

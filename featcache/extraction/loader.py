@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from featcache.data.errors import DataError
 from featcache.data.views import View
 from featcache.errors import ExtractionFailed, UsageError
+from featcache.extraction.formation import FormationOf, cut, row_batches, whole_chunks
 from featcache.store.layout import Layout
 
 # What bad bytes, or a picture that unpacks to more than the memory, can raise: that row has failed, not the run.
@@ -90,34 +91,34 @@ def choose_workers(modality: str, wanted: int | None = None) -> int:
 
 
 def prepared_batches(
-    view: View, encoder: Preparer, layout: Layout, chunks: Sequence[int], *, workers: int = 0
+    view: View,
+    encoder: Preparer,
+    layout: Layout,
+    chunks: Sequence[int],
+    *,
+    formation_of: FormationOf | None = None,
+    workers: int = 0,
 ) -> Generator[Batch, None, None]:
     """The batches of some chunks in the order of the layout, prepared ahead; a bounded number is in memory.
 
     A row that cannot be prepared is left out of its batch. Which rows these are is a property of the data, so a run
     that was interrupted and goes on forms the same batches, and gives the same bytes, as one that was not. They do not
-    depend on the number of workers (from `choose_workers`) either.
+    depend on the number of workers (from `choose_workers`) either. Chunks have one part, all of their rows, unless
+    `formation_of` says otherwise.
 
     Yields:
-        At least one batch a chunk. Close the generator to end its threads and processes.
+        At least one batch a chunk, empty where nothing is left to encode. Close the generator to end its threads and
+        processes.
 
     Raises:
         RuntimeError: If a worker process dies; `named_worker_death` makes it an error of ours.
     """
+    formation_of = formation_of or whole_chunks(layout)
     if layout.order == "cost":
-        return _sorted_batches(view, encoder, layout, chunks)
+        return _sorted_batches(view, encoder, layout, chunks, formation_of)
     if workers:
-        return _batches_from_processes(view, encoder, layout, chunks, workers)
-    return _batches_from_threads(view, encoder, layout, chunks)
-
-
-def _row_batches(layout: Layout, chunks: Iterable[int]) -> Iterator[tuple[int, range, bool]]:
-    """(chunk, row numbers, whether the last of its chunk) of every batch in row order."""
-    for chunk in chunks:
-        start, stop = layout.span(chunk)
-        for low in range(start, stop, layout.batch_size):
-            high = min(low + layout.batch_size, stop)
-            yield chunk, range(low, high), high == stop
+        return _batches_from_processes(view, encoder, layout, chunks, formation_of, workers)
+    return _batches_from_threads(view, encoder, layout, chunks, formation_of)
 
 
 # -- one row ----------------------------------------------------------------------------------------------------------
@@ -182,14 +183,14 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def _batches_from_threads(
-    view: View, encoder: Preparer, layout: Layout, chunks: Sequence[int]
+    view: View, encoder: Preparer, layout: Layout, chunks: Sequence[int], formation_of: FormationOf
 ) -> Generator[Batch, None, None]:
     def prepare(number: int) -> Any:
         return _prepared(view, encoder, _content(view, number))
 
     with _threads() as decoders:
-        waiting: deque[tuple[int, range, bool, list[Future[Any]]]] = deque()
-        coming = _row_batches(layout, chunks)
+        waiting: deque[tuple[int, list[int], bool, list[Future[Any]]]] = deque()
+        coming = row_batches(layout, chunks, formation_of)
         while True:
             for chunk, numbers, last in islice(coming, 1 + _AHEAD - len(waiting)):
                 waiting.append((chunk, numbers, last, [decoders.submit(prepare, number) for number in numbers]))
@@ -200,12 +201,15 @@ def _batches_from_threads(
             yield _batch(chunk, zip(numbers, rows, strict=True), last)
 
 
-def _sorted_batches(
-    view: View, encoder: Preparer, layout: Layout, chunks: Sequence[int]
-) -> Generator[Batch, None, None]:
-    """Longest first inside a chunk. Prepared text is small: a chunk is tokenised whole while the last is encoded."""
+_Tokenised = list[Future[list[tuple[int, Any]]]]  # slices of a part, as (row number, what the encoder takes)
 
-    def prepare(numbers: range) -> list[tuple[int, Any]]:
+
+def _sorted_batches(
+    view: View, encoder: Preparer, layout: Layout, chunks: Sequence[int], formation_of: FormationOf
+) -> Generator[Batch, None, None]:
+    """Longest first inside a part. Prepared text is small: a chunk is tokenised whole while the last is encoded."""
+
+    def prepare(numbers: list[int]) -> list[tuple[int, Any]]:
         return [(number, _prepared(view, encoder, _content(view, number))) for number in numbers]
 
     def cost(row: tuple[int, Any]) -> tuple[int, int]:
@@ -213,23 +217,27 @@ def _sorted_batches(
 
     with _threads() as decoders:
 
-        def submit(chunk: int) -> list[Future[list[tuple[int, Any]]]]:
-            start, stop = layout.span(chunk)
-            slices = [range(low, min(low + _TEXTS_AT_ONCE, stop)) for low in range(start, stop, _TEXTS_AT_ONCE)]
-            return [decoders.submit(prepare, numbers) for numbers in slices]
+        def submit(chunk: int) -> list[_Tokenised]:
+            parts = formation_of(chunk).parts
+            return [[decoders.submit(prepare, numbers) for numbers in cut(part, _TEXTS_AT_ONCE)] for part in parts]
 
         coming = (submit(chunk) for chunk in chunks)
         ahead = next(coming, [])
         for chunk in chunks:
-            tokenised, ahead = ahead, next(coming, [])
-            whole = _batch(chunk, (row for future in tokenised for row in future.result()), True)
-            rows = sorted(zip(whole.numbers, whole.prepared, strict=True), key=cost)
-            if not rows:
-                yield whole
-            for low in range(0, len(rows), layout.batch_size):
-                batch = _batch(chunk, rows[low : low + layout.batch_size], low + layout.batch_size >= len(rows))
-                batch.failed.update({} if low else whole.failed)
-                yield batch
+            parts, ahead = ahead, next(coming, [])
+            batches, failed = list[list[int]](), dict[int, str]()
+            prepared = dict[int, Any]()
+            for part in parts:
+                whole = _batch(chunk, (row for future in part for row in future.result()), True)
+                rows = sorted(zip(whole.numbers, whole.prepared, strict=True), key=cost)
+                batches += cut([number for number, _ in rows], layout.batch_size)
+                prepared |= dict(rows)
+                failed |= whole.failed
+            batches = formation_of(chunk).left(batches) or [[]]
+            for number, batch in enumerate(batches, 1):
+                rows = [prepared[row] for row in batch]
+                yield Batch(chunk, batch, rows, failed=failed, last=number == len(batches))
+                failed = {}
 
 
 # -- processes --------------------------------------------------------------------------------------------------------
@@ -276,13 +284,12 @@ def _rows_of(piece: _Piece) -> list[tuple[int, Any]]:
     return [*zip(piece.numbers, rows, strict=True), *((number, _Failed(text)) for number, text in piece.failed.items())]
 
 
-def _pieces(layout: Layout, chunks: Sequence[int]) -> Iterator[range]:
-    for _, numbers, _ in _row_batches(layout, chunks):
-        for low in range(0, len(numbers), _PIECE_ROWS):
-            yield numbers[low : low + _PIECE_ROWS]
+def _pieces(layout: Layout, chunks: Sequence[int], formation_of: FormationOf) -> Iterator[list[int]]:
+    for _, numbers, _ in row_batches(layout, chunks, formation_of):
+        yield from cut(numbers, _PIECE_ROWS)
 
 
-def _read_ahead(view: View, pieces: Iterator[range]) -> Iterator[list[tuple[int, bytes | _Failed]]]:
+def _read_ahead(view: View, pieces: Iterator[list[int]]) -> Iterator[list[tuple[int, bytes | _Failed]]]:
     """The bytes of every piece.
 
     They are read here and not in the workers: what reads them (Polars, a connection) has threads and locks that do not
@@ -299,13 +306,14 @@ def _read_ahead(view: View, pieces: Iterator[range]) -> Iterator[list[tuple[int,
 
 
 def _batches_from_processes(
-    view: View, encoder: Preparer, layout: Layout, chunks: Sequence[int], workers: int
+    view: View, encoder: Preparer, layout: Layout, chunks: Sequence[int], formation_of: FormationOf, workers: int
 ) -> Generator[Batch, None, None]:
-    ready = _forked(view, encoder, layout, chunks, workers)
+    needed = len(list(islice(_pieces(layout, chunks, formation_of), workers)))
+    ready = _forked(view, encoder, _pieces(layout, chunks, formation_of), max(needed, 1))
     try:
-        for chunk, numbers, last in _row_batches(layout, chunks):
+        for chunk, numbers, last in row_batches(layout, chunks, formation_of):
             rows: list[tuple[int, Any]] = []
-            for _ in range(0, len(numbers), _PIECE_ROWS):
+            for _ in cut(numbers, _PIECE_ROWS):
                 rows += _rows_of(_next_piece(ready))
             yield _batch(chunk, rows, last)
     finally:
@@ -320,12 +328,11 @@ def _next_piece(ready: Any) -> Any:
         raise RuntimeError(f"DataLoader worker (pid unknown) ended while it handed over rows: {error}") from error
 
 
-def _forked(view: View, encoder: Preparer, layout: Layout, chunks: Sequence[int], workers: int) -> Any:
+def _forked(view: View, encoder: Preparer, pieces: Iterator[list[int]], workers: int) -> Any:
     """Torch's iterator over decoded pieces, its workers running."""
     import torch
     from torch.utils.data import DataLoader
 
-    needed = len(list(islice(_pieces(layout, chunks), workers)))
     decoder: Any = _Decoder(view, encoder, _shared_memory_is_roomy())
     with warnings.catch_warnings():
         # Python and torch warn of what is meant here: a fork of a process with threads, more workers than cores.
@@ -333,9 +340,9 @@ def _forked(view: View, encoder: Preparer, layout: Layout, chunks: Sequence[int]
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         loader = DataLoader(
             decoder,
-            batch_sampler=_read_ahead(view, _pieces(layout, chunks)),  # pyright: ignore[reportArgumentType]
+            batch_sampler=_read_ahead(view, pieces),  # pyright: ignore[reportArgumentType]
             collate_fn=_as_it_is,
-            num_workers=max(needed, 1),
+            num_workers=workers,
             prefetch_factor=_PIECES_OF_A_WORKER,
             multiprocessing_context="fork",
             worker_init_fn=_start_worker,

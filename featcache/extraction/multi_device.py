@@ -2,10 +2,12 @@
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Queue
 from threading import Event, Thread
@@ -17,6 +19,7 @@ from featcache.data.errors import DataError
 from featcache.encoders import load_encoder
 from featcache.errors import ExtractionFailed, FeatcacheError, UsageError
 from featcache.extraction.extract import Extracted, extract
+from featcache.extraction.interrupts import INTERRUPTIONS, TERMINATED, kept_rows, note_kept, terminable
 from featcache.extraction.job import Job
 from featcache.extraction.remote_job import RemoteJob, combined, open_remote_job
 from featcache.extraction.shards import WHOLE, Shard
@@ -59,7 +62,8 @@ def run_on_devices(
 ) -> Extracted:
     """Extracts on several devices of this machine at once, a child each; the children divide this machine's shard.
 
-    The children end with this process, however it ends; what they committed stays. Arguments as `run_job`.
+    The children end with this process, however it ends; what they committed stays, and each keeps the encoded rows of
+    its chunk in work, as `extract` does. Arguments as `run_job`.
 
     Raises:
         FeatcacheError, DataError: The first child's that failed, its device in front; the others are stopped.
@@ -77,9 +81,16 @@ def run_on_devices(
         )
         for number, device in enumerate(devices)
     ]
-    started = perf_counter()
-    with _children(tasks) as (children, events):
-        results = _results(children, events, names, on_rows or (lambda rows: None), on_line or (lambda line: None))
+    started, events = perf_counter(), Queue[tuple[int, str, Any]]()
+    try:
+        with _children(tasks, events) as children:
+            results = _results(children, events, names, on_rows or (lambda rows: None), on_line or (lambda line: None))
+    except INTERRUPTIONS as interruption:
+        while not events.empty():
+            _, kind, value = events.get()
+            if kind == "kept":
+                note_kept(interruption, value)
+        raise
     return combined(job, results, perf_counter() - started)
 
 
@@ -126,10 +137,9 @@ def _lost(name: str, code: int, line: str) -> ExtractionFailed:
 
 @contextmanager
 def _children(
-    tasks: Sequence[ChildTask],
-) -> "Iterator[tuple[list[subprocess.Popen[bytes]], Queue[tuple[int, str, Any]]]]":
+    tasks: Sequence[ChildTask], events: "Queue[tuple[int, str, Any]]"
+) -> "Iterator[list[subprocess.Popen[bytes]]]":
     """Starts the children and the threads that listen to them; on leaving, none of them is left."""
-    events: Queue[tuple[int, str, Any]] = Queue()
     children: list[subprocess.Popen[bytes]] = []
     listeners: list[Thread] = []
     try:
@@ -146,7 +156,7 @@ def _children(
             listeners.append(Thread(target=_relay, args=(child, number, events), daemon=True))
             listeners[-1].start()
             _write(child, pickle.dumps(task))
-        yield children, events
+        yield children
     finally:
         for child in children:
             _close(child)
@@ -224,10 +234,15 @@ def _child() -> int:
     go = Event()
     Thread(target=_listen, args=(go,), daemon=True).start()
     try:
-        send("done", _work(task, send, go))
+        with terminable():
+            send("done", _work(task, send, go))
     except (DataError, FeatcacheError) as error:
         send("failed", error)
         return 1
+    except INTERRUPTIONS as interruption:
+        with suppress(BrokenPipeError):  # the parent may have been killed
+            send("kept", kept_rows(interruption))
+        return TERMINATED
     return 0
 
 
@@ -255,9 +270,11 @@ def _work(task: ChildTask, send: Callable[..., None], go: Event) -> Extracted:
 
 
 def _listen(go: Event) -> None:
-    """Sets `go` at the parent's first word; ends this process when the parent is gone."""
+    """Sets `go` at the parent's first word; ends this process when the parent is gone or wants no more of it."""
     while os.read(0, 1):
         go.set()
+    os.kill(os.getpid(), signal.SIGTERM)  # keeps the rows in work
+    time.sleep(_PATIENCE / 2)
     os._exit(1)  # in the middle of whatever: a chunk is committed whole or not at all
 
 

@@ -17,7 +17,8 @@ from featcache.cache import Cache
 from featcache.data.errors import DataError
 from featcache.encoders import load_encoder
 from featcache.errors import ExtractionFailed, FeatcacheError, UsageError
-from featcache.extraction.extract import Extracted, ProcessSettings, compute, extract
+from featcache.extraction.encode_pass import ProcessSettings
+from featcache.extraction.extract import Extracted, compute, extract
 from featcache.extraction.job import Job
 from featcache.extraction.remote_job import RemoteJob, combined, open_remote_job
 

@@ -90,11 +90,13 @@ def open_remote_job(remote_job: RemoteJob) -> tuple[Cache, Job]:
 def combined(job: Job, results: Iterable[Extracted], seconds: float) -> Extracted:
     """What several processes did of a job together, and in how many seconds."""
     results, failed = list(results), dict[str, Failure]()
+    sources = dict.fromkeys(source for result in results for source in result.sources)
+    notes = dict.fromkeys(note for result in results for note in result.notes)
     for failure in (failure for result in results for failure in result.failed):
         # who completes the arrays lists the others' failures without their reasons
         if failure.why != EARLIER or failure.id not in failed:
             failed[failure.id] = failure
-    return result_of(
+    result = result_of(
         job,
         rows=sum(result.rows for result in results),
         reused=sum(result.reused for result in results),
@@ -102,6 +104,8 @@ def combined(job: Job, results: Iterable[Extracted], seconds: float) -> Extracte
         complete=any(result.complete for result in results),
         failed=failed.values(),
     )
+    copied = sum(result.copied for result in results)
+    return replace(result, copied=copied, sources=tuple(sources), notes=tuple(notes))
 
 
 def _hash(binds: Mapping[str, Any]) -> str:

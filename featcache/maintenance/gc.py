@@ -10,11 +10,12 @@ from pathlib import Path
 from featcache.cache import Cache
 from featcache.errors import FeatcacheError, UsageError
 from featcache.selectors import check_name, parse_pattern
-from featcache.storage.base import DOOMED, is_leftover
+from featcache.storage.base import DOOMED, KEPT, is_leftover
 from featcache.storage.durable import TEMPORARY, sync_folder
 from featcache.store.array import FeatureArray
 from featcache.store.current import CURRENT, write_current
 from featcache.store.leases import FOLDER, Lease, leases
+from featcache.store.records import record_name
 from featcache.store.rows import checked_tables, current_overlay, overlay_name, pointer_name, rows_name
 
 _TABLES = ("rows-", "overlay-")
@@ -73,11 +74,21 @@ def _unneeded(cache: Cache) -> Iterator[tuple[Path, str]]:
         if FOLDER in folders:
             folders.remove(FOLDER)
         for name in names:
-            if is_leftover(name):
-                what = "set aside as damaged" if name.startswith(".aside") else "temporary file"
+            what = _left_file(Path(folder), name)
+            if what is not None:
                 yield Path(folder, name), what
     yield from _unbound_tables(cache)
     yield from _served_graphs(cache)
+
+
+def _left_file(folder: Path, name: str) -> str | None:
+    """What sort of leftover a file is, in words; None if it is none, or the next extraction can use it."""
+    if name.startswith(KEPT):
+        committed = (folder / record_name(name.removeprefix(KEPT))).exists()
+        return "rows of an interrupted extraction, committed since" if committed else None
+    if not is_leftover(name):
+        return None
+    return "set aside as damaged" if name.startswith(".aside") else "temporary file"
 
 
 def _served_graphs(cache: Cache) -> Iterator[tuple[Path, str]]:

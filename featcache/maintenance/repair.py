@@ -39,6 +39,7 @@ from featcache.store.records import (
     zarr_json,
 )
 from featcache.store.reused import read_reused, reuse_note
+from featcache.store.reused_rows import read_reused_rows, write_reused_rows
 from featcache.store.rows import checked_tables, write_rows
 
 
@@ -222,9 +223,9 @@ class _Repair:
             self._rewrite("zarr.json", zarr_json(key, layout), "")
 
     def _mend_reused(self) -> None:
-        """A damaged REUSED.json, from the other cache, or out of the way: no byte of the array depends on it."""
+        """A damaged REUSED.json, from the other cache, or out of the way: no byte that is there depends on it."""
         try:
-            read_reused(self.array.folder)
+            read_reused_rows(self.array.folder)
         except Damaged:
             theirs = read_reused(self.twin.folder) if self.twin is not None else None
             if theirs is not None:
@@ -294,14 +295,22 @@ class _Repair:
             job = _job(workshop, ArrayKey.from_json(read_json(array.folder, "key.json")), self.sources)
             computed = job.targets[0].array
             computed.create(key, complete.layout)
+            reused = read_reused_rows(array.folder)
+            if reused is not None:  # the same rows are copied again, so that the others form the same batches
+                write_reused_rows(computed.folder, reused)
             wanted = {record.chunk for record in bad}
             settings = RowSettings("skip" if complete.failed else "stop")
-            extract(workshop, job, chunks=wanted.__contains__, settings=settings)
+            done = extract(workshop, job, chunks=wanted.__contains__, settings=settings, reuse_from=self.cache)
+            for note in done.notes:
+                self.on_step(note)
             records = {chunk: record for chunk in wanted if (record := computed.record(chunk)) is not None}
             if wanted - records.keys():
                 lacking = sorted(wanted - records.keys())
                 raise FeaturesNotCached(f"chunks {lacking} of {array.folder} could not be computed")
-            self._put_in_place(computed, complete, records)
+            try:
+                self._put_in_place(computed, complete, records)
+            except RootsDiffer as error:
+                raise RootsDiffer("\n  ".join([str(error), *done.notes])) from error
         finally:
             if workshop.folder.there():
                 workshop.folder.delete()

@@ -12,6 +12,7 @@ from featcache.storage.durable import TEMPORARY
 
 ASIDE = ".aside-"
 DOOMED = ".doomed-"
+KEPT = ".kept-"
 
 _T = TypeVar("_T")
 _U = TypeVar("_U")
@@ -220,5 +221,5 @@ class Folder(ABC):
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a name belongs to a temporary file, a file set aside or a removal under way."""
-    return name.startswith((TEMPORARY, ASIDE, DOOMED))
+    """Whether a name belongs to a temporary file, a file set aside, a removal under way or rows kept for a next run."""
+    return name.startswith((TEMPORARY, ASIDE, DOOMED, KEPT))

@@ -243,7 +243,7 @@ def chunk_parts(layout: Layout, block: np.ndarray) -> tuple[memoryview, bytes]:
     return body, crc_of(body)
 
 
-def record_name(chunk: int) -> str:
+def record_name(chunk: int | str) -> str:
     """Name of a chunk's commit record, below the array's folder."""
     return f"commits/{chunk}.json"
 
