@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.data.errors import DataInvalid
+from featcache.data.images import IMAGE_SUFFIXES
 from featcache.data.parquet_images import parquet_schema
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def _check_closed(cells: Sequence[str], delimiter: str, name: str, line: int) ->
 
 
 def _looks_like_image(text: str) -> bool:
-    return text.strip().lower().endswith((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".svg"))
+    return Path(text.strip()).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _too_many(name: str, line: int, cells: Sequence[str], columns: Sequence[str], delimiter: str) -> str:

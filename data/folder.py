@@ -13,18 +13,11 @@ from pathlib import Path
 from featcache.data.datasets import DATASETS, missing
 from featcache.data.errors import DataInvalid
 from featcache.data.folder_layouts import Facts, Layout, read_layout
-from featcache.data.images import image_view
+from featcache.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES, image_view
 from featcache.data.options import OpenOptions
 from featcache.data.splits import DEFAULT_SPLIT, UNSPLIT, parse_split, small_split_note, split_groups
 from featcache.data.texts import text_view
 from featcache.data.views import Dataset, Overlay
-
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-# pictures all the same: they are counted, so that none is left out in silence
-_UNREAD_SUFFIXES = frozenset(
-    ".arw .avif .cr2 .cr3 .dng .emf .eps .heic .heif .ico .jfif .jp2 .jpe .jxl .nef .orf .pdf .ppm .psd .raf .rw2 .svg "
-    ".svgz .tga .wmf".split()
-)
 
 
 def open_folder(root: Path | None = None, *, alias: str | None = None, options: OpenOptions | None = None) -> Dataset:
@@ -51,7 +44,9 @@ def open_folder(root: Path | None = None, *, alias: str | None = None, options: 
     facts = {image: layout.facts.get(image, Facts(image, labels=blank)) for image in images}
     content = [root / image for image in images]
     groups = tuple(facts[image].group for image in images)
-    views = [image_view("images", images, groups, lambda row: content[row].read_bytes())]
+    views = [
+        image_view("images", images, groups, lambda row: content[row].read_bytes(), float_range=options.float_range)
+    ]
     if layout.captions:
         rows = ((each.row_id, facts[each.image].group, each.text) for each in layout.captions)
         views.append(text_view("captions", *zip(*rows, strict=True)))
@@ -96,7 +91,7 @@ def _images_below(root: Path) -> tuple[tuple[str, ...], list[str]]:
     """
     if not root.is_dir():
         raise missing("folder", "the root is no folder", (str(root),))
-    wanted = IMAGE_SUFFIXES | _UNREAD_SUFFIXES
+    wanted = IMAGE_SUFFIXES | OTHER_SUFFIXES
     paths = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in wanted)
     visible = (path for path in paths if not any(part.startswith(".") for part in path.parts))
     there = [path for path in visible if (root / path).is_file()]
@@ -106,7 +101,7 @@ def _images_below(root: Path) -> tuple[tuple[str, ...], list[str]]:
     if not images:
         what = "no images below the folder" + (f", but files that are not read: {listed}" if listed else "")
         raise missing("folder", f"{what}; read are {', '.join(sorted(IMAGE_SUFFIXES))}", (str(root),))
-    return images, [f"files of formats that are not read, and left out: {listed}"] if listed else []
+    return images, [f"left out, since such image formats are not read: {listed}"] if listed else []
 
 
 def _check_links(root: Path, images: Sequence[str]) -> None:

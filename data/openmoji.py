@@ -24,6 +24,7 @@ from blake3 import blake3
 
 from featcache.data.datasets import DATASETS, missing
 from featcache.data.errors import DataInvalid, DataMissing
+from featcache.data.svg import render_svg
 from featcache.data.texts import text_view
 from featcache.data.views import Dataset, Overlay, View
 
@@ -134,18 +135,11 @@ def render(content: bytes, size: int = SIZE) -> "Image.Image":
         >>> picture.size, picture.getpixel((9, 9)), picture.getpixel((200, 9))
         ((256, 256), (255, 0, 0), (255, 255, 255))
     """
-    import resvg_py
-
-    from featcache.data.images import decode_rgb
-
     try:
         # Without system fonts the pixels depend on the SVG alone; no OpenMoji drawing of ours holds text.
-        png = resvg_py.svg_to_bytes(
-            svg_string=content.decode("utf-8"), width=size, height=size, background="#ffffff", skip_system_fonts=True
-        )
-    except ValueError as error:  # also UnicodeDecodeError
+        return render_svg(content.decode("utf-8"), size)
+    except UnicodeDecodeError as error:
         raise DataInvalid(f"not an SVG that resvg can draw: {error}") from error
-    return decode_rgb(bytes(png))
 
 
 def family_of(name: str, subgroup: str = "") -> str:

@@ -38,6 +38,8 @@ class View:
     decode: Callable[[bytes], Any]  # raises DataInvalid for bytes it cannot read; `read` adds the row's id
     decoding: Mapping[str, Any] = field(default_factory=lambda: {})  # what else changes the result of `decode`
     given_hashes: tuple[str, ...] | None = None  # `hashes`, where known already or unknowable (""); None to read
+    # What else a row's content hash binds of how these bytes are decoded; "", or None, binds the bytes alone.
+    bound: Callable[[bytes], str] | None = None
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.groups):
@@ -58,15 +60,21 @@ class View:
         except (DataInvalid, OSError) as error:
             raise DataInvalid(f"{self.name} row {self.ids[row]!r} (number {row}): {error}") from error
 
+    def hash_of(self, content: bytes) -> str:
+        """Content hash, hex, of a row of these bytes: their blake3, or that of it and what `bound` adds."""
+        plain = blake3(content).hexdigest()
+        bound = self.bound(content) if self.bound else ""
+        return blake3(f"{bound}\0{plain}".encode()).hexdigest() if bound else plain
+
     @cached_property
     def hashes(self) -> tuple[str, ...]:
-        """blake3 of each row's bytes, hex; reads every row once."""
+        """`hash_of` each row; reads every row once."""
         if self.given_hashes is not None:
             return self.given_hashes
         from concurrent.futures import ThreadPoolExecutor
 
         def digest(row: int) -> str:
-            return blake3(self.content(row)).hexdigest()
+            return self.hash_of(self.content(row))
 
         with ThreadPoolExecutor(4) as pool:
             return tuple(pool.map(digest, range(len(self)), chunksize=64))

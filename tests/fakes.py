@@ -51,12 +51,16 @@ class FakeEncoder:
     scale: float = 1.0
     rows: list[str] = field(default_factory=list)
     batch: int = 4
+    longest: int = 10**6  # characters beyond which a text counts as cut
 
     def prepare(self, item: Any) -> Any:
         return item
 
     def cost(self, prepared: Any) -> int:
         return len(prepared)
+
+    def flag(self, prepared: Any) -> str | None:
+        return "truncated" if len(prepared) > self.longest else None
 
     def batch_size(self, available_bytes: int) -> int:
         return self.batch

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from featcache import data
-from featcache.data.folder import IMAGE_SUFFIXES
+from featcache.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES
 from featcache.data.open import dataset_name, dataset_source
 from featcache.data.options import OpenOptions
 from featcache.data.splits import LEAST_GROUPS, parse_split, small_split_note, split_groups, split_of
@@ -112,12 +112,12 @@ def test_a_table_of_labels_needs_no_captions(tmp_path):
 
 def test_pictures_of_other_formats_are_counted_and_not_left_out_in_silence(tmp_path):
     images(tmp_path, "a.png")
-    (tmp_path / "b.avif").write_bytes(b"")
+    (tmp_path / "b.psd").write_bytes(b"")
     (tmp_path / "notes.doc").write_bytes(b"")
-    assert ".avif" not in IMAGE_SUFFIXES
-    assert "files of formats that are not read, and left out: 1 .avif" in open_(tmp_path).notes
+    assert ".psd" in OTHER_SUFFIXES - IMAGE_SUFFIXES
+    assert "left out, since such image formats are not read: 1 .psd" in open_(tmp_path).notes
     (tmp_path / "a.png").unlink()
-    with pytest.raises(data.DataMissing, match=r"no images below the folder, but files that are not read: 1 .avif"):
+    with pytest.raises(data.DataMissing, match=r"no images below the folder, but files that are not read: 1 .psd"):
         open_(tmp_path)
 
 
@@ -160,9 +160,9 @@ def test_a_name_without_an_image_is_refused_with_the_nearest(tmp_path):
     images(tmp_path, "photos/dog.png")
     with pytest.raises(data.DataMissing, match="the first 'photos/dogs.png'; nearest: 'photos/dog.png'"):
         open_(table(tmp_path, "image,caption", "photos/dogs.png,one"))
-    (tmp_path / "b.avif").write_bytes(b"")
-    with pytest.raises(data.DataMissing, match=r"'b.avif', a file of a format that is not read \(.avif\)"):
-        open_(table(tmp_path, "image,caption", "b.avif,one"))
+    (tmp_path / "b.psd").write_bytes(b"")
+    with pytest.raises(data.DataMissing, match=r"'b.psd', a file of a format that is not read \(.psd\)"):
+        open_(table(tmp_path, "image,caption", "b.psd,one"))
 
 
 # -- splits -----------------------------------------------------------------------------------------------------------

@@ -359,6 +359,8 @@ class Network(Pictures):
         self.layer = torch.nn.Conv2d(3, 192, 5, 2)
     def batch_size(self, available_bytes):
         return 16
+    def flag(self, prepared):
+        return None
     def encode(self, prepared, layers):
         with torch.inference_mode():
             pixels = torch.stack(prepared).permute(0, 3, 1, 2).float() / 255

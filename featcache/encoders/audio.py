@@ -58,6 +58,10 @@ class AudioPreprocessor:
         """Number of samples."""
         return len(prepared)
 
+    def flag(self, prepared: Tensor) -> str | None:
+        """Nothing: no recording is cut, and silent ones have equal features."""
+        return None
+
     def batches(self, prepared: Sequence[Tensor], device: str) -> list[Inputs]:
         """One batch for each length: padding would leak through normalisation over time."""
         lengths: dict[int, list[int]] = {}

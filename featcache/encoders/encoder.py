@@ -63,6 +63,10 @@ class Encoder:
         """Size of a prepared row: tokens, samples, or 1 for an image. Sorting by it saves padding."""
         return self._preprocessor.cost(prepared)
 
+    def flag(self, prepared: Any) -> str | None:
+        """What of a prepared row deserves a look, as a field of its commit record; None for nothing."""
+        return self._preprocessor.flag(prepared)
+
     def encode(self, prepared: Sequence[Any], layers: Sequence[str]) -> dict[str, Tensor]:
         """Features of prepared rows, every layer from one forward pass; one call at a time.
 

@@ -36,6 +36,10 @@ class Preprocessor(Protocol):
         """Size of a row, for sorting."""
         ...
 
+    def flag(self, prepared: Any) -> str | None:
+        """What of a row deserves a look: "near_constant" or "truncated"; None for nothing."""
+        ...
+
     def batches(self, prepared: Sequence[Any], device: str) -> list[Inputs]:
         """The rows as the network takes them, in sets that may run together."""
         ...

@@ -28,6 +28,7 @@ class Tokens:
     ids: Tensor  # [t] int64
     special: Tensor  # [t] true for tokens that the tokenizer added
     size: int  # UTF-8 bytes of the text that the tokens stand for: all of it, or what truncation left
+    truncated: bool = False  # whether the text goes on behind the last token
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +66,10 @@ class TextPreprocessor:
         ]
         if not ends:
             raise ExtractionFailed(f"the text {item!r} is empty: it has no tokens")
-        if encoding.overflowing:
+        truncated = bool(encoding.overflowing)
+        if truncated:
             size = max(1, len(item[: max(ends)].encode()))
-        return Tokens(torch.tensor(encoding.ids), torch.tensor(encoding.special_tokens_mask) == 1, size)
+        return Tokens(torch.tensor(encoding.ids), torch.tensor(encoding.special_tokens_mask) == 1, size, truncated)
 
     @property
     def longest(self) -> int:
@@ -77,6 +79,10 @@ class TextPreprocessor:
     def cost(self, prepared: Tokens) -> int:
         """Number of tokens."""
         return len(prepared.ids)
+
+    def flag(self, prepared: Tokens) -> str | None:
+        """Whether it was cut at `max_tokens`."""
+        return "truncated" if prepared.truncated else None
 
     def batches(self, prepared: Sequence[Tokens], device: str) -> list[Inputs]:
         """One batch of all rows, padded to the longest."""

@@ -17,6 +17,7 @@ from featcache.data.views import View
 from featcache.encoders import load_encoder
 from featcache.errors import ExtractionFailed
 from featcache.extraction.failed_rows import EARLIER, Failure, RowSettings, admit_failed, not_finite_rows
+from featcache.extraction.flagged_rows import flagged_ids, row_flags
 from featcache.extraction.job import Job, cached_name
 from featcache.extraction.limits import available_bytes, named_disk_errors, refuse_full_disk
 from featcache.extraction.loader import Batch, choose_workers, named_worker_death, prepared_batches
@@ -264,7 +265,7 @@ class _Pass:
         return wanted
 
     def _encode_all(self, batches: Iterable[Batch], wanted: dict[int, tuple[str, ...]], commits: "_Commits") -> None:
-        blocks, failed = dict[str, np.ndarray](), dict[int, str]()
+        blocks, failed, flags = dict[str, np.ndarray](), dict[int, str](), dict[int, str]()
         for batch in batches:
             start, stop = self.layout.span(batch.chunk)
             if not blocks:
@@ -272,9 +273,10 @@ class _Pass:
             failed |= admit_failed(batch.failed, self.view, self.process.rows.on_error)
             if batch.prepared:
                 failed |= self._encode(batch, blocks, start)
+                flags |= row_flags(self.encoder, batch)
             if batch.last:
-                commits.put(batch.chunk, blocks, failed)
-                blocks, failed = {}, {}
+                commits.put(batch.chunk, blocks, failed, flags)
+                blocks, failed, flags = {}, {}, {}
             commits.acknowledge()
 
     def _empty_block(self, layer: str, rows: int) -> np.ndarray:
@@ -309,7 +311,7 @@ class _Commits:
         self._under_way: list[Future[object]] = []
         self._span = (0, 0)
 
-    def put(self, chunk: int, blocks: dict[str, np.ndarray], failed: dict[int, str]) -> None:
+    def put(self, chunk: int, blocks: dict[str, np.ndarray], failed: dict[int, str], flags: dict[int, str]) -> None:
         """Sends a chunk of every array off, once the one before it is durable."""
         self.wait()
         run, start = self._pass, self._pass.layout.span(chunk)[0]
@@ -317,11 +319,13 @@ class _Commits:
             block[np.asarray(sorted(failed), int) - start] = np.nan
         run.done.failed.update((run.view.ids[row], failed[row]) for row in sorted(failed))
         ids = run.view.ids[slice(*run.layout.span(chunk))]
+        flagged = flagged_ids(run.view, {row: flag for row, flag in flags.items() if row not in failed})
         self._span = run.layout.span(chunk)
-        self._under_way = [
-            self._writers.submit(run.arrays[layer].commit, run.layout, chunk, block, writer=self._id, ids=ids)
-            for layer, block in blocks.items()
-        ]
+
+        def commit(layer: str, block: np.ndarray) -> object:
+            return run.arrays[layer].commit(run.layout, chunk, block, writer=self._id, ids=ids, flags=flagged)
+
+        self._under_way = [self._writers.submit(commit, layer, block) for layer, block in blocks.items()]
 
     def acknowledge(self) -> None:
         """Reports the chunk on its way if it has arrived."""

@@ -4,7 +4,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,18 @@ from featcache.extraction.failed_rows import RowSettings
 from featcache.extraction.job import Job, plan_job
 from featcache.maintenance.verify import Problem, array_problems, chunk_problem
 from featcache.store.array import FeatureArray
-from featcache.store.digest import ArrayKey, canonical, differences
+from featcache.store.digest import ArrayKey, differences
 from featcache.store.leases import lease
-from featcache.store.records import Complete, Record, chunk_name, layout_json, read_json, record_name, zarr_json
+from featcache.store.records import (
+    Complete,
+    Record,
+    chunk_name,
+    layout_json,
+    read_json,
+    record_bytes,
+    record_name,
+    zarr_json,
+)
 from featcache.store.rows import checked_tables, write_rows
 
 
@@ -179,7 +188,7 @@ class _Repair:
         if complete is not None:
             self._rewrite("plan.json", layout_json(complete.layout), " from COMPLETE.json")
             for record in complete.records:
-                self._rewrite(record_name(record.chunk), canonical(asdict(record)), " from COMPLETE.json")
+                self._rewrite(record_name(record.chunk), record_bytes(record), " from COMPLETE.json")
         layout = complete.layout if complete else self.array.layout()
         if layout is not None:
             self._rewrite("zarr.json", zarr_json(key, layout), "")
@@ -209,7 +218,7 @@ class _Repair:
                 continue
             wanted = theirs.records[chunk] if theirs and (part or record is None) else record
             if wanted is not None and self._pulled(wanted):
-                array.folder.replace(record_name(chunk), canonical(asdict(wanted)))
+                array.folder.replace(record_name(chunk), record_bytes(wanted))
                 continue
             array.folder.remove(record_name(chunk))
             if array.folder.exists(chunk_name(chunk)):
@@ -272,7 +281,7 @@ class _Repair:
         for chunk, record in sorted(records.items()):
             array.folder.replace(chunk_name(chunk), computed.folder.read(chunk_name(chunk)))
             if chunk in other:
-                array.folder.write_once(record_name(chunk), canonical(asdict(record)))
+                array.folder.write_once(record_name(chunk), record_bytes(record))
             self.on_step(f"chunk {chunk} computed again" + (", with other bytes" if chunk in other else ""))
         if other:
             root = array.finish(complete.layout).root

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from blake3 import blake3
 
@@ -14,7 +14,16 @@ from featcache.storage.local import LocalFolder
 from featcache.store.array import FeatureArray
 from featcache.store.digest import ArrayKey, canonical
 from featcache.store.leases import lease
-from featcache.store.records import ARRIVING, CRC_BYTES, PARTIAL, Record, chunk_name, crc_of, record_name
+from featcache.store.records import (
+    ARRIVING,
+    CRC_BYTES,
+    PARTIAL,
+    Record,
+    chunk_name,
+    crc_of,
+    record_bytes,
+    record_name,
+)
 from featcache.store.rows import overlay_name, pointer_name, read_overlay_of, read_rows, rows_name
 
 _LEAST_CHUNKS = 16  # however large: several travel at once, and the records after them wait for the last
@@ -273,7 +282,7 @@ def _send_records(what: Transfer, group: Sequence[Move]) -> set[str]:
         Paths of the arrays where another writer had recorded the same bytes first.
     """
     files = {
-        f"{move.path}/{record_name(record.chunk)}": (move, canonical(asdict(record)))
+        f"{move.path}/{record_name(record.chunk)}": (move, record_bytes(record))
         for move in group
         for record in move.records
     }

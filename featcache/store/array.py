@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,15 +14,17 @@ from featcache.storage.base import Folder, is_leftover
 from featcache.storage.local import LocalFolder
 from featcache.storage.open import open_folder
 from featcache.store.checked import CheckedArrays
-from featcache.store.digest import FORMAT, ArrayKey, ArrayName, canonical
+from featcache.store.digest import FORMAT, ArrayKey, ArrayName
 from featcache.store.layout import Layout
 from featcache.store.reader import Reader
 from featcache.store.records import (
+    ADOPTED,
     ARRIVING,
     CODECS,
     CRC_BYTES,
     PARTIAL,
     Complete,
+    Flags,
     Record,
     chunk_name,
     chunk_parts,
@@ -33,6 +35,7 @@ from featcache.store.records import (
     parse_complete,
     parse_record,
     read_json,
+    record_bytes,
     record_name,
     record_of,
     root_of,
@@ -136,7 +139,14 @@ class FeatureArray:
         return layout
 
     def commit(
-        self, layout: Layout, chunk: int, block: np.ndarray, *, writer: str, ids: Sequence[str] | None = None
+        self,
+        layout: Layout,
+        chunk: int,
+        block: np.ndarray,
+        *,
+        writer: str,
+        ids: Sequence[str] | None = None,
+        flags: Flags | None = None,
     ) -> Record:
         """Makes one chunk durable, then its record. When this returns, the chunk survives anything.
 
@@ -147,6 +157,7 @@ class FeatureArray:
                 throughout is one that failed.
             writer: Random id of this process.
             ids: Ids of the chunk's rows, for the record to list those that failed; None where none may fail.
+            flags: Ids of rows that deserve a look, for the record to list; None for none.
 
         Raises:
             UsageError: If the block has the wrong length, or holds a NaN and there are no ids.
@@ -158,7 +169,7 @@ class FeatureArray:
         failed = _failed_rows(block, ids)
         if failed is None:
             raise UsageError(f"chunk {chunk} of {self.folder} holds a NaN in a row that did not fail")
-        record = record_of(chunk, body, crc, rows=len(block), failed=failed, writer=writer)
+        record = record_of(chunk, body, crc, rows=len(block), failed=failed, writer=writer, flags=flags)
         name = chunk_name(chunk)
         if not self.folder.write_once(name, body, crc):
             existing = self._record_from_bytes(layout, chunk, writer, ids)
@@ -168,8 +179,8 @@ class FeatureArray:
                     raise ExtractionFailed(
                         f"{self.folder}/{name} is being written by another process; run the same command again"
                     )
-            record = existing or record
-        if self.folder.write_once(record_name(chunk), canonical(asdict(record))):
+            record = replace(existing, **(flags or {})) if existing else record
+        if self.folder.write_once(record_name(chunk), record_bytes(record)):
             return record
         return self.record(chunk) or record
 
@@ -205,12 +216,12 @@ class FeatureArray:
             name = chunk_name(chunk)
             if name not in names:
                 continue
-            record = self._record_from_bytes(layout, chunk, "adopted", ids[slice(*layout.span(chunk))] if ids else None)
+            record = self._record_from_bytes(layout, chunk, ADOPTED, ids[slice(*layout.span(chunk))] if ids else None)
             if record is None:
                 self.folder.set_aside(name)
                 continue
             self.folder.sync()  # the chunk's name may not have been durable yet
-            self.folder.write_once(record_name(chunk), canonical(asdict(record)))
+            self.folder.write_once(record_name(chunk), record_bytes(record))
             adopted.append(chunk)
         return adopted
 

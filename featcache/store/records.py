@@ -1,8 +1,9 @@
 """The files of an array other than its chunks: commit records, COMPLETE.json with the root, and Zarr metadata."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any, cast
 
 import google_crc32c
@@ -33,6 +34,15 @@ class Record:
     blake3: str  # of the whole file
     failed: tuple[str, ...] = ()  # ids of rows that could not be encoded; those rows are NaN
     writer: str = ""  # random id of the process that wrote it
+    # Ids of rows that the encoder saw and that deserve a look, by what is the matter (`FLAGS`); left out where empty.
+    near_constant: tuple[str, ...] = ()  # pictures that hardly vary
+    truncated: tuple[str, ...] = ()  # texts cut at the token limit
+
+
+FLAGS = ("near_constant", "truncated")
+_IDS = ("failed", *FLAGS)
+ADOPTED = "adopted"  # writer of a record made anew for a chunk that lost its own: its rows carry no flags
+Flags = Mapping[str, tuple[str, ...]]  # fields of `FLAGS`
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,10 @@ class Complete:
         """Ids of the rows that could not be encoded, in row order of their chunks."""
         return tuple(row for record in self.records for row in record.failed)
 
+    def flagged(self, flag: str) -> tuple[str, ...]:
+        """Ids of the rows with a flag of `FLAGS`, in row order of their chunks."""
+        return tuple(row for record in self.records for row in getattr(record, flag))
+
     def to_bytes(self) -> bytes:
         """The content of COMPLETE.json."""
         value = {
@@ -60,7 +74,7 @@ class Complete:
             "plan": self.layout.to_json(),
             "d": self.d,
             "dtype": self.dtype,
-            "records": [asdict(record) for record in self.records],
+            "records": [record_json(record) for record in self.records],
         }
         return canonical(value)
 
@@ -119,7 +133,14 @@ def crc_of(body: bytes | memoryview) -> bytes:
 
 
 def record_of(
-    chunk: int, body: bytes | memoryview, crc: bytes, *, rows: int, failed: tuple[str, ...], writer: str
+    chunk: int,
+    body: bytes | memoryview,
+    crc: bytes,
+    *,
+    rows: int,
+    failed: tuple[str, ...],
+    writer: str,
+    flags: Flags | None = None,
 ) -> Record:
     """The record of a chunk file of that body and checksum; the other arguments as in `Record`."""
     return Record(
@@ -130,20 +151,38 @@ def record_of(
         blake3=blake3(body).update(crc).hexdigest(),
         failed=failed,
         writer=writer,
+        **(flags or {}),
     )
+
+
+def record_json(record: Record) -> dict[str, Any]:
+    """A record as JSON, without the flags that no row has: such a record has the bytes that it always had."""
+    return {name: value for name, value in asdict(record).items() if value or name not in FLAGS}
+
+
+def record_bytes(record: Record) -> bytes:
+    """The content of commits/<chunk>.json."""
+    return canonical(record_json(record))
 
 
 def parse_record(value: Any, where: str) -> Record:
     """A record from its JSON; Damaged if fields are missing, unknown or of another kind."""
     try:
-        record = Record(**{**value, "failed": tuple(value["failed"])})
+        given = {name: value[name] for name in _IDS if name == "failed" or name in value}
+        lists = all(isinstance(ids, (list, tuple)) for ids in given.values())
+        record = Record(**{**value, **{name: tuple(ids) for name, ids in given.items()}})
     except (KeyError, TypeError) as error:
         raise Damaged(f"{where} was changed: {error!r}. Run: featcache verify") from error
     numbers, texts = (record.chunk, record.rows, record.bytes), (record.crc32c, record.blake3, record.writer)
-    if not all(type(number) is int for number in numbers) or not all(
-        isinstance(text, str) for text in (*texts, *record.failed)
+    listed = [getattr(record, name) for name in _IDS]
+    if (
+        not lists
+        or not all(type(number) is int for number in numbers)
+        or not all(isinstance(text, str) for text in (*texts, *chain(*listed)))
     ):
         raise Damaged(f"{where} was changed: a field is of another kind. Run: featcache verify")
+    if any(len(set(ids)) < len(ids) or len(ids) > record.rows for ids in listed):
+        raise Damaged(f"{where} was changed: it lists more rows than there are. Run: featcache verify")
     return record
 
 
