@@ -92,6 +92,7 @@ def extract(
     from featcache.encoders import EncodeOptions, encoder_spec
     from featcache.extraction.executors import choose_execution
     from featcache.extraction.job import plan_job
+    from featcache.extraction.same_name import other_folder_note
     from featcache.report.extraction import show_dataset, show_next
 
     execution = choose_execution(
@@ -103,7 +104,7 @@ def extract(
     data = source.open()
     guess = None if encoders else guess_encoders(data)
     specs += [encoder_spec(name) for name in (guess.every if guess else ())]
-    show_dataset(data, guess)
+    show_dataset(data, guess, other_folder_note(store, data))
     chosen = layers.split(",") if layers else None
     jobs = [plan_job(store, data, spec, options, view=view, layers=chosen) for spec in specs]
     if dry_run:

@@ -65,7 +65,7 @@ def split_of(group: str, shares: tuple[Fraction, Fraction, Fraction], seed: int)
 
     Example:
         >>> [split_of(group, parse_split("50/25/25"), 0) for group in ("a.jpg", "b.jpg", "c.jpg")]
-        ['train', 'train', 'test']
+        ['train', 'test', 'test']
     """
     hashed = int.from_bytes(blake3(f"folder split {seed} {group}".encode()).digest(8), "big")
     place = Fraction(hashed, 2**64)

@@ -46,12 +46,13 @@ def show_estimates(jobs: "Sequence[Job]", costs: "Sequence[Estimate]", *, proces
     )
 
 
-def show_dataset(dataset: "Dataset", guess: "Selection | None" = None) -> None:
+def show_dataset(dataset: "Dataset", guess: "Selection | None" = None, caveat: str = "") -> None:
     """Shows what a data set holds, what was guessed of it, and the encoders that were.
 
     Args:
         dataset: The data set.
         guess: The encoders, where the user named none.
+        caveat: What else is to be known; "" for nothing.
     """
     views = list(dataset.views.values())
     shown = [f"{len(view):,} {view.name}" for view in views[:3]]
@@ -65,6 +66,8 @@ def show_dataset(dataset: "Dataset", guess: "Selection | None" = None) -> None:
     if guess is not None:
         against = f", reference {guess.reference}" if guess.reference else ""
         console().print(f"  encoders: {' and '.join(guess.encoders)}{against}; name others after the data set")
+    if caveat:
+        console().print(caveat)
 
 
 def show_next(dataset: "Dataset", typed: str, guess: "Selection | None") -> None:

@@ -2,6 +2,8 @@
 
 import io
 import re
+import shlex
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -13,14 +15,18 @@ from typer.testing import CliRunner
 
 from featcache.cache import Cache
 from featcache.commands.app import app
+from featcache.data.caption_files import CAPTION_FILES, COLUMNS, DELIMITERS
 from featcache.data.open import open_dataset
+from featcache.data.options import OpenOptions
 from featcache.errors import UsageError
+from featcache.extraction.same_name import other_folder_note
 from featcache.report.console import print_table
 from featcache.report.extraction import show_dataset, show_next
 from featcache.store.rows import write_rows
 from featcache.trainer.defaults import Selection
 from tests.spine import store
 
+ROOT = Path(__file__).parents[1]
 ENCODERS = {"efficientnet-lite0": ("images", 24), "minilm": ("captions", 16), "efficientnet-lite2": ("images", 32)}
 
 
@@ -44,9 +50,9 @@ def make_folder(root: Path, many: int, *, captions: bool = True) -> Path:
     return root
 
 
-def plant(root: Path, cache: Cache) -> str:
+def plant(root: Path, cache: Cache, options: OpenOptions | None = None) -> str:
     """What `extract` would leave of a folder, with planted features instead of encoded ones; the data set's name."""
-    dataset = open_dataset("folder", root=root)
+    dataset = open_dataset("folder", root=root, options=options)
     rng = np.random.default_rng(0)
     latent = {group: rng.standard_normal(8) for group in dataset.overlay.groups}
     for encoder, (name, d) in ENCODERS.items():
@@ -54,7 +60,9 @@ def plant(root: Path, cache: Cache) -> str:
             view = dataset.views[name]
             write_rows(cache.folder / dataset.name / name, view, dataset.overlay)
             values = np.stack([latent[group] for group in view.groups]) @ rng.standard_normal((8, d))
-            store(cache, dataset, view, encoder, (values + 0.3 * rng.standard_normal(values.shape)).astype(np.float16))
+            values = (values + 0.3 * rng.standard_normal(values.shape)).astype(np.float16)
+            if not any(cache.arrays(dataset.name, name, encoder)):
+                store(cache, dataset, view, encoder, values)
     return dataset.name
 
 
@@ -156,6 +164,78 @@ def test_a_data_set_of_many_views_is_shown_in_a_line(capsys: pytest.CaptureFixtu
     show_dataset(open_dataset("openmoji"))
     [line] = capsys.readouterr().out.splitlines()
     assert "images, " in line and "more views" in line and "train, " in line
+
+
+def test_two_folders_of_one_name_are_told_apart(here: Path) -> None:
+    first = make_folder(here / "a" / "birds", 20)
+    plant(first, Cache())
+    grown = open_dataset("folder", root=first)
+    assert other_folder_note(Cache(), grown) == ""
+    Image.new("RGB", (9, 9)).save(first / "new.png")
+    (first / "000.png").unlink()
+    (first / "captions.csv").unlink()
+    assert other_folder_note(Cache(), open_dataset("folder", root=first)) == "", "most images are the same"
+    second = here / "b" / "birds"
+    second.mkdir(parents=True)
+    Image.new("RGB", (10, 10)).save(second / "000.png")
+    note = other_folder_note(Cache(), open_dataset("folder", root=second))
+    assert "holds other images and none of this folder's" in note and "folder:birds-2 --root DIR" in note
+    assert other_folder_note(Cache(here / "empty"), open_dataset("folder", root=second)) == ""
+
+
+@pytest.mark.parametrize("page", ["docs/own-data.md"])
+def test_every_command_of_the_page_on_own_images_runs_on_planted_features(page: str, here: Path) -> None:
+    make_folder(here / "my_images", 150)
+    make_folder(here / "drawings", 150, captions=False)
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for line in "".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).strip().split("\n"):
+        words = shlex.split(line)
+        assert words[0] == "featcache"
+        if words[1] == "extract":
+            options = dict(zip(words[3::2], words[4::2], strict=True))
+            seed = int(options.get("--seed", 0))
+            plant(here / words[2], Cache(), OpenOptions(split=options.get("--split"), seed=seed))
+        else:
+            run(*words[1:], *(["--epochs", "2"] if words[1] == "train" and len(words) > 3 else []))
+    assert (here / "page/index.html").is_file()
+
+
+def test_the_page_on_own_images_names_every_layout_column_and_format() -> None:
+    text = (ROOT / "docs/own-data.md").read_text(encoding="utf-8").lower()
+    for names in COLUMNS.values():
+        assert all(f"`{name}`" in text for name in names), names
+    for name in CAPTION_FILES:
+        stem, _, suffix = name.partition(".")
+        assert f"`{stem}." in text and f".{suffix}`" in text
+    assert all(name in text for name in DELIMITERS.values())
+    assert all(f"`{name}`" in text for name in ("train", "validation", "val", "valid", "dev", "test", "other"))
+
+
+def test_the_makefile_takes_a_folder() -> None:
+    def commands(*words: str) -> str:
+        done = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+        return " ".join(done.stdout.replace("\\\n", " ").split())
+
+    assert "featcache extract './my images' --split '60/20/20'" in commands(
+        "extract", "DATASET=./my images", "SPLIT=60/20/20"
+    )
+    assert "featcache train './my images' --adapter linear" in commands("train", "DATASET=./my images")
+    assert "featcache extract 'flickr30k' resnet18 gpt2 dinov2-small" in commands("extract")
+
+
+def test_repair_says_that_it_cannot_know_the_splits_that_were_asked_for(here: Path) -> None:
+    folder = make_folder(here / "birds", 60)
+    plant(folder, Cache(), OpenOptions(split="40/30/30", seed=5))
+    for table in here.glob("cache/birds/overlay-*.parquet"):
+        table.unlink()
+    said = run("repair", "./birds", "--root", folder)
+    assert "these splits or labels are others than before: extract again with the --split and --seed of then" in said
+
+
+def test_help_speaks_of_modality_and_target_and_teacher() -> None:
+    assert "Modality to encode, such as images or captions" in " ".join(run("extract", "--help").split())
+    for command in ("train", "ceiling"):
+        assert "(target, teacher)" in " ".join(run(command, "--help").split())
 
 
 # -- tables and the version -------------------------------------------------------------------------------------------
