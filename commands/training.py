@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from featcache.commands.options import CacheOption, JsonOption
+from featcache.commands.options import CacheOption, JsonOption, dataset_name
 from featcache.trainer.kinds import ADAPTER_KINDS
 
 
@@ -52,17 +52,27 @@ def _adapter(text: str) -> Any:
 
 def train(
     dataset: Annotated[
-        str | None, typer.Argument(metavar="DATASET", help="Data set. Default: flickr30k if cached, else openmoji.")
+        str | None,
+        typer.Argument(
+            metavar="DATASET",
+            callback=dataset_name,
+            help="Data set, or your folder: ./my_images. Default: flickr30k if cached, else openmoji.",
+        ),
     ] = None,
     encoders: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="ENCODER",
-            help="A side: [name=][view/]encoder[/layer.pooling][@digest]; two or more. Default: those of the data set.",
+            help="A side (one modality, or one encoder of it): [name=][view/]encoder[/layer.pooling][@digest]; two or "
+            "more. Default: those of the data set, or those that extract guesses.",
         ),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="The stronger encoder to measure against (teacher, target); none for none.")
+        str | None,
+        typer.Option(
+            help="The stronger encoder to measure against (target, teacher); it is never trained on. "
+            "Default: the data set's, if it has one; none: the sides are measured against each other alone."
+        ),
     ] = None,
     adapter: Annotated[
         str | None,
@@ -153,7 +163,8 @@ def train(
 def embed(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     dataset: Annotated[
-        str | None, typer.Argument(metavar="DATASET", help="Default: the one it was trained on.")
+        str | None,
+        typer.Argument(metavar="DATASET", callback=dataset_name, help="Default: the one it was trained on."),
     ] = None,
     cache: CacheOption = None,
 ) -> None:

@@ -384,7 +384,7 @@ def test_a_folder_reads_drawings_and_says_what_it_leaves_out(tmp_path: Any) -> N
     data = open_dataset("folder:mine", root=tmp_path)
     assert data.views["images"].ids == ("a.svg", "b.SVGZ", "c.heic")
     assert data.views["images"].read(0).tobytes() == data.views["images"].read(1).tobytes()
-    assert data.notes == ("left out, since such image formats are not read: 1 files, the first d.psd",)
+    assert "left out, since such image formats are not read: 1 .psd" in data.notes
 
 
 def test_a_folder_declares_the_range_of_its_floating_point_pictures(tmp_path: Any) -> None:

@@ -288,12 +288,19 @@ def _splits(
     return splits, rule
 
 
+def _more_groups(splits: Mapping[str, NDArray[np.int64]]) -> str:
+    """What to do where a split has too few groups for k."""
+    most = min(len(splits["validation"]), len(splits["test"])) - 1
+    lower = f"Train with --k {most} or lower, or use" if most > 0 and len(splits["train"]) > 1 else "Use"
+    return f"{lower} a larger data set; a folder of your own is split anew by featcache extract DIR --split 60/20/20"
+
+
 def _check_sizes(splits: dict[str, NDArray[np.int64]], in_training: Mapping[str, int], k: int, dataset: str) -> None:
     for name, least in (("train", 2), ("validation", k + 1), ("test", k + 1)):
         if len(splits[name]) < least:
             raise NotPaired(
                 f"the {name} split of {dataset} has {len(splits[name])} paired groups; k = {k} needs at least {least}\n"
-                f"  Lower k or use a larger data set"
+                f"  {_more_groups(splits)}"
             )
     for name, count in in_training.items():
         if count < 2:
