@@ -104,10 +104,13 @@ def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", sour
     """Runs extractions one after the other and shows a line of result each."""
     from featcache.extraction.executors import run_job
     from featcache.report.extraction import print_line, show_extracted, show_notes
+    from featcache.report.leaks import show_leaks
     from featcache.report.progress import row_progress
+    from featcache.studies.leaks import extracted_leaks
 
     show_notes(jobs, execution.notes)
     for job in jobs:
         with row_progress(f"{job.card.name} over {job.view.name}", len(job.view), silent=job.done) as on_rows:
             result = run_job(cache, job, execution, source=source, on_rows=on_rows, on_line=print_line)
         show_extracted(result)
+    show_leaks(extracted_leaks(cache, jobs))
