@@ -155,7 +155,9 @@ def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", sour
     from featcache.extraction.job import work_left
     from featcache.extraction.outdated import outdated_notes
     from featcache.report.extraction import print_line, show_extracted, show_notes
+    from featcache.report.leaks import show_leaks
     from featcache.report.progress import row_progress
+    from featcache.studies.leaks import extracted_leaks
 
     show_notes(execution.notes)
     with interruptible():
@@ -166,6 +168,7 @@ def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", sour
             show_extracted(result)
             if result.complete:
                 show_job_health(cache, job)
+    show_leaks(extracted_leaks(cache, jobs))
     for note in outdated_notes(cache, jobs, root=source.root):
         print_line(note)
 

@@ -8,6 +8,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from featcache.report.figure import Figure, inline, require_renderer
+from featcache.report.leaks import clean_html
 from featcache.report.runs import (
     RECALLS,
     RunResults,
@@ -194,6 +195,7 @@ def _settings_facts(run: RunResults) -> list[tuple[str, str]]:
     facts = [
         ("groups", counts),
         ("split", str(split.get("rule", ""))),
+        ("left out as leaks", ", ".join(f"{count:,} {name}" for name, count in split.get("left_out", {}).items())),
         ("adapter", adapter_name(run).replace(", pairs shuffled", ", training pairs shuffled: a control")),
         ("settings", ", ".join(chosen)),
         ("kept", kept if epochs else ""),
@@ -217,6 +219,7 @@ def _findings(runs: Sequence[RunResults]) -> str:
     warned = [line.removeprefix("Caveat: ") for line in caveats(runs)]
     if warned:
         blocks.append("<h3>Caveats</h3>" + _list([line[0].upper() + line[1:] for line in warned], css="caveats"))
+    blocks += [clean_html(run, _heading(run, runs) if len(runs) > 1 else "") for run in _headline_first(runs)]
     return "\n".join(blocks)
 
 

@@ -249,6 +249,7 @@ CHANGES = [
     {"pair_weights": {"a+b": 3.0}},
     {"shuffle_pairs": True},
     {"select": "alignment"},
+    {"hits": "group"},
     {"k": 5},
     {"permutations": 100},
     {"halves": 100},

@@ -238,7 +238,7 @@ def _is_cached(cache: Cache, selection: Selection) -> bool:
     return True
 
 
-def run_folder(selection: Selection, config: FitConfig) -> str:
+def run_folder(selection: Selection, config: FitConfig, *, drop_leaks: bool = False) -> str:
     """Where a run goes when the user names no folder; settings that are not the default add a part and a short hash.
 
     Example:
@@ -251,11 +251,13 @@ def run_folder(selection: Selection, config: FitConfig) -> str:
     names = [str(parse_selector(one)).replace("/", ".").replace("@", "+") for one in selectors]
     reference = selection.reference or "none"
     against = str(parse_selector(reference)).replace("/", ".").replace("@", "+")
-    default, settings = make_config(), config.model_dump()
+    default, settings = make_config().model_dump(), config.model_dump()
+    if drop_leaks:
+        default, settings = {**default, "leaks": "kept"}, {**settings, "leaks": "dropped"}
     changed = {
         name: value
         for name, value in settings.items()
-        if value != getattr(default, name)
+        if value != default[name]
         and name not in ("seed", "device")
         and not (name == "adapter" and isinstance(value, str))
     }
