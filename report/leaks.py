@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _LISTED = 5
 _TEXT = "identical text"
+_LOOKALIKE = "look-alike image"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def show_leaks(leaks: "Leaks", *, dropped: bool = False) -> None:
     record = leaks.record()
     if record["groups"]:
         out.print(f"WARNING: {_groups(record)} stand in an earlier split too", style="bold red")
-        _show_rows([row for row in leaks.rows if row.kind != _TEXT] or leaks.rows)
+        _show_rows([row for row in leaks.rows if row.kind not in (_TEXT, _LOOKALIKE)] or leaks.rows)
         if dropped:
             out.print("  They are left out of the run (--on-leak drop); leaks.parquet of the run lists all.")
         else:
@@ -50,6 +51,9 @@ def show_leaks(leaks: "Leaks", *, dropped: bool = False) -> None:
     if record["texts"]:
         out.print(f"Note: {_texts(record)}")
         _show_rows(leaks.texts_alone())
+    for line in _look_alikes(record):
+        out.print(f"Note: {line}")
+        _show_rows([row for row in leaks.rows if row.kind == _LOOKALIKE])
     for line in _sampled(record):
         out.print(f"Note: {line}")
 
@@ -86,6 +90,17 @@ def _texts(record: Mapping[str, Any]) -> str:
     )
 
 
+def _look_alikes(record: Mapping[str, Any]) -> list[str]:
+    counts = record["rows"].get(_LOOKALIKE, {})
+    listed = " and ".join(f"{count:,} of {split}" for split, count in counts.items())
+    return [
+        f"{listed} {view} are near-identical to one of an earlier split, but so are {share:.0%} of the training {view} "
+        "to one another: copies cannot be told from the look-alikes that this data set is made of, and none is counted "
+        "as a leak"
+        for view, share in record["look_alike"].items()
+    ]
+
+
 def _sampled(record: Mapping[str, Any]) -> list[str]:
     return [
         f"near-identical {view} were looked for among {looked:,} of {total:,} validation and test rows, a sample"
@@ -103,7 +118,7 @@ def leak_caveats(run: RunResults) -> list[str]:
     kinds = [
         f"{sum(counts.values()):,} {_plural(kind, sum(counts.values()))}"
         for kind, counts in record["rows"].items()
-        if kind != _TEXT
+        if kind not in (_TEXT, _LOOKALIKE)
     ]
     lines: list[str] = []
     if found and kept:
@@ -115,7 +130,7 @@ def leak_caveats(run: RunResults) -> list[str]:
         lines.append("Caveat: the epoch was selected on a validation split that leaks.")
     if record["texts"]:
         lines.append(f"Caveat: {_texts(record)}.")
-    return lines + [f"Caveat: {line}." for line in _sampled(record)]
+    return lines + [f"Caveat: {line}." for line in (*_look_alikes(record), *_sampled(record))]
 
 
 def _beside(run: RunResults, record: Mapping[str, Any]) -> str:

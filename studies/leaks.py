@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 EARLIER = {"validation": ("train",), "test": ("train", "validation")}
 NEAR = "near-identical image"
+LOOKALIKE = "look-alike image"
 IDENTICAL = {"image": "identical image", "audio": "identical recording", "text": "identical text"}
-KINDS = (IDENTICAL["image"], NEAR, IDENTICAL["audio"], IDENTICAL["text"])
+KINDS = (IDENTICAL["image"], NEAR, LOOKALIKE, IDENTICAL["audio"], IDENTICAL["text"])
+PICTURED = (IDENTICAL["image"], NEAR, IDENTICAL["audio"])  # what makes a pair leak
+COMMON = 0.25  # share of training images with a near-duplicate among themselves, from which on all are look-alikes
+SAMPLE = 1_000  # training images that the share is measured on
 LARGEST_SEARCH = 10**12  # products of one search; above it (some 20 s on two cores) a sample of the rows is looked at
 BLOCK_ROWS = 8_192
 
@@ -32,7 +36,7 @@ class Leak:
     """A validation or test row that stands in an earlier split too: a row of leaks.parquet.
 
     Args:
-        kind: NEAR or one of IDENTICAL.
+        kind: One of KINDS.
         view: Name of the view.
         split: "validation" or "test".
         id: Of the row.
@@ -66,6 +70,9 @@ class Leaks:
         sizes: Split -> groups of it that were looked at.
         looked_at: View -> (validation and test images that were compared by features, those there are).
         encoders: View -> the arrays whose features compared them, all of which must find a row near-identical.
+        look_alike: View -> share of the training images that have a near-duplicate among themselves, where that is so
+            large (COMMON) that copies cannot be told from the look-alikes that the data set is made of. They are
+            listed as such, and no group leaks for them.
     """
 
     rows: tuple[Leak, ...] = ()
@@ -73,6 +80,7 @@ class Leaks:
     sizes: Mapping[str, int] = field(default_factory=lambda: {})
     looked_at: Mapping[str, tuple[int, int]] = field(default_factory=lambda: {})
     encoders: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {})
+    look_alike: Mapping[str, float] = field(default_factory=lambda: {})
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Kind -> split -> rows."""
@@ -94,6 +102,7 @@ class Leaks:
             "texts": dict(Counter(row.split for row in self.texts_alone())),
             "looked_at": {view: list(counts) for view, counts in self.looked_at.items()},
             "encoders": {view: list(names) for view, names in self.encoders.items()},
+            "look_alike": dict(self.look_alike),
         }
 
     def table(self) -> "pl.DataFrame":
@@ -144,22 +153,27 @@ def find_leaks(sources: Sequence[Source], splits: Mapping[str, str]) -> Leaks:
     for source in sources:
         views.setdefault(source.features.view, []).append(source)
     rows, looked_at, encoders = list[Leak](), dict[str, tuple[int, int]](), dict[str, tuple[str, ...]]()
+    look_alike: dict[str, float] = {}
     for view, arrays in views.items():
         first = arrays[0].features
         same = _identical(first, splits)
         rows += same
         if first.modality == "image":
             like, looked_at[view] = _near_identical(arrays, splits, {row.id for row in same})
+            share = min(_share_of_look_alikes(array, splits) for array in arrays) if like else 0.0
+            if share > COMMON:
+                look_alike[view] = round(share, 3)
+                like = [replace(row, kind=LOOKALIKE) for row in like]
             rows += like
             encoders[view] = tuple(dict.fromkeys(array.features.name for array in arrays))
     rows.sort(key=lambda row: KINDS.index(row.kind))
     if all(arrays[0].features.modality == "text" for arrays in views.values()):
         groups = _groups_of_texts([arrays[0].features for arrays in views.values()], splits)
     else:
-        pictured = [row for row in rows if row.kind != IDENTICAL["text"]]
+        pictured = [row for row in rows if row.kind in PICTURED]
         groups = {split: frozenset(row.group for row in pictured if row.split == split) for split in EARLIER}
     sizes = Counter(split for split in splits.values() if split in EARLIER)
-    return Leaks(tuple(rows), groups, {split: sizes[split] for split in EARLIER}, looked_at, encoders)
+    return Leaks(tuple(rows), groups, {split: sizes[split] for split in EARLIER}, looked_at, encoders, look_alike)
 
 
 def extracted_leaks(cache: "Cache", jobs: "Sequence[Job]") -> Leaks:
@@ -247,13 +261,27 @@ def _nearest(
     array: Source, splits: Mapping[str, str], rows: Int[np.ndarray, " q"], gallery: Int[np.ndarray, " g"]
 ) -> Iterator[Leak]:
     rows, gallery = _usable(array, rows), _usable(array, gallery)
-    if not len(rows) or len(gallery) < 2:
+    if not len(rows) or len(gallery) < 3:
         return
-    blocks = (array.take(gallery[start : start + BLOCK_ROWS]) for start in range(0, len(gallery), BLOCK_ROWS))
-    result = near_duplicates(array.take(rows), blocks, size=len(gallery))
+    result = near_duplicates(array.take(rows), _blocks(array, gallery), size=len(gallery))
     for place in np.flatnonzero(result.near):
         match, similarity = int(gallery[result.nearest[place]]), float(result.similarity[place])
         yield _leak(NEAR, array.features, splits, int(rows[place]), match, similarity)
+
+
+def _blocks(array: Source, rows: NDArray[np.int64]) -> Iterator[np.ndarray]:
+    return (array.take(rows[start : start + BLOCK_ROWS]) for start in range(0, len(rows), BLOCK_ROWS))
+
+
+def _share_of_look_alikes(array: Source, splits: Mapping[str, str]) -> float:
+    """Share of the training images, of a sample of them, that are near-identical to another training image."""
+    train = _usable(array, _rows_of(array.features, splits, ["train"]))
+    if len(train) < 3:
+        return 0.0
+    most = max(1, min(SAMPLE, LARGEST_SEARCH // (len(train) * array.take(train[:1]).shape[1])))
+    own = np.sort(np.random.default_rng(0).permutation(len(train))[:most])
+    result = near_duplicates(array.take(train[own]), _blocks(array, train), size=len(train), exclude=own)
+    return float(result.near.mean())
 
 
 def _usable(array: Source, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ import pytest
 from featcache.features import Features
 from featcache.metrics import near_duplicates
 from featcache.studies import leaks as module
-from featcache.studies.leaks import IDENTICAL, NEAR, Leaks, Source, extracted_leaks, find_leaks
+from featcache.studies.leaks import IDENTICAL, LOOKALIKE, NEAR, Leaks, Source, extracted_leaks, find_leaks
 from tests.planted_leak import planted_cache, planted_folder
 
 RNG = np.random.default_rng
@@ -138,18 +138,41 @@ def test_every_copy_is_found_even_where_the_whole_test_split_is_one():
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
-def test_the_rule_is_the_ratio_of_distances_by_loops_wherever_the_space_lies(scale, offset):
+@pytest.mark.parametrize("n, depth", [(15, 2), (40, 4), (120, 10)])
+def test_the_rule_is_the_ratio_of_distances_by_loops_wherever_the_space_lies(scale, offset, n, depth):
     rng = RNG(4)
-    gallery, queries = (scale * (rng.standard_normal((n, 8)) + offset) for n in (40, 30))
+    gallery, queries = (scale * (rng.standard_normal((n, 8)) + offset) for n in (n, 30))
     queries[:10] = gallery[:10] + scale * 0.2 * rng.standard_normal((10, 8))
-    result = near_duplicates(queries, iter([gallery[:25], gallery[25:]]), size=40)
+    result = near_duplicates(queries, iter([gallery[:11], gallery[11:]]), size=n)
     for row, query in enumerate(queries):
         unit = [one / np.linalg.norm(one) for one in gallery]
         distances = [np.linalg.norm(query / np.linalg.norm(query) - one) for one in unit]
-        nearest, tenth = int(np.argmin(distances)), sorted(distances)[9]
+        nearest, tenth = int(np.argmin(distances)), sorted(distances)[depth - 1]
         assert result.nearest[row] == nearest
         assert result.ratio[row] == pytest.approx(distances[nearest] / tenth, rel=1e-4)
         assert result.near[row] == (distances[nearest] / tenth < 0.5)
+
+
+def test_in_a_data_set_of_look_alikes_copies_cannot_be_told_and_that_is_said(capsys):
+    """Each picture comes in pairs that differ little, wherever they stand: seven triangles and eight."""
+    from featcache.report.leaks import show_leaks
+
+    rng = RNG(5)
+    pairs = np.repeat(rng.standard_normal((60, 16)), 2, axis=0) + 0.1 * rng.standard_normal((120, 16))
+    names = [*ids(90, "train"), *ids(30, "test")]
+    places = rng.permutation(120)
+    leaks = found(rows(names, [str(n) for n in range(120)], pairs[places]))
+    assert {row.kind for row in leaks.rows} == {LOOKALIKE} and len(leaks.rows) > 15
+    assert leaks.groups == {"validation": set(), "test": set()} and leaks.look_alike["images"] > 0.5
+    show_leaks(leaks)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith(f"Note: {len(leaks.rows)} of test images are near-identical") and "none is counted" in said
+
+
+def test_a_row_is_no_near_duplicate_of_itself():
+    x = RNG(0).standard_normal((60, 32))
+    assert not near_duplicates(x, x, size=60, exclude=np.arange(60)).near.any()
+    assert near_duplicates(x, x, size=60).near.all()
 
 
 def test_a_collapsed_space_shows_no_copies():

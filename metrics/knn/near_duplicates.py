@@ -19,11 +19,13 @@ class NearDuplicates:
 
     nearest: Int[np.ndarray, " q"]  # gallery row
     similarity: Float[np.ndarray, " q"]  # cosine
-    ratio: Float[np.ndarray, " q"]  # distance to it, of the distance to the tenth nearest; 1 where all ten are equal
+    ratio: Float[np.ndarray, " q"]  # distance to it / distance to the tenth nearest; 1 where that is 0
     near: Bool[np.ndarray, " q"]  # ratio < SHARE
 
 
-def near_duplicates(queries: X, gallery: X | Iterable[X], *, size: int) -> NearDuplicates:
+def near_duplicates(
+    queries: X, gallery: X | Iterable[X], *, size: int, exclude: Int[np.ndarray, " q"] | None = None
+) -> NearDuplicates:
     """Finds queries whose nearest gallery row is less than half as far away as their tenth nearest.
 
     Distances are those of unit rows. A fixed cosine would mean another thing for each encoder and data set; the
@@ -34,7 +36,9 @@ def near_duplicates(queries: X, gallery: X | Iterable[X], *, size: int) -> NearD
     Args:
         queries: Features [q, d].
         gallery: Features [n, d], or blocks of them in order.
-        size: n, 2 or more; of a gallery below ten rows, the farthest takes the tenth's place.
+        size: n, 3 or more. Below a hundred rows a tenth of them takes the ten's place, at least two: in a small gallery
+            the tenth nearest is far.
+        exclude: Gallery row of each query that is the query itself; None where none is.
 
     Raises:
         BadShape, BadDtype, NotFinite, ZeroRow, TooFewRows: As `neighbors_in`.
@@ -47,7 +51,7 @@ def near_duplicates(queries: X, gallery: X | Iterable[X], *, size: int) -> NearD
 
     Source: Lowe 2004, IJCV 60, section 7.1 (ratio of the nearest distance to that of another object).
     """
-    graph = neighbors_in(queries, gallery, k=min(DEPTH, size))
+    graph = neighbors_in(queries, gallery, k=min(DEPTH, max(2, size // 10)), exclude=exclude)
     squared = np.maximum(2 - 2 * graph.similarities[:, [0, -1]], 0.0)
     squared[squared < 1e-12] = 0.0  # rounding of equal rows
     first, last = np.sqrt(squared).T
