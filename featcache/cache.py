@@ -22,6 +22,7 @@ from featcache.store.leases import Lease, leases
 from featcache.store.reader import Reader
 from featcache.store.records import is_empty
 from featcache.store.rows import Rows, drop_rows, read_overlay, read_rows
+from featcache.store.run_splits import run_splits
 
 
 def default_root() -> Path:
@@ -274,6 +275,7 @@ class Cache:
             splits=np.array(overlay.splits, object)[at],
             labels={name: np.array(column, object)[at] for name, column in overlay.labels.items()},
             hashes=np.array(rows.hashes, object),
+            run_splits=np.array(run_splits(self.folder / key.dataset, key, rows.groups, overlay), object),
             dataset=key.dataset,
             view=key.view,
             encoder=key.encoder,

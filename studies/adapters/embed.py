@@ -9,6 +9,7 @@ from featcache.cache import Cache
 from featcache.derived.writer import store_derived
 from featcache.errors import UsageError
 from featcache.features import Features
+from featcache.store.run_splits import run_record, runs_of
 from featcache.trainer.run import Run, apply
 
 
@@ -43,7 +44,8 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
         dataset: Data set to embed; None for the one that the run was trained on.
 
     Returns:
-        The cached embeddings of each side, L2-normalised.
+        The cached embeddings of each side, L2-normalised. They know which rows the run was trained on: see
+        `Features.run_splits`.
 
     Raises:
         FeaturesNotCached: If the data set has no features of one of the encoders.
@@ -60,6 +62,10 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
                 f"{source.name} of {wanted} has other weights or settings than the encoder that {run.path} was trained "
                 f"on\n  Extract {wanted} with the encoder of {trained_on}"
             )
+        runs = runs_of(cache.find(wanted, f"{source.view}/{source.name}@{source.digest}").key()) or []
+        if source.digest == used["digest"]:  # these very rows, whatever their data set is called by now
+            drawn = run.config["split"].get("drawn_validation", [])
+            runs = [*runs, run_record(run_name(run), run.config["overlay"], drawn)]
         array = store_derived(
             cache,
             source,
@@ -67,6 +73,7 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
             name=run_name(run),
             layer=embedding_layer(side),
             made_by={"adapter": weights_hash(run.path), "side": side},
+            facts={"runs": runs},
         )
         embeddings.append(cache.load_array(array))
     return embeddings
