@@ -25,7 +25,13 @@ PairingOption = Annotated[
         "--pairing", "--groups", help="Rows of a group: their mean, the first, one at random, or all, groups excluded."
     ),
 ]
-SplitOption = Annotated[str | None, typer.Option(help="Only this split. Default: every group.")]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Only the groups of this split; all: every group. Default: all, but of the embeddings of a run the test "
+        "groups alone."
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of every draw.", min=0)]
 PermutationsOption = Annotated[int, typer.Option(help="Permutations behind each null.", min=19)]
 OutOption = Annotated[

@@ -35,6 +35,7 @@ FloatRangeOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 PreferOption = Annotated[
     Literal["local", "remote"] | None,
     typer.Option(
@@ -88,3 +89,19 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
     if not values[0] < values[1] or not all(map(math.isfinite, values)):
         raise typer.BadParameter(f"{text!r} is no range: two numbers, the smaller first, as in --float-range 0:1")
     return values
+
+
+def confirm(question: str) -> None:
+    """Asks a question that must be answered with yes; without anybody at a terminal to answer, --yes is wanted.
+
+    Raises:
+        UsageError: If nobody can answer.
+        typer.Abort: If the answer is no.
+    """
+    import sys
+
+    if sys.stdin is None or not sys.stdin.isatty():
+        from featcache.errors import UsageError
+
+        raise UsageError(f"{question} Nobody is at a terminal to answer, and nothing was done\n  Add --yes")
+    typer.confirm(question, abort=True)

@@ -8,6 +8,7 @@ there, and DataInvalid, with the row, where files contradict their format or eac
 """
 
 import importlib
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,3 +126,18 @@ def missing(name: str, what: str, looked: tuple[str, ...]) -> DataMissing:
     lines += [f"  Looked at: {place}" for place in looked]
     lines += [f"  To get it: {way}" for way in DATASETS[name].ways]
     return DataMissing("\n".join(lines))
+
+
+def extract_command(dataset: str, encoder: str = "ENCODER", *, view: str = "", root: Path | None = None) -> str:
+    """The command that extracts a data set of this name, as the cache has it: a folder of the user's needs its root.
+
+    Example:
+        >>> extract_command("openmoji", "minilm", view="names-de"), extract_command("stamps", "minilm")
+        ('featcache extract openmoji minilm --view names-de', 'featcache extract folder:stamps minilm --root DIR')
+    """
+    entry = DATASETS.get(dataset)
+    words = ["featcache extract", f"folder:{dataset}" if entry is None else dataset, encoder]
+    words += [f"--view {view}"] if view else []
+    if root is not None or entry is None or entry.needs_root:
+        words.append(f"--root {shlex.quote(str(root)) if root else 'DIR'}")
+    return " ".join(words)

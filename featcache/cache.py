@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from blake3 import blake3
 
+from featcache.data.datasets import extract_command
 from featcache.entries import Entry, entries_of
 from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, UsageError
 from featcache.features import Features
@@ -25,6 +26,7 @@ from featcache.store.leases import Lease, leases
 from featcache.store.reader import Reader
 from featcache.store.records import is_empty
 from featcache.store.rows import Rows, drop_rows, read_overlay, read_rows
+from featcache.store.run_splits import run_splits
 
 
 def default_root() -> Path:
@@ -96,7 +98,7 @@ class Cache:
         arrays = list(self.arrays(**asdict(pattern)))
         if not arrays and pattern.dataset != "*" and not may_lack:
             wanted = Selector(pattern.encoder, None if pattern.view == "*" else pattern.view)
-            raise self.not_cached(pattern.dataset, wanted, command=f"featcache ls --cache {self.folder}")
+            raise self.not_cached(pattern.dataset, wanted, command="featcache ls")
         return arrays
 
     def entries(self, selector: str = "*") -> list[Entry]:
@@ -152,8 +154,7 @@ class Cache:
         view, encoder, layer = _glob_parts(path)
         matches = [array for array in self.arrays(dataset, view, encoder, layer) if array.digest.startswith(digest)]
         if not matches:
-            command = f"featcache ls --cache {self.folder}"
-            raise self.not_cached(dataset, Selector(selector), command=command)
+            raise self.not_cached(dataset, Selector(selector), command="featcache ls")
         return matches
 
     def not_cached(
@@ -230,7 +231,7 @@ class Cache:
             at = np.array([place[group] for group in rows.groups])
         except KeyError as error:
             raise Damaged(f"{self.folder}/{key.dataset}: group {error} has no entry among the splits. "
-                          f"Run: featcache extract {key.dataset} again") from error  # fmt: skip
+                          f"Run: {extract_command(key.dataset, key.encoder)}") from error  # fmt: skip
         return Features(
             values=np.empty((len(rows.ids), 0), key.binds["dtype"]),
             ids=np.array(rows.ids, object),
@@ -238,6 +239,7 @@ class Cache:
             splits=np.array(overlay.splits, object)[at],
             labels={name: np.array(column, object)[at] for name, column in overlay.labels.items()},
             hashes=np.array(rows.hashes, object),
+            run_splits=np.array(run_splits(self.folder / key.dataset, key, rows.groups, overlay), object),
             dataset=key.dataset,
             view=key.view,
             encoder=key.encoder,

@@ -41,6 +41,10 @@ class RemoteFailed(FeatcacheError):
     """A bucket or the Hub could not be reached, refused, or listed what no cache holds: look with featcache doctor."""
 
 
+class OutputFailed(FeatcacheError):
+    """Files could not be written where they were asked for: free space there, or name another place."""
+
+
 class RootsDiffer(FeatcacheError):
     """Two places hold other bytes for the same digest: keep one with --prefer."""
 

@@ -24,6 +24,8 @@ class Features:
         splits: [n] "train", "validation", "test", "other" or "".
         labels: Label column -> [n] labels ("" where a row has none).
         hashes: [n] content hash of each row, hex; "" where the content was never seen (imported features).
+        run_splits: [n] split of each row in the run whose adapter made these features; empty where no run was trained
+            on these rows. "unknown" throughout where the splits of that run are no longer in the cache.
         dataset: Data set name.
         view: View name, such as "images".
         encoder: Encoder name.
@@ -41,6 +43,7 @@ class Features:
     splits: Strings
     labels: Mapping[str, Strings] = field(default_factory=lambda: {})
     hashes: Strings = field(default_factory=lambda: np.empty(0, object))
+    run_splits: Strings = field(default_factory=lambda: np.empty(0, object))
     dataset: str = ""
     view: str = ""
     encoder: str = ""
@@ -80,4 +83,5 @@ class Features:
             splits=self.splits[rows],
             labels={name: column[rows] for name, column in self.labels.items()},
             hashes=self.hashes[rows] if len(self.hashes) else self.hashes,
+            run_splits=self.run_splits[rows] if len(self.run_splits) else self.run_splits,
         )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from featcache.studies.alignment.curves import Ceilings, Curves
     from featcache.studies.alignment.grid import LayerGrids, LayerScore
     from featcache.studies.alignment.result import Result
+    from featcache.studies.alignment.settings import AlignSettings
 
 PAIRINGS = {
     "mean": "one row a group: the mean of its rows",
@@ -68,7 +69,8 @@ def show_layers(grids: "LayerGrids", *, as_json: bool = False) -> None:
         from featcache.studies.tables import identity
 
         arrays = [identity(features) for features in grids.arrays.values()]
-        print_json({"dataset": grids.dataset, "arrays": arrays, "layers": [asdict(row) for row in grids.scores]})
+        head = {"dataset": grids.dataset, "split": grids.settings.split, "notes": grids.notes}
+        print_json({**head, "arrays": arrays, "layers": [asdict(row) for row in grids.scores]})
         return
     _print_layers(grids)
     if grids.table is None:
@@ -80,7 +82,8 @@ def show_layers(grids: "LayerGrids", *, as_json: bool = False) -> None:
 def _print_layers(grids: "LayerGrids") -> None:
     from featcache.metrics.measure.settings import unusual_options
 
-    console().print(f"{grids.dataset}: every pair of layers; {PAIRINGS[grids.settings.pairing]}")
+    split = _split(grids.settings)
+    console().print(f"{grids.dataset}: every pair of layers; {PAIRINGS[grids.settings.pairing]}{split}")
     best = [row for row in grids.scores if row.best]
     rows = [
         (
@@ -107,8 +110,7 @@ def _print_layers(grids: "LayerGrids") -> None:
     pairs = {(row.metric, row.k, row.convention, row.encoder_x, row.encoder_y) for row in grids.scores}
     if len(pairs) == 1:
         _print_grid(grids.scores)
-    for note in grids.notes:
-        console().print(f"{note}.")
+    _print_notes(grids.notes)
 
 
 def _encoder(name: str, grids: "LayerGrids") -> str:
@@ -222,19 +224,28 @@ def _print_head(result: "Result[Any]") -> None:
     spaces, settings = result.common.spaces, result.settings
     names = [f"{space.features.name} ({space.features.view}, d = {space.features.width})" for space in spaces]
     against = f" against {names[2]}" if len(names) > 2 else ""
-    split = f"; split {settings.split}" if settings.split else ""
     console().print(f"{spaces[0].features.dataset}: {names[0]} and {names[1]}{against}")
-    console().print(f"{spaces[0].n:,} rows, {PAIRINGS[settings.pairing]}{split}. Neighbours: self excluded by id.")
+    console().print(
+        f"{spaces[0].n:,} rows, {PAIRINGS[settings.pairing]}{_split(settings)}. Neighbours: self excluded by id."
+    )
 
 
 def _print_foot(result: "Result[Any]") -> None:
-    for note in result.common.notes:
-        console().print(f"{note}.")
+    _print_notes(result.common.notes)
     for role, space in zip(("x", "y", "reference"), result.common.spaces, strict=False):
         for metric, origin in space.origins.items():
             console().print(f"Neighbour graph of {role} ({metric}): {origin}.")
     if result.table is not None:
         console().print(f"Table: {result.table}")
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        console().print(f"{note}.", style="bold" if note.startswith("Caveat") else None)
+
+
+def _split(settings: "AlignSettings") -> str:
+    return f"; split {settings.split}" if settings.split else ""
 
 
 def _number(value: float | None, digits: int = 4) -> str:

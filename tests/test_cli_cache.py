@@ -29,7 +29,7 @@ GOOD: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "du": (("du", "openmoji"), ("openmoji/images/efficientnet-lite0", "records")),
     "verify": (("verify", "--deep"), ("3 arrays in cache: every byte is as recorded",)),
     "repair": (("repair",), ("nothing to mend",)),
-    "rm": (("rm", "openmoji", "min*"), ("openmoji/captions/minilm/last.mean", "Deleted.")),
+    "rm": (("rm", "openmoji", "min*", "--yes"), ("openmoji/captions/minilm/last.mean", "Deleted.")),
     "mv": (("mv", "openmoji", "emoji"), ("emoji/captions/minilm/last.mean", "3 arrays")),
     "gc": (("gc",), ("Nothing lies about in cache",)),
     "doctor": (("doctor", "./other"), ("conditional put holds", "permissions")),

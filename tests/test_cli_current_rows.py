@@ -150,7 +150,7 @@ def test_after_an_added_image_the_new_arrays_are_used_and_what_was_not_extracted
     refused = featcache("align", "birds", *PAIR, "--k", "3", *CACHE, cwd=home)
     assert refused.returncode == 1 and refused.stdout == "" and "Traceback" not in refused.stderr
     assert "OutdatedRows: gpt2 for birds is complete only of older rows" in refused.stderr
-    assert "Run: featcache extract folder:birds gpt2 --root FOLDER" in refused.stderr
+    assert "Run: featcache extract folder:birds gpt2 --root DIR" in refused.stderr
     assert f"To use the older rows all the same: captions/gpt2/last.mean@{older.digest[:12]}" in refused.stderr
 
 

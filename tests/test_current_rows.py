@@ -158,7 +158,7 @@ def test_an_encoder_that_is_there_of_older_rows_alone_is_refused_with_the_comman
         cache.load("tiny", "other")
     assert "other for tiny is complete only of older rows" in str(error.value)
     assert f"captions/other/last.mean@{old.digest[:12]}  50 older rows, 20" in str(error.value)
-    assert "Run: featcache extract folder:tiny other --root FOLDER" in str(error.value)
+    assert "Run: featcache extract folder:tiny other --root DIR" in str(error.value)
     assert len(cache.load("tiny", f"other@{old.digest[:12]}")) == 50
     described_as(monkeypatch, name="other")
     run(cache, text_dataset(51), FakeEncoder(replace(fake_card(), name="other")))
@@ -204,7 +204,7 @@ def test_without_a_record_several_rows_are_ambiguous_the_newest_first_and_one_al
     [_, first, second, advice, remedy] = str(error.value).splitlines()
     assert f"@{new.digest[:12]}  50 rows, 2026-02-01 10:00:00" in first
     assert f"@{old.digest[:12]}  50 rows, 2026-01-01 10:00:00" in second and "rows.root" in second
-    assert advice.endswith(new.digest[:12]) and "featcache extract folder:tiny fake --root FOLDER" in remedy
+    assert advice.endswith(new.digest[:12]) and "featcache extract folder:tiny fake --root DIR" in remedy
     cache.remove(new)
     assert cache.load("tiny", "fake").digest == old.digest
 

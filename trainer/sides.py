@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featcache.data.datasets import extract_command
 from featcache.features import Features
 from featcache.metrics import group_mean
 from featcache.trainer.config import FitConfig
@@ -82,7 +83,8 @@ class PairedSides:
         groups: [g] group ids, in the order of the first side.
         labels: [g] first label column of the first side that has one, "" where there is none.
         splits: "train", "validation", "test" -> group numbers, ascending.
-        split: What config.json records: rule, counts, hashes of validation and test ids.
+        split: What config.json records: rule, counts, hashes of validation and test ids, and the validation groups
+            where they were drawn.
     """
 
     sides: dict[str, Side]
@@ -136,8 +138,8 @@ def pair_sides(sides: Mapping[str, Features], reference: Features | None, config
         config: Reads split_seed, missing and k.
 
     Raises:
-        NotPaired: If data set or overlay differ, no group is shared, a split is missing or too small for k, or a row
-            is not finite.
+        NotPaired: If data set or overlay differ, no group is shared, a split is missing or too small for k, a row is
+            not finite, or features are embeddings of a run that was trained on test groups.
     """
     if len(sides) < 2:
         raise NotPaired(f"wanted two sides or more, got {', '.join(sides) or 'none'}")
@@ -149,6 +151,7 @@ def pair_sides(sides: Mapping[str, Features], reference: Features | None, config
     published = _published_splits(arrays, groups)
     dataset = next(iter(sides.values())).dataset
     splits, rule = _splits(groups, published, complete, config, dataset)
+    _check_unseen(arrays, set(groups[splits["test"]].tolist()))
     in_training = {name: int(rows[name].present[splits["train"]].sum()) for name in sides}
     _check_sizes(splits, in_training, config.k, dataset)
     record = {
@@ -159,6 +162,8 @@ def pair_sides(sides: Mapping[str, Features], reference: Features | None, config
         "n": {name: len(numbers) for name, numbers in splits.items()},
         "hashes": {name: hash_ids(groups[splits[name]]) for name in ("validation", "test")},
     }
+    if not (published == "validation").any():
+        record["drawn_validation"] = sorted(groups[splits["validation"]].tolist())
     if not complete.all():
         record["training_groups_with"] = in_training
     numbers = {name: torch.from_numpy(indices) for name, indices in splits.items()}
@@ -216,7 +221,7 @@ def _check_same_source(arrays: Mapping[str, Features]) -> None:
             if what == "overlay":
                 word = "overlay (splits and labels, which change when a data set's do)"
                 dataset = next(iter(arrays.values())).dataset
-                command = f"Run: featcache extract {dataset} ENCODER again for each view; nothing is encoded again"
+                command = f"Run: {extract_command(dataset)}\n  for an encoder of each view; nothing is encoded again"
             raise NotPaired(f"all sides and the reference must come from one {word}; found {listed}\n  {command}")
 
 
@@ -227,6 +232,18 @@ def _check_finite(arrays: Mapping[str, Features]) -> None:
             raise NotPaired(
                 f"{len(bad)} rows of {role} ({features.name}) are not finite, the first {features.ids[bad[0]]!r}\n"
                 f"  Drop them before training, or extract again with --dtype float32"
+            )
+
+
+def _check_unseen(arrays: Mapping[str, Features], test: set[str]) -> None:
+    """Refuses embeddings of a run that was trained, with other splits, on what is a test group now."""
+    for role, features in arrays.items():
+        pairs = zip(features.groups.tolist(), features.run_splits.tolist(), strict=False)
+        seen = sorted({group for group, split in pairs if group in test and split != "test"})
+        if seen:
+            raise NotPaired(
+                f"{role} ({features.name}) are embeddings of a run that had {len(seen)} of the {len(test)} test groups "
+                f"in another split, the first {seen[0]!r}: the splits changed since\n  Train that run and embed again"
             )
 
 
@@ -318,7 +335,8 @@ def _splits(
             values = ", ".join(f"{split!r}: {(published == split).sum()}" for split in sorted(set(published.tolist())))
             raise NotPaired(
                 f"{dataset} has no {name} split among its {len(groups)} paired groups (found {values})\n"
-                f'  Give the data set a split column with "train" and "test", and extract it again'
+                f'  Give the data set a split column with "train" and "test", and extract again: nothing is encoded\n'
+                f"  Run: {extract_command(dataset)}\n  for an encoder of each view"
             )
     if len(splits["validation"]):
         return splits, "train, validation and test as the data set has them"

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,14 @@ _WRITERS = 16
 
 
 def store_derived(
-    cache: Cache, source: Features, values: np.ndarray, *, name: str, layer: str, made_by: Mapping[str, Any]
+    cache: Cache,
+    source: Features,
+    values: np.ndarray,
+    *,
+    name: str,
+    layer: str,
+    made_by: Mapping[str, Any],
+    facts: Mapping[str, Any] = MappingProxyType({}),
 ) -> FeatureArray:
     """Caches values that were computed from features, row for row.
 
@@ -33,6 +41,7 @@ def store_derived(
         name: Takes the encoder's place in the array's path.
         layer: Layer and pooling in the path, such as "adapted.x".
         made_by: What computed them (a hash of the adapter); bound in the digest.
+        facts: What else is worth knowing of it; provenance, bound in nothing.
 
     Returns:
         The complete array; if it was there already, that one.
@@ -57,6 +66,7 @@ def store_derived(
     provenance = {
         "default_layer": layer,
         "from": f"{source.view}/{source.name}",
+        **facts,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     key = ArrayKey(

@@ -23,7 +23,7 @@ from featcache.store.current import set_current
 from featcache.store.layout import Layout
 from featcache.store.leases import lease
 from featcache.store.reused_rows import ReusedRows, Run, read_reused_rows, write_reused_rows
-from featcache.store.rows import write_rows
+from featcache.store.rows import tables_current, write_rows
 from featcache.store.side_file import side_chunks
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def extract(
     rows = settings or RowSettings()
     rows = replace(rows, workers=choose_workers(job.view.modality, rows.workers))
     process = ProcessSettings(rows, chunks, on_rows or (lambda rows: None), reuse_from)
+    if job.done and tables_current(cache.folder / job.dataset.name / job.view.name, job.view, job.dataset.overlay):
+        return _extract(cache, job, encoder, process)  # nothing is written, so that a cache may be read-only
     with named_disk_errors(cache), lease(cache.folder, f"extract {job.card.name}"):
         write_rows(cache.folder / job.dataset.name / job.view.name, job.view, job.dataset.overlay)
         return _extract(cache, job, encoder, process)

@@ -7,7 +7,7 @@ from featcache.cache import Cache
 from featcache.data.views import View
 from featcache.errors import FeatcacheError
 from featcache.extraction.job import Job
-from featcache.not_found import extract_command
+from featcache.not_found import extraction_of
 from featcache.store.current import CurrentRows
 from featcache.store.digest import ArrayKey
 
@@ -55,5 +55,5 @@ def _left_behind(cache: Cache, dataset: str, view: View, record: CurrentRows | N
 def _note(key: ArrayKey, view: View, root: Path | None) -> str:
     return (
         f"{key.dataset}/{key.view}/{key.encoder}, or some of its layers, are there of older rows alone "
-        f"({key.binds['rows']['n']:,} then, {len(view):,} now). Run: {extract_command(key, root)}"
+        f"({key.binds['rows']['n']:,} then, {len(view):,} now). Run: {extraction_of(key, root)}"
     )

@@ -12,6 +12,7 @@ from featcache.features import Features
 from featcache.not_found import array_label, describe_rows, moment
 from featcache.notices import notice
 from featcache.resolution import is_current
+from featcache.store.run_splits import run_record, runs_of
 from featcache.trainer.run import Run, apply
 
 
@@ -49,7 +50,8 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
         dataset: Data set to embed; None for the one that the run was trained on.
 
     Returns:
-        The cached embeddings of each side, L2-normalised.
+        The cached embeddings of each side, L2-normalised. They know which rows the run was trained on: see
+        `Features.run_splits`.
 
     Raises:
         FeaturesNotCached: If the data set has no features of one of the encoders.
@@ -68,6 +70,10 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
             )
         if wanted == trained_on:
             _note_older_rows(cache, run, side, source)
+        runs = runs_of(cache.find(wanted, f"{source.view}/{source.name}@{source.digest}").key()) or []
+        if source.digest == used["digest"]:  # these very rows, whatever their data set is called by now
+            drawn = run.config["split"].get("drawn_validation", [])
+            runs = [*runs, run_record(run_name(run), run.config["overlay"], drawn)]
         array = store_derived(
             cache,
             source,
@@ -75,6 +81,7 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
             name=run_name(run),
             layer=embedding_layer(side),
             made_by={"adapter": weights_hash(run.path), "side": side},
+            facts={"runs": runs},
         )
         embeddings.append(cache.load_array(array))
     return embeddings

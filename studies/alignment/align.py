@@ -10,7 +10,7 @@ from featcache.features import Features
 from featcache.metrics.measure.engine import measure
 from featcache.metrics.measure.row import Row
 from featcache.studies.alignment.common_rows import CommonRows
-from featcache.studies.alignment.result import Result, common_rows_of, rows_for, write_result
+from featcache.studies.alignment.result import Result, common_rows_of, resolved, rows_for, write_result
 from featcache.studies.alignment.settings import DEFAULT_SETTINGS, AlignSettings
 from featcache.studies.tables import check_table_path
 
@@ -75,6 +75,7 @@ def align_cached(
     """
     check_table_path(out)
     common = common_rows_of(cache, dataset, (x, y), settings)
+    settings = resolved(settings, common)
     scores = align_rows(common, settings, on_metric)
     write_result(out, [(scores, [{"command": "align"}] * len(scores))], common, settings)
     return Result(scores, common, settings, out)
@@ -93,4 +94,4 @@ def align_rows(
     labels = None if settings.within is None else common.labels(settings.within)
     rows = measure(common.spaces, None, settings.measure(labels), on_metric=on_metric).rows
     within = f"within {settings.within}"
-    return [replace(row, split=settings.split or "", null=row.null.replace("within labels", within)) for row in rows]
+    return [replace(row, split=common.split, null=row.null.replace("within labels", within)) for row in rows]

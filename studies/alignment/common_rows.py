@@ -13,6 +13,7 @@ from featcache.features import Features
 from featcache.metrics.errors import BadShape
 from featcache.metrics.measure.space import Space
 from featcache.metrics.pairing import Mode, paired
+from featcache.studies.alignment.splits import rows_of_split
 from featcache.trainer.errors import NotPaired
 
 if TYPE_CHECKING:
@@ -115,13 +116,15 @@ class CommonRows:
         groups: The group of each row where several rows show one thing (pairing "all"), else None.
         row_groups: The group of each row.
         pairing: How several rows of a group became one, or stayed.
-        notes: What was left out, in words.
+        split: The split that the rows are of; "all" where every row was asked for, "" where no split was.
+        notes: What was left out, and what is to be said of the split, in words.
     """
 
     spaces: list[CachedSpace]
     groups: tuple[Hashable, ...] | None
     row_groups: tuple[Hashable, ...]
     pairing: Mode
+    split: str
     notes: list[str]
 
     def labels(self, column: str) -> tuple[Hashable, ...]:
@@ -154,7 +157,7 @@ def common_rows(
     Args:
         arrays: Two or more, whole.
         pairing: What becomes of several rows of a group, as in `featcache.metrics.pairing.paired`.
-        split: Only groups of this split; None for all.
+        split: Only groups of this split, "all" for every one; None for the default, as `rows_of_split`.
         seed: Of the pairing "random".
         cache: Where neighbour graphs are kept; None: nowhere.
 
@@ -162,12 +165,13 @@ def common_rows(
         One space an array, groups in the order of the first.
 
     Raises:
-        NotPaired: If they are of different data sets, share no group, lack the split, or rows of a group cannot all be
-            paired.
+        NotPaired: If they are of different data sets, share no group, or rows of a group cannot all be paired; and as
+            `rows_of_split`.
         MetricError: If values are not finite, or the pairing is unknown.
     """
     _check_one_dataset(arrays)
-    parts = [_Part(features, split) for features in arrays]
+    split, chosen, said = rows_of_split(arrays, split)
+    parts = [_Part(features, rows) for features, rows in zip(arrays, chosen, strict=True)]
     shared = set.intersection(*(set(part.groups) for part in parts))
     if not shared:
         raise NotPaired(
@@ -191,19 +195,15 @@ def common_rows(
         rule, at = part.graph_rows(pairing, groups, rows)
         load = partial(part.values, groups, rows)
         spaces.append(CachedSpace(names[number], part.features, len(groups), load, several, rule, at, cache))
-    notes = [note for part in parts if (note := part.note(len(shared)))]
-    return CommonRows(spaces, spaces[0].groups, groups, pairing, list(dict.fromkeys(notes)))
+    notes = [*said, *(note for part in parts if (note := part.note(len(shared))))]
+    return CommonRows(spaces, spaces[0].groups, groups, pairing, split, list(dict.fromkeys(notes)))
 
 
 class _Part:
     """The rows of one array that may be compared."""
 
-    def __init__(self, features: Features, split: str | None) -> None:
-        self.features = features
-        self.rows = np.arange(len(features)) if split is None else np.flatnonzero(features.splits == split)
-        if not len(self.rows):
-            there = ", ".join(sorted(set(features.splits.tolist()))) or "none"
-            raise NotPaired(f"{features.name} of {features.dataset} has no rows in split {split!r}; it has {there}")
+    def __init__(self, features: Features, rows: np.ndarray) -> None:
+        self.features, self.rows = features, rows
         self.groups: list[Hashable] = features.groups[self.rows].tolist()
         self.count = len(set(self.groups))
 

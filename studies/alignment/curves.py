@@ -16,7 +16,7 @@ from featcache.metrics.sweeps.ceiling import WEIGHTS, CeilingPoint, MixingPoint,
 from featcache.metrics.sweeps.curve import CurvePoint, gallery_curve, k_curve
 from featcache.metrics.table import Metric, chosen
 from featcache.studies.alignment.common_rows import CommonRows
-from featcache.studies.alignment.result import Result, common_rows_of, metric_columns, write_result
+from featcache.studies.alignment.result import Result, common_rows_of, metric_columns, resolved, write_result
 from featcache.studies.alignment.settings import AlignSettings
 from featcache.studies.tables import check_table_path
 
@@ -68,6 +68,7 @@ def curves_cached(
     """`curves` of two arrays of the cache, by name; also written as a tidy table to `out`."""
     check_table_path(out)
     common = common_rows_of(cache, dataset, (x, y), settings)
+    settings = resolved(settings, common)
     measured = curves(common, settings, sizes=sizes, repeats=repeats)
     points = [*measured.gallery, *measured.ks]
     columns = [{"command": "curve"} | metric_columns(settings, point.metric) for point in points]
@@ -87,6 +88,7 @@ def ceilings_cached(
     """`ceilings` of two arrays and a reference of the cache, by name; also written as a tidy table to `out`."""
     check_table_path(out)
     common = common_rows_of(cache, dataset, selectors, settings)
+    settings = resolved(settings, common)
     measured = ceilings(common, settings, folds=folds)
     tables = [
         (rows, [{"command": "ceiling", "kind": kind} | metric_columns(settings, row.metric) for row in rows])

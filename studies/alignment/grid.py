@@ -20,7 +20,7 @@ from featcache.provenance import provenance
 from featcache.selectors import Selector, parse_selector
 from featcache.store.array import FeatureArray
 from featcache.studies.alignment.common_rows import CachedSpace
-from featcache.studies.alignment.result import rows_for
+from featcache.studies.alignment.result import resolved, rows_for
 from featcache.studies.alignment.settings import AlignSettings
 from featcache.studies.tables import check_table_path, context_columns, table, write_table
 
@@ -188,6 +188,7 @@ def align_layers(
         raise UsageError(f"wanted two encoders or more, each once; got {', '.join(names)}")
     flat = [features for arrays in layers for features in arrays]
     common = rows_for(flat, settings, cache=cache)
+    settings = resolved(settings, common)
     spaces = iter(common.spaces)
     by_name = {name: [next(spaces) for _ in arrays] for name, arrays in zip(names, layers, strict=True)}
     scores: list[LayerScore] = []

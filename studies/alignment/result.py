@@ -1,7 +1,7 @@
 """Results of a measurement together with the rows, the settings and the table that belong to them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -38,6 +38,11 @@ class Result(Generic[T]):
 def arrays_by_role(common: CommonRows) -> dict[str, Features]:
     """The arrays as x, y and reference, in their order."""
     return {role: space.features for role, space in zip(ROLES, common.spaces, strict=False)}
+
+
+def resolved(settings: AlignSettings, common: CommonRows) -> AlignSettings:
+    """The settings with the split that is in force, which the default leaves open."""
+    return replace(settings, split=common.split or None)
 
 
 def rows_for(arrays: Sequence[Features], settings: AlignSettings, *, cache: Cache | None = None) -> CommonRows:

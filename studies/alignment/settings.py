@@ -17,7 +17,7 @@ class AlignSettings:
         metrics: As `MeasureSettings`.
         k: As `MeasureSettings`.
         pairing: What becomes of several rows of a group: "mean", "first", "random" or "all".
-        split: Only groups of this split; None for all.
+        split: Only groups of this split, "all" for every one; None for the default, as `splits.rows_of_split`.
         null: As `MeasureSettings`.
         permutations: As `MeasureSettings`.
         interval: As `MeasureSettings`.
