@@ -60,8 +60,9 @@ def transfer(what: Transfer, *, on_bytes: Callable[[int], None] | None = None) -
         RemoteFailed: If a remote cannot be reached.
         OutputFailed: If the target cannot be written to.
     """
-    nothing = not what.replaced and all(move.done for move in what.moves)  # then the target may be read-only
-    held = nullcontext() if nothing else lease(what.target.folder, f"transfer from {what.source.folder}")
+    travels = what.replaced or not all(move.done for move in what.moves) or any(one.goes for one in what.records)
+    # where nothing travels, the target may be read-only
+    held = lease(what.target.folder, f"transfer from {what.source.folder}") if travels else nullcontext()
     try:
         with held:
             return _transfer(what, on_bytes or (lambda count: None))
