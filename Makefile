@@ -12,6 +12,7 @@ DATASET ?=
 ROOT ?=
 CACHE ?=
 REMOTE ?=
+SPLIT ?=
 ARRAYS ?=
 ENCODERS ?=
 ADAPTER ?= linear
@@ -53,16 +54,17 @@ links:
 demo: setup ## Extract, train three adapters, measure and open the question on the embedded data set
 	@$(FEATCACHE) demo $(cache_option)
 
-extract: setup ## Write features into the cache: DATASET= ROOT= ENCODERS="a b c" CACHE=
-	@$(FEATCACHE) extract $(or $(DATASET),flickr30k) $(or $(ENCODERS),resnet18 gpt2 dinov2-small) $(call option,root,$(ROOT)) $(cache_option)
+extract: setup ## Write features into the cache: DATASET=./my_images (or a name) ROOT= ENCODERS="a b c" SPLIT= CACHE=
+	@$(FEATCACHE) extract '$(or $(DATASET),flickr30k)' $(or $(ENCODERS),$(if $(filter-out flickr30k,$(DATASET)),,resnet18 gpt2 dinov2-small)) \
+	  $(call option,root,$(ROOT)) $(call option,split,$(SPLIT)) $(cache_option)
 
 train: setup ## Train adapters on cached features: ADAPTER=linear|mlp|bottleneck DATASET= ENCODERS="a b" REFERENCE= EPOCHS= SEED= K= OUT=
-	@$(FEATCACHE) train $(DATASET) $(ENCODERS) --adapter $(ADAPTER) --seed $(SEED) $(call option,x,$(X)) $(call option,y,$(Y)) \
+	@$(FEATCACHE) train $(if $(DATASET),'$(DATASET)') $(ENCODERS) --adapter $(ADAPTER) --seed $(SEED) $(call option,x,$(X)) $(call option,y,$(Y)) \
 	  $(call option,reference,$(REFERENCE)) $(call option,epochs,$(EPOCHS)) $(call option,k,$(K)) $(call option,out,$(OUT)) \
 	  $(cache_option)
 
 align: setup ## Measure the alignment of two cached encoders: DATASET= X= Y= K=
-	@$(FEATCACHE) align $(or $(DATASET),openmoji) $(or $(X),efficientnet-lite0) $(or $(Y),minilm) $(call option,k,$(K)) $(cache_option)
+	@$(FEATCACHE) align '$(or $(DATASET),openmoji)' $(or $(X),efficientnet-lite0) $(or $(Y),minilm) $(call option,k,$(K)) $(cache_option)
 
 pull: setup ## Fetch features from colleagues: REMOTE= ARRAYS="flickr30k/*/gpt2" CACHE=
 	@$(FEATCACHE) pull $(or $(REMOTE),$(error name a place, as in make pull REMOTE=s3://lab/cache)) $(ARRAYS) $(cache_option)

@@ -181,7 +181,9 @@ def ceiling(
     dataset: DatasetArgument,
     x: XArgument,
     y: YArgument,
-    reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="The stronger encoder to be approached.")],
+    reference: Annotated[
+        str, typer.Argument(metavar="REFERENCE", help="The stronger encoder to be approached (target, teacher).")
+    ],
     metric: MetricOption = None,
     k: KOption = 10,
     folds: Annotated[int, typer.Option(help="Parts of the groups that are held out in turn.", min=3)] = 5,

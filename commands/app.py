@@ -1,18 +1,37 @@
 """The list of the commands, and how an error ends one."""
 
+from typing import Annotated
+
 import typer
 
 from featcache.commands import alignment, cache, extraction, sharing, training
 
 app = typer.Typer(
     name="featcache",
-    help="Extract the features of frozen encoders once; train adapters and measure alignment on the cache.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    from importlib.metadata import version
+
+    if wanted:
+        typer.echo(f"featcache {version('featcache')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Extract the features of frozen encoders once; train adapters and measure alignment on the cache."""
+
 
 COMMANDS = {
     "demo": training.demo,

@@ -43,13 +43,30 @@ def _place_and_pattern(given: list[str], cache: str | None) -> tuple[str | None,
     from featcache.cache import Cache
     from featcache.selectors import is_place
 
-    place = given.pop(0) if given and is_place(given[0]) else cache
+    if given and is_place(given[0]) and not _is_own_data(given[0], cache):
+        place = given.pop(0)
+    else:
+        place = cache
     is_folder = bool(given) and Path(given[0]).is_dir() and not any(Cache(place).arrays(given[0].partition("/")[0]))
-    if is_folder:
+    if is_folder and not is_place(given[0]):
         raise typer.BadParameter(f"{given[0]} is a folder here; to list what is in it, write ./{given[0]}")
     if len(given) > 1:
         raise typer.BadParameter("name one pattern, such as flickr30k/*/gpt2")
     return place, given[0] if given else "*"
+
+
+def _is_own_data(text: str, cache: str | None) -> bool:
+    """Whether a path is a folder of images that is cached, and no cache itself."""
+    from featcache.cache import Cache
+    from featcache.data.errors import DataInvalid
+    from featcache.data.open import dataset_name
+
+    if "://" in text or (Path(text).expanduser().is_dir() and any(Cache(text).arrays())):
+        return False
+    try:
+        return any(Cache(cache).arrays(dataset_name(text)))
+    except DataInvalid:
+        return False
 
 
 def show(

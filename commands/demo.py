@@ -25,6 +25,7 @@ def run_demo(cache_root: str | None, out: Path) -> Path:
     from featcache.extraction.executors import Execution
     from featcache.extraction.job import plan_job
     from featcache.report.figure import require_renderer
+    from featcache.report.leaks import show_leaks
     from featcache.report.page import write_report
     from featcache.report.progress import epoch_progress
     from featcache.report.training import show_runs, show_training
@@ -43,6 +44,7 @@ def run_demo(cache_root: str | None, out: Path) -> Path:
     kinds = ", ".join(KINDS)
     say(f"2. Train {kinds} adapters that join {' and '.join(DEMO.encoders)}; measure against {DEMO.reference}")
     features, runs = Workbench.load(cache, DEMO), []
+    show_leaks(features.leaks(make_config()))
     for config in (make_config(adapter=adapter) for adapter in KINDS):
         folder = out / str(config.adapter)
         with epoch_progress() as on_epoch:

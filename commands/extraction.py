@@ -6,29 +6,54 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from featcache.commands.options import CacheOption, DatasetArgument, FloatRangeOption, RootOption, parse_range
+from featcache.commands.options import (
+    CacheOption,
+    FloatRangeOption,
+    OpenedDatasetArgument,
+    RootOption,
+    parse_range,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from featcache.cache import Cache
     from featcache.data.open import DatasetSource
+    from featcache.data.views import Dataset
     from featcache.extraction.executors import Execution
     from featcache.extraction.job import Job
+    from featcache.trainer.defaults import Selection
 
 _MOST_COMPARED = 2**33  # bytes of an array that are read again to look for equal rows: seconds
 
 
 def extract(
-    dataset: DatasetArgument,
-    encoders: Annotated[list[str], typer.Argument(metavar="ENCODER", help="Encoders; see: featcache encoders.")],
+    dataset: OpenedDatasetArgument,
+    encoders: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="ENCODER", help="Encoders; see: featcache encoders. Default: small ones that are installed."
+        ),
+    ] = None,
     root: RootOption = None,
     float_range: FloatRangeOption = None,
     cache: CacheOption = None,
     layers: Annotated[
         str | None, typer.Option(help="Layers to keep, such as last,0 or last.mean. Default: every layer.")
     ] = None,
-    view: Annotated[str | None, typer.Option(help="View to encode. Default: the first that fits the encoder.")] = None,
+    view: Annotated[
+        str | None,
+        typer.Option(help="Modality to encode, such as images or captions. Default: the first that fits the encoder."),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TRAIN/VAL/TEST",
+            help="Split a folder of yours by a hash of the group, as in 80/10/10, or none. Default: its own splits, "
+            "else 80/10/10.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of that hash.", min=0)] = 0,
     weights: Annotated[Path | None, typer.Option(help="Local copy of the encoder's repository.")] = None,
     random: Annotated[
         int | None, typer.Option(help="Seed of random weights, as a control.", metavar="SEED", min=0)
@@ -65,32 +90,50 @@ def extract(
         typer.Option("--dry-run", help="Say what would be computed and, from a measured sample, how long it takes."),
     ] = False,
 ) -> None:
-    """Write a data set's features into the cache.
+    """Write the features (embeddings) of a data set, or of a folder of yours, into the cache.
 
-    One pass of an encoder keeps every layer. What is cached is not computed again, and of a data set that was
-    changed, only the rows that are new. An interrupted extraction goes on where it stopped, in the middle of a chunk
-    after Ctrl-C or SIGTERM. Several processes may fill one cache: each commits whole chunks.
+    featcache extract ./my_images guesses captions, splits and encoders, and says so: docs/own-data.md. One pass of an
+    encoder keeps every layer. What is cached is not computed again, and of a data set that was changed, only the rows
+    that are new. An interrupted extraction goes on where it stopped, in the middle of a chunk after Ctrl-C or SIGTERM.
+    Several processes may fill one cache: each commits whole chunks.
     """
     from featcache.cache import Cache
-    from featcache.data.open import DatasetSource
+    from featcache.data.open import dataset_source
     from featcache.data.options import OpenOptions
     from featcache.encoders import EncodeOptions, encoder_spec
     from featcache.extraction.executors import choose_execution
     from featcache.extraction.job import plan_job
+    from featcache.extraction.same_name import other_folder_note
+    from featcache.report.extraction import show_dataset, show_next
 
     execution = choose_execution(
         device, shard=shard, executor=executor, actors=actors, workers=workers, on_error=on_error
     )
     options = EncodeOptions(weights, random is not None, random or 0, execution.devices[0], autocast, compile, dtype)
-    store, specs = Cache(cache), [encoder_spec(name) for name in encoders]
-    source = DatasetSource(dataset, root, OpenOptions(float_range=parse_range(float_range)))
+    store, specs = Cache(cache), [encoder_spec(name) for name in encoders or ()]
+    declared = OpenOptions(float_range=parse_range(float_range), split=split, seed=seed)
+    source = dataset_source(dataset, root, declared)
     data = source.open()
+    guess = None if encoders else guess_encoders(data)
+    specs += [encoder_spec(name) for name in (guess.every if guess else ())]
+    show_dataset(data, guess, other_folder_note(store, data))
     chosen = layers.split(",") if layers else None
     jobs = [plan_job(store, data, spec, options, view=view, layers=chosen) for spec in specs]
     if dry_run:
         estimate_jobs(store, jobs, execution)
     else:
         run_jobs(store, jobs, execution, source)
+        show_next(data, dataset, guess)
+
+
+def guess_encoders(data: "Dataset") -> "Selection":
+    """The encoders of a data set whose user names none; errors as `guess_selection`."""
+    from featcache.encoders import encoder_spec
+    from featcache.encoders.weights import is_installed
+    from featcache.trainer.defaults import guess_selection
+
+    modalities = [view.modality for view in data.views.values()]
+    return guess_selection(data.name, modalities, lambda name: is_installed(encoder_spec(name)))
 
 
 def estimate_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution") -> None:
@@ -112,9 +155,11 @@ def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", sour
     from featcache.extraction.job import work_left
     from featcache.extraction.outdated import outdated_notes
     from featcache.report.extraction import print_line, show_extracted, show_notes
+    from featcache.report.leaks import show_leaks
     from featcache.report.progress import row_progress
+    from featcache.studies.leaks import extracted_leaks
 
-    show_notes(jobs, execution.notes)
+    show_notes(execution.notes)
     with interruptible():
         for job in jobs:
             _, rows = work_left(job, execution.shard.mine)
@@ -123,6 +168,7 @@ def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", sour
             show_extracted(result)
             if result.complete:
                 show_job_health(cache, job)
+    show_leaks(extracted_leaks(cache, jobs))
     for note in outdated_notes(cache, jobs, root=source.root):
         print_line(note)
 

@@ -6,6 +6,14 @@ from typing import Annotated, Literal
 
 import typer
 
+
+def dataset_name(text: str | None) -> str | None:
+    """What the cache calls a data set that was named, perhaps by its folder."""
+    from featcache.data.open import dataset_name as cached_name
+
+    return None if text is None else cached_name(text)
+
+
 CacheOption = Annotated[
     str | None,
     typer.Option(
@@ -29,9 +37,20 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 PreferOption = Annotated[
     Literal["local", "remote"] | None,
-    typer.Option(help="Whose array stays where the bytes differ. Default: that is an error."),
+    typer.Option(
+        help="Whose array stays where the bytes differ, and whose rows are current where both sides have moved on. "
+        "Default: the first is an error, the second is said and left."
+    ),
 ]
-DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Data set; see: featcache datasets.")]
+DatasetArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATASET", callback=dataset_name, help="Data set (featcache datasets), or your folder: ./my_images."
+    ),
+]
+OpenedDatasetArgument = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Data set (featcache datasets), or a folder of yours: ./my_images.")
+]
 PatternArgument = Annotated[
     str, typer.Argument(metavar="ARRAYS", help="dataset[/view[/encoder[/layer]]][@digest]; parts may hold globs.")
 ]

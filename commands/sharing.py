@@ -157,7 +157,9 @@ def import_file(
     layer: Annotated[
         str | None, typer.Option(help="Layer and pooling, such as last.mean. Default: what the format says.")
     ] = None,
-    view: Annotated[str | None, typer.Option(help="View. Default: the cached view with these ids.")] = None,
+    view: Annotated[
+        str | None, typer.Option(help="Modality, such as images or captions. Default: the cached view with these ids.")
+    ] = None,
     format: Annotated[
         Literal["npy", "thingsvision", "platonic-rep", "clip-retrieval"] | None,
         typer.Option(help="Who wrote it. Default: told from the file."),

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from featcache.commands.options import CacheOption, JsonOption
+from featcache.commands.options import CacheOption, JsonOption, dataset_name
 from featcache.trainer.kinds import ADAPTER_KINDS
 
 
@@ -52,17 +52,27 @@ def _adapter(text: str) -> Any:
 
 def train(
     dataset: Annotated[
-        str | None, typer.Argument(metavar="DATASET", help="Data set. Default: flickr30k if cached, else openmoji.")
+        str | None,
+        typer.Argument(
+            metavar="DATASET",
+            callback=dataset_name,
+            help="Data set, or your folder: ./my_images. Default: flickr30k if cached, else openmoji.",
+        ),
     ] = None,
     encoders: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="ENCODER",
-            help="A side: [name=][view/]encoder[/layer.pooling][@digest]; two or more. Default: those of the data set.",
+            help="A side (one modality, or one encoder of it): [name=][view/]encoder[/layer.pooling][@digest]; two or "
+            "more. Default: those of the data set, or those that extract guesses.",
         ),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="The stronger encoder to measure against (teacher, target); none for none.")
+        str | None,
+        typer.Option(
+            help="The stronger encoder to measure against (target, teacher); it is never trained on. "
+            "Default: the data set's, if it has one; none: the sides are measured against each other alone."
+        ),
     ] = None,
     adapter: Annotated[
         str | None,
@@ -95,6 +105,20 @@ def train(
         Literal["retrieval", "alignment"] | None,
         typer.Option(help="The epoch kept is the best on validation by.  [default: retrieval]"),
     ] = None,
+    hits: Annotated[
+        Literal["content", "group"] | None,
+        typer.Option(
+            help="Right answers of retrieval: rows of the query's group and rows of the same text or image as one of "
+            "them, or rows of its group alone.  [default: content]"
+        ),
+    ] = None,
+    on_leak: Annotated[
+        Literal["stop", "warn", "drop"],
+        typer.Option(
+            help="Validation or test groups whose image stands in training too: stop, go on and score the test split "
+            "without them as well, or leave them out."
+        ),
+    ] = "warn",
     shuffle_pairs: Annotated[
         bool | None, typer.Option("--shuffle-pairs", help="Control: train on wrong pairs.")
     ] = None,
@@ -119,6 +143,7 @@ def train(
     against the reference on the test split.
     """
     from featcache.cache import open_cache
+    from featcache.report.leaks import show_leaks
     from featcache.report.progress import epoch_progress
     from featcache.report.training import show_run, show_training
     from featcache.studies.adapters.train import Workbench
@@ -129,7 +154,7 @@ def train(
 
     config = make_config(
         adapter=adapter, epochs=epochs, width=width, batch=batch, lr=lr, captions=captions,
-        missing=missing, pair_weights=parse_pair_weights(pair_weight or []), select=select,
+        missing=missing, pair_weights=parse_pair_weights(pair_weight or []), select=select, hits=hits,
         shuffle_pairs=shuffle_pairs, k=k, seed=seed, device=device,
     )  # fmt: skip
     store = open_cache(cache)
@@ -139,12 +164,14 @@ def train(
             f"--x and --y go with the next version; write: featcache train DATASET {' '.join(encoders)}", err=True
         )
     selection = choose_selection(store, dataset, encoders or (), reference)
-    folder = out or Path(run_folder(selection, config))
+    folder = out or Path(run_folder(selection, config, drop_leaks=on_leak == "drop"))
     features = Workbench.load(store, selection)
+    if on_leak != "stop":
+        show_leaks(features.leaks(config), dropped=on_leak == "drop")
     with epoch_progress() as on_epoch:
         run = train_run(
-            features, config, folder, overwrite=overwrite, control=load_run(control) if control else None,
-            on_epoch=on_epoch,
+            features, config, folder, on_leak=on_leak, overwrite=overwrite,
+            control=load_run(control) if control else None, on_epoch=on_epoch,
         )  # fmt: skip
     show_training(run)
     show_run(run)
@@ -153,7 +180,8 @@ def train(
 def embed(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     dataset: Annotated[
-        str | None, typer.Argument(metavar="DATASET", help="Default: the one it was trained on.")
+        str | None,
+        typer.Argument(metavar="DATASET", callback=dataset_name, help="Default: the one it was trained on."),
     ] = None,
     cache: CacheOption = None,
 ) -> None:

@@ -104,13 +104,13 @@ _ENTRIES = (
     DatasetEntry(
         name="folder",
         opener="folder:open_folder",
-        description="any folder of images with captions.csv, captions.jsonl or captions.parquet; folder:NAME names it",
+        description="your own folder, with captions or without: featcache extract ./my_images; folder:NAME names it",
         licence="yours",
         views=("images", "captions"),
         needs_root=True,
         ways=(
-            "--root DIR with images anywhere below it and one of captions.csv, captions.jsonl, captions.parquet "
-            "(columns image, caption; optional id, group, split, label*)",
+            "featcache extract ./my_images, or folder --root ./my_images: images anywhere below it, and if wanted "
+            "captions.csv (columns image, caption) or a .txt beside each image: docs/own-data.md",
         ),
     ),
 )

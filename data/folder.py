@@ -1,215 +1,155 @@
-"""Folders of images with a caption file, as data sets.
+"""Folders of images, with captions where there are some, as data sets.
 
-The folder holds images anywhere below it and one of captions.csv, captions.jsonl, captions.parquet. Columns: `image`
-(path below the folder, with "/") and `caption`; if wanted `id`, `group`, `split`, and any that start with `label`.
-Several rows may name one image: it then has several captions. Images are ordered by path, captions by image and then
+docs/own-data.md says which layouts, files and columns are read. Images are ordered by path, captions by image and then
 by their order in the file. Captions are kept as written.
 """
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from featcache.data.datasets import DATASETS, missing
 from featcache.data.errors import DataInvalid
+from featcache.data.folder_layouts import Facts, Layout, read_layout
 from featcache.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES, image_view
 from featcache.data.options import OpenOptions
-from featcache.data.parquet_images import parquet_schema
+from featcache.data.splits import DEFAULT_SPLIT, UNSPLIT, parse_split, small_split_note, split_groups
 from featcache.data.texts import text_view
 from featcache.data.views import Dataset, Overlay
-
-if TYPE_CHECKING:
-    import polars as pl
-
-CAPTION_FILES = ("captions.csv", "captions.jsonl", "captions.parquet")
-_SPLIT_NAMES = {
-    "": "",
-    "train": "train",
-    "val": "validation",
-    "validation": "validation",
-    "test": "test",
-    "other": "other",
-}
-_COLUMNS = ("image", "caption", "id", "group", "split")
-
-
-@dataclass(frozen=True)
-class CaptionRow:
-    """One line of the caption file, checked."""
-
-    image: str
-    caption: str
-    row_id: str
-    group: str
-    split: str
-    labels: tuple[str, ...]
 
 
 def open_folder(root: Path | None = None, *, alias: str | None = None, options: OpenOptions | None = None) -> Dataset:
     """Opens a folder of the user's, under the alias or the folder's own name in lower case, digits, "-" and "_".
 
-    Views "images" (id: path below the root) and "captions" (id: column `id`, or "<path>#<number>"), both grouped by the
-    column `group`, or the image's path. Images without a caption are kept, with a note.
+    Views "images" (id: path below the root) and, where there are captions, "captions" (id: column `id`, or
+    "<path>#<number>"), both grouped by the column `group`, or the image's path. Images without a caption are kept.
+    Groups without a split get one by a hash, as `options` say. What was guessed or passed over stands in the notes.
+
+    Raises:
+        DataMissing: If there is no image, or a caption file names one that is not there.
+        DataInvalid: If the folder cannot be called so, a caption file cannot be read or contradicts itself, or the
+            options fit neither their form nor the folder.
     """
     if root is None:
         raise missing("folder", "no root given", ())
-    name = _slug(root.resolve().name if alias is None else alias, alias)
-    path = _caption_file(root)
-    table = _read_table(path)
-    labels = [column for column in table.columns if column.startswith("label")]
-    rows = _rows(table, path.name, labels)
-    images, unread = _files_below(root, IMAGE_SUFFIXES), _files_below(root, OTHER_SUFFIXES)
-    _check_photos(root, rows, images, path.name)
-    bare = [image for image in images if image not in {row.image for row in rows}]
-    notes = (f"{len(bare)} images have no caption, the first {bare[0]}",) if bare else ()
-    if unread:
-        notes += (f"left out, since such image formats are not read: {len(unread)} files, the first {unread[0]}",)
-    group_of = {image: image for image in bare} | {row.image: row.group for row in rows}
-    rows.sort(key=lambda row: row.image)  # stable: the order in the file stays within an image
+    options = options or OpenOptions()
+    name = folder_name(root, alias)
+    images, unread = _images_below(root)
+    _check_links(root, images)
+    layout = read_layout(root, images)
+    bare = _without_caption(layout, images)
+    blank = tuple("" for _ in layout.labels)
+    facts = {image: layout.facts.get(image, Facts(image, labels=blank)) for image in images}
     content = [root / image for image in images]
-    views = (
-        image_view(
-            "images",
-            images,
-            tuple(group_of[image] for image in images),
-            lambda row: content[row].read_bytes(),
-            float_range=(options or OpenOptions()).float_range,
-        ),
-        text_view("captions", *zip(*((row.row_id, row.group, row.caption) for row in rows), strict=True)),
-    )
-    groups = tuple(dict.fromkeys(group_of[image] for image in images))
-    overlay = _overlay(groups, rows, labels)
+    groups = tuple(facts[image].group for image in images)
+    views = [
+        image_view("images", images, groups, lambda row: content[row].read_bytes(), float_range=options.float_range)
+    ]
+    if layout.captions:
+        rows = ((each.row_id, facts[each.image].group, each.text) for each in layout.captions)
+        views.append(text_view("captions", *zip(*rows, strict=True)))
+    overlay, notes = _overlay(groups, facts, layout, options)
     return Dataset(
         name=name,
         views={view.name: view for view in views},
         overlay=overlay,
         licence=DATASETS["folder"].licence,
-        source=f"folder with {path.name}",
-        notes=notes,
+        source=layout.source,
+        notes=(*layout.notes, *bare, *unread, *notes),
     )
 
 
-def _slug(name: str, alias: str | None) -> str:
-    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+def folder_name(root: Path, alias: str | None = None) -> str:
+    """Name of a folder's data set: the alias, else the folder's name in lower case, digits, "-" and "_".
+
+    Raises:
+        DataInvalid: If the alias has other characters, or the name is taken by a data set.
+
+    Example:
+        >>> folder_name(Path("photos/My Holiday 2024"))
+        'my-holiday-2024'
+    """
+    given = root.expanduser().resolve().name if alias is None else alias
+    ascii_name = unicodedata.normalize("NFKD", given).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9_]+", "-", ascii_name).strip("-")
     if alias is not None and (slug != alias or not slug):
         raise DataInvalid(f"folder:{alias}: a name is lower case, digits, '-' and '_'; try folder:{slug or 'mine'}")
     if not slug or slug in DATASETS:
-        raise DataInvalid(f"a folder cannot be called {name!r} in the cache; choose a name: folder:my-{slug or 'data'}")
+        raise DataInvalid(
+            f"a folder cannot be called {given!r} in the cache; choose a name: folder:my-{slug or 'data'} --root DIR"
+        )
     return slug
 
 
-def _caption_file(root: Path) -> Path:
-    files = [root / name for name in CAPTION_FILES if (root / name).is_file()]
-    if not files:
-        raise missing("folder", "no caption file", tuple(str(root / name) for name in CAPTION_FILES))
-    if len(files) > 1:
-        raise DataInvalid(f"{root} has {' and '.join(path.name for path in files)}; keep one")
-    return files[0]
+def _images_below(root: Path) -> tuple[tuple[str, ...], list[str]]:
+    """Paths of all images, sorted, and a note on pictures that are not read; hidden files and folders are passed over.
 
-
-def _read_table(path: Path) -> "pl.DataFrame":
-    """The caption file, every cell a string, an empty one where there is none; DataInvalid for other columns."""
-    import polars as pl
-
-    try:
-        if path.suffix == ".csv":
-            table = pl.read_csv(path, infer_schema=False)
-        elif path.suffix == ".jsonl":
-            table = pl.read_ndjson(path, infer_schema_length=None)
-        else:
-            parquet_schema(path)
-            table = pl.read_parquet(path, glob=False)
-        table = table.select(pl.all().cast(pl.String).fill_null(""))
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataInvalid(f"{path} cannot be read: {error}") from error
-    lacking = [column for column in ("image", "caption") if column not in table.columns]
-    unknown = [column for column in table.columns if column not in _COLUMNS and not column.startswith("label")]
-    if lacking or unknown:
-        known = f"{', '.join(_COLUMNS)} and label*"
-        raise DataInvalid(f"{path.name}: columns lacking: {lacking}; not known: {unknown}; known are {known}")
-    if not table.height:
-        raise DataInvalid(f"{path.name} has no rows")
-    return table
-
-
-def _rows(table: "pl.DataFrame", where: str, labels: Sequence[str]) -> list[CaptionRow]:
-    rows: list[CaptionRow] = []
-    seen: set[str] = set()
-    counts: dict[str, int] = {}
-    for number, record in enumerate(table.iter_rows(named=True), start=1):
-        image, caption = record["image"], record["caption"]
-        here = f"{where} row {number} ({image!r})"
-        pure = PurePosixPath(image)
-        if not image or pure.is_absolute() or ".." in pure.parts or str(pure) != image:
-            raise DataInvalid(f"{here}: the image must be a plain path below the folder, with '/'")
-        if not caption.strip():
-            raise DataInvalid(f"{here}: the caption is empty")
-        split = record.get("split", "")
-        if split not in _SPLIT_NAMES:
-            raise DataInvalid(
-                f"{here}: unknown split {split!r}; known: {', '.join(filter(None, _SPLIT_NAMES))}, or none"
-            )
-        place = counts[image] = counts.get(image, -1) + 1
-        row_id = record.get("id", f"{image}#{place}")
-        if not row_id or row_id in seen:
-            raise DataInvalid(f"{here}: the id {row_id!r} is {'used before' if row_id else 'empty'}")
-        seen.add(row_id)
-        group = record.get("group") or image
-        rows.append(
-            CaptionRow(
-                image=image,
-                caption=caption,
-                row_id=row_id,
-                group=group,
-                split=_SPLIT_NAMES[split],
-                labels=tuple(record[label] for label in labels),
-            )
-        )
-    _check_agreement(rows, where)
-    return rows
-
-
-def _check_agreement(rows: Sequence[CaptionRow], where: str) -> None:
-    """Rows of one image have one group, rows of one group have one split and one label a column."""
-    groups: dict[str, str] = {}
-    facts: dict[str, tuple[str, ...]] = {}
-    for number, row in enumerate(rows, start=1):
-        if groups.setdefault(row.image, row.group) != row.group:
-            raise DataInvalid(
-                f"{where} row {number}: {row.image!r} is in group {row.group!r} and {groups[row.image]!r}"
-            )
-        if facts.setdefault(row.group, (row.split, *row.labels)) != (row.split, *row.labels):
-            raise DataInvalid(f"{where} row {number}: group {row.group!r} has another split or label in an earlier row")
-
-
-def _files_below(root: Path, suffixes: frozenset[str]) -> tuple[str, ...]:
-    """Paths of all files with one of the suffixes, sorted; hidden files and folders are passed over."""
-    paths = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in suffixes)
+    Raises:
+        DataMissing: If there is none.
+    """
+    if not root.is_dir():
+        raise missing("folder", "the root is no folder", (str(root),))
+    wanted = IMAGE_SUFFIXES | OTHER_SUFFIXES
+    paths = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in wanted)
     visible = (path for path in paths if not any(part.startswith(".") for part in path.parts))
-    return tuple(sorted(path.as_posix() for path in visible if (root / path).is_file()))
+    there = [path for path in visible if (root / path).is_file()]
+    images = tuple(sorted(path.as_posix() for path in there if path.suffix.lower() in IMAGE_SUFFIXES))
+    others = Counter(path.suffix.lower() for path in there if path.suffix.lower() not in IMAGE_SUFFIXES)
+    listed = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(others.items()))
+    if not images:
+        what = "no images below the folder" + (f", but files that are not read: {listed}" if listed else "")
+        raise missing("folder", f"{what}; read are {', '.join(sorted(IMAGE_SUFFIXES))}", (str(root),))
+    return images, [f"left out, since such image formats are not read: {listed}"] if listed else []
 
 
-def _check_photos(root: Path, rows: Sequence[CaptionRow], images: tuple[str, ...], where: str) -> None:
-    known = set(images)
-    absent = list(dict.fromkeys(row.image for row in rows if row.image not in known))
-    if absent:
-        what = f"{len(absent)} images named in {where} are no image files below the folder, the first {absent[0]!r}"
-        raise missing("folder", what, (str(root / absent[0]),))
+def _check_links(root: Path, images: Sequence[str]) -> None:
     inside = root.resolve()
     for image in images:
         if not (root / image).resolve().is_relative_to(inside):
             raise DataInvalid(f"{image!r} is a link that leads out of {root}; copy the file into the folder")
 
 
-def _overlay(groups: tuple[str, ...], rows: Sequence[CaptionRow], labels: Sequence[str]) -> Overlay:
-    facts = {row.group: row for row in rows}
-    splits = tuple(facts[group].split if group in facts else "" for group in groups)
+def _without_caption(layout: Layout, images: Sequence[str]) -> list[str]:
+    if not layout.captions:
+        return ["no captions: the data set has images alone"]
+    captioned = {caption.image for caption in layout.captions}
+    bare = [image for image in images if image not in captioned]
+    many = f"{len(bare):,} images have" if len(bare) > 1 else "1 image has"
+    return [f"{many} no caption, the first {bare[0]}"] if bare else []
+
+
+def _overlay(
+    image_groups: Sequence[str], facts: dict[str, Facts], layout: Layout, options: OpenOptions
+) -> tuple[Overlay, list[str]]:
+    """Splits and labels of every group, and notes on where the splits come from."""
+    of_group = {each.group: each for each in facts.values()} | {each.group: each for each in layout.facts.values()}
+    groups = tuple(dict.fromkeys(image_groups))
+    known = tuple(of_group[group].split for group in groups)
+    splits, notes = _splits(groups, known, layout.splits, options)
     columns = {
-        label: tuple(facts[group].labels[place] if group in facts else "" for group in groups)
-        for place, label in enumerate(labels)
+        label: tuple(of_group[group].labels[place] for group in groups) for place, label in enumerate(layout.labels)
     }
-    return Overlay(groups, splits, columns)
+    return Overlay(groups, splits, columns), notes
+
+
+def _splits(
+    groups: tuple[str, ...], known: tuple[str, ...], source: str, options: OpenOptions
+) -> tuple[tuple[str, ...], list[str]]:
+    """The split of each group: as the folder has them, unless the options say otherwise, else by a hash."""
+    if options.split is not None:
+        parse_split(options.split)
+    hashed = options.split not in (None, UNSPLIT) or (options.split is None and not source)
+    if options.seed and not hashed:
+        why = "--split none" if options.split else f"splits come from {source}"
+        raise DataInvalid(f"--seed {options.seed} would change nothing: {why}\n  Add --split {DEFAULT_SPLIT}")
+    if not hashed:
+        if options.split == UNSPLIT:
+            return split_groups(groups, UNSPLIT, 0), ["no splits, as --split none says"]
+        return known, [f"splits: {source}"] if source.startswith("the folders") else []
+    text = options.split or DEFAULT_SPLIT
+    splits = split_groups(groups, text, options.seed)
+    why = f"{source} is not used" if source else "no split column" if options.split is None else "splits"
+    notes = [f"{why}: {text} by a hash of the group, seed {options.seed}"]
+    return splits, [*notes, *filter(None, [small_split_note(groups, splits)])]

@@ -83,7 +83,7 @@ def bound_policy(content: bytes, float_range: tuple[float, float] | None = None)
         return ""
     except (EOFError, struct.error, IndexError):
         return ""
-    declared = f", {float_range[0]!r} to {float_range[1]!r}" if needs_range(image) and float_range else ""
+    declared = f", {float(float_range[0])} to {float(float_range[1])}" if needs_range(image) and float_range else ""
     return f"pictures {POLICY}: on {BACKGROUND}{declared}"
 
 

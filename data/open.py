@@ -27,6 +27,51 @@ class DatasetSource:
         return replace(self, root=self.root and self.root.expanduser().resolve())
 
 
+def is_folder_path(text: str) -> bool:
+    """Whether a data set is named by a folder: a text that starts like a path, or a folder that is there.
+
+    The name of a data set never stands for a folder beside it; "./openmoji" does.
+
+    Example:
+        >>> is_folder_path("./photos"), is_folder_path("~/photos"), is_folder_path("openmoji")
+        (True, True, False)
+    """
+    if text in (".", "..") or text.startswith(("./", "../", "/", "~")):
+        return True
+    return text not in DATASETS and ":" not in text and Path(text).is_dir()
+
+
+def dataset_source(text: str, root: Path | None = None, options: OpenOptions | None = None) -> DatasetSource:
+    """What a user's word for a data set opens: a name, "folder:NAME", or the path of a folder of the user's.
+
+    Raises:
+        DataInvalid: If a path comes with a root.
+    """
+    options = options or OpenOptions()
+    if not is_folder_path(text):
+        return DatasetSource(text, root, options)
+    if root is not None:
+        raise DataInvalid(f"{text} is a folder already; leave out --root {root}")
+    return DatasetSource("folder", Path(text), options)
+
+
+def dataset_name(text: str) -> str:
+    """What the cache calls a data set that is named, or is a folder of the user's, there or not.
+
+    Raises:
+        DataInvalid: If the folder cannot be called so.
+
+    Example:
+        >>> dataset_name("./photos/My Birds/"), dataset_name("folder:birds"), dataset_name("openmoji")
+        ('my-birds', 'birds', 'openmoji')
+    """
+    if is_folder_path(text):
+        from featcache.data.folder import folder_name
+
+        return folder_name(Path(text))
+    return text.removeprefix("folder:")
+
+
 def open_dataset(name: str, *, root: Path | None = None, options: OpenOptions | None = None) -> Dataset:
     """Opens a data set by name; reads lists and names, no pixels.
 

@@ -88,10 +88,7 @@ def _plain_rgb(image: "Image.Image", float_range: tuple[float, float] | None, ke
         return _on_background(image, key)
     if profile := _cmyk_profile(image):
         return _by_profile(image, profile)
-    try:
-        return image.convert("RGB")
-    except ValueError as error:
-        raise DataInvalid(f"colours of mode {image.mode} are not read; save it as RGB") from error
+    return image.convert("RGB")
 
 
 # -- orientation ------------------------------------------------------------------------------------------------------

@@ -245,6 +245,7 @@ class Cache:
             digest=key.digest,
             overlay=overlay.root,
             encoder_hash=blake3(canonical(key.binds["encoder"])).hexdigest(length=16),
+            modality=key.binds["rows"]["modality"],
         )
 
     def writers(self) -> list[Lease]:

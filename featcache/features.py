@@ -32,6 +32,7 @@ class Features:
         root: Root of the stored values, hex.
         overlay: Hash of splits and labels, hex.
         encoder_hash: Hash of everything the digest binds of the encoder: equal for the same encoder on other data.
+        modality: Of the view: "image", "text" or "audio"; "" where it is not known.
     """
 
     values: np.ndarray
@@ -48,6 +49,7 @@ class Features:
     root: str = ""
     overlay: str = ""
     encoder_hash: str = ""
+    modality: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -73,10 +73,16 @@ class Pattern:
 def parse_pattern(text: str) -> Pattern:
     """Parses `dataset[/view[/encoder[/layer]]][@digest]` with globs, open parts meaning all; UsageError otherwise.
 
+    The path of a folder of the user's, as in "./my_images", stands for the data set of that folder.
+
     Example:
         >>> parse_pattern("flickr30k/*/gpt2")
         Pattern(dataset='flickr30k', view='*', encoder='gpt2', layer='*', digest='*')
     """
+    if is_place(text) and "://" not in text:
+        from featcache.data.open import dataset_name
+
+        return Pattern(dataset_name(text))
     path, _, digest = text.partition("@")
     parts = path.removesuffix("/").split("/")
     if not 1 <= len(parts) <= 4 or not all(_GLOB.fullmatch(part) for part in parts):

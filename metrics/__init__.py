@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         mutual_knn_graphs,
         rank_knn_graphs,
     )
+    from featcache.metrics.knn.near_duplicates import NearDuplicates, near_duplicates
     from featcache.metrics.knn.subgraph import depth_for
     from featcache.metrics.measure.contrasts import Contrast
     from featcache.metrics.measure.engine import Measured, paired_difference
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from featcache.metrics.measure.space import ArraySpace, Space
     from featcache.metrics.pairing import Paired, paired
     from featcache.metrics.preparation import clamped, outlier_threshold, prepared
+    from featcache.metrics.scores.answers import Answers, right_answers
     from featcache.metrics.scores.correlation import cca, pwcca, svcca
     from featcache.metrics.scores.dissimilarity import rsa
     from featcache.metrics.scores.hypersphere import alignment_loss, modality_gap, uniformity
@@ -70,6 +72,7 @@ _MODULES = {
     "knn.graph": "Neighbors neighbors",
     "knn.graph_scores": "cycle_knn_graphs edit_distance_knn_graphs jaccard_knn_graphs lcs_knn_graphs mutual_knn_graphs"
     " rank_knn_graphs",
+    "knn.near_duplicates": "NearDuplicates near_duplicates",
     "knn.subgraph": "depth_for",
     "measure.contrasts": "Contrast",
     "measure.engine": "Measured paired_difference",
@@ -78,6 +81,7 @@ _MODULES = {
     "measure.space": "ArraySpace Space",
     "pairing": "Paired paired",
     "preparation": "clamped outlier_threshold prepared",
+    "scores.answers": "Answers right_answers",
     "scores.correlation": "cca pwcca svcca",
     "scores.dissimilarity": "rsa",
     "scores.hypersphere": "alignment_loss modality_gap uniformity",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _NUMBER = re.compile(r"([≤<] )?[-+−]?\.?\d|–$")
 _TEXT = 24  # columns of a text that is folded
+_UNFOLDED = 100_000  # columns where the output is no terminal: whoever reads it by line gets whole lines
 _GAP = 2  # columns between two
 
 
@@ -80,9 +81,9 @@ def _blocks(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) 
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console; wide enough for a whole table where the output is not a terminal."""
+    """A console; where the output is no terminal nothing is folded, whatever $COLUMNS says."""
     to = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if to.isatty() else 160, highlight=False, markup=False)
+    return Console(stderr=stderr, width=None if to.isatty() else _UNFOLDED, highlight=False, markup=False)
 
 
 def size(count: int) -> str:

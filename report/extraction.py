@@ -1,14 +1,18 @@
 """Extraction on the terminal: estimates, notes and results."""
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from featcache.data.splits import LEAST_GROUPS
 from featcache.report.console import console, count, print_table, size
 
 if TYPE_CHECKING:
+    from featcache.data.views import Dataset
     from featcache.extraction.estimate import Estimate
     from featcache.extraction.extract import Extracted
     from featcache.extraction.job import Job
+    from featcache.trainer.defaults import Selection
 
 
 def show_interrupted(interruption: BaseException) -> None:
@@ -57,10 +61,51 @@ def show_estimates(jobs: "Sequence[Job]", costs: "Sequence[Estimate]", *, proces
             console().print(f"{job.card.name}: there was time for one batch of {sample} only: a rough estimate.")
 
 
-def show_notes(jobs: "Sequence[Job]", notes: Sequence[str]) -> None:
-    """Shows what is to be known of the data set, and of where the extraction runs."""
-    for note in jobs[0].dataset.notes if jobs else ():
-        console().print(f"{jobs[0].dataset.name}: {note}")
+def show_dataset(dataset: "Dataset", guess: "Selection | None" = None, caveat: str = "") -> None:
+    """Shows what a data set holds, what was guessed of it, and the encoders that were.
+
+    Args:
+        dataset: The data set.
+        guess: The encoders, where the user named none.
+        caveat: What else is to be known; "" for nothing.
+    """
+    views = list(dataset.views.values())
+    shown = [f"{len(view):,} {view.name}" for view in views[:3]]
+    more = f" and {count(views[3:], 'more view')}" if len(views) > 3 else ""
+    splits = {split: dataset.overlay.splits.count(split) for split in ("train", "validation", "test")}
+    counts = ", ".join(f"{number:,} {split}" for split, number in splits.items() if number)
+    split = f"; groups: {counts}" if counts else "; no splits"
+    console().print(f"{dataset.name}: {dataset.source}: {', '.join(shown)}{more}{split}")
+    for note in dataset.notes:
+        console().print(f"  {note}")
+    if guess is not None:
+        against = f", reference {guess.reference}" if guess.reference else ""
+        console().print(f"  encoders: {' and '.join(guess.encoders)}{against}; name others after the data set")
+    if caveat:
+        console().print(caveat)
+
+
+def show_next(dataset: "Dataset", typed: str, guess: "Selection | None") -> None:
+    """Shows the next command, where the encoders were guessed.
+
+    Args:
+        dataset: The data set.
+        typed: What the user called it.
+        guess: The encoders, where the user named none.
+    """
+    if guess is None:
+        return
+    named = shlex.quote(typed if typed != "folder" else dataset.name)
+    splits = dataset.overlay.splits
+    least = min(splits.count("train"), splits.count("test"))
+    if len(dataset.views) > 1 and least >= LEAST_GROUPS:
+        console().print(f"Next: featcache train {named}")
+    elif len(guess.encoders) > 1:
+        console().print(f"Next: featcache align {named} {' '.join(guess.encoders)}")
+
+
+def show_notes(notes: Sequence[str]) -> None:
+    """Shows what is to be known of where an extraction runs."""
     for note in notes:
         console().print(note)
 

@@ -8,6 +8,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from featcache.report.figure import Figure, inline, require_renderer
+from featcache.report.leaks import clean_html
 from featcache.report.runs import (
     RECALLS,
     RunResults,
@@ -56,6 +57,15 @@ _CONTRASTS = (
     'not adjusted, so one that leaves 0 out may still read "cannot tell after correction". They are about new samples '
     "and these trained adapters, not about other seeds."
 )
+_TERMS = """<dt>Parts</dt><dd>What the joint space is made of, read twice: the raw features of each side, and the same
+after its adapter. The verdicts can differ, so both are given.</dd>
+<dt>Raw kernels mixed</dt><dd>A weighted sum of the sides' raw kernels, no training; the weights are chosen on
+validation for each metric.</dd>
+<dt>Best part</dt><dd>Above the best part means above each of them; below it, below at least one (an intersection–union
+test). The difference and interval are those of the part that decides.</dd>
+<dt>Control</dt><dd>A run trained on shuffled pairs. Only the contrast of a run with its control says what true pairs
+add.</dd>"""
+_NO_TEST = "Two intervals that overlap, or do not, are no test"
 _NONE = '<span aria-label="not measured">–</span>'
 
 
@@ -81,16 +91,19 @@ def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str
     folder = Path(out) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     figures = [_figure(figure, folder, formats) for figure in draw_figures(loaded)]
+    against = any(run.reference for run in loaded)
     parts = {
         "title": _escape(title(loaded)),
         "style": _resource("page.css"),
         "lead": _escape(headline(loaded)),
         "setup": _setup(loaded),
         "findings": _findings(loaded),
-        "verdicts": _verdicts(loaded),
-        "agreement": "Agreement with the reference"
-        if any(run.reference for run in loaded)
-        else "Agreement of the sides",
+        "verdicts": _verdicts(loaded) if against else "",
+        "agreement": "Agreement with the reference" if against else "Agreement of the sides",
+        "no_test": f"Averages and maxima are taken over the rows above them. {_NO_TEST}: the verdicts are above."
+        if against
+        else f"{_NO_TEST}.",
+        "terms": _TERMS if against else "",
         "alignment": _alignment(loaded),
         "retrieval": _retrieval(loaded),
         "figures": "\n".join(figures),
@@ -182,6 +195,7 @@ def _settings_facts(run: RunResults) -> list[tuple[str, str]]:
     facts = [
         ("groups", counts),
         ("split", str(split.get("rule", ""))),
+        ("left out as leaks", ", ".join(f"{count:,} {name}" for name, count in split.get("left_out", {}).items())),
         ("adapter", adapter_name(run).replace(", pairs shuffled", ", training pairs shuffled: a control")),
         ("settings", ", ".join(chosen)),
         ("kept", kept if epochs else ""),
@@ -205,6 +219,7 @@ def _findings(runs: Sequence[RunResults]) -> str:
     warned = [line.removeprefix("Caveat: ") for line in caveats(runs)]
     if warned:
         blocks.append("<h3>Caveats</h3>" + _list([line[0].upper() + line[1:] for line in warned], css="caveats"))
+    blocks += [clean_html(run, _heading(run, runs) if len(runs) > 1 else "") for run in _headline_first(runs)]
     return "\n".join(blocks)
 
 
@@ -224,8 +239,9 @@ def _list(lines: Sequence[str], css: str = "") -> str:
 
 
 def _verdicts(runs: Sequence[RunResults]) -> str:
-    """A table of contrasts for each run, the headline run's first."""
-    blocks: list[str] = [f'<p class="note">{_escape(_CONTRASTS)}</p>'] if contrast_table(runs) else []
+    """The section of contrasts: a table for each run, the headline run's first."""
+    blocks = ['<section aria-labelledby="verdicts">\n<h2 id="verdicts">Verdicts, test split</h2>']
+    blocks += [f'<p class="note">{_escape(_CONTRASTS)}</p>'] if contrast_table(runs) else []
     for run in _headline_first(runs):
         rows = contrast_table([run])
         blocks.append(f"<h3>{_escape(_heading(run, runs))}</h3>" if len(runs) > 1 else "")
@@ -243,7 +259,7 @@ def _verdicts(runs: Sequence[RunResults]) -> str:
         else:
             why = f"{OLD_FORMAT[0].upper()}{OLD_FORMAT[1:]}." if run.format == 1 else "No reference, no contrasts."
             blocks.append(f'<p class="note">{why}</p>')
-    return "\n".join(blocks)
+    return "\n".join([*blocks, "</section>\n"])
 
 
 def _verdict_line(row: VerdictRow, run: RunResults) -> str:

@@ -124,9 +124,11 @@ class RunResults:
         """The scores whose columns equal those given, in file order."""
         return [row for row in self.scores if all(getattr(row, key) == value for key, value in columns.items())]
 
-    def on_test(self, stage: str, space: str, metric: str, against: str = REFERENCE) -> "Row | None":
-        """The one alignment score of the test split, or None where the run has none."""
-        rows = self.find(stage=stage, space=space, metric=metric, against=against, split="test")
+    def on_test(
+        self, stage: str, space: str, metric: str, against: str = REFERENCE, split: str = "test"
+    ) -> "Row | None":
+        """The one alignment score of the test split (or its clean part), or None where the run has none."""
+        rows = self.find(stage=stage, space=space, metric=metric, against=against, split=split)
         return rows[0] if rows else None
 
 

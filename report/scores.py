@@ -47,13 +47,17 @@ def final_alignment(runs: Sequence[RunResults]) -> Figure:
     size = f", n = {sizes.pop():,} groups" if len(sizes) == 1 else ""
     seeds = "; of several seeds the dot is their mean and the line their range" if any(r.seeds for r in runs) else ""
     titles = " and ".join(metric_title(metric) for metric in metrics_of(runs))
-    what = "with the reference" if drawn == "against" else "of the sides with each other"
+    what, verdicts = "of the sides with each other", ""
+    marks = "hollow: untrained; " if any("untrained" in row.space for row in table) else ""
+    if drawn == "against":
+        what, verdicts = "with the reference", ": read the verdicts"
+        marks = "diamond: average of the sides; hollow: untrained; "
     return Figure(
         "final_alignment",
         f"Final agreement {what}",
-        f"{caption}Test split{size}. Dot: score; diamond: average of the sides; hollow: untrained; thin line: 95 % "
-        f"interval, unadjusted{seeds}; grey band: 95 % of what unrelated features score; dark tick: chance. Two "
-        "intervals that overlap, or do not, are no test: read the verdicts.",
+        f"{caption}Test split{size}. Dot: score; {marks}thin line: 95 % interval, unadjusted{seeds}; grey band: 95 % "
+        "of what unrelated features score; dark tick: chance. Two intervals that overlap, or do not, are no "
+        f"test{verdicts}.",
         f"Dot plot of every space's {titles} {what}. {caption}",
         [row for _, rows in panels for row in rows],
         charts.dots(

@@ -131,11 +131,13 @@ def _recipe(run: RunResults) -> tuple[Any, ...]:
 
 
 def _pooled(runs: Sequence[RunResults]) -> RunResults:
+    from featcache.metrics.measure.row import CLEAN
+
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for run in runs:
         for row in run.scores:
             # weights are selected at another epoch for each seed; a mixture is tried with many weights on validation
-            others = () if row.split == "test" else (row.epoch, row.weights)
+            others = () if row.split in ("test", CLEAN) else (row.epoch, row.weights)
             groups.setdefault((*(getattr(row, name) for name in _IDENTITY), *others), []).append(row)
     scores = tuple(_mean_row(rows) for rows in groups.values())
     return replace(runs[0], scores=scores, contrasts=(), seeds=tuple(runs))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from featcache.report.leaks import clean_part, leak_caveats
 from featcache.report.runs import RunResults, load_runs, metric_title, mixture_text, number
 from featcache.report.seeds import headline_run, is_range, pool_seeds, same_test, score_text
 from featcache.report.tables import RetrievalRow, VerdictRow, contrast_table, retrieval_table
@@ -88,11 +89,11 @@ def run_findings(run: RunResults) -> list[str]:
 
 
 def caveats(runs: Sequence[RunResults]) -> list[str]:
-    """What limits the reading: size, kinship with the reference, missing contrasts, controls, unequal tests."""
+    """What limits the reading: leaks, size, kinship with the reference, missing contrasts, controls, unequal tests."""
     sentences: dict[str, None] = {}
     for run in runs:
         whose = f"{run.label}: " if len(runs) > 1 else ""
-        sentences |= dict.fromkeys(_size(run) + _kinship(run) + _no_contrasts(run, whose))
+        sentences |= dict.fromkeys(leak_caveats(run) + _size(run) + _kinship(run) + _no_contrasts(run, whose))
         if run.is_control:
             whose = run.label if len(runs) > 1 else "the run"
             sentences[
@@ -124,7 +125,10 @@ def _reached(run: RunResults) -> str:
     verdicts = f" Joint against {verdicts}." if verdicts else ""
     seeds = f", over {len(run.seeds)} seeds," if run.seeds else ""
     sides = f" of all {len(run.sides)} sides" if len(run.sides) > 2 else ""
-    return f"Against {where}{seeds} the joint space{sides} reaches {score_text(joint)} ({_test_of(joint)}).{verdicts}"
+    return (
+        f"Against {where}{seeds} the joint space{sides} reaches {score_text(joint)} ({_test_of(joint)})."
+        f"{clean_part(run)}{verdicts}"
+    )
 
 
 def _other_metric(run: RunResults, metric: str) -> str:

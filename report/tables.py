@@ -160,12 +160,17 @@ def retrieval_table(runs: Sequence[Path | str | RunResults]) -> list[RetrievalRo
     return rows
 
 
-def contrast_table(runs: Sequence[Path | str | RunResults]) -> list[VerdictRow]:
-    """Collects the contrasts of every run, metric by metric, in their order; as `summary_table`."""
+def contrast_table(runs: Sequence[Path | str | RunResults], *, clean: bool = False) -> list[VerdictRow]:
+    """Collects the contrasts of every run, metric by metric, in their order; as `summary_table`.
+
+    Those on the test split, or with `clean` on its clean part.
+    """
+    from featcache.metrics.measure.row import CLEAN
+
     rows: list[VerdictRow] = []
     for run in load_runs(runs):
         contrasts: dict[tuple[str, str], list[ContrastRow]] = {}
-        for row in (row for one in run.each for row in one.contrasts):
+        for row in (row for one in run.each for row in one.contrasts if (row.split == CLEAN) == clean):
             contrasts.setdefault((row.metric, row.contrast), []).append(row)
         metrics = [*run.metrics, *(metric for metric, _ in contrasts)]
         for metric, name in sorted(contrasts, key=lambda key: metrics.index(key[0])):

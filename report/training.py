@@ -24,7 +24,9 @@ def show_training(run: "Run") -> None:
     console().print(f"{run.config['dataset']}: {sides} {against}, {kinds} adapters, seed {settings['seed']}{control}")
     kept = f"epoch {run.config['selected_epoch']} of {settings['epochs']} kept by validation {settings['select']}"
     how = "was there already" if run.already_there else f"trained in {run.config['seconds']:.1f} s"
-    console().print(f"  {run.path} {how}; {kept}")
+    left_out = [f"{count} {split}" for split, count in run.config["split"].get("left_out", {}).items()]
+    dropped = f"; left out as leaks: {' and '.join(left_out)} groups" if left_out else ""
+    console().print(f"  {run.path} {how}; {kept}{dropped}")
 
 
 def show_run(run: "Run") -> None:
@@ -38,6 +40,7 @@ def show_runs(paths: Sequence[Path]) -> None:
 
     Runs that differ in their seed only share a column of means and ranges.
     """
+    from featcache.report.leaks import show_clean
     from featcache.report.runs import load_runs, metrics_of
     from featcache.report.seeds import pool_seeds
     from featcache.report.sentences import brief
@@ -49,6 +52,7 @@ def show_runs(paths: Sequence[Path]) -> None:
     _show_verdicts(runs)
     console().print()
     _show_retrieval_of(runs)
+    show_clean(runs)
     console().print("\nWhat the result says")
     for sentence in brief(runs):
         console().print(f"- {sentence}")

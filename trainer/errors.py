@@ -7,6 +7,10 @@ class NotPaired(UsageError):
     """The three feature arrays do not describe the same groups and splits: choose arrays that do."""
 
 
+class LeaksFound(FeatcacheError):
+    """Validation or test groups stand in another split too, and the user wants no run of such: drop them or mend."""
+
+
 class RunExists(UsageError):
     """Another run already stands in the folder: take another folder or overwrite it."""
 

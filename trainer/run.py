@@ -100,7 +100,7 @@ class Run:
         return self.adapters()
 
     def table(self, name: str) -> "pl.DataFrame":
-        """One of TABLES; "metrics" and "contrasts" as `featcache.metrics.measure.row` declares them.
+        """One of TABLES, or "leaks"; "metrics" and "contrasts" as `featcache.metrics.measure.row` declares them.
 
         Raises:
             RunDamaged: If it cannot be read, or lacks a column.
@@ -146,11 +146,16 @@ def load_run(path: Path) -> Run:
         if changed:
             raise _damaged(path, f"{', '.join(changed)} changed since it was written")
     try:
-        config = config if version == FORMAT else run_format1.upgraded(config)
+        config = with_defaults(config if version == FORMAT else run_format1.upgraded(config))
         FitConfig.model_validate(config["config"])
     except (KeyError, TypeError, ValidationError) as error:
         raise _damaged(path, f"config.json cannot be read: {error}") from error
     return Run(path, config, int(version))
+
+
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json with what runs were before it was recorded: a hit was a row of the own group, no leak was dropped."""
+    return {"leaks": "kept", **config, "config": {"hits": "group", **config["config"]}}
 
 
 def changed_files(path: Path) -> list[str] | None:
@@ -234,9 +239,17 @@ def _side_for(run: Run, features: Features, side: str | None) -> str:
 
 
 def run_identity(
-    sides: Mapping[str, Features], reference: Features | None, config: FitConfig, control: Run | None = None
+    sides: Mapping[str, Features],
+    reference: Features | None,
+    config: FitConfig,
+    control: Run | None = None,
+    *,
+    drop_leaks: bool = False,
 ) -> dict[str, Any]:
-    """What makes two trainings the same: settings, data set, overlay, and digest and root of each array."""
+    """What makes two trainings the same: settings, data set, overlay, and digest and root of each array.
+
+    And whether validation and test groups that leak are left out: nothing else that is done about them changes a score.
+    """
     settings = config.model_dump(mode="json")
     recorded = ("view", "encoder", "layer", "digest", "root", "encoder_hash")
     first = next(iter(sides.values()))
@@ -247,6 +260,7 @@ def run_identity(
         "config_hash": blake3(canonical.encode()).hexdigest(),
         "dataset": first.dataset,
         "overlay": first.overlay,
+        "leaks": "dropped" if drop_leaks else "kept",
         "sides": {name: {what: getattr(features, what) for what in recorded} for name, features in sides.items()},
         "reference": reference and {what: getattr(reference, what) for what in recorded},
         "control": control and control.config["config_hash"],

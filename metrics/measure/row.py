@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+CLEAN = "test (clean)"  # the groups of the test split that do not stand in training too
+
+
 @dataclass(frozen=True)
 class Row:
     """One score of one space against another.
@@ -44,7 +47,7 @@ class Row:
         seconds: Time of the score, its null and its interval, without what spaces share.
         note: Why there is no score, no null or no interval, or "".
         stage: Of a run: "raw", "adapted", "untrained", "trained", "mixed" or "".
-        split: "train", "validation", "test" or "".
+        split: "train", "validation", "test", "test (clean)" (its groups that do not leak, where others do) or "".
         epoch: Epoch of the weights, 0 before training; None for spaces without weights.
         direction: "a→b" for retrieval, else "".
         weights: JSON of a mapping from sides to their weights in a mixture, or "".
@@ -113,7 +116,7 @@ class ContrastRow:
         short_rows: Rows, over all halves, that were left out because their lists ran short.
         method: How interval and p were got.
         note: Why there is no difference or no interval, or "".
-        split: Of a run: "validation", "test" or "".
+        split: Of a run: "test", "test (clean)" or "".
     """
 
     contrast: str

@@ -14,6 +14,7 @@ from featcache.metrics.knn.exact import paired_values, relative_bound
 from featcache.metrics.knn.exclusion import Exclusion
 from featcache.metrics.knn.precision import full_precision
 from featcache.metrics.knn.search import tile_rows
+from featcache.metrics.scores.answers import Answers
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,24 +39,27 @@ def retrieval(
     query_groups: Groups,
     gallery_groups: Groups,
     ks: Sequence[int] = (1, 5, 10),
+    answers: Answers | None = None,
     tile: int | None = None,
 ) -> Retrieval:
-    """Rank of the best gallery row of each query's group, by cosine, and recall at k.
+    """Rank of the best right answer to each query, by cosine, and recall at k.
 
-    A rank is 1 + the rows of other groups that are at least as similar as the best match: ties count against the
-    query, so a collapsed space is at the bottom, not at the top. Near ties are decided in float64: the ranks do not
-    depend on tile, threads or device. Memory: O(tile * g).
+    Right are the gallery rows of the query's group, or those of `answers`. A rank is 1 + the other rows that are at
+    least as similar as the best right one: ties count against the query, so a collapsed space is at the bottom, not at
+    the top. Near ties are decided in float64: the ranks do not depend on tile, threads or device. Memory: O(tile * g).
 
     Args:
         queries: [q, d] features.
         gallery: [g, d] features of the same width.
-        query_groups: The group of each query; a hit is any gallery row of this group.
+        query_groups: The group of each query, which its interval is clustered by.
         gallery_groups: The group of each gallery row.
         ks: Cut-offs, each 1 or more.
+        answers: From `right_answers` of the same groups, where rows of several groups may have the same content (a
+            caption that two photos share); None: a hit is any gallery row of the query's group.
         tile: Queries at a time; None chooses.
 
     Raises:
-        BadShape: If widths differ or groups do not fit.
+        BadShape: If widths differ, or groups or answers do not fit.
         BadDtype, NotFinite, ZeroRow: As `mutual_knn`.
         BadChoice: If a cut-off is no whole number of 1 or more, or a query's group is not in the gallery; names the
             query.
@@ -73,10 +77,14 @@ def retrieval(
         raise BadShape(f"queries are {q.shape[1]} wide and the gallery {g.shape[1]}: map both into one space first")
     if not isinstance(ks, Iterable) or not len(ks) or not all(_is_count(k) for k in ks):
         raise BadChoice(f"ks = {ks!r}: wanted one or more cut-offs, each a whole number of 1 or more")
-    query_codes, matches = _coded(query_groups, gallery_groups, len(q), len(g))
-    sizes = matches.sizes[query_codes]
+    query_codes, own = _coded(query_groups, gallery_groups, len(q), len(g))
+    if answers is not None and (len(answers.sets), len(answers.rows.codes)) != (len(q), len(g)):
+        fits = f"{len(answers.sets)} queries and {len(answers.rows.codes)} gallery rows"
+        raise BadShape(f"answers are of {fits}; there are {len(q)} and {len(g)}")
+    sets, matches = (query_codes, own) if answers is None else (answers.sets, answers)
+    sizes = matches.sizes[sets]
     device = queries.device if isinstance(queries, torch.Tensor) else torch.device("cpu")
-    ranks = np.concatenate(list(_rank_tiles(q, g, query_codes, matches, tile, device)))
+    ranks = np.concatenate(list(_rank_tiles(q, g, sets, matches, tile, device)))
     bounds = {k: clustered_wilson(ranks <= k, query_codes) for k in ks}
     return Retrieval(
         ranks=ranks,
@@ -111,8 +119,8 @@ def _coded(query_groups: Groups, gallery_groups: Groups, q: int, g: int) -> tupl
 def _rank_tiles(
     q: np.ndarray,
     g: np.ndarray,
-    query_codes: np.ndarray,
-    matches: Exclusion,
+    sets: np.ndarray,
+    matches: Exclusion | Answers,
     tile: int | None,
     device: torch.device,
 ) -> Iterator[np.ndarray]:
@@ -123,12 +131,12 @@ def _rank_tiles(
     step = tile_rows(len(g), tile)
     for start in range(0, len(q), step):
         part = np.arange(start, min(start + step, len(q)))
-        position, rows = matches.members(query_codes[part])
-        first = np.flatnonzero(np.diff(position, prepend=-1))
-        best = np.maximum.reduceat(paired_values(q, g, part[position], rows), first)
+        position, rows = matches.members(sets[part])
         with full_precision():
             scores = left[start : start + step] @ right.T
-        scores[torch.from_numpy(position).to(device), torch.from_numpy(rows).to(device)] = -torch.inf
+        at, other = torch.from_numpy(position).to(device), torch.from_numpy(rows).to(device)
+        best = _best(q, g, start, position, rows, scores[at, other].cpu().numpy())
+        scores[at, other] = -torch.inf
         above = scores >= torch.from_numpy((best + bound).astype(np.float32)).to(device)[:, None]
         near = scores >= torch.from_numpy((best - bound).astype(np.float32)).to(device)[:, None]
         close = near ^ above
@@ -140,6 +148,19 @@ def _rank_tiles(
             at, other = (ids.cpu().numpy() for ids in close.nonzero(as_tuple=True))
         reached = paired_values(q, g, part[at], other) >= best[at]
         yield ranks + np.bincount(at[reached], minlength=len(part))
+
+
+def _best(
+    q: np.ndarray, g: np.ndarray, start: int, position: np.ndarray, rows: np.ndarray, proposed: np.ndarray
+) -> np.ndarray:
+    """The float64 similarity of each query's best match, of those that float32 does not rule out."""
+    first = np.flatnonzero(np.diff(position, prepend=-1))
+    values = proposed.astype(np.float64)
+    floor = np.maximum.reduceat(values, first) - 2 * relative_bound(q.shape[1])
+    left = values >= floor[position]
+    position, rows = position[left], rows[left]
+    first = np.flatnonzero(np.diff(position, prepend=-1))
+    return np.maximum.reduceat(paired_values(q, g, start + position, rows), first)
 
 
 def chance_recall(matches: Int[np.ndarray, " q"] | Sequence[int], gallery: int, k: int) -> float:

@@ -9,11 +9,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from featcache.metrics import mixed
 from featcache.metrics.measure.contrasts import Contrast
 from featcache.metrics.measure.engine import measure
-from featcache.metrics.measure.row import ContrastRow, Row
+from featcache.metrics.measure.row import CLEAN, ContrastRow, Row
 from featcache.metrics.measure.settings import MeasureSettings
 from featcache.metrics.measure.space import ArraySpace
 from featcache.trainer.adapters import Adapters
@@ -39,8 +40,9 @@ class Results:
     """What is measured once, after the epoch has been selected.
 
     Args:
-        rows: Scores of raw, mixed, untrained and trained spaces, with chance, null and interval on test.
-        contrasts: Paired differences between them on test, with their verdicts.
+        rows: Scores of raw, mixed, untrained and trained spaces, with chance, null and interval on test, and once more
+            on its clean part where some of its groups leak.
+        contrasts: Paired differences between them on both, with their verdicts.
     """
 
     rows: list[Row]
@@ -54,10 +56,12 @@ class Evaluation:
     Args:
         paired: The paired sides.
         config: Reads k, permutations and halves; trainings that share an evaluation must agree on these.
+        leaking: Ids of the groups that stand in training too.
     """
 
     paired: PairedSides
     config: FitConfig
+    leaking: frozenset[str] = frozenset()
 
     @cached_property
     def validation(self) -> EvaluationSplit:
@@ -68,6 +72,20 @@ class Evaluation:
     def test(self) -> EvaluationSplit:
         """The test split."""
         return EvaluationSplit("test", self.paired.part("test"))
+
+    @cached_property
+    def clean(self) -> EvaluationSplit | None:
+        """The groups of the test split that do not leak; None where none leaks, or too few are left for k."""
+        numbers = self.paired.splits["test"]
+        left = ~np.isin(self.paired.groups[numbers.numpy()], [*self.leaking])
+        if left.all() or left.sum() <= self.config.k:
+            return None
+        return EvaluationSplit(CLEAN, self.paired.subset(CLEAN, numbers[torch.from_numpy(left)]))
+
+    @property
+    def tests(self) -> list[EvaluationSplit]:
+        """The test split, and its clean part where there is one to be measured."""
+        return [self.test] if self.clean is None else [self.test, self.clean]
 
     @property
     def splits(self) -> dict[str, EvaluationSplit]:
@@ -83,17 +101,14 @@ class Evaluation:
     @cached_property
     def raw_rows(self) -> list[Row]:
         """Raw features against the reference and against each other, on validation and test."""
-        rows: list[Row] = []
-        for split, settings in (
-            (self.validation, alignment_settings(self.config)),
-            (self.test, self.settings),
-        ):
-            rows += [replace(row, stage="raw") for row in alignment_rows(split, split.raw, settings)]
-        return rows
+        rows = alignment_rows(self.validation, self.validation.raw, alignment_settings(self.config))
+        for split in self.tests:
+            rows += alignment_rows(split, split.raw, self.settings)
+        return [replace(row, stage="raw") for row in rows]
 
     @cached_property
-    def mixtures(self) -> tuple[list[Row], dict[str, ArraySpace]]:
-        """Mixed raw kernels, the training-free rival of the joint space: rows, and the best mixture by metric on test.
+    def mixtures(self) -> tuple[list[Row], dict[tuple[str, str], ArraySpace]]:
+        """Mixed raw kernels, the training-free rival of the joint space: rows, and (test split, metric) -> the best.
 
         For each metric the weights are the best on validation (the first of equals); test sees these weights only.
         """
@@ -112,33 +127,49 @@ class Evaluation:
             tried = [row for row in rows if row.metric == metric and row.value is not None]
             chosen = max(tried, key=lambda row: row.value or 0.0)
             weights = [*json.loads(chosen.weights).values()]
-            best[metric] = mixture(self.test.raw, weights, "mixed")
             one = replace(self.settings, metrics=(metric,))
-            test_rows += [
-                replace(row, stage="mixed", split="test", weights=chosen.weights)
-                for row in measure([best[metric]], self.test.reference, one).rows
-            ]
+            for split in self.tests:
+                best[split.name, metric] = mixture(split.raw, weights, "mixed")
+                test_rows += [
+                    replace(row, stage="mixed", split=split.name, weights=chosen.weights)
+                    for row in measure([best[split.name, metric]], split.reference, one).rows
+                ]
         return rows + test_rows, best
 
 
 def final_results(fitted: Fitted, evaluation: Evaluation, *, control: Adapters | None = None) -> Results:
-    """Everything that is measured once of a training, on the test split.
+    """Everything that is measured once of a training, on the test split and on its clean part.
 
     Args:
         fitted: The training.
         evaluation: Of the same paired sides.
         control: Adapters of a control (pairs shuffled), for the contrast trained minus control.
     """
-    config, test = fitted.config, evaluation.test
-    embedded = embed_split(test, fitted.adapters)
-    rows = [*evaluation.raw_rows, *evaluation.mixtures[0]]
+    results = Results([*evaluation.raw_rows, *evaluation.mixtures[0]], [])
+    untrained = [untrained_adapters(fitted.paired, fitted.config, seed) for seed in _seeds(fitted.config)]
+    for split in evaluation.tests:
+        measured = _results_on(split, fitted, evaluation, untrained, control)
+        results = Results(results.rows + measured.rows, results.contrasts + measured.contrasts)
+    return results
+
+
+def _results_on(
+    test: EvaluationSplit,
+    fitted: Fitted,
+    evaluation: Evaluation,
+    untrained: Sequence[Adapters],
+    control: Adapters | None,
+) -> Results:
+    """Trained and untrained spaces of one training on the test split or its clean part, and the headline contrasts."""
+    config, embedded = fitted.config, embed_split(test, fitted.adapters)
     trained = alignment_rows(test, embedded.spaces, evaluation.settings)
-    trained += [*retrieval_rows(test, embedded), loss_row(test, embedded, fitted.adapters.log_scale, config)]
-    rows += [replace(row, stage="trained", epoch=fitted.selected_epoch) for row in trained]
-    untrained = [embed_split(test, untrained_adapters(fitted.paired, config, seed)) for seed in _seeds(config)]
-    rows += [replace(row, stage="untrained", epoch=0) for row in retrieval_rows(test, untrained[0])]
-    draws = [drawn.spaces for drawn in untrained]
-    means, contrasts = _untrained_and_contrasts(embedded.spaces, draws, evaluation, control)
+    trained += retrieval_rows(test, embedded, config.hits)
+    trained.append(loss_row(test, embedded, fitted.adapters.log_scale, config))
+    rows = [replace(row, stage="trained", epoch=fitted.selected_epoch) for row in trained]
+    drawn = [embed_split(test, adapters) for adapters in untrained]
+    rows += [replace(row, stage="untrained", epoch=0) for row in retrieval_rows(test, drawn[0], config.hits)]
+    draws = [each.spaces for each in drawn]
+    means, contrasts = _untrained_and_contrasts(test, embedded.spaces, draws, evaluation, control)
     return Results(rows + means, contrasts)
 
 
@@ -202,16 +233,17 @@ def headline_contrasts(
 
 
 def _untrained_and_contrasts(
+    test: EvaluationSplit,
     trained: Mapping[str, ArraySpace],
     draws: Sequence[Mapping[str, ArraySpace]],
     evaluation: Evaluation,
     control: Adapters | None,
 ) -> tuple[list[Row], list[ContrastRow]]:
     """Mean score of untrained adapters, and the headline contrasts; each score is computed once."""
-    test = evaluation.test
     if test.reference is None:
         return [], []
-    sides, mixtures = [*evaluation.paired.sides], evaluation.mixtures[1]
+    sides = [*evaluation.paired.sides]
+    mixtures = {metric: space for (split, metric), space in evaluation.mixtures[1].items() if split == test.name}
     spaces = {f"raw {name}": space for name, space in test.raw.items()}
     spaces |= {_label(name, sides): space for name, space in trained.items()}
     for number, drawn in enumerate(draws):
@@ -224,7 +256,10 @@ def _untrained_and_contrasts(
     plain = replace(evaluation.settings, null="none", interval="none")
     result = measure(spaces, test.reference, plain, contrasts=contrasts)
     means = _means(result.rows, [*trained], sides, len(draws))
-    return means, [replace(row, split="test") for row in result.contrasts]
+    return (
+        [replace(row, split=test.name) for row in means],
+        [replace(row, split=test.name) for row in result.contrasts],
+    )
 
 
 def _label(name: str, sides: Sequence[str]) -> str:
@@ -241,11 +276,7 @@ def _means(rows: Sequence[Row], names: Sequence[str], sides: Sequence[str], draw
         own = [row for row in drawn if row.metric == metric and row.space.split(" ", 2)[2] == label]
         values = [row.value for row in own if row.value is not None]
         note = f"mean of {draws} initialisations, {min(values):.4f} to {max(values):.4f}"
-        means.append(
-            replace(
-                own[0], space=name, value=float(np.mean(values)), stage="untrained", split="test", epoch=0, note=note
-            )
-        )
+        means.append(replace(own[0], space=name, value=float(np.mean(values)), stage="untrained", epoch=0, note=note))
     return means
 
 

@@ -1,9 +1,9 @@
 """Training runs: trains adapters on cached features, measures them, and writes the run folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from featcache.cache import Cache
 from featcache.errors import UsageError
@@ -11,9 +11,11 @@ from featcache.features import Features
 from featcache.metrics.measure.row import ContrastRow, Row, frame
 from featcache.studies.adapters.pictures import kernel_table, map_table
 from featcache.studies.adapters.results import Evaluation, final_results
+from featcache.studies.leaks import IDENTICAL, Leaks, Source, find_leaks
 from featcache.trainer.adapters import Adapters
 from featcache.trainer.config import FitConfig
 from featcache.trainer.defaults import Selection
+from featcache.trainer.errors import LeaksFound
 from featcache.trainer.fit import OnEpoch, fit_paired
 from featcache.trainer.run import (
     Run,
@@ -25,8 +27,9 @@ from featcache.trainer.run import (
     write_json,
     write_results,
 )
-from featcache.trainer.sides import PairedSides, pair_sides
+from featcache.trainer.sides import PairedSides, leave_out, pair_sides
 
+OnLeak = Literal["stop", "warn", "drop"]
 _PAIRING = ("split_seed", "missing", "k")  # what pairing depends on
 _MEASURING = ("k", "permutations", "halves")  # what raw scores and mixtures depend on
 
@@ -43,6 +46,7 @@ class Workbench:
     sides: Mapping[str, Features]
     reference: Features | None
     _paired: dict[tuple[Any, ...], PairedSides] = field(default_factory=lambda: {}, repr=False)
+    _leaks: dict[tuple[Any, ...], Leaks] = field(default_factory=lambda: {}, repr=False)
     _evaluations: dict[tuple[Any, ...], Evaluation] = field(default_factory=lambda: {}, repr=False)
 
     @classmethod
@@ -52,19 +56,40 @@ class Workbench:
         reference = cache.load(selection.dataset, selection.target) if selection.target else None
         return cls(selection.named(sides), reference)
 
-    def paired(self, config: FitConfig) -> PairedSides:
-        """The sides paired as a configuration says."""
-        key = tuple(getattr(config, name) for name in _PAIRING)
+    def paired(self, config: FitConfig, on_leak: OnLeak = "warn") -> PairedSides:
+        """The sides paired as a configuration says; with "drop", without the held-out groups that leak."""
+        key = _values(config, _PAIRING)
         if key not in self._paired:
             self._paired[key] = pair_sides(self.sides, self.reference, config)
-        return self._paired[key]
+        leaking = {split: groups for split, groups in self.leaks(config).groups.items() if groups}
+        if on_leak != "drop" or not leaking:
+            return self._paired[key]
+        if (*key, on_leak) not in self._paired:
+            dataset = next(iter(self.sides.values())).dataset
+            self._paired[*key, on_leak] = leave_out(self._paired[key], leaking, config.k, dataset)
+        return self._paired[*key, on_leak]
 
-    def evaluation(self, config: FitConfig) -> Evaluation:
+    def leaks(self, config: FitConfig) -> Leaks:
+        """What of the validation and test groups stands in an earlier split too."""
+        key = _values(config, _PAIRING)
+        if key not in self._leaks:
+            if key not in self._paired:
+                self._paired[key] = pair_sides(self.sides, self.reference, config)
+            arrays = [*self.sides.values(), *([] if self.reference is None else [self.reference])]
+            self._leaks[key] = find_leaks([Source.of(features) for features in arrays], self._paired[key].split_of())
+        return self._leaks[key]
+
+    def evaluation(self, config: FitConfig, on_leak: OnLeak = "warn") -> Evaluation:
         """Validation and test of the paired sides."""
-        key = tuple(getattr(config, name) for name in (*_PAIRING, *_MEASURING))
+        key = (*_values(config, (*_PAIRING, *_MEASURING)), on_leak == "drop")
         if key not in self._evaluations:
-            self._evaluations[key] = Evaluation(self.paired(config), config)
+            leaking = self.leaks(config).groups.get("test", frozenset()) if on_leak != "drop" else frozenset[str]()
+            self._evaluations[key] = Evaluation(self.paired(config, on_leak), config, leaking)
         return self._evaluations[key]
+
+
+def _values(config: FitConfig, names: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(getattr(config, name) for name in names)
 
 
 def train(
@@ -72,6 +97,7 @@ def train(
     config: FitConfig,
     out: Path,
     *,
+    on_leak: OnLeak = "warn",
     overwrite: bool = False,
     control: Run | None = None,
     on_epoch: OnEpoch | None = None,
@@ -85,6 +111,8 @@ def train(
         features: Sides and reference.
         config: Settings.
         out: The run folder.
+        on_leak: Where validation or test groups stand in an earlier split too: raise, record them and measure the clean
+            part of the test split as well, or leave them out.
         overwrite: Replace another or damaged run (and only a run) that stands there.
         control: A run on the same sides with shuffled pairs, which the trained joint space is compared with.
         on_epoch: Called after every epoch.
@@ -94,20 +122,25 @@ def train(
 
     Raises:
         RunExists: If `out` holds something else.
-        NotPaired: If the arrays do not share groups, splits and overlay.
+        LeaksFound: If groups leak and `on_leak` is "stop"; nothing is written then.
+        NotPaired: If the arrays do not share groups, splits and overlay, or too few groups do not leak.
         UsageError: If the device is not there, or the control is of other sides or no control.
         TrainingDiverged: If the loss is not finite.
     """
     out = Path(out)
     config.check_sides(features.sides)
-    identity = run_identity(features.sides, features.reference, config, control)
+    leaks = features.leaks(config)
+    if on_leak == "stop":
+        _refuse(leaks)
+    identity = run_identity(features.sides, features.reference, config, control, drop_leaks=on_leak == "drop")
     existing = existing_run(out, identity, overwrite=overwrite)
     if existing is not None:
         return existing
     control_adapters = None if control is None else _control_adapters(control, features)
-    paired, evaluation = features.paired(config), features.evaluation(config)
+    paired, evaluation = features.paired(config, on_leak), features.evaluation(config, on_leak)
     with unfinished_folder(out, overwrite=overwrite) as folder:
-        declared = {**identity, "split": paired.split, **run_provenance(config)}
+        split = {**paired.split, "leaks": leaks.record()}
+        declared = {**identity, "split": split, **run_provenance(config)}
         write_json(folder / "config.json", declared)
         fitted = fit_paired(paired, config, validation=evaluation.validation, on_epoch=on_epoch)
         outcome = {"selected_epoch": fitted.selected_epoch, "seconds": round(fitted.seconds, 3)}
@@ -119,10 +152,27 @@ def train(
             "contrasts": frame(results.contrasts, ContrastRow),
             "map": map_table(fitted, evaluation.splits),
             "kernels": kernel_table(fitted, evaluation.test),
+            "leaks": leaks.table(),
         }
         write_results(folder, fitted.adapters, identity, tables)
         write_json(folder / "config.json", {**declared, **outcome})
     return load_run(out)
+
+
+def _refuse(leaks: Leaks) -> None:
+    counts = [f"{len(groups)} {split}" for split, groups in leaks.groups.items() if groups]
+    if not counts:
+        return
+    leaking = frozenset[str]().union(*leaks.groups.values())
+    rows = [row for row in leaks.rows if row.group in leaking]
+    rows = [row for row in rows if row.kind != IDENTICAL["text"]] or rows
+    listed = "; ".join(f"{row.id} ({row.split}) = {row.match_id} ({row.match_split})" for row in rows[:5])
+    more = f"; and {len(rows) - 5:,} more" if len(rows) > 5 else ""
+    raise LeaksFound(
+        f"{' and '.join(counts)} groups stand in an earlier split too: {listed}{more}; nothing was written\n"
+        "  Train with --on-leak drop, which leaves them out, or --on-leak warn, which scores the clean part of the "
+        "test split beside; or mend the splits and extract again"
+    )
 
 
 def _control_adapters(control: Run, features: Workbench) -> Adapters:

@@ -1,0 +1,237 @@
+"""Leaks between splits on the terminal and the page: what leaks, and the test split beside its clean part."""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from featcache.report.console import console, print_table
+from featcache.report.runs import RunResults, metric_title
+from featcache.report.seeds import headline_run, score_text
+from featcache.report.tables import contrast_table, retrieval_table, summary_table
+
+if TYPE_CHECKING:
+    from featcache.metrics.measure.row import Row
+    from featcache.studies.leaks import Leak, Leaks
+
+_LISTED = 5
+_TEXT = "identical text"
+_LOOKALIKE = "look-alike image"
+
+
+@dataclass(frozen=True)
+class CleanRow:
+    """One score on the test split, and on the part of it that does not leak."""
+
+    metric: str
+    label: str
+    test: "Row"
+    clean: "Row"
+
+
+def show_leaks(leaks: "Leaks", *, dropped: bool = False) -> None:
+    """Warns on stderr of what stands in two splits; says nothing where nothing does.
+
+    Args:
+        leaks: What was found.
+        dropped: Whether the groups are left out of the run.
+    """
+    out = console(stderr=True)
+    record = leaks.record()
+    if record["groups"]:
+        out.print(f"WARNING: {_groups(record)} stand in an earlier split too", style="bold red")
+        _show_rows([row for row in leaks.rows if row.kind not in (_TEXT, _LOOKALIKE)] or leaks.rows)
+        if dropped:
+            out.print("  They are left out of the run (--on-leak drop); leaks.parquet of the run lists all.")
+        else:
+            out.print(
+                "  Scores on them say little of what is new. featcache train scores the test split without them beside "
+                "and lists all in leaks.parquet; --on-leak drop leaves them out, --on-leak stop refuses to train."
+            )
+    if record["texts"]:
+        out.print(f"Note: {_texts(record)}")
+        _show_rows(leaks.texts_alone())
+    for line in _look_alikes(record):
+        out.print(f"Note: {line}")
+        _show_rows([row for row in leaks.rows if row.kind == _LOOKALIKE])
+    for line in _sampled(record):
+        out.print(f"Note: {line}")
+
+
+def _show_rows(rows: "Sequence[Leak]") -> None:
+    """A line for each kind and split, with the first few ids."""
+    for kind, split in dict.fromkeys((row.kind, row.split) for row in rows):
+        own = [row for row in rows if (row.kind, row.split) == (kind, split)]
+        listed = "; ".join(f"{row.id} = {row.match_id} of {row.match_split}{_cosine(row)}" for row in own[:_LISTED])
+        more = f"; and {len(own) - _LISTED:,} more" if len(own) > _LISTED else ""
+        console(stderr=True).print(f"  {split}, {len(own):,} {_plural(kind, len(own))}: {listed}{more}")
+
+
+def _cosine(row: "Leak") -> str:
+    return f" (cosine {row.similarity:.3f})" if row.kind.startswith("near") else ""
+
+
+def _plural(kind: str, count: int) -> str:
+    return kind if count == 1 else f"{kind}s"
+
+
+def _groups(record: Mapping[str, Any]) -> str:
+    """As in "100 of 345 test groups and 3 of 120 validation groups"."""
+    counts = {split: record["groups"][split] for split in ("test", "validation") if split in record["groups"]}
+    return " and ".join(f"{count:,} of {record['of'][split]:,} {split} groups" for split, count in counts.items())
+
+
+def _texts(record: Mapping[str, Any]) -> str:
+    total = sum(record["texts"].values())
+    listed = " and ".join(f"{count:,} {_plural('text', count)} of {split}" for split, count in record["texts"].items())
+    return (
+        f"{listed} {'stands' if total == 1 else 'stand'} in an earlier split too, in groups whose picture was not "
+        "found there; a text may be said of two pictures, so that alone is not counted as a leak"
+    )
+
+
+def _look_alikes(record: Mapping[str, Any]) -> list[str]:
+    counts = record["rows"].get(_LOOKALIKE, {})
+    listed = " and ".join(f"{count:,} of {split}" for split, count in counts.items())
+    return [
+        f"{listed} {view} are near-identical to one of an earlier split, but so are {share:.0%} of the training {view} "
+        "to one another: copies cannot be told from the look-alikes that this data set is made of, and none is counted "
+        "as a leak"
+        for view, share in record["look_alike"].items()
+    ]
+
+
+def _sampled(record: Mapping[str, Any]) -> list[str]:
+    return [
+        f"near-identical {view} were looked for among {looked:,} of {total:,} validation and test rows, a sample"
+        for view, (looked, total) in record["looked_at"].items()
+        if looked < total
+    ]
+
+
+def leak_caveats(run: RunResults) -> list[str]:
+    """What the splits of a run share, and what it does to its scores."""
+    record = run.config.get("split", {}).get("leaks")
+    if record is None:
+        return [] if run.format == 1 else ["Caveat: leaks between the splits were not looked for; train again."]
+    kept, found = run.config.get("leaks") != "dropped", record["groups"]
+    kinds = [
+        f"{sum(counts.values()):,} {_plural(kind, sum(counts.values()))}"
+        for kind, counts in record["rows"].items()
+        if kind not in (_TEXT, _LOOKALIKE)
+    ]
+    lines: list[str] = []
+    if found and kept:
+        why = f" ({', '.join(kinds)})" if kinds else ""
+        lines.append(f"Caveat: {_groups(record)} stand in an earlier split too{why}; leaks.parquet lists them.")
+    if kept and "test" in found:
+        lines.append(f"Caveat: scores on the test split count the groups that leak.{_beside(run, record)}")
+    if kept and "validation" in found:
+        lines.append("Caveat: the epoch was selected on a validation split that leaks.")
+    if record["texts"]:
+        lines.append(f"Caveat: {_texts(record)}.")
+    return lines + [f"Caveat: {line}." for line in (*_look_alikes(record), *_sampled(record))]
+
+
+def _beside(run: RunResults, record: Mapping[str, Any]) -> str:
+    """The clean part in words: its scores beside the full ones, and what becomes of the verdicts."""
+    left = record["of"]["test"] - record["groups"]["test"]
+    rows = clean_table(run)
+    if not rows:
+        k = run.settings.get("k")
+        return f" The {left:,} groups that do not are too few to be scored at k = {k}: there is no clean score."
+    aligned = [row for row in rows if row.metric == run.metrics[0]]
+    joint = [row for row in aligned if row.test.space == "joint"] or aligned
+    chosen = joint[-1:] + [row for row in rows if row.metric in ("R@1", "R@10")]
+    listed = "; ".join(
+        f"{row.label} {_title(row.metric)} {score_text(row.clean)} instead of {score_text(row.test)}" for row in chosen
+    )
+    chances = " instead of ".join(f"{one.chance:.3f}" for one in (joint[-1].clean, joint[-1].test) if one.chance)
+    smaller = f" That gallery is smaller: chance of {_title(run.metrics[0])} is {chances}." if chances else ""
+    return f" On the {left:,} groups that do not leak: {listed}.{smaller}{_verdicts(run)}"
+
+
+def _verdicts(run: RunResults) -> str:
+    """Which verdicts are others on the clean part."""
+    full = {(row.metric, row.contrast): row for row in contrast_table([run])}
+    clean = {(row.metric, row.contrast): row for row in contrast_table([run], clean=True)}
+    if not clean:
+        return ""
+    unlike = [
+        f"{name} by {metric_title(metric)} {row.verdict} instead of {full[metric, name].verdict}"
+        for (metric, name), row in clean.items()
+        if row.verdict != full[metric, name].verdict
+    ]
+    if not unlike:
+        return f" All {len(clean)} verdicts are the same there."
+    return f" {len(unlike)} of {len(clean)} verdicts differ there: {'; '.join(unlike)}."
+
+
+def clean_part(run: RunResults) -> str:
+    """A clause for the sentence that opens the page: the joint's score on the clean part, where there is one."""
+    from featcache.metrics.measure.row import CLEAN
+
+    row = run.on_test("trained", "joint", run.metrics[0], split=CLEAN)
+    if row is None:
+        return ""
+    return f" On the {row.n:,} test groups that do not leak it reaches {score_text(row)}."
+
+
+def clean_table(run: RunResults) -> list[CleanRow]:
+    """Scores on the test split beside those on its clean part; none where nothing leaks or too little is left."""
+    from featcache.metrics.measure.row import CLEAN
+
+    rows: list[CleanRow] = []
+    for space in summary_table([run]):
+        for metric, test in space.scores.items():
+            clean = run.on_test(test.stage, test.space, metric, test.against, split=CLEAN)
+            if space.group in ("raw", "adapted", "joint", "between") and not space.derived and clean is not None:
+                rows.append(CleanRow(metric, space.label, test, clean))
+    rows.sort(key=lambda row: run.metrics.index(row.metric))
+    for one in retrieval_table([run]):
+        where = {"stage": one.stage, "direction": one.direction, "metric": one.metric, "split": CLEAN}
+        for clean in run.find(**where)[:1] if one.stage == "trained" and one.metric in ("R@1", "R@10") else ():
+            rows.append(CleanRow(one.metric, one.label, one.score, clean))
+    return rows
+
+
+def _title(metric: str) -> str:
+    return metric if metric.startswith("R@") else metric_title(metric)
+
+
+def _sizes(run: RunResults) -> tuple[str, str]:
+    record = run.config["split"]["leaks"]
+    total, leaking = record["of"]["test"], record["groups"]["test"]
+    return f"test, {total:,} groups", f"without the {leaking:,} that leak"
+
+
+def show_clean(runs: Sequence[RunResults]) -> None:
+    """Shows the headline run's scores on the test split beside those on its clean part."""
+    run, _ = headline_run(runs)
+    rows = clean_table(run)
+    if rows:
+        whose = f" of {run.label}" if len(runs) > 1 else ""
+        console().print()
+        print_table(
+            ("score", *_sizes(run)),
+            [(f"{row.label}, {_title(row.metric)}", score_text(row.test), score_text(row.clean)) for row in rows],
+            title=f"The test split{whose} beside its clean part",
+        )
+
+
+def clean_html(run: RunResults, heading: str) -> str:
+    """The same as a table of the page, or ""."""
+    rows = clean_table(run)
+    if not rows:
+        return ""
+    title = "The test split beside its clean part" + (f": {heading}" if heading else "")
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in ("score", *_sizes(run)))
+    lines = "".join(
+        f'<tr><th scope="row">{html.escape(f"{row.label}, {_title(row.metric)}")}</th>'
+        f"<td>{html.escape(score_text(row.test))}</td><td>{html.escape(score_text(row.clean))}</td></tr>"
+        for row in rows
+    )
+    return (
+        f"<h3>{html.escape(title)}</h3>"
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+    )
