@@ -195,6 +195,15 @@ def test_an_error_after_an_interruption_does_not_drop_what_was_kept(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("described")
+def test_where_a_decoding_process_dies_the_rows_in_work_are_kept_too(tmp_path: Path) -> None:
+    cache, rest = Cache(tmp_path), FakeEncoder()
+    with pytest.raises(ExtractionFailed, match="a process that decodes rows died"):
+        run(cache, Cut(5, RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")))
+    run(cache, rest)
+    assert len(rest.rows) == 30
+
+
+@pytest.mark.usefixtures("described")
 def test_two_processes_that_are_interrupted_in_one_chunk_leave_one_side_file_that_holds(tmp_path: Path) -> None:
     run(Cache(tmp_path / "whole"), FakeEncoder())
     cache, rest = Cache(tmp_path / "cut"), FakeEncoder()

@@ -18,7 +18,7 @@ from featcache.extraction.failed_rows import RowSettings, admit_failed, not_fini
 from featcache.extraction.flagged_rows import flagged_ids, row_flags
 from featcache.extraction.formation import Formation
 from featcache.extraction.interrupts import INTERRUPTIONS, note_kept, undisturbed
-from featcache.extraction.loader import Batch, named_worker_death, prepared_batches
+from featcache.extraction.loader import Batch, is_worker_death, named_worker_death, prepared_batches
 from featcache.extraction.reuse import Copies
 from featcache.store.array import FeatureArray
 from featcache.store.layout import Layout
@@ -124,9 +124,10 @@ class Pass:
                 commits = _Commits(self, writers)
                 try:
                     self._encode_all(batches, wanted, commits)
-                except INTERRUPTIONS as interruption:
-                    with undisturbed():
-                        self._keep(interruption)
+                except (*INTERRUPTIONS, RuntimeError) as interruption:
+                    if not isinstance(interruption, RuntimeError) or is_worker_death(interruption):
+                        with undisturbed():
+                            self._keep(interruption)
                     raise
                 finally:  # whatever happened meanwhile, what is on its way arrives
                     commits.wait()

@@ -29,6 +29,9 @@ def terminable() -> Iterator[None]:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
+    # who ends a whole group ends the decoding processes too, and torch would raise its error of that over this one
+    if callable(signal.getsignal(signal.SIGCHLD)):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     raise SystemExit(TERMINATED)
 
 

@@ -369,13 +369,18 @@ def _shared_memory_is_roomy() -> bool:
         return False
 
 
+def is_worker_death(error: BaseException) -> bool:
+    """Whether it is torch's error about a dead worker."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+
+
 @contextmanager
 def named_worker_death() -> Iterator[None]:
     """Makes torch's error about a dead worker one of ours that says what to do."""
     try:
         yield
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker (pid"):
+        if not is_worker_death(error):
             raise
         raise ExtractionFailed(
             f"a process that decodes rows died: {str(error).removeprefix('DataLoader worker ')}\n"
