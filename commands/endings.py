@@ -1,7 +1,7 @@
 """How a command ends: its exit code, what an interruption leaves, and characters that the terminal lacks."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
@@ -55,18 +55,20 @@ def exit_code(error: Exception) -> int:
     return WRONG_REQUEST if isinstance(error, UsageError | UnknownDataset | BadChoice) else FAILED
 
 
-def with_cache(message: str) -> str:
+def with_cache(message: str, words: Sequence[str]) -> str:
     """An error's message, its next commands with the `--cache` that this one was typed with: they must meet it, too.
 
+    Args:
+        message: What the error says.
+        words: What was typed behind the program's name.
+
     Example:
-        >>> sys.argv = ["featcache", "align", "a", "b", "--cache", "lab"]
-        >>> with_cache("no b. Run: featcache ls a")
+        >>> with_cache("no b. Run: featcache ls a", ["align", "a", "b", "--cache", "lab"])
         'no b. Run: featcache ls --cache lab a'
     """
     import re
     import shlex
 
-    words = sys.argv[1:]
     place = next((word.partition("=")[2] for word in words if word.startswith("--cache=")), None)
     if "--cache" in words[:-1]:
         place = words[words.index("--cache") + 1]
