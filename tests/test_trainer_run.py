@@ -17,7 +17,7 @@ from featcache.studies.adapters.pictures import block_means
 from featcache.studies.adapters.train import Workbench, train
 from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import RunDamaged, RunExists, RunMissing
-from featcache.trainer.run import FILES, FORMAT, MANIFEST, apply, changed_files, load_run
+from featcache.trainer.run import FILES, FORMAT, LEAKS, MANIFEST, apply, changed_files, load_run
 from featcache.trainer.sides import hash_ids
 from tests.trainer_planted import planted_sides
 
@@ -60,7 +60,7 @@ def resealed(folder, name, content):
 
 
 def test_a_run_folder_holds_the_declared_files_and_nothing_else(finished):
-    assert sorted(path.name for path in finished.path.iterdir()) == sorted([*FILES, MANIFEST])
+    assert sorted(path.name for path in finished.path.iterdir()) == sorted([*FILES, LEAKS, MANIFEST])
     assert [path.name for path in finished.path.parent.iterdir()] == ["run"]
 
 
@@ -275,13 +275,13 @@ def test_files_and_folder_may_be_read_as_the_umask_says(bench, tmp_path, umask):
         os.umask(before)
     assert run.path.stat().st_mode & 0o777 == 0o777 & ~umask
     modes = {path.name: path.stat().st_mode & 0o777 for path in run.path.iterdir()}
-    assert modes == dict.fromkeys([*FILES, MANIFEST], 0o666 & ~umask)
+    assert modes == dict.fromkeys([*FILES, LEAKS, MANIFEST], 0o666 & ~umask)
 
 
 # -- damage -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+@pytest.mark.parametrize("name", [*FILES, LEAKS, MANIFEST])
 def test_one_flipped_bit_in_any_file_is_noticed(copied, name):
     path = copied / name
     whole = path.read_bytes()
@@ -298,7 +298,7 @@ def test_one_flipped_bit_in_any_file_is_noticed(copied, name):
     assert changed_files(copied) == [] and load_run(copied).config["dataset"] == "planted"
 
 
-@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+@pytest.mark.parametrize("name", [*FILES, LEAKS, MANIFEST])
 def test_a_run_without_a_file_is_damaged_and_may_be_overwritten(bench, copied, name):
     (copied / name).unlink()
     with pytest.raises(RunDamaged, match=rf"{name} missing\n.*--overwrite"):

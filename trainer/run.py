@@ -37,6 +37,7 @@ FORMAT = 2
 MANIFEST = "manifest.json"
 TABLES = ("metrics", "contrasts", "map", "kernels")
 FILES = ("config.json", "adapters.safetensors", *(f"{name}.parquet" for name in TABLES))
+LEAKS = "leaks.parquet"  # no part of FILES: a run written before leaks were looked for has none
 LIBRARIES = ("featcache", "torch", "numpy", "polars", "safetensors")
 EMBED_ROWS = 8_192
 
@@ -142,9 +143,11 @@ def load_run(path: Path) -> Run:
     if missing:
         raise _damaged(path, f"{', '.join(missing)} missing")
     if version == FORMAT:
-        changed = changed_files(path)
+        changed = changed_files(path) or []
+        missing = [name for name in changed if not (path / name).is_file()]
         if changed:
-            raise _damaged(path, f"{', '.join(changed)} changed since it was written")
+            what = f"{', '.join(missing)} missing" if missing else f"{', '.join(changed)} changed since it was written"
+            raise _damaged(path, what)
     try:
         config = with_defaults(config if version == FORMAT else run_format1.upgraded(config))
         FitConfig.model_validate(config["config"])

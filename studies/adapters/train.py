@@ -18,6 +18,7 @@ from featcache.trainer.defaults import Selection
 from featcache.trainer.errors import LeaksFound
 from featcache.trainer.fit import OnEpoch, fit_paired
 from featcache.trainer.run import (
+    LEAKS,
     Run,
     existing_run,
     load_run,
@@ -152,7 +153,7 @@ def train(
             "contrasts": frame(results.contrasts, ContrastRow),
             "map": map_table(fitted, evaluation.splits),
             "kernels": kernel_table(fitted, evaluation.test),
-            "leaks": leaks.table(),
+            Path(LEAKS).stem: leaks.table(),
         }
         write_results(folder, fitted.adapters, identity, tables)
         write_json(folder / "config.json", {**declared, **outcome})
