@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _LISTED = 5
 _TEXT = "identical text"
-_LOOKALIKE = "look-alike image"
+_NEAR, _LOOKALIKE = "near-identical image", "look-alike image"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def show_leaks(leaks: "Leaks", *, dropped: bool = False) -> None:
     out = console(stderr=True)
     record = leaks.record()
     if record["groups"]:
-        out.print(f"WARNING: {_groups(record)} stand in an earlier split too", style="bold red")
+        out.print(f"WARNING: {_groups(record)} stand in an earlier split too, or nearly", style="bold red")
         _show_rows([row for row in leaks.rows if row.kind not in (_TEXT, _LOOKALIKE)] or leaks.rows)
         if dropped:
             out.print("  They are left out of the run (--on-leak drop); leaks.parquet of the run lists all.")
@@ -47,6 +47,11 @@ def show_leaks(leaks: "Leaks", *, dropped: bool = False) -> None:
             out.print(
                 "  Scores on them say little of what is new. featcache train scores the test split without them beside "
                 "and lists all in leaks.parquet; --on-leak drop leaves them out, --on-leak stop refuses to train."
+            )
+        if _NEAR in record["rows"]:
+            out.print(
+                "  ≈ is a judgement by features (docs/runs.md): drawings may only look alike, and copies that lost "
+                "much detail are missed. Look at the pairs."
             )
     if record["texts"]:
         out.print(f"Note: {_texts(record)}")
@@ -62,17 +67,22 @@ def _show_rows(rows: "Sequence[Leak]") -> None:
     """A line for each kind and split, with the first few ids."""
     for kind, split in dict.fromkeys((row.kind, row.split) for row in rows):
         own = [row for row in rows if (row.kind, row.split) == (kind, split)]
-        listed = "; ".join(f"{row.id} = {row.match_id} of {row.match_split}{_cosine(row)}" for row in own[:_LISTED])
+        listed = "; ".join(_pair(row) for row in own[:_LISTED])
         more = f"; and {len(own) - _LISTED:,} more" if len(own) > _LISTED else ""
         console(stderr=True).print(f"  {split}, {len(own):,} {_plural(kind, len(own))}: {listed}{more}")
 
 
-def _cosine(row: "Leak") -> str:
-    return f" (cosine {row.similarity:.3f})" if row.kind.startswith("near") else ""
+def _pair(row: "Leak") -> str:
+    """A row and what it is like; by features alone, two pictures are never said to be equal."""
+    if row.kind in (_NEAR, _LOOKALIKE):
+        return f"{row.id} ≈ {row.match_id} of {row.match_split} (cosine {row.similarity:.3f})"
+    return f"{row.id} = {row.match_id} of {row.match_split}"
 
 
 def _plural(kind: str, count: int) -> str:
-    return kind if count == 1 else f"{kind}s"
+    if count == 1:
+        return kind
+    return "texts of repeated groups" if kind == "text of a repeated group" else f"{kind}s"
 
 
 def _groups(record: Mapping[str, Any]) -> str:
@@ -123,9 +133,13 @@ def leak_caveats(run: RunResults) -> list[str]:
     lines: list[str] = []
     if found and kept:
         why = f" ({', '.join(kinds)})" if kinds else ""
-        lines.append(f"Caveat: {_groups(record)} stand in an earlier split too{why}; leaks.parquet lists them.")
+        lines.append(
+            f"Caveat: {_groups(record)} stand in an earlier split too, or nearly{why}; leaks.parquet lists them."
+        )
     if kept and "test" in found:
-        lines.append(f"Caveat: scores on the test split count the groups that leak.{_beside(run, record)}")
+        lines.append(
+            f"Caveat: scores on the test split count the groups that were found to leak.{_beside(run, record)}"
+        )
     if kept and "validation" in found:
         lines.append("Caveat: the epoch was selected on a validation split that leaks.")
     if record["texts"]:
@@ -139,7 +153,7 @@ def _beside(run: RunResults, record: Mapping[str, Any]) -> str:
     rows = clean_table(run)
     if not rows:
         k = run.settings.get("k")
-        return f" The {left:,} groups that do not are too few to be scored at k = {k}: there is no clean score."
+        return f" The {left:,} groups without those found are too few to be scored at k = {k}: there is no clean score."
     aligned = [row for row in rows if row.metric == run.metrics[0]]
     joint = [row for row in aligned if row.test.space == "joint"] or aligned
     chosen = joint[-1:] + [row for row in rows if row.metric in ("R@1", "R@10")]
@@ -148,7 +162,7 @@ def _beside(run: RunResults, record: Mapping[str, Any]) -> str:
     )
     chances = " instead of ".join(f"{one.chance:.3f}" for one in (joint[-1].clean, joint[-1].test) if one.chance)
     smaller = f" That gallery is smaller: chance of {_title(run.metrics[0])} is {chances}." if chances else ""
-    return f" On the {left:,} groups that do not leak: {listed}.{smaller}{_verdicts(run)}"
+    return f" On the {left:,} groups without those found: {listed}.{smaller}{_verdicts(run)}"
 
 
 def _verdicts(run: RunResults) -> str:
@@ -174,7 +188,7 @@ def clean_part(run: RunResults) -> str:
     row = run.on_test("trained", "joint", run.metrics[0], split=CLEAN)
     if row is None:
         return ""
-    return f" On the {row.n:,} test groups that do not leak it reaches {score_text(row)}."
+    return f" On the {row.n:,} test groups without those found to leak it reaches {score_text(row)}."
 
 
 def clean_table(run: RunResults) -> list[CleanRow]:
@@ -202,7 +216,7 @@ def _title(metric: str) -> str:
 def _sizes(run: RunResults) -> tuple[str, str]:
     record = run.config["split"]["leaks"]
     total, leaking = record["of"]["test"], record["groups"]["test"]
-    return f"test, {total:,} groups", f"without the {leaking:,} that leak"
+    return f"test, {total:,} groups", f"without the {leaking:,} found to leak"
 
 
 def show_clean(runs: Sequence[RunResults]) -> None:

@@ -23,8 +23,9 @@ EARLIER = {"validation": ("train",), "test": ("train", "validation")}
 NEAR = "near-identical image"
 LOOKALIKE = "look-alike image"
 IDENTICAL = {"image": "identical image", "audio": "identical recording", "text": "identical text"}
-KINDS = (IDENTICAL["image"], NEAR, LOOKALIKE, IDENTICAL["audio"], IDENTICAL["text"])
-PICTURED = (IDENTICAL["image"], NEAR, IDENTICAL["audio"])  # what makes a pair leak
+REPEATED = "text of a repeated group"
+KINDS = (IDENTICAL["image"], NEAR, LOOKALIKE, IDENTICAL["audio"], REPEATED, IDENTICAL["text"])
+LEAKING = (IDENTICAL["image"], NEAR, IDENTICAL["audio"], REPEATED)  # what makes a pair leak
 COMMON = 0.25  # share of training images with a near-duplicate among themselves, from which on all are look-alikes
 SAMPLE = 1_000  # training images that the share is measured on
 LARGEST_SEARCH = 10**12  # products of one search; above it (some 20 s on two cores) a sample of the rows is looked at
@@ -65,8 +66,9 @@ class Leaks:
     Args:
         rows: By kind, then in the order of the views.
         groups: Split -> groups that leak. A group does if an image or a recording of it stands in an earlier split, for
-            then its pair does; a text alone may be said of two pictures. Where there is nothing but texts, of two views
-            or more, a group leaks if one earlier group has a text of it in every view.
+            then its pair does. One text alone may be said of two pictures, but a group leaks whose texts, two or more,
+            all stand in one earlier group: its picture is likely a copy that features did not find. Where there is
+            nothing but texts, of two views or more, a group leaks if one earlier group has a text of it in every view.
         sizes: Split -> groups of it that were looked at.
         looked_at: View -> (validation and test images that were compared by features, those there are).
         encoders: View -> the arrays whose features compared them, all of which must find a row near-identical.
@@ -170,8 +172,11 @@ def find_leaks(sources: Sequence[Source], splits: Mapping[str, str]) -> Leaks:
     if all(arrays[0].features.modality == "text" for arrays in views.values()):
         groups = _groups_of_texts([arrays[0].features for arrays in views.values()], splits)
     else:
-        pictured = [row for row in rows if row.kind in PICTURED]
-        groups = {split: frozenset(row.group for row in pictured if row.split == split) for split in EARLIER}
+        repeated = _repeated_groups([arrays[0].features for arrays in views.values()], splits)
+        rows = [replace(row, kind=REPEATED) if _is_repeated(row, repeated) else row for row in rows]
+        rows.sort(key=lambda row: KINDS.index(row.kind))
+        leaking = [row for row in rows if row.kind in LEAKING]
+        groups = {split: frozenset(row.group for row in leaking if row.split == split) for split in EARLIER}
     sizes = Counter(split for split in splits.values() if split in EARLIER)
     return Leaks(tuple(rows), groups, {split: sizes[split] for split in EARLIER}, looked_at, encoders, look_alike)
 
@@ -292,6 +297,28 @@ def _usable(array: Source, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         values = array.take(part)
         kept.append(part[np.isfinite(values).all(axis=1) & (values != 0).any(axis=1)])
     return np.concatenate(kept)
+
+
+def _is_repeated(row: Leak, repeated: Mapping[str, set[str]]) -> bool:
+    return row.kind == IDENTICAL["text"] and row.group in repeated[row.split]
+
+
+def _repeated_groups(views: Sequence[Features], splits: Mapping[str, str]) -> dict[str, set[str]]:
+    """Split -> groups of it whose texts of a view, two or more that differ, all stand in one earlier group."""
+    repeated: dict[str, set[str]] = {split: set() for split in EARLIER}
+    for view in views:
+        if view.modality != "text" or not len(view.hashes):
+            continue
+        hashes, groups = view.hashes.tolist(), view.groups.tolist()
+        texts: dict[str, set[str]] = {}
+        for row in _rows_of(view, splits, [*EARLIER, "train"]).tolist():
+            texts.setdefault(groups[row], set()).add(hashes[row])
+        for split, earlier in EARLIER.items():
+            for group, like in _groups_of_equal_text(view, splits, split, earlier).items():
+                own = texts[group]
+                if len(own) > 1 and "" not in own and any(own <= texts[other] for other in like):
+                    repeated[split].add(group)
+    return repeated
 
 
 def _groups_of_texts(views: Sequence[Features], splits: Mapping[str, str]) -> dict[str, frozenset[str]]:

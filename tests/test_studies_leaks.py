@@ -67,6 +67,17 @@ def test_a_text_of_test_that_stands_in_training_is_listed_but_its_pair_does_not_
     assert leaks.groups == {"validation": set(), "test": set()}
 
 
+def test_a_group_whose_texts_all_stand_in_one_earlier_group_leaks_with_its_picture():
+    images = rows(["train1", "train2", "test1", "test2", "test3"], list("abcde"))
+    groups = ["train1", "train1", "train2", "test1", "test1", "test2", "test2", "test3", "test3"]
+    said = ["a dog", "it barks", "a cat", "it barks", "a dog", "a dog", "a cat", "a dog", "a dog"]
+    texts = rows(list("klmnopqrs"), said, view="captions", modality="text", groups=groups)
+    leaks = found(images, texts)
+    assert leaks.groups["test"] == {"test1"}, "not where two groups share them, nor one text said twice"
+    assert {row.id for row in leaks.rows if row.kind == "text of a repeated group"} == {"n", "o"}
+    assert {row.group for row in leaks.texts_alone()} == {"test2", "test3"}
+
+
 def test_where_all_is_text_a_group_leaks_if_one_earlier_group_has_its_text_in_every_view():
     groups = ["train1", "train2", "test1", "test2"]
     english = rows(list("abcd"), ["dog", "dog", "dog", "cat"], view="en", modality="text", groups=groups)
