@@ -223,6 +223,15 @@ def test_the_makefile_takes_a_folder() -> None:
     assert "featcache extract 'flickr30k' resnet18 gpt2 dinov2-small" in commands("extract")
 
 
+def test_show_says_that_pictures_are_not_decoded_as_the_field_orientation_reads(here: Path) -> None:
+    plant(make_folder(here / "birds", 20), Cache())
+    note = "decoded by docs/images.md; the field `orientation` is bound for old digests' sake."
+    assert note in " ".join(run("show", "birds", "efficientnet-lite0").split())
+    assert note not in " ".join(run("show", "birds", "minilm").split()), "captions are not decoded"
+    assert '"orientation": "as stored"' in run("show", "birds", "efficientnet-lite0", "--json")
+    assert "docs/images.md" not in run("show", "birds", "efficientnet-lite0", "--json")
+
+
 def test_repair_says_that_it_cannot_know_the_splits_that_were_asked_for(here: Path) -> None:
     folder = make_folder(here / "birds", 60)
     plant(folder, Cache(), OpenOptions(split="40/30/30", seed=5))
