@@ -1,12 +1,15 @@
 """Commands that train, embed and report, and those that list encoders and data sets."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from featcache.commands.options import CacheOption, JsonOption, dataset_name
 from featcache.trainer.kinds import ADAPTER_KINDS
+
+if TYPE_CHECKING:
+    from featcache.trainer.defaults import Selection
 
 
 def encoders(json: JsonOption = False) -> None:
@@ -55,7 +58,6 @@ def train(
         str | None,
         typer.Argument(
             metavar="DATASET",
-            callback=dataset_name,
             help="Data set, or your folder: ./my_images. Default: flickr30k if cached, else openmoji.",
         ),
     ] = None,
@@ -152,6 +154,7 @@ def train(
     from featcache.trainer.defaults import choose_selection, old_sides, run_folder
     from featcache.trainer.run import load_run
 
+    typed, dataset = dataset, dataset_name(dataset)
     config = make_config(
         adapter=adapter, epochs=epochs, width=width, batch=batch, lr=lr, captions=captions,
         missing=missing, pair_weights=parse_pair_weights(pair_weight or []), select=select, hits=hits,
@@ -164,6 +167,8 @@ def train(
             f"--x and --y go with the next version; write: featcache train DATASET {' '.join(encoders)}", err=True
         )
     selection = choose_selection(store, dataset, encoders or (), reference)
+    if selection.left_out:
+        typer.echo(left_out_reference(selection, typed), err=True)
     folder = out or Path(run_folder(selection, config, drop_leaks=on_leak == "drop"))
     features = Workbench.load(store, selection)
     if on_leak != "stop":
@@ -175,6 +180,24 @@ def train(
         )  # fmt: skip
     show_training(run)
     show_run(run)
+
+
+def left_out_reference(selection: "Selection", typed: str | None) -> str:
+    """What a user reads whose run has no reference because the default one is not cached, with the command for it."""
+    import shlex
+    import sys
+
+    from featcache.commands.endings import with_cache
+    from featcache.data.datasets import extract_command
+    from featcache.data.open import is_folder_path
+
+    name, dataset, encoder = typed or "", selection.dataset, selection.left_out or ""
+    by_path = is_folder_path(name) and Path(name).expanduser().is_dir()
+    command = f"featcache extract {shlex.quote(name)} {encoder}" if by_path else extract_command(dataset, encoder)
+    return with_cache(
+        f"no reference: {encoder} is not cached for {dataset}; say --reference none, or extract it. Run: {command}",
+        sys.argv[1:],
+    )
 
 
 def embed(

@@ -7,14 +7,10 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from featcache.data.errors import DataInvalid
 from featcache.data.images import IMAGE_SUFFIXES
 from featcache.data.parquet_images import parquet_schema
-
-if TYPE_CHECKING:
-    pass
 
 # the first that is there is read: our own names, then those of the Hub's ImageFolder
 STEMS = ("captions", "metadata")
@@ -32,6 +28,7 @@ COLUMNS = {
     "category": ("category",),
     "class": ("class",),
 }
+_PLACE = "\0place"  # of a row in its file; no column is called so
 LABEL = "label"  # columns that start so are labels, as "category" and "class" are
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 _BOMS = (
@@ -51,12 +48,14 @@ class CaptionTable:
         name: The file's name, for messages.
         columns: Those that are read: keys of `COLUMNS`, and labels as the file names them.
         rows: Column -> cell.
+        places: Where each row stands in the file, for messages: "line 7", or "row 7" of a file without lines.
         notes: What the user should know of how it was read.
     """
 
     name: str
     columns: tuple[str, ...]
     rows: list[dict[str, str]]
+    places: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -156,12 +155,13 @@ def _read_csv(path: Path, name: str) -> CaptionTable:
         columns.pop()  # a delimiter at the end of every line
     kept, notes = _known_columns(columns, name)
     rows: list[dict[str, str]] = []
+    lines = [line for line, _ in records[1:]]
     for line, cells in records[1:]:
         if any(cells[len(columns) :]):
             raise DataInvalid(_too_many(name, line, cells, columns, delimiter))
         cells = [*cells, *[""] * (len(columns) - len(cells))]
         rows.append({column: cells[place] for column, place in kept.items()})
-    return _table(name, kept, rows, [*filter(None, [note]), *notes])
+    return _table(name, kept, rows, [f"line {line}" for line in lines], [*filter(None, [note]), *notes])
 
 
 def _delimiter(header: str) -> str:
@@ -229,31 +229,37 @@ def _read_frame(path: Path, name: str) -> CaptionTable:
     import polars as pl
 
     notes: list[str] = []
+    lines: list[int] = []
     try:
         if path.suffix == ".jsonl":
             text, note = decode_text(path.read_bytes(), name)
             notes += filter(None, [note])
+            lines = [number for number, line in enumerate(text.split("\n"), 1) if line.strip()]
             frame = pl.read_ndjson(text.encode(), infer_schema_length=None)
         else:
             parquet_schema(path)
             frame = pl.read_parquet(path, glob=False)
         kept, more = _known_columns(frame.columns, name)
-        frame = frame.select(pl.nth(place).alias(column) for column, place in kept.items())
+        frame = frame.select(pl.nth(place).alias(column) for column, place in kept.items()).with_row_index(_PLACE)
         lists = [column for column in ("caption",) if isinstance(frame.schema.get(column), pl.List)]
         frame = frame.explode(lists) if lists else frame  # {"image": …, "captions": [one, two]}
-        rows = frame.select(pl.all().cast(pl.String).fill_null("")).to_dicts()
+        numbers = [int(number) for number in frame[_PLACE]]
+        rows = frame.select(pl.exclude(_PLACE).cast(pl.String).fill_null("")).to_dicts()
     except pl.exceptions.PolarsError as error:
         raise DataInvalid(f"{name} cannot be read: {error}") from error
-    return _table(name, kept, rows, [*notes, *more])
+    places = [f"line {lines[number]}" if lines else f"row {number + 1}" for number in numbers]
+    return _table(name, kept, rows, places, [*notes, *more])
 
 
 # -- columns ----------------------------------------------------------------------------------------------------------
 
 
-def _table(name: str, kept: Iterable[str], rows: list[dict[str, str]], notes: Sequence[str]) -> CaptionTable:
+def _table(
+    name: str, kept: Iterable[str], rows: list[dict[str, str]], places: Sequence[str], notes: Sequence[str]
+) -> CaptionTable:
     if not rows:
         raise DataInvalid(f"{name} has no rows")
-    return CaptionTable(name, tuple(kept), rows, tuple(notes))
+    return CaptionTable(name, tuple(kept), rows, tuple(places), tuple(notes))
 
 
 def _matched(columns: Sequence[str]) -> dict[str, int]:

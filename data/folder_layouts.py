@@ -134,20 +134,23 @@ class _Rows:
         self._count: dict[str, int] = {}
 
     def add(self, table: CaptionTable, finder: ImageNames) -> None:
-        for number, row in enumerate(table.rows, start=1):
-            here = f"{table.name} row {number} ({row['image']!r})"
+        for place, row in zip(table.places, table.rows, strict=True):
+            here = f"{table.name} {place} ({row['image']!r})"
             image = finder.find(row["image"], here)
-            self._add_facts(image, row, f"{table.name} row {number}", here)
+            self._add_facts(image, row, f"{table.name} {place}", here)
             if "caption" in table.columns:
                 self._add_caption(image, row, here)
 
     def _add_caption(self, image: str, row: Mapping[str, str], here: str) -> None:
         if not row["caption"].strip():
-            raise DataInvalid(f"{here}: the caption is empty")
+            raise DataInvalid(
+                f"{here}: the caption is empty\n  To mend: write one, or remove the row; an image needs no caption"
+            )
         place = self._count[image] = self._count.get(image, -1) + 1
         row_id = row.get("id", f"{image}#{place}")
         if not row_id or row_id in self._ids:
-            raise DataInvalid(f"{here}: the id {row_id!r} is {'used before' if row_id else 'empty'}")
+            fault = f"{row_id!r} is used before" if row_id else f"{row_id!r} is empty"
+            raise DataInvalid(f"{here}: the id {fault}\n  To mend: give each row an id of its own, or no column id")
         self._ids.add(row_id)
         self.captions.append(Caption(row_id, image, row["caption"]))
 

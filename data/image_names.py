@@ -7,8 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from featcache.data.datasets import missing
-from featcache.data.errors import DataInvalid
+from featcache.data.errors import DataInvalid, DataMissing
 
 # how a name may differ from the path of its file and still be told, where just one file fits
 _READINGS: dict[str, Callable[[str], str]] = {
@@ -40,7 +39,7 @@ class ImageNames:
     def __init__(self, root: Path, images: Sequence[str], where: str, base: str = "") -> None:
         self._root, self._images, self._where, self._base = root, images, where, base
         self._known = set(images)
-        self._absent: dict[str, None] = {}
+        self._absent: dict[str, str] = {}
         self._differing: Counter[str] = Counter()
         self._example: dict[str, tuple[str, str]] = {}
         self._tables: dict[str, dict[str, list[str]]] = {}
@@ -69,17 +68,17 @@ class ImageNames:
                 self._differing[how] += 1
                 self._example.setdefault(how, (name, fitting[0]))
                 return fitting[0]
-        self._absent[path] = None
+        self._absent.setdefault(path, here)
         return path
 
     def check(self) -> list[str]:
         """Notes on names that were told though they differ.
 
         Raises:
-            DataMissing: If names have no image; counts them and names those that are nearest to the first.
+            DataMissing: If names have no image; counts them, and names those that are nearest to the first.
         """
         if self._absent:
-            raise self._no_such_images([*self._absent])
+            raise self._no_such_images()
         return [
             f"{self._where}: {count:,} names {how}, as {name!r} for {path!r}"
             for how, count in self._differing.items()
@@ -108,14 +107,25 @@ class ImageNames:
             self._tables[how] = table
         return self._tables[how]
 
-    def _no_such_images(self, absent: Sequence[str]) -> Exception:
-        first = absent[0]
-        many = f"{len(absent):,} images" if len(absent) > 1 else "1 image"
-        what = f"{many} named in {self._where} {'are' if len(absent) > 1 else 'is'} not below the folder"
-        what += f", the first {first!r}"
+    def _no_such_images(self) -> DataMissing:
+        first, here = next(iter(self._absent.items()))
+        more = f", nor for {len(self._absent) - 1:,} more" if len(self._absent) > 1 else ""
+        what = f"there is no such image below the folder{more}"
         if (self._root / first).is_file():
-            what += f", a file of a format that is not read ({PurePosixPath(first).suffix or 'no ending'})"
-        else:
-            near = difflib.get_close_matches(first, self._images[:20_000], n=3, cutoff=0.6)
-            what += f"; nearest: {', '.join(map(repr, near))}" if near else ""
-        return missing("folder", what, (str(self._root / first),))
+            what = f"{first!r} is a file of a format that is not read ({PurePosixPath(first).suffix or 'no ending'})"
+        elif near := self._nearest(first):
+            what += f"; nearest: {', '.join(map(repr, near))}"
+        return DataMissing(
+            f"{here}: {what}\n  Looked at: {self._root / first}\n  To mend: write the image's path below the folder, "
+            "put the image there, or remove the row"
+        )
+
+    def _nearest(self, name: str) -> list[str]:
+        """Images whose path is near to a name, or else whose own name is, in whichever folder."""
+        images = self._images[:20_000]
+        near = difflib.get_close_matches(name, images, n=3, cutoff=0.6)
+        if not near:
+            paths = {PurePosixPath(image).name: image for image in images}
+            own = difflib.get_close_matches(PurePosixPath(name).name, paths, n=3, cutoff=0.6)
+            near = [paths[each] for each in own]
+        return near

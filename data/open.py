@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from featcache.data.datasets import DATASETS, DatasetEntry, missing
-from featcache.data.errors import DataInvalid, UnknownDataset
+from featcache.data.errors import DataInvalid, DataMissing, UnknownDataset
 from featcache.data.options import OpenOptions
 from featcache.data.views import Dataset
 
@@ -46,12 +46,15 @@ def dataset_source(text: str, root: Path | None = None, options: OpenOptions | N
 
     Raises:
         DataInvalid: If a path comes with a root.
+        DataMissing: If a path leads to no folder; names the nearest one beside it.
     """
     options = options or OpenOptions()
     if not is_folder_path(text):
         return DatasetSource(text, root, options)
     if root is not None:
         raise DataInvalid(f"{text} is a folder already; leave out --root {root}")
+    if not Path(text).expanduser().is_dir():
+        raise DataMissing(_no_folder(text))
     return DatasetSource("folder", Path(text), options)
 
 
@@ -118,6 +121,19 @@ def _checked_root(entry: DatasetEntry, root: Path) -> Path:
     if not root.exists():
         raise missing(entry.name, "the root does not exist", (str(root),))
     return root
+
+
+def _no_folder(text: str) -> str:
+    path = Path(text).expanduser()
+    what = f"{text} is a file, and no folder" if path.exists() else f"there is no folder {text}"
+    parent = path.parent
+    beside = [each.name for each in parent.iterdir() if each.is_dir()] if parent.is_dir() else []
+    near = [f"{text.rstrip('/')[: -len(path.name)]}{name}" for name in difflib.get_close_matches(path.name, beside)]
+    guess = f"; did you mean {' or '.join(near)}?" if near else ""
+    return (
+        f"{what}{guess}\n  Looked at: {path.absolute()}\n"
+        "  Give the path of a folder that holds images, as in featcache extract ./my_images"
+    )
 
 
 def _unknown(name: str) -> str:

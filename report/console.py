@@ -160,6 +160,11 @@ def show_keys(keys: Sequence[Mapping[str, Any]], differences: Mapping[str, tuple
         print_json(keys[0] if len(keys) == 1 else {name: list(pair) for name, pair in differences.items()})
     elif len(keys) == 1:
         console().print_json(data=keys[0])
+        decoding = keys[0]["binds"]["rows"].get("decoding", {})
+        if decoding.get("decoder") == "pillow" and "orientation" in decoding:
+            console().print(
+                "Pictures are decoded by docs/images.md; the field `orientation` is bound for old digests' sake."
+            )
     elif differences:
         print_table(
             ("field", *(key["digest"][:8] for key in keys)), [(name, *pair) for name, pair in differences.items()]

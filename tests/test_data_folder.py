@@ -104,30 +104,47 @@ def changed(**cells):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (changed(caption=" "), r"row 2 \('b/two.png'\): the caption is empty"),
-        (changed(caption=None), r"row 2 \('b/two.png'\): the caption is empty"),
-        (changed(image=""), "row 2 .* plain path"),
-        (changed(image="../other/two.png"), "row 2 .* plain path"),
-        (changed(image="/etc/two.png"), "row 2 .* plain path"),
-        (changed(image="C:\\\\two.png"), "row 2 .* plain path"),
-        (changed(split="holdout"), "row 2 .* unknown split 'holdout'; known: train, training, validation, val, valid,"),
-        ([{**row, "id": "same"} for row in ROWS[:2]], "row 2 .* the id 'same' is used before"),
-        ([{**row, "id": ""} for row in ROWS[:2]], "row 1 .* the id '' is empty"),
-        ([*ROWS[:2], {**ROWS[2], "split": "train"}], "row 3: group 'b/two.png' has another split or label"),
-        ([*ROWS[:2], {**ROWS[2], "label": "odd"}], "row 3: group 'b/two.png' has another split or label"),
-        ([{**ROWS[0], "group": "g"}, {**ROWS[2], "group": "h"}], "row 2: 'b/two.png' is in group 'h' and 'g'"),
+        (changed(caption=" "), r"{2} \('b/two.png'\): the caption is empty\n  To mend: write one, or remove the row"),
+        (changed(caption=None), r"{2} \('b/two.png'\): the caption is empty\n  To mend: write one, or remove the row"),
+        (changed(image=""), "{2} .* plain path"),
+        (changed(image="../other/two.png"), "{2} .* plain path"),
+        (changed(image="/etc/two.png"), "{2} .* plain path"),
+        (changed(image="C:\\\\two.png"), "{2} .* plain path"),
+        (changed(split="holdout"), "{2} .* unknown split 'holdout'; known: train, training, validation, val, valid,"),
+        ([{**row, "id": "same"} for row in ROWS[:2]], "{2} .* the id 'same' is used before"),
+        ([{**row, "id": ""} for row in ROWS[:2]], "{1} .* the id '' is empty"),
+        ([*ROWS[:2], {**ROWS[2], "split": "train"}], "{3}: group 'b/two.png' has another split or label"),
+        ([*ROWS[:2], {**ROWS[2], "label": "odd"}], "{3}: group 'b/two.png' has another split or label"),
+        ([{**ROWS[0], "group": "g"}, {**ROWS[2], "group": "h"}], "{2}: 'b/two.png' is in group 'h' and 'g'"),
         ([{"image": "a.jpg", "words": "one"}], "has no column 'caption'; its first row names: image, words"),
         ([{"words": "one", "caption": "one"}], "has no column 'image'; its first row names: words, caption"),
     ],
 )
-def test_a_bad_row_is_refused_by_number(kind, rows, message, root):
+def test_a_bad_row_is_refused_by_its_place_in_the_file(kind, rows, message, root):
+    for number in (1, 2, 3):
+        place = {"csv": f"line {number + 1}", "jsonl": f"line {number}", "parquet": f"row {number}"}[kind]
+        message = message.replace(f"{{{number}}}", f"captions.{kind} {place}")
     with pytest.raises(data.DataInvalid, match=message):
         open_(write(root, rows, kind))
 
 
+def test_a_line_is_counted_in_the_file_whatever_stands_before_it(root):
+    (root / "captions.csv").write_text('\nimage,caption\na.jpg,"one\ntwo"\n\nb/two.png, \n', encoding="utf-8")
+    with pytest.raises(data.DataInvalid, match=r"captions.csv line 6 \('b/two.png'\).*empty\n  To mend: write one"):
+        open_(root)
+    (root / "captions.csv").unlink()
+    lines = '{"image": "a.jpg", "captions": ["one", "two"]}\n\n{"image": "b/two.png", "captions": ["", "two"]}\n'
+    (root / "captions.jsonl").write_text(lines, encoding="utf-8")
+    with pytest.raises(data.DataInvalid, match=r"captions.jsonl line 3 \('b/two.png'\).*empty"):
+        open_(root)
+
+
 def test_images_that_are_not_there_are_counted_and_named(root):
     rows = [*ROWS, {**ROWS[0], "image": "gone.jpg"}, {**ROWS[0], "image": "gone.jpg"}]
-    with pytest.raises(data.DataMissing, match="1 image named in captions.csv .* the first 'gone.jpg'"):
+    with pytest.raises(data.DataMissing, match=r"csv line 5 \('gone.jpg'\): .* no such image below the folder; near"):
+        open_(write(root, rows))
+    rows += [{**ROWS[0], "image": "far.jpg"}]
+    with pytest.raises(data.DataMissing, match=r"line 5 \('gone.jpg'\): .*, nor for 1 more"):
         open_(write(root, rows))
 
 

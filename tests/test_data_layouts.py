@@ -152,16 +152,19 @@ def test_an_image_is_told_by_its_path_or_by_what_is_unique_of_it(tmp_path, file,
 
 def test_a_name_that_fits_two_images_is_refused_with_both(tmp_path):
     images(tmp_path, "x/a.png", "y/a.png")
-    with pytest.raises(data.DataInvalid, match="row 1 .*'a.png' fits 2 images: x/a.png, y/a.png"):
+    with pytest.raises(data.DataInvalid, match="line 2 .*'a.png' fits 2 images: x/a.png, y/a.png"):
         open_(table(tmp_path, "image,caption", "a.png,one"))
 
 
 def test_a_name_without_an_image_is_refused_with_the_nearest(tmp_path):
     images(tmp_path, "photos/dog.png")
-    with pytest.raises(data.DataMissing, match="the first 'photos/dogs.png'; nearest: 'photos/dog.png'"):
+    with pytest.raises(data.DataMissing, match="below the folder; nearest: 'photos/dog.png'") as caught:
         open_(table(tmp_path, "image,caption", "photos/dogs.png,one"))
+    assert "captions.csv line 2 ('photos/dogs.png')" in str(caught.value) and "\n  To mend: " in str(caught.value)
+    with pytest.raises(data.DataMissing, match="nearest: 'photos/dog.png'"):
+        open_(table(tmp_path, "image,caption", "d0g.png,one"))
     (tmp_path / "b.psd").write_bytes(b"")
-    with pytest.raises(data.DataMissing, match=r"'b.psd', a file of a format that is not read \(.psd\)"):
+    with pytest.raises(data.DataMissing, match=r"'b.psd' is a file of a format that is not read \(.psd\)"):
         open_(table(tmp_path, "image,caption", "b.psd,one"))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from featcache import data
+from featcache.data.open import dataset_source
 
 
 @pytest.mark.parametrize("entry", data.DATASETS.values(), ids=lambda entry: entry.name)
@@ -23,6 +24,21 @@ def test_an_unknown_name_lists_the_nearest_and_all():
         data.open_dataset("flickr")
     assert "did you mean flickr30k" in str(caught.value)
     assert all(name in str(caught.value) for name in data.DATASETS)
+
+
+def test_a_path_that_leads_to_no_folder_is_named_with_the_nearest_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "one.png").write_bytes(b"")
+    for text, says in (
+        ("./nope", "^there is no folder ./nope\n  Looked at: .*nope\n  Give the path .* featcache extract ./my_images"),
+        ("./bird/", "^there is no folder ./bird/; did you mean ./birds[?]"),
+        ("./nope/birds", "^there is no folder ./nope/birds\n"),
+        ("./one.png", "^./one.png is a file, and no folder"),
+    ):
+        with pytest.raises(data.DataMissing, match=says):
+            dataset_source(text)
+    assert dataset_source("./birds").name == "folder"
 
 
 def test_only_a_folder_takes_a_name_after_a_colon(tmp_path):

@@ -136,7 +136,7 @@ def _config(
         "reference": source("images", reference) if reference else None,
         "control": None,
         "split": {
-            "rule": "train, validation and test as the data set has them",
+            "rule": "train, validation and test as extracted: the data set's own, or drawn by a hash of the group",
             "n": {"train": 5000, "validation": 500, "test": n},
             "hashes": {"validation": "aa" * 16, "test": f"{n:032x}"},
         },

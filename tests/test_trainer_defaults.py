@@ -161,6 +161,9 @@ def test_a_folder_is_trained_on_what_extract_guesses_with_the_reference_where_it
     without = folder_cache(tmp_path / "b", "efficientnet-lite0", "minilm")
     chosen = choose_selection(without, "mine")
     assert (chosen.encoders, chosen.reference) == (DEMO.encoders, None)
+    assert chosen.left_out == "efficientnet-lite2"
+    asked = (choose_selection(without, "mine", reference="none"), choose_selection(without, "mine", ["a", "b"]))
+    assert [each.left_out for each in (*asked, choose_selection(with_reference, "mine"))] == [None] * 3
     assert [*chosen.sides.values()] == ["images/efficientnet-lite0", "captions/minilm"]
 
 

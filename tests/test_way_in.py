@@ -139,6 +139,28 @@ def test_training_needs_no_reference(here: Path) -> None:
     assert "Agreement of the sides" in (here / "page/index.html").read_text(encoding="utf-8")
 
 
+def test_a_reference_that_is_not_cached_is_missed_in_one_line_and_one_that_is_not_wanted_is_not(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(make_folder(here / "my birds", 150), Cache())
+    run("rm", "my-birds", "efficientnet-lite2", "--yes")
+
+    def errors(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["featcache", "train", *words])
+        result = CliRunner().invoke(app, ["train", *words, "--epochs", "1", "--overwrite"])
+        assert result.exit_code == 0, result.output
+        return "".join(line for line in result.stderr.splitlines() if "no reference" in line)
+
+    lacks = "no reference: efficientnet-lite2 is not cached for my-birds; say --reference none, or extract it. Run: "
+    assert errors("./my birds") == f"{lacks}featcache extract './my birds' efficientnet-lite2"
+    place = str(here / "cache")
+    assert errors("my-birds", "--cache", place) == (
+        f"{lacks}featcache extract --cache {shlex.quote(place)} folder:my-birds efficientnet-lite2 --root DIR"
+    )
+    assert errors("my-birds", "--reference", "none") == ""
+    assert errors("my-birds", "efficientnet-lite0", "minilm") == ""
+
+
 def test_images_alone_are_trained_as_two_encoders_and_train_says_so(here: Path) -> None:
     plant(make_folder(here / "birds", 150, captions=False), Cache())
     with pytest.raises(UsageError, match="featcache train birds efficientnet-lite0 efficientnet-lite2"):
@@ -221,6 +243,15 @@ def test_the_makefile_takes_a_folder() -> None:
     )
     assert "featcache train './my images' --adapter linear" in commands("train", "DATASET=./my images")
     assert "featcache extract 'flickr30k' resnet18 gpt2 dinov2-small" in commands("extract")
+
+
+def test_show_says_that_pictures_are_not_decoded_as_the_field_orientation_reads(here: Path) -> None:
+    plant(make_folder(here / "birds", 20), Cache())
+    note = "decoded by docs/images.md; the field `orientation` is bound for old digests' sake."
+    assert note in " ".join(run("show", "birds", "efficientnet-lite0").split())
+    assert note not in " ".join(run("show", "birds", "minilm").split()), "captions are not decoded"
+    assert '"orientation": "as stored"' in run("show", "birds", "efficientnet-lite0", "--json")
+    assert "docs/images.md" not in run("show", "birds", "efficientnet-lite0", "--json")
 
 
 def test_repair_says_that_it_cannot_know_the_splits_that_were_asked_for(here: Path) -> None:

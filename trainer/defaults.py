@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from blake3 import blake3
 
@@ -25,6 +25,7 @@ class Selection:
         reference: Selector of the reference; None for none.
         views: View of each encoder and of the reference, where their names leave it open: an encoder may be cached for
             several views of a data set. Of the defaults only.
+        left_out: The reference that would have been taken, were it cached; None where none was left out so.
 
     Raises:
         UsageError: If an encoder is named twice.
@@ -34,6 +35,7 @@ class Selection:
     encoders: tuple[str, ...]
     reference: str | None
     views: tuple[str, ...] = ()
+    left_out: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         twice = [typed for typed, count in Counter(self.encoders).items() if count > 1]
@@ -120,7 +122,8 @@ def choose_selection(
     """Fills what the user left open: the first of DEFAULTS that fits and is cached, else the last that fits.
 
     A data set that DEFAULTS does not know, such as a folder of the user's, is compared by the encoders of the demo
-    where they are cached for it; where sides are named and no reference is, there is none.
+    where they are cached for it, against the demo's reference where that is; else `left_out` names it. Where sides are
+    named and no reference is, there is none.
 
     Args:
         cache: Where features are looked for.
@@ -147,7 +150,8 @@ def choose_selection(
 def _small_encoders(cache: Cache, dataset: str, reference: str | None) -> Selection:
     """The demo's encoders over another data set, with its reference where that is cached and none is named."""
     default = _filled(replace(DEMO, dataset=dataset), (), reference)
-    fitting = [default] if reference else [default, _filled(default, (), "none")]
+    without = replace(_filled(default, (), "none"), left_out=default.reference)
+    fitting = [default] if reference else [default, without]
     for selection in fitting:
         if _is_cached(cache, selection):
             return selection

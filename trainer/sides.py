@@ -339,7 +339,7 @@ def _splits(
                 f"  Run: {extract_command(dataset)}\n  for an encoder of each view"
             )
     if len(splits["validation"]):
-        return splits, "train, validation and test as the data set has them"
+        return splits, "train, validation and test as extracted: the data set's own, or drawn by a hash of the group"
     # Drawn by id, so that the draw depends on the set of training groups and not on their order.
     train = splits["train"][np.argsort(groups[splits["train"]], kind="stable")]
     candidates = train[complete[train]]
