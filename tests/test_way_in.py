@@ -126,7 +126,7 @@ def test_every_command_takes_the_path_or_the_name(here: Path) -> None:
     assert "adapted.captions" in run("embed", folder, path)
     run("push", "./copy", path)
     assert "my-birds" in run("ls", "./copy"), "a folder that is a cache is listed as one"
-    run("rm", path, "efficientnet-lite2")
+    run("rm", path, "efficientnet-lite2", "--yes")
 
 
 def test_training_needs_no_reference(here: Path) -> None:
