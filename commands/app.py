@@ -100,7 +100,8 @@ def _run() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(endings.FAILED)  # as typer ends where the pipe closes while it prints
     except (DataError, FeatcacheError, MetricError) as error:
-        print(endings.with_cache(f"{type(error).__name__}: {error}", sys.argv[1:]), file=sys.stderr)
+        message = f"{type(error).__name__}: {endings.knowing_encoders(error)}"
+        print(endings.with_cache(message, sys.argv[1:]), file=sys.stderr)
         sys.exit(endings.exit_code(error))
     except OSError as error:
         print(f"{type(error).__name__}: {endings.describe_system_error(error)}", file=sys.stderr)

@@ -55,6 +55,20 @@ def exit_code(error: Exception) -> int:
     return WRONG_REQUEST if isinstance(error, UsageError | UnknownDataset | BadChoice) else FAILED
 
 
+def knowing_encoders(error: Exception) -> str:
+    """What an error says, where it depends on which encoders there are: the cache's errors do not know them."""
+    from featcache.errors import FeaturesNotCached, UsageError
+
+    if not isinstance(error, FeaturesNotCached) or error.reword is None:
+        return str(error)
+    from featcache.encoders import encoder_specs
+
+    try:
+        return error.reword(encoder_specs())
+    except UsageError:  # of the user's own entries, which `featcache encoders` shows
+        return str(error)
+
+
 def with_cache(message: str, words: Sequence[str]) -> str:
     """An error's message, its next commands with the `--cache` that this one was typed with: they must meet it, too.
 

@@ -103,7 +103,7 @@ def extract(
     from featcache.encoders import EncodeOptions, encoder_spec
     from featcache.extraction.executors import choose_execution
     from featcache.extraction.job import plan_job
-    from featcache.extraction.same_name import other_folder_note
+    from featcache.extraction.same_name import open_source, other_folder_note
     from featcache.report.extraction import show_dataset, show_next
 
     execution = choose_execution(
@@ -113,7 +113,7 @@ def extract(
     store, specs = Cache(cache), [encoder_spec(name) for name in encoders or ()]
     declared = OpenOptions(float_range=parse_range(float_range), split=split, seed=seed)
     source = dataset_source(dataset, root, declared)
-    data = source.open()
+    data = open_source(store, source)
     guess = None if encoders else guess_encoders(data)
     specs += [encoder_spec(name) for name in (guess.every if guess else ())]
     show_dataset(data, guess, other_folder_note(store, data))

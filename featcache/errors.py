@@ -1,5 +1,7 @@
 """The errors of the cache, one class for each thing that the reader of the message does next."""
 
+from collections.abc import Callable, Collection
+
 
 class FeatcacheError(Exception):
     """Base of every error of ours; the message says what was wanted, where, what exists, and the next command."""
@@ -22,7 +24,16 @@ class WeightsInvalid(FeatcacheError):
 
 
 class FeaturesNotCached(FeatcacheError):
-    """No array of the cache matches the request: extract or pull."""
+    """No array of the cache matches the request: extract or pull.
+
+    Args:
+        message: As of every error.
+        reword: The message for one who knows the names of the encoders that there are; None if it would be the same.
+    """
+
+    def __init__(self, message: str, reword: Callable[[Collection[str]], str] | None = None) -> None:
+        super().__init__(message)
+        self.reword = reword
 
 
 class Ambiguous(FeatcacheError):

@@ -1,8 +1,9 @@
 """Errors of names that match no array of a cache, several, or only such of older rows."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from featcache.data.datasets import DATASETS, extract_command
@@ -24,6 +25,8 @@ def not_cached(
 ) -> FeaturesNotCached:
     """The error of a name that matches no complete array; lists what is cached.
 
+    Encoders are not known here: `reword` of the error takes their names, and then no command extracts one that is none.
+
     Args:
         place: The cache's folder.
         dataset: Data set name.
@@ -36,10 +39,23 @@ def not_cached(
     if incomplete is not None:
         return _incomplete(place, dataset, wanted, incomplete, command or _making(dataset, wanted.encoder))
     there = [name for name in cached if name.dataset == dataset and not name.is_graph]
-    if not there:
-        return _no_dataset(place, dataset, wanted, cached, command)
+    if there:
+        reword = partial(_no_array, place, dataset, wanted, there, command)
+    else:
+        reword = partial(_no_dataset, place, dataset, wanted, cached, command)
+    return FeaturesNotCached(reword(()), reword)
+
+
+def _no_array(
+    place: str,
+    dataset: str,
+    wanted: Selector,
+    there: Sequence[ArrayName],
+    command: str | None,
+    known: Collection[str],
+) -> str:
+    """What is cached of a data set that has arrays, and not this one; `known` as for `_extraction`."""
     own = [name for name in there if name.encoder in (wanted.encoder, wanted.view)]
-    near = get_close_matches(wanted.encoder, sorted({name.encoder for name in there}), n=1, cutoff=0.75)
     if own:  # a view that is an encoder's name: its layer was meant
         encoder = own[0].encoder
         elsewhere = wanted.view not in (None, encoder) and all(name.view != wanted.view for name in own)
@@ -47,18 +63,53 @@ def not_cached(
         command = listing or command or _making(dataset, encoder)
         has = f"Cached of it: {_layers(own, digests=bool(wanted.digest))}"
     else:
+        near = [] if wanted.encoder in known else _nearest(wanted.encoder, {name.encoder for name in there})
         has = f"Cached for this data set: {_in_short(there)}"
-        has += f". Did you mean {near[0]}?" if near else ""
-        command = command or (f"featcache ls '{dataset}/*/{near[0]}'" if near else _making(dataset, wanted.encoder))
-    return FeaturesNotCached(f"no {wanted} for {dataset} in {place}\n  {has}\n  Run: {command}")
+        has += f". Did you mean {' or '.join(near)}?" if near else ""
+        if command is None and near:
+            command = f"featcache ls '{dataset}/*/{near[0]}'"
+        elif command is None:
+            about, command = _extraction(dataset, wanted.encoder, known)
+            has += about
+    return f"no {wanted} for {dataset} in {place}\n  {has}\n  Run: {command}"
 
 
+def _nearest(name: str, names: Iterable[str]) -> list[str]:
+    """The names, three at most, that are nearest to a mistyped or shortened one, the nearest first."""
+    ordered = sorted(names)
+    near = get_close_matches(name, ordered, n=3, cutoff=0.75)
+    begun = [each for each in ordered if len(name) > 2 and each.startswith(name)]
+    return list(dict.fromkeys([*near, *begun]))[:3]
+
+
+def _extraction(dataset: str, encoder: str, known: Collection[str]) -> tuple[str, str]:
+    """What is wrong with an encoder's name, "" for nothing, and the command that makes such features or goes on.
+
+    Args:
+        dataset: Data set name.
+        encoder: The name.
+        known: The encoders that there are; empty if that is not known, and any name is taken for one.
+    """
+    if not known or _typed(encoder).partition(" ")[0] in known or _OF_A_RUN.fullmatch(encoder):
+        return "", _making(dataset, encoder)
+    near = _nearest(encoder, known)
+    about = f"\n  There is no encoder {encoder}{'; nearest: ' + ', '.join(near) if near else ''}"
+    return about, _making(dataset, near[0]) if near else "featcache encoders"
+
+
+_RANDOM = re.compile(r"(.+)-random(\d+)")
 _OF_A_RUN = re.compile(r".+-s\d+-[0-9a-f]{8}")
 
 
 def _making(dataset: str, encoder: str) -> str:
     """The command that makes features of that name: an extraction, or the embedding by a run."""
-    return "featcache embed RUN" if _OF_A_RUN.fullmatch(encoder) else extract_command(dataset, encoder)
+    return "featcache embed RUN" if _OF_A_RUN.fullmatch(encoder) else extract_command(dataset, _typed(encoder))
+
+
+def _typed(encoder: str) -> str:
+    """A cached encoder as `extract` takes it: random weights are an option."""
+    random = _RANDOM.fullmatch(encoder)
+    return f"{random[1]} --random {random[2]}" if random else encoder
 
 
 def ambiguous(
@@ -153,10 +204,8 @@ def extraction_of(key: ArrayKey, root: Path | None = None) -> str:
         key: Of the array.
         root: Folder that holds the data set's files, if it is known: a folder of the user's needs it.
     """
-    random = re.fullmatch(r"(.+)-random(\d+)", key.encoder)
-    encoder = f"{random[1]} --random {random[2]}" if random else key.encoder
     view = "" if key.view in ("images", "captions", "audio") else key.view
-    return extract_command(key.dataset, encoder, view=view, root=root)
+    return extract_command(key.dataset, _typed(key.encoder), view=view, root=root)
 
 
 def created(key: ArrayKey) -> str:
@@ -180,8 +229,14 @@ def _incomplete(place: str, dataset: str, wanted: Selector, array: FeatureArray,
 
 
 def _no_dataset(
-    place: str, dataset: str, wanted: Selector, cached: Iterable[ArrayName], command: str | None
-) -> FeaturesNotCached:
+    place: str,
+    dataset: str,
+    wanted: Selector,
+    cached: Iterable[ArrayName],
+    command: str | None,
+    known: Collection[str],
+) -> str:
+    """What is cached of other data sets; `known` as for `_extraction`."""
     encoders: dict[str, set[str]] = {}
     for name in cached:
         encoders.setdefault(name.dataset, set()).add(name.encoder)
@@ -190,14 +245,17 @@ def _no_dataset(
         own = [name for name in sorted(encoders) if name not in DATASETS]
         hint = f" A folder goes by its own name here{': ' + ' or '.join(own) if own else ''}."
         command = command or ("featcache ls" if own else "featcache extract folder:NAME ENCODER --root DIR")
-        return FeaturesNotCached(f"no features of folder in {place}\n  {has}.{hint}\n  Run: {command}")
-    near = get_close_matches(dataset, sorted(encoders), n=1)
+        return f"no features of folder in {place}\n  {has}.{hint}\n  Run: {command}"
+    near = [] if dataset in DATASETS else get_close_matches(dataset, sorted(encoders), n=1)
+    if not near and dataset not in DATASETS:
+        near = get_close_matches(dataset, sorted(DATASETS.keys() - {"folder"}), n=1, cutoff=0.75)
     hint = f" Did you mean {near[0]}?" if near else ""
-    if near and wanted.encoder in encoders[near[0]]:
+    if near and wanted.encoder in encoders.get(near[0], ()):
         command = f"featcache ls {near[0]}"  # it is cached under the right name
     elif command is None:
-        command = _making(near[0] if near else dataset, wanted.encoder)
-    return FeaturesNotCached(f"no features of {dataset} in {place}\n  {has}.{hint}\n  Run: {command}")
+        about, command = _extraction(near[0] if near else dataset, wanted.encoder, known)
+        hint += about
+    return f"no features of {dataset} in {place}\n  {has}.{hint}\n  Run: {command}"
 
 
 def _layers(names: Iterable[ArrayName], *, digests: bool) -> str:

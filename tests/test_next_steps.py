@@ -1,5 +1,6 @@
 """The next command that an error prints works: it names the data set as it is typed, and the same cache."""
 
+import pickle
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +11,7 @@ import pytest
 import typer
 
 from featcache.cache import Cache
-from featcache.commands.app import app
+from featcache.commands.app import app, main
 from featcache.commands.endings import with_cache
 from featcache.data.datasets import DATASETS, extract_command
 from featcache.data.open import open_dataset
@@ -82,6 +83,58 @@ def test_what_is_not_cached_is_answered_with_a_command_that_makes_or_finds_it(
     assert message.endswith(f"Run: {command}")
     [words] = commands_of(message)
     check_parses(words)
+
+
+KNOWN = ("dinov2-base", "dinov2-small", "gpt2", "minilm", "vit-large", "vits")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "selector", "says", "command"),
+    [
+        ("stamps", "minillm", "There is no encoder minillm; nearest: minilm",
+         "featcache extract folder:stamps minilm --root DIR"),
+        ("openmoji", "dino", "There is no encoder dino; nearest: dinov2-base, dinov2-small",
+         "featcache extract openmoji dinov2-base"),
+        ("openmoji", "zzz", "There is no encoder zzz\n", "featcache encoders"),
+        ("openmoji", "images/vitt", "Did you mean vit?", "featcache ls 'openmoji/*/vit'"),
+        ("openmoji", "vits", "lm/last.mean, vit/last.mean\n", "featcache extract openmoji vits"),
+        ("openmoji", "gpt2-random3", "", "featcache extract openmoji gpt2 --random 3"),
+        ("stampz", "minillm", "Did you mean stamps?\n  There is no encoder minillm; nearest: minilm",
+         "featcache extract folder:stamps minilm --root DIR"),
+        ("flickr30", "gpt2", "Did you mean flickr30k?", "featcache extract flickr30k gpt2"),
+    ],
+)  # fmt: skip
+def test_no_command_extracts_an_encoder_that_does_not_exist_and_cached_ones_are_offered_first(
+    stamps: Cache, dataset: str, selector: str, says: str, command: str
+) -> None:
+    with pytest.raises(FeaturesNotCached) as caught:
+        stamps.find(dataset, selector)
+    error = pickle.loads(pickle.dumps(caught.value))
+    message = error.reword(KNOWN)
+    assert says in message and message.endswith(f"\n  Run: {command}")
+    check_parses(commands_of(message)[0])
+
+
+@pytest.mark.parametrize(
+    ("words", "says", "command"),
+    [
+        ("align stamps vit minillm", "There is no encoder minillm; nearest: minilm",
+         "featcache extract --cache {} folder:stamps minilm --root DIR"),
+        ("train stamps vit lm --reference dino", "There is no encoder dino; nearest: dinov2-",
+         "featcache extract --cache {} folder:stamps dinov2-"),
+        ("align stampz vit lm", "Did you mean stamps?", "featcache ls --cache {} stamps"),
+        ("rm stamps lmm", "Cached for this data set", "featcache ls --cache {}"),
+    ],
+)  # fmt: skip
+def test_the_program_knows_which_encoders_there_are(
+    stamps: Cache, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, says: str,
+    command: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("sys.argv", ["featcache", *words.split(), "--cache", str(stamps.root)])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().err
+    assert says in said and f"Run: {command.format(shlex.quote(str(stamps.root)))}" in said
 
 
 def test_a_folder_is_told_by_the_names_that_it_has_in_the_cache(stamps: Cache, tmp_path: Path) -> None:

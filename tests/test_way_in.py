@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from featcache.cache import Cache
 from featcache.commands.app import app
 from featcache.data.caption_files import CAPTION_FILES, COLUMNS, DELIMITERS
+from featcache.data.errors import UnknownDataset
 from featcache.data.open import open_dataset
 from featcache.data.options import OpenOptions
 from featcache.errors import UsageError
@@ -125,7 +126,7 @@ def test_every_command_takes_the_path_or_the_name(here: Path) -> None:
     assert "adapted.captions" in run("embed", folder, path)
     run("push", "./copy", path)
     assert "my-birds" in run("ls", "./copy"), "a folder that is a cache is listed as one"
-    run("rm", path, "efficientnet-lite2")
+    run("rm", path, "efficientnet-lite2", "--yes")
 
 
 def test_training_needs_no_reference(here: Path) -> None:
@@ -203,6 +204,21 @@ def test_two_folders_of_one_name_are_told_apart(here: Path) -> None:
     note = other_folder_note(Cache(), open_dataset("folder", root=second))
     assert "holds other images and none of this folder's" in note and "folder:birds-2 --root DIR" in note
     assert other_folder_note(Cache(here / "empty"), open_dataset("folder", root=second)) == ""
+
+
+def test_extract_takes_no_cached_name_of_a_folder_and_says_that_its_path_is_needed(here: Path) -> None:
+    plant(make_folder(here / "elsewhere" / "my-pics", 20), Cache())
+
+    def refused(name: str) -> str:
+        with pytest.raises(UnknownDataset) as caught:
+            CliRunner().invoke(app, ["extract", name, "minilm"], catch_exceptions=False)
+        return str(caught.value)
+
+    path = "give its path, as in featcache extract ./DIR, or featcache extract folder:my-pics --root DIR"
+    assert refused("my-pics") == f"my-pics is the cached name of a folder of yours, and its path is not kept: {path}"
+    assert refused("my-picz").endswith(f"\n  my-pics is the cached name of a folder of yours: {path}")
+    assert "no data set called 'my-picz'" in refused("my-picz")
+    assert "did you mean openmoji" in refused("openmojj") and "There are: " in refused("zzz")
 
 
 @pytest.mark.parametrize("page", ["docs/own-data.md"])

@@ -1,6 +1,11 @@
-"""Two folders of one name: whether what the cache holds under a data set's name is another data set."""
+"""Names of folders in the cache: two folders of one name, and a name typed where a folder's path is needed."""
+
+from difflib import get_close_matches
 
 from featcache.cache import Cache
+from featcache.data.datasets import DATASETS
+from featcache.data.errors import UnknownDataset
+from featcache.data.open import DatasetSource
 from featcache.data.views import Dataset
 from featcache.errors import FeatcacheError
 from featcache.store.rows import read_rows
@@ -35,3 +40,25 @@ def other_folder_note(cache: Cache, dataset: Dataset) -> str:
         f"Caveat: {dataset.name} in {cache.folder} holds other images and none of this folder's. If these are two data "
         f"sets, give this one a name of its own: featcache extract folder:{dataset.name}-2 --root DIR"
     )
+
+
+def open_source(cache: Cache, source: DatasetSource) -> Dataset:
+    """Opens a data set; as `DatasetSource.open`, but that a folder's name in the cache is known as such.
+
+    Raises:
+        UnknownDataset: Of the name of a cached folder, or one near to it, says that its path is needed.
+    """
+    try:
+        return source.open()
+    except UnknownDataset as error:
+        own = sorted({array.name.dataset for array in cache.arrays()} - DATASETS.keys())
+        near = get_close_matches(source.name, own, n=1)
+        if not near:
+            raise
+        if near[0] == source.name:
+            what = f"{source.name} is the cached name of a folder of yours, and its path is not kept"
+        else:
+            what = f"{str(error).partition(chr(10))[0]}\n  {near[0]} is the cached name of a folder of yours"
+        raise UnknownDataset(
+            f"{what}: give its path, as in featcache extract ./DIR, or featcache extract folder:{near[0]} --root DIR"
+        ) from None
