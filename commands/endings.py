@@ -49,10 +49,11 @@ def interruption() -> str:
 def exit_code(error: Exception) -> int:
     """2 where the request itself is wrong and has to be changed, else 1."""
     from featcache.data.errors import UnknownDataset
-    from featcache.errors import UsageError
+    from featcache.errors import LibraryMissing, UsageError
     from featcache.metrics.errors import BadChoice
 
-    return WRONG_REQUEST if isinstance(error, UsageError | UnknownDataset | BadChoice) else FAILED
+    wrong = isinstance(error, UsageError | UnknownDataset | BadChoice) and not isinstance(error, LibraryMissing)
+    return WRONG_REQUEST if wrong else FAILED
 
 
 def knowing_encoders(error: Exception) -> str:
@@ -78,7 +79,7 @@ def with_cache(message: str, words: Sequence[str]) -> str:
 
     Example:
         >>> with_cache("no b. Run: featcache ls a", ["align", "a", "b", "--cache", "lab"])
-        'no b. Run: featcache ls --cache lab a'
+        'no b. Run: featcache ls a --cache lab'
     """
     import re
     import shlex
@@ -89,12 +90,12 @@ def with_cache(message: str, words: Sequence[str]) -> str:
     if place is None:
         return message
     without = "datasets|encoders|report|train --help"
-    command = re.compile(rf"(featcache (?!{without})[a-z]+)(?=[^a-z]|$)")
+    command = re.compile(rf"featcache (?!{without})[a-z]+\b(?:(?!, or |; |\. [A-Z]).)*")
     lines = message.split("\n")
     for number, line in enumerate(lines):
         before, run, after = line.partition("Run: ")
         if run and "--cache" not in after:
-            lines[number] = before + run + command.sub(lambda match: f"{match[1]} --cache {shlex.quote(place)}", after)
+            lines[number] = before + run + command.sub(lambda match: f"{match[0]} --cache {shlex.quote(place)}", after)
     return "\n".join(lines)
 
 

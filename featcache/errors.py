@@ -11,6 +11,10 @@ class UsageError(FeatcacheError):
     """The request contradicts itself or names something unknown: change the request."""
 
 
+class LibraryMissing(UsageError):
+    """What was asked for needs a library that is not installed: install it as the message says."""
+
+
 class UnknownEncoder(UsageError):
     """No encoder of that name; the message lists the nearest ones."""
 

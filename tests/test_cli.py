@@ -64,7 +64,7 @@ def test_training_needs_neither_encoder_libraries_nor_the_data_set_and_says_what
 def test_another_run_is_not_overwritten_unasked(job: Path) -> None:
     before = (run_folder(job) / "config.json").read_bytes()
     other = featcache("train", "--cache", "cache", "--epochs", "2", "--out", run_folder(job), cwd=job)
-    assert other.returncode == 1
+    assert other.returncode == 2
     assert "RunExists" in other.stderr and "epochs" in other.stderr and "--overwrite" in other.stderr
     assert (run_folder(job) / "config.json").read_bytes() == before
 

@@ -191,14 +191,14 @@ def test_a_name_that_is_taken_names_the_command_that_removes_what_is_there(stamp
 @pytest.mark.parametrize(
     ("message", "words", "wanted"),
     [
-        ("Run: featcache ls a", "align --cache lab", "Run: featcache ls --cache lab a"),
-        ("Run: featcache ls a", "align --cache=lab", "Run: featcache ls --cache lab a"),
+        ("Run: featcache ls a", "align --cache lab", "Run: featcache ls a --cache lab"),
+        ("Run: featcache ls a", "align --cache=lab", "Run: featcache ls a --cache lab"),
         ("Run: featcache ls a", "align", "Run: featcache ls a"),
         ("Run: featcache ls a", "align --cache", "Run: featcache ls a"),
         ("Run: featcache train --help", "report --cache lab", "Run: featcache train --help"),
         ("Run: featcache datasets", "extract --cache lab", "Run: featcache datasets"),
         ("Run: featcache pull R x, or featcache rm y", "extract --cache 'my lab'",
-         "Run: featcache pull --cache 'my lab' R x, or featcache rm --cache 'my lab' y"),
+         "Run: featcache pull R x --cache 'my lab', or featcache rm y --cache 'my lab'"),
         ("what featcache wrote\n  Run: featcache verify", "ls --cache lab",
          "what featcache wrote\n  Run: featcache verify --cache lab"),
     ],

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.data.errors import DataInvalid
-from featcache.errors import UsageError
+from featcache.errors import LibraryMissing
 
 
 def import_h5py() -> Any:
@@ -12,7 +12,7 @@ def import_h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise UsageError("HDF5 files need h5py. Run: pip install 'featcache[share]'") from error
+        raise LibraryMissing("HDF5 files need h5py. Run: pip install 'featcache[share]'") from error
     return h5py
 
 
