@@ -1,8 +1,8 @@
-"""The list of the commands, and how an error ends one."""
+"""The list of the commands, and the program that runs one."""
 
 import typer
 
-from featcache.commands import alignment, cache, extraction, sharing, training
+from featcache.commands import alignment, cache, endings, extraction, sharing, training
 
 app = typer.Typer(
     name="featcache",
@@ -46,12 +46,28 @@ for name, function in COMMANDS.items():
 
 
 def main() -> None:
-    """Runs a command; an error of ours is one message on stderr and exit code 1."""
+    """Runs a command; an error of ours is one message on stderr and an exit code, as docs/cli.md lists them."""
     import os
     import sys
 
     # waiting threads sleep instead of spinning, which on a busy machine costs many times the work itself
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    endings.accept_any_terminal()
+    try:
+        _run()
+    except KeyboardInterrupt:  # before or behind the command, where typer does not see it
+        print(endings.interruption(), file=sys.stderr)
+        sys.exit(endings.INTERRUPTED)
+    except SystemExit as end:
+        if end.code == endings.INTERRUPTED:  # what typer makes of Ctrl-C, without a word
+            print(endings.interruption(), file=sys.stderr)
+        raise
+
+
+def _run() -> None:
+    import os
+    import sys
+
     from featcache.data.errors import DataError
     from featcache.errors import FeatcacheError
     from featcache.metrics.errors import MetricError
@@ -63,15 +79,10 @@ def main() -> None:
             sys.stdout.flush()  # here, where a reader that has gone is caught
     except BrokenPipeError:  # as in `featcache ls | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)  # as typer ends where the pipe closes while it prints
+        sys.exit(endings.FAILED)  # as typer ends where the pipe closes while it prints
     except (DataError, FeatcacheError, MetricError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(1)
+        print(endings.with_cache(f"{type(error).__name__}: {error}", sys.argv[1:]), file=sys.stderr)
+        sys.exit(endings.exit_code(error))
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print(f"{type(error).__name__}: cannot read or write {what}", file=sys.stderr)
-        sys.exit(1)
-    except SystemExit as end:
-        if end.code == 130:  # what typer makes of Ctrl-C, without a word
-            print("Interrupted. What was committed stays: run the same command again to go on.", file=sys.stderr)
-        raise
+        print(f"{type(error).__name__}: {endings.describe_system_error(error)}", file=sys.stderr)
+        sys.exit(endings.FAILED)

@@ -12,6 +12,8 @@ from featcache.commands.options import (
     JsonOption,
     PatternArgument,
     RootOption,
+    YesOption,
+    confirm,
 )
 
 
@@ -87,7 +89,7 @@ def verify(
 
     Exit code 1 on damage, which is named by array and chunk, or by run and file.
     """
-    from featcache.trainer.run import is_run
+    from featcache.trainer.run_search import is_run
 
     runs = [Path(name) for name in what or () if is_run(Path(name))]
     patterns = [name for name in what or () if Path(name) not in runs]
@@ -157,20 +159,26 @@ def remove(
         list[str],
         typer.Argument(metavar="ENCODER", help="[view/]encoder[/layer.pooling][@digest]; parts may hold globs."),
     ],
+    yes: YesOption = False,
     cache: CacheOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
-    """Delete arrays from the cache."""
+    """Delete arrays from the cache; asks first."""
     from featcache.cache import open_cache
-    from featcache.report.console import show_entries
+    from featcache.report.console import count, show_entries
 
     store = open_cache(cache)
     matches = [array for selector in selectors for array in store.select(dataset, selector)]
     arrays = list({str(array.folder): array for array in matches}.values())
     show_entries([store.entry(array) for array in arrays], store, as_json=False)
-    for array in arrays if not dry_run else ():
+    if dry_run:
+        typer.echo("Nothing was deleted (--dry-run).")
+        return
+    if not yes:
+        confirm(f"Delete {count(arrays, 'array')} from {store.folder}?")
+    for array in arrays:
         store.remove(array)
-    typer.echo("Nothing was deleted (--dry-run)." if dry_run else "Deleted.")
+    typer.echo("Deleted.")
 
 
 def move(

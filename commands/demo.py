@@ -25,7 +25,7 @@ def run_demo(cache_root: str | None, out: Path) -> Path:
     from featcache.extraction.executors import Execution
     from featcache.extraction.job import plan_job
     from featcache.report.figure import require_renderer
-    from featcache.report.page import write_report
+    from featcache.report.page import check_page_place, write_report
     from featcache.report.progress import epoch_progress
     from featcache.report.training import show_runs, show_training
     from featcache.studies.adapters.train import Workbench, train
@@ -33,6 +33,7 @@ def run_demo(cache_root: str | None, out: Path) -> Path:
     from featcache.trainer.defaults import DEMO
 
     require_renderer()  # before the minutes that come first
+    check_page_place(out)
     started, cache, encoders = perf_counter(), Cache(cache_root), (*DEMO.encoders, str(DEMO.reference))
     say = console().print
     say(f"1. Extract {DEMO.dataset} with {', '.join(encoders)} into {cache.folder}")

@@ -17,6 +17,7 @@ CacheOption = Annotated[
 RootOption = Annotated[Path | None, typer.Option("--root", help="Folder that holds the data set's files.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 PreferOption = Annotated[
     Literal["local", "remote"] | None,
     typer.Option(help="Whose array stays where the bytes differ. Default: that is an error."),
@@ -37,3 +38,19 @@ RemoteArgument = Annotated[
 EncoderArgument = Annotated[
     str, typer.Argument(metavar="ENCODER", help="[view/]encoder[/layer.pooling][@digest], of one array.")
 ]
+
+
+def confirm(question: str) -> None:
+    """Asks a question that must be answered with yes; without anybody at a terminal to answer, --yes is wanted.
+
+    Raises:
+        UsageError: If nobody can answer.
+        typer.Abort: If the answer is no.
+    """
+    import sys
+
+    if sys.stdin is None or not sys.stdin.isatty():
+        from featcache.errors import UsageError
+
+        raise UsageError(f"{question} Nobody is at a terminal to answer, and nothing was done\n  Add --yes")
+    typer.confirm(question, abort=True)

@@ -13,6 +13,8 @@ from featcache.commands.options import (
     PatternsArgument,
     PreferOption,
     RemoteArgument,
+    YesOption,
+    confirm,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ def push(
     public: Annotated[
         bool, typer.Option("--public", help="Make a new Hub repository public; asks first. Default: private.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: YesOption = False,
     cache: CacheOption = None,
 ) -> None:
     """Send features to a folder, a bucket or the Hub.
@@ -43,7 +45,7 @@ def push(
     store, there = open_cache(cache), Cache(remote)
     if not dry_run and not yes and (public or is_public(there)):
         show_terms(terms(store, arrays or ["*"]))
-        typer.confirm("Everybody will be able to read these features. Do the licences allow that?", abort=True)
+        confirm("Everybody will be able to read these features. Do the licences allow that?")
     _move(store, there, arrays or ["*"], prefer=prefer, local="source", dry_run=dry_run, public=public)
 
 
@@ -150,7 +152,10 @@ def export(
 
 def import_file(
     source: Annotated[
-        Path, typer.Argument(metavar="FILE", help=".npy, .pt or .hdf5, or another tool's output folder.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="What export wrote; .npy, .pt or .hdf5 of rows; or another tool's output folder."
+        ),
     ],
     dataset: Annotated[str, typer.Option(help="Data set to file it under.")],
     encoder: Annotated[str, typer.Option(help="Encoder to file it under.")],
@@ -159,7 +164,7 @@ def import_file(
     ] = None,
     view: Annotated[str | None, typer.Option(help="View. Default: the cached view with these ids.")] = None,
     format: Annotated[
-        Literal["npy", "thingsvision", "platonic-rep", "clip-retrieval"] | None,
+        Literal["featcache", "npy", "pt", "thingsvision", "platonic-rep", "clip-retrieval"] | None,
         typer.Option(help="Who wrote it. Default: told from the file."),
     ] = None,
     ids: Annotated[Path | None, typer.Option(help="Ids of the rows: .txt, .npy, .csv or .parquet.")] = None,
@@ -172,7 +177,7 @@ def import_file(
     ] = None,
     cache: CacheOption = None,
 ) -> None:
-    """Take in features that another tool made.
+    """Take in features that another tool made, or that export wrote.
 
     Rows are matched by id with what is cached already. Nothing is unpickled.
     """

@@ -9,6 +9,10 @@ class UsageError(FeatcacheError):
     """The request contradicts itself or names something unknown: change the request."""
 
 
+class LibraryMissing(UsageError):
+    """What was asked for needs a library that is not installed: install it as the message says."""
+
+
 class UnknownEncoder(UsageError):
     """No encoder of that name; the message lists the nearest ones."""
 
@@ -35,6 +39,10 @@ class Damaged(FeatcacheError):
 
 class RemoteFailed(FeatcacheError):
     """A bucket or the Hub could not be reached, refused, or listed what no cache holds: look with featcache doctor."""
+
+
+class OutputFailed(FeatcacheError):
+    """Files could not be written where they were asked for: free space there, or name another place."""
 
 
 class RootsDiffer(FeatcacheError):

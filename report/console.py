@@ -21,8 +21,9 @@ _GAP = 2  # columns between two
 
 
 def print_json(value: Any) -> None:
-    """Prints a value as JSON on stdout."""
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Prints a value as JSON on stdout; where that is not UTF-8, in escapes, so that no name loses a character."""
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=not unicode) + "\n")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:

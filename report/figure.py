@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from featcache.errors import UsageError
+from featcache.errors import LibraryMissing
 
 _LONGEST = 22
 
@@ -23,7 +23,7 @@ def require_renderer() -> None:
     """
     missing = [name for name in ("altair", "vl_convert") if find_spec(name) is None]
     if missing:
-        raise UsageError(
+        raise LibraryMissing(
             f"figures need {' and '.join(missing)}, not installed here\n  Run: pip install 'featcache[report]'"
         )
 

@@ -10,8 +10,17 @@ from featcache.commands.app import app
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 HEAD = """# Commands
 
-What `featcache COMMAND --help` prints; written by `make docs`, and a test keeps the two equal. Every error is one
-message on stderr with exit code 1; a wrong option or argument has exit code 2, an interruption 130.
+What `featcache COMMAND --help` prints; written by `make docs`, and a test keeps the two equal. Exit codes:
+
+- 0: done.
+- 1: it failed, as where features are not cached, a row cannot be read, the disk is full or a remote refuses; or
+  `verify`, `repair` or `doctor` found something wrong.
+- 2: the request is wrong and has to be changed: an unknown option, command or name, a value out of its range, settings
+  that contradict each other, a question that nobody is there to answer.
+- 130: interrupted (Ctrl-C); the message says what of the work is kept.
+
+Every error is one message on stderr. A terminal or pipe that is not UTF-8 gets plain characters in place of those that
+it lacks, and JSON in escapes.
 """
 
 

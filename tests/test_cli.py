@@ -64,7 +64,7 @@ def test_training_needs_neither_encoder_libraries_nor_the_data_set_and_says_what
 def test_another_run_is_not_overwritten_unasked(job: Path) -> None:
     before = (run_folder(job) / "config.json").read_bytes()
     other = featcache("train", "--cache", "cache", "--epochs", "2", "--out", run_folder(job), cwd=job)
-    assert other.returncode == 1
+    assert other.returncode == 2
     assert "RunExists" in other.stderr and "epochs" in other.stderr and "--overwrite" in other.stderr
     assert (run_folder(job) / "config.json").read_bytes() == before
 
@@ -125,7 +125,7 @@ def test_ls_show_verify_and_rm_work_on_the_cache_alone(job: Path, tmp_path: Path
     assert refused.returncode == 1 and "Damaged: chunk 0" in refused.stderr
     dry = featcache("rm", "openmoji", "minilm", "--dry-run", "--cache", "cache", cwd=tmp_path)
     assert chunk.exists() and "Nothing was deleted" in dry.stdout
-    assert featcache("rm", "openmoji", "minilm", "--cache", "cache", cwd=tmp_path).returncode == 0
+    assert featcache("rm", "openmoji", "minilm", "--yes", "--cache", "cache", cwd=tmp_path).returncode == 0
     assert not chunk.exists()
 
 
@@ -154,7 +154,7 @@ def test_ls_show_verify_and_rm_work_on_the_cache_alone(job: Path, tmp_path: Path
         (("rm", "openmoji", "../..", "--cache", "cache"), ("UsageError", "not of the form")),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_clear_message_and_exit_code_1(
+def test_bad_input_is_one_clear_message_and_an_exit_code_that_says_whose_fault_it_is(
     job: Path, tmp_path: Path, words: tuple[str, ...], expected: tuple[str, ...]
 ) -> None:
     if "cache" in words:
@@ -162,7 +162,8 @@ def test_bad_input_is_one_clear_message_and_exit_code_1(
     before = _files(tmp_path)
     extra = ("--cache", "made") if words[0] == "extract" else ()
     done = featcache(*words, *extra, cwd=tmp_path)
-    assert done.returncode == 1, done.stdout + done.stderr
+    wrong_request = expected[0] in ("UnknownDataset", "UnknownEncoder", "UsageError", "NotPaired")
+    assert done.returncode == (2 if wrong_request else 1), done.stdout + done.stderr
     for part in expected:
         assert part in done.stderr
     assert "Traceback" not in done.stderr

@@ -204,7 +204,7 @@ def test_a_typed_mistake_leaves_nothing_behind_and_shows_no_traceback(place: Pat
     before = sorted(path for path in tmp_path.rglob("*") if ".verified" not in str(path))
     words = ("align", "openmoji", "vit", "lm", "--metric", "nosuch", "--out", "made.parquet", "--cache", "cache")
     done = featcache(*words, cwd=tmp_path)
-    assert done.returncode == 1 and done.stderr.startswith("BadChoice: ") and "Traceback" not in done.stderr
+    assert done.returncode == 2 and done.stderr.startswith("BadChoice: ") and "Traceback" not in done.stderr
     assert sorted(path for path in tmp_path.rglob("*") if ".verified" not in str(path)) == before
 
 

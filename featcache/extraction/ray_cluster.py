@@ -16,7 +16,7 @@ from typing import Any
 from featcache.cache import Cache
 from featcache.data.errors import DataError
 from featcache.encoders import load_encoder
-from featcache.errors import ExtractionFailed, FeatcacheError, UsageError
+from featcache.errors import ExtractionFailed, FeatcacheError, LibraryMissing, UsageError
 from featcache.extraction.extract import Extracted, ProcessSettings, compute, extract
 from featcache.extraction.job import Job
 from featcache.extraction.remote_job import RemoteJob, combined, open_remote_job
@@ -195,7 +195,7 @@ def _cluster() -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise UsageError("--executor ray needs Ray. Run: pip install 'featcache[ray]'") from error
+        raise LibraryMissing("--executor ray needs Ray. Run: pip install 'featcache[ray]'") from error
     if ray.is_initialized():
         yield ray
         return

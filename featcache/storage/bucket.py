@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 from urllib.parse import urlsplit
 
-from featcache.errors import RemoteFailed, UsageError
+from featcache.errors import LibraryMissing, RemoteFailed, UsageError
 from featcache.storage.base import ASIDE, Folder, fill_views
 
 _T = TypeVar("_T")
@@ -37,7 +37,7 @@ def open_bucket(address: str) -> "BucketFolder":
         import stamina  # noqa: F401
         from obstore.store import from_url
     except ImportError as error:
-        raise UsageError(f"{address} needs {error.name}. Run: pip install 'featcache[share]'") from error
+        raise LibraryMissing(f"{address} needs {error.name}. Run: pip install 'featcache[share]'") from error
     # stamina logs every new attempt; where nobody listens, Python would print the bare name of the event
     logging.getLogger("stamina").addHandler(logging.NullHandler())
     url = urlsplit(address)

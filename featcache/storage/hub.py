@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import final
 
-from featcache.errors import UsageError
+from featcache.errors import LibraryMissing, UsageError
 from featcache.storage.base import ASIDE, Folder, fill_views, overlapped
 from featcache.storage.hub_api import Change, Listing, NoRepository, Repository, is_inside
 
@@ -37,7 +37,7 @@ def open_hub(address: str) -> "HubFolder":
         import stamina  # noqa: F401
         from huggingface_hub.utils import disable_progress_bars
     except ImportError as error:
-        raise UsageError(f"{address} needs {error.name}. Run: pip install 'featcache[share]'") from error
+        raise LibraryMissing(f"{address} needs {error.name}. Run: pip install 'featcache[share]'") from error
     disable_progress_bars()  # they would run into ours
     path = match["path"].strip("/")
     return HubFolder(Repository(match["repo"], match["revision"] or "main", path), path)
