@@ -8,6 +8,7 @@ from featcache.errors import UsageError
 from featcache.report import theme
 from featcache.report.alignment import PAIRINGS
 from featcache.report.figure import Figure, require_renderer, shorten
+from featcache.storage.outputs import write_output
 
 if TYPE_CHECKING:
     from featcache.studies.alignment.grid import LayerGrids, LayerScore
@@ -31,11 +32,7 @@ def check_figure_path(path: Path | None) -> None:
 def draw_layers(grids: "LayerGrids", path: Path) -> None:
     """Draws the grids of some pairs of encoders side by side, those of one metric on one scale, as .png or .svg."""
     figure = layer_figure(grids.scores, grids.dataset, rows=PAIRINGS[grids.settings.pairing])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".svg":
-        path.write_text(figure.svg, encoding="utf-8")
-    else:
-        path.write_bytes(figure.png)
+    write_output(path, figure.svg.encode() if path.suffix == ".svg" else figure.png)
 
 
 def layer_figure(scores: "Sequence[LayerScore]", dataset: str, *, rows: str = "") -> Figure:

@@ -2,11 +2,13 @@
 
 import base64
 import html
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from featcache.errors import UsageError
 from featcache.report.figure import Figure, inline, require_renderer
 from featcache.report.runs import (
     RECALLS,
@@ -29,10 +31,15 @@ from featcache.report.tables import (
     retrieval_table,
     summary_table,
 )
+from featcache.storage.outputs import named_output_errors, write_output
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import Row
 
+PAGE = "index.html"
+# of a page of ours: the second is that of pages before the first
+_MARKS = (b'<meta name="generator" content="featcache">', b'<p class="eyebrow">Alignment report</p>')
+_HEAD_BYTES = 65_536
 # an SVG of thousands of cells weighs more than its picture: above this it stands in the page as PNG
 _LARGEST_SVG = 1_000_000
 _GROUPS = {
@@ -73,14 +80,18 @@ def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str
     Raises:
         RunMissing: If a folder is not there or `runs` is empty.
         RunDamaged: If a folder is not a whole run.
-        UsageError: If a format is unknown, or the libraries that draw are not installed.
+        UsageError: If a format is unknown, the libraries that draw are not installed, or somebody else's page stands
+            in `out`.
+        OutputFailed: If the files cannot be written.
     """
     formats = known_formats(formats)
+    check_page_place(out)
     loaded = pool_seeds(load_runs(runs))
     require_renderer()
     folder = Path(out) / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = [_figure(figure, folder, formats) for figure in draw_figures(loaded)]
+    with named_output_errors(Path(out)):
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = [_figure(figure, folder, formats) for figure in draw_figures(loaded)]
     parts = {
         "title": _escape(title(loaded)),
         "style": _resource("page.css"),
@@ -97,9 +108,28 @@ def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str
         "metrics": _metrics(loaded),
         "provenance": _provenance(loaded),
     }
-    page = Path(out) / "index.html"
-    page.write_text(Template(_resource("page.html")).substitute(parts), encoding="utf-8")
+    page = Path(out) / PAGE
+    write_output(page, Template(_resource("page.html")).substitute(parts).encode())
     return page
+
+
+def check_page_place(out: Path) -> None:
+    """Refuses, before anything is read or measured, a folder whose page is not one of ours.
+
+    Raises:
+        UsageError: If such a page stands there, or `out` is a file.
+    """
+    page = Path(out) / PAGE
+    try:
+        head = page.read_bytes()[:_HEAD_BYTES]
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UsageError(f"no page can be written to {out}: {os.strerror(error.errno or 0)}. Name a folder") from error
+    if not any(mark in head for mark in _MARKS):
+        raise UsageError(
+            f"{page} is no page of featcache, and was left as it is\n  Name another folder, or move that page away"
+        )
 
 
 def draw_figures(runs: Sequence[RunResults]) -> list[Figure]:

@@ -236,7 +236,7 @@ def _load(path: Path) -> RunResults:
     )
     if not run.metrics:
         what = "trained joint (alignment with the reference" if run.reference else "trained sides (alignment"
-        raise RunDamaged(f"the run {path} has no {what}, test split)\n  Run: featcache train again with --overwrite")
+        raise RunDamaged(f"the run {path} has no {what}, test split)\n  Train it again with --overwrite")
     return run
 
 

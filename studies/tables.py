@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from featcache.errors import UsageError
 from featcache.features import Features
+from featcache.storage.outputs import parquet_bytes, write_output
 
 if TYPE_CHECKING:
     import polars as pl
@@ -76,14 +77,11 @@ def write_table(frame: "pl.DataFrame", path: Path) -> None:
         path: Ends in .parquet.
 
     Raises:
-        UsageError: If it ends in something else, or cannot be written.
+        UsageError: If it ends in something else.
+        OutputFailed: If it cannot be written.
     """
     check_table_path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        frame.write_parquet(path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}. Name another file") from error
+    write_output(path, parquet_bytes(frame))
 
 
 def check_table_path(path: Path | None) -> None:

@@ -90,7 +90,13 @@ def values(dtype: str) -> np.ndarray:
 
 
 def cached(
-    folder: Path, *, dtype: str = "float16", failed: tuple[str, ...] = FAILED, label: str = "rot, grün\n😀", n: int = N
+    folder: Path,
+    *,
+    dtype: str = "float16",
+    failed: tuple[str, ...] = FAILED,
+    label: str = "rot, grün\n😀",
+    n: int = N,
+    finite: bool = False,
 ) -> tuple[Cache, FeatureArray]:
     """A cache with one array, some rows of which failed."""
     ids = tuple(f"r{row}" for row in range(n))
@@ -109,6 +115,7 @@ def cached(
     array = cache.array(key.path)
     plan = array.create(key, Layout(n, min(ROWS, n), 4, "row", 1))
     block = np.resize(values(dtype), (n, D))
+    block[~np.isfinite(block)] = 0.5 if finite else np.inf
     block[[row for row, row_id in enumerate(ids) if row_id in failed]] = np.nan
     for chunk in range(plan.chunks):
         start, stop = plan.span(chunk)

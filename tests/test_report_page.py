@@ -7,10 +7,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from featcache.errors import UsageError
+from featcache.errors import OutputFailed, UsageError
 from featcache.report import contrast_table, findings, load_runs, retrieval_table, summary_table, write_report
 from featcache.report.figure import inline
 from featcache.report.page import draw_figures
+from featcache.storage import outputs
 from tests.test_report_runs import FORMAT_1, METRICS, SIDES, change_metrics, write_run
 
 FIGURES = (
@@ -345,3 +346,52 @@ def test_importing_the_report_is_cheap() -> None:
     program = "import sys; from featcache.report import summary_table, findings, write_report; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not {"altair", "polars", "torch", "vl_convert", "numpy"} & set(loaded)
+
+
+# -- where it is written ----------------------------------------------------------------------------------------------
+
+
+def test_somebody_elses_page_is_left_alone_and_nothing_is_drawn(tmp_path: Path) -> None:
+    run, out = write_run(tmp_path / "run"), tmp_path / "site"
+    out.mkdir()
+    (out / "index.html").write_text("<!doctype html><title>My lab</title>", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"index.html is no page of featcache.*\n  Name another folder"):
+        write_report([run], out)
+    assert [path.name for path in out.iterdir()] == ["index.html"] and "My lab" in (out / "index.html").read_text()
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_page_of_ours_is_replaced_also_one_from_before_the_mark(tmp_path: Path, old: bool) -> None:
+    run, out = write_run(tmp_path / "run"), tmp_path / "page"
+    page = write_report([run], out)
+    whole = page.read_text(encoding="utf-8")
+    mark = '<meta name="generator" content="featcache">\n'
+    assert mark in whole
+    page.write_text((whole.replace(mark, "") if old else whole).replace("<h1>", "<h1>Before: "), encoding="utf-8")
+    assert "<h1>Before: " not in write_report([run], out).read_text(encoding="utf-8")
+
+
+def test_a_folder_with_other_files_and_no_page_is_written_to(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs" / "one")
+    assert write_report([run], tmp_path / "runs").is_file() and (run / "config.json").is_file()
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    run, out = write_run(tmp_path / "run"), tmp_path / "file"
+    out.write_text("mine")
+    with pytest.raises(UsageError, match="no page can be written to .*file"):
+        write_report([run], out)
+
+
+def test_a_page_that_the_disk_cannot_take_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object, **named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = write_run(tmp_path / "run")
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OutputFailed, match="cannot write .*page: No space left on device"):
+        write_report([run], tmp_path / "page")
+    monkeypatch.undo()
+    monkeypatch.setattr(outputs, "replace", full)
+    with pytest.raises(OutputFailed, match="index.html: No space left on device"):
+        write_report([run], tmp_path / "page")

@@ -9,7 +9,7 @@ import pytest
 
 from featcache import metrics
 from featcache.cache import Cache
-from featcache.errors import Ambiguous, FeaturesNotCached, UsageError
+from featcache.errors import Ambiguous, FeaturesNotCached, OutputFailed, UsageError
 from featcache.features import Features
 from featcache.metrics import METRICS, paired
 from featcache.metrics.errors import BadChoice, MetricError, TooFewRows
@@ -514,5 +514,5 @@ def test_a_table_holds_all_that_a_reader_needs_and_keeps_its_types_when_columns_
     with pytest.raises(UsageError, match=".parquet"):
         write_table(made, tmp_path / "a.csv")
     (tmp_path / "afile").write_text("in the way")
-    with pytest.raises(UsageError, match="cannot write"):
+    with pytest.raises(OutputFailed, match="cannot write"):
         write_table(made, tmp_path / "afile" / "a.parquet")

@@ -23,10 +23,12 @@ from featcache.features import Features
 from featcache.metrics.measure.row import ContrastRow, Row, schema
 from featcache.provenance import commit, library_version
 from featcache.storage.durable import sync_file, sync_folder
+from featcache.storage.outputs import named_output_errors, parquet_bytes
 from featcache.trainer import run_format1
 from featcache.trainer.adapters import Adapters, build_adapters, module_key
 from featcache.trainer.config import FitConfig
-from featcache.trainer.errors import RunDamaged, RunExists, RunMissing
+from featcache.trainer.errors import RunDamaged, RunExists
+from featcache.trainer.run_search import is_run, no_run
 
 if TYPE_CHECKING:
     import polars as pl
@@ -125,14 +127,12 @@ def load_run(path: Path) -> Run:
         path: The folder that a training wrote; one of featcache 0.1 has no manifest, and opens unchecked.
 
     Raises:
-        RunMissing: If there is no run; names the runs next to it.
+        RunMissing: If there is no run; names the runs below it or next to it.
         RunDamaged: If a file is missing, is not what was written, or config.json cannot be read.
     """
     path = Path(path)
-    if not path.is_dir():
-        siblings = path.parent.glob("*/config.json") if path.parent.is_dir() else []
-        names = ", ".join(sorted(file.parent.name for file in siblings if not file.parent.name.startswith(".")))
-        raise RunMissing(f"no run at {path}\n  Runs beside it: {names or 'none'}\n  Run: featcache train --help")
+    if not is_run(path):
+        raise no_run(path)
     config = _read_config(path)
     version = config.get("format")
     if version not in (1, FORMAT):
@@ -305,17 +305,6 @@ def _same(wanted: Mapping[str, Any], present: Mapping[str, Any], part: str, name
     return wanted[part].get(name) == present[part].get(name)
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run of ours, damaged or not."""
-    # other tools keep a config.json too: only ours names its own hash
-    if all((folder / name).is_file() for name in ("adapters.safetensors", "kernels.parquet")):
-        return True  # a run whose config.json is damaged
-    try:
-        return "config_hash" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
-
-
 def run_provenance(config: FitConfig) -> dict[str, Any]:
     """Versions, threads, device, commit and time of a training."""
     return {
@@ -330,6 +319,12 @@ def run_provenance(config: FitConfig) -> dict[str, Any]:
 @contextmanager
 def unfinished_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """A hidden folder beside `out` that takes its name, durably, when the block ends without an error."""
+    with named_output_errors(out), _unfinished_folder(out, overwrite=overwrite) as folder:
+        yield folder
+
+
+@contextmanager
+def _unfinished_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".making", dir=out.parent))
     try:
@@ -386,7 +381,7 @@ def write_results(
     # nothing that changes from one run to the next of the same identity: equal runs give equal files
     save_file(weights, folder / "adapters.safetensors", metadata={"config": json.dumps(identity, sort_keys=True)})
     for name, table in tables.items():
-        table.write_parquet(folder / f"{name}.parquet")
+        (folder / f"{name}.parquet").write_bytes(parquet_bytes(table))
 
 
 def write_manifest(folder: Path) -> None:
@@ -401,4 +396,4 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def _damaged(path: Path, what: str) -> RunDamaged:
-    return RunDamaged(f"the run folder {path} is damaged: {what}\n  Run: featcache train again with --overwrite")
+    return RunDamaged(f"the run folder {path} is damaged: {what}\n  Train it again with --overwrite")

@@ -7,6 +7,8 @@ memory holds one chunk of values at a time, whatever the format.
 """
 
 import json
+import os
+import re
 import struct
 import uuid
 import zipfile
@@ -21,6 +23,7 @@ import numpy as np
 from featcache.cache import Cache
 from featcache.errors import Damaged, UsageError
 from featcache.storage.durable import TEMPORARY, link_exclusively, sync_file, sync_folder
+from featcache.storage.outputs import named_output_errors
 from featcache.store.array import FeatureArray
 from featcache.store.records import flat
 
@@ -56,6 +59,7 @@ def export_features(cache: Cache, array: FeatureArray, path: Path, *, overwrite:
             format cannot hold a text.
         FeaturesNotCached: If the array is not complete.
         Damaged: If any byte is not what was recorded.
+        OutputFailed: If the file cannot be written.
     """
     write = _writer(path)
     if path.is_dir() or not path.parent.is_dir():
@@ -65,17 +69,18 @@ def export_features(cache: Cache, array: FeatureArray, path: Path, *, overwrite:
         raise _taken(path)
     export = _export(cache, array)
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
-    try:
-        write(temporary, export)
-        with temporary.open("rb+") as file:
-            sync_file(file.fileno())
-        if overwrite:
-            temporary.replace(path)
-        elif not link_exclusively(temporary, path):
-            raise _taken(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    with named_output_errors(path):
+        try:
+            write(temporary, export)
+            with temporary.open("rb+") as file:
+                sync_file(file.fileno())
+            if overwrite:
+                temporary.replace(path)
+            elif not link_exclusively(temporary, path):
+                raise _taken(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
     return path
 
 
@@ -142,6 +147,8 @@ def _write_hdf5(path: Path, export: Export) -> None:
     slash = next((name for name in columns if "/" in name), None)
     if slash is not None:
         raise UsageError(f"HDF5 takes the / in {slash!r} for a group; export to .npz or .parquet")
+    texts = sum(len(text.encode()) + _HDF5_TEXT_BYTES for column in columns.values() for text in column)
+    _require_room(path, export.n * export.d * export.dtype.itemsize + texts + len(export.key) + _HDF5_HEAD_BYTES)
     with h5py.File(path, "w") as file:
         values = file.create_dataset("values", (export.n, export.d), export.dtype)
         for start, block in export.blocks():
@@ -150,6 +157,18 @@ def _write_hdf5(path: Path, export: Export) -> None:
             file.create_dataset(name, data=np.array(column, object), dtype=h5py.string_dtype())
         file["key.json"] = export.key  # datasets: an attribute may hold no more than 64 kB
         file["root"] = export.root
+
+
+def _require_room(path: Path, size: int) -> None:
+    """Fails as a write does where the disk has no room for a file; HDF5 breaks off in ways of its own, or crashes."""
+    try:
+        with path.open("xb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _write_npz(path: Path, export: Export) -> None:
@@ -198,7 +217,13 @@ def _write_parquet(path: Path, export: Export) -> None:
             path, compression="uncompressed", statistics=False, row_group_size=rows, metadata=metadata
         )
     except pl.exceptions.PolarsError as error:
-        raise broken[0] if broken else error from error
+        raise broken[0] if broken else _system_error(error) from error
+
+
+def _system_error(error: Exception) -> Exception:
+    """The system's error that polars reports as one of the format, where it names one."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
 
 
 def _write_safetensors(path: Path, export: Export) -> None:
@@ -224,6 +249,8 @@ def _write_safetensors(path: Path, export: Export) -> None:
             file.write(text)
 
 
+_HDF5_TEXT_BYTES = 40  # a text's place in a column and on the heap, beside its characters
+_HDF5_HEAD_BYTES = 65_536
 _PARQUET_BYTES = 4_000_000  # of values in one row group
 FORMATS: Mapping[str, Callable[[Path, Export], None]] = MappingProxyType(
     {

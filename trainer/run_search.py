@@ -1,0 +1,40 @@
+"""Search for run folders: whether a folder is one, and which lie below it or beside it."""
+
+import json
+import shlex
+from pathlib import Path
+
+from featcache.trainer.errors import RunMissing
+
+_DEPTH = 3  # folders between a folder of runs and a run, as in runs/DATASET/ENCODERS/ADAPTER
+_LISTED = 8
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run of ours, damaged or not."""
+    # other tools keep a config.json too: only ours names its own hash
+    if all((folder / name).is_file() for name in ("adapters.safetensors", "kernels.parquet")):
+        return True  # a run whose config.json is damaged
+    try:
+        return "config_hash" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """The run folders at most three folders below a folder, sorted; hidden ones, which are unfinished, left out."""
+    patterns = ("/".join("*" * depth) for depth in range(1, _DEPTH + 1))
+    found = [path for pattern in patterns for path in folder.glob(pattern) if is_run(path)]
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def no_run(path: Path) -> RunMissing:
+    """The error of a folder that is no run: names the runs below it, else those beside it."""
+    below = runs_below(path) if path.is_dir() else []
+    if below:
+        words = " ".join(shlex.quote(str(each)) for each in below[:_LISTED])
+        more = f" (and {len(below) - _LISTED} more)" if len(below) > _LISTED else ""
+        what = "1 run lies" if len(below) == 1 else f"{len(below)} runs lie"
+        return RunMissing(f"{path} is no run, but {what} below it\n  Name one or several: {words}{more}")
+    beside = ", ".join(each.name for each in runs_below(path.parent) if each.parent == path.parent)
+    return RunMissing(f"no run at {path}\n  Runs beside it: {beside or 'none'}\n  Run: featcache train --help")
