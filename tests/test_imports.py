@@ -236,7 +236,7 @@ def test_what_the_file_does_not_say_must_be_said(tmp_path: Path) -> None:
     refuse("does not say what its rows show: --modality", options={"modality": None})
     refuse("there is no file .*nowhere.txt with ids", options={"ids": tmp_path / "nowhere.txt"})
     refuse("there is no .*nowhere.npy", source=tmp_path / "nowhere.npy")
-    refuse("known formats:\n  npy: ", options={"format": "zip"})
+    refuse("known formats:\n  featcache: ", options={"format": "zip"})
     refuse("is of no known format; say which with --format", source=ids)
     refuse("stored as float16 or float32, not int8", options={"dtype": "int8"})
     refuse("rows show image, text or audio, not video", options={"modality": "video"})

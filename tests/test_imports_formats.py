@@ -262,8 +262,7 @@ def test_what_platonic_rep_does_not_write_is_refused(tmp_path: Path) -> None:
     for content, message in [
         ({"feats": torch.ones(N, D)}, r'wanted "feats" \[rows, layers, features\], got \[30, 6\]'),
         ({"feats": [1, 2]}, "got list"),
-        ({"other": torch.ones(N, 2, D)}, "got NoneType"),
-        (torch.ones(N, 2, D), 'wanted a dict with "feats", got a Tensor'),
+        ({"other": torch.ones(N, 2, D)}, "got NoneType; it holds other"),
         ({"feats": torch.ones(N, 2, D, dtype=torch.int32)}, "holds int32"),
     ]:
         torch.save(content, tmp_path / "x_pool-none.pt")
@@ -369,6 +368,21 @@ def test_parts_of_clip_retrieval_that_do_not_belong_together_are_refused(tmp_pat
 # -- the table --------------------------------------------------------------------------------------------------
 
 
+def exported(folder: Path) -> Path:
+    from featcache.interchange.exporting import export_features
+
+    folder.mkdir()
+    cache = cache_rows(folder, IDS)
+    return export_features(cache, cache.find("photos", "ours/last.mean"), folder / "ours.npz")
+
+
+def tensor_alone(folder: Path) -> Path:
+    import torch
+
+    torch.save(torch.from_numpy(values()), folder / "alone.pt")
+    return folder / "alone.pt"
+
+
 def test_every_format_of_the_table_is_detected_and_read(tmp_path: Path) -> None:
     thing = thingsvision(tmp_path)
     npy(thing, name="features.npy")
@@ -377,6 +391,8 @@ def test_every_format_of_the_table_is_detected_and_read(tmp_path: Path) -> None:
         "thingsvision": (thing, "last.cls", ImportOptions()),
         "platonic-rep": (platonic(tmp_path, "vit_pool-none.pt", text=False)[0], None, ImportOptions()),
         "clip-retrieval": (clip_retrieval(tmp_path), None, ImportOptions()),
+        "featcache": (exported(tmp_path / "ours"), None, ImportOptions()),
+        "pt": (tensor_alone(tmp_path), "last.cls", ImportOptions(ids=write_ids(tmp_path), modality="image")),
     }
     assert sources.keys() == FORMATS.keys()
     for name, (source, layer, options) in sources.items():

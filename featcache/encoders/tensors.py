@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from featcache.errors import WeightsInvalid
+from featcache.storage.pickles import refusal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +94,7 @@ def read_tensors(file: Path) -> "dict[str, Tensor]":
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise WeightsInvalid(f"{file} does not hold weights only: {error}") from error
+        raise WeightsInvalid(f"{file} does not hold weights only: {refusal(error)}") from error
     if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise WeightsInvalid(f"{file} holds {type(loaded).__name__}, not tensors by name")
     return dict(loaded)

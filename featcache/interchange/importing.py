@@ -21,6 +21,7 @@ from featcache.interchange.formats.contents import Contents, ImportOptions, Matr
 from featcache.selectors import check_name
 from featcache.store.array import FeatureArray
 from featcache.store.digest import FORMAT, ArrayKey, canonical
+from featcache.store.records import empty_rows
 from featcache.store.rows import Rows, read_overlay, write_rows
 
 VIEWS = {"image": "images", "text": "captions", "audio": "audio"}  # of a data set that has none of that modality
@@ -34,7 +35,8 @@ class BoundContents:
     contents: Contents
     view: str
     rows: dict[str, Any]  # the key's `binds["rows"]`
-    order: NDArray[np.int64]  # row of the view -> row of the file
+    order: NDArray[np.int64]  # row of the view -> row of the file; -1 where it failed, as the file says
+    ids: list[str] | None = None  # of the view's rows, where some failed
     new: tuple[View, Overlay] | None = None  # the view and its splits, where no row table of it is cached
 
 
@@ -120,7 +122,7 @@ def _bind(cache: Cache, dataset: str, view: str | None, contents: Contents, opti
         raise _unlike(dataset, contents, same)
     if modality is None:
         raise UsageError(f"{contents.source.name} does not say what its rows show: --modality image, text or audio")
-    return _new_rows(cache, dataset, view or VIEWS[modality], contents, modality)
+    return _new_rows(cache, dataset, view or contents.view or VIEWS[modality], contents, modality)
 
 
 def _check_names(contents: Contents) -> None:
@@ -163,11 +165,11 @@ def _readings(contents: Contents) -> list[tuple[str, ...]]:
 
 
 def _order(table: Rows, contents: Contents) -> NDArray[np.int64] | None:
-    """Row of the file for each row of the table; None if the ids are not the same."""
-    if len(table.ids) != len(contents.ids):
+    """Row of the file for each row of the table, -1 for one that failed; None if the ids are not the same."""
+    if len(table.ids) != len(contents.ids) + len(contents.failed):
         return None
     for ids in _readings(contents):
-        place = {row_id: row for row, row_id in enumerate(ids)}
+        place = {row_id: row for row, row_id in enumerate(ids)} | dict.fromkeys(contents.failed, -1)
         if place.keys() == set(table.ids):
             return np.array([place[row_id] for row_id in table.ids], np.int64)
     return None
@@ -184,17 +186,18 @@ def _bound_to(dataset: str, contents: Contents, matches: Sequence[tuple[RowTable
         roots = ", ".join(table.rows["root"][:12] for table, _ in known)
         raise Ambiguous(
             f"{dataset}/{views[0]} was extracted with other content under the same ids (row tables {roots}). "
-            "Remove the arrays of all but one with featcache rm, then import again"
+            "Remove the arrays of all but one, then import again: featcache rm DATASET ENCODER"
         )
     table, order = known[0]
     if contents.groups is not None:
-        odd = next((row for row, at in enumerate(order) if contents.groups[at] != table.table.groups[row]), None)
+        pairs = enumerate(order)
+        odd = next((row for row, at in pairs if at >= 0 and contents.groups[at] != table.table.groups[row]), None)
         if odd is not None:
             raise DataInvalid(
                 f"{contents.source.name}: row {table.table.ids[odd]!r} is in group {contents.groups[order[odd]]!r}, "
                 f"but in {table.table.groups[odd]!r} in {dataset}/{table.view}"
             )
-    return BoundContents(contents, table.view, table.rows, order)
+    return BoundContents(contents, table.view, table.rows, order, table.table.ids if contents.failed else None)
 
 
 def _unlike(dataset: str, contents: Contents, tables: Sequence[RowTable]) -> DataInvalid:
@@ -232,10 +235,19 @@ def _new_rows(cache: Cache, dataset: str, view: str, contents: Contents, modalit
         overlay = read_overlay(cache.folder / dataset, table.view, table.rows["root"])
         if set(groups) <= set(overlay.groups):
             overlays[overlay.root] = overlay
-    unique = tuple(dict.fromkeys(groups))
-    overlay = next(iter(overlays.values())) if len(overlays) == 1 else Overlay(unique, ("",) * len(unique))
+    overlay = next(iter(overlays.values())) if len(overlays) == 1 else _own_overlay(contents, groups)
     rows = {"modality": modality, "decoding": {}, "root": new.root, "n": len(ids)}
     return BoundContents(contents, view, rows, order=np.arange(len(ids)), new=(new, overlay))
+
+
+def _own_overlay(contents: Contents, groups: Sequence[str]) -> Overlay:
+    """Splits and labels as the file has them, of each group's first row; none where it has none."""
+    first = {group: row for row, group in reversed([*enumerate(groups)])}
+    unique = tuple(dict.fromkeys(groups))
+    rows = [first[group] for group in unique]
+    splits = contents.splits or ("",) * len(groups)
+    labels = {name: tuple(column[row] for row in rows) for name, column in contents.labels.items()}
+    return Overlay(unique, tuple(splits[row] for row in rows), labels)
 
 
 # -- the values -----------------------------------------------------------------------------------------------------
@@ -318,7 +330,13 @@ def _write(
         )
 
         def block(start: int, stop: int, matrix: Matrix = matrix, dtype: np.dtype[Any] = dtype) -> np.ndarray:
-            return _cast(matrix.take(bound.order[start:stop]), dtype)
+            rows = bound.order[start:stop]
+            values = _cast(matrix.take(rows[rows >= 0]), dtype)
+            if (rows >= 0).all():
+                return values
+            full = empty_rows(len(rows), matrix.d, dtype)
+            full[rows >= 0] = values
+            return full
 
-        arrays.append(write_array(cache, key, block))
+        arrays.append(write_array(cache, key, block, ids=bound.ids))
     return arrays

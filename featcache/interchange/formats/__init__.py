@@ -30,7 +30,9 @@ class Format:
 
 
 _ALL = (
+    Format("featcache", "exports:read_export", "what featcache export wrote: .h5, .npz, .parquet or .safetensors"),
     Format("npy", "arrays:read_plain", "one .npy of rows, with --ids"),
+    Format("pt", "torch_file:read_tensor", "a .pt of one tensor of rows, with --ids"),
     Format("thingsvision", "arrays:read_thingsvision", "features.npy or .hdf5, and file_names.txt"),
     Format("platonic-rep", "platonic_rep:read_platonic_rep", "a .pt with every layer of one model"),
     Format("clip-retrieval", "clip_retrieval:read_clip_retrieval", "img_emb/, text_emb/, metadata/"),
@@ -67,9 +69,15 @@ def detect(source: Path, *, has_ids: bool = False) -> str:
             return "thingsvision"
     suffix = source.suffix.lower()
     if suffix == ".pt":
-        return "platonic-rep"
+        from featcache.interchange.formats.torch_file import is_tensor
+
+        return "pt" if is_tensor(source) else "platonic-rep"
     if suffix in (".h5", ".hdf5"):
-        return "thingsvision"
+        from featcache.interchange.formats.exports import is_export
+
+        return "featcache" if is_export(source) else "thingsvision"
+    if suffix in (".npz", ".parquet", ".safetensors"):
+        return "featcache"
     if suffix == ".npy":
         from featcache.interchange.formats.arrays import file_names_of
 

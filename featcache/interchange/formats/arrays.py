@@ -26,7 +26,7 @@ from featcache.interchange.formats.contents import (
     stack,
     wanted_layer,
 )
-from featcache.interchange.formats.hdf5 import open_hdf5
+from featcache.interchange.formats.hdf5 import open_hdf5, own_dataset
 from featcache.interchange.formats.row_names import RowNames, read_row_names, text_lines
 
 _NAMES = "file_names.txt"
@@ -125,8 +125,8 @@ def _parts(file: Path) -> list[MatrixPart]:
     with open_hdf5(file) as opened:
         for name in opened:
             match = _DATASET.fullmatch(name)
-            if match and hasattr(opened[name], "shape"):
-                parts[int(match[1] or 0)] = _hdf5_part(file, name, opened[name])
+            if match:
+                parts[int(match[1] or 0)] = _hdf5_part(file, name, own_dataset(opened, name, file))
         if not parts:
             raise DataInvalid(f'{file.name} has no data set "features"; it has {", ".join(opened) or "none"}')
     return [parts[number] for number in sorted(parts)]
@@ -136,7 +136,7 @@ def _hdf5_part(file: Path, name: str, dataset: Any) -> MatrixPart:
     def read(rows: NDArray[np.int64]) -> np.ndarray:
         with open_hdf5(file) as opened:
             try:
-                return rows_of(opened[name], rows)
+                return rows_of(own_dataset(opened, name, file), rows)
             except OSError as error:  # a chunk that is damaged or compressed by a filter that is not there
                 raise DataInvalid(f"{file.name}/{name} cannot be read: {error}") from error
 

@@ -53,6 +53,10 @@ class Contents:
     are_paths: bool = False  # the ids are paths as the tool saw them: only their ends mean something elsewhere
     modality: Modality | None = None  # what the rows show; None where the file does not tell
     facts: Mapping[str, Any] = field(default_factory=lambda: {})  # what else the file says, for the provenance
+    view: str | None = None  # what the view is called, where the file tells
+    failed: tuple[str, ...] = ()  # ids of rows that have no values, beside those of `ids`
+    splits: tuple[str, ...] | None = None  # of each row, where the file tells; rows of one group have one
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {})  # column -> one a row
 
 
 @dataclass(frozen=True)

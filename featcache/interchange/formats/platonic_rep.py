@@ -9,20 +9,17 @@ Source:
     github.com/minyoungg/platonic-rep, extract_features.py and utils.py; Huh et al. 2024, arXiv:2405.07987.
 """
 
-import pickle
 import re
-import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featcache.data.errors import DataInvalid
 from featcache.errors import UsageError
-from featcache.interchange.formats.contents import Contents, ImportOptions, Matrix, matrix_part, stack
+from featcache.interchange.formats.contents import Contents, ImportOptions, Matrix, stack
 from featcache.interchange.formats.row_names import RowNames, read_row_names
+from featcache.interchange.formats.torch_file import load_tensors, tensor_part
 
 _POOL = re.compile(r"_pool-(avg|none)(?:_prompt-.*)?")
 _OF_TEXT = ("mask", "loss", "bpb")
@@ -39,7 +36,8 @@ def read_platonic_rep(source: Path, layer: str | None, options: ImportOptions) -
     shape = list(getattr(feats, "shape", ()))
     if len(shape) != 3 or 0 in shape:
         what = shape or type(feats).__name__
-        raise DataInvalid(f'{source.name}: wanted "feats" [rows, layers, features], got {what}')
+        keys = "" if "feats" in content else f"; it holds {', '.join(map(str, content)) or 'nothing'}"
+        raise DataInvalid(f'{source.name}: wanted "feats" [rows, layers, features], got {what}{keys}')
     modality = "text" if any(name in content for name in _OF_TEXT) else "image"
     layers = layer_names(shape[1], modality, _pooling(source, modality))
     if layer is not None and layer not in layers:
@@ -76,16 +74,7 @@ def layer_names(layers: int, modality: str, pooling: str) -> list[str]:
 
 
 def _load(source: Path) -> dict[str, Any]:
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error that follows says more
-            # weights_only builds tensors and plain containers and nothing else; mapped, so that a layer costs its bytes
-            content = torch.load(source, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(source))
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, AttributeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise DataInvalid(f"{source.name} cannot be read as tensors alone (nothing is unpickled): {reason}") from error
+    content = load_tensors(source)
     if not isinstance(content, dict):
         raise DataInvalid(f'{source.name}: wanted a dict with "feats", got a {type(content).__name__}')
     return content
@@ -103,14 +92,7 @@ def _pooling(source: Path, modality: str) -> str:
 
 
 def _matrix(source: Path, feats: Any, number: int, layer: str) -> Matrix:
-    def read(rows: NDArray[np.int64]) -> np.ndarray:
-        import torch
-
-        block = feats[torch.from_numpy(rows), number]
-        return (block.float() if block.dtype == torch.bfloat16 else block).numpy()  # NumPy has no bfloat16
-
-    dtype = str(feats.dtype).removeprefix("torch.")
-    return stack([matrix_part(f"{source.name} ({layer})", (feats.shape[0], feats.shape[2]), dtype, read)], layer)
+    return stack([tensor_part(f"{source.name} ({layer})", feats[:, number])], layer)
 
 
 def _scalar(value: Any) -> float | int | None:
