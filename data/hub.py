@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.data.datasets import missing
+from featcache.data.hub_failures import hub_failure, without_retry_lines
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,10 @@ def download(name: str, repo: str, revision: str, patterns: tuple[str, ...]) -> 
     except ImportError as error:
         raise missing(name, "huggingface_hub is not installed", (place,)) from error
     try:
-        path = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=list(patterns)))
+        with without_retry_lines():
+            path = Path(snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=list(patterns)))
     except (OSError, EntryNotFoundError) as error:
-        reason = " ".join(str(error).split())
+        reason = hub_failure(error, f"https://huggingface.co/datasets/{repo}")
         raise missing(name, f"not on this machine and not downloaded: {reason}", (place,)) from error
     # The Hub's cache names the folder of a revision after the commit that it resolved to.
     return Download(path, f"Hub {repo}@{path.name} ({revision})")

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from featcache.data.hub_failures import hub_failure, without_retry_lines
 from featcache.errors import WeightsMissing
-from featcache.storage.durable import make_folders, replace
+from featcache.storage.durable import make_folders, replace, unless_read_only
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -51,8 +52,9 @@ def snapshot(
     if lacking:
         raise WeightsMissing(_ways(repo, commit or revision, f"{folder} lacks {', '.join(lacking)}"))
     if commit is None:
-        make_folders(pin.parent)
-        replace(pin, json.dumps({"repo": repo, "revision": revision, "commit": folder.name}).encode())
+        with unless_read_only():
+            make_folders(pin.parent)
+            replace(pin, json.dumps({"repo": repo, "revision": revision, "commit": folder.name}).encode())
     return folder, folder.name
 
 
@@ -86,14 +88,12 @@ def _fetch(repo: str, revision: str, patterns: tuple[str, ...]) -> Path:
         reason = f"{error.name} is not installed: pip install 'featcache[encoders]'"
         raise WeightsMissing(_ways(repo, revision, reason)) from error
     try:
-        folder = snapshot_download(repo, revision=revision, cache_dir=hub_cache(), allow_patterns=list(patterns))
+        with without_retry_lines():
+            folder = snapshot_download(repo, revision=revision, cache_dir=hub_cache(), allow_patterns=list(patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise WeightsMissing(_ways(repo, revision, _first_line(error))) from error
+        reason = hub_failure(error, f"https://huggingface.co/{repo}")
+        raise WeightsMissing(_ways(repo, revision, reason)) from error
     return Path(folder)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _ways(repo: str, revision: str, reason: str) -> str:
