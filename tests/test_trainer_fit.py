@@ -13,7 +13,7 @@ import torch
 from featcache.errors import UsageError
 from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import TrainingDiverged
-from featcache.trainer.fit import _deranged, draw_rows, fit, untrained_adapters
+from featcache.trainer.fit import _deranged, _EpochLoop, draw_rows, fit, untrained_adapters
 from featcache.trainer.losses import pairwise_loss
 from featcache.trainer.optimizer import AdamW, learning_rate
 from featcache.trainer.sides import Side, pair_sides
@@ -324,8 +324,24 @@ def test_settings_of_other_sides_are_refused_before_anything_is_paired(data):
 
 
 def test_a_diverging_run_says_so(data):
-    with pytest.raises(TrainingDiverged, match="in epoch [12] of 4 .lr 1e.30"):
+    said = r"in epoch [12] of 4: the training loss is nan\n.*--lr than 1e.30 .the default is 0.001"
+    with pytest.raises(TrainingDiverged, match=said):
         fit(*data, changed(lr=1e30))
+
+
+def test_adapters_that_map_every_row_to_nothing_are_called_a_diverged_training(data, monkeypatch):
+    step = _EpochLoop.run_epoch
+
+    def collapse(self, epoch, adapters, optimizer):
+        loss = step(self, epoch, adapters, optimizer)
+        with torch.no_grad():
+            for weight in adapters.parameters():
+                weight.zero_()
+        return loss
+
+    monkeypatch.setattr(_EpochLoop, "run_epoch", collapse)
+    with pytest.raises(TrainingDiverged, match=r"diverged in epoch 1 of 4: .*rows are zero.*\n.*lower --lr than"):
+        fit(*data, QUICK)
 
 
 def test_a_device_that_is_not_there_is_refused(data):
@@ -418,7 +434,7 @@ class Blocked:
             raise ImportError(name + " is blocked")
 sys.meta_path.insert(0, Blocked())
 from featcache.trainer.config import FitConfig
-from featcache.trainer.fit import fit
+from featcache.trainer.fit import _EpochLoop, fit
 from tests.trainer_planted import planted_sides
 # numba loads scipy.linalg for its BLAS; the other parts of scipy are what is slow
 slow = {"polars", "sklearn", "scipy.sparse", "scipy.stats", "pandas", "torch._dynamo", "sympy"}

@@ -14,6 +14,7 @@ from torch import Tensor
 from featcache.devices import check_device
 from featcache.errors import UsageError
 from featcache.features import Features
+from featcache.metrics.errors import ConstantSpace, NotFinite, ZeroRow
 from featcache.metrics.measure.row import Row
 from featcache.trainer.adapters import Adapters, build_adapters
 from featcache.trainer.config import FitConfig
@@ -89,7 +90,7 @@ def fit(
     Raises:
         NotPaired: If the arrays do not share groups, splits and overlay.
         UsageError: If the device is not there, or settings do not fit the sides.
-        TrainingDiverged: If the loss is not finite.
+        TrainingDiverged: If the loss is not finite, or the adapters map every row to nothing.
     """
     config.check_sides(sides)
     return fit_paired(pair_sides(sides, reference, config), config, on_epoch=on_epoch)
@@ -129,7 +130,14 @@ def fit_paired(
         if epoch == 1:
             # only now, so that nothing stands between loading the features and the first step
             tracker.measure(first, 0, None)
-        tracker.measure(copy.deepcopy(adapters).cpu(), epoch, loss)
+        try:
+            tracker.measure(copy.deepcopy(adapters).cpu(), epoch, loss)
+        except (
+            NotFinite,
+            ZeroRow,
+            ConstantSpace,
+        ) as error:  # the same features could be measured before the first step
+            raise _diverged(f"the adapters cannot be measured any more ({error})", epoch, config) from error
     seconds = time.perf_counter() - started
     return Fitted(config, paired, tracker.best, tracker.best_epoch, tracker.rows, seconds)
 
@@ -186,11 +194,17 @@ class _EpochLoop:
             total += loss.detach() * len(chosen)
         mean = float(total) / len(groups)
         if not math.isfinite(mean):
-            raise TrainingDiverged(
-                f"the training loss is {mean} in epoch {epoch} of {config.epochs} (lr {config.lr:g}, batch "
-                f"{config.batch})\n  Train again with a lower lr"
-            )
+            raise _diverged(f"the training loss is {mean}", epoch, config)
         return mean
+
+
+def _diverged(what: str, epoch: int, config: FitConfig) -> TrainingDiverged:
+    usual = FitConfig.model_fields["lr"].default
+    return TrainingDiverged(
+        f"the training diverged in epoch {epoch} of {config.epochs}: {what}\n"
+        f"  Train again with a lower --lr than {config.lr:g} (the default is {usual:g}), or a larger --batch than "
+        f"{config.batch}"
+    )
 
 
 class _Tracker:
