@@ -129,7 +129,7 @@ def test_from_s3_into_an_empty_cache_and_train_there_without_encoder_libraries(
     assert dry.returncode == 0, dry.stderr
     assert "3 chunks" in one_line(dry.stdout) and "Nothing was moved (--dry-run)" in dry.stdout
     nothing = typed("pull", remote, cwd=tmp_path, **keys)
-    assert nothing.returncode == 1 and remote in nothing.stderr and "Traceback" not in nothing.stderr
+    assert nothing.returncode == 2 and remote in nothing.stderr and "Traceback" not in nothing.stderr
     assert not (tmp_path / "mine/openmoji").exists()
     assert typed("push", remote, "--cache", lab / "cache", cwd=tmp_path, **keys).returncode == 0
     listed = typed("ls", remote, "openmoji/images", "--json", cwd=tmp_path, prelude=LAPTOP, **keys)
@@ -143,7 +143,7 @@ def test_from_s3_into_an_empty_cache_and_train_there_without_encoder_libraries(
         assert keys["AWS_SECRET_ACCESS_KEY"] not in said.stdout + said.stderr
     train_on_a_laptop(tmp_path)
     refused = typed("gc", "--cache", remote, cwd=tmp_path, **keys)
-    assert refused.returncode == 1 and "is not on this disk" in refused.stderr
+    assert refused.returncode == 2 and "is not on this disk" in refused.stderr
     direct = typed("align", "openmoji", "minilm", "efficientnet-lite0", "--cache", remote, cwd=tmp_path, **keys)
     assert direct.returncode == 0 and "mutual_knn" in direct.stdout, direct.stderr
 
@@ -156,7 +156,7 @@ def test_a_partial_pull_is_not_taken_for_the_whole_nor_passed_on(tmp_path: Path)
     loaded = typed("align", "openmoji", "e0", "e0", cwd=tmp_path)
     assert loaded.returncode == 1 and "only some rows of e0" in loaded.stderr and "featcache pull" in loaded.stderr
     pushed = typed("push", "usb", cwd=tmp_path)
-    assert pushed.returncode == 1 and "only some rows" in pushed.stderr
+    assert pushed.returncode == 2 and "only some rows" in pushed.stderr
     assert not list(tmp_path.glob("usb/**/c.*"))
     assert typed("pull", "lab", cwd=tmp_path).returncode == 0
     assert "complete" in typed("ls", cwd=tmp_path).stdout and same_files(tmp_path / "lab", tmp_path / "mine")
@@ -188,7 +188,7 @@ def test_a_pull_that_is_interrupted_says_so_and_the_same_command_goes_on(tmp_pat
     assert not same_files(tmp_path / "lab", tmp_path / "mine")
     if how == signal.SIGINT:
         assert process.returncode == 130 and out == ""
-        assert said == "Interrupted. What was committed stays: run the same command again to go on.\n"
+        assert said == "Interrupted. What arrived stays: run the same command again to go on.\n"
     whole = typed("verify", cwd=tmp_path)
     assert whole.returncode == 0 and "incomplete" in whole.stdout
     again = typed("pull", "lab", cwd=tmp_path)

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from featcache.extraction.limits import available_bytes, available_memory
+from featcache.cache import Cache
+from featcache.errors import ExtractionFailed
+from featcache.extraction.limits import available_bytes, available_memory, refuse_full_disk
+from featcache.storage.local import LocalFolder
 
 GIB = 2**30
 V1 = {"limit": "memory.limit_in_bytes", "used": "memory.usage_in_bytes", "cached": "total_inactive_file"}
@@ -91,3 +94,17 @@ def test_a_batch_on_the_cpu_and_the_doctor_plan_with_the_same_memory(monkeypatch
     monkeypatch.setattr(featcache.extraction.limits, "available_memory", lambda: 3 * GIB)
     assert available_bytes("cpu") == 3 * GIB
     assert doctor.available_memory is available_memory
+
+
+def test_a_full_disk_is_refused_with_the_reserve_and_what_is_lacking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalFolder, "free_bytes", lambda self: 40_000_000)
+    with pytest.raises(ExtractionFailed) as caught:
+        refuse_full_disk(Cache(tmp_path), "minilm over captions", 4_000_000)
+    assert str(caught.value) == (
+        "minilm over captions needs 4 MB, and 67 MB are kept in reserve for records and others who write; "
+        f"{tmp_path} has 40 MB free. Free 32 MB, take fewer --layers, or another --cache"
+    )
+    monkeypatch.setattr(LocalFolder, "free_bytes", lambda self: 72_000_000)
+    refuse_full_disk(Cache(tmp_path), "minilm over captions", 4_000_000)

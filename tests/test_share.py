@@ -22,7 +22,15 @@ import featcache.sharing.transfer
 from featcache.cache import Cache
 from featcache.data.views import View
 from featcache.encoders import EncodeOptions, encoder_spec
-from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, RemoteFailed, RootsDiffer, UsageError
+from featcache.errors import (
+    Damaged,
+    FeatcacheError,
+    FeaturesNotCached,
+    OutputFailed,
+    RemoteFailed,
+    RootsDiffer,
+    UsageError,
+)
 from featcache.extraction.extract import extract
 from featcache.extraction.job import plan_job
 from featcache.maintenance.verify import verify
@@ -790,7 +798,7 @@ def use_read_only(shared: Cache, mine: Cache, other: Cache) -> str:
     np.testing.assert_array_equal(mine.load(DATASET.name, "fake").values, features.values)
     try:
         move(other, shared)
-    except UsageError as error:
+    except OutputFailed as error:
         return str(error)
     return ""
 

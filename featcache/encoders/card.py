@@ -10,7 +10,7 @@ from blake3 import blake3
 from featcache.encoders.spec import EncodeOptions, EncoderSpec
 from featcache.encoders.weights import WeightFiles
 from featcache.errors import UsageError
-from featcache.storage.durable import make_folders
+from featcache.storage.durable import make_folders, unless_read_only
 from featcache.storage.durable import replace as replace_file
 from featcache.store.digest import canonical
 
@@ -87,5 +87,6 @@ def read_card(path: Path) -> Card | None:
 
 def write_card(path: Path, card: Card) -> None:
     """Remembers a card; the inverse of `read_card`."""
-    make_folders(path.parent)
-    replace_file(path, json.dumps(asdict(card), indent=1, ensure_ascii=False).encode())
+    with unless_read_only():
+        make_folders(path.parent)
+        replace_file(path, json.dumps(asdict(card), indent=1, ensure_ascii=False).encode())

@@ -23,7 +23,7 @@ from featcache.extraction.loader import Batch, choose_workers, named_worker_deat
 from featcache.store.array import FeatureArray
 from featcache.store.layout import Layout
 from featcache.store.leases import lease
-from featcache.store.rows import write_rows
+from featcache.store.rows import tables_current, write_rows
 
 if TYPE_CHECKING:
     from featcache.encoders import Encoder
@@ -82,6 +82,8 @@ def extract(
     rows = settings or RowSettings()
     rows = replace(rows, workers=choose_workers(job.view.modality, rows.workers))
     process = ProcessSettings(rows, chunks, on_rows or (lambda rows: None))
+    if job.done and tables_current(cache.folder / job.dataset.name / job.view.name, job.view, job.dataset.overlay):
+        return _extract(cache, job, encoder, process)  # nothing is written, so that a cache may be read-only
     with named_disk_errors(cache), lease(cache.folder, f"extract {job.card.name}"):
         write_rows(cache.folder / job.dataset.name / job.view.name, job.view, job.dataset.overlay)
         return _extract(cache, job, encoder, process)

@@ -1,5 +1,6 @@
 """Limits of disk and memory, and the errors where they are reached."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,8 +41,9 @@ def refuse_full_disk(cache: Cache, what: str, count: int) -> None:
     free = cache.folder.free_bytes()
     if free is not None and count + _SPARE_BYTES > free:
         raise ExtractionFailed(
-            f"{what} needs {count / 1e6:.0f} MB, and {cache.folder} has {free / 1e6:.0f} MB free. Take fewer --layers, "
-            "or another --cache"
+            f"{what} needs {count / 1e6:.0f} MB, and {_SPARE_BYTES / 1e6:.0f} MB are kept in reserve for records and "
+            f"others who write; {cache.folder} has {free / 1e6:.0f} MB free. Free "
+            f"{math.ceil((count + _SPARE_BYTES - free) / 1e6):,} MB, take fewer --layers, or another --cache"
         )
 
 

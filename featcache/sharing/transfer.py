@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 
 from blake3 import blake3
 
-from featcache.errors import Damaged, RootsDiffer, UsageError
+from featcache.errors import Damaged, OutputFailed, RootsDiffer
 from featcache.sharing.diff import Move, Transfer, map_both, plan_transfer
 from featcache.sharing.validate import overlay_root, read_metadata, require_plain
 from featcache.storage.base import Folder
@@ -46,15 +47,17 @@ def transfer(what: Transfer, *, on_bytes: Callable[[int], None] | None = None) -
         Damaged: If a chunk or table of the source is not as recorded.
         RootsDiffer: If someone else is filling the target with other bytes.
         RemoteFailed: If a remote cannot be reached.
-        UsageError: If the target cannot be written to.
+        OutputFailed: If the target cannot be written to.
     """
+    nothing = not what.replaced and all(move.done for move in what.moves)  # then the target may be read-only
+    held = nullcontext() if nothing else lease(what.target.folder, f"transfer from {what.source.folder}")
     try:
-        with lease(what.target.folder, f"transfer from {what.source.folder}"):
+        with held:
             return _transfer(what, on_bytes or (lambda count: None))
     except OSError as error:
         if error.errno is None or isinstance(error, FileNotFoundError):
             raise
-        raise UsageError(
+        raise OutputFailed(
             f"cannot write to {what.target.folder}, or read {what.source.folder}: {error.strerror} "
             f"({error.filename}). What arrived stays, and the same command goes on"
         ) from error

@@ -5,14 +5,15 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 from featcache.storage.lock_folder import STALE_SECONDS, rename_exclusively
 
 TEMPORARY = ".tmp-"
+READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}  # this user cannot write there
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 _without_links: set[Path] = set()  # folders whose disk a probe has shown to have none
 _noted_disks: set[int] = set()
@@ -167,6 +168,16 @@ def replace(target: Path, *parts: bytes | memoryview) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(target.parent)
+
+
+@contextmanager
+def unless_read_only() -> Iterator[None]:
+    """Leaves out a note that saves time the next time, where this user cannot write: it is no reason to fail."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
 
 
 def make_folders(folder: Path) -> None:

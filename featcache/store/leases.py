@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.storage.base import Folder
-from featcache.storage.durable import make_folders
+from featcache.storage.durable import READ_ONLY, make_folders
 from featcache.storage.local import LocalFolder
 
 FOLDER = ".leases"
@@ -83,12 +84,23 @@ def leases(root: Path) -> tuple[list[Lease], float]:
     home = root / FOLDER
     if not home.is_dir():
         return [], 0.0
-    clock = home / f"clock-{uuid.uuid4().hex}"
-    clock.touch()
-    now = clock.stat().st_mtime
-    clock.unlink()
+    now = _file_system_time(home)
     read = (_read(path) for path in sorted(home.iterdir()))
     return [lease for lease in read if lease is not None], now
+
+
+def _file_system_time(folder: Path) -> float:
+    """The time by the clock that stamps files there; by ours where nobody can write, and so nobody renews a lease."""
+    clock = folder / f"clock-{uuid.uuid4().hex}"
+    try:
+        clock.touch()
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        return time.time()
+    now = clock.stat().st_mtime
+    clock.unlink()
+    return now
 
 
 def _read(path: Path) -> Lease | None:

@@ -84,6 +84,16 @@ def write_rows(view_folder: Folder, view: View, overlay: Overlay) -> None:
         view_folder.replace(pointer_name(view.root), json.dumps({"overlay": overlay.root}).encode())
 
 
+def tables_current(view_folder: Folder, view: View, overlay: Overlay) -> bool:
+    """Whether the tables that `write_rows` would write are there, whole and current, so that it has nothing to do."""
+    rows = {"modality": view.modality, "decoding": dict(view.decoding), "root": view.root}
+    try:
+        read_rows(view_folder, rows)
+        return read_overlay(view_folder.parent, view.name, view.root).root == overlay.root
+    except Damaged:
+        return False
+
+
 def _write_checked(folder: Folder, name: str, columns: Mapping[str, Sequence[str]], read: Callable[[], Any]) -> None:
     """Writes a table that is not there, or that does not read as what it should be."""
     if folder.exists(name):
