@@ -125,3 +125,15 @@ def missing(name: str, what: str, looked: tuple[str, ...]) -> DataMissing:
     lines += [f"  Looked at: {place}" for place in looked]
     lines += [f"  To get it: {way}" for way in DATASETS[name].ways]
     return DataMissing("\n".join(lines))
+
+
+def extract_command(dataset: str, encoder: str = "ENCODER") -> str:
+    """The command that extracts a data set of this name, as the cache has it: a folder of the user's needs its root.
+
+    Example:
+        >>> extract_command("openmoji", "minilm"), extract_command("stamps", "minilm")
+        ('featcache extract openmoji minilm', 'featcache extract folder:stamps minilm --root DIR')
+    """
+    entry = DATASETS.get(dataset)
+    name = f"folder:{dataset}" if entry is None else dataset
+    return f"featcache extract {name} {encoder}" + (" --root DIR" if entry is None or entry.needs_root else "")

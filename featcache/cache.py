@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from blake3 import blake3
 
+from featcache.data.datasets import extract_command
 from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, NewerFormat, UsageError
 from featcache.features import Features
 from featcache.not_found import ambiguous, not_cached
@@ -118,7 +119,7 @@ class Cache:
         arrays = list(self.arrays(**asdict(pattern)))
         if not arrays and pattern.dataset != "*" and not may_lack:
             wanted = Selector(pattern.encoder, None if pattern.view == "*" else pattern.view)
-            raise self.not_cached(pattern.dataset, wanted, command=f"featcache ls --cache {self.folder}")
+            raise self.not_cached(pattern.dataset, wanted, command="featcache ls")
         return arrays
 
     def entries(self, selector: str = "*") -> list[Entry]:
@@ -189,8 +190,7 @@ class Cache:
         view, encoder, layer = _glob_parts(path)
         matches = [array for array in self.arrays(dataset, view, encoder, layer) if array.digest.startswith(digest)]
         if not matches:
-            command = f"featcache ls --cache {self.folder}"
-            raise self.not_cached(dataset, Selector(selector), command=command)
+            raise self.not_cached(dataset, Selector(selector), command="featcache ls")
         return matches
 
     def not_cached(
@@ -267,7 +267,7 @@ class Cache:
             at = np.array([place[group] for group in rows.groups])
         except KeyError as error:
             raise Damaged(f"{self.folder}/{key.dataset}: group {error} has no entry among the splits. "
-                          f"Run: featcache extract {key.dataset} again") from error  # fmt: skip
+                          f"Run: {extract_command(key.dataset, key.encoder)}") from error  # fmt: skip
         return Features(
             values=np.empty((len(rows.ids), 0), key.binds["dtype"]),
             ids=np.array(rows.ids, object),

@@ -1,8 +1,10 @@
 """Errors of names that match no array of a cache, or several."""
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+from featcache.data.datasets import DATASETS, extract_command
 from featcache.errors import Ambiguous, FeaturesNotCached
 from featcache.selectors import Selector
 from featcache.store.array import FeatureArray
@@ -26,23 +28,35 @@ def not_cached(
         wanted: The rest of the name.
         cached: Names of the data set's arrays; where it has none, of every array of the cache.
         incomplete: An array of that name that is not complete.
-        command: The next command; None for the extraction.
+        command: The next command; None for what makes such an array.
     """
-    command = command or f"featcache extract {dataset} {wanted.encoder}"
+    dataset = dataset.removeprefix("folder:")
     if incomplete is not None:
-        return _incomplete(place, dataset, wanted, incomplete, command)
+        return _incomplete(place, dataset, wanted, incomplete, command or _making(dataset, wanted.encoder))
     there = [name for name in cached if name.dataset == dataset and not name.is_graph]
     if not there:
         return _no_dataset(place, dataset, wanted, cached, command)
     own = [name for name in there if name.encoder in (wanted.encoder, wanted.view)]
+    near = get_close_matches(wanted.encoder, sorted({name.encoder for name in there}), n=1, cutoff=0.75)
     if own:  # a view that is an encoder's name: its layer was meant
         encoder = own[0].encoder
-        command = command.replace(f" {dataset} {wanted.encoder}", f" {dataset} {encoder}")
-        command = f"featcache ls '{dataset}/*/{encoder}'" if wanted.digest else command
+        elsewhere = wanted.view not in (None, encoder) and all(name.view != wanted.view for name in own)
+        listing = f"featcache ls '{dataset}/*/{encoder}'" if wanted.digest or elsewhere else None
+        command = listing or command or _making(dataset, encoder)
         has = f"Cached of it: {_layers(own, digests=bool(wanted.digest))}"
     else:
         has = f"Cached for this data set: {_in_short(there)}"
+        has += f". Did you mean {near[0]}?" if near else ""
+        command = command or (f"featcache ls '{dataset}/*/{near[0]}'" if near else _making(dataset, wanted.encoder))
     return FeaturesNotCached(f"no {wanted} for {dataset} in {place}\n  {has}\n  Run: {command}")
+
+
+_OF_A_RUN = re.compile(r".+-s\d+-[0-9a-f]{8}")
+
+
+def _making(dataset: str, encoder: str) -> str:
+    """The command that makes features of that name: an extraction, or the embedding by a run."""
+    return "featcache embed RUN" if _OF_A_RUN.fullmatch(encoder) else extract_command(dataset, encoder)
 
 
 def ambiguous(place: str, dataset: str, wanted: Selector, arrays: Sequence[FeatureArray]) -> Ambiguous:
@@ -69,18 +83,23 @@ def _incomplete(place: str, dataset: str, wanted: Selector, array: FeatureArray,
 
 
 def _no_dataset(
-    place: str, dataset: str, wanted: Selector, cached: Iterable[ArrayName], command: str
+    place: str, dataset: str, wanted: Selector, cached: Iterable[ArrayName], command: str | None
 ) -> FeaturesNotCached:
     encoders: dict[str, set[str]] = {}
     for name in cached:
         encoders.setdefault(name.dataset, set()).add(name.encoder)
     has = f"The cache holds: {', '.join(sorted(encoders))}" if encoders else "The cache is empty"
+    if dataset == "folder":  # how it is extracted, not what it is called by then
+        own = [name for name in sorted(encoders) if name not in DATASETS]
+        hint = f" A folder goes by its own name here{': ' + ' or '.join(own) if own else ''}."
+        command = command or ("featcache ls" if own else "featcache extract folder:NAME ENCODER --root DIR")
+        return FeaturesNotCached(f"no features of folder in {place}\n  {has}.{hint}\n  Run: {command}")
     near = get_close_matches(dataset, sorted(encoders), n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     if near and wanted.encoder in encoders[near[0]]:
         command = f"featcache ls {near[0]}"  # it is cached under the right name
-    elif near:
-        command = command.replace(f" {dataset} ", f" {near[0]} ")
+    elif command is None:
+        command = _making(near[0] if near else dataset, wanted.encoder)
     return FeaturesNotCached(f"no features of {dataset} in {place}\n  {has}.{hint}\n  Run: {command}")
 
 

@@ -1,5 +1,6 @@
 """Training on the terminal: what was trained, then alignment, verdicts and retrieval on the test split."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +31,9 @@ def show_training(run: "Run") -> None:
 def show_run(run: "Run") -> None:
     """Shows one run's tables and what they say."""
     show_runs([run.path])
-    console().print(f"\nRun folder: {run.path}\nThe page with every figure: featcache report {run.path}")
+    console().print(
+        f"\nRun folder: {run.path}\nThe page with every figure: featcache report {shlex.quote(str(run.path))}"
+    )
 
 
 def show_runs(paths: Sequence[Path]) -> None:

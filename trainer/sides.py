@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featcache.data.datasets import extract_command
 from featcache.features import Features
 from featcache.metrics import group_mean
 from featcache.trainer.config import FitConfig
@@ -177,7 +178,7 @@ def _check_same_source(arrays: Mapping[str, Features]) -> None:
             if what == "overlay":
                 word = "overlay (splits and labels, which change when a data set's do)"
                 dataset = next(iter(arrays.values())).dataset
-                command = f"Run: featcache extract {dataset} ENCODER again for each view; nothing is encoded again"
+                command = f"Run: {extract_command(dataset)}\n  for an encoder of each view; nothing is encoded again"
             raise NotPaired(f"all sides and the reference must come from one {word}; found {listed}\n  {command}")
 
 
@@ -289,7 +290,8 @@ def _splits(
             values = ", ".join(f"{split!r}: {(published == split).sum()}" for split in sorted(set(published.tolist())))
             raise NotPaired(
                 f"{dataset} has no {name} split among its {len(groups)} paired groups (found {values})\n"
-                f'  Give the data set a split column with "train" and "test", and extract it again'
+                f'  Give the data set a split column with "train" and "test", and extract again: nothing is encoded\n'
+                f"  Run: {extract_command(dataset)}\n  for an encoder of each view"
             )
     if len(splits["validation"]):
         return splits, "train, validation and test as the data set has them"

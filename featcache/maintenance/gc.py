@@ -204,7 +204,8 @@ def rename(cache: Cache, old: str, new: str) -> list[FeatureArray]:
     targets = [cache.array("/".join(parts)) for _, parts in moves]
     taken = [target for target in targets if target.folder.there()]
     if taken:
-        raise UsageError(f"{taken[0].folder} is there already; nothing was renamed. Remove it first: featcache rm")
+        raise UsageError(f"{taken[0].folder} is there already; nothing was renamed. Remove it first: "
+                         f"{taken[0].name.remove_command}")  # fmt: skip
     _require_same_rows(cache, moves)
     for array, _ in moves:  # all that may be wrong is seen before the first is moved
         key = array.key()

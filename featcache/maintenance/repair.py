@@ -103,7 +103,7 @@ class _Repair:
         self._mend_tables(key)
         complete = self._mend_complete()
         if (complete.layout if complete else array.layout()) is None:
-            raise Damaged(f"{array.folder} has no plan left; remove it and extract again: featcache rm")
+            raise Damaged(f"{array.folder} has no plan left; remove it and extract again: {array.name.remove_command}")
         self._mend_records(key, complete)
         if complete is None:
             self._mend_unfinished()

@@ -161,7 +161,7 @@ class Folder(ABC):
 
     def zarr_store(self) -> Any:
         """What zarr-python opens this folder by: a path or a zarr store; UsageError where it cannot."""
-        raise UsageError(f"{self} cannot be opened by zarr-python. Run: featcache pull first")
+        raise UsageError(f"{self} cannot be opened by zarr-python. Pull it first: featcache pull REMOTE")
 
     # -- writing ----------------------------------------------------------------------------------------------------
 

@@ -57,7 +57,9 @@ class FeatureArray:
     def path(self) -> Path:
         """The folder on disk; UsageError if the array lies elsewhere."""
         if not isinstance(self.folder, LocalFolder):
-            raise UsageError(f"{self.folder} is not on this disk. Run: featcache pull first")
+            raise UsageError(
+                f"{self.folder} is not on this disk. Pull it first: featcache pull REMOTE {'/'.join(self.name[:-1])}"
+            )
         return self.folder.path
 
     @property
@@ -243,7 +245,7 @@ class FeatureArray:
         if promised - {None, wanted.root}:
             raise Damaged(
                 f"{self.folder}: a pull has brought a part of it, and the other chunks have other bytes than where it "
-                "came from. Pull it with --prefer remote, or remove it: featcache rm"
+                f"came from. Pull it with --prefer remote, or remove it: {self.name.remove_command}"
             )
         self.folder.write_once("COMPLETE.json", wanted.to_bytes())
         complete = self.complete()

@@ -33,6 +33,11 @@ class ArrayName(NamedTuple):
         return "/".join(self)
 
     @property
+    def remove_command(self) -> str:
+        """The command that removes the array."""
+        return f"featcache rm {self.dataset} {self.view}/{self.encoder}/{self.layer}@{self.digest[:12]}"
+
+    @property
     def is_graph(self) -> bool:
         """Whether the array holds neighbours of features, which nobody names to get features."""
         return self.layer.startswith("graph.")

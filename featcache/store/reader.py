@@ -151,7 +151,7 @@ class Reader:
         there = ", ".join(f"{start}:{stop}" for start, stop in spans)
         raise FeaturesNotCached(
             f"{self.folder}: of these rows only some were pulled; here are rows {there or 'none'} of {layout.n}. "
-            "Ask for --rows that are here, or run: featcache pull"
+            "Ask for --rows that are here, or pull the rest: featcache pull REMOTE"
         )
 
     def _fill(self, chunk: int, out: np.ndarray, skip: int, check: bool) -> None:
