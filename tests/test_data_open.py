@@ -80,7 +80,7 @@ def test_offline_the_hub_is_named_with_every_other_way(name, monkeypatch, tmp_pa
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(data.DataMissing) as caught:
         data.open_dataset(name)
-    assert "Looked at: Hub data set" in str(caught.value) and "no connection to" in str(caught.value)
+    assert "Looked at: Hub data set" in str(caught.value) and "no connection" in str(caught.value)
     assert all(way in str(caught.value) for way in data.DATASETS[name].ways)
 
 

@@ -156,7 +156,7 @@ def test_a_reference_that_is_not_cached_is_missed_in_one_line_and_one_that_is_no
     assert errors("./my birds") == f"{lacks}featcache extract './my birds' efficientnet-lite2"
     place = str(here / "cache")
     assert errors("my-birds", "--cache", place) == (
-        f"{lacks}featcache extract --cache {shlex.quote(place)} folder:my-birds efficientnet-lite2 --root DIR"
+        f"{lacks}featcache extract folder:my-birds efficientnet-lite2 --root DIR --cache {shlex.quote(place)}"
     )
     assert errors("my-birds", "--reference", "none") == ""
     assert errors("my-birds", "efficientnet-lite0", "minilm") == ""
