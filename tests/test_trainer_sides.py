@@ -60,7 +60,9 @@ def test_a_part_holds_the_rows_and_means_of_its_groups_only():
 def test_a_published_validation_split_is_used_as_it_is():
     split = pair(*planted(80), CONFIG).split
     assert split["n"] == {"train": 40, "validation": 20, "test": 20} and split["unused"] == 0
-    assert "the data set's own, or drawn by a hash of the group" in split["rule"] and "training_groups_with" not in split
+    assert (
+        "the data set's own, or drawn by a hash of the group" in split["rule"] and "training_groups_with" not in split
+    )
 
 
 def test_without_a_validation_split_a_seeded_tenth_of_the_training_groups_becomes_one():
