@@ -22,6 +22,7 @@ from featcache.store.array import FeatureArray
 from featcache.store.current import CURRENT, CurrentRows, set_current
 from featcache.store.leases import lease
 from featcache.store.records import REUSED, chunk_name
+from featcache.store.reused_rows import ReusedRows, Run
 from tests.fakes import FakeEncoder, fake_card, text_dataset
 from tests.test_current_rows import described_as, of_rows, old_and_new, record
 from tests.test_extract import run
@@ -253,8 +254,8 @@ def test_a_record_without_arrays_is_a_leftover(here: Cache) -> None:
 
 # -- reused rows ------------------------------------------------------------------------------------------------------
 
-REUSE = {"format": 1, "from": {"digest": "1" * 32, "root": "abcdef123456" + "0" * 20, "path": f"{VIEW}/fake/last.mean"},
-         "rows": 49, "encoded": 1}  # fmt: skip
+SOURCE = ReusedRows(f"{VIEW}/fake/last.mean", digest="1" * 32, root="abcdef123456" + "0" * 20, runs=(Run(1, 50, 1),))
+REUSE = json.loads(SOURCE.to_bytes())
 ROUNDING = (
     r"49 of the rows were reused from tiny/captions/fake/last.mean with root abcdef123456: such an array may differ "
     r"from a fresh extraction by float rounding"
@@ -306,7 +307,7 @@ def test_repair_says_that_rows_were_reused_where_a_chunk_computed_again_differs(
 
     other = FakeEncoder(scale=1.01)
     monkeypatch.setattr(featcache.extraction.extract, "load_encoder", lambda spec, options, memo: other)
-    monkeypatch.setattr(featcache.maintenance.repair, "open_dataset", lambda name, root: text_dataset())
+    monkeypatch.setattr(featcache.maintenance.repair, "open_dataset", lambda name, root, options: text_dataset())
     spec = featcache.maintenance.repair.encoder_spec("minilm")
     monkeypatch.setattr(featcache.maintenance.repair, "encoder_spec", lambda name: spec)
     array = reusing(here.find("tiny", "fake"))
@@ -315,7 +316,10 @@ def test_repair_says_that_rows_were_reused_where_a_chunk_computed_again_differs(
         repair(here, "tiny", Sources())
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", json.dumps(REUSE | {"rows": "49"}).encode()])
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"[]", b"{}", *(json.dumps(REUSE | change).encode() for change in ({"rows": "49"}, {"sources": [0]}))],
+)
 def test_a_damaged_note_of_reused_rows_is_named_and_mended_or_put_aside(
     here: Cache, there: Cache, content: bytes
 ) -> None:

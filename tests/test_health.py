@@ -298,7 +298,7 @@ def test_extract_and_show_name_the_rows_even_where_all_was_cached(
     monkeypatch.setattr(featcache.extraction.extract, "load_encoder", lambda *_, **__: FakeEncoder(longest=15))
     words = ("extract", "folder", "minilm", "--root", str(folder), "--cache", str(tmp_path / "cache"))
     line = "Warning: 1 text cut at the encoder's token limit, so that the rest counts for nothing: 'a.png#1'"
-    for expected in ("2 rows in", "cached already"):
+    for expected in ("2 encoded in", "cached already"):
         done = run(*words)
         assert done.exit_code == 0 and expected in done.output and line in done.output
     shown = run("show", "own", "fake", "--cache", str(tmp_path / "cache"))

@@ -4,8 +4,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from blake3 import blake3
+
 from featcache.errors import Damaged
 from featcache.storage.base import Folder
+from featcache.store.digest import canonical
 from featcache.store.records import REUSED, read_json
 
 _HASH = re.compile(r"[0-9a-f]{32,64}")
@@ -15,7 +18,7 @@ def read_reused(folder: Folder) -> dict[str, Any] | None:
     """The content of an array's REUSED.json: `format`, `from` (digest, root, path) and `rows`; None without one.
 
     Raises:
-        Damaged: If it is not of its form.
+        Damaged: If it is not of its form, or does not have its own checksum: a changed number would copy wrong rows.
     """
     try:
         value = read_json(folder, REUSED)
@@ -29,9 +32,16 @@ def read_reused(folder: Folder) -> dict[str, Any] | None:
         or type(value.get("format")) is not int
         or type(value.get("rows")) is not int
         or value["rows"] < 0
+        or value.get("blake3") != reused_hash(value)
     ):
         raise Damaged(f"{folder}/{REUSED} was changed. Run: featcache verify")
     return value
+
+
+def reused_hash(value: Mapping[str, Any]) -> str:
+    """Checksum of a REUSED.json: blake3, 128 bits in hex, of all its other fields."""
+    rest = {name: part for name, part in value.items() if name != "blake3"}
+    return blake3(canonical(rest)).hexdigest(length=16)
 
 
 def reuse_note(*reused: Mapping[str, Any] | None) -> str:

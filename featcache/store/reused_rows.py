@@ -4,16 +4,15 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from blake3 import blake3
 
 from featcache.errors import Damaged, UsageError
 from featcache.storage.base import Folder
 from featcache.store.digest import FORMAT, canonical
 from featcache.store.records import REUSED
-from featcache.store.reused import read_reused
+from featcache.store.reused import read_reused, reused_hash
 
 
 class Run(NamedTuple):
@@ -61,11 +60,7 @@ class ReusedRows:
             "spans": [[run.start, run.stop] for run in self.runs],
             "sources": [run.source for run in self.runs],
         }
-        return canonical(value | {"blake3": _hash(value)})
-
-
-def _hash(value: dict[str, Any]) -> str:
-    return blake3(canonical({name: part for name, part in value.items() if name != "blake3"})).hexdigest(length=16)
+        return canonical(value | {"blake3": reused_hash(value)})
 
 
 def runs_of(rows: Sequence[int], sources: Sequence[int]) -> tuple[Run, ...]:
@@ -89,7 +84,7 @@ def read_reused_rows(folder: Folder) -> ReusedRows | None:
     """The rows that an array copies; None if it copies none.
 
     Raises:
-        Damaged: If REUSED.json does not have its own checksum: any changed number would copy the wrong rows.
+        Damaged: As `read_reused`, or if its runs are not of their form.
     """
     value = read_reused(folder)
     if value is None:
@@ -97,12 +92,11 @@ def read_reused_rows(folder: Folder) -> ReusedRows | None:
     try:
         spans = [(int(start), int(stop)) for start, stop in value["spans"]]
         runs = tuple(Run(*span, int(source)) for span, source in zip(spans, value["sources"], strict=True))
-        whole = value["blake3"] == _hash(value)
     except (KeyError, TypeError, ValueError):
-        runs, whole = (), False
+        runs = ()
     source = value["from"]
     reused = ReusedRows(source["path"], source["digest"], source["root"], runs)
-    if not whole or len(reused) != value["rows"]:
+    if len(reused) != value["rows"]:
         raise Damaged(f"{folder}/{REUSED} was changed. Run: featcache verify")
     return reused
 
