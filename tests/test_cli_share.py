@@ -39,7 +39,8 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 """
 SLOW_DISK = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with it ignored
 from featcache.storage.local import LocalFolder
 at_once = LocalFolder.write_once
 def write_once(self, name, *parts):

@@ -73,7 +73,7 @@ def test_without_the_library_the_error_says_what_to_install() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "pip install 'featcache[share]'" in done.stderr
-    assert "UsageError" in done.stderr
+    assert "LibraryMissing" in done.stderr
 
 
 # -- writing and reading back -------------------------------------------------------------------------------------

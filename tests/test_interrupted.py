@@ -265,7 +265,8 @@ def test_a_handler_that_the_program_has_set_stays() -> None:
 
 ROWS, BATCH = 40, 4
 PRELUDE = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with it ignored
 from featcache.encoders.encoder import Encoder
 real = Encoder.encode
 def encode(self, prepared, layers):

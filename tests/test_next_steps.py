@@ -119,10 +119,10 @@ def test_no_command_extracts_an_encoder_that_does_not_exist_and_cached_ones_are_
     ("words", "says", "command"),
     [
         ("align stamps vit minillm", "There is no encoder minillm; nearest: minilm",
-         "featcache extract --cache {} folder:stamps minilm --root DIR"),
+         "featcache extract folder:stamps minilm --root DIR --cache {}"),
         ("train stamps vit lm --reference dino", "There is no encoder dino; nearest: dinov2-",
-         "featcache extract --cache {} folder:stamps dinov2-"),
-        ("align stampz vit lm", "Did you mean stamps?", "featcache ls --cache {} stamps"),
+         "featcache extract folder:stamps dinov2-"),
+        ("align stampz vit lm", "Did you mean stamps?", "featcache ls stamps --cache {}"),
         ("rm stamps lmm", "Cached for this data set", "featcache ls --cache {}"),
     ],
 )  # fmt: skip
