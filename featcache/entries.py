@@ -97,7 +97,7 @@ def describe_key(folder: Folder, array: FeatureArray) -> dict[str, Any]:
     described = {**array.key().to_json(), "root": array.complete().root}
     [entry], reused = entries_of(folder, [array]), read_reused(array.folder)
     described |= {"rows": entry.rows} if entry.rows else {}
-    return described | ({"reused": reused} if reused else {})
+    return described | ({"reused": reused.to_json()} if reused else {})
 
 
 def _record(folder: Folder, place: tuple[str, str]) -> CurrentRows | None:

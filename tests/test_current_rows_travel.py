@@ -22,7 +22,7 @@ from featcache.store.array import FeatureArray
 from featcache.store.current import CURRENT, CurrentRows, set_current
 from featcache.store.leases import lease
 from featcache.store.records import REUSED, chunk_name
-from featcache.store.reused_rows import ReusedRows, Run
+from featcache.store.reused import ReusedRows, ReusedSpan
 from tests.fakes import FakeEncoder, fake_card, text_dataset
 from tests.test_current_rows import described_as, of_rows, old_and_new, record
 from tests.test_extract import run
@@ -254,7 +254,9 @@ def test_a_record_without_arrays_is_a_leftover(here: Cache) -> None:
 
 # -- reused rows ------------------------------------------------------------------------------------------------------
 
-SOURCE = ReusedRows(f"{VIEW}/fake/last.mean", digest="1" * 32, root="abcdef123456" + "0" * 20, runs=(Run(1, 50, 1),))
+SOURCE = ReusedRows(
+    f"{VIEW}/fake/last.mean", digest="1" * 32, root="abcdef123456" + "0" * 20, spans=(ReusedSpan(1, 50, 1),)
+)
 REUSE = json.loads(SOURCE.to_bytes())
 ROUNDING = (
     r"49 of the rows were reused from tiny/captions/fake/last.mean with root abcdef123456: such an array may differ "

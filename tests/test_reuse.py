@@ -25,7 +25,7 @@ from featcache.maintenance.repair import Sources, repair
 from featcache.maintenance.verify import verify
 from featcache.store.array import FeatureArray
 from featcache.store.records import REUSED, chunk_name
-from featcache.store.reused_rows import ReusedRows, Run, read_reused_rows, runs_of
+from featcache.store.reused import ReusedRows, ReusedSpan, read_reused, reused_spans
 from tests.fakes import FakeEncoder, expected, fake_card
 
 LAYERS = tuple(fake_card().widths)
@@ -108,8 +108,8 @@ def test_one_image_added_to_934_is_the_only_one_encoded_and_the_bytes_of_the_oth
     for layer in LAYERS:
         before, after = rows_of(cache, old, layer), rows_of(cache, new, layer)
         assert {row: after[row] for row in before} == before and len(after) == 935
-        reused = read_reused_rows(array_of(cache, new, layer).folder)
-        assert reused is not None and (len(reused), reused.runs) == (934, (Run(0, 934, 0),))
+        reused = read_reused(array_of(cache, new, layer).folder)
+        assert reused is not None and (len(reused), reused.spans) == (934, (ReusedSpan(0, 934, 0),))
         assert reused.root == array_of(cache, old, layer).complete().root
     assert list(verify(cache, deep=True)) == []
     again = run(cache, new, encoder, chunk=468)
@@ -364,7 +364,7 @@ def test_repair_without_the_source_says_why_the_bytes_are_others(tmp_path: Path,
 )
 def test_runs_hold_every_pair_once_whatever_they_are_cut_to(pairs: dict[int, int], cut: tuple[int, int]) -> None:
     rows = sorted(pairs)
-    reused = ReusedRows("a/b/c/d/e", "d" * 32, "e" * 32, runs_of(rows, [pairs[row] for row in rows]))
+    reused = ReusedRows("a/b/c/d/e", "d" * 32, "e" * 32, reused_spans(rows, [pairs[row] for row in rows]))
     assert len(reused) == len(pairs)
     for low, high in ((0, 61), cut):
         held = {

@@ -22,7 +22,7 @@ from featcache.extraction.loader import Batch, is_worker_death, named_worker_dea
 from featcache.extraction.reuse import Copies
 from featcache.store.array import FeatureArray
 from featcache.store.layout import Layout
-from featcache.store.reused_rows import ReusedRows, Run
+from featcache.store.reused import ReusedRows, ReusedSpan
 from featcache.store.side_file import (
     Binding,
     KeptRows,
@@ -152,7 +152,7 @@ class Pass:
                     wanted[chunk] = lacking
         return wanted
 
-    def _runs(self, chunk: int) -> list[Run]:
+    def _reused_spans(self, chunk: int) -> list[ReusedSpan]:
         """The rows of a chunk that are copied, or were to be."""
         reused = next(iter(self.reused.values()), None)
         return list(reused.within(*self.layout.span(chunk))) if reused is not None else []
@@ -160,10 +160,10 @@ class Pass:
     def _parts(self, chunk: int) -> tuple[Sequence[int], ...]:
         """The rows to encode; those whose source has gone come apart, so that the batches of the others stay."""
         start, stop = self.layout.span(chunk)
-        runs = self._runs(chunk)
-        if not runs:
+        spans = self._reused_spans(chunk)
+        if not spans:
             return (range(start, stop),)
-        copied = [row for run in runs for row in range(run.start, run.stop)]
+        copied = [row for span in spans for row in range(span.start, span.stop)]
         others = sorted(set(range(start, stop)).difference(copied))
         return (others,) if self.copies is not None else (others, copied)
 
@@ -288,9 +288,9 @@ class Pass:
     def finished(self, work: _ChunkInWork) -> None:
         """Notes a chunk that is durable, of which nothing is kept any more."""
         self.done.encoded += _spans(self._formation(work.chunk).rows)
-        runs = self._runs(work.chunk)
-        if self.copies is not None and runs:
-            self.done.copied += [(run.start, run.stop) for run in runs]
+        spans = self._reused_spans(work.chunk)
+        if self.copies is not None and spans:
+            self.done.copied += [(span.start, span.stop) for span in spans]
             self.done.sources |= {self.reused[layer].root: None for layer in work.blocks}
         self._kept.pop(work.chunk, None)
         for layer in work.blocks:

@@ -22,7 +22,7 @@ from featcache.store.array import FeatureArray
 from featcache.store.current import set_current
 from featcache.store.layout import Layout
 from featcache.store.leases import lease
-from featcache.store.reused_rows import ReusedRows, Run, read_reused_rows, write_reused_rows
+from featcache.store.reused import ReusedRows, ReusedSpan, read_reused, write_reused
 from featcache.store.rows import tables_current, write_rows
 from featcache.store.side_file import side_chunks
 
@@ -211,13 +211,13 @@ def _passes(cache: Cache, job: Job, encoder: "Encoder", process: ProcessSettings
     to_do = [target for target in job.targets if not target.done]
     source = process.reuse_from or cache
     layouts = _open_arrays(source, job, to_do, _wanted_layout(job, encoder), done)
-    passes: dict[tuple[Layout, tuple[Run, ...]], dict[str, FeatureArray]] = {}
+    passes: dict[tuple[Layout, tuple[ReusedSpan, ...]], dict[str, FeatureArray]] = {}
     reused: dict[str, ReusedRows] = {}
     for target, layout in zip(to_do, layouts, strict=True):
-        rows = read_reused_rows(target.array.folder)
+        rows = read_reused(target.array.folder)
         if rows is not None:
             reused[target.layer] = rows
-        passes.setdefault((layout, rows.runs if rows else ()), {})[target.layer] = target.array
+        passes.setdefault((layout, rows.spans if rows else ()), {})[target.layer] = target.array
     for (layout, _), arrays in passes.items():
         own = {layer: reused[layer] for layer in arrays if layer in reused}
         copies = open_copies(source, own) if own else None
@@ -251,7 +251,7 @@ def _open_arrays(source: Cache, job: Job, to_do: list[Target], wanted: Layout, d
     def create(target: Target) -> Layout:
         if target.layer in reused:
             (target.array.folder / "commits").make()
-            write_reused_rows(target.array.folder, reused[target.layer])
+            write_reused(target.array.folder, reused[target.layer])
         return target.array.create(target.key, wanted)
 
     # whoever makes the first array cuts them all: two processes that come at once must not cut half of them each

@@ -16,7 +16,7 @@ from featcache.store.array import FeatureArray
 from featcache.store.digest import FORMAT, ArrayKey
 from featcache.store.layout import chunk_rows
 from featcache.store.records import ARRIVING, PARTIAL
-from featcache.store.reused_rows import ReusedRows, Run, read_reused_rows
+from featcache.store.reused import ReusedRows, ReusedSpan, read_reused
 from featcache.store.side_file import side_rows
 
 
@@ -74,7 +74,7 @@ def work_left(job: Job, chosen: Callable[[int], bool] = lambda chunk: True) -> t
         are reused, or kept by an interrupted extraction, are not to be encoded.
     """
     files, n = 0, len(job.view)
-    passes: dict[tuple[int, tuple[Run, ...]], dict[int, list[Target]]] = {}
+    passes: dict[tuple[int, tuple[ReusedSpan, ...]], dict[int, list[Target]]] = {}
     for target in job.targets:
         if target.done:
             continue
@@ -82,7 +82,7 @@ def work_left(job: Job, chosen: Callable[[int], bool] = lambda chunk: True) -> t
         size = layout.chunk_rows if layout else job.chunk_rows
         lacking = set(filter(chosen, range(-(-n // size)))) - target.array.committed()
         files += len(lacking)
-        chunks = passes.setdefault((size, target.reused.runs if target.reused else ()), {})
+        chunks = passes.setdefault((size, target.reused.spans if target.reused else ()), {})
         for chunk in lacking:
             chunks.setdefault(chunk, []).append(target)
     rows = 0
@@ -90,7 +90,7 @@ def work_left(job: Job, chosen: Callable[[int], bool] = lambda chunk: True) -> t
         for chunk, targets in chunks.items():
             start, stop = chunk * size, min((chunk + 1) * size, n)
             reused = targets[0].reused
-            copied = sum(run.stop - run.start for run in reused.within(start, stop)) if reused else 0
+            copied = sum(span.stop - span.start for span in reused.within(start, stop)) if reused else 0
             kept = min(side_rows(target.array.folder, chunk) for target in targets)
             rows += stop - start - copied - kept
     return files, rows
@@ -190,5 +190,5 @@ def _target(cache: Cache, dataset: Dataset, view: View, card: Card, options: Enc
         )
     layout = array.layout()
     missing = layout.chunks - len(array.committed()) if layout else None
-    reused = None if array.is_complete else read_reused_rows(array.folder)
+    reused = None if array.is_complete else read_reused(array.folder)
     return Target(layer, key, array, missing, reused, new=layout is None and reused is None)

@@ -13,7 +13,7 @@ from featcache.store.array import FeatureArray
 from featcache.store.digest import ArrayKey
 from featcache.store.reader import Reader
 from featcache.store.records import FLAGS
-from featcache.store.reused_rows import ReusedRows, Run, runs_of
+from featcache.store.reused import ReusedRows, ReusedSpan, reused_spans
 
 # -- the choice -------------------------------------------------------------------------------------------------------
 
@@ -52,31 +52,31 @@ def choose_reuse(cache: Cache, view: View, keys: Sequence[ArrayKey]) -> dict[str
         for older in _older_arrays(cache, key):
             by_rows.setdefault(older.rows_root, {})[key.layer] = older
     complete = [arrays for arrays in by_rows.values() if len(arrays) == len(keys)]
-    choices = [(_shared_runs(cache, view, list(arrays.values())), arrays) for arrays in complete]
+    choices = [(_shared_spans(cache, view, list(arrays.values())), arrays) for arrays in complete]
 
-    def rank(choice: tuple[tuple[Run, ...], Mapping[str, _Older]]) -> tuple[int, str, str]:
-        runs, arrays = choice
+    def rank(choice: tuple[tuple[ReusedSpan, ...], Mapping[str, _Older]]) -> tuple[int, str, str]:
+        spans, arrays = choice
         first = next(iter(arrays.values()))
-        return sum(run.stop - run.start for run in runs), str(first.key.provenance.get("created")), first.rows_root
+        return sum(span.stop - span.start for span in spans), str(first.key.provenance.get("created")), first.rows_root
 
-    runs, arrays = max(choices, key=rank, default=((), {}))
-    if not runs:
+    spans, arrays = max(choices, key=rank, default=((), {}))
+    if not spans:
         return {}
-    return {layer: ReusedRows(str(o.array.name), o.array.digest, o.root, runs) for layer, o in arrays.items()}
+    return {layer: ReusedRows(str(o.array.name), o.array.digest, o.root, spans) for layer, o in arrays.items()}
 
 
 def _older_arrays(cache: Cache, key: ArrayKey) -> list[_Older]:
     """Complete arrays under the names of a key that bind the same in everything but the rows; damaged ones do not."""
-    found: list[_Older] = []
+    older: list[_Older] = []
     for array in cache.arrays(key.dataset, key.view, key.encoder, key.layer):
         try:
             if array.digest == key.digest or not array.is_complete or not _alike(array.key().binds, key.binds):
                 continue
             complete = array.complete()
-            found.append(_Older(array, array.key(), complete.root, complete.failed))
+            older.append(_Older(array, array.key(), complete.root, complete.failed))
         except FeatcacheError:
             continue  # `featcache verify` says what is wrong with it
-    return found
+    return older
 
 
 def _alike(binds: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -87,8 +87,8 @@ def _alike(binds: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return rest(binds) == rest(wanted)
 
 
-def _shared_runs(cache: Cache, view: View, older: Sequence[_Older]) -> tuple[Run, ...]:
-    """Runs of the view's rows that the older arrays, all of one row table, hold with the same id and content."""
+def _shared_spans(cache: Cache, view: View, older: Sequence[_Older]) -> tuple[ReusedSpan, ...]:
+    """Spans of the view's rows that the older arrays, all of one row table, hold with the same id and content."""
     try:
         table = cache.rows(older[0].key)
     except FeatcacheError:
@@ -100,7 +100,7 @@ def _shared_runs(cache: Cache, view: View, older: Sequence[_Older]) -> tuple[Run
         for row, (row_id, content) in enumerate(zip(view.ids, view.hashes, strict=True))
         if (source := known.get(row_id)) is not None and table.hashes[source] == content
     ]
-    return runs_of([row for row, _ in pairs], [source for _, source in pairs])
+    return reused_spans([row for row, _ in pairs], [source for _, source in pairs])
 
 
 # -- the copies -------------------------------------------------------------------------------------------------------
@@ -148,8 +148,8 @@ class Copies:
             size = reader.complete.layout.chunk_rows
             touched = {
                 chunk
-                for run in self._reused[layer].runs
-                for chunk in range(run.source // size, (run.source + run.stop - run.start - 1) // size + 1)
+                for span in self._reused[layer].spans
+                for chunk in range(span.source // size, (span.source + span.stop - span.start - 1) // size + 1)
             }
             for chunk in sorted(touched):  # one row makes the reader check the whole chunk
                 reader.take(np.array([chunk * size]))
@@ -166,10 +166,10 @@ class Copies:
             Damaged: If a chunk of the source is not as recorded; says how to go on.
         """
         reused = self._reused[layer]
-        for run in reused.within(start, start + len(block)):
-            rows = np.arange(run.source, run.source + run.stop - run.start)
+        for span in reused.within(start, start + len(block)):
+            rows = np.arange(span.source, span.source + span.stop - span.start)
             try:
-                block[run.start - start : run.stop - start] = self._readers[layer].take(rows)
+                block[span.start - start : span.stop - start] = self._readers[layer].take(rows)
             except Damaged as error:
                 source = self._sources[layer].name
                 name = f"{source.view}/{source.encoder}/{source.layer}@{source.digest[:12]}"
@@ -190,7 +190,7 @@ class Copies:
         listed = {row_id: flag for flag in FLAGS for row_id in self._readers[layer].complete.flagged(flag)}
         if not listed:
             return {}
-        rows = (row for run in self._reused[layer].within(start, stop) for row in range(run.start, run.stop))
+        rows = (row for span in self._reused[layer].within(start, stop) for row in range(span.start, span.stop))
         return {row: listed[ids[row]] for row in rows if ids[row] in listed}
 
 

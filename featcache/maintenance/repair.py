@@ -25,7 +25,7 @@ from featcache.extraction.job import Job, plan_job
 from featcache.maintenance.verify import Problem, array_problems, chunk_problem, record_problems
 from featcache.store.array import FeatureArray
 from featcache.store.current import CURRENT, set_current, write_current
-from featcache.store.digest import ArrayKey, canonical, differences
+from featcache.store.digest import ArrayKey, differences
 from featcache.store.leases import lease
 from featcache.store.records import (
     REUSED,
@@ -38,8 +38,7 @@ from featcache.store.records import (
     record_name,
     zarr_json,
 )
-from featcache.store.reused import read_reused, reuse_note
-from featcache.store.reused_rows import read_reused_rows, write_reused_rows
+from featcache.store.reused import read_reused, reuse_note, write_reused
 from featcache.store.rows import checked_tables, current_overlay, write_rows
 
 
@@ -231,11 +230,11 @@ class _Repair:
     def _mend_reused(self) -> None:
         """A damaged REUSED.json, from the other cache, or out of the way: no byte that is there depends on it."""
         try:
-            read_reused_rows(self.array.folder)
+            read_reused(self.array.folder)
         except Damaged:
             theirs = read_reused(self.twin.folder) if self.twin is not None else None
             if theirs is not None:
-                self.array.folder.replace(REUSED, canonical(theirs))
+                self.array.folder.replace(REUSED, theirs.to_bytes())
                 self.on_step(f"{REUSED} pulled")
             else:
                 self.array.folder.set_aside(REUSED)
@@ -301,9 +300,9 @@ class _Repair:
             job = _job(workshop, ArrayKey.from_json(read_json(array.folder, "key.json")), self.sources)
             computed = job.targets[0].array
             computed.create(key, complete.layout)
-            reused = read_reused_rows(array.folder)
+            reused = read_reused(array.folder)
             if reused is not None:  # the same rows are copied again, so that the others form the same batches
-                write_reused_rows(computed.folder, reused)
+                write_reused(computed.folder, reused)
             wanted = {record.chunk for record in bad}
             settings = RowSettings("skip" if complete.failed else "stop")
             done = extract(workshop, job, chunks=wanted.__contains__, settings=settings, reuse_from=self.cache)

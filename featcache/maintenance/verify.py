@@ -12,7 +12,7 @@ from featcache.store.array import FeatureArray, stray_files
 from featcache.store.digest import ArrayKey
 from featcache.store.layout import Layout
 from featcache.store.records import CRC_BYTES, Record, chunk_name, crc_of, read_json, zarr_metadata
-from featcache.store.reused_rows import read_reused_rows
+from featcache.store.reused import read_reused
 from featcache.store.rows import checked_tables
 
 _ADVICE = re.compile(r"\.? Run: featcache verify$|\.? Run the same featcache extract again$")
@@ -69,7 +69,7 @@ def array_problems(cache: Cache, array: FeatureArray, *, deep: bool) -> Iterator
         checked_tables(cache.folder / key.dataset, key.view, key.binds["rows"])
         if read_json(array.folder, "zarr.json") != zarr_metadata(key, layout, key.binds["d"], key.binds["dtype"]):
             yield "zarr.json was changed", None
-        read_reused_rows(array.folder)
+        read_reused(array.folder)
         yield from _commit_problems(array, key, layout, deep)
         yield from ((f"foreign file {name}", None) for name in stray_files(array, layout))
     except FileNotFoundError as error:

@@ -13,7 +13,7 @@ from featcache.errors import Damaged, FeatcacheError, RemoteFailed, UsageError
 from featcache.selectors import check_name
 from featcache.storage.local import LocalFolder
 from featcache.store.array import FeatureArray
-from featcache.store.digest import ArrayKey, canonical
+from featcache.store.digest import ArrayKey
 from featcache.store.layout import Layout
 from featcache.store.records import (
     CRC_BYTES,
@@ -29,7 +29,7 @@ from featcache.store.records import (
     read_json,
     zarr_json,
 )
-from featcache.store.reused import read_reused
+from featcache.store.reused import ReusedRows, read_reused
 from featcache.store.rows import current_overlay
 
 _ROOT, _BLAKE3 = re.compile(r"[0-9a-f]{32,64}"), re.compile(r"[0-9a-f]{64}")
@@ -46,7 +46,7 @@ class ArrayMetadata:
     layout: Layout
     complete: Complete | None  # None if the array is not complete
     partial: Complete | None  # of PARTIAL.json, where only some rows were pulled
-    reused: dict[str, Any] | None = None  # of REUSED.json, where rows were taken from an older array
+    reused: ReusedRows | None = None  # of REUSED.json, where rows were taken from an older array
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -56,7 +56,7 @@ class ArrayMetadata:
             "plan.json": layout_json(self.layout),
             "zarr.json": zarr_json(self.key, self.layout),
         }
-        return files if self.reused is None else {**files, REUSED: canonical(self.reused)}
+        return files if self.reused is None else {**files, REUSED: self.reused.to_bytes()}
 
 
 def safe_path(cache: Cache, array: FeatureArray) -> str:
