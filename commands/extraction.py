@@ -193,7 +193,7 @@ def show_job_health(cache: "Cache", job: "Job") -> None:
     from featcache.maintenance.health import array_health
     from featcache.report.health import show_health, show_unchecked
 
-    target = next((each for each in job.targets if each.layer == job.card.default), job.targets[-1])
+    target = job.default_target
     bytes = entry_of(target.array).bytes
     if bytes > _MOST_COMPARED:
         show_unchecked(f"{target.key.dataset} {target.key.view}/{target.key.encoder}/{target.layer}", bytes)

@@ -27,6 +27,8 @@ IMAGE_SUFFIXES = frozenset(
 OTHER_SUFFIXES = frozenset(
     ".ai .arw .cr2 .cr3 .dng .eps .exr .hdr .ico .jp2 .jxl .nef .pfm .psd .qoi .tga .xcf".split()
 )
+# what PIL raises of a file that is damaged, or no picture
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError)
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
@@ -62,7 +64,7 @@ def decode_rgb(content: bytes, float_range: tuple[float, float] | None = None) -
         raise DataInvalid(f"refused as a decompression bomb: {error}") from error
     except UnidentifiedImageError as error:  # its text names an object in memory
         raise DataInvalid(_why_unread(content)) from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError) as error:
+    except _BROKEN as error:
         raise DataInvalid(f"not a whole image file ({len(content)} bytes): {error}") from error
 
 
@@ -79,9 +81,7 @@ def bound_policy(content: bytes, float_range: tuple[float, float] | None = None)
         image = _open(content)
         if not differs(image, content):
             return ""
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
-        return ""
-    except (EOFError, struct.error, IndexError):
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError, *_BROKEN):
         return ""
     declared = f", {float(float_range[0])} to {float(float_range[1])}" if needs_range(image) and float_range else ""
     return f"pictures {POLICY}: on {BACKGROUND}{declared}"

@@ -16,14 +16,14 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blake3 import blake3
-
 from featcache.data.datasets import DATASETS, missing
 from featcache.data.errors import DataInvalid, DataMissing
+from featcache.data.splits import split_by_hash
 from featcache.data.svg import render_svg
 from featcache.data.texts import text_view
 from featcache.data.views import Dataset, Overlay, View
@@ -35,6 +35,7 @@ SIZE = 256  # pixels of a rendered side
 # The first whose shares of rows are within one percent of 70, 10 and 20, with .1 to .3 of each group's rows in test and
 # at least .05 in validation.
 SPLIT_SEED = 1308
+_SHARES = (Fraction(7, 10), Fraction(1, 10), Fraction(2, 10))
 GROUPS = (
     "Smileys & Emotion",
     "Animals & Nature",
@@ -174,9 +175,7 @@ def family_of(name: str, subgroup: str = "") -> str:
 
 def split_of(family: str, seed: int = SPLIT_SEED) -> str:
     """The split of a family: a hash decides, so that new emoji never move old ones."""
-    digest = blake3(f"openmoji split {seed} {family}".encode()).digest(8)
-    share = int.from_bytes(digest, "big") / 2**64
-    return "train" if share < 0.7 else "validation" if share < 0.8 else "test"
+    return split_by_hash(f"openmoji split {seed} {family}", _SHARES)
 
 
 def caption_of(name: str, keywords: Iterable[str], subgroup: str) -> str:

@@ -23,6 +23,9 @@ _BY_NAME = {name: split for split, names in _NAMES.items() for name in names}
 _MORE_TEST = (DEFAULT_SPLIT, "70/15/15", "60/20/20", "50/25/25", "40/30/30")
 
 
+Shares = tuple[Fraction, Fraction, Fraction]  # of train, validation and test; 1 in all
+
+
 def named_split(text: str) -> str | None:
     """The split that a cell or a folder names; None if it names none.
 
@@ -38,7 +41,7 @@ def split_names() -> str:
     return ", ".join(name for name in _BY_NAME if name)
 
 
-def parse_split(text: str) -> tuple[Fraction, Fraction, Fraction] | None:
+def parse_split(text: str) -> Shares | None:
     """Shares of train, validation and test, which sum to 1; None for no splits.
 
     Raises:
@@ -60,15 +63,19 @@ def parse_split(text: str) -> tuple[Fraction, Fraction, Fraction] | None:
     return train / total, validation / total, test / total
 
 
-def split_of(group: str, shares: tuple[Fraction, Fraction, Fraction], seed: int) -> str:
-    """The split of a group: a hash of it decides, so that new groups never move old ones.
+def split_of(group: str, shares: Shares, seed: int) -> str:
+    """The split of a group of a folder.
 
     Example:
         >>> [split_of(group, parse_split("50/25/25"), 0) for group in ("a.jpg", "b.jpg", "c.jpg")]
         ['train', 'test', 'test']
     """
-    hashed = int.from_bytes(blake3(f"folder split {seed} {group}".encode()).digest(8), "big")
-    place = Fraction(hashed, 2**64)
+    return split_by_hash(f"folder split {seed} {group}", shares)
+
+
+def split_by_hash(text: str, shares: Shares) -> str:
+    """The split of what a text names, group and seed: its hash decides, so that new groups never move old ones."""
+    place = Fraction(int.from_bytes(blake3(text.encode()).digest(8), "big"), 2**64)
     return "train" if place < shares[0] else "validation" if place < shares[0] + shares[1] else "test"
 
 

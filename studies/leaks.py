@@ -187,7 +187,7 @@ def extracted_leaks(cache: "Cache", jobs: "Sequence[Job]") -> Leaks:
         return Leaks()
     sources: list[Source] = []
     for job in jobs:
-        target = next((one for one in job.targets if one.layer == job.card.default), job.targets[-1])
+        target = job.default_target
         if target.done:
             sources.append(Source(cache.describe(target.array), cache.reader(target.array).take))
     overlay = jobs[0].dataset.overlay

@@ -240,7 +240,7 @@ def test_an_extraction_of_a_planted_folder_shows_every_copy_and_nothing_else(tmp
     for view, encoder in (("images", "tiny"), ("captions", "words")):
         array = cache.find("planted", f"{view}/{encoder}")
         target = SimpleNamespace(layer="last.mean", array=array, done=True)
-        jobs.append(SimpleNamespace(dataset=dataset, card=SimpleNamespace(default="last.mean"), targets=(target,)))
+        jobs.append(SimpleNamespace(dataset=dataset, default_target=target))
     leaks = extracted_leaks(cache, jobs)
     assert leaks.counts() == {
         "identical image": {"validation": 2, "test": 12},
@@ -249,6 +249,6 @@ def test_an_extraction_of_a_planted_folder_shows_every_copy_and_nothing_else(tmp
     }
     assert all(row.match_id.split(".")[0].removeprefix("train") == row.id.split(".")[0][-3:] for row in leaks.rows)
     assert {split: len(groups) for split, groups in leaks.groups.items()} == {"validation": 5, "test": 30}
-    jobs[0].targets[0].done = False
+    jobs[0].default_target.done = False
     assert "identical image" not in extracted_leaks(cache, jobs).counts(), "not before the array is whole"
     assert extracted_leaks(cache, []) == Leaks()

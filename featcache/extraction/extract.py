@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from errno import EACCES, EPERM, EROFS
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from featcache.extraction.limits import available_bytes, named_disk_errors, refu
 from featcache.extraction.loader import choose_workers
 from featcache.extraction.reuse import damage_in, open_copies
 from featcache.notices import notice
+from featcache.storage.durable import READ_ONLY
 from featcache.store.array import FeatureArray
 from featcache.store.current import set_current
 from featcache.store.layout import Layout
@@ -139,7 +139,7 @@ def _record_rows(cache: Cache, job: Job) -> None:
     try:
         set_current(view, job.view.root, len(job.view))
     except OSError as error:
-        if error.errno not in (EACCES, EPERM, EROFS):
+        if error.errno not in READ_ONLY:
             raise
         notice(f"{view} cannot be written to ({error.strerror}): names go on standing for the rows they stood for")
 

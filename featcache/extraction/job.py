@@ -55,6 +55,11 @@ class Job:
         return all(target.done for target in self.targets)
 
     @property
+    def default_target(self) -> Target:
+        """The array of the encoder's default layer or, where that is not asked for, of the last."""
+        return next((target for target in self.targets if target.layer == self.card.default), self.targets[-1])
+
+    @property
     def bytes(self) -> int:
         """Bytes of the chunks that are still to be written."""
         total = 0

@@ -1,6 +1,5 @@
 """Row tables (id, group, source hash) and overlays (splits, labels) of views, in Parquet."""
 
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from featcache.data.errors import DataInvalid
 from featcache.data.views import Overlay, View, rows_root
 from featcache.errors import Damaged
 from featcache.storage.base import Folder
+from featcache.storage.outputs import parquet_bytes
 from featcache.store.records import read_json
 
 _LABEL = "label."
@@ -42,12 +42,8 @@ def pointer_name(root: str) -> str:
 def _parquet(columns: Mapping[str, Sequence[str]]) -> bytes:
     import polars as pl
 
-    buffer = io.BytesIO()
-    frame = pl.DataFrame(
-        {name: list(column) for name, column in columns.items()}, schema=dict.fromkeys(columns, pl.String)
-    )
-    frame.write_parquet(buffer, compression="zstd")
-    return buffer.getvalue()
+    lists = {name: list(column) for name, column in columns.items()}
+    return parquet_bytes(pl.DataFrame(lists, schema=dict.fromkeys(columns, pl.String)))
 
 
 def _columns(folder: Folder, name: str) -> dict[str, list[str]]:
