@@ -89,16 +89,16 @@ def read_caption_file(path: Path, name: str = "") -> CaptionTable:
         raise DataInvalid(f"{name} cannot be read: {error}") from error
 
 
-def decode_text(content: bytes, name: str) -> tuple[str, str]:
+def detect_text(content: bytes, name: str) -> tuple[str, str]:
     """The text of a file in UTF-8, UTF-16, UTF-32 or Windows-1252 (which holds Latin-1), and a note for the last.
 
     Raises:
         DataInvalid: If it is in none of them, or looks like another 8-bit encoding.
 
     Example:
-        >>> decode_text("a;é".encode("utf-16"), "x.csv")
+        >>> detect_text("a;é".encode("utf-16"), "x.csv")
         ('a;é', '')
-        >>> decode_text("a;café".encode("latin-1"), "x.csv")
+        >>> detect_text("a;café".encode("latin-1"), "x.csv")
         ('a;café', "x.csv is not UTF-8 and was read as Windows-1252 (Latin-1), as in 'a;café'")
     """
     encoding = next((encoding for mark, encoding in _BOMS if content.startswith(mark)), None)
@@ -144,7 +144,7 @@ def _unmarked_utf16(content: bytes) -> str | None:
 
 
 def _read_csv(path: Path, name: str) -> CaptionTable:
-    text, note = decode_text(path.read_bytes(), name)
+    text, note = detect_text(path.read_bytes(), name)
     header = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = _delimiter(header)
     records = list(_records(text, delimiter, name))
@@ -232,7 +232,7 @@ def _read_frame(path: Path, name: str) -> CaptionTable:
     lines: list[int] = []
     try:
         if path.suffix == ".jsonl":
-            text, note = decode_text(path.read_bytes(), name)
+            text, note = detect_text(path.read_bytes(), name)
             notes += filter(None, [note])
             lines = [number for number, line in enumerate(text.split("\n"), 1) if line.strip()]
             frame = pl.read_ndjson(text.encode(), infer_schema_length=None)

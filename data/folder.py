@@ -12,7 +12,7 @@ from pathlib import Path
 
 from featcache.data.datasets import DATASETS, missing
 from featcache.data.errors import DataInvalid
-from featcache.data.folder_layouts import Facts, Layout, read_layout
+from featcache.data.folder_layouts import Facts, FolderLayout, read_layout
 from featcache.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES, image_view
 from featcache.data.options import OpenOptions
 from featcache.data.splits import DEFAULT_SPLIT, UNSPLIT, parse_split, small_split_note, split_groups
@@ -111,7 +111,7 @@ def _check_links(root: Path, images: Sequence[str]) -> None:
             raise DataInvalid(f"{image!r} is a link that leads out of {root}; copy the file into the folder")
 
 
-def _without_caption(layout: Layout, images: Sequence[str]) -> list[str]:
+def _without_caption(layout: FolderLayout, images: Sequence[str]) -> list[str]:
     if not layout.captions:
         return ["no captions: the data set has images alone"]
     captioned = {caption.image for caption in layout.captions}
@@ -121,7 +121,7 @@ def _without_caption(layout: Layout, images: Sequence[str]) -> list[str]:
 
 
 def _overlay(
-    image_groups: Sequence[str], facts: dict[str, Facts], layout: Layout, options: OpenOptions
+    image_groups: Sequence[str], facts: dict[str, Facts], layout: FolderLayout, options: OpenOptions
 ) -> tuple[Overlay, list[str]]:
     """Splits and labels of every group, and notes on where the splits come from."""
     of_group = {each.group: each for each in facts.values()} | {each.group: each for each in layout.facts.values()}

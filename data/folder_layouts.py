@@ -1,10 +1,10 @@
 """Layouts of a folder of images: a caption file, a text file beside each image, images alone or in class folders."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from featcache.data.caption_files import CAPTION_FILES, CaptionTable, decode_text, read_caption_file
+from featcache.data.caption_files import CAPTION_FILES, CaptionTable, detect_text, read_caption_file
 from featcache.data.errors import DataInvalid
 from featcache.data.image_names import ImageNames
 from featcache.data.splits import named_split, split_names
@@ -29,7 +29,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """What a folder says of its images.
 
     Args:
@@ -49,7 +49,7 @@ class Layout:
     notes: tuple[str, ...] = ()
 
 
-def read_layout(root: Path, images: Sequence[str]) -> Layout:
+def read_layout(root: Path, images: Sequence[str]) -> FolderLayout:
     """Reads what a folder says of its images.
 
     In this order: a caption file in the folder, caption files in its subfolders, text files beside the images, images
@@ -67,10 +67,10 @@ def read_layout(root: Path, images: Sequence[str]) -> Layout:
     if files:
         layout = _from_tables(root, images, files)
     else:
-        layout = _from_texts(root, images) or Layout("folder of images")
+        layout = _from_texts(root, images) or FolderLayout("folder of images")
         layout = _with_categories(layout, images)
     layout = layout if layout.splits else _with_folder_splits(layout, images)
-    return Layout(**{**vars(layout), "notes": (*notes, *layout.notes)})
+    return replace(layout, notes=(*notes, *layout.notes))
 
 
 # -- caption files ----------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def _caption_files(root: Path) -> tuple[list[Path], list[str]]:
     return files, notes
 
 
-def _from_tables(root: Path, images: Sequence[str], files: Sequence[Path]) -> Layout:
+def _from_tables(root: Path, images: Sequence[str], files: Sequence[Path]) -> FolderLayout:
     bases = ["" if path.parent == root else path.parent.name for path in files]
     names = [f"{base}/{path.name}".lstrip("/") for base, path in zip(bases, files, strict=True)]
     tables = [read_caption_file(path, name) for path, name in zip(files, names, strict=True)]
@@ -112,7 +112,7 @@ def _from_tables(root: Path, images: Sequence[str], files: Sequence[Path]) -> La
         raise DataInvalid(f"{names[0]} has a column caption, and none in it")
     where = names[0] if len(names) == 1 else f"{len(names)} files such as {names[0]}"
     split = any("split" in table.columns for table in tables) and any(fact.split for fact in builder.facts.values())
-    return Layout(
+    return FolderLayout(
         source=f"folder with {where}",
         captions=tuple(sorted(builder.captions, key=lambda caption: caption.image)),  # stable: the file's order stays
         facts=builder.facts,
@@ -171,7 +171,7 @@ class _Rows:
 # -- text files and folders -------------------------------------------------------------------------------------------
 
 
-def _from_texts(root: Path, images: Sequence[str]) -> Layout | None:
+def _from_texts(root: Path, images: Sequence[str]) -> FolderLayout | None:
     """Captions from the text file of the same name beside an image, one a line; None where no image has one."""
     captions: list[Caption] = []
     notes: list[str] = []
@@ -181,17 +181,17 @@ def _from_texts(root: Path, images: Sequence[str]) -> Layout | None:
         if not path.is_file():
             continue
         files += 1
-        text, note = decode_text(path.read_bytes(), path.relative_to(root).as_posix())
+        text, note = detect_text(path.read_bytes(), path.relative_to(root).as_posix())
         notes += filter(None, [note])
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         captions += [Caption(f"{image}#{number}", image, line) for number, line in enumerate(lines)]
     if not captions:
         return None
     more = (f"{len(notes) - 1:,} more text files were read so",) if len(notes) > 1 else ()
-    return Layout(f"folder with {files:,} .txt files", tuple(captions), notes=(*notes[:1], *more))
+    return FolderLayout(f"folder with {files:,} .txt files", tuple(captions), notes=(*notes[:1], *more))
 
 
-def _with_categories(layout: Layout, images: Sequence[str]) -> Layout:
+def _with_categories(layout: FolderLayout, images: Sequence[str]) -> FolderLayout:
     """Folders as the label "category", where every image lies in one and there are two or more."""
     parts = [_below_split(image) for image in images]
     categories = {folders[0] for folders in parts if folders}
@@ -201,7 +201,7 @@ def _with_categories(layout: Layout, images: Sequence[str]) -> Layout:
     facts = {image: Facts(image, labels=(folders[0],)) for image, folders in zip(images, parts, strict=True)}
     note = f"category: the {len(categories):,} folders of the images"
     source = layout.source if layout.captions else "folder of class folders"
-    return Layout(source, layout.captions, facts, ("category",), notes=(*layout.notes, note))
+    return FolderLayout(source, layout.captions, facts, ("category",), notes=(*layout.notes, note))
 
 
 def _below_split(image: str) -> tuple[str, ...]:
@@ -210,24 +210,24 @@ def _below_split(image: str) -> tuple[str, ...]:
     return folders[1:] if folders and named_split(folders[0]) else folders
 
 
-def _with_folder_splits(layout: Layout, images: Sequence[str]) -> Layout:
+def _with_folder_splits(layout: FolderLayout, images: Sequence[str]) -> FolderLayout:
     """Splits from the top folders, where every image lies in one of a split's name and there are two or more splits."""
     tops = [PurePosixPath(image).parts[0] if "/" in image else "" for image in images]
-    found = [named_split(top) or "" if top else "" for top in tops]
-    names = list(dict.fromkeys(top for top, split in zip(tops, found, strict=True) if split))
-    if len({split for split in found if split}) < 2:
+    splits = [named_split(top) or "" if top else "" for top in tops]
+    names = list(dict.fromkeys(top for top, split in zip(tops, splits, strict=True) if split))
+    if len({split for split in splits if split}) < 2:
         return layout
-    if not all(found):
-        outside = images[found.index("")]
+    if not all(splits):
+        outside = images[splits.index("")]
         note = f"the folders {', '.join(names)} are not taken for splits, for {outside} and others lie in none of them"
-        return Layout(**{**vars(layout), "notes": (*layout.notes, note)})
+        return replace(layout, notes=(*layout.notes, note))
     blank = tuple("" for _ in layout.labels)
     facts: dict[str, Facts] = {}
     of_group: dict[str, str] = {}
-    for image, split in zip(images, found, strict=True):
+    for image, split in zip(images, splits, strict=True):
         known = layout.facts.get(image, Facts(image, labels=blank))
         if of_group.setdefault(known.group, split) != split:
             both = f"{split} and {of_group[known.group]}"
             raise DataInvalid(f"group {known.group!r} lies in the folders of two splits, {both}")
         facts[image] = Facts(known.group, split, known.labels)
-    return Layout(**{**vars(layout), "facts": facts, "splits": f"the folders {', '.join(names)}"})
+    return replace(layout, facts=facts, splits=f"the folders {', '.join(names)}")

@@ -127,8 +127,8 @@ def _no_folder(text: str) -> str:
     path = Path(text).expanduser()
     what = f"{text} is a file, and no folder" if path.exists() else f"there is no folder {text}"
     parent = path.parent
-    beside = [each.name for each in parent.iterdir() if each.is_dir()] if parent.is_dir() else []
-    near = [f"{text.rstrip('/')[: -len(path.name)]}{name}" for name in difflib.get_close_matches(path.name, beside)]
+    siblings = [each.name for each in parent.iterdir() if each.is_dir()] if parent.is_dir() else []
+    near = [f"{text.rstrip('/')[: -len(path.name)]}{name}" for name in difflib.get_close_matches(path.name, siblings)]
     guess = f"; did you mean {' or '.join(near)}?" if near else ""
     return (
         f"{what}{guess}\n  Looked at: {path.absolute()}\n"

@@ -19,11 +19,11 @@ def show_interrupted(interruption: BaseException) -> None:
     """Shows on stderr what an interrupted extraction has kept beside what it committed."""
     from featcache.extraction.interrupts import TERMINATED, kept_rows
 
-    rows, said = kept_rows(interruption), console(stderr=True)
+    rows, out = kept_rows(interruption), console(stderr=True)
     if rows:
-        said.print(f"{rows:,} rows were encoded and not yet committed. They are kept, and the same command takes them.")
+        out.print(f"{rows:,} rows were encoded and not yet committed. They are kept, and the same command takes them.")
     if isinstance(interruption, SystemExit) and interruption.code == TERMINATED:
-        said.print("Terminated. What was committed stays: run the same command again to go on.")
+        out.print("Terminated. What was committed stays: run the same command again to go on.")
 
 
 def show_estimates(jobs: "Sequence[Job]", costs: "Sequence[Estimate]", *, processes: int, place: object) -> None:

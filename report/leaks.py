@@ -67,16 +67,9 @@ def _show_rows(rows: "Sequence[Leak]") -> None:
     """A line for each kind and split, with the first few ids."""
     for kind, split in dict.fromkeys((row.kind, row.split) for row in rows):
         own = [row for row in rows if (row.kind, row.split) == (kind, split)]
-        listed = "; ".join(_pair(row) for row in own[:_LISTED])
+        listed = "; ".join(row.pair for row in own[:_LISTED])
         more = f"; and {len(own) - _LISTED:,} more" if len(own) > _LISTED else ""
         console(stderr=True).print(f"  {split}, {len(own):,} {_plural(kind, len(own))}: {listed}{more}")
-
-
-def _pair(row: "Leak") -> str:
-    """A row and what it is like; by features alone, two pictures are never said to be equal."""
-    if row.kind in (_NEAR, _LOOKALIKE):
-        return f"{row.id} ≈ {row.match_id} of {row.match_split} (cosine {row.similarity:.3f})"
-    return f"{row.id} = {row.match_id} of {row.match_split}"
 
 
 def _plural(kind: str, count: int) -> str:

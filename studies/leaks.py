@@ -58,6 +58,13 @@ class Leak:
     match_group: str
     similarity: float
 
+    @property
+    def pair(self) -> str:
+        """The row and what it is like, in words; by features alone, two pictures are never said to be equal."""
+        if self.kind in (NEAR, LOOKALIKE):
+            return f"{self.id} ≈ {self.match_id} of {self.match_split} (cosine {self.similarity:.3f})"
+        return f"{self.id} = {self.match_id} of {self.match_split}"
+
 
 @dataclass(frozen=True)
 class Leaks:
@@ -236,7 +243,7 @@ def _near_identical(
     arrays: Sequence[Source], splits: Mapping[str, str], identical: set[str]
 ) -> tuple[list[Leak], tuple[int, int]]:
     """Images that every array of the view finds near-identical, and how many of how many were looked at."""
-    found: list[dict[str, Leak]] = []
+    by_array: list[dict[str, Leak]] = []
     looked, total = 0, 0
     width = max(array.take(np.arange(1)).shape[1] for array in arrays)
     for number, array in enumerate(arrays):
@@ -248,8 +255,8 @@ def _near_identical(
             own |= {leak.id: leak for leak in _nearest(array, splits, chosen, gallery)}
             if not number:
                 looked, total = looked + len(rows) - len(left) + len(chosen), total + len(rows)
-        found.append(own)
-    agreed = reduce(lambda a, b: {row: leak for row, leak in a.items() if row in b}, found)
+        by_array.append(own)
+    agreed = reduce(lambda a, b: {row: leak for row, leak in a.items() if row in b}, by_array)
     return [*agreed.values()], (looked, total)
 
 

@@ -132,11 +132,8 @@ def fit_paired(
             tracker.measure(first, 0, None)
         try:
             tracker.measure(copy.deepcopy(adapters).cpu(), epoch, loss)
-        except (
-            NotFinite,
-            ZeroRow,
-            ConstantSpace,
-        ) as error:  # the same features could be measured before the first step
+        except (NotFinite, ZeroRow, ConstantSpace) as error:
+            # the same features could be measured before the first step
             raise _diverged(f"the adapters cannot be measured any more ({error})", epoch, config) from error
     seconds = time.perf_counter() - started
     return Fitted(config, paired, tracker.best, tracker.best_epoch, tracker.rows, seconds)

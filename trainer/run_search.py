@@ -24,8 +24,8 @@ def is_run(folder: Path) -> bool:
 def runs_below(folder: Path) -> list[Path]:
     """The run folders at most three folders below a folder, sorted; hidden ones, which are unfinished, left out."""
     patterns = ("/".join("*" * depth) for depth in range(1, _DEPTH + 1))
-    found = [path for pattern in patterns for path in folder.glob(pattern) if is_run(path)]
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    runs = [path for pattern in patterns for path in folder.glob(pattern) if is_run(path)]
+    return sorted(path for path in runs if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def no_run(path: Path) -> RunMissing:
@@ -36,5 +36,5 @@ def no_run(path: Path) -> RunMissing:
         more = f" (and {len(below) - _LISTED} more)" if len(below) > _LISTED else ""
         what = "1 run lies" if len(below) == 1 else f"{len(below)} runs lie"
         return RunMissing(f"{path} is no run, but {what} below it\n  Name one or several: {words}{more}")
-    beside = ", ".join(each.name for each in runs_below(path.parent) if each.parent == path.parent)
-    return RunMissing(f"no run at {path}\n  Runs beside it: {beside or 'none'}\n  Run: featcache train --help")
+    siblings = ", ".join(each.name for each in runs_below(path.parent) if each.parent == path.parent)
+    return RunMissing(f"no run at {path}\n  Runs beside it: {siblings or 'none'}\n  Run: featcache train --help")

@@ -55,8 +55,7 @@ def _held(path: Path, what: str, alive: list[Lease]) -> Leftover:
     changed = max(path.lstat().st_mtime, path.lstat().st_ctime)
     # a table that was there before may be what a writer goes on with
     holders = [lease for lease in alive if what in (_UNBOUND, _NO_ARRAYS) or changed >= lease.began - 1.0]
-    holder = f"{holders[0].what}, process {holders[0].process} on {holders[0].host}" if holders else None
-    return Leftover(path, size_of(path), what, holder)
+    return Leftover(path, size_of(path), what, holders[0].holder if holders else None)
 
 
 def _unneeded(cache: Cache) -> Iterator[tuple[Path, str]]:

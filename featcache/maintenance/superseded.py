@@ -22,7 +22,7 @@ def superseded_arrays(cache: Cache) -> list[Leftover]:
         Damaged: If a record of current rows cannot be read.
     """
     root, alive = cache.root, cache.writers()
-    holder = f"{alive[0].what}, process {alive[0].process} on {alive[0].host}" if alive else None
+    holder = alive[0].holder if alive else None
     views: dict[tuple[str, str], list[FeatureArray]] = {}
     for array in cache.arrays():
         views.setdefault((array.name.dataset, array.name.view), []).append(array)

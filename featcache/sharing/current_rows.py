@@ -7,7 +7,7 @@ from typing import Literal
 from featcache.cache import Cache
 from featcache.errors import Damaged
 from featcache.sharing.validate import require_plain
-from featcache.storage.base import Folder
+from featcache.storage.base import Folder, map_both
 from featcache.storage.local import LocalFolder
 from featcache.store.current import CURRENT, CurrentRows, read_current, write_current
 
@@ -57,8 +57,7 @@ def plan_records(source: Cache, target: Cache, views: Sequence[str], prefer: Pre
             what = "older"
         return RecordMove(view, ours, theirs, what)
 
-    slower = max(source.folder, target.folder, key=lambda folder: folder.parallel)
-    return tuple(move for move in slower.map(compare, views) if move is not None)
+    return tuple(move for move in map_both(source.folder, target.folder, compare, views) if move is not None)
 
 
 def send_records(target: Cache, moves: Sequence[RecordMove]) -> None:

@@ -1,20 +1,17 @@
 """Differences between two caches: the chunks of each array that the target lacks, and arrays of unequal roots."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from featcache.cache import Cache
 from featcache.errors import FeaturesNotCached, RootsDiffer, UsageError
 from featcache.sharing.current_rows import Prefer, RecordMove, plan_records
 from featcache.sharing.validate import ArrayMetadata, read_metadata, records_of, safe_path
+from featcache.storage.base import map_both
 from featcache.store.array import FeatureArray
 from featcache.store.layout import Layout
 from featcache.store.records import PARTIAL, Complete, Record
 from featcache.store.reused import reuse_note
-
-_T = TypeVar("_T")
-_U = TypeVar("_U")
 
 
 @dataclass(frozen=True)
@@ -74,11 +71,6 @@ class Transfer:
         return sum(len(move.records) for move in self.moves)
 
 
-def map_both(source: Cache, target: Cache, function: Callable[[_T], _U], items: Sequence[_T]) -> list[_U]:
-    """As `Folder.map`, with as many calls at once as the slower of both caches needs."""
-    return max(source.folder, target.folder, key=lambda folder: folder.parallel).map(function, items)
-
-
 # -- what has to travel -----------------------------------------------------------------------------------------------
 
 
@@ -123,7 +115,7 @@ def plan_transfer(
     def compare(array: FeatureArray) -> tuple[Move, FeatureArray | None]:
         return _compare(source, target, array, rows, prefer)
 
-    pairs = map_both(source, target, compare, list(arrays.values()))
+    pairs = map_both(source.folder, target.folder, compare, list(arrays.values()))
     views = sorted({"/".join(array.name[:2]) for array in arrays.values()})
     return Transfer(
         source=source,

@@ -9,9 +9,9 @@ from blake3 import blake3
 
 from featcache.errors import Damaged, OutputFailed, RootsDiffer
 from featcache.sharing.current_rows import send_records
-from featcache.sharing.diff import Move, Transfer, map_both, plan_transfer
+from featcache.sharing.diff import Move, Transfer, plan_transfer
 from featcache.sharing.validate import overlay_root, read_metadata, require_plain
-from featcache.storage.base import Folder
+from featcache.storage.base import Folder, map_both
 from featcache.storage.local import LocalFolder
 from featcache.store.array import FeatureArray
 from featcache.store.digest import ArrayKey, canonical
@@ -202,7 +202,7 @@ def _announce(what: Transfer, moves: Sequence[Move]) -> None:
                 f"To replace them: --prefer, once it has ended.{_reuse_note(move)}"
             )
 
-    map_both(what.source, what.target, check, moves)
+    map_both(what.source.folder, what.target.folder, check, moves)
 
 
 def _reuse_note(move: Move) -> str:
@@ -256,7 +256,7 @@ def _send_chunks(what: Transfer, group: Sequence[Move]) -> Iterator[Record]:
             _replace_chunk(what, move, record, existing, content(move, record))
         return record
 
-    yield from map_both(what.source, what.target, compare, there)
+    yield from map_both(what.source.folder, what.target.folder, compare, there)
 
 
 def _read_chunk(array: FeatureArray, record: Record) -> bytes | None:
@@ -308,7 +308,11 @@ def _conclude(what: Transfer, moves: Sequence[Move], mixed: set[str]) -> None:
     def is_whole(move: Move) -> bool:  # by looking: someone may have removed it meanwhile
         return len(move.target.committed()) == move.layout.chunks
 
-    whole = [move for move, yes in zip(moves, map_both(what.source, what.target, is_whole, moves), strict=True) if yes]
+    whole = [
+        move
+        for move, yes in zip(moves, map_both(what.source.folder, what.target.folder, is_whole, moves), strict=True)
+        if yes
+    ]
     ours = {
         f"{move.path}/COMPLETE.json": move.complete.to_bytes()
         for move in whole
@@ -328,7 +332,7 @@ def _conclude(what: Transfer, moves: Sequence[Move], mixed: set[str]) -> None:
                 f"--prefer.{_reuse_note(move)}"
             )
 
-    map_both(what.source, what.target, check, whole)
+    map_both(what.source.folder, what.target.folder, check, whole)
     left = [f"{move.path}/{ARRIVING}" for move in whole if not move.rows and move.complete is not None]
     left += [f"{move.path}/{PARTIAL}" for move in whole if move.rows or move.partial]
     if left:

@@ -220,6 +220,11 @@ class Folder(ABC):
         return None
 
 
+def map_both(source: Folder, target: Folder, function: Callable[[_T], _U], items: Sequence[_T]) -> list[_U]:
+    """As `Folder.map`, with as many calls at once as the slower of two folders needs."""
+    return max(source, target, key=lambda folder: folder.parallel).map(function, items)
+
+
 def is_leftover(name: str) -> bool:
     """Whether a name belongs to a temporary file, a file set aside, a removal under way or rows kept for a next run."""
     return name.startswith((TEMPORARY, ASIDE, DOOMED, KEPT))

@@ -14,7 +14,7 @@ def refusal(error: BaseException) -> str:
     """
     text = str(error)
     if "weights only" in text.lower() or "weights_only" in text:
-        found = re.search(r"GLOBAL ([\w.]+)", text)
-        what = found[1] if found else "more"
+        match = re.search(r"GLOBAL ([\w.]+)", text)
+        what = match[1] if match else "more"
         return f"it holds {what} beside tensors, which could run anything; it was not unpickled"
     return text.strip().partition("\n")[0] or type(error).__name__

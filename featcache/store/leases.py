@@ -32,6 +32,11 @@ class Lease:
     began: float
     beat: float  # when it was last renewed
 
+    @property
+    def holder(self) -> str:
+        """The process, for messages to others."""
+        return f"{self.what}, process {self.process} on {self.host}"
+
     def lives(self, now: float) -> bool:
         """Whether the process may still be writing at a time of the file system's clock."""
         ours = (socket.gethostname(), _namespace())

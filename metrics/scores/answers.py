@@ -65,12 +65,12 @@ def right_answers(
     q, both = len(names), [*names, *labels(gallery_groups, len([*gallery_groups]), "gallery_groups")]
     groups = group_codes(both, len(both))[0]
     contents, gallery = _numbered(query_contents), _numbered(gallery_contents)
-    asked, held = _pairs(contents, groups[:q]), _pairs(groups[q:], gallery)
-    if len(asked) == len(np.unique(contents)) and len(held) == len(np.unique(gallery)):
+    wanted, holding = _pairs(contents, groups[:q]), _pairs(groups[q:], gallery)
+    if len(wanted) == len(np.unique(contents)) and len(holding) == len(np.unique(gallery)):
         return None
-    by_group = Exclusion(held[:, 0], int(groups.max()) + 1)
-    position, pairs = by_group.members(asked[:, 1])
-    right = _pairs(asked[position, 0], held[pairs, 1])
+    by_group = Exclusion(holding[:, 0], int(groups.max()) + 1)
+    position, pairs = by_group.members(wanted[:, 1])
+    right = _pairs(wanted[position, 0], holding[pairs, 1])
     starts = np.searchsorted(right[:, 0], np.arange(int(contents.max()) + 2))
     return Answers(contents, right[:, 1], starts, Exclusion(gallery))
 

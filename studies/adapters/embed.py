@@ -12,6 +12,7 @@ from featcache.features import Features
 from featcache.not_found import array_label, describe_rows, moment
 from featcache.notices import notice
 from featcache.resolution import is_current
+from featcache.store.digest import ArrayKey
 from featcache.store.run_splits import run_record, runs_of
 from featcache.trainer.run import Run, apply
 
@@ -68,9 +69,10 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
                 f"{source.name} of {wanted} has other weights or settings than the encoder that {run.path} was trained "
                 f"on\n  Extract {wanted} with the encoder of {trained_on}"
             )
+        key = cache.find(wanted, f"{source.view}/{source.name}@{source.digest}").key()
         if wanted == trained_on:
-            _note_older_rows(cache, run, side, source)
-        runs = runs_of(cache.find(wanted, f"{source.view}/{source.name}@{source.digest}").key()) or []
+            _note_older_rows(cache, run, side, key)
+        runs = runs_of(key) or []
         if source.digest == used["digest"]:  # these very rows, whatever their data set is called by now
             drawn = run.config["split"].get("drawn_validation", [])
             runs = [*runs, run_record(run_name(run), run.config["overlay"], drawn)]
@@ -87,13 +89,12 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
     return embeddings
 
 
-def _note_older_rows(cache: Cache, run: Run, side: str, source: Features) -> None:
+def _note_older_rows(cache: Cache, run: Run, side: str, key: ArrayKey) -> None:
     """Says which rows a run's embeddings are of, where the data set was extracted anew since it was trained."""
-    array = cache.find(source.dataset, f"{source.view}/{source.name}@{source.digest}")
-    record, key = cache.current_rows(source.dataset, source.view), array.key()
+    record = cache.current_rows(key.dataset, key.view)
     if record is not None and not is_current(cache.folder, key, record):
         notice(
-            f"{run.path} was trained on older rows of {source.dataset}: its embeddings of {side} are of "
-            f"{array_label(key)}@{source.digest[:12]}, {describe_rows(key, record)}, not of the current {record.n:,} "
+            f"{run.path} was trained on older rows of {key.dataset}: its embeddings of {side} are of "
+            f"{array_label(key)}@{key.digest[:12]}, {describe_rows(key, record)}, not of the current {record.n:,} "
             f"({moment(record.written)}). For those, train again"
         )

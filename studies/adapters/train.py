@@ -62,22 +62,21 @@ class Workbench:
         key = _values(config, _PAIRING)
         if key not in self._paired:
             self._paired[key] = pair_sides(self.sides, self.reference, config)
-        leaking = {split: groups for split, groups in self.leaks(config).groups.items() if groups}
-        if on_leak != "drop" or not leaking:
+        if on_leak != "drop":
             return self._paired[key]
         if (*key, on_leak) not in self._paired:
+            leaking = {split: groups for split, groups in self.leaks(config).groups.items() if groups}
             dataset = next(iter(self.sides.values())).dataset
-            self._paired[*key, on_leak] = leave_out(self._paired[key], leaking, config.k, dataset)
+            kept = leave_out(self._paired[key], leaking, config.k, dataset) if leaking else self._paired[key]
+            self._paired[*key, on_leak] = kept
         return self._paired[*key, on_leak]
 
     def leaks(self, config: FitConfig) -> Leaks:
         """What of the validation and test groups stands in an earlier split too."""
         key = _values(config, _PAIRING)
         if key not in self._leaks:
-            if key not in self._paired:
-                self._paired[key] = pair_sides(self.sides, self.reference, config)
             arrays = [*self.sides.values(), *([] if self.reference is None else [self.reference])]
-            self._leaks[key] = find_leaks([Source.of(features) for features in arrays], self._paired[key].split_of())
+            self._leaks[key] = find_leaks([Source.of(features) for features in arrays], self.paired(config).split_of())
         return self._leaks[key]
 
     def evaluation(self, config: FitConfig, on_leak: OnLeak = "warn") -> Evaluation:

@@ -170,7 +170,7 @@ def common_rows(
         MetricError: If values are not finite, or the pairing is unknown.
     """
     _check_one_dataset(arrays)
-    split, chosen, said = rows_of_split(arrays, split)
+    split, chosen, remarks = rows_of_split(arrays, split)
     parts = [_Part(features, rows) for features, rows in zip(arrays, chosen, strict=True)]
     shared = set.intersection(*(set(part.groups) for part in parts))
     if not shared:
@@ -195,7 +195,7 @@ def common_rows(
         rule, at = part.graph_rows(pairing, groups, rows)
         load = partial(part.values, groups, rows)
         spaces.append(CachedSpace(names[number], part.features, len(groups), load, several, rule, at, cache))
-    notes = [*said, *(note for part in parts if (note := part.note(len(shared))))]
+    notes = [*remarks, *(note for part in parts if (note := part.note(len(shared))))]
     return CommonRows(spaces, spaces[0].groups, groups, pairing, split, list(dict.fromkeys(notes)))
 
 

@@ -27,7 +27,7 @@ from featcache.interchange.formats.contents import (
     wanted_layer,
 )
 from featcache.interchange.formats.hdf5 import open_hdf5, own_dataset
-from featcache.interchange.formats.row_names import RowNames, read_row_names, text_lines
+from featcache.interchange.formats.row_names import RowNames, contents_with_ids, read_row_names, text_lines
 
 _NAMES = "file_names.txt"
 _PART = re.compile(r"features(?:_(\d+)(?:-\d+)?)?\.npy")
@@ -39,18 +39,7 @@ def read_plain(source: Path, layer: str | None, options: ImportOptions) -> list[
     if options.ids is None:
         raise UsageError(f"{source.name} does not say which row is which. Say it with a .txt, .csv, ...: --ids FILE")
     matrix = stack([npy_part(source)], wanted_layer(layer, source))
-    names = read_row_names(options.ids, options.id_column)
-    return [
-        Contents(
-            kind="npy",
-            source=source,
-            files=(source,),
-            ids=names.ids,
-            matrices=(matrix,),
-            default=matrix.layer,
-            groups=names.groups,
-        )
-    ]
+    return [contents_with_ids("npy", source, matrix, options)]
 
 
 def read_thingsvision(source: Path, layer: str | None, options: ImportOptions) -> list[Contents]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from featcache.data.errors import DataInvalid
 from featcache.errors import UsageError
+from featcache.interchange.formats.contents import Contents, ImportOptions, Matrix
 
 SUFFIXES = (".txt", ".npy", ".csv", ".parquet")
 
@@ -17,6 +18,21 @@ class RowNames:
 
     ids: tuple[str, ...]
     groups: tuple[str, ...] | None = None
+
+
+def contents_with_ids(kind: str, source: Path, matrix: Matrix, options: ImportOptions) -> Contents:
+    """A matrix that does not name its rows, with the ids of `options`; errors as `read_row_names`."""
+    assert options.ids is not None  # whoever calls this has said what to do without
+    names = read_row_names(options.ids, options.id_column)
+    return Contents(
+        kind=kind,
+        source=source,
+        files=(source,),
+        ids=names.ids,
+        matrices=(matrix,),
+        default=matrix.layer,
+        groups=names.groups,
+    )
 
 
 def read_row_names(path: Path, column: str | None = None) -> RowNames:

@@ -19,7 +19,7 @@ from featcache.interchange.formats.contents import (
     stack,
     wanted_layer,
 )
-from featcache.interchange.formats.row_names import read_row_names
+from featcache.interchange.formats.row_names import contents_with_ids
 from featcache.storage.pickles import refusal
 
 
@@ -58,18 +58,7 @@ def read_tensor(source: Path, layer: str | None, options: ImportOptions) -> list
     if not hasattr(tensor, "shape"):
         raise DataInvalid(f"{source.name}: wanted one tensor, got a {type(tensor).__name__}")
     matrix = stack([tensor_part(source.name, tensor)], wanted_layer(layer, source))
-    names = read_row_names(options.ids, options.id_column)
-    return [
-        Contents(
-            kind="pt",
-            source=source,
-            files=(source,),
-            ids=names.ids,
-            matrices=(matrix,),
-            default=matrix.layer,
-            groups=names.groups,
-        )
-    ]
+    return [contents_with_ids("pt", source, matrix, options)]
 
 
 def tensor_part(where: str, tensor: Any) -> MatrixPart:
