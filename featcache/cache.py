@@ -17,7 +17,7 @@ from featcache.resolution import choose_array
 from featcache.selectors import Selector, is_layer, parse_pattern, parse_selector
 from featcache.storage.base import Folder
 from featcache.storage.local import LocalFolder
-from featcache.storage.open import open_folder
+from featcache.storage.open import is_address, open_folder
 from featcache.store.array import FeatureArray
 from featcache.store.checked import CheckedArrays
 from featcache.store.current import CurrentRows, drop_current, read_current
@@ -29,10 +29,19 @@ from featcache.store.rows import Rows, drop_rows, read_overlay, read_rows
 from featcache.store.run_splits import run_splits
 
 
+def default_place() -> Path | str:
+    """Where the cache lies if no place is named: $FEATCACHE_HOME, a folder or an address, else `default_root()`."""
+    home = os.environ.get("FEATCACHE_HOME", "")
+    return home if is_address(home) else default_root()
+
+
 def default_root() -> Path:
-    """$FEATCACHE_HOME, else the platform's folder for user data (a cache folder may be purged by the system)."""
-    home = os.environ.get("FEATCACHE_HOME")
-    if home:
+    """The user's own folder on this disk: $FEATCACHE_HOME unless that is an address, else the platform's for user data.
+
+    A folder for caches would not do: the system may purge it.
+    """
+    home = os.environ.get("FEATCACHE_HOME", "")
+    if home and not is_address(home):
         return Path(home).expanduser()
     from platformdirs import user_data_path
 
@@ -43,14 +52,14 @@ class Cache:
     """A folder of feature arrays.
 
     Args:
-        root: The folder; None for `default_root()`. It need not exist yet.
+        root: The folder, or the address of a bucket or repository; None for `default_place()`. It need not exist yet.
 
     Example:
         Cache().load("openmoji", "minilm")  # Features with ids and groups
     """
 
     def __init__(self, root: Folder | Path | str | None = None) -> None:
-        self.folder = open_folder(default_root() if root is None else root)
+        self.folder = open_folder(default_place() if root is None else root)
 
     def __repr__(self) -> str:
         return f"Cache({str(self.folder)!r})"

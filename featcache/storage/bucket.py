@@ -28,10 +28,10 @@ def open_bucket(address: str) -> "BucketFolder":
     """The folder of a bucket that `s3://bucket/path`, `gs://bucket/path` or `az://container/path` names.
 
     Credentials, and the account of az://, come from the environment, or for S3 from the profile in ~/.aws; never from
-    the address. Asks the bucket nothing yet.
+    the address (`open_folder` refuses them there). Asks the bucket nothing yet.
 
     Raises:
-        UsageError: If the address holds credentials or no bucket, or obstore or stamina is not installed.
+        UsageError: If the address holds no bucket, or obstore or stamina is not installed.
     """
     try:
         import stamina  # noqa: F401
@@ -41,11 +41,6 @@ def open_bucket(address: str) -> "BucketFolder":
     # stamina logs every new attempt; where nobody listens, Python would print the bare name of the event
     logging.getLogger("stamina").addHandler(logging.NullHandler())
     url = urlsplit(address)
-    if "@" in url.netloc or url.query:
-        raise UsageError(
-            "an address must not hold credentials; they come from the environment (AWS_ACCESS_KEY_ID and so on) or a "
-            "profile in ~/.aws"
-        )
     if not url.netloc:
         raise UsageError(f"{address!r} names no bucket, as in s3://bucket/path")
     settings: dict[str, Any] = {}
