@@ -142,7 +142,7 @@ def test_the_split_is_hashed_and_written_before_the_first_step(bench, tmp_path, 
     seen = []
 
     def refuse(*_, **__):
-        (making,) = tmp_path.iterdir()
+        (making,) = tmp_path.glob(".run.*.making")
         seen.append(json.loads((making / "config.json").read_text()))
         raise KeyboardInterrupt
 

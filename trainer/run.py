@@ -1,11 +1,7 @@
 """Run folders: weights, settings and tables of one training, whole or absent."""
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,8 +18,7 @@ from featcache.errors import UsageError
 from featcache.features import Features
 from featcache.metrics.measure.row import ContrastRow, Row, schema
 from featcache.provenance import commit, library_version
-from featcache.storage.durable import sync_file, sync_folder
-from featcache.storage.outputs import named_output_errors, parquet_bytes
+from featcache.storage.outputs import parquet_bytes
 from featcache.trainer import run_format1
 from featcache.trainer.adapters import Adapters, build_adapters, module_key
 from featcache.trainer.config import FitConfig
@@ -50,7 +45,7 @@ class Run:
         path: The folder.
         config: config.json; of a run of format 1, in the words of format 2.
         format: Of the folder: 1 (written by featcache 0.1, without manifest and contrasts) or 2.
-        already_there: Whether `train` found it finished and trained nothing.
+        already_there: Whether `train` found it finished, at its beginning or its end, and wrote nothing.
     """
 
     path: Path
@@ -333,61 +328,13 @@ def run_provenance(config: FitConfig) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def unfinished_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A hidden folder beside `out` that takes its name, durably, when the block ends without an error."""
-    with named_output_errors(out), _unfinished_folder(out, overwrite=overwrite) as folder:
-        yield folder
-
-
-@contextmanager
-def _unfinished_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".making", dir=out.parent))
-    try:
-        yield folder
-        folder.chmod(0o777 & ~_umask())
-        write_manifest(folder)
-        for path in folder.iterdir():
-            path.chmod(0o666 & ~_umask())  # safetensors makes a file that only its owner reads
-            with path.open("rb") as file:
-                sync_file(file.fileno())
-        sync_folder(folder)
-        if overwrite and is_run(out):
-            # a folder cannot replace a folder that holds files: step the old one aside, then drop it
-            aside = folder.with_suffix(".replaced")
-            os.rename(out, aside)
-            os.rename(folder, out)
-            shutil.rmtree(aside)
-        else:
-            _name(folder, out)
-        sync_folder(out.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _name(folder: Path, out: Path) -> None:
-    try:
-        os.rename(folder, out)  # fails if another process has put something there since we looked
-    except OSError as error:
-        if not out.exists():
-            raise
-        raise RunExists(f"something else came to stand in {out} meanwhile\n  Choose another folder") from error
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
 def write_results(
     folder: Path, adapters: Adapters, identity: dict[str, Any], tables: Mapping[str, "pl.DataFrame"]
 ) -> None:
     """Writes weights and tables of a run into its unfinished folder.
 
     Args:
-        folder: From `unfinished_folder`.
+        folder: From `trainer.unfinished.unfinished_folder`.
         adapters: Weights, on the CPU.
         identity: From `run_identity`; kept in the weights' metadata.
         tables: File name without ending -> table.

@@ -15,7 +15,7 @@ from featcache.studies.leaks import IDENTICAL, Leaks, Source, find_leaks
 from featcache.trainer.adapters import Adapters
 from featcache.trainer.config import FitConfig
 from featcache.trainer.defaults import Selection
-from featcache.trainer.errors import LeaksFound
+from featcache.trainer.errors import LeaksFound, RunDamaged, RunExists
 from featcache.trainer.fit import OnEpoch, fit_paired
 from featcache.trainer.run import (
     LEAKS,
@@ -24,11 +24,11 @@ from featcache.trainer.run import (
     load_run,
     run_identity,
     run_provenance,
-    unfinished_folder,
     write_json,
     write_results,
 )
 from featcache.trainer.sides import PairedSides, leave_out, pair_sides
+from featcache.trainer.unfinished import clear_unfinished, unfinished_folder
 
 OnLeak = Literal["stop", "warn", "drop"]
 _PAIRING = ("split_seed", "missing", "k")  # what pairing depends on
@@ -105,7 +105,8 @@ def train(
     """Trains, measures and writes one run folder.
 
     Everything is written to a hidden folder next to `out`, which takes its name at the very end; config.json, with the
-    hashes of the validation and test groups, is written there before the first step.
+    hashes of the validation and test groups, is written there before the first step. Such folders of killed trainings
+    are removed first. Of two equal trainings at once, the second to end returns the run of the first.
 
     Args:
         features: Sides and reference.
@@ -118,7 +119,7 @@ def train(
         on_epoch: Called after every epoch.
 
     Returns:
-        The run; if the same one (settings, digests, roots, overlay) stood there already, that one, `already_there`.
+        The run; if the same one (settings, digests, roots, overlay) stands there already, that one, `already_there`.
 
     Raises:
         RunExists: If `out` holds something else.
@@ -133,30 +134,61 @@ def train(
     if on_leak == "stop":
         _refuse(leaks)
     identity = run_identity(features.sides, features.reference, config, control, drop_leaks=on_leak == "drop")
+    clear_unfinished(out)
     existing = existing_run(out, identity, overwrite=overwrite)
     if existing is not None:
         return existing
-    control_adapters = None if control is None else _control_adapters(control, features)
-    paired, evaluation = features.paired(config, on_leak), features.evaluation(config, on_leak)
-    with unfinished_folder(out, overwrite=overwrite) as folder:
-        split = {**paired.split, "leaks": leaks.record()}
-        declared = {**identity, "split": split, **run_provenance(config)}
-        write_json(folder / "config.json", declared)
-        fitted = fit_paired(paired, config, validation=evaluation.validation, on_epoch=on_epoch)
-        outcome = {"selected_epoch": fitted.selected_epoch, "seconds": round(fitted.seconds, 3)}
-        results = final_results(fitted, evaluation, control=control_adapters)
-        # without times, so that equal trainings write equal files
-        rows = [replace(row, seconds=0.0) for row in (*fitted.rows, *results.rows)]
-        tables = {
-            "metrics": frame(rows, Row),
-            "contrasts": frame(results.contrasts, ContrastRow),
-            "map": map_table(fitted, evaluation.splits),
-            "kernels": kernel_table(fitted, evaluation.test),
-            Path(LEAKS).stem: leaks.table(),
-        }
-        write_results(folder, fitted.adapters, identity, tables)
-        write_json(folder / "config.json", {**declared, **outcome})
+    shuffled = None if control is None else _control_adapters(control, features)
+    features.evaluation(config, on_leak)  # before anything is written: the sides may not pair
+    try:
+        with unfinished_folder(out, overwrite=overwrite) as folder:
+            _train_into(folder, features, config, identity, on_leak=on_leak, control=shuffled, on_epoch=on_epoch)
+    except RunExists:
+        same = _same_run(out, identity)
+        if same is None:
+            raise
+        return same
     return load_run(out)
+
+
+def _same_run(out: Path, identity: dict[str, Any]) -> Run | None:
+    """The run that an equal training has put there meanwhile; None if it is another."""
+    try:
+        return existing_run(out, identity, overwrite=False)
+    except (RunExists, RunDamaged):
+        return None
+
+
+def _train_into(
+    folder: Path,
+    features: Workbench,
+    config: FitConfig,
+    identity: dict[str, Any],
+    *,
+    on_leak: OnLeak,
+    control: Adapters | None,
+    on_epoch: OnEpoch | None,
+) -> None:
+    """Trains, measures and writes the files of a run; other arguments as of `train`."""
+    leaks = features.leaks(config)
+    paired, evaluation = features.paired(config, on_leak), features.evaluation(config, on_leak)
+    split = {**paired.split, "leaks": leaks.record()}
+    declared = {**identity, "split": split, **run_provenance(config)}
+    write_json(folder / "config.json", declared)
+    fitted = fit_paired(paired, config, validation=evaluation.validation, on_epoch=on_epoch)
+    outcome = {"selected_epoch": fitted.selected_epoch, "seconds": round(fitted.seconds, 3)}
+    results = final_results(fitted, evaluation, control=control)
+    # without times, so that equal trainings write equal files
+    rows = [replace(row, seconds=0.0) for row in (*fitted.rows, *results.rows)]
+    tables = {
+        "metrics": frame(rows, Row),
+        "contrasts": frame(results.contrasts, ContrastRow),
+        "map": map_table(fitted, evaluation.splits),
+        "kernels": kernel_table(fitted, evaluation.test),
+        Path(LEAKS).stem: leaks.table(),
+    }
+    write_results(folder, fitted.adapters, identity, tables)
+    write_json(folder / "config.json", {**declared, **outcome})
 
 
 def _refuse(leaks: Leaks) -> None:

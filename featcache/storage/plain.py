@@ -1,0 +1,48 @@
+"""Plain files and folders on a disk: small ones read, folders listed, never through links."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+_MOST_BYTES = 65_536
+
+
+def read_small_json(path: Path) -> Any:
+    """The JSON of a small plain file.
+
+    Raises:
+        OSError: If it cannot be read, or is a link.
+        ValueError: If it is no plain file, larger than any of ours, or no JSON.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # not to wait for a pipe's other end
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
+            raise ValueError(f"{path} is no small file")
+        try:
+            return json.loads(file.read(_MOST_BYTES))
+        except RecursionError as error:
+            raise ValueError(f"{path} is nested too deep") from error
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, sorted by name; nothing where it is a link, is missing or cannot be read."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        os.close(descriptor)
+        with os.scandir(folder) as listing:
+            return sorted(listing, key=lambda entry: entry.name)
+    except OSError:
+        return []
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder and no link to one."""
+    return entry.is_dir(follow_symlinks=False)
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a plain file: no link, pipe or device."""
+    return entry.is_file(follow_symlinks=False)
