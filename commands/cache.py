@@ -139,8 +139,10 @@ def verify(
 def _verify_runs(runs: list[Path], *, as_json: bool) -> int:
     from featcache.report.maintenance import show_run_files
     from featcache.trainer.run import changed_files
+    from featcache.trainer.unfinished import unfinished
 
-    return show_run_files({run: changed_files(run) for run in runs}, as_json=as_json)
+    changed = {run: changed_files(run) for run in runs}
+    return show_run_files(changed, {run: unfinished(run) for run in runs}, as_json=as_json)
 
 
 def _verify_arrays(pattern: str, cache: str | None, deep: bool, *, as_json: bool) -> int:
@@ -255,30 +257,28 @@ def collect(
             "computed from them. Runs that were trained on them can then no longer be embedded.",
         ),
     ] = False,
+    break_lease: Annotated[
+        bool, typer.Option("--break-lease", help="Count writers of other hosts that give no sign of life as ended.")
+    ] = False,
     cache: CacheOption = None,
 ) -> None:
     """List or delete what killed processes left, or what newer rows superseded.
 
     Temporary files, damaged files set aside, tables that no array is bound to. What a live writer may hold is never
-    touched, and of an encoder never its only array.
+    touched, and of an encoder never its only array. Exit code 1 if something could not be deleted.
     """
     from featcache.cache import open_cache
-    from featcache.maintenance.gc import discard, leftovers
-    from featcache.maintenance.superseded import drop, superseded_arrays
+    from featcache.maintenance.gc import clean, leftovers
+    from featcache.maintenance.superseded import drop_superseded, superseded_arrays
     from featcache.report.maintenance import show_leftovers, show_superseded
 
     store = open_cache(cache)
-    old, left = superseded_arrays(store), [] if superseded else leftovers(store)
-    for leftover in left if delete else ():
-        if leftover.holder is None:
-            discard(leftover)
-    for leftover in old if delete and superseded else ():
-        if leftover.holder is None:
-            drop(store, leftover)
     if superseded:
-        show_superseded(old, store, deleted=delete)
-    else:
-        show_leftovers(left, store, superseded=old, deleted=delete)
+        old = (drop_superseded if delete else superseded_arrays)(store, break_leases=break_lease)
+        raise typer.Exit(show_superseded(old, store, deleted=delete, broken=break_lease))
+    left = (clean if delete else leftovers)(store, break_leases=break_lease)
+    older = superseded_arrays(store).found
+    raise typer.Exit(show_leftovers(left, store, superseded=older, deleted=delete, broken=break_lease))
 
 
 def doctor(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from featcache.store.array import FeatureArray
 from featcache.store.checked import CheckedArrays
 from featcache.store.current import CurrentRows, drop_current, read_current
 from featcache.store.digest import ArrayKey, canonical
-from featcache.store.leases import Lease, leases
+from featcache.store.leases import MEMO, cleaning, lease
 from featcache.store.reader import Reader
 from featcache.store.records import is_empty
 from featcache.store.rows import Rows, drop_rows, read_overlay, read_rows
@@ -75,7 +76,7 @@ class Cache:
     def memo(self) -> Path:
         """Folder of the encoder cards, which hold what is known of weights, so that they need not be loaded for it."""
         here = self.folder.path if isinstance(self.folder, LocalFolder) else default_root()
-        return here / ".encoders"
+        return here / MEMO
 
     def array(self, path: str) -> FeatureArray:
         """The array at a path below the root, there or not."""
@@ -259,35 +260,48 @@ class Cache:
             modality=key.binds["rows"]["modality"],
         )
 
-    def writers(self) -> list[Lease]:
-        """Leases of the live processes that write into the cache; none in a bucket."""
-        if not isinstance(self.folder, LocalFolder):
-            return []
-        held, now = leases(self.folder.path)
-        return [lease for lease in held if lease.lives(now)]
-
     # -- removing ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def alone(self, what: str) -> Iterator[bool]:
+        """Whether no other process writes into the cache; until the body ends none begins to. True in a bucket.
+
+        Args:
+            what: What is being done, for messages to those who wait.
+        """
+        if not isinstance(self.folder, LocalFolder):
+            yield True
+            return
+        with cleaning(self.folder.path, what) as others:
+            held, now = others()
+            yield all(each.state(now) == "ended" for each in held)
 
     def remove(self, array: FeatureArray) -> None:
         """Deletes an array, the folders it leaves empty, and its row table if no other array is bound to it."""
-        root = _bound_rows(array)
-        array.folder.delete()
-        self.tidy(array, root)
+        with lease(self.folder, f"rm {'/'.join(array.name[:4])}"):
+            root = _bound_rows(array)
+            array.folder.delete()
+            self.tidy(array, root)
 
     def tidy(self, array: FeatureArray, root: str | None) -> None:
         """Deletes what a deleted array leaves: its row table, if no other is bound to it, and empty folders.
+
+        Where others write it all stays, for `featcache gc`: they may go on with the table, or fill the folders.
 
         Args:
             array: The array that was deleted.
             root: Root of its row table; None if it is not known.
         """
         dataset, view, *_ = array.name
-        bound = {_bound_rows(other) for other in self.arrays(dataset, view)}
-        if root is not None and root not in bound and None not in bound and not self.writers():
-            drop_rows(self.folder / dataset / view, root)
-            if not bound:  # while other arrays are there, the record keeps them from passing for current
-                drop_current(self.folder / dataset / view)
-        array.folder.parent.prune(3)
+        with self.alone(f"rm {dataset}/{view}") as alone:
+            if not alone:
+                return
+            bound = {_bound_rows(other) for other in self.arrays(dataset, view)}
+            if root is not None and root not in bound and None not in bound:
+                drop_rows(self.folder / dataset / view, root)
+                if not bound:  # while other arrays are there, the record keeps them from passing for current
+                    drop_current(self.folder / dataset / view)
+            array.folder.parent.prune(3)
 
 
 def _bound_rows(array: FeatureArray) -> str | None:

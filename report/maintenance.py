@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,10 @@ from featcache.report.console import console, count, print_json, print_table, si
 if TYPE_CHECKING:
     from featcache.cache import Cache
     from featcache.maintenance.doctor import Finding
-    from featcache.maintenance.gc import Leftover, Usage
+    from featcache.maintenance.gc import Usage
+    from featcache.maintenance.leftovers import Leftover, Leftovers
     from featcache.maintenance.verify import Problem
+    from featcache.store.leases import Lease
 
 
 def show_usage(usages: Sequence["Usage"], cache: "Cache", *, as_json: bool) -> None:
@@ -30,31 +33,53 @@ def show_usage(usages: Sequence["Usage"], cache: "Cache", *, as_json: bool) -> N
 
 
 def show_leftovers(
-    leftovers: Sequence["Leftover"], cache: "Cache", *, superseded: Sequence["Leftover"], deleted: bool
-) -> None:
-    """Lists leftovers; those that no live writer may hold can go, or are gone. Superseded arrays are only counted."""
-    _show_rows(leftovers, cache)
-    if not leftovers:
+    left: "Leftovers", cache: "Cache", *, superseded: Sequence["Leftover"], deleted: bool, broken: bool
+) -> int:
+    """Lists leftovers; those that no writer may hold can go, or are gone. Superseded arrays are only counted.
+
+    Args:
+        left: What was found, or deleted.
+        cache: The cache.
+        superseded: Arrays of older rows.
+        deleted: Whether what nobody holds was deleted.
+        broken: Whether silent writers counted as ended.
+
+    Returns:
+        The exit code.
+    """
+    _show_rows(left.found, cache)
+    _show_silent(left.silent, broken=broken)
+    if not left.found:
         console().print(f"Nothing lies about in {cache.root}.")
     else:
-        _show_end(leftovers, "featcache gc --delete", deleted=deleted)
+        _show_end(left, "featcache gc --delete", deleted=deleted, broken=broken)
     if superseded:
         total = size(sum(each.bytes for each in superseded))
         console().print(
             f"{count(superseded, 'array')} of older rows, {total}, superseded by current ones, stay. To list them: "
             "featcache gc --superseded"
         )
+    return _exit_code(left)
 
 
-def show_superseded(arrays: Sequence["Leftover"], cache: "Cache", *, deleted: bool) -> None:
-    """Lists superseded arrays with what supersedes them; those that no live writer may hold can go, or are gone."""
-    _show_rows(arrays, cache, named=True)
-    if not arrays:
+def show_superseded(arrays: "Leftovers", cache: "Cache", *, deleted: bool, broken: bool) -> int:
+    """Lists superseded arrays with what supersedes them; those that no writer may hold can go, or are gone.
+
+    Arguments as of `show_leftovers`; returns the exit code.
+    """
+    _show_rows(arrays.found, cache, named=True)
+    _show_silent(arrays.silent, broken=broken)
+    if not arrays.found:
         console().print(f"No array in {cache.root} is superseded by one of the current rows.")
     else:
-        _show_end(arrays, "featcache gc --superseded --delete", deleted=deleted)
+        _show_end(arrays, "featcache gc --superseded --delete", deleted=deleted, broken=broken)
         if not deleted:
             console().print("Runs that were trained on them can then no longer be embedded.")
+    return _exit_code(arrays)
+
+
+def _exit_code(left: "Leftovers") -> int:
+    return 1 if any(each.failed for each in left.found) else 0
 
 
 def _show_rows(leftovers: Sequence["Leftover"], cache: "Cache", *, named: bool = False) -> None:
@@ -69,13 +94,37 @@ def _show_rows(leftovers: Sequence["Leftover"], cache: "Cache", *, named: bool =
         print_table(("array" if named else "path", "size", "what", "held by"), rows)
 
 
-def _show_end(leftovers: Sequence["Leftover"], command: str, *, deleted: bool) -> None:
-    free = [each for each in leftovers if each.holder is None]
+def _show_end(left: "Leftovers", command: str, *, deleted: bool, broken: bool) -> None:
+    free = [each for each in left.found if each.holder is None]
     total = size(sum(each.bytes for each in free))
+    option = " --break-lease" if broken and left.silent else ""
     if deleted:
-        console().print(f"Deleted {len(free)} of {len(leftovers)}, {total}.")
+        console().print(f"Deleted {len(free)} of {len(left.found)}, {total}.")
     else:
-        console().print(f"{len(free)} of {len(leftovers)} can go, {total}. Nothing was deleted; run: {command}")
+        console().print(
+            f"{len(free)} of {len(left.found)} can go, {total}. Nothing was deleted; run: {command}{option}"
+        )
+
+
+def _show_silent(silent: Sequence["Lease"], *, broken: bool) -> None:
+    """Lists the writers of whom nobody here knows whether they still run."""
+    if not silent:
+        return
+
+    def when(seconds: float) -> str:
+        return datetime.fromtimestamp(seconds).astimezone().isoformat(sep=" ", timespec="seconds")
+
+    rows = [
+        (each.owner.host, each.owner.number, each.what, when(each.began), when(each.beat), each.path.name[:8])
+        for each in silent
+    ]
+    print_table(("host", "process", "what", "writes since", "last sign of life", "lease"), rows)
+    console().print(
+        "These writers cannot be seen from here, and counted as ended (--break-lease)."
+        if broken
+        else "These writers cannot be seen from here and may be asleep, so what they may have made stays. If none of "
+        "them runs any more: featcache gc --break-lease"
+    )
 
 
 def show_step(where: str, what: str) -> str:
@@ -106,16 +155,22 @@ def show_repair(left: Sequence["Problem"], cache: "Cache", *, mended: bool) -> i
     return 1 if left else 0
 
 
-def show_run_files(runs: Mapping[Path, list[str] | None], *, as_json: bool) -> int:
+def show_run_files(
+    runs: Mapping[Path, list[str] | None], beside: Mapping[Path, Mapping[str, str]], *, as_json: bool
+) -> int:
     """Shows which files of run folders are not what was written; returns the exit code.
 
     Args:
         runs: Run folder -> files that changed; None where nothing was recorded (a run of featcache 0.1).
+        beside: Run folder -> what unfinished trainings of that name left beside it, and who makes it.
         as_json: Print JSON.
     """
     if as_json:
         print_json(
-            [{"run": str(run), "recorded": files is not None, "changed": files or []} for run, files in runs.items()]
+            [
+                {"run": str(run), "recorded": files is not None, "changed": files or [], "unfinished": beside[run]}
+                for run, files in runs.items()
+            ]
         )
     for run, files in runs.items() if not as_json else ():
         if files is None:
@@ -124,6 +179,8 @@ def show_run_files(runs: Mapping[Path, list[str] | None], *, as_json: bool) -> i
             console().print(f"{run}: {', '.join(files)} changed since it was written. Train again with --overwrite.")
         else:
             console().print(f"{run}: every file is as it was written.")
+        for name, who in beside[run].items():
+            console().print(f"{run.parent / name}: unfinished; {who}.")
     return 1 if any(runs.values()) else 0
 
 

@@ -78,7 +78,7 @@ def chunks_of(array: FeatureArray) -> dict[str, bytes]:
     return {name: (array.path / name).read_bytes() for name in names if (array.path / name).exists()}
 
 
-MEMORY = {".leases", ".verified"}  # who writes and what was checked: nothing depends on it
+MEMORY = {".featcache", ".leases", ".verified"}  # beside the format: the cache's mark, who writes, what was checked
 
 
 def files_in(folder: Path) -> dict[str, bytes | None]:

@@ -131,8 +131,8 @@ def _compute_otherwise(cache: Path) -> None:
 
 
 def _state(folder: Path) -> dict[str, bytes]:
-    """Every file and its bytes but what is only remembered: encoder cards, leases, arrays found whole."""
-    memory = {".encoders", ".leases", ".verified"}
+    """Every file and its bytes but the cache's mark and what is only remembered: cards, leases, arrays found whole."""
+    memory = {".encoders", ".featcache", ".leases", ".verified"}
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -208,17 +208,48 @@ def test_repair_refuses_a_source_with_other_bytes(made: Path, tmp_path: Path) ->
 
 def test_gc_lists_what_a_killed_writer_left_and_deletes_it_only_when_told(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / "cache", tmp_path / "cache")
-    left = tmp_path / "cache/openmoji/images/.tmp-0123"
+    name = f".tmp-{'0123' * 8}"
+    left = tmp_path / "cache/openmoji/images" / name
     left.write_bytes(bytes(2000))
-    os.utime(left, (1, 1))
     before = _state(tmp_path)
     listed = featcache("gc", "--cache", "cache", cwd=tmp_path)
-    assert listed.returncode == 0 and "openmoji/images/.tmp-0123" in listed.stdout and "2.0 kB" in listed.stdout
+    assert listed.returncode == 0 and f"openmoji/images/{name}" in listed.stdout and "2.0 kB" in listed.stdout
     assert "1 of 1 can go" in listed.stdout and "featcache gc --delete" in listed.stdout
     assert _state(tmp_path) == before
     gone = featcache("gc", "--delete", "--cache", "cache", cwd=tmp_path)
     assert gone.returncode == 0 and "Deleted 1 of 1" in gone.stdout
-    assert _state(tmp_path).keys() == before.keys() - {"cache/openmoji/images/.tmp-0123"}
+    assert _state(tmp_path).keys() == before.keys() - {f"cache/openmoji/images/{name}"}
+
+
+def test_gc_names_a_writer_of_another_host_that_fell_silent_until_its_lease_is_broken(
+    made: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(made / "cache", tmp_path / "cache")
+    note = tmp_path / "cache/.leases" / ("0123" * 8)
+    note.parent.mkdir(exist_ok=True)
+    owner = {"host": "lab2", "process": 4711, "namespace": "pid:[9]", "what": "extract gpt2", "began": 5.0}
+    note.write_text(json.dumps(owner))
+    os.utime(note, (60, 60))
+    left = tmp_path / "cache/openmoji/images" / f".tmp-{'4567' * 8}"
+    left.write_bytes(b"1")
+    kept = featcache("gc", "--delete", "--cache", "cache", cwd=tmp_path)
+    assert kept.returncode == 0 and left.exists() and note.exists()
+    for words in ("extract gpt2, process 4711 on lab2, silent", "last sign of life", "1970-01-01", "Deleted 0 of 1"):
+        assert words in kept.stdout
+    assert "If none of them runs any more: featcache gc --break-lease" in kept.stdout
+    told = featcache("gc", "--break-lease", "--cache", "cache", cwd=tmp_path)
+    assert "run: featcache gc --delete --break-lease" in told.stdout and left.exists()
+    gone = featcache("gc", "--delete", "--break-lease", "--cache", "cache", cwd=tmp_path)
+    assert "Deleted 2 of 2" in gone.stdout and not left.exists() and not note.exists()
+
+
+def test_gc_in_a_folder_that_is_no_cache_ends_with_a_message_and_deletes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("rows-2026.csv", "overlay-final.png", ".tmp-draft.txt"):
+        (tmp_path / "data" / name).write_text("mine")
+    done = featcache("gc", "--delete", "--cache", "data", cwd=tmp_path)
+    assert done.returncode == 1 and "data is not known to be a cache" in done.stderr
+    assert len(os.listdir(tmp_path / "data")) == 3
 
 
 def test_what_is_exported_is_what_numpy_and_h5py_read_and_can_be_imported_again(made: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from featcache.derived.writer import store_derived
 from featcache.errors import Damaged, OutdatedRows, RemoteFailed, RootsDiffer, UsageError
 from featcache.maintenance.gc import leftovers, rename
 from featcache.maintenance.repair import Sources, repair
-from featcache.maintenance.superseded import drop, superseded_arrays
+from featcache.maintenance.superseded import drop_superseded, superseded_arrays
 from featcache.maintenance.verify import verify
 from featcache.report.sharing import show_transfer, show_transferred
 from featcache.sharing.transfer import Sent, Transfer, plan_transfer, transfer
@@ -174,7 +174,7 @@ def test_a_record_goes_with_what_is_renamed(here: Cache, old: str, new: str) -> 
     rename(here, old, new)
     assert here.current_rows(dataset, view) == before and here.current_rows("tiny", "captions") is None
     assert len(here.load(dataset, encoder)) == 51
-    assert {each.what for each in leftovers(here)} <= {"table that no array is bound to"}
+    assert {each.what for each in leftovers(here).found} <= {"table that no array is bound to"}
 
 
 def test_arrays_are_not_renamed_into_a_view_whose_record_contradicts_theirs(
@@ -203,12 +203,12 @@ def test_gc_offers_older_features_and_what_was_computed_from_them_but_no_encoder
     store_derived(here, old, old.values * 2, name="twice", layer="adapted.x", made_by={"by": "2"})
     graph(here, old, k=3)
     graph(here, here.load("tiny", "twice"), k=3)
-    assert superseded_arrays(here) == []
+    assert superseded_arrays(here).found == ()
     described_as(monkeypatch)
     run(here, text_dataset(51), layers=["last"])
     new = here.load("tiny", "fake")
     graph(here, new, k=3)
-    listed = superseded_arrays(here)
+    listed = superseded_arrays(here).found
     offered = {str(each.path.relative_to(here.root).parent) for each in listed}
     assert offered == {
         f"{VIEW}/fake/last.mean",
@@ -219,11 +219,10 @@ def test_gc_offers_older_features_and_what_was_computed_from_them_but_no_encoder
     [why] = [each.what for each in listed if each.path.name == old.digest]
     assert "50 older rows, 20" in why and f"the current 51 rows are @{new.digest[:12]}" in why
     assert all(each.bytes > 0 for each in listed)
-    assert leftovers(here) == [], "what killed processes left is another matter"
+    assert leftovers(here).found == (), "what killed processes left is another matter"
     kept = names(here) - {(a.name.encoder, a.digest) for a in (here.array(str(e.path)) for e in listed)}
-    for each in listed:
-        drop(here, each)
-    assert names(here) == kept and superseded_arrays(here) == [] and list(verify(here)) == []
+    assert drop_superseded(here).found == listed
+    assert names(here) == kept and superseded_arrays(here).found == () and list(verify(here)) == []
     assert {name for name, _ in names(here)} == {"fake", "other", "fake.last.mean"}
 
 
@@ -232,23 +231,23 @@ def test_gc_offers_nothing_older_while_the_current_array_is_incomplete_or_no_rec
 ) -> None:
     run(here, text_dataset(51), chunks=lambda chunk: chunk == 0)
     set_current(here.folder / VIEW, text_dataset(51).views["captions"].root, 51)
-    assert superseded_arrays(here) == []
+    assert superseded_arrays(here).found == ()
     run(here, text_dataset(51))
-    assert len(superseded_arrays(here)) == 3
+    assert len(superseded_arrays(here).found) == 3
     (here.root / VIEW / CURRENT).unlink()
-    assert superseded_arrays(here) == []
+    assert superseded_arrays(here).found == ()
 
 
 def test_a_live_writer_may_take_rows_from_a_superseded_array(here: Cache) -> None:
     run(here, text_dataset(51))
     with lease(here.folder, "extract fake"):
-        assert all("extract fake" in str(each.holder) for each in superseded_arrays(here))
-    assert {each.holder for each in superseded_arrays(here)} == {None}
+        assert all("extract fake" in str(each.holder) for each in superseded_arrays(here).found)
+    assert {each.holder for each in superseded_arrays(here).found} == {None}
 
 
 def test_a_record_without_arrays_is_a_leftover(here: Cache) -> None:
     set_current(here.folder / "tiny/names", "0" * 64, 5)
-    [left] = leftovers(here)
+    [left] = leftovers(here).found
     assert left.path == here.root / "tiny/names" / CURRENT and left.what == "record of a view that has no arrays"
 
 

@@ -1,9 +1,5 @@
 """Does gc take what nobody needs and nothing else, does du add up, does mv rename without changing a digest?"""
 
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +8,12 @@ import pytest
 from featcache.cache import Cache
 from featcache.derived.graphs import graph
 from featcache.derived.writer import store_derived
-from featcache.errors import FeatcacheError, FeaturesNotCached, UsageError
-from featcache.maintenance.gc import discard, leftovers, rename, usage
+from featcache.errors import FeatcacheError, FeaturesNotCached
+from featcache.maintenance.gc import Leftover, clean, leftovers, rename, usage
 from featcache.maintenance.verify import verify
-from featcache.store.leases import lease, leases
-from tests.spine import tiny_cache
+from featcache.storage.local import LocalFolder
+from featcache.store.mark import MARK
+from tests.spine import tiny_cache, tiny_dataset
 
 
 @pytest.fixture
@@ -25,49 +22,53 @@ def cache(tmp_path: Path) -> Cache:
 
 
 def litter(cache: Cache) -> list[Path]:
+    """One leftover of every kind, named and filled as writers do."""
+    from featcache.store.rows import write_rows
+
     array = cache.find("openmoji", "minilm").path
-    paths = [array / ".tmp-1", array / "commits" / ".tmp-2", array / ".aside-c.0.0-3"]
-    paths += [cache.root / "openmoji" / "images" / "rows-00.parquet", cache.root / "openmoji" / "overlay-00.parquet"]
+    tokens = iter(f"{number:032x}" for number in range(99))
+    paths = [folder / f".tmp-{next(tokens)}" for folder in (cache.root, array, array / "commits", array.parents[2])]
+    paths += [array / f".aside-c.0.0-{next(tokens)}", array / f".aside-COMPLETE.json-{next(tokens)}"]
+    paths += [cache.root / f".featcache-probe-{next(tokens)}"]
     for path in paths:
         path.write_bytes(b"12345")
-    folders = [array.parent / ".doomed-4", array / ".tmp-c.7.0.lock", cache.root / ".repair-5"]
+    folders = [
+        array.parent / f".doomed-{next(tokens)}",
+        array / ".tmp-c.7.0.lock",
+        cache.root / f".repair-{next(tokens)}",
+    ]
+    folders += [array / f".tmp-{next(tokens)}.folder", array / f".tmp-plan.json.lock-{next(tokens)}.broken"]
     for path in folders:
         path.mkdir()
     (folders[0] / "c.0.0").write_bytes(b"1234567")
-    return paths + folders
+    unbound = tiny_dataset(3)
+    view = LocalFolder(cache.root / "openmoji" / "images")
+    before = set(cache.root.rglob("*.parquet")) | set(cache.root.rglob("rows-*.json"))
+    write_rows(view, unbound.views["images"], unbound.overlay)
+    tables = (set(cache.root.rglob("*.parquet")) | set(cache.root.rglob("rows-*.json"))) - before
+    assert len(tables) == 3
+    return [*paths, *folders, *tables]
+
+
+def found(cache: Cache) -> list[Leftover]:
+    return list(leftovers(cache).found)
 
 
 def snapshot(cache: Cache) -> dict[str, bytes]:
-    return {name: cache.folder.read(name) for name, _ in cache.folder.files()}
+    files = cache.folder.files()
+    return {name: cache.folder.read(name) for name, _ in files if not name.startswith((".leases", MARK))}
 
 
 def test_gc_finds_every_leftover_and_nothing_else(cache: Cache) -> None:
-    assert leftovers(cache) == []
+    assert found(cache) == []
     before = snapshot(cache)
     made = litter(cache)
-    left = leftovers(cache)
+    left = found(cache)
     assert sorted(each.path for each in left) == sorted(made)
     assert {each.bytes for each in left if each.path.name.startswith(".doomed")} == {7}
-    for each in left:
-        discard(each)
+    assert clean(cache).found == tuple(left)
     assert snapshot(cache) == before
-    assert leftovers(cache) == [] and list(verify(cache)) == []
-
-
-def test_what_a_live_writer_may_hold_is_left_alone_and_older_litter_is_not(cache: Cache) -> None:
-    array = cache.find("openmoji", "minilm").path
-    old = array / ".tmp-old"
-    old.write_bytes(b"1")
-    time.sleep(1.2)
-    with lease(cache.folder, "extract minilm"):
-        new = array / ".tmp-new"
-        new.write_bytes(b"1")
-        left = {each.path.name: each for each in leftovers(cache)}
-        assert left[".tmp-old"].holder is None
-        assert left[".tmp-new"].holder == f"extract minilm, process {os.getpid()} on {os.uname().nodename}"
-        with pytest.raises(UsageError, match="may be needed by extract minilm"):
-            discard(left[".tmp-new"])
-    assert {each.holder for each in leftovers(cache)} == {None}
+    assert found(cache) == [] and list(verify(cache)) == []
 
 
 def test_gc_offers_graphs_that_a_deeper_one_of_the_same_rows_serves_and_no_others(cache: Cache) -> None:
@@ -76,57 +77,18 @@ def test_gc_offers_graphs_that_a_deeper_one_of_the_same_rows_serves_and_no_other
         graph(cache, features, k=k)
     graph(cache, features, k=4, metric="euclidean")
     graph(cache, features, k=2, rows="each")
-    left = leftovers(cache)
+    left = found(cache)
     assert sorted(each.what for each in left) == [f"graph {k} deep: one 9 deep serves every smaller k" for k in (3, 5)]
     assert {each.path.parent.name for each in left} == {"graph.cosine"}
-    for each in left:
-        discard(each)
-    assert leftovers(cache) == [] and list(verify(cache)) == []
+    clean(cache)
+    assert found(cache) == [] and list(verify(cache)) == []
     assert graph(cache, features, k=3).origin == "cached, 9 deep"
     assert graph(cache, features, k=4, metric="euclidean").origin == "cached, 4 deep"
 
 
-WRITER = """
-import sys, time
-sys.path.insert(0, sys.argv[2])
-from pathlib import Path
-from featcache.storage.local import LocalFolder
-from featcache.store.leases import lease
-with lease(LocalFolder(Path(sys.argv[1])), "push"):
-    print("ready", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_writer_that_was_killed_holds_nothing(cache: Cache) -> None:
-    command = [sys.executable, "-c", WRITER, str(cache.root), str(Path(__file__).parents[1])]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout and process.stdout.readline() == "ready\n"
-        (cache.root / "openmoji" / ".tmp-1").write_bytes(b"1")
-        assert [each.holder is None for each in leftovers(cache)] == [False]
-        process.kill()
-    left = leftovers(cache)
-    assert sorted(each.what for each in left) == ["note of a writer that died", "temporary file"]
-    for each in left:
-        discard(each)
-    assert leftovers(cache) == []
-
-
-def test_a_writer_on_another_machine_counts_as_dead_when_its_heart_stops(
-    cache: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import socket
-
-    with lease(cache.folder, "extract"):
-        monkeypatch.setattr(socket, "gethostname", lambda: "another")
-        (writer,), now = leases(cache.root)
-        assert writer.lives(now)
-        assert not writer.lives(now + 200)
-
-
 def test_tables_stay_where_a_key_cannot_be_read(cache: Cache) -> None:
     (cache.find("openmoji", "minilm").path / "key.json").write_text("{}")
-    assert leftovers(cache) == []
+    assert found(cache) == []
 
 
 def test_usage_adds_up_to_what_is_on_the_disk(cache: Cache) -> None:
@@ -161,7 +123,7 @@ def test_a_renamed_array_keeps_digest_root_rows_and_bytes(cache: Cache, old: str
     assert list(verify(cache, deep=True)) == []
     with pytest.raises(FeatcacheError):
         cache.load("openmoji", "captions/minilm")
-    assert {each.what for each in leftovers(cache)} <= {"table that no array is bound to"}
+    assert {each.what for each in found(cache)} <= {"table that no array is bound to"}
 
 
 def test_a_name_that_is_taken_or_of_another_form_is_refused_and_nothing_moves(cache: Cache) -> None:

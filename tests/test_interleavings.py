@@ -23,6 +23,7 @@ from featcache.store.records import ARRIVING, chunk_name
 from featcache.store.rows import write_rows
 from tests.fakes import FakeEncoder, fake_card, text_dataset
 from tests.spine import tiny_cache
+from tests.writers import strange_writer
 
 
 @pytest.fixture(autouse=True)
@@ -104,15 +105,17 @@ def test_a_table_that_a_writer_may_go_on_with_is_not_garbage(tmp_path: Path) -> 
     for path in tmp_path.rglob("rows-*"):
         os.utime(path, (1, 1))
     with lease(cache.folder, "extract fake"):
-        assert leftovers(cache) and all(each.holder for each in leftovers(cache))
-    assert all(each.holder is None for each in leftovers(cache))
+        assert leftovers(cache).found and all(each.holder for each in leftovers(cache).found)
+    assert all(each.holder is None for each in leftovers(cache).found)
 
 
 def test_a_failed_extraction_leaves_the_arrays_that_another_process_is_about_to_fill(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    with lease(cache.folder, "extract elsewhere"), pytest.raises(ExtractionFailed):
+    other = strange_writer(cache.root, what="extract elsewhere")
+    with pytest.raises(ExtractionFailed):
         run(cache, job_of(cache), scale=float("nan"))
     assert len(list(cache.arrays())) == 3
+    other.unlink()
     with pytest.raises(ExtractionFailed):
         run(cache, job_of(cache), scale=float("nan"))
     assert not list(cache.arrays())

@@ -171,7 +171,7 @@ def test_a_side_file_is_counted_by_a_dry_run_and_left_by_gc_push_and_verify(tmp_
         run(cache, Cut(8), chunk=25)
     job = replace(plan_job(cache, text_dataset(), encoder_spec("minilm"), EncodeOptions()), chunk_rows=25)
     assert work_left(job) == (3, 21)
-    assert leftovers(cache) == [] and list(verify(cache)) == []
+    assert leftovers(cache).found == () and list(verify(cache)) == []
     transfer(plan_transfer(cache, other))
     assert [array.committed() for array in other.arrays()] == [{0}] * 3
     assert kept_of(cache) == [{1}] * 3 and kept_of(other) == [set()] * 3
@@ -179,7 +179,7 @@ def test_a_side_file_is_counted_by_a_dry_run_and_left_by_gc_push_and_verify(tmp_
     content = stale.read_bytes()
     run(cache, FakeEncoder(), chunk=25)
     stale.write_bytes(content)
-    (left,) = leftovers(cache)
+    (left,) = leftovers(cache).found
     assert (left.path, left.what) == (stale, "rows of an interrupted extraction, committed since")
 
 

@@ -15,9 +15,10 @@ from featcache.storage.outputs import named_output_errors
 from featcache.storage.plain import entries, is_file, is_folder, read_small_json
 from featcache.storage.processes import Process, fate, this_process
 from featcache.trainer.errors import RunExists
-from featcache.trainer.run import FILES, MANIFEST, is_run, write_manifest
+from featcache.trainer.run import is_run, write_manifest
 
 _OWNER, _MAKING, _REPLACED = ".owner", ".making", ".replaced"
+_OURS = re.compile(r"(config|manifest)\.json|adapters\.safetensors|[a-z]+\.parquet").fullmatch
 _BEGINNING_SECONDS = 60.0  # in which an owner's file that is empty may still be written
 
 
@@ -124,7 +125,7 @@ def _attempts(out: Path) -> dict[str, str | None]:
 def _why_it_stays(out: Path, token: str) -> str | None:
     owner = out.parent / f".{out.name}.{token}{_OWNER}"
     folders = [owner.with_suffix(end) for end in (_MAKING, _REPLACED)]
-    foreign = [name.name for folder in folders for name in entries(folder) if name.name not in (*FILES, MANIFEST)]
+    foreign = [each.name for folder in folders for each in entries(folder) if not (is_file(each) and _OURS(each.name))]
     if foreign:
         return f"it holds {foreign[0]}, which is not ours"
     try:

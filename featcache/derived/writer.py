@@ -53,6 +53,21 @@ def store_derived(
         raise UsageError(f"wanted finite values [{len(source)}, d] for {source.name}, got {values.shape}")
     if values.dtype.name not in (*FLOATS, IDS):
         raise UsageError(f"wanted float16, float32 or int32 values for {source.name}, got {values.dtype}")
+    with lease(cache.folder, f"write {name}/{layer}"):  # before the row table is looked at: from here on it stays
+        return _store(cache, source, values, name=name, layer=layer, made_by=made_by, facts=facts)
+
+
+def _store(
+    cache: Cache,
+    source: Features,
+    values: np.ndarray,
+    *,
+    name: str,
+    layer: str,
+    made_by: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> FeatureArray:
+    """As `store_derived`, under a lease."""
     origin = cache.find(source.dataset, f"{source.view}/{source.name}@{source.digest}")
     rows = origin.key().binds["rows"]
     binds = {

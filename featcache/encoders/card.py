@@ -13,6 +13,7 @@ from featcache.errors import UsageError
 from featcache.storage.durable import make_folders, unless_read_only
 from featcache.storage.durable import replace as replace_file
 from featcache.store.digest import canonical
+from featcache.store.leases import memo_lease
 
 _MEMO_FORMAT = 1
 
@@ -87,6 +88,6 @@ def read_card(path: Path) -> Card | None:
 
 def write_card(path: Path, card: Card) -> None:
     """Remembers a card; the inverse of `read_card`."""
-    with unless_read_only():
+    with unless_read_only(), memo_lease(path.parent.parent):
         make_folders(path.parent)
         replace_file(path, json.dumps(asdict(card), indent=1, ensure_ascii=False).encode())

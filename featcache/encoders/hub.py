@@ -9,6 +9,7 @@ from pathlib import Path
 from featcache.data.hub_failures import hub_failure, without_retry_lines
 from featcache.errors import WeightsMissing
 from featcache.storage.durable import make_folders, replace, unless_read_only
+from featcache.store.leases import memo_lease
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -52,7 +53,7 @@ def snapshot(
     if lacking:
         raise WeightsMissing(_ways(repo, commit or revision, f"{folder} lacks {', '.join(lacking)}"))
     if commit is None:
-        with unless_read_only():
+        with unless_read_only(), memo_lease(memo):
             make_folders(pin.parent)
             replace(pin, json.dumps({"repo": repo, "revision": revision, "commit": folder.name}).encode())
     return folder, folder.name

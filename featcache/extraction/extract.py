@@ -23,7 +23,7 @@ from featcache.store.current import set_current
 from featcache.store.layout import Layout
 from featcache.store.leases import lease
 from featcache.store.reused import ReusedRows, ReusedSpan, read_reused, write_reused
-from featcache.store.rows import tables_current, write_rows
+from featcache.store.rows import restore_rows, tables_current, write_rows
 from featcache.store.side_file import side_chunks
 
 if TYPE_CHECKING:
@@ -84,8 +84,11 @@ def extract(
     if job.done and tables_current(cache.folder / job.dataset.name / job.view.name, job.view, job.dataset.overlay):
         return _extract(cache, job, encoder, process)  # nothing is written, so that a cache may be read-only
     with named_disk_errors(cache), lease(cache.folder, f"extract {job.card.name}"):
-        write_rows(cache.folder / job.dataset.name / job.view.name, job.view, job.dataset.overlay)
-        return _extract(cache, job, encoder, process)
+        folder = cache.folder / job.dataset.name / job.view.name
+        write_rows(folder, job.view, job.dataset.overlay)
+        extracted = _extract(cache, job, encoder, process)
+        restore_rows(folder, job.view, job.dataset.overlay)
+        return extracted
 
 
 def _extract(cache: Cache, job: Job, encoder: "Encoder | None", process: ProcessSettings) -> Extracted:
@@ -168,12 +171,11 @@ def _bytes_to_write(job: Job, chosen: Callable[[int], bool] | None) -> int:
 
 def _drop_empty(cache: Cache, job: Job) -> None:
     """Removes the arrays that hold no rows after a failed extraction, unless others may be about to commit to them."""
-    if len(cache.writers()) > 1:  # we are one ourselves
-        return
-    for target in job.targets:
-        kept = target.array.committed() | side_chunks(target.array.folder)
-        if target.array.folder.there() and not kept:
-            cache.remove(target.array)
+    with cache.alone(f"end the extraction of {job.card.name}, which failed") as alone:
+        for target in job.targets if alone else ():
+            kept = target.array.committed() | side_chunks(target.array.folder)
+            if target.array.folder.there() and not kept:
+                cache.remove(target.array)
 
 
 def _finish(job: Job) -> bool:

@@ -21,6 +21,7 @@ from featcache.extraction.encode_pass import ProcessSettings
 from featcache.extraction.extract import Extracted, compute, extract
 from featcache.extraction.job import Job
 from featcache.extraction.remote_job import RemoteJob, combined, open_remote_job
+from featcache.store.leases import lease
 
 _IN_FLIGHT = 2  # the next chunk waits at the actor, so that it need not wait for the driver
 _LOSSES = 3
@@ -63,7 +64,8 @@ class Worker:
     def _extract(self, chunks: Callable[[int], bool]) -> Extracted:
         # no worker processes: they would be started anew for every chunk
         rows = replace(self._remote_job.settings, workers=self._remote_job.settings.workers or 0)
-        return compute(self._cache, self._job, self._encoder, ProcessSettings(rows, chunks))
+        with lease(self._cache.folder, f"extract {self._job.card.name}"):  # the driver's says nothing of this machine
+            return compute(self._cache, self._job, self._encoder, ProcessSettings(rows, chunks))
 
 
 @dataclass

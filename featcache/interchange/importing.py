@@ -22,8 +22,9 @@ from featcache.notices import notice
 from featcache.selectors import check_name
 from featcache.store.array import FeatureArray
 from featcache.store.digest import FORMAT, ArrayKey, canonical
+from featcache.store.leases import lease
 from featcache.store.records import empty_rows
-from featcache.store.rows import Rows, read_overlay, write_rows
+from featcache.store.rows import Rows, read_overlay, restore_rows, write_rows
 
 VIEWS = {"image": "images", "text": "captions", "audio": "audio"}  # of a data set that has none of that modality
 _BLOCK_BYTES = 8_000_000
@@ -98,11 +99,19 @@ def import_features(
     if view is not None and len(everything) > 1:
         what = " and ".join(str(contents.modality) for contents in everything)
         raise UsageError(f"{source.name} holds {what}; with --view, say which: --modality {everything[0].modality}")
-    bound = [_bind(cache, dataset, view, contents, options) for contents in everything]
-    for each in bound:
-        for matrix in each.contents.matrices:
-            _check_values(each.contents, matrix, _stored_type(each.contents, matrix, options))
-    return [array for each in bound for array in _write(cache, dataset, encoder, each, options)]
+    for contents in everything:
+        _bind(cache, dataset, view, contents, options)  # what is wrong is said before anything is written
+    for contents in everything:
+        for matrix in contents.matrices:
+            _check_values(contents, matrix, _stored_type(contents, matrix, options))
+    with lease(cache.folder, f"import {encoder}"):
+        # bound again: row tables may have come or gone while the values were read, and from here on none goes
+        bound = [_bind(cache, dataset, view, contents, options) for contents in everything]
+        arrays = [array for each in bound for array in _write(cache, dataset, encoder, each, options)]
+        for each in bound:
+            if each.new is not None:
+                restore_rows(cache.folder / dataset / each.view, *each.new)
+        return arrays
 
 
 # -- which rows -----------------------------------------------------------------------------------------------------

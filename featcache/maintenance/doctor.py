@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -22,6 +23,8 @@ from featcache.storage import durable
 from featcache.storage.base import Folder
 from featcache.storage.local import LocalFolder
 from featcache.storage.open import open_folder
+from featcache.store.leases import lease
+from featcache.store.mark import is_cache
 
 State = Literal["ok", "warn", "fail"]
 FAISS = ("faiss", "faiss-cpu", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12")
@@ -276,10 +279,16 @@ def _permissions(place: Path) -> Iterator[Finding]:
 
 def _durability(place: Path) -> Iterator[Finding]:
     """Makes and removes files as the store does: whole, synced, linked once."""
-    name, link = place / f"{PROBE}{uuid.uuid4().hex}", place / f"{PROBE}{uuid.uuid4().hex}"
     if not os.access(place, os.W_OK):
         yield Finding("writing", "warn", f"{place} can be read only: what is cached is used, nothing is added")
         return
+    # a lease, lest gc takes the probes; a folder that is no cache is not made one by being looked at
+    with lease(LocalFolder(place), "doctor") if is_cache(place) else nullcontext():
+        yield from _written_here(place)
+
+
+def _written_here(place: Path) -> Iterator[Finding]:
+    name, link = place / f"{PROBE}{uuid.uuid4().hex}", place / f"{PROBE}{uuid.uuid4().hex}"
     try:
         made = durable.write_once(name, b"probe"), durable.write_once(name, b"other")
         if made != (True, False) or name.read_bytes() != b"probe":

@@ -1,93 +1,83 @@
 """Housekeeping: leftovers that nobody needs (gc), what arrays take (du), and renaming (mv)."""
 
 import json
-import os
-import shutil
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from featcache.cache import Cache
 from featcache.errors import FeatcacheError, UsageError
+from featcache.maintenance.leftovers import Leftover, Leftovers, Writers, cleaned, leftover, listed
+from featcache.maintenance.ours import claims, hidden_leftovers, tables
 from featcache.selectors import check_name, parse_pattern
-from featcache.storage.base import DOOMED, KEPT, is_leftover
-from featcache.storage.durable import TEMPORARY, sync_folder
+from featcache.storage.durable import sync_folder
+from featcache.storage.plain import entries, is_file
 from featcache.store.array import FeatureArray
 from featcache.store.current import CURRENT, write_current
-from featcache.store.leases import FOLDER, Lease, leases
-from featcache.store.records import record_name
+from featcache.store.leases import DEAD_SECONDS, FOLDER, lease, leases
 from featcache.store.rows import checked_tables, current_overlay, overlay_name, pointer_name, rows_name
 
-_TABLES = ("rows-", "overlay-")
-_UNBOUND = "table that no array is bound to"
-_NO_ARRAYS = "record of a view that has no arrays"
+_PART = re.compile(r"(clock-|\.tmp-)[0-9a-f]{32}")
 
 
 # -- gc ---------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Leftover:
-    """Something in the cache that nothing reads."""
-
-    path: Path
-    bytes: int  # with all that is in it
-    what: str  # in words
-    holder: str | None = None  # a live writer that may still need it
-
-
-def leftovers(cache: Cache) -> list[Leftover]:
+def leftovers(cache: Cache, *, break_leases: bool = False) -> Leftovers:
     """What killed writers and removals left, tables that no array is bound to, and graphs that a deeper one serves.
 
-    Whatever a live writer may have made, by its time, is reported with the writer and is not to be touched.
-
-    Raises:
-        UsageError: If the cache is not on this disk.
+    What a writer may have made, by its time, is reported with the writer and is not to be touched; nor is a table or an
+    array as long as anybody writes: a writer may be about to go on with it. Arguments and errors as for `listed`.
     """
-    every, now = leases(cache.root)
-    alive = [lease for lease in every if lease.lives(now)]
-    dead = [lease for lease in every if not lease.lives(now)]
-    unneeded = [_held(path, what, alive) for path, what in _unneeded(cache)]
-    return unneeded + [Leftover(lease.path, lease.path.stat().st_size, "note of a writer that died") for lease in dead]
+    return listed(cache, _find, break_leases=break_leases)
 
 
-def _held(path: Path, what: str, alive: list[Lease]) -> Leftover:
-    changed = max(path.lstat().st_mtime, path.lstat().st_ctime)
-    # a table that was there before may be what a writer goes on with
-    holders = [lease for lease in alive if what in (_UNBOUND, _NO_ARRAYS) or changed >= lease.began - 1.0]
-    return Leftover(path, size_of(path), what, holders[0].holder if holders else None)
+def clean(cache: Cache, *, break_leases: bool = False) -> Leftovers:
+    """Deletes what `leftovers` finds and nobody may need; as `cleaned`."""
+    return cleaned(cache, _find, break_leases=break_leases)
+
+
+def _find(cache: Cache, writers: Writers) -> Iterator[Leftover | None]:
+    for path, what in _unneeded(cache):
+        yield leftover(path, what, writers)
+    yield from _notes(cache.root, writers)
 
 
 def _unneeded(cache: Cache) -> Iterator[tuple[Path, str]]:
-    for folder, folders, names in os.walk(cache.root):
-        for name in list(folders):
-            if name.startswith(DOOMED):
-                yield Path(folder, name), "removal that was interrupted"
-            elif name.startswith(TEMPORARY) and name.endswith(".lock"):
-                yield Path(folder, name), "lock of a writer that died"
-            elif name.startswith(".repair-"):
-                yield Path(folder, name), "repair that was interrupted"
-            else:
-                continue
-            folders.remove(name)
-        if FOLDER in folders:
-            folders.remove(FOLDER)
-        for name in names:
-            what = _left_file(Path(folder), name)
-            if what is not None:
-                yield Path(folder, name), what
+    yield from hidden_leftovers(cache.root)
     yield from _unbound_tables(cache)
     yield from _served_graphs(cache)
 
 
-def _left_file(folder: Path, name: str) -> str | None:
-    """What sort of leftover a file is, in words; None if it is none, or the next extraction can use it."""
-    if name.startswith(KEPT):
-        committed = (folder / record_name(name.removeprefix(KEPT))).exists()
-        return "rows of an interrupted extraction, committed since" if committed else None
-    if not is_leftover(name):
+def _notes(root: Path, writers: Writers) -> Iterator[Leftover | None]:
+    """Leases and claims of processes that are over, and what one left that died while it wrote or read leases."""
+    alive = writers.alive
+    for each in writers.leases:
+        if each not in alive:
+            yield _note(each.path, "note of a writer that died")
+    for entry in entries(root / FOLDER):
+        if is_file(entry) and _PART.fullmatch(entry.name) and _is_old(Path(entry), writers.now):
+            yield _note(Path(entry), "note of a writer that died")
+    held = Writers(leases(root)[0], writers.now, writers.break_leases)  # our own among them
+    known = {each.path.name for each in held.alive}
+    for path, name in claims(root / FOLDER):
+        if name not in known and _is_old(path, writers.now):
+            yield _note(path, "claim of a writer that died")
+
+
+def _note(path: Path, what: str) -> Leftover | None:
+    try:
+        return Leftover(path, path.lstat().st_size, what, note=True)
+    except FileNotFoundError:  # it has just ended as it should
         return None
-    return "set aside as damaged" if name.startswith(".aside") else "temporary file"
+
+
+def _is_old(path: Path, now: float) -> bool:
+    try:
+        return now - path.lstat().st_mtime >= DEAD_SECONDS
+    except FileNotFoundError:
+        return False
 
 
 def _served_graphs(cache: Cache) -> Iterator[tuple[Path, str]]:
@@ -111,7 +101,10 @@ def _served_graphs(cache: Cache) -> Iterator[tuple[Path, str]]:
 
 
 def _unbound_tables(cache: Cache) -> Iterator[tuple[Path, str]]:
-    """Row tables that no array names, and splits that no row table points to; none where a key cannot be read."""
+    """Row tables that no array names, splits that no row table points to, and records of views that have no arrays.
+
+    None where a key cannot be read.
+    """
     for dataset in cache.folder.folders():
         needed: set[str] = set()
         try:
@@ -124,40 +117,12 @@ def _unbound_tables(cache: Cache) -> Iterator[tuple[Path, str]]:
                 needed |= {overlay_name(overlay)} if overlay else set()
         except FeatcacheError:
             continue
-        folder = cache.folder / dataset
-        tables = [name for name in folder.names() if name.startswith(_TABLES)]
-        tables += [
-            f"{view}/{name}"
-            for view in folder.folders()
-            for name in (folder / view).names()
-            if name.startswith(_TABLES) or name == CURRENT
-        ]
-        for name in sorted(set(tables) - needed):
-            yield cache.root / dataset / name, _NO_ARRAYS if name.endswith(f"/{CURRENT}") else _UNBOUND
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder."""
-    if not path.is_dir():
-        return path.lstat().st_size
-    return sum(Path(folder, name).lstat().st_size for folder, _, names in os.walk(path) for name in names)
-
-
-def discard(leftover: Leftover) -> None:
-    """Deletes a leftover.
-
-    Raises:
-        UsageError: If a live writer may still need it.
-    """
-    if leftover.holder:
-        raise UsageError(f"{leftover.path} may be needed by {leftover.holder}")
-    if leftover.path.is_dir() and not leftover.path.is_symlink():
-        doomed = leftover.path
-        if not doomed.name.startswith("."):  # an array: gone at once, not half there if this is interrupted
-            doomed = leftover.path.rename(leftover.path.with_name(f"{DOOMED}{leftover.path.name}"))
-        shutil.rmtree(doomed, ignore_errors=True)
-    else:
-        leftover.path.unlink(missing_ok=True)
+        folder = cache.root / dataset
+        present = [*tables(folder), *(path for view in entries(folder) for path in tables(Path(view)))]
+        for path in present:
+            if path.relative_to(folder).as_posix() not in needed:
+                is_record = path.name == CURRENT
+                yield path, "record of a view that has no arrays" if is_record else "table that no array is bound to"
 
 
 # -- du ---------------------------------------------------------------------------------------------------------------
@@ -213,6 +178,12 @@ def rename(cache: Cache, old: str, new: str) -> list[FeatureArray]:
     for part in (*before, *after):
         check_name(part, "a folder of a cache")
     parse_pattern(old)
+    with lease(cache.folder, f"mv {old} {new}"):
+        return _rename(cache, old, before, after)
+
+
+def _rename(cache: Cache, old: str, before: Sequence[str], after: Sequence[str]) -> list[FeatureArray]:
+    """As `rename`, under a lease: the copied tables are bound once the arrays have followed."""
     moves = [(array, [*after, *array.name[len(before) :]]) for array in cache.matching(old)]
     targets = [cache.array("/".join(parts)) for _, parts in moves]
     taken = [target for target in targets if target.folder.there()]

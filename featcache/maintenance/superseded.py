@@ -1,41 +1,47 @@
 """Superseded arrays: features of older rows that complete ones of the current rows replace, and what came of them."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from featcache.cache import Cache
 from featcache.errors import FeatcacheError
-from featcache.maintenance.gc import Leftover, size_of
+from featcache.maintenance.leftovers import Leftover, Leftovers, Writers, cleaned, leftover, listed
 from featcache.not_found import created
 from featcache.resolution import apart_from_rows, is_current
 from featcache.store.array import FeatureArray
 from featcache.store.digest import ArrayKey, ArrayName
 
 
-def superseded_arrays(cache: Cache) -> list[Leftover]:
+def superseded_arrays(cache: Cache, *, break_leases: bool = False) -> Leftovers:
     """Arrays of older rows of whose encoder, layer and type a complete array of the current rows is there, by view.
 
     Also what was computed from them: graphs, embeddings. The only array of an encoder never is, nor is any in a view
-    without a record of its current rows. While a writer is alive it may take rows from any of them.
+    without a record of its current rows. While a writer is alive it may take rows from any of them. Arguments as for
+    `listed`.
 
     Raises:
-        UsageError: If the cache is not on this disk.
+        UsageError: If the folder is no cache on this disk.
         Damaged: If a record of current rows cannot be read.
     """
-    root, alive = cache.root, cache.writers()
-    holder = alive[0].holder if alive else None
+    return listed(cache, _find, break_leases=break_leases)
+
+
+def drop_superseded(cache: Cache, *, break_leases: bool = False) -> Leftovers:
+    """Deletes what `superseded_arrays` finds and nobody holds, and row tables to which no other array is bound."""
+
+    def drop(path: Path) -> None:
+        cache.remove(cache.array(path.relative_to(cache.root).as_posix()))
+
+    return cleaned(cache, _find, break_leases=break_leases, delete=drop)
+
+
+def _find(cache: Cache, writers: Writers) -> Iterator[Leftover | None]:
     views: dict[tuple[str, str], list[FeatureArray]] = {}
     for array in cache.arrays():
         views.setdefault((array.name.dataset, array.name.view), []).append(array)
-    return [
-        Leftover(root / str(array.name), size_of(array.path), why, holder)
-        for arrays in views.values()
-        for array, why in _superseded_in(cache, arrays)
-    ]
-
-
-def drop(cache: Cache, leftover: Leftover) -> None:
-    """Deletes a superseded array, and its row table if no other is bound to it."""
-    cache.remove(cache.array(leftover.path.relative_to(cache.root).as_posix()))
+    for arrays in views.values():
+        for array, why in _superseded_in(cache, arrays):
+            yield leftover(cache.root / str(array.name), why, writers)
 
 
 def _superseded_in(cache: Cache, arrays: list[FeatureArray]) -> Iterator[tuple[FeatureArray, str]]:

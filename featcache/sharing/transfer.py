@@ -90,8 +90,19 @@ def _transfer(what: Transfer, on_bytes: Callable[[int], None]) -> Sent:
             on_bytes(record.bytes)
         mixed |= _send_records(what, group)
         _conclude(what, ended, mixed)
+    if isinstance(what.target.folder, LocalFolder) and _lacks_tables(what):
+        _send_tables(what)
     send_records(what.target, what.records)  # last: what names stand for is there
     return sent
+
+
+def _lacks_tables(what: Transfer) -> bool:
+    """Whether a row table is gone again: at its end a writer leaves no array without its rows."""
+    keys = [move.metadata.key for move in what.moves]
+    names = {f"{key.dataset}/{key.view}/{rows_name(key.binds['rows']['root'])}" for key in keys}
+    overlays = {(key.dataset, overlay_root(what.target, key)) for key in keys}
+    names |= {f"{dataset}/{overlay_name(root)}" for dataset, root in overlays if root is not None}
+    return any(root is None for _, root in overlays) or not all(map(what.target.folder.exists, names))
 
 
 def _groups(moves: Sequence[Move], most: int) -> Iterator[tuple[list[Move], list[Move]]]:

@@ -1,5 +1,6 @@
 """The interface of a folder that holds a cache's files: on a disk, in a bucket, or in a Hub repository."""
 
+import re
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +14,12 @@ from featcache.storage.durable import TEMPORARY
 ASIDE = ".aside-"
 DOOMED = ".doomed-"
 KEPT = ".kept-"
+_HEX = "[0-9a-f]{32}"  # of a uuid, or an array's digest
+# as durable.py, lock_folder.py and local.py name them
+_LEFTOVER_FILE = re.compile(rf"\{TEMPORARY}{_HEX}|\{ASIDE}[\w.-]+-{_HEX}|\{KEPT}[0-9]+")
+_LEFTOVER_FOLDER = re.compile(
+    rf"\{TEMPORARY}{_HEX}\.folder|\{TEMPORARY}[\w.-]+\.lock(-{_HEX}\.broken)?|\{DOOMED}{_HEX}", re.ASCII
+)
 
 _T = TypeVar("_T")
 _U = TypeVar("_U")
@@ -226,5 +233,5 @@ def map_both(source: Folder, target: Folder, function: Callable[[_T], _U], items
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a name belongs to a temporary file, a file set aside, a removal under way or rows kept for a next run."""
-    return name.startswith((TEMPORARY, ASIDE, DOOMED, KEPT))
+    """Whether a name is one that writers give to temporary files, files set aside, rows kept, locks, and removals."""
+    return bool(_LEFTOVER_FILE.fullmatch(name) or _LEFTOVER_FOLDER.fullmatch(name))

@@ -107,8 +107,7 @@ class LocalFolder(Folder):
     def delete(self) -> None:
         doomed = self.path.with_name(f"{DOOMED}{uuid.uuid4().hex}")
         self.path.rename(doomed)
-        for left in doomed.parent.glob(f"{DOOMED}*"):  # this one, and what an interrupted removal left
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(doomed, ignore_errors=True)  # what stays of it is for `featcache gc`
 
     def sync(self) -> None:
         durable.sync_folder(self.path)

@@ -90,6 +90,14 @@ def tables_current(view_folder: Folder, view: View, overlay: Overlay) -> bool:
         return False
 
 
+def restore_rows(view_folder: Folder, view: View, overlay: Overlay) -> None:
+    """Writes what `write_rows` wrote if any of it is gone: at its end a writer leaves no array without its rows."""
+    names = rows_name(view.root), pointer_name(view.root)
+    there = all(map(view_folder.exists, names)) and view_folder.parent.exists(overlay_name(overlay.root))
+    if not there:
+        write_rows(view_folder, view, overlay)
+
+
 def _write_checked(folder: Folder, name: str, columns: Mapping[str, Sequence[str]], read: Callable[[], Any]) -> None:
     """Writes a table that is not there, or that does not read as what it should be."""
     if folder.exists(name):
