@@ -204,7 +204,11 @@ def test_where_a_decoding_process_dies_the_rows_in_work_are_kept_too(tmp_path: P
 
 
 @pytest.mark.usefixtures("described")
-def test_two_processes_that_are_interrupted_in_one_chunk_leave_one_side_file_that_holds(tmp_path: Path) -> None:
+def test_two_processes_that_are_interrupted_in_one_chunk_leave_one_side_file_that_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as where chunks cannot be claimed
+    monkeypatch.setattr("featcache.extraction.claims.Claims._place", lambda self: (None, ""))
     run(Cache(tmp_path / "whole"), FakeEncoder())
     cache, rest = Cache(tmp_path / "cut"), FakeEncoder()
     barrier = threading.Barrier(2)

@@ -14,6 +14,7 @@ import numpy as np
 from featcache.cache import Cache
 from featcache.data.views import View
 from featcache.errors import Damaged
+from featcache.extraction.claims import Claims
 from featcache.extraction.failed_rows import RowSettings, admit_failed, not_finite_rows
 from featcache.extraction.flagged_rows import flagged_ids, row_flags
 from featcache.extraction.formation import Formation
@@ -115,24 +116,36 @@ class Pass:
         self._take_up(wanted)
         threads = torch.get_num_threads()
         torch.set_num_threads(self.layout.threads)
-        workers = self.process.rows.workers or 0
-        batches = prepared_batches(
-            self.view, self.encoder, self.layout, list(wanted), formation_of=self._formation, workers=workers
-        )
+        # where the chunks are not divided beforehand, whoever else is at it divides them with us
+        shared = list(self.arrays.values()) if self.process.chunks is None else []
         try:
-            with named_worker_death(), ThreadPoolExecutor(WRITERS) as writers, closing(batches):
-                commits = _Commits(self, writers)
-                try:
-                    self._encode_all(batches, wanted, commits)
-                except (*INTERRUPTIONS, RuntimeError) as interruption:
-                    if not isinstance(interruption, RuntimeError) or is_worker_death(interruption):
-                        with undisturbed():
-                            self._keep(interruption)
-                    raise
-                finally:  # whatever happened meanwhile, what is on its way arrives
-                    commits.wait()
+            with Claims(shared, self._count_others) as claims:
+                chunks = list(wanted)
+                while chunks:
+                    self._encode_chunks(claims.free(chunks), wanted)
+                    chunks = claims.left(chunks)
         finally:
             torch.set_num_threads(threads)
+
+    def _count_others(self, chunk: int) -> None:
+        self.process.on_rows(len(self._formation(chunk).rows))
+
+    def _encode_chunks(self, chunks: Iterable[int], wanted: dict[int, tuple[str, ...]]) -> None:
+        workers = self.process.rows.workers or 0
+        batches = prepared_batches(
+            self.view, self.encoder, self.layout, chunks, formation_of=self._formation, workers=workers
+        )
+        with named_worker_death(), ThreadPoolExecutor(WRITERS) as writers, closing(batches):
+            commits = _Commits(self, writers)
+            try:
+                self._encode_all(batches, wanted, commits)
+            except (*INTERRUPTIONS, RuntimeError) as interruption:
+                if not isinstance(interruption, RuntimeError) or is_worker_death(interruption):
+                    with undisturbed():
+                        self._keep(interruption)
+                raise
+            finally:  # whatever happened meanwhile, what is on its way arrives
+                commits.wait()
 
     # -- which rows -------------------------------------------------------------------------------------------------
 

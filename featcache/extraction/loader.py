@@ -7,7 +7,7 @@ import signal
 import sys
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,7 +94,7 @@ def prepared_batches(
     view: View,
     encoder: Preparer,
     layout: Layout,
-    chunks: Sequence[int],
+    chunks: Iterable[int],
     *,
     formation_of: FormationOf | None = None,
     workers: int = 0,
@@ -104,7 +104,8 @@ def prepared_batches(
     A row that cannot be prepared is left out of its batch. Which rows these are is a property of the data, so a run
     that was interrupted and goes on forms the same batches, and gives the same bytes, as one that was not. They do not
     depend on the number of workers (from `choose_workers`) either. Chunks have one part, all of their rows, unless
-    `formation_of` says otherwise.
+    `formation_of` says otherwise. The chunks are iterated several times at once, and no further than to the next that
+    is needed.
 
     Yields:
         At least one batch a chunk, empty where nothing is left to encode. Close the generator to end its threads and
@@ -183,7 +184,7 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def _batches_from_threads(
-    view: View, encoder: Preparer, layout: Layout, chunks: Sequence[int], formation_of: FormationOf
+    view: View, encoder: Preparer, layout: Layout, chunks: Iterable[int], formation_of: FormationOf
 ) -> Generator[Batch, None, None]:
     def prepare(number: int) -> Any:
         return _prepared(view, encoder, _content(view, number))
@@ -205,7 +206,7 @@ _Tokenised = list[Future[list[tuple[int, Any]]]]  # slices of a part, as (row nu
 
 
 def _sorted_batches(
-    view: View, encoder: Preparer, layout: Layout, chunks: Sequence[int], formation_of: FormationOf
+    view: View, encoder: Preparer, layout: Layout, chunks: Iterable[int], formation_of: FormationOf
 ) -> Generator[Batch, None, None]:
     """Longest first inside a part. Prepared text is small: a chunk is tokenised whole while the last is encoded."""
 
@@ -284,7 +285,7 @@ def _rows_of(piece: _Piece) -> list[tuple[int, Any]]:
     return [*zip(piece.numbers, rows, strict=True), *((number, _Failed(text)) for number, text in piece.failed.items())]
 
 
-def _pieces(layout: Layout, chunks: Sequence[int], formation_of: FormationOf) -> Iterator[list[int]]:
+def _pieces(layout: Layout, chunks: Iterable[int], formation_of: FormationOf) -> Iterator[list[int]]:
     for _, numbers, _ in row_batches(layout, chunks, formation_of):
         yield from cut(numbers, _PIECE_ROWS)
 
@@ -306,7 +307,7 @@ def _read_ahead(view: View, pieces: Iterator[list[int]]) -> Iterator[list[tuple[
 
 
 def _batches_from_processes(
-    view: View, encoder: Preparer, layout: Layout, chunks: Sequence[int], formation_of: FormationOf, workers: int
+    view: View, encoder: Preparer, layout: Layout, chunks: Iterable[int], formation_of: FormationOf, workers: int
 ) -> Generator[Batch, None, None]:
     needed = len(list(islice(_pieces(layout, chunks, formation_of), workers)))
     ready = _forked(view, encoder, _pieces(layout, chunks, formation_of), max(needed, 1))

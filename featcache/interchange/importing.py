@@ -40,6 +40,7 @@ class BoundContents:
     order: NDArray[np.int64]  # row of the view -> row of the file; -1 where it failed, as the file says
     ids: list[str] | None = None  # of the view's rows, where some failed
     new: tuple[View, Overlay] | None = None  # the view and its splits, where no row table of it is cached
+    note: str = ""  # what the user should know of the binding
 
 
 @dataclass(frozen=True)
@@ -101,17 +102,22 @@ def import_features(
         raise UsageError(f"{source.name} holds {what}; with --view, say which: --modality {everything[0].modality}")
     for contents in everything:
         _bind(cache, dataset, view, contents, options)  # what is wrong is said before anything is written
-    for contents in everything:
-        for matrix in contents.matrices:
-            _check_values(contents, matrix, _stored_type(contents, matrix, options))
+    for contents, matrix in ((contents, matrix) for contents in everything for matrix in contents.matrices):
+        _check_values(contents, matrix, _stored_type(contents, matrix, options))
     with lease(cache.folder, f"import {encoder}"):
         # bound again: row tables may have come or gone while the values were read, and from here on none goes
         bound = [_bind(cache, dataset, view, contents, options) for contents in everything]
         arrays = [array for each in bound for array in _write(cache, dataset, encoder, each, options)]
         for each in bound:
-            if each.new is not None:
-                restore_rows(cache.folder / dataset / each.view, *each.new)
+            _conclude(cache, dataset, each)
         return arrays
+
+
+def _conclude(cache: Cache, dataset: str, bound: BoundContents) -> None:
+    if bound.note:
+        notice(bound.note)
+    if bound.new is not None:
+        restore_rows(cache.folder / dataset / bound.view, *bound.new)
 
 
 # -- which rows -----------------------------------------------------------------------------------------------------
@@ -207,8 +213,9 @@ def _bound_to(dataset: str, contents: Contents, matches: Sequence[tuple[RowTable
             "import again: featcache rm DATASET ENCODER"
         )
     table, order = known[0]
+    note = ""
     if table.current is False and any(table.table.hashes):
-        notice(
+        note = (
             f"{contents.source.name} has the ids of {table.rows['n']:,} older rows of {dataset}/{table.view}, not of "
             "the current ones: it is bound to the older ones, and reached by @digest alone"
         )
@@ -220,7 +227,8 @@ def _bound_to(dataset: str, contents: Contents, matches: Sequence[tuple[RowTable
                 f"{contents.source.name}: row {table.table.ids[odd]!r} is in group {contents.groups[order[odd]]!r}, "
                 f"but in {table.table.groups[odd]!r} in {dataset}/{table.view}"
             )
-    return BoundContents(contents, table.view, table.rows, order, table.table.ids if contents.failed else None)
+    ids = table.table.ids if contents.failed else None
+    return BoundContents(contents, table.view, table.rows, order, ids=ids, note=note)
 
 
 def _unlike(dataset: str, contents: Contents, tables: Sequence[RowTable]) -> DataInvalid:
