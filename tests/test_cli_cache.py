@@ -248,7 +248,7 @@ def test_gc_in_a_folder_that_is_no_cache_ends_with_a_message_and_deletes_nothing
     for name in ("rows-2026.csv", "overlay-final.png", ".tmp-draft.txt"):
         (tmp_path / "data" / name).write_text("mine")
     done = featcache("gc", "--delete", "--cache", "data", cwd=tmp_path)
-    assert done.returncode == 1 and "data is not known to be a cache" in done.stderr
+    assert done.returncode == 2 and "data is not known to be a cache" in done.stderr
     assert len(os.listdir(tmp_path / "data")) == 3
 
 

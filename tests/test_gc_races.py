@@ -230,5 +230,5 @@ def test_a_failed_import_leaves_no_folder_behind(tmp_path: Path) -> None:
     source = tmp_path / "features.npy"
     np.save(source, np.full((4, 2), np.nan, np.float32))
     with featcache("import", source, "--dataset", "a", "--encoder", "b", "--cache", tmp_path / "cache") as process:
-        assert process.wait() == 1
+        assert process.wait() == 2
     assert not (tmp_path / "cache").exists()

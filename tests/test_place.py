@@ -82,7 +82,7 @@ def test_an_address_with_a_secret_is_refused_without_showing_it_and_makes_no_fol
 def test_the_command_line_shows_no_secret_and_makes_no_folder_either(monkeypatch: pytest.MonkeyPatch) -> None:
     command = [sys.executable, str(REPOSITORY / "cli.py"), "ls"]
     done = subprocess.run(command, env=os.environ | {"FEATCACHE_HOME": HOMES[0]}, capture_output=True, text=True)
-    assert done.returncode == 1 and "must not hold credentials" in done.stderr
+    assert done.returncode == 2 and "must not hold credentials" in done.stderr
     assert SECRET not in done.stdout + done.stderr and os.listdir(".") == []
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from featcache.errors import OutputFailed
 from featcache.storage.processes import this_process
 from featcache.studies.adapters.train import train
 from featcache.trainer.errors import RunExists
@@ -151,6 +152,6 @@ def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_run(copied, monkeyp
         real(source, target)
 
     monkeypatch.setattr(os, "rename", failing)
-    with pytest.raises(OSError, match="Input/output"), unfinished_folder(copied, overwrite=True):
+    with pytest.raises(OutputFailed, match="Input/output"), unfinished_folder(copied, overwrite=True):
         pass
     assert names(copied.parent) == ["run"] and changed_files(copied) == []

@@ -102,8 +102,9 @@ def import_features(
         raise UsageError(f"{source.name} holds {what}; with --view, say which: --modality {everything[0].modality}")
     for contents in everything:
         _bind(cache, dataset, view, contents, options)  # what is wrong is said before anything is written
-    for contents, matrix in ((contents, matrix) for contents in everything for matrix in contents.matrices):
-        _check_values(contents, matrix, _stored_type(contents, matrix, options))
+    for contents in everything:
+        for matrix in contents.matrices:
+            _check_values(contents, matrix, _stored_type(contents, matrix, options))
     with lease(cache.folder, f"import {encoder}"):
         # bound again: row tables may have come or gone while the values were read, and from here on none goes
         bound = [_bind(cache, dataset, view, contents, options) for contents in everything]
