@@ -138,7 +138,7 @@ def verify(
 
 def _verify_runs(runs: list[Path], *, as_json: bool) -> int:
     from featcache.report.maintenance import show_run_files
-    from featcache.trainer.run import changed_files
+    from featcache.trainer.run_files import changed_files
     from featcache.trainer.unfinished import unfinished
 
     changed = {run: changed_files(run) for run in runs}

@@ -24,9 +24,9 @@ from featcache.trainer.run import (
     load_run,
     run_identity,
     run_provenance,
-    write_json,
     write_results,
 )
+from featcache.trainer.run_files import write_json
 from featcache.trainer.sides import PairedSides, leave_out, pair_sides
 from featcache.trainer.unfinished import clear_unfinished, unfinished_folder
 
