@@ -88,7 +88,7 @@ def show(
     from featcache.cache import open_cache
     from featcache.entries import describe_key
     from featcache.maintenance.health import array_health
-    from featcache.report.console import show_keys
+    from featcache.report.console import show_keys, show_other_names
     from featcache.report.health import show_health
     from featcache.report.progress import step_progress
     from featcache.store.digest import differences
@@ -97,6 +97,7 @@ def show(
     if len(selectors) > 2:
         raise typer.BadParameter("name one array to show, or two to compare")
     matches = [store.find(dataset, selector) for selector in selectors]
+    show_other_names(store.entries_of(matches))
     keys = [describe_key(store.folder, array) for array in matches]
     if not json or len(keys) > 1:
         show_keys(keys, differences(keys[0], keys[-1]), as_json=json)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from featcache.errors import Damaged, UsageError
 from featcache.limits import check_limit, limit
 from featcache.metrics.measure.row import ContrastRow, Row, schema
-from featcache.storage.local import open_plain
+from featcache.storage.plain import open_plain
 from featcache.trainer import run_format1
 from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import RunDamaged

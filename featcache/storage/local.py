@@ -1,39 +1,18 @@
 """A cache's folder on a disk."""
 # ruff: noqa: D102 - the interface is documented in storage/base.py
 
-import errno
 import os
 import shutil
 import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
-from io import FileIO
 from pathlib import Path
 from typing import final
 
-from featcache.errors import Damaged
 from featcache.storage import durable
 from featcache.storage.base import ASIDE, DOOMED, Folder, refuse_large
-
-
-def open_plain(path: Path | str) -> FileIO:
-    """Opens a file for reading, without a buffer; the one way in which a cache's files are opened.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        Damaged: If it is a folder, a pipe or a device, itself or through a link: a pipe would hang, a device never end.
-    """
-    try:
-        # not to open it at all is safest; not to wait, and to look again, is for whoever changes it in between
-        if stat.S_ISREG(os.stat(path).st_mode):
-            file = FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return file
-            file.close()
-    except NotADirectoryError as error:
-        raise FileNotFoundError(error.errno, os.strerror(errno.ENOENT), str(path)) from error
-    raise Damaged(f"{path} is a folder, a pipe or a device and no file; nothing was read. Run: featcache verify")
+from featcache.storage.plain import open_plain
 
 
 @final
