@@ -3,15 +3,17 @@
 import re
 from collections.abc import Iterable, Mapping
 from itertools import combinations
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from featcache.errors import UsageError
 from featcache.trainer.kinds import ADAPTER_KINDS, AdapterKind
 
 PairWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 RESERVED = ("joint", "mixed", "reference", "average", "maximum")
+# settings that came after runs of format 2 were first written
+_ADDED = ("train_groups", "group_rows", "steps", "swap", "swap_rank", "permute_evaluation")
 _SIDE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 
@@ -49,7 +51,28 @@ class FitConfig(BaseModel):
     pair_weights: dict[str, PairWeight] = Field(
         default_factory=dict, description='Weight of a pair of sides, "a+b", in the loss; 1 where it is not named.'
     )
+    train_groups: Annotated[int, Field(ge=2)] | Literal["all"] = Field(
+        "all", description="Training groups: so many, drawn by the seed, those of a smaller number among them; or all."
+    )
+    group_rows: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        "all", description="Rows of a group and side that are trained on: the first so many, or all."
+    )
+    steps: Annotated[int, Field(ge=1)] | Literal["pass"] = Field(
+        "pass", description="Steps an epoch: so many batches, over as many passes as that takes; or those of one pass."
+    )
     shuffle_pairs: bool = Field(False, description="Control: training pairs permuted across groups.")
+    swap: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Control: share of the training groups that get the rows of a near neighbour on every side but the "
+        "first; those of a smaller share are among them.",
+    )
+    swap_rank: int = Field(1, ge=1, description="Which neighbour that is, by the raw features of the first side.")
+    permute_evaluation: bool = Field(
+        False,
+        description="Control: test is measured once more with every side but the first permuted across groups.",
+    )
     select: Literal["retrieval", "alignment"] = Field(
         "retrieval",
         description="The epoch kept is the best on validation by: mean R@10 of all directions, or mutual k-NN of the "
@@ -67,6 +90,27 @@ class FitConfig(BaseModel):
     seed: int = Field(0, ge=0, lt=2**31, description="Initial weights, order of pairs, drawn captions, control.")
     split_seed: int = Field(0, ge=0, lt=2**31, description="Validation groups, where the data set has none.")
     device: str = Field("cpu", description='Where to train: "cpu", "cuda", "cuda:1", "mps".')
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> Self:
+        for wrong in (self._pairs_contradiction(),):
+            if wrong:
+                raise ValueError(wrong)
+        return self
+
+    def _pairs_contradiction(self) -> str:
+        if self.swap and self.shuffle_pairs:
+            return "shuffle_pairs permutes every pair, which leaves none to swap"
+        return ""
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings as a run keeps them: those of _ADDED only where they are not the default.
+
+        So a run from before they existed and one that leaves them alone are the same.
+        """
+        settings = self.model_dump(mode="json")
+        default = {name: FitConfig.model_fields[name].default for name in _ADDED}
+        return {name: value for name, value in settings.items() if name not in default or value != default[name]}
 
     def adapter_kinds(self, sides: Iterable[str]) -> dict[str, str]:
         """Architecture of each side's adapter.
@@ -170,8 +214,13 @@ def make_config(**choices: Any) -> FitConfig:
     try:
         return FitConfig(**{name: value for name, value in choices.items() if value is not None})
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()]
-        raise UsageError("\n  ".join(lines)) from None
+        raise UsageError("\n  ".join(map(_wrong_setting, error.errors()))) from None
+
+
+def _wrong_setting(error: Mapping[str, Any]) -> str:
+    if not error["loc"]:  # of settings that contradict each other
+        return error["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(map(str, error['loc']))} = {error['input']!r}: {error['msg']}"
 
 
 def pair_weight(weights: Mapping[str, float] | None, a: str, b: str) -> float:

@@ -22,6 +22,7 @@ from featcache.trainer.errors import TrainingDiverged
 from featcache.trainer.losses import INITIAL_LOG_SCALE, MAXIMAL_LOG_SCALE, pairwise_loss
 from featcache.trainer.optimizer import AdamW, learning_rate
 from featcache.trainer.sides import PairedSides, Side, pair_sides
+from featcache.trainer.subsets import Passes, swapped_partners, training_part
 from featcache.trainer.tracking import EvaluationSplit, epoch_rows
 
 
@@ -116,7 +117,7 @@ def fit_paired(
     if config.select == "alignment" and paired.reference is None:
         raise UsageError("--select alignment needs a reference to align with\n  Name one, or select by retrieval")
     weights_seed, draws_seed, control_seed = (int(s) for s in np.random.SeedSequence(config.seed).generate_state(3))
-    train = paired.part("train")
+    train = training_part(paired, config)
     adapters = untrained_adapters(paired, config, weights_seed)
     first = copy.deepcopy(adapters)
     adapters.to(config.device)
@@ -149,7 +150,7 @@ def untrained_adapters(paired: PairedSides, config: FitConfig, seed: int | None 
     """
     if seed is None:
         seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
-    rows = {name: side.values for name, side in paired.part("train").sides.items()}
+    rows = {name: side.values for name, side in training_part(paired, config).sides.items()}
     return build_adapters(config.adapter_kinds(rows), rows, width=config.width, log_scale=INITIAL_LOG_SCALE, seed=seed)
 
 
@@ -165,27 +166,32 @@ class _EpochLoop:
         self.partners = [torch.arange(groups)] * len(self.sides)
         if config.shuffle_pairs:
             self.partners[1:] = [_deranged(groups, control_seed, shift) for shift in range(1, len(self.sides))]
+        if config.swap:
+            self.partners[1:] = [swapped_partners(train, config, control_seed)] * (len(self.sides) - 1)
         self.config = config
         self.generator = torch.Generator().manual_seed(draws_seed)
+        self.passes = Passes(self._draw, config.batch, config.steps)
+
+    def _draw(self) -> tuple[list[Tensor], Tensor]:
+        return draw_rows([*self.sides.values()], self.partners, self.config.captions, self.generator)
 
     def run_epoch(self, epoch: int, adapters: Adapters, optimizer: AdamW) -> float:
         """Trains one epoch and returns its mean loss."""
         config, device = self.config, self.config.device
-        drawn, groups = draw_rows([*self.sides.values()], self.partners, config.captions, self.generator)
+        drawn, groups, batches = self.passes.next_epoch()
         rows = {name: numbers.to(device) for name, numbers in zip(self.sides, drawn, strict=True)}
         groups = groups.to(device)
         masks = {name: numbers >= 0 for name, numbers in rows.items()}
         masks = {} if all(bool(mask.all()) for mask in masks.values()) else masks
-        batches = math.ceil(len(groups) / config.batch)
         total = torch.zeros((), device=groups.device)
-        for number, chosen in enumerate(torch.arange(len(groups), device=groups.device).tensor_split(batches)):
+        for number, chosen in enumerate(batches):
             embedded = {name: adapters.embed(name, self.values[name][rows[name][chosen]]) for name in rows}
             present = {name: mask[chosen] for name, mask in masks.items()} or None
             loss = pairwise_loss(embedded, adapters.log_scale, groups[chosen], config.pair_weights, present)
             if loss.requires_grad:
                 loss.backward()
-            step = (epoch - 1) * batches + number
-            optimizer.step(learning_rate(step, config.epochs * batches, config.lr, config.warmup))
+            step = (epoch - 1) * len(batches) + number
+            optimizer.step(learning_rate(step, config.epochs * len(batches), config.lr, config.warmup))
             with torch.no_grad():
                 adapters.log_scale.clamp_(max=MAXIMAL_LOG_SCALE)
             total += loss.detach() * len(chosen)

@@ -177,7 +177,7 @@ def run_identity(
 
     And whether validation and test groups that leak are left out: nothing else that is done about them changes a score.
     """
-    settings = config.model_dump(mode="json")
+    settings = config.recorded()
     recorded = ("view", "encoder", "layer", "digest", "root", "encoder_hash")
     first = next(iter(sides.values()))
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))

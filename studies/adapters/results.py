@@ -82,6 +82,17 @@ class Evaluation:
             return None
         return EvaluationSplit(CLEAN, self.paired.subset(CLEAN, numbers[torch.from_numpy(left)]))
 
+    @cached_property
+    def permuted(self) -> EvaluationSplit:
+        """The test split with every side but the first permuted across groups, each in its own way."""
+        part = self.paired.part("test")
+        first, *others = part.sides
+        # the same for all trainings: no group keeps its own rows, and no two sides meet again
+        cycle = torch.from_numpy(np.random.default_rng(0).permutation(len(part.groups)))
+        place = torch.argsort(cycle)
+        moved = {name: part.sides[name].take(cycle.roll(shift)[place]) for shift, name in enumerate(others, start=1)}
+        return EvaluationSplit("test", replace(part, sides={first: part.sides[first], **moved}, _parts={}))
+
     @property
     def tests(self) -> list[EvaluationSplit]:
         """The test split, and its clean part where there is one to be measured."""
@@ -150,7 +161,18 @@ def final_results(fitted: Fitted, evaluation: Evaluation, *, control: Adapters |
     for split in evaluation.tests:
         measured = _results_on(split, fitted, evaluation, untrained, control)
         results = Results(results.rows + measured.rows, results.contrasts + measured.contrasts)
-    return results
+    return replace(results, rows=results.rows + permuted_rows(fitted, evaluation))
+
+
+def permuted_rows(fitted: Fitted, evaluation: Evaluation) -> list[Row]:
+    """Alignment and retrieval of trained spaces on the permuted test split; none unless the settings ask for them."""
+    if not fitted.config.permute_evaluation:
+        return []
+    test = evaluation.permuted
+    embedded = embed_split(test, fitted.adapters)
+    rows = alignment_rows(test, embedded.spaces, evaluation.settings)
+    rows += retrieval_rows(test, embedded, fitted.config.hits)
+    return [replace(row, stage="permuted", epoch=fitted.selected_epoch) for row in rows]
 
 
 def _results_on(
