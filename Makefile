@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself when it must. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup links demo extract train align report pull push test test-all check docs bench bench-store bench-metrics bench-train clean
+.PHONY: help setup links demo extract train align study report pull push test test-all check docs bench bench-store bench-metrics bench-train clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -25,6 +25,9 @@ K ?=
 OUT ?=
 DEVICE ?=
 WORKERS ?= 2
+PROFILE ?= quick
+STUDY ?= study
+EXPERIMENTS ?= $(filter-out experiments/claims.toml,$(wildcard experiments/*.toml))
 RUNS ?= $(patsubst %/config.json,%,$(wildcard runs/*/*/config.json runs/*/*/*/config.json))
 
 option = $(if $(2),--$(1) '$(2)')
@@ -65,6 +68,14 @@ train: setup ## Train adapters on cached features: ADAPTER=linear|mlp|bottleneck
 
 align: setup ## Measure the alignment of two cached encoders: DATASET= X= Y= K=
 	@$(FEATCACHE) align '$(or $(DATASET),openmoji)' $(or $(X),efficientnet-lite0) $(or $(Y),minilm) $(call option,k,$(K)) $(cache_option)
+
+# every experiment goes on where it was interrupted; one that fails (as where its features are not cached) does not keep
+# the others from running, nor the claims from being judged
+study: setup ## Run the experiments and judge the claims: PROFILE=quick|full EXPERIMENTS="experiments/a.toml" STUDY= CACHE=
+	@failed=; for file in $(EXPERIMENTS); do \
+	  $(FEATCACHE) sweep $$file --profile $(PROFILE) --out '$(STUDY)' $(cache_option) || failed="$$failed $$file"; done; \
+	$(FEATCACHE) ledger --profile $(PROFILE) --out '$(STUDY)'; \
+	test -z "$$failed" || { echo "Not whole:$$failed" >&2; exit 1; }
 
 pull: setup ## Fetch features from colleagues: REMOTE= ARRAYS="flickr30k/*/gpt2" CACHE=
 	@$(FEATCACHE) pull $(or $(REMOTE),$(error name a place, as in make pull REMOTE=s3://lab/cache)) $(ARRAYS) $(cache_option)

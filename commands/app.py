@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from featcache.commands import alignment, cache, endings, extraction, sharing, training
+from featcache.commands import alignment, cache, endings, extraction, sharing, study, training
 
 app = typer.Typer(
     name="featcache",
@@ -39,6 +39,8 @@ COMMANDS = {
     "encoders": training.encoders,
     "extract": extraction.extract,
     "train": training.train,
+    "sweep": study.sweep,
+    "ledger": study.ledger,
     "embed": training.embed,
     "align": alignment.align,
     "grid": alignment.grid,

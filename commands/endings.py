@@ -16,6 +16,8 @@ AFTER_INTERRUPTION: Mapping[str, str] = MappingProxyType(
         "encoders": _NOTHING,
         "extract": f"What was committed stays: {_GOES_ON}",
         "train": "Nothing of this run is kept.",
+        "sweep": f"Runs that were finished stay: {_GOES_ON}",
+        "ledger": "The ledger was not written.",
         "embed": f"Embeddings that were written stay: {_GOES_ON}",
         "align": _GRAPHS,
         "grid": _GRAPHS,

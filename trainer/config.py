@@ -103,6 +103,11 @@ class FitConfig(BaseModel):
             return "shuffle_pairs permutes every pair, which leaves none to swap"
         return ""
 
+    @property
+    def reads_reference(self) -> bool:
+        """Whether another reference would give other weights: training or the choice of the epoch reads it."""
+        return self.select == "alignment"
+
     def recorded(self) -> dict[str, Any]:
         """The settings as a run keeps them: those of _ADDED only where they are not the default.
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from featcache.metrics.certainty.kernel_moments import LEAST_P
+from featcache.metrics.certainty.floor import LEAST_P
 
 if TYPE_CHECKING:
     import polars as pl

@@ -1,0 +1,72 @@
+"""Commands of a study: sweeps over experiments, and the ledger of claims."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from featcache.commands.options import CacheOption
+
+OutOption = Annotated[Path, typer.Option(help="Folder of the study: run folders, and the tables of every experiment.")]
+ProfileOption = Annotated[
+    Literal["quick", "full"], typer.Option(help="Which of the experiment's profiles, the small or the whole one.")
+]
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Experiment: experiments/adapters.toml")],
+    profile: ProfileOption = "quick",
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Fix a setting, or with a list vary it, as in epochs=5 or seed=[0,1]; several times.",
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=0, help="Trainings at a time; 0: in this process. Default: one a core.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each training.")] = 1,
+    out: OutOption = Path("study"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained.")] = False,
+    cache: CacheOption = None,
+) -> None:
+    """Run an experiment: every combination of its grid, over processes, into tidy tables.
+
+    A run that is there is not computed again, so that the same command goes on where it was interrupted. Trainings that
+    fail are listed at the end, with exit code 1; the others go on.
+    """
+    from featcache.report.sweeps import show_plan, show_sweep, sweep_progress
+    from featcache.studies.experiments.processes import Resources, default_processes
+    from featcache.studies.experiments.spec import load_experiment
+    from featcache.studies.experiments.sweep import planned, run_sweep
+
+    source = load_experiment(file, profile, change or ())
+    resources = Resources(cache, out, default_processes() if processes is None else processes, threads)
+    if dry_run:
+        return show_plan(source, planned(source, resources))
+    with sweep_progress(resources.processes) as on_done:
+        result = run_sweep(source, resources, on_done)
+    show_sweep(result)
+    if result.failures:
+        raise typer.Exit(1)
+
+
+def ledger(
+    claims: Annotated[
+        Path, typer.Argument(metavar="FILE", help="File of claims, as experiments/claims.toml is one.")
+    ] = Path("experiments/claims.toml"),
+    profile: ProfileOption = "quick",
+    out: OutOption = Path("study"),
+) -> None:
+    """Judge claims by the tables of a study.
+
+    Effect, interval and verdict (held, failed, cannot tell here) of each claim go to ledger.parquet and ledger.md.
+    """
+    from featcache.report.sweeps import show_ledger
+    from featcache.studies.ledger.claims import load_claims
+    from featcache.studies.ledger.ledger import judge, write_ledger
+
+    entries = judge(load_claims(claims), out, profile)
+    show_ledger(entries, write_ledger(entries, out / "ledger" / profile))

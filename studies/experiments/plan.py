@@ -1,0 +1,223 @@
+"""From an experiment to its trainings: every combination of what is varied, with its features, settings and folder."""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from featcache.cache import Cache
+from featcache.errors import UsageError
+from featcache.selectors import parse_selector
+from featcache.studies.experiments.spec import BY_SIDE, SOURCE, ExperimentInvalid, Source
+from featcache.trainer.config import FitConfig, make_config
+from featcache.trainer.defaults import Selection, run_folder
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of an experiment.
+
+    Args:
+        selection: Data set, sides and reference, with their layers.
+        config: Settings.
+        folder: Of the run, below the folder of the study.
+        panel: Further references that are measured after it.
+        varied: Column -> value of what the experiment varies, "control" among them.
+    """
+
+    selection: Selection
+    config: FitConfig
+    folder: str
+    panel: tuple[str, ...]
+    varied: Mapping[str, Any] = field(default_factory=lambda: {})
+
+    @property
+    def title(self) -> str:
+        """What tells it from the others, in one line."""
+        parts = [f"{name} {_text(value)}" for name, value in self.varied.items() if value != ""]
+        return ", ".join(parts) or self.folder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one training and its panel.
+
+    Args:
+        folder: Of the run, below the folder of the study.
+        computed: Whether anything was trained or measured; False where all of it was there.
+        panel: Reference -> path of its tables below the folder of the study, without their endings; None where the
+            training itself failed.
+        error: Type and message of what failed, "" where all went well.
+    """
+
+    folder: str
+    computed: bool = False
+    panel: Mapping[str, str] | None = None
+    error: str = ""
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def plan(cache: Cache, source: Source) -> list[Training]:
+    """Every training of an experiment, in the order of its file.
+
+    Args:
+        cache: Where layers are looked up, if the experiment names them by depth.
+        source: The experiment.
+
+    Raises:
+        ExperimentInvalid: If a combination of settings is not allowed; names the combination.
+        FeaturesNotCached: If layers are named by depth and none is cached.
+    """
+    trainings: list[Training] = []
+    for varied, settings in combinations(source):
+        try:
+            trainings += _trainings(cache, source, varied, settings)
+        except ExperimentInvalid:
+            raise
+        except UsageError as error:
+            named = [f"{name} {_text(value)}" for name, value in varied.items() if value != ""]
+            which = ", ".join(named) or "base"
+            raise ExperimentInvalid(f"{source.file}: {which}: {error}") from error
+    return trainings
+
+
+def combinations(source: Source) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Columns of what is varied, and all settings, of each combination: the last list of the file varies quickest."""
+    experiment = source.experiment
+    axes: list[list[tuple[dict[str, Any], dict[str, Any]]]] = []
+    if experiment.variants:
+        axes.append([({"variant": name}, settings) for name, settings in experiment.variants.items()])
+    for lists in experiment.zip.values():
+        rows = [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
+        axes.append([(row, row) for row in rows])
+    axes += [[({name: value}, {name: value}) for value in values] for name, values in experiment.grid.items()]
+    shuffled = [("shuffled", {"shuffle_pairs": True})] if "shuffled" in experiment.controls else []
+    axes.append([({"control": name}, settings) for name, settings in [("", {}), *shuffled]])
+    base = dict(experiment.base)
+    if "permuted" in experiment.controls:
+        base["permute_evaluation"] = True
+    for chosen in itertools.product(*axes):
+        varied = {name: value for columns, _ in chosen for name, value in columns.items()}
+        settings = {name: value for _, assigned in chosen for name, value in assigned.items()}
+        if settings.get("shuffle_pairs") and (settings.get("swap") or base.get("swap")):
+            continue  # pairs that are all wrong cannot be swapped as well
+        yield varied, _nested(base | settings)
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with those of single sides, as in depth.minilm, put together."""
+    whole = {name: value for name, value in settings.items() if "." not in name}
+    for name, value in settings.items():
+        setting, _, side = name.partition(".")
+        if side:
+            known = whole.get(setting)
+            whole[setting] = {**(known if isinstance(known, dict) else {}), side: value}
+    return whole
+
+
+def _trainings(
+    cache: Cache, source: Source, varied: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Iterator[Training]:
+    config = make_config(**{name: value for name, value in settings.items() if name not in SOURCE})
+    selection = _selection(settings)
+    if "depth" in settings:
+        selection = _at_depth(cache, selection, settings["depth"])
+    panel = tuple(name for name in source.experiment.panel if name != selection.reference)
+    columns = {name: _column_value(name, value) for name, value in varied.items()}
+    if not config.reads_reference:
+        yield _training(selection, config, panel, columns)
+        return
+    for reference in (selection.reference, *panel):
+        yield _training(replace(selection, reference=reference), config, (), columns)
+
+
+def _training(selection: Selection, config: FitConfig, panel: tuple[str, ...], varied: Mapping[str, Any]) -> Training:
+    return Training(selection, config, run_folder(selection, config), panel, varied)
+
+
+def _column_value(name: str, value: Any) -> Any:
+    return (
+        json.dumps(value, sort_keys=True) if isinstance(value, list | dict) and name in (*BY_SIDE, "sides") else value
+    )
+
+
+def _selection(settings: Mapping[str, Any]) -> Selection:
+    dataset, sides, reference = (settings.get(name) for name in ("dataset", "sides", "reference"))
+    if not isinstance(dataset, str) or not isinstance(sides, list) or not all(isinstance(one, str) for one in sides):
+        raise UsageError(f"dataset {dataset!r} and sides {sides!r}: wanted a text and a list of selectors")
+    if len(sides) < 2:
+        raise UsageError(f"sides {sides!r}: a joint space needs two or more")
+    if not isinstance(reference, str | None):
+        raise UsageError(f"reference {reference!r}: wanted a selector, or none")
+    return Selection(dataset, tuple(sides), None if reference in (None, "none") else reference)
+
+
+# -- layers by depth --------------------------------------------------------------------------------------------------
+
+
+def _at_depth(cache: Cache, selection: Selection, depth: float | Mapping[str, float]) -> Selection:
+    """Sides with the cached layer nearest to a depth: 0 the first, 1 the last, for all sides or side -> depth."""
+    by_side = depth if isinstance(depth, Mapping) else dict.fromkeys(map(_short, selection.encoders), depth)
+    sides = {_short(typed): typed for typed in selection.encoders}
+    for side, wanted in by_side.items():
+        if side not in sides:
+            raise UsageError(f"depth.{side}: the sides are {', '.join(sides)}")
+        if not isinstance(wanted, int | float) or not 0 <= wanted <= 1:
+            raise UsageError(f"depth.{side} = {wanted!r}: wanted a number from 0, the first layer, to 1, the last")
+    encoders = [
+        _with_layer(cache, selection.dataset, typed, by_side[side]) if side in by_side else typed
+        for side, typed in sides.items()
+    ]
+    return replace(selection, encoders=tuple(encoders))
+
+
+def _short(typed: str) -> str:
+    """What a side is called in depth.SIDE: the name that it was given, else its encoder."""
+    name, _, selector = typed.rpartition("=")
+    return name or parse_selector(selector).encoder
+
+
+def _with_layer(cache: Cache, dataset: str, typed: str, depth: float) -> str:
+    layers = cached_layers(cache, dataset, typed.rpartition("=")[2])
+    layer = layers[round(depth * (len(layers) - 1))]
+    name, equals, selector = typed.rpartition("=")
+    return f"{name}{equals}{replace(parse_selector(selector), layer=layer)}"
+
+
+def cached_layers(cache: Cache, dataset: str, selector: str) -> list[str]:
+    """Complete cached layers of an encoder by depth, of the pooling of its default layer; "last" is the deepest.
+
+    Raises:
+        FeaturesNotCached: If the encoder has no complete array.
+    """
+    wanted = parse_selector(selector)
+    default = cache.find(dataset, replace(wanted, layer=None)).name
+    pooling = default.layer.partition(".")[2]
+    arrays = cache.arrays(dataset, default.view, default.encoder, "*")
+    names = {array.name.layer for array in arrays if array.is_complete and not array.name.is_graph}
+    parts = [name.partition(".") for name in names]
+    known = [(layer, name) for (layer, _, pool), name in zip(parts, names, strict=True) if pool == pooling]
+    numbered = [
+        (int(layer) if layer.isdigit() else 10**9, name) for layer, name in known if layer.isdigit() or layer == "last"
+    ]
+    return [name for _, name in sorted(numbered)]
+
+
+def run_path(out: Path, training: Training) -> Path:
+    """The run folder of a training, in the folder of a study."""
+    return out / training.folder
+
+
+def one_each(trainings: Sequence[Training]) -> list[Training]:
+    """Trainings of different folders: the first of those that share one, with the panels of all."""
+    first: dict[str, Training] = {}
+    for training in trainings:
+        known = first.get(training.folder)
+        panel = training.panel if known is None else tuple(dict.fromkeys((*known.panel, *training.panel)))
+        first[training.folder] = replace(known or training, panel=panel)
+    return [*first.values()]

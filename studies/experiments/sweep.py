@@ -1,0 +1,86 @@
+"""A sweep: an experiment's trainings, those that are not there yet, and then its tables."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featcache.cache import open_cache
+from featcache.studies.experiments.plan import Outcome, Training, one_each, plan, run_path
+from featcache.studies.experiments.processes import OnDone, Resources, run_all
+from featcache.studies.experiments.spec import Source
+from featcache.studies.experiments.tables import Tables, folder_of, gather, write_tables
+from featcache.trainer.run_search import is_run
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A finished sweep.
+
+    Args:
+        source: The experiment.
+        folder: Where its tables are.
+        trainings: The plan.
+        outcomes: Run folder -> what came of it.
+        tables: As written.
+    """
+
+    source: Source
+    folder: Path
+    trainings: list[Training]
+    outcomes: Mapping[str, Outcome]
+    tables: Tables
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Title of each training that failed -> its error."""
+        return {t.title: self.outcomes[t.folder].error for t in self.trainings if self.outcomes[t.folder].error}
+
+
+def planned(source: Source, resources: Resources) -> dict[str, Any]:
+    """What a sweep would do: its trainings, and in which of their folders a run stands.
+
+    Raises:
+        ExperimentInvalid: As `plan`.
+    """
+    trainings = plan(open_cache(resources.cache), source)
+    there = {training.folder: is_run(run_path(resources.out, training)) for training in one_each(trainings)}
+    return {"trainings": trainings, "there": there}
+
+
+def run_sweep(source: Source, resources: Resources, on_done: OnDone | None = None) -> Sweep:
+    """Trains and measures what is not there, and writes the tables of everything that is.
+
+    The run folders are the state of a sweep: after any interruption the same call goes on with those that are missing,
+    and writes the same tables.
+
+    Args:
+        source: The experiment.
+        resources: Cache, folder, processes and threads.
+        on_done: Called with each training that has ended.
+
+    Raises:
+        ExperimentInvalid: As `plan`.
+    """
+    trainings = plan(open_cache(resources.cache), source)
+    unique = one_each(trainings)
+    outcomes = {outcome.folder: outcome for outcome in run_all(unique, resources, on_done)}
+    tables = gather(source, trainings, outcomes, resources.out)
+    sweep = Sweep(source, folder_of(resources.out, source), trainings, outcomes, tables)
+    write_tables(sweep.folder, tables, _summary(sweep))
+    return sweep
+
+
+def _summary(sweep: Sweep) -> dict[str, Any]:
+    """What the tables are of; nothing that differs between equal sweeps."""
+    experiment = sweep.source.experiment
+    counts = Counter("failed" if outcome.error else "there" for outcome in sweep.outcomes.values())
+    return {
+        "experiment": sweep.source.name,
+        "question": experiment.question,
+        "profile": sweep.source.profile,
+        "settings": experiment.model_dump(mode="json", exclude={"profiles", "question"}),
+        "trainings": {"there": counts["there"], "failed": counts["failed"]},
+        "failures": sweep.failures,
+    }
