@@ -89,10 +89,11 @@ def _show_metric(sweep: "Sweep", metric: str) -> None:
     scores = joint_scores(sweep.source, sweep.tables.rows, metric)
     if not scores:
         return
-    best = max(scores, key=lambda score: score.mean)
+    best = {reference: max(one.mean for one in scores if one.reference == reference) for reference in
+            dict.fromkeys(one.reference for one in scores)}  # fmt: skip
     rows = [
         (
-            ("* " if score is best else "") + (score.label or "base"),
+            ("* " if score.mean == best[score.reference] else "") + (score.label or "base"),
             score.reference,
             f"{score.mean:.3f}",
             f"[{score.low:.3f}, {score.high:.3f}]" if score.low is not None and score.high is not None else "–",
@@ -100,18 +101,22 @@ def _show_metric(sweep: "Sweep", metric: str) -> None:
         )
         for score in scores
     ]
-    print_table(("varied", "reference", "mean", "95 %", "seeds"), rows, title=f"\nJoint space on test, {metric}")
+    print_table(
+        ("varied", "reference", "mean", "95 %", "seeds"), rows, title=f"\nJoint space on test, {metric} (* the best)"
+    )
     for words in dict.fromkeys(score.interval for score in scores if score.interval):
         console().print(f"(interval: {words})")
 
 
 def show_ledger(entries: "Sequence[Entry]", files: "Sequence[Path]") -> None:
     """Every claim with its effect and verdict, and where the ledger was written."""
+    from featcache.metrics.measure.row import p_text
+
     rows = []
     for entry in entries:
         effect = "–" if entry.effect is None else f"{entry.effect:+.3f}"
         interval = "–" if entry.low is None or entry.high is None else f"[{entry.low:+.3f}, {entry.high:+.3f}]"
-        p = "–" if entry.p_holm is None else f"{entry.p_holm:.3f}"
+        p = p_text(entry.p_holm) or "–"
         rows.append(
             (entry.claim, entry.reference, entry.metric, effect, interval, entry.n, p, entry.verdict, entry.note)
         )

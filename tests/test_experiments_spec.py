@@ -104,7 +104,6 @@ def test_a_mistyped_control_and_file_get_the_nearest(tmp_path: Path) -> None:
     [
         ("[grid]\nadapter = ['linear', 'lineer']", "adapter lineer"),
         ("[grid]\nwidth = [8, 1]", "width 1: width = 1: Input should be greater"),
-        ("[grid]\nreference = [3]", "wanted a selector, or none"),
         ("[grid]\nswap = [0.5, 2]", "swap 2: swap = 2"),
         ("[grid]\n'depth.bert' = [0.5]", "depth.bert: the sides are efficientnet-lite0, minilm"),
         ("[grid]\n'depth.minilm' = [1.5]", "wanted a number from 0"),

@@ -93,7 +93,10 @@ def test_the_tidy_table_holds_every_row_of_every_run_and_says_what_was_varied(fi
         assert (width, seed) == (settings["width"], settings["seed"])
         assert part["trained_on"][0] == opened.config["split"]["n"]["train"]
     assert rows.schema["width"] == pl.Int64 and rows["control"].unique().to_list() == [""]
-    assert set(finished.tables.contrasts["reference"]) == {"efficientnet-lite2/last.mean", "captions/minilm"}
+    assert set(finished.tables.contrasts["reference"]) == {
+        "images/efficientnet-lite2/last.mean",
+        "captions/minilm/last.mean",
+    }
 
 
 def test_points_are_means_over_seeds_and_say_what_their_interval_is_of(finished: Sweep) -> None:
@@ -102,7 +105,7 @@ def test_points_are_means_over_seeds_and_say_what_their_interval_is_of(finished:
     right = rows.filter(*(pl.col(name) == value for name, value in wanted.items()), against="reference")
     (point,) = points.filter(x="8", colour="joint").rows(named=True)[:1]
     rest = json.loads(point["rest"])
-    assert rest["reference"] == "efficientnet-lite2/last.mean" and "control" not in rest and "seed" not in rest
+    assert rest["reference"] == "images/efficientnet-lite2/last.mean" and "control" not in rest and "seed" not in rest
     assert point["y"] == pytest.approx(right["value"].mean()) and point["runs"] == 2 and point["x_number"] == 8
     assert point["low"] < point["y"] < point["high"] and "over 2 seeds" in point["interval"]
     assert len(points.filter(x="8", colour="joint")) == 2  # the other reference is a point of its own
@@ -216,8 +219,8 @@ def test_trainings_that_fail_are_listed_with_their_errors_and_the_others_go_on(
     assert "reference nosuch: FeaturesNotCached" in err
     rows = pl.read_parquet(tmp_path / "widths/quick/rows.parquet")
     assert set(rows["train_groups"]) == {20} and set(rows["reference"]) == {
-        "efficientnet-lite2/last.mean",
-        "captions/minilm",
+        "images/efficientnet-lite2/last.mean",
+        "captions/minilm/last.mean",
     }
     assert set(json.loads((tmp_path / "widths/quick/sweep.json").read_bytes())["failures"]) == {
         "width 8, seed 0, train_groups 20",

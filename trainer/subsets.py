@@ -111,11 +111,12 @@ class Passes:
 
     def next_epoch(self) -> tuple[list[Tensor], Tensor, list[Tensor]]:
         """The row of each side and the group of each pair of an epoch, and which pairs make each batch."""
-        while not self._left or (self.steps != "pass" and len(self._left) < self.steps):
+        steps = None if self.steps == "pass" else int(self.steps)
+        while not self._left or (steps is not None and len(self._left) < steps):
             rows, groups = self.draw()
             pieces = torch.arange(len(groups)).tensor_split(math.ceil(len(groups) / self.batch))
             self._left += [([numbers[chosen] for numbers in rows], groups[chosen]) for chosen in pieces]
-        taken = self._left if self.steps == "pass" else self._left[: self.steps]
+        taken = self._left[:steps]
         self._left = self._left[len(taken) :]
         rows = [torch.cat(side) for side in zip(*(rows for rows, _ in taken), strict=True)]
         groups = torch.cat([groups for _, groups in taken])

@@ -47,8 +47,8 @@ class Outcome:
     Args:
         folder: Of the run, below the folder of the study.
         computed: Whether anything was trained or measured; False where all of it was there.
-        panel: Reference -> path of its tables below the folder of the study, without their endings; None where the
-            training itself failed.
+        panel: View, encoder and layer of a reference -> path of its tables below the folder of the study, without their
+            endings; None where the training itself failed.
         error: Type and message of what failed, "" where all went well.
     """
 

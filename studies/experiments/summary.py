@@ -16,7 +16,7 @@ class JointScore:
 
     Args:
         label: What was varied but the seed, in words.
-        reference: Encoder and layer.
+        reference: View, encoder and layer.
         mean: Over seeds.
         low: Lower end of the interval, or None.
         high: Upper end.

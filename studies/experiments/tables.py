@@ -80,12 +80,10 @@ def _tables_of(
     from featcache.trainer.run import load_run
 
     run = load_run(run_path(out, training))
-    reference = run.config["reference"]
-    own = f"{reference['encoder']}/{reference['layer']}" if reference else ""
     context = {"experiment": source.name, "profile": source.profile, "run": training.folder, **context_of(run)}
     varied = {column_of(name): value for name, value in training.varied.items()}
     columns = {**context, **varied}
-    yield {**columns, "reference": own, "panel": False}, {name: run.table(name) for name in PANEL_TABLES}
+    yield {**columns, "panel": False}, {name: run.table(name) for name in PANEL_TABLES}
     for name, path in (outcome.panel or {}).items():
         tables = {each: pl.read_parquet(out / f"{path}.{each}.parquet") for each in PANEL_TABLES}
         yield {**columns, "reference": name, "panel": True}, tables

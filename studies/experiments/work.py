@@ -53,7 +53,7 @@ class Worker:
                 other = self._bench(replace(training.selection, reference=reference))
                 path = panel_path(bench, other, training)
                 computed |= self._measure_panel(run, other, training, path)
-                panel[reference] = path
+                panel[reference_name(other)] = path
             except (FeatcacheError, MetricError) as error:
                 errors.append(f"reference {reference}: {type(error).__name__}: {error}")
         return Outcome(training.folder, computed, panel, "\n".join(errors))
@@ -75,6 +75,12 @@ class Worker:
         for name, table in {"metrics": frame(rows, Row), "contrasts": frame(contrasts, ContrastRow)}.items():
             write_output(files[name], parquet_bytes(table))
         return True
+
+
+def reference_name(bench: Workbench) -> str:
+    """View, encoder and layer of a workbench's reference, as tables call it; "" where it has none."""
+    reference = bench.reference
+    return "" if reference is None else f"{reference.view}/{reference.name}"
 
 
 def panel_path(bench: Workbench, other: Workbench, training: Training) -> str:
@@ -113,11 +119,12 @@ def context_of(run: Run) -> dict[str, Any]:
     sides = {name: f"{one['encoder']}/{one['layer']}" for name, one in run.config["sides"].items()}
     settings, train_groups = run.config["config"], run.config["split"]["n"]["train"]
     wanted = settings.get("train_groups", "all")
-    adapter = settings["adapter"]
+    adapter, reference = settings["adapter"], run.config["reference"]
     return {
         "dataset": run.config["dataset"],
         "sides": " + ".join(sides),
         "layers": json.dumps(sides, ensure_ascii=False),
+        "reference": f"{reference['view']}/{reference['encoder']}/{reference['layer']}" if reference else "",
         "adapter": adapter if isinstance(adapter, str) else json.dumps(adapter, ensure_ascii=False),
         "seed": settings["seed"],
         "trained_on": train_groups if wanted == "all" else wanted,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.metrics.measure.contrasts import holm
+from featcache.metrics.measure.row import p_text
 from featcache.storage.outputs import parquet_bytes, write_output
 from featcache.studies.ledger.claims import Claim
 from featcache.studies.ledger.estimators import ESTIMATORS, Effect, matching
@@ -29,7 +30,7 @@ class Entry:
         experiment: Whose tables it was computed from.
         profile: Of the experiment.
         dataset: "" where there are no rows.
-        reference: Encoder and layer.
+        reference: View, encoder and layer.
         metric: Of the rows.
         estimator: How the effect is estimated.
         expect: Whether the effect is claimed to be "above" or "below" 0.
@@ -186,8 +187,8 @@ def ledger_page(entries: Sequence[Entry]) -> str:
         "# Claims",
         "",
         f"Written by `featcache ledger`. A verdict is a two-sided test at {ALPHA:.2f} after Holm's correction within "
-        "its family; intervals are 95 % and not corrected. Each says what it is of: an interval over seeds alone speaks "
-        "of these test groups, not of new ones.",
+        "its family; intervals are 95 % and not corrected. Each says what it is of: an interval over seeds alone "
+        "speaks of these test groups, not of new ones.",
     ]
     for source in dict.fromkeys(entry.source for entry in entries):
         lines += [
@@ -207,7 +208,7 @@ def _line(entry: Entry) -> str:
     effect = "–" if entry.effect is None else f"{entry.metric}: {entry.effect:+.3f}"
     interval = "" if entry.low is None or entry.high is None else f" [{entry.low:+.3f}, {entry.high:+.3f}]"
     n = f"{entry.n} seeds, {entry.test_groups or 0} test groups" if entry.n else "–"
-    p = "–" if entry.p_holm is None else f"{entry.p_holm:.3f}" if entry.p_holm >= 5e-4 else "< .001"
+    p = p_text(entry.p_holm) or "–"
     verdict = f"**{entry.verdict}**" + (f"; {entry.note}" if entry.note else "")
     cells = (
         f"{entry.text} (`{entry.claim}`, {entry.experiment})",
