@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -15,13 +17,16 @@ from typer.testing import CliRunner
 
 from featcache.cache import Cache
 from featcache.commands import app as program
+from featcache.metrics.measure.row import Row, frame
 from featcache.studies.adapters.train import Workbench, train
+from featcache.studies.experiments.convergence import convergence_rows
 from featcache.studies.experiments.plan import one_each
 from featcache.studies.experiments.processes import Resources, run_all
 from featcache.studies.experiments.spec import load_experiment
 from featcache.studies.experiments.sweep import Sweep, plan, run_sweep
 from featcache.studies.experiments.tables import TABLES
 from featcache.studies.experiments.work import Worker
+from featcache.trainer.config import FitConfig
 from featcache.trainer.defaults import Selection
 from featcache.trainer.run import load_run
 from featcache.trainer.run_search import runs_below
@@ -88,7 +93,9 @@ def test_the_tidy_table_holds_every_row_of_every_run_and_says_what_was_varied(fi
     assert own["run"].n_unique() == 4 == len(runs_below(out / "runs/openmoji"))
     for (run, width, seed), part in own.group_by(["run", "width", "seed"]):
         opened = load_run(out / str(run))
-        assert part.select(opened.table("metrics").columns).equals(opened.table("metrics"))
+        measured = part.filter(~pl.col("metric").str.ends_with("_to_95"))
+        assert measured.select(opened.table("metrics").columns).equals(opened.table("metrics"))
+        assert sorted(part["metric"][-2:]) == ["epochs_to_95", "steps_to_95"]
         settings = opened.config["config"]
         assert (width, seed) == (settings["width"], settings["seed"])
         assert part["trained_on"][0] == opened.config["split"]["n"]["train"]
@@ -97,6 +104,22 @@ def test_the_tidy_table_holds_every_row_of_every_run_and_says_what_was_varied(fi
         "images/efficientnet-lite2/last.mean",
         "captions/minilm/last.mean",
     }
+
+
+def test_convergence_is_the_first_epoch_at_95_percent_of_the_best_of_the_run() -> None:
+    recalls = {1: (0.1, 0.3), 2: (0.5, 0.43), 3: (0.5, 0.46), 4: (0.44, 0.56), 5: (0.6, 0.2)}
+    row = Row("images", "captions", "R@10", None, stage="trained", split="validation")
+    rows = [replace(row, value=value, epoch=epoch) for epoch, both in recalls.items() for value in both]
+    rows += [replace(row, value=1.0, epoch=1, split="test"), replace(row, value=1.0, epoch=0, stage="untrained")]
+
+    def settled(rows: list[Row], **settings: Any) -> dict[str, float | None]:
+        config = FitConfig(batch=32, **settings)
+        return {one.metric: one.value for one in convergence_rows(frame(rows), config, 100)}
+
+    assert settled(rows) == {"epochs_to_95": 3.0, "steps_to_95": 12.0}  # .48 of .5; 100 pairs are 4 batches of 32
+    assert settled(rows, steps=7) == {"epochs_to_95": 3.0, "steps_to_95": 21.0}
+    assert settled(rows, captions="all") == {"epochs_to_95": 3.0}
+    assert settled([replace(one, value=0.0) for one in rows[:10]]) == {} == settled([])
 
 
 def test_points_are_means_over_seeds_and_say_what_their_interval_is_of(finished: Sweep) -> None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.metrics.measure.row import ContrastRow, Row, schema
+from featcache.metrics.measure.row import ContrastRow, Row, frame, schema
 from featcache.storage.outputs import parquet_bytes, write_output
+from featcache.studies.experiments.convergence import convergence_rows
 from featcache.studies.experiments.plan import Outcome, Training, run_path
 from featcache.studies.experiments.seeds import mean_interval
 from featcache.studies.experiments.spec import CONTEXT, Plot, Source, column_of, varied_names
@@ -83,7 +84,10 @@ def _tables_of(
     context = {"experiment": source.name, "profile": source.profile, "run": training.folder, **context_of(run)}
     varied = {column_of(name): value for name, value in training.varied.items()}
     columns = {**context, **varied}
-    yield {**columns, "panel": False}, {name: run.table(name) for name in PANEL_TABLES}
+    own = {name: run.table(name) for name in PANEL_TABLES}
+    settled = convergence_rows(own["metrics"], training.config, context["trained_on"])
+    own["metrics"] = pl.concat([own["metrics"], frame(settled, Row)])
+    yield {**columns, "panel": False}, own
     for name, path in (outcome.panel or {}).items():
         tables = {each: pl.read_parquet(out / f"{path}.{each}.parquet") for each in PANEL_TABLES}
         yield {**columns, "reference": name, "panel": True}, tables
