@@ -1,0 +1,113 @@
+"""The run of many attacks: the site made once, attacks handed to worker processes, results tallied."""
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.attack import kills
+from tests.attack.attacks import HARMS, Attack, Ground, Problem
+from tests.attack.children import preload
+from tests.attack.site import build, in_small_chunks, warm_up
+
+Result = tuple[Attack, list[Problem]]
+REPRODUCE = ".venv/bin/python -m tests.attack --seed {seed} --only {name}"
+
+
+def every_attack(seed: int) -> list[Attack]:
+    """All attacks of a seed, in the order of their kinds."""
+    return [*kills.attacks()]
+
+
+class Run:
+    """One run.
+
+    Args:
+        folder: An empty folder for everything.
+        seed: Of every draw.
+        only: Beginning of the names of the attacks to be done.
+    """
+
+    def __init__(self, folder: Path, seed: int, only: str = "") -> None:
+        self.folder, self.seed = folder, seed
+        preload()
+        self.attacks = [attack for attack in every_attack(seed) if _chosen(attack.name, only)]
+
+    def all(self, workers: int) -> int:
+        """Does the attacks, prints each problem and the table; the exit code: 1 if there is a problem."""
+        began = time.monotonic()
+        with in_small_chunks():
+            warm_up()
+            (self.folder / "site").mkdir()
+            site = build(self.folder / "site")
+            results = self._shared_out(Ground(site, self.folder), workers)
+        print(table(results), f"{(time.monotonic() - began) / 60:.1f} minutes", sep="\n")
+        return int(any(problems for _, problems in results))
+
+    def _shared_out(self, ground: Ground, workers: int) -> list[Result]:
+        numbers, mouth = os.pipe()
+        os.write(mouth, b"".join(number.to_bytes(4, "little") for number in range(len(self.attacks))))
+        os.close(mouth)
+        pids = [self._worker(ground, numbers, worker) for worker in range(workers)]
+        os.close(numbers)
+        for pid in pids:
+            os.waitpid(pid, 0)
+        results: list[Result] = []
+        for worker in range(workers):
+            for line in (self.folder / f"results-{worker}").read_text().splitlines():
+                number, problems = json.loads(line)
+                results.append((self.attacks[number], [Problem(**problem) for problem in problems]))
+        missing = len(self.attacks) - len(results)
+        if missing:
+            raise RuntimeError(f"{missing} attacks were not done: a worker died")
+        return results
+
+    def _worker(self, ground: Ground, numbers: int, worker: int) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            folder = self.folder / f"worker-{worker}"
+            folder.mkdir()
+            mine = Ground(ground.site, folder)
+            with (self.folder / f"results-{worker}").open("w") as file:
+                while number := os.read(numbers, 4):
+                    attack = self.attacks[int.from_bytes(number, "little")]
+                    problems = self._done(attack, mine)
+                    print(json.dumps([int.from_bytes(number, "little"), [*map(asdict, problems)]]), file=file)
+                    file.flush()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+
+    def _done(self, attack: Attack, ground: Ground) -> list[Problem]:
+        try:
+            problems = attack.problems(ground, self.seed)
+        except Exception:  # of the harness itself, or of a site that cannot be made
+            problems = [Problem("traceback", f"the attack itself fails: {traceback.format_exc()[-1500:]}")]
+        for problem in problems:
+            print(f"{attack.name}: {problem.harm}: {problem.what}")
+        if problems:
+            print(f"  again: {REPRODUCE.format(seed=self.seed, name=attack.name)}")
+        sys.stdout.flush()
+        return problems
+
+
+def _chosen(name: str, only: str) -> bool:
+    return name == only if only.rpartition("/")[2].isdigit() else name.startswith(only)
+
+
+def table(results: Sequence[Result]) -> str:
+    """Kind by kind: attacks, and how many of them did which harm."""
+    attacks = Counter(attack.kind for attack, _ in results)
+    harmed = Counter((attack.kind, harm) for attack, problems in results for harm in {each.harm for each in problems})
+    rows = [(kind, count, *(harmed[kind, harm] for harm in HARMS)) for kind, count in attacks.items()]
+    rows.append(("together", *(sum(int(row[column]) for row in rows) for column in range(1, 2 + len(HARMS)))))
+    lines = [("kind", "attacks", *HARMS), *rows]
+    return "\n".join(f"{line[0]!s:<24}" + "".join(f"{each!s:>14}" for each in line[1:]) for line in lines)
