@@ -19,7 +19,8 @@ HARMS: tuple[Harm, ...] = get_args(Harm)
 # commands that name damage on stdout and end with 1
 REPORTING = ("verify", "repair", "doctor", "gc")
 _NAMED = re.compile(r"^(\w+): \S", re.MULTILINE)
-_UNCAUGHT = ("Traceback (most recent call last)", "PanicException", "panicked at")
+# what polars says of a panic that is caught is no traceback
+_UNCAUGHT = "Traceback (most recent call last)"
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def badly_ended(ended: Ended) -> list[Problem]:
         return [Problem("hung or huge", f"{words}did not end in {ended.seconds:.0f} s")]
     if ended.exit < 0 or ended.exit > 2:
         return [Problem("traceback", f"{words}died with {ended.exit}: {last_line(ended)}")]
-    if any(sign in ended.err or sign in ended.out for sign in _UNCAUGHT):
+    if _UNCAUGHT in ended.err or _UNCAUGHT in ended.out:
         return [Problem("traceback", f"{words}{last_line(ended)}")]
     if ended.exit and not callable(ended.task):
         named = {name for name in _NAMED.findall(ended.err)} & error_names()

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 # who wrote a file, and when: no two runs have the same
-VOLATILE = {"writer", "created", "started", "written", "made", "provenance", "versions"}
+VOLATILE = {"writer", "created", "started", "written", "provenance", "seconds"}
 # hidden names that are part of a cache; every other one is litter
 KEPT_HIDDEN = {".featcache", ".verified", ".encoders", ".leases"}
 
 
-def contents(folder: Path) -> dict[str, str]:
-    """Path -> hash of every file below a folder that is not hidden; JSON without `VOLATILE`."""
+def contents(folder: Path, only: str = "*") -> dict[str, str]:
+    """Path -> hash of every file below a folder that is not hidden and fits the glob; JSON without `VOLATILE`."""
     files = {}
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(folder.rglob(only)):
         inside = path.relative_to(folder)
         if path.is_file() and not any(part.startswith(".") for part in inside.parts):
             files[inside.as_posix()] = hashlib.sha256(_worth(path)).hexdigest()
@@ -64,6 +64,13 @@ def differences(wanted: dict[str, str], there: dict[str, str]) -> list[str]:
 
 def _worth(path: Path) -> bytes:
     content = path.read_bytes()
+    try:
+        return _without_volatile(path, content)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, zipfile.BadZipFile):
+        return content  # damaged
+
+
+def _without_volatile(path: Path, content: bytes) -> bytes:
     if path.name == "manifest.json":  # holds the hash of config.json, which holds a time
         value = json.loads(content)
         value["blake3"].pop("config.json", None)

@@ -10,18 +10,25 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.attack import kills
+from tests.attack import bombs, kills, malformed, races, remote, single_faults
 from tests.attack.attacks import HARMS, Attack, Ground, Problem
 from tests.attack.children import preload
 from tests.attack.site import build, in_small_chunks, warm_up
 
-Result = tuple[Attack, list[Problem]]
+Result = tuple[Attack, list[Problem] | None]  # None: it cannot be done here
 REPRODUCE = ".venv/bin/python -m tests.attack --seed {seed} --only {name}"
 
 
 def every_attack(seed: int) -> list[Attack]:
     """All attacks of a seed, in the order of their kinds."""
-    return [*kills.attacks()]
+    return [
+        *kills.attacks(),
+        *single_faults.attacks(),
+        *malformed.attacks(seed),
+        *bombs.attacks(),
+        *remote.attacks(),
+        *races.attacks(),
+    ]
 
 
 class Run:
@@ -45,13 +52,16 @@ class Run:
             warm_up()
             (self.folder / "site").mkdir()
             site = build(self.folder / "site")
-            results = self._shared_out(Ground(site, self.folder), workers)
+            alone = [number for number, attack in enumerate(self.attacks) if attack.kind == "races"]
+            others = [number for number in range(len(self.attacks)) if number not in alone]
+            results = self._shared_out(Ground(site, self.folder), others, workers)
+            results += self._shared_out(Ground(site, self.folder), alone, 1)  # a race has processes enough
         print(table(results), f"{(time.monotonic() - began) / 60:.1f} minutes", sep="\n")
         return int(any(problems for _, problems in results))
 
-    def _shared_out(self, ground: Ground, workers: int) -> list[Result]:
+    def _shared_out(self, ground: Ground, todo: Sequence[int], workers: int) -> list[Result]:
         numbers, mouth = os.pipe()
-        os.write(mouth, b"".join(number.to_bytes(4, "little") for number in range(len(self.attacks))))
+        os.write(mouth, b"".join(number.to_bytes(4, "little") for number in todo))
         os.close(mouth)
         pids = [self._worker(ground, numbers, worker) for worker in range(workers)]
         os.close(numbers)
@@ -61,8 +71,9 @@ class Run:
         for worker in range(workers):
             for line in (self.folder / f"results-{worker}").read_text().splitlines():
                 number, problems = json.loads(line)
-                results.append((self.attacks[number], [Problem(**problem) for problem in problems]))
-        missing = len(self.attacks) - len(results)
+                there = problems is not None
+                results.append((self.attacks[number], [Problem(**each) for each in problems] if there else None))
+        missing = len(todo) - len(results)
         if missing:
             raise RuntimeError(f"{missing} attacks were not done: a worker died")
         return results
@@ -73,22 +84,27 @@ class Run:
             return pid
         try:
             folder = self.folder / f"worker-{worker}"
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             mine = Ground(ground.site, folder)
             with (self.folder / f"results-{worker}").open("w") as file:
                 while number := os.read(numbers, 4):
                     attack = self.attacks[int.from_bytes(number, "little")]
                     problems = self._done(attack, mine)
-                    print(json.dumps([int.from_bytes(number, "little"), [*map(asdict, problems)]]), file=file)
-                    file.flush()
+                    told = None if problems is None else [*map(asdict, problems)]
+                    print(json.dumps([int.from_bytes(number, "little"), told]), file=file, flush=True)
+            remote.close(mine)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
 
-    def _done(self, attack: Attack, ground: Ground) -> list[Problem]:
+    def _done(self, attack: Attack, ground: Ground) -> list[Problem] | None:
+        """What came of an attack, printed; None where it cannot be done here."""
         try:
             problems = attack.problems(ground, self.seed)
+        except remote.NotThere as why:
+            print(f"{attack.name}: not done: {why}", flush=True)
+            return None
         except Exception:  # of the harness itself, or of a site that cannot be made
             problems = [Problem("traceback", f"the attack itself fails: {traceback.format_exc()[-1500:]}")]
         for problem in problems:
@@ -104,10 +120,15 @@ def _chosen(name: str, only: str) -> bool:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Kind by kind: attacks, and how many of them did which harm."""
-    attacks = Counter(attack.kind for attack, _ in results)
-    harmed = Counter((attack.kind, harm) for attack, problems in results for harm in {each.harm for each in problems})
-    rows = [(kind, count, *(harmed[kind, harm] for harm in HARMS)) for kind, count in attacks.items()]
-    rows.append(("together", *(sum(int(row[column]) for row in rows) for column in range(1, 2 + len(HARMS)))))
+    """Kind by kind: attacks, and how many of them did which harm; those on a bucket or the Hub apart."""
+    attacks: Counter[str] = Counter()
+    harmed: Counter[tuple[str, str]] = Counter()
+    for attack, problems in results:
+        row = next((f"{attack.kind}, {place}" for place in ("bucket", "hub") if f"/{place}-" in attack.name), attack.kind)
+        attacks[row if problems is not None else f"{row}, not done"] += 1
+        harmed.update((row, harm) for harm in {each.harm for each in problems or ()})
+    rows = [(kind, number, *(harmed[kind, harm] for harm in HARMS)) for kind, number in attacks.items()]
+    done = [row for row in rows if not row[0].endswith("not done")]
+    rows.append(("together", *(sum(int(row[column]) for row in done) for column in range(1, 2 + len(HARMS)))))
     lines = [("kind", "attacks", *HARMS), *rows]
     return "\n".join(f"{line[0]!s:<24}" + "".join(f"{each!s:>14}" for each in line[1:]) for line in lines)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -89,6 +90,8 @@ def build(folder: Path) -> Site:
         run([*import_words(place, "theirs.npy", "theirs")]),
         *run_all([["export", DATASET, "gpt2", f"{place / 'files' / f'gpt2{end}'}", *cache] for end in EXPORTS]),
         run(["push", f"{place / 'remote'}", *cache]),
+        run(["pull", f"{place / 'remote'}", "tiny/captions/gpt2", "--rows", "0:30", "--cache", f"{place / 'part'}"]),
+        run(partial(_interrupt, site.extract(place, "dinov2-small", cache="part"))),
         run(["verify", "--deep", *cache]),
     )
     return site
@@ -138,6 +141,27 @@ def _photos(folder: Path, *, older: bool) -> None:
         lines += [f"{name},{'a cat or ' * (row % 3)}count {row} take {take}" for take in range(1, CAPTIONS)]
     (folder / "captions.csv").write_text("\n".join(lines) + "\n")
     (folder / f"{BROKEN:04}.png").write_bytes(b"no picture")
+
+
+def _interrupt(words: list[str]) -> None:
+    """An extraction that is interrupted in its fifth batch, so that a chunk is committed and rows of another are kept."""
+    from contextlib import suppress
+
+    from featcache.encoders.encoder import Encoder
+
+    encode, batches = Encoder.encode, iter(range(10))
+
+    def interrupted(self: Encoder, prepared: list[object], layers: list[str]) -> dict[str, object]:
+        if next(batches) == 4:
+            raise KeyboardInterrupt
+        return encode(self, prepared, layers)
+
+    from featcache.commands.app import main
+
+    sys.argv = ["featcache", *words]
+    replaced = {"encode": interrupted, "batch_size": lambda self, available: 8}
+    with mock.patch.multiple(Encoder, **replaced), suppress(SystemExit):
+        main()
 
 
 def _their_files(folder: Path) -> None:
