@@ -93,9 +93,9 @@ def _table(path: Path) -> None:
     """A table of few bytes that unpacks to gigabytes, with the columns of the one that it replaces."""
     import polars as pl
 
-    names = pl.read_parquet(path).columns
-    text = "x" * 1_000_000
-    pl.DataFrame({name: [text] * 3000 for name in names}).write_parquet(path, compression="zstd", statistics=False)
+    first, *names = pl.read_parquet(path).columns
+    frame = pl.DataFrame({first: ["x" * 2**20] * 1500, **{name: ["x"] * 1500 for name in names}})
+    frame.write_parquet(path, compression="zstd", statistics=False)
 
 
 def _json_of(size: int) -> Callable[[Path], None]:
@@ -181,9 +181,17 @@ _PLACES = (
 )
 _KINDS = {"pipe": _pipe, "endless": _endless, "sparse": _sparse, "folder": _folder, "link-to-itself": _itself}
 
+
+
+def _what(target: str) -> str:
+    """A short name of the file that a glob finds."""
+    folder, _, name = target.rpartition("/")
+    return {"*": "memory", "*.json": "encoder-card"}.get(name, f"{'run-' if folder == 'runs/a' else ''}{name}")
+
+
 BOMBS = (
     *(
-        Bomb(f"{kind}-{target.removesuffix('.json').rpartition('/')[2].strip('.*') or 'memory'}", target, put, reads)
+        Bomb(f"{kind}-{_what(target)}", target, put, reads)
         for kind, put in _KINDS.items()
         for target, reads in _PLACES
     ),

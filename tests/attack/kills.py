@@ -155,6 +155,7 @@ class Undisturbed:
 @cache
 def _undisturbed(ground: Ground, scenario: Scenario) -> Undisturbed:
     begin = fresh_copy(ground.site, ground.folder / "begin" / scenario.name)
+    shutil.rmtree(begin / "part")  # litter of its own
     scenario.begin(ground, begin)
     with ground.empty() as folder:
         place = Path(shutil.copytree(begin, folder / "copy"))

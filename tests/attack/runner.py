@@ -48,16 +48,20 @@ class Run:
     def all(self, workers: int) -> int:
         """Does the attacks, prints each problem and the table; the exit code: 1 if there is a problem."""
         began = time.monotonic()
-        with in_small_chunks():
-            warm_up()
-            (self.folder / "site").mkdir()
-            site = build(self.folder / "site")
-            alone = [number for number, attack in enumerate(self.attacks) if attack.kind == "races"]
-            others = [number for number in range(len(self.attacks)) if number not in alone]
-            results = self._shared_out(Ground(site, self.folder), others, workers)
-            results += self._shared_out(Ground(site, self.folder), alone, 1)  # a race has processes enough
+        results = self.results(workers)
         print(table(results), f"{(time.monotonic() - began) / 60:.1f} minutes", sep="\n")
         return int(any(problems for _, problems in results))
+
+    def results(self, workers: int) -> list[Result]:
+        """Does the attacks and prints each problem."""
+        with in_small_chunks():
+            warm_up()
+            (self.folder / "site").mkdir(parents=True)
+            ground = Ground(build(self.folder / "site"), self.folder)
+            alone = [number for number, attack in enumerate(self.attacks) if attack.kind == "races"]
+            others = [number for number in range(len(self.attacks)) if number not in alone]
+            # a race has processes enough
+            return self._shared_out(ground, others, workers) + self._shared_out(ground, alone, 1)
 
     def _shared_out(self, ground: Ground, todo: Sequence[int], workers: int) -> list[Result]:
         numbers, mouth = os.pipe()

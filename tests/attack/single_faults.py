@@ -12,7 +12,7 @@ from random import Random
 from tests.attack.attacks import Attack, Ground, Problem, badly_ended
 from tests.attack.readers import Reader, oracle, readers_of, wrong
 
-COUNT = 1100
+COUNT = 1010
 
 # kind of file -> what its path below a copy of the site looks like
 KINDS = {
@@ -98,7 +98,7 @@ def _attack(kind: str, fault: str, ground: Ground, random: Random, *, number: in
     target = random.choice(files)
     with ground.copy() as copy:
         done = damage(copy, target, fault, random, [file for file in files if file != target])
-        readers = readers_of(kind, target, slow=number % 4 == 0)
+        readers = readers_of(kind, target, slow=number % 6 == 0)
         for problem in read(ground, copy, readers):
             yield Problem(problem.harm, f"{done}: {problem.what}")
 
