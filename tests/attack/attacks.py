@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Literal, get_args
 
-from tests.attack.children import Ended, Limits, Surroundings, Task, run_all
+from tests.attack.children import UNLIMITED, Ended, Limits, Surroundings, Task, run_all
 from tests.attack.site import Site, fresh_copy, quiet_environment
 
 Harm = Literal["silent", "traceback", "lost", "hung or huge"]
@@ -64,7 +64,7 @@ class Ground:
         with self.empty() as place:
             yield fresh_copy(self.site, place / "copy")
 
-    def run(self, *tasks: Task, limits: Limits = Limits(), around: Surroundings | None = None) -> list[Ended]:
+    def run(self, *tasks: Task, limits: Limits = UNLIMITED, around: Surroundings | None = None) -> list[Ended]:
         """Runs tasks one after the other, in a child, with a home of its own."""
         return run_all(tasks, limits, around or quiet_environment(self.folder))
 

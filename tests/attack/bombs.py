@@ -1,4 +1,4 @@
-"""Bombs under a memory limit: files that unpack, declare or are far more than they should be, and files that are none."""
+"""Bombs under a memory limit: files that unpack to, declare or are far more than they should, and files that are none."""
 
 import io
 import json
@@ -182,7 +182,6 @@ _PLACES = (
 _KINDS = {"pipe": _pipe, "endless": _endless, "sparse": _sparse, "folder": _folder, "link-to-itself": _itself}
 
 
-
 def _what(target: str) -> str:
     """A short name of the file that a glob finds."""
     folder, _, name = target.rpartition("/")
@@ -190,11 +189,7 @@ def _what(target: str) -> str:
 
 
 BOMBS = (
-    *(
-        Bomb(f"{kind}-{_what(target)}", target, put, reads)
-        for kind, put in _KINDS.items()
-        for target, reads in _PLACES
-    ),
+    *(Bomb(f"{kind}-{_what(target)}", target, put, reads) for kind, put in _KINDS.items() for target, reads in _PLACES),
     Bomb("plan-of-10-to-the-12", f"{ARRAY}/plan.json", _plan_everywhere),
     Bomb("rows-of-10-to-the-9-columns", f"{ARRAY}/plan.json", _wide),
     Bomb("chunks-of-one-row", f"{ARRAY}/plan.json", _json_with(n=10**12, chunk_rows=1)),

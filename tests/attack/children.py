@@ -1,4 +1,4 @@
-"""Children of this process, which has imported everything: the real command runs in them, may be killed, and is measured."""
+"""Children of this process, which has imported everything: the real command runs in them, is measured, may be killed."""
 
 import os
 import pickle
@@ -115,12 +115,15 @@ class Surroundings:
     prepare: Callable[[], None] = lambda: None
 
 
-def run(task: Task, limits: Limits = Limits(), around: Surroundings = Surroundings()) -> Ended:
+UNLIMITED, AS_IT_IS = Limits(), Surroundings()
+
+
+def run(task: Task, limits: Limits = UNLIMITED, around: Surroundings = AS_IT_IS) -> Ended:
     """Runs one task in a child of its own."""
     return run_all([task], limits, around)[0]
 
 
-def run_all(tasks: Sequence[Task], limits: Limits = Limits(), around: Surroundings = Surroundings()) -> list[Ended]:
+def run_all(tasks: Sequence[Task], limits: Limits = UNLIMITED, around: Surroundings = AS_IT_IS) -> list[Ended]:
     """Runs tasks one after the other, in one child as long as it lives; one that died with a task is replaced."""
     ended: list[Ended] = []
     while len(ended) < len(tasks):
@@ -146,9 +149,7 @@ def _one_child(tasks: Sequence[Task], limits: Limits, around: Surroundings) -> l
             os.close(descriptor)
 
 
-def _attend(
-    tasks: Sequence[Task], files: list[tuple[int, int]], report: int, pid: int, limits: Limits
-) -> list[Ended]:
+def _attend(tasks: Sequence[Task], files: list[tuple[int, int]], report: int, pid: int, limits: Limits) -> list[Ended]:
     """Reads a child's reports, ends it where it is to be killed or hangs, and waits for its end."""
     ended: list[Ended] = []
     allowed = limits.seconds if limits.kill_after is None else min(limits.seconds, limits.kill_after)

@@ -16,8 +16,39 @@ from hypothesis import strategies as st
 T = TypeVar("T")
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
-NUMBERS = (0, -1, 1, 2, 3, 255, 2**31, 2**63, 2**64, -(2**63), 10**12, 10**30, 0.5, 1e308, -0.0, float("nan"), float("inf"))
-TEXTS = ("", "..", "../../x", "/etc/passwd", "a/b", "\0", "\x1b[2J", "\u202e", "\ud800", "c.0.0", "last.mean", "float16")
+NUMBERS = (
+    0,
+    -1,
+    1,
+    2,
+    3,
+    255,
+    2**31,
+    2**63,
+    2**64,
+    -(2**63),
+    10**12,
+    10**30,
+    0.5,
+    1e308,
+    -0.0,
+    float("nan"),
+    float("inf"),
+)
+TEXTS = (
+    "",
+    "..",
+    "../../x",
+    "/etc/passwd",
+    "a/b",
+    "\0",
+    "\x1b[2J",
+    "\u202e",
+    "\ud800",
+    "c.0.0",
+    "last.mean",
+    "float16",
+)
 TEXTS += ("float64", "object", ">f4", "int8", "0" * 32, "f" * 64, "Z" * 64, "x" * 5000, "nan", "1e5", "True")
 LEAVES = st.one_of(
     st.none(),
@@ -46,7 +77,11 @@ def examples(strategy: st.SearchStrategy[T], count: int, seed: int) -> list[T]:
         if len(drawn) >= count:
             break
         once = settings(
-            max_examples=count, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=[*HealthCheck]
+            max_examples=count,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=[*HealthCheck],
         )
         seeded(seed * 100 + turn)(once(given(strategy)(collect)))()
     return drawn[:count]
@@ -149,9 +184,15 @@ def mangled_bytes(draw: Draw, content: bytes, *, first: int = 0, last: int | Non
 def mangled_table(draw: Draw, content: bytes) -> "tuple[str, Any]":
     """How a Parquet table is to be changed: bytes, or a change of its columns that `change_table` makes later."""
     if draw(st.booleans()):
-        return "bytes", draw(st.one_of(mangled_bytes(content), mangled_bytes(content, first=max(0, len(content) - 400))))
+        return "bytes", draw(
+            st.one_of(mangled_bytes(content), mangled_bytes(content, first=max(0, len(content) - 400)))
+        )
     changes = ("drop", "rename", "cast", "null", "repeat", "nest", "empty", "shuffle", "extra", "one")
-    return draw(st.sampled_from(changes)), (draw(st.integers(0, 7)), draw(st.sampled_from(TEXTS)), draw(st.integers(0, 5)))
+    return draw(st.sampled_from(changes)), (
+        draw(st.integers(0, 7)),
+        draw(st.sampled_from(TEXTS)),
+        draw(st.integers(0, 5)),
+    )
 
 
 def change_table(content: bytes, change: "tuple[str, Any]") -> bytes:
@@ -169,7 +210,9 @@ def change_table(content: bytes, change: "tuple[str, Any]") -> bytes:
         "drop": lambda: frame.drop(name),
         "rename": lambda: frame.rename({name: text or "x"}),
         "cast": lambda: frame.with_columns(pl.Series(name, [None] * len(frame), dtype=kinds[kind])),
-        "null": lambda: frame.with_columns(pl.when(pl.int_range(pl.len()) == kind).then(None).otherwise(name).alias(name)),
+        "null": lambda: frame.with_columns(
+            pl.when(pl.int_range(pl.len()) == kind).then(None).otherwise(name).alias(name)
+        ),
         "repeat": lambda: pl.concat([frame, frame.head(1)]),
         "nest": lambda: frame.with_columns(pl.struct(name).alias(name)),
         "empty": lambda: frame.clear(),
@@ -184,7 +227,23 @@ def change_table(content: bytes, change: "tuple[str, Any]") -> bytes:
 
 # -- files of other tools ---------------------------------------------------------------------------------------------
 
-DESCRIPTIONS = ("<f4", ">f4", "<f8", "|O", "<c8", "<i8", "|S4", "<U3", "<M8[s]", "|V8", "|b1", "<f2", "f", "", "(3,)<f4")
+DESCRIPTIONS = (
+    "<f4",
+    ">f4",
+    "<f8",
+    "|O",
+    "<c8",
+    "<i8",
+    "|S4",
+    "<U3",
+    "<M8[s]",
+    "|V8",
+    "|b1",
+    "<f2",
+    "f",
+    "",
+    "(3,)<f4",
+)
 SHAPES = ("(40, 6)", "(6, 40)", "(240,)", "()", "(0, 6)", "(40, 0)", "(-1, 6)", "(10**12, 6)", "(1000000000000, 6)")
 SHAPES += ("(40, 6.0)", "[40, 6]", "40", "(40, 6, 1)", "(True, 240)", "(None, 6)", "(2**63, 2**63)", "(" * 200, "'a'")
 
@@ -201,7 +260,11 @@ def mangled_npy(draw: Draw, content: bytes) -> bytes:
     }
     if draw(st.integers(0, 4)) == 0:
         del fields[draw(st.sampled_from([*fields]))]
-    text = "{" + ", ".join(f"{name}: {value}" for name, value in fields.items()) + draw(st.sampled_from(("}", ", }", "", "]")))
+    text = (
+        "{"
+        + ", ".join(f"{name}: {value}" for name, value in fields.items())
+        + draw(st.sampled_from(("}", ", }", "", "]")))
+    )
     version = draw(st.sampled_from(((1, 0), (2, 0), (3, 0), (9, 9), (0, 0))))
     header = text.encode() + b" " * draw(st.integers(0, 70)) + b"\n"
     size = len(header) + draw(st.sampled_from((0, 0, 0, 0, -3, 5, 60_000)))

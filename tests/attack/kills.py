@@ -89,8 +89,9 @@ SCENARIOS = (
     *(
         Scenario(
             f"export{end}",
-            lambda site, place, end=end: ["export", DATASET, "gpt2", f"{place / f'out{end}'}", "--overwrite"]
-            + _cache(place),
+            lambda site, place, end=end: (
+                ["export", DATASET, "gpt2", f"{place / f'out{end}'}", "--overwrite"] + _cache(place)
+            ),
         )
         for end in EXPORTS
     ),
@@ -100,8 +101,7 @@ SCENARIOS = (
     Scenario(
         "align",
         lambda site, place: (
-            ["align", DATASET, "theirs", "dinov2-small", "--k", "5", "--permutations", "19"]
-            + ["--out", f"{place / 'align.parquet'}", *_cache(place)]
+            ["align", DATASET, "theirs", "dinov2-small", "--k", "5", "--permutations", "19", *_cache(place)]
         ),
     ),
     Scenario("mv-dataset", lambda site, place: ["mv", "tiny", "small", *_cache(place)], ends=_GONE, removes=True),
@@ -111,13 +111,9 @@ SCENARIOS = (
         ends=_GONE,
         removes=True,
     ),
-    Scenario(
-        "rm", lambda site, place: ["rm", "tiny", "gpt2/*", "--yes", *_cache(place)], ends=_GONE, removes=True
-    ),
+    Scenario("rm", lambda site, place: ["rm", "tiny", "gpt2/*", "--yes", *_cache(place)], ends=_GONE, removes=True),
     Scenario("gc", lambda site, place: ["gc", "--delete", *_cache(place)], _littered),
-    Scenario(
-        "gc-superseded", lambda site, place: ["gc", "--superseded", "--delete", *_cache(place)], removes=True
-    ),
+    Scenario("gc-superseded", lambda site, place: ["gc", "--superseded", "--delete", *_cache(place)], removes=True),
     Scenario(
         "repair",
         lambda site, place: ["repair", "--from", f"{place / 'remote'}", *_cache(place)],
@@ -164,9 +160,7 @@ def _undisturbed(ground: Ground, scenario: Scenario) -> Undisturbed:
         if ended.exit:
             raise RuntimeError(f"{ended.what} fails undisturbed: {last_line(ended)}")
         _clean(ground, place)
-        return Undisturbed(
-            begin, committed(begin), contents(place), complete_arrays(begin), ended.steps, ended.seconds
-        )
+        return Undisturbed(begin, committed(begin), contents(place), complete_arrays(begin), ended.steps, ended.seconds)
 
 
 def _caches(place: Path) -> list[str]:

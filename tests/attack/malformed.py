@@ -1,4 +1,4 @@
-"""Malformed records, tables and imported files at each door: a named error, or accepted and right; the rest stays usable."""
+"""Malformed records, tables and imports at each door: a named error, or accepted and right; the rest stays usable."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from tests.attack import grammar
 from tests.attack.attacks import Attack, Ground, Problem, badly_ended, last_line
-from tests.attack.children import Ended
 from tests.attack.readers import OF_RUNS, OF_UNFINISHED, Reader, loaded, oracle, wrong
 from tests.attack.site import DATASET, import_words
 
@@ -170,7 +169,15 @@ def _content(path: Path) -> bytes:
     """What lies there; of a lease or a transfer, what would."""
     if path.exists():
         return path.read_bytes()
-    lease = {"host": "lab", "process": 4, "namespace": "pid:[9]", "what": "push", "began": 1.0, "boot": "", "started": ""}
+    lease = {
+        "host": "lab",
+        "process": 4,
+        "namespace": "pid:[9]",
+        "what": "push",
+        "began": 1.0,
+        "boot": "",
+        "started": "",
+    }
     return json.dumps({"root": "0" * 32} if path.name == "ARRIVING.json" else lease).encode()
 
 
@@ -292,7 +299,11 @@ def accepted(copy: Path, file: Path) -> str:
     theirs = theirs[~np.isnan(theirs).all(axis=1)]
     if values.shape != theirs.shape:
         return f"{values.shape} rows and columns instead of {theirs.shape}"
-    return "" if np.array_equal(_sorted(values), _sorted(theirs)) else "values differ from those that another library reads"
+    return (
+        ""
+        if np.array_equal(_sorted(values), _sorted(theirs))
+        else "values differ from those that another library reads"
+    )
 
 
 def _sorted(values: np.ndarray) -> np.ndarray:
@@ -332,5 +343,3 @@ _THEIR_READERS: dict[str, Callable[[Path], np.ndarray]] = {
     ".pt": _read_pt,
     ".safetensors": _read_safetensors,
 }
-
-__all__ = ["DOORS", "Ended", "attacks"]

@@ -68,7 +68,9 @@ RACERS = (
     Racer("push", lambda site, copy, turn: ["push", f"{copy / 'remote'}", *_cache(copy)]),
     Racer("import", lambda site, copy, turn: import_words(copy, "theirs.npy", f"new{turn}")),
     Racer("mv", _renamed),
-    Racer("pull", lambda site, copy, turn: ["pull", f"{copy / 'cache'}", "--cache", f"{copy / 'pulled'}"], _fresh_target),
+    Racer(
+        "pull", lambda site, copy, turn: ["pull", f"{copy / 'cache'}", "--cache", f"{copy / 'pulled'}"], _fresh_target
+    ),
 )
 
 
@@ -131,7 +133,11 @@ def _at_the_end(ground: Ground, copy: Path, before: dict[str, str]) -> Iterator[
     for note in copy.rglob(".leases/**/*"):
         with suppress(FileNotFoundError):
             os.utime(note, (time.time() - 600,) * 2)
-    tasks = [[*words, "--cache", f"{copy / name}"] for name in ("cache", "remote") for words in (["gc", "--delete"], ["verify", "--deep"])]
+    tasks = [
+        [*words, "--cache", f"{copy / name}"]
+        for name in ("cache", "remote")
+        for words in (["gc", "--delete"], ["verify", "--deep"])
+    ]
     *ended, after = ground.run(*tasks, partial(loaded, copy / "cache"))
     for each in ended:
         yield from badly_ended(each)

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any, Protocol
 
 from tests.attack.attacks import Attack, Ground, Problem, badly_ended, last_line
-from tests.attack.children import Ended, Limits, Surroundings, Task, run_all
+from tests.attack.children import UNLIMITED, Ended, Limits, Surroundings, Task, run_all
 from tests.attack.contents import complete_arrays
 from tests.attack.readers import loaded_by_digest
 from tests.attack.single_faults import FAULTS, kind_of
@@ -158,7 +158,7 @@ class NotThere(Exception):
     """A place cannot be had here; the message says why."""
 
 
-def _run(place: Place, *tasks: Task, limits: Limits = Limits()) -> list[Ended]:
+def _run(place: Place, *tasks: Task, limits: Limits = UNLIMITED) -> list[Ended]:
     return run_all(tasks, limits, place.around)
 
 

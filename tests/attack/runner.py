@@ -128,7 +128,9 @@ def table(results: Sequence[Result]) -> str:
     attacks: Counter[str] = Counter()
     harmed: Counter[tuple[str, str]] = Counter()
     for attack, problems in results:
-        row = next((f"{attack.kind}, {place}" for place in ("bucket", "hub") if f"/{place}-" in attack.name), attack.kind)
+        row = next(
+            (f"{attack.kind}, {place}" for place in ("bucket", "hub") if f"/{place}-" in attack.name), attack.kind
+        )
         attacks[row if problems is not None else f"{row}, not done"] += 1
         harmed.update((row, harm) for harm in {each.harm for each in problems or ()})
     rows = [(kind, number, *(harmed[kind, harm] for harm in HARMS)) for kind, number in attacks.items()]

@@ -1,6 +1,5 @@
 """Small real caches, run folders and files that are attacked, made once by the commands themselves."""
 
-import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from unittest import mock
 
 import numpy as np
 
-from tests.attack.children import Ended, Limits, Surroundings, Task, run, run_all
+from tests.attack.children import Ended, Surroundings, run, run_all
 
 PHOTOS, CAPTIONS, BROKEN = 40, 2, 7
 CHUNK_ROWS = 24  # so that every array has several chunks, the last one short
@@ -144,7 +143,7 @@ def _photos(folder: Path, *, older: bool) -> None:
 
 
 def _interrupt(words: list[str]) -> None:
-    """An extraction that is interrupted in its fifth batch, so that a chunk is committed and rows of another are kept."""
+    """An extraction that is interrupted in its fifth batch: a chunk is committed, rows of another are kept."""
     from contextlib import suppress
 
     from featcache.encoders.encoder import Encoder
@@ -178,11 +177,3 @@ def quiet_environment(folder: Path) -> Surroundings:
     """A home of its own, where nothing of the user's is read or written."""
     variables = {"FEATCACHE_HOME": f"{folder / 'home'}", "HOME": f"{folder}", "COLUMNS": "200"}
     return Surroundings(variables | {name: "1" for name in ("HF_HUB_OFFLINE", "OMP_NUM_THREADS")})
-
-
-def threads_of_this_process() -> int:
-    """Threads that a child would lack."""
-    return len(os.listdir("/proc/self/task"))
-
-
-__all__ = ["Limits", "Site", "Task", "build", "fresh_copy", "in_small_chunks", "warm_up"]

@@ -109,4 +109,3 @@ def test_kinds_know_the_files_of_a_cache(tmp_path: Path) -> None:
     (array / "c.0.0").touch()
     (array / "key.json").touch()
     assert set(files_by_kind(tmp_path)) == {"chunk", "key"}
-
