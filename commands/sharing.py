@@ -15,6 +15,7 @@ from featcache.commands.options import (
     RemoteArgument,
     YesOption,
     confirm,
+    echo,
 )
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _move(
     from featcache.sharing.transfer import plan_transfer, transfer
 
     if dry_run and is_hub(target.folder) and not target.folder.there():
-        typer.echo(f"{target.folder} is not there yet: a push makes it and sends everything. Nothing was moved.")
+        echo(f"{target.folder} is not there yet: a push makes it and sends everything. Nothing was moved.")
         return
     if not dry_run and local == "source":
         make_repository(target, public=public)
@@ -128,7 +129,7 @@ def _move(
     with byte_progress(f"to {target.folder}", planned.bytes) as on_bytes:
         sent = transfer(planned, on_bytes=on_bytes)
     if local == "source" and not write_card(target):
-        typer.echo("README.md there was written by someone else and was left as it is.")
+        echo("README.md there was written by someone else and was left as it is.")
     show_transferred(planned, sent)
 
 
@@ -147,7 +148,7 @@ def export(
     from featcache.interchange.exporting import export_features
 
     store = open_cache(cache)
-    typer.echo(f"Wrote {export_features(store, store.find(dataset, encoder), file, overwrite=overwrite)}")
+    echo(f"Wrote {export_features(store, store.find(dataset, encoder), file, overwrite=overwrite)}")
 
 
 def import_file(
