@@ -39,7 +39,8 @@ class Workload:
     @property
     def key(self) -> ArrayKey:
         """A key that no data set or encoder stands behind."""
-        binds = {"format": 1, "rows": {"root": "none", "n": len(self.values)}, "d": D, "dtype": "float16"}
+        rows = {"modality": "image", "decoding": {}, "root": "0" * 64, "n": len(self.values)}
+        binds = {"format": 1, "rows": rows, "encoder": {}, "layer": "last.mean", "dtype": "float16", "d": D}
         return ArrayKey("workload", "images", "encoder", "last.mean", binds, {"default_layer": "last.mean"})
 
     @property

@@ -89,7 +89,7 @@ def show(
     from featcache.cache import open_cache
     from featcache.entries import describe_key
     from featcache.maintenance.health import array_health
-    from featcache.report.console import show_keys
+    from featcache.report.console import show_keys, show_other_names
     from featcache.report.health import show_health
     from featcache.report.progress import step_progress
     from featcache.store.digest import differences
@@ -98,6 +98,7 @@ def show(
     if len(selectors) > 2:
         raise typer.BadParameter("name one array to show, or two to compare")
     matches = [store.find(dataset, selector) for selector in selectors]
+    show_other_names(store.entries_of(matches))
     keys = [describe_key(store.folder, array) for array in matches]
     if not json or len(keys) > 1:
         show_keys(keys, differences(keys[0], keys[-1]), as_json=json)
@@ -139,7 +140,7 @@ def verify(
 
 def _verify_runs(runs: list[Path], *, as_json: bool) -> int:
     from featcache.report.maintenance import show_run_files
-    from featcache.trainer.run import changed_files
+    from featcache.trainer.run_files import changed_files
     from featcache.trainer.unfinished import unfinished
 
     changed = {run: changed_files(run) for run in runs}

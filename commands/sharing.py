@@ -80,11 +80,18 @@ def sync(
 ) -> None:
     """Pull what is missing here, then push what is missing there."""
     from featcache.cache import Cache
+    from featcache.errors import Damaged
 
     store, there = Cache(cache), Cache(remote)
+    damage: list[Damaged] = []
     for local in ("target", "source"):
         source, target = (there, store) if local == "target" else (store, there)
-        _move(source, target, arrays or ["*"], prefer=prefer, local=local, dry_run=dry_run, may_lack=True)
+        try:
+            _move(source, target, arrays or ["*"], prefer=prefer, local=local, dry_run=dry_run, may_lack=True)
+        except Damaged as error:  # an array of one side does not keep the other side's from travelling
+            damage.append(error)
+    if damage:
+        raise damage[0]
 
 
 def _move(
@@ -110,6 +117,7 @@ def _move(
         public: A new Hub repository can be read by everybody.
         choices: Of `plan_transfer`.
     """
+    from featcache.errors import Damaged
     from featcache.report.progress import byte_progress, step_progress
     from featcache.report.sharing import show_transfer, show_transferred
     from featcache.sharing.hub_publish import is_hub, make_repository, write_card
@@ -126,8 +134,13 @@ def _move(
     if dry_run:
         show_transfer(planned)
         return
-    with byte_progress(f"to {target.folder}", planned.bytes) as on_bytes:
-        sent = transfer(planned, on_bytes=on_bytes)
+    try:
+        with byte_progress(f"to {target.folder}", planned.bytes) as on_bytes:
+            sent = transfer(planned, on_bytes=on_bytes)
+    except Damaged:  # the others have arrived
+        if local == "source":
+            write_card(target)
+        raise
     if local == "source" and not write_card(target):
         echo("README.md there was written by someone else and was left as it is.")
     show_transferred(planned, sent)

@@ -14,6 +14,7 @@ from featcache.entries import Entry, entries_of
 from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, UsageError
 from featcache.features import Features
 from featcache.not_found import not_cached
+from featcache.notices import notice
 from featcache.resolution import choose_array
 from featcache.selectors import Selector, is_layer, parse_pattern, parse_selector
 from featcache.storage.base import Folder
@@ -25,8 +26,7 @@ from featcache.store.current import CurrentRows, drop_current, read_current
 from featcache.store.digest import ArrayKey, canonical
 from featcache.store.leases import MEMO, cleaning, lease
 from featcache.store.reader import Reader
-from featcache.store.records import is_empty
-from featcache.store.rows import Rows, drop_rows, read_overlay, read_rows
+from featcache.store.rows import Rows, drop_rows, read_overlay, read_rows, row_ids
 from featcache.store.run_splits import run_splits
 
 
@@ -220,12 +220,24 @@ class Cache:
         if rows is not None:
             features = features.take(np.arange(*rows))
         features = replace(features, values=values, root=reader.complete.root)
-        return _drop_failed(features, set(reader.complete.failed), array)
+        # the reader has seen that these rows, and no others, are NaN
+        failed = sorted(reader.complete.failed)
+        return features.take(~np.isin(features.ids.astype(str), failed)) if failed else features
 
     def reader(self, array: FeatureArray, *, partial: bool = False) -> Reader:
         """A reader of ranges, blocks or any rows; remembers which arrays it has checked. As `FeatureArray.open`."""
         memory = CheckedArrays(self.folder.path, default_root()) if isinstance(self.folder, LocalFolder) else None
-        return array.open(partial=partial, checked=memory)
+        ids = row_ids(self.folder)
+        reader = array.open(partial=partial, checked=memory, ids=ids)
+        if reader.key.other_name is not None:
+            name = "/".join(array.name[:3])
+            notice(
+                f"{array.folder} lies under another name than it was made under, {reader.key.other_name}: its folder "
+                "was renamed or copied by hand, or by featcache 0.1. If the name is right, run: "
+                f"featcache mv {name} {name}"
+            )
+
+        return reader
 
     def describe(self, array: FeatureArray) -> Features:
         """Names, ids, groups, splits and labels of every row of an array, with values of no width: reads no chunk.
@@ -330,33 +342,6 @@ def _is_default_layer(array: FeatureArray, damage: list[FeatcacheError]) -> bool
         damage.append(error)
         return False
     return key.provenance.get("default_layer") == key.layer
-
-
-_BITS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
-_INFINITY = {2: 0x7C00, 4: 0x7F800000, 8: 0x7FF0000000000000}
-
-
-def _drop_failed(features: Features, failed: set[str], array: FeatureArray) -> Features:
-    """Drops the listed rows; any other row that is not whole is refused."""
-    broken = _broken_rows(features.values)
-    if not broken.any() and not failed:
-        return features
-    listed = np.isin(features.ids.astype(str), sorted(failed))
-    stray = np.flatnonzero(broken & ~listed)
-    if len(stray):
-        raise Damaged(
-            f"{array.folder}: row {features.ids[stray[0]]!r} is NaN and no commit lists it. Run: featcache verify"
-        )
-    return features.take(~listed)
-
-
-def _broken_rows(values: np.ndarray) -> np.ndarray:
-    """Rows of features that hold a NaN, or of neighbours that hold none at all [n]."""
-    if values.dtype.kind != "f":
-        return np.asarray(is_empty(values).all(axis=1))
-    # by bits, which takes less than half the time of np.isnan
-    bits = values.view(_BITS[values.dtype.itemsize])
-    return np.asarray(((bits & (np.iinfo(bits.dtype).max >> 1)) > _INFINITY[values.dtype.itemsize]).any(axis=1))
 
 
 def open_cache(root: Folder | Path | str | None) -> Cache:

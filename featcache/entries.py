@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-
 from featcache.errors import Damaged, FeatcacheError, NewerFormat
 from featcache.notices import notice
 from featcache.resolution import is_current
@@ -32,6 +30,7 @@ class Entry:
     committed: int = 0  # chunks that have a commit record
     bytes: int = 0  # of the committed chunks
     damaged: bool = False  # its key or records cannot be trusted; `featcache verify` says why
+    other_name: str = ""  # what its key calls it, where that is another name and no renaming is recorded
     created: str = ""  # when it was begun, ISO, UTC; "" if its provenance does not say
     rows: Literal["current", "older", ""] = ""  # "" where no record says which rows of the view are current
 
@@ -46,24 +45,31 @@ def entry_of(array: FeatureArray) -> Entry:
     try:
         return _entry_of(array)
     except (Damaged, NewerFormat):
-        return Entry(**array.name._asdict(), committed=len(array.committed()), damaged=True)
+        damaged = not array.is_begun or array.folder.exists("key.json")
+        return Entry(**array.name._asdict(), committed=len(array.committed()), damaged=damaged)
 
 
 def _entry_of(array: FeatureArray) -> Entry:
-    key = array.key()
-    layout = array.layout()
-    complete = array.complete() if array.is_complete else None
+    layout, complete = None, None
+    try:
+        metadata = array.metadata()
+        key, layout, complete = metadata.key, metadata.layout, metadata.complete
+    except Damaged:
+        if not array.is_begun or array.folder.exists("plan.json"):
+            raise
+        key = array.key()  # its plan is still on its way
     committed = len(complete.records) if complete else len(array.committed())
     rows = min(committed * layout.chunk_rows, layout.n) if layout else 0
     return Entry(
         **array.name._asdict(),
         root=complete.root if complete else "",
-        n=int(key.binds["rows"]["n"]),
-        d=int(key.binds["d"]),
-        dtype=str(key.binds["dtype"]),
+        n=key.binds["rows"]["n"],
+        d=key.binds["d"],
+        dtype=key.binds["dtype"],
         chunks=layout.chunks if layout else 0,
         committed=committed,
-        bytes=rows * int(key.binds["d"]) * np.dtype(key.binds["dtype"]).itemsize,
+        bytes=rows * key.binds["d"] * key.itemsize,
+        other_name=key.other_name or "",
         created=str(key.provenance.get("created", "")),
     )
 

@@ -60,6 +60,10 @@ class Damaged(FeatcacheError):
     """Bytes in the cache are not what was recorded; the message names array and chunk: verify, then extract again."""
 
 
+class BeyondLimit(Damaged):
+    """A file is larger than what it belongs to allows, or than the limits: check where it comes from, or raise one."""
+
+
 class RemoteFailed(FeatcacheError):
     """A bucket or the Hub could not be reached, refused, or listed what no cache holds: look with featcache doctor."""
 

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from featcache.data.datasets import DATASETS, extract_command
 from featcache.errors import Ambiguous, FeaturesNotCached, OutdatedRows
@@ -132,7 +133,7 @@ def ambiguous(
     keys.sort(key=lambda key: not _is_recorded(key, records.get(key.view)))
     lines = [f"{wanted} for {dataset} stands for {len(arrays)} arrays in {place}:"]
     for key in keys:
-        fields = differences(keys[0].to_json()["names"] | dict(keys[0].binds), key.to_json()["names"] | dict(key.binds))
+        fields = differences(_named(keys[0]), _named(key))
         differs = "; ".join(f"{name}: {theirs} (first: {first})" for name, (first, theirs) in fields.items())
         about = describe_rows(key, records.get(key.view))
         lines.append(f"  {array_label(key)}@{key.digest[:12]}  {about}; {differs or 'the first'}")
@@ -215,6 +216,11 @@ def created(key: ArrayKey) -> str:
 
 def _is_recorded(key: ArrayKey, record: CurrentRows | None) -> bool:
     return record is not None and key.binds["rows"]["root"] == record.root
+
+
+def _named(key: ArrayKey) -> dict[str, Any]:
+    """What a digest binds, and the names of the folders."""
+    return dict(zip(("dataset", "view", "encoder", "layer"), key.names, strict=True)) | dict(key.binds)
 
 
 def _incomplete(place: str, dataset: str, wanted: Selector, array: FeatureArray, command: str) -> FeaturesNotCached:

@@ -147,6 +147,7 @@ def count(things: Sequence[object] | int, name: str) -> str:
 
 def show_entries(entries: Sequence["Entry"], cache: "Cache", *, as_json: bool) -> None:
     """Lists arrays."""
+    show_other_names(entries)
     if as_json:
         print_json([asdict(entry) for entry in entries])
         return
@@ -170,6 +171,18 @@ def show_entries(entries: Sequence["Entry"], cache: "Cache", *, as_json: bool) -
     ]
     print_table(("array", "digest", "n", "d", "dtype", "size", "state"), rows)
     console().print(f"{count(entries, 'array')}, {size(sum(entry.bytes for entry in entries))} in {cache.folder}")
+
+
+def show_other_names(entries: Sequence["Entry"]) -> None:
+    """Names, on stderr, the arrays whose folders have another name than they were made under or renamed to."""
+    for entry in entries:
+        if entry.other_name:
+            name = f"{entry.dataset}/{entry.view}/{entry.encoder}"
+            console(stderr=True).print(
+                f"Warning: {name}/{entry.layer} was made as {entry.other_name}; its folder was renamed or copied by "
+                f"hand, or by featcache 0.1. If the name is right: featcache mv {name} {name}",
+                style="yellow",
+            )
 
 
 def _state(entry: "Entry") -> str:
@@ -214,6 +227,7 @@ def show_problems(problems: Sequence["Problem"], entries: Sequence["Entry"], cac
         as_json: Print JSON.
     """
     arrays = count(entries, "array")
+    show_other_names(entries)
     if as_json:
         print_json([asdict(problem) for problem in problems])
     else:

@@ -25,6 +25,12 @@ def text_dataset(n: int = 50, *, name: str = "tiny", change: int | None = None) 
     return Dataset(name, {"captions": view}, Overlay(ids, splits, labels), "public domain", "made by a test")
 
 
+def bare_binds(n: int, d: int, dtype: str = "float16", *, layer: str = "last.mean") -> dict[str, Any]:
+    """What a digest binds of an array of n rows that no data set stands behind."""
+    rows = {"modality": "text", "decoding": {}, "root": "0" * 64, "n": n}
+    return {"format": 1, "rows": rows, "encoder": {}, "layer": layer, "dtype": dtype, "d": d}
+
+
 def expected(text: str, layer: str, d: int) -> np.ndarray:
     """The fake encoder's features of one text, float32 [d]."""
     seed = int.from_bytes(hashlib.blake2b(f"{layer}:{text}".encode(), digest_size=4).digest(), "little")

@@ -23,6 +23,7 @@ from featcache.store.array import FeatureArray
 from featcache.store.digest import ArrayKey
 from featcache.store.layout import Layout
 from featcache.store.records import chunk_name
+from tests.fakes import bare_binds
 
 REPOSITORY = Path(__file__).parents[1]
 N, D, ROWS = 83, 3, 8
@@ -32,10 +33,7 @@ LAYOUT = Layout(N, ROWS, 4, "row", 1)  # 11 chunks, the last one short
 
 
 def make_key() -> ArrayKey:
-    rows = {"modality": "text", "decoding": {}, "root": "r", "n": N}
-    return ArrayKey(
-        "tiny", "captions", "fake", "last.mean", {"format": 1, "rows": rows, "d": D, "dtype": "float16"}, {"by": "test"}
-    )
+    return ArrayKey("tiny", "captions", "fake", "last.mean", bare_binds(N, D), {"by": "test"})
 
 
 def block(chunk: int, shift: float = 0) -> np.ndarray:

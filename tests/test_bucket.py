@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featcache.cache import Cache
-from featcache.errors import RemoteFailed, UsageError
+from featcache.errors import BeyondLimit, RemoteFailed, UsageError
 from featcache.sharing.transfer import plan_transfer, transfer
 from featcache.storage import bucket
 from featcache.storage.base import ASIDE, Folder
@@ -223,12 +223,12 @@ def test_a_listing_that_leaves_the_folder_is_refused(path: str) -> None:
             ask()
 
 
-def test_json_larger_than_any_of_ours_is_not_read(moto: Moto, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_larger_than_it_may_be_is_not_read(moto: Moto) -> None:
     folder = fresh(moto)
     folder.write_once("key.json", b" " * 1000)
-    monkeypatch.setattr(bucket, "_MOST_JSON", 999)
-    with pytest.raises(RemoteFailed, match="has 1000 bytes, more than any cache writes"):
-        folder.read("key.json")
+    assert folder.read("key.json", most=1000) == b" " * 1000
+    with pytest.raises(BeyondLimit, match="has 1,000 bytes, where .* allows 999; nothing was read"):
+        folder.read("key.json", most=999)
 
 
 # -- the way to it ----------------------------------------------------------------------------------------------------

@@ -107,7 +107,9 @@ def test_a_missing_key_is_found_and_the_folder_can_be_removed(cache: Cache) -> N
 def test_records_that_contradict_the_plan_are_found(cache: Cache) -> None:
     path = array_of(cache).path / "plan.json"
     path.write_text(json.dumps(json.loads(path.read_bytes()) | {"batch_size": 5}))
-    assert any("contradict" in problem.what for problem in verify(cache))
+    assert [problem.what for problem in verify(cache)] == ["COMPLETE.json is not of the plan in plan.json"]
+    with pytest.raises(Damaged, match="is not of the plan"):
+        cache.load("tiny", "fake")
 
 
 def test_what_an_interrupted_removal_left_is_not_an_array(cache: Cache) -> None:

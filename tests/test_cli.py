@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from featcache.trainer.run_files import FILES, MANIFEST
 from tests.cli_page import command_names
 from tests.spine import tiny_cache
 from tests.typed import typed
@@ -80,6 +81,21 @@ def test_align_reports_n_k_chance_and_null_as_table_and_as_json(job: Path) -> No
     for row in scores.values():
         assert row["null_low"] <= row["chance"] <= row["null_high"] < row["value"]
         assert row["p"] < 0.05
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+def test_one_flipped_bit_in_any_file_of_a_run_is_named_by_verify_report_and_embed(
+    name: str, job: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(run_folder(job), tmp_path / "run")
+    content = bytearray((run / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (run / name).write_bytes(content)
+    for command in (("verify", run), ("report", run, "--out", "page"), ("embed", run, "--cache", job / "cache")):
+        done = featcache(*command, cwd=tmp_path)
+        assert done.returncode == 1 and "Traceback" not in done.stderr, command
+        assert name in done.stdout + done.stderr or name == MANIFEST
+    assert not (tmp_path / "page").exists()
 
 
 def test_embed_caches_both_sides_and_align_finds_them_closer(job: Path) -> None:

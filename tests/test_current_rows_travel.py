@@ -329,7 +329,7 @@ def test_a_damaged_note_of_reused_rows_is_named_and_mended_or_put_aside(
     [problem] = verify(here)
     assert REUSED in problem.what and problem.where == str(array.name)
     with pytest.raises(Damaged, match=REUSED):
-        plan_transfer(here, there)
+        transfer(plan_transfer(here, there))
     reusing(there.find("tiny", "fake"))
     assert repair(here, "*", Sources(remote=there)) == []
     assert json.loads((array.path / REUSED).read_bytes()) == REUSE

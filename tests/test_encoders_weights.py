@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from featcache.encoders import Card, EncodeOptions, EncoderSpec, describe, encoder_spec, load_encoder
+from featcache.encoders.card import read_card, write_card
 from featcache.encoders.spec import WeightSource
 from featcache.encoders.tensors import hash_files, hash_tensors
 from featcache.errors import UsageError, WeightsInvalid, WeightsMissing
 from tests import hub
+from tests.fakes import fake_card
 
 ROOT = Path(__file__).parents[1]
 
@@ -258,6 +260,19 @@ def test_a_damaged_memory_is_made_anew(repos: dict[str, Path], tmp_path: Path) -
     (path,) = (tmp_path / "cards").iterdir()
     path.write_text('{"name": ')
     assert describe(spec, options, memo=tmp_path) == card
+
+
+def test_a_card_with_any_bit_flipped_is_no_card(tmp_path: Path) -> None:
+    path, card = tmp_path / "card.json", fake_card()
+    write_card(path, card)
+    content = path.read_bytes()
+    assert read_card(path) == card
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        assert read_card(path) in (None, card), content[place : place + 1]
+    for junk in (b"[]", b"null", b"{}", b"[" * 100_000, b"5"):
+        path.write_bytes(junk)
+        assert read_card(path) is None
 
 
 def test_files_that_changed_behind_an_unchanged_time_are_noticed_when_loaded(

@@ -196,9 +196,9 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path, monkeypat
     path = tmp_path / "out.npz"
     opened = FeatureArray.open
 
-    def open_late(self: FeatureArray) -> Any:
+    def open_late(self: FeatureArray, **options: Any) -> Any:
         path.write_bytes(b"another process")
-        return opened(self)
+        return opened(self, **options)
 
     monkeypatch.setattr(FeatureArray, "open", open_late)
     with pytest.raises(UsageError, match="is there already"):
@@ -294,12 +294,12 @@ from featcache.interchange.exporting import export_features
 from featcache.store.array import FeatureArray
 opened = FeatureArray.open
 class Slow:
-    def __init__(self, reader): self.reader = reader
+    def __init__(self, reader): self.reader, self.key = reader, reader.key
     def read(self, start, stop):
         print("block", flush=True)
         time.sleep(0.2)
         return self.reader.read(start, stop)
-FeatureArray.open = lambda self: Slow(opened(self))
+FeatureArray.open = lambda self, **options: Slow(opened(self, **options))
 cache = Cache(sys.argv[1])
 export_features(cache, next(cache.arrays()), Path(sys.argv[3]), overwrite=True)
 """

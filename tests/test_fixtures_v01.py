@@ -25,7 +25,8 @@ from featcache.studies.adapters.train import Workbench, train
 from featcache.studies.alignment.align import align
 from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import RunDamaged, RunExists
-from featcache.trainer.run import MANIFEST, apply, changed_files, load_run
+from featcache.trainer.run import apply, load_run
+from featcache.trainer.run_files import MANIFEST, changed_files
 
 FIXTURE = Path(__file__).parent / "fixtures" / "v01"
 EXPECTED: dict[str, Any] = json.loads((FIXTURE / "expected.json").read_text(encoding="utf-8"))

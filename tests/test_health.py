@@ -165,8 +165,8 @@ RECORD: dict[str, Any] = {
     "chunk": 0,
     "rows": 2,
     "bytes": 9,
-    "crc32c": "00",
-    "blake3": "11",
+    "crc32c": "0" * 8,
+    "blake3": "1" * 64,
     "failed": [],
     "writer": "w",
 }

@@ -121,13 +121,14 @@ def test_a_failed_extraction_leaves_the_arrays_that_another_process_is_about_to_
     assert not list(cache.arrays())
 
 
-def test_a_rename_that_would_stop_half_way_does_not_begin(tmp_path: Path) -> None:
+def test_a_rename_leaves_a_damaged_array_where_it_is_and_names_it(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     run(cache, job_of(cache))
     (cache.find("tiny", "fake/1.mean").path / "key.json").write_text("{}")
-    with pytest.raises(Damaged):
+    with pytest.raises(Damaged, match="the others are where they were"):
         rename(cache, "tiny/captions/fake", "tiny/captions/other")
-    assert {array.folder.parts[-3] for array in cache.arrays()} == {"fake"}
+    layers = {array.name.layer: array.name.encoder for array in cache.arrays()}
+    assert layers["1.mean"] == "fake" and {name for layer, name in layers.items() if layer != "1.mean"} == {"other"}
 
 
 def test_a_push_of_everything_leaves_out_what_is_there_only_in_part(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import featcache.store.maps
 import featcache.store.reader
 from featcache.errors import Damaged, FeaturesNotCached, UsageError
 from featcache.store.array import FeatureArray
@@ -24,6 +25,7 @@ from featcache.store.digest import ArrayKey
 from featcache.store.layout import Layout
 from featcache.store.reader import Reader
 from featcache.store.records import CRC_BYTES, chunk_name, crc_of
+from tests.fakes import bare_binds
 
 N, D, ROWS = 101, 6, 10
 CHUNKS = 11  # the last holds one row
@@ -37,8 +39,7 @@ def features(dtype: str = "float16") -> np.ndarray:
 
 def write(folder: Path, values: np.ndarray | None = None, *, chunks: int = CHUNKS) -> FeatureArray:
     values = features() if values is None else values
-    binds = {"format": 1, "rows": {"root": "r", "n": N}, "d": D, "dtype": values.dtype.name}
-    key = ArrayKey("tiny", "captions", "fake", "last.mean", binds)
+    key = ArrayKey("tiny", "captions", "fake", "last.mean", bare_binds(N, D, values.dtype.name))
     array = FeatureArray(folder / key.path)
     layout = array.create(key, Layout(N, ROWS, 4, "row", 1))
     for chunk in range(chunks):
@@ -176,7 +177,8 @@ def test_torch_takes_what_is_read_without_a_copy_and_may_write_to_it(reader: Rea
 
 
 def test_more_chunks_than_may_be_mapped_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(featcache.store.reader, "_MAPS", 3)
+    featcache.store.maps.MAPS.clear()
+    monkeypatch.setattr(featcache.store.maps.MAPS, "most", 3)
     reader, before = write(tmp_path).open(), len(os.listdir("/proc/self/fd")) if Path("/proc").exists() else 0
     rows = np.random.default_rng(0).integers(0, N, 300)
     for _ in range(3):
@@ -292,9 +294,9 @@ def test_what_was_read_whole_is_remembered_by_the_next_reader(
 def test_a_file_that_takes_a_checked_ones_place_is_checked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import featcache.store.reader
+    import featcache.store.maps
 
-    monkeypatch.setattr(featcache.store.reader, "_MAPS", 2)
+    monkeypatch.setattr(featcache.store.maps.MAPS, "most", 2)
     array = write(tmp_path)
     reader = array.open()
     reader.take(np.arange(N))

@@ -18,7 +18,7 @@ from featcache.report.runs import known_formats, mixture_text
 from featcache.report.seeds import headline_run, is_range, on_validation, pool_seeds
 from featcache.report.tables import contrast_table
 from featcache.trainer.errors import RunDamaged, RunMissing
-from featcache.trainer.run import write_manifest
+from featcache.trainer.run_files import write_manifest
 
 FORMAT_1 = Path(__file__).parent / "fixtures" / "v01" / "run"
 SIDES = ("images", "captions")

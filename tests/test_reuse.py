@@ -62,7 +62,8 @@ def some(n: int) -> dict[str, str]:
 
 
 def job_of(cache: Cache, dataset: Dataset, layers: Sequence[str] | None = None, chunk: int = 7) -> Job:
-    return replace(plan_job(cache, dataset, encoder_spec("minilm"), EncodeOptions(), layers=layers), chunk_rows=chunk)
+    job = plan_job(cache, dataset, encoder_spec("minilm"), EncodeOptions(), layers=layers)
+    return replace(job, chunk_rows=min(chunk, len(job.view)))
 
 
 def run(

@@ -21,16 +21,14 @@ from featcache.store.array import FeatureArray
 from featcache.store.digest import ArrayKey, canonical, differences
 from featcache.store.layout import Layout, chunk_rows
 from featcache.store.records import chunk_name
+from tests.fakes import bare_binds
 
 N, D, ROWS = 43, 5, 8
 LAYOUT = Layout(N, ROWS, 4, "row", 1)
 
 
 def make_key(**binds: object) -> ArrayKey:
-    rows = {"modality": "text", "decoding": {}, "root": "r", "n": N}
-    return ArrayKey(
-        "tiny", "captions", "fake", "last.mean", {"format": 1, "rows": rows, "d": D, "dtype": "float16"} | binds
-    )
+    return ArrayKey("tiny", "captions", "fake", "last.mean", bare_binds(N, D) | binds)
 
 
 def features() -> np.ndarray:

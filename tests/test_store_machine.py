@@ -26,6 +26,7 @@ from featcache.store.layout import Layout
 from featcache.store.leases import FOLDER
 from featcache.store.mark import MARK
 from featcache.store.records import chunk_name
+from tests.fakes import bare_binds
 from tests.faults import without_syncs
 
 UNFINISHED = precondition(lambda self: self.created and not self.complete)
@@ -56,9 +57,8 @@ class Store(RuleBasedStateMachine):
         dtype=st.sampled_from(["float16", "float32"]),
     )
     def shape(self, n: int, d: int, rows: int, dtype: str) -> None:
-        self.layout, self.d, self.dtype = Layout(n, rows, 4, "row", 1), d, np.dtype(dtype)
-        binds = {"modality": "text", "decoding": {}, "root": "r", "n": n}
-        self.key = ArrayKey("a", "b", "c", "last.mean", {"format": 1, "rows": binds, "d": d, "dtype": dtype})
+        self.layout, self.d, self.dtype = Layout(n, min(n, rows), 4, "row", 1), d, np.dtype(dtype)
+        self.key = ArrayKey("a", "b", "c", "last.mean", bare_binds(n, d, dtype))
         self.arrays = [self.cache.array(self.key.path) for _ in range(2)]
 
     def chunk(self, data: st.DataObject, among: Any = None) -> int:

@@ -17,7 +17,8 @@ from featcache.studies.adapters.train import Workbench, train
 from featcache.trainer.config import FitConfig
 from featcache.trainer.defaults import Selection, run_folder
 from featcache.trainer.errors import LeaksFound, NotPaired, RunExists
-from featcache.trainer.run import changed_files, load_run
+from featcache.trainer.run import load_run
+from featcache.trainer.run_files import changed_files
 from featcache.trainer.sides import hash_ids
 from tests.planted_leak import planted_cache, planted_folder
 
@@ -213,7 +214,7 @@ def test_warning_is_no_part_of_what_a_run_is(bench, warned, clean):
 def test_a_run_written_before_leaks_were_looked_for_opens_and_says_so(warned, tmp_path):
     import shutil
 
-    from featcache.trainer.run import write_manifest
+    from featcache.trainer.run_files import write_manifest
 
     old = tmp_path / "old"
     shutil.copytree(warned.path, old)

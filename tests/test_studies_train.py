@@ -18,7 +18,8 @@ from featcache.studies.adapters.results import simplex
 from featcache.studies.adapters.train import Workbench, train
 from featcache.trainer.config import FitConfig
 from featcache.trainer.defaults import Selection
-from featcache.trainer.run import apply, changed_files, load_run
+from featcache.trainer.run import apply, load_run
+from featcache.trainer.run_files import changed_files
 from tests.alignment_cache import store_layers
 from tests.spine import tiny_dataset
 from tests.trainer_planted import planted_sides

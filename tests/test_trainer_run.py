@@ -17,7 +17,8 @@ from featcache.studies.adapters.pictures import block_means
 from featcache.studies.adapters.train import Workbench, train
 from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import RunDamaged, RunExists, RunMissing
-from featcache.trainer.run import FILES, FORMAT, LEAKS, MANIFEST, apply, changed_files, load_run
+from featcache.trainer.run import apply, load_run
+from featcache.trainer.run_files import FILES, FORMAT, LEAKS, MANIFEST, changed_files
 from featcache.trainer.sides import hash_ids
 from tests.trainer_planted import planted_sides
 
@@ -49,7 +50,7 @@ def copied(finished, tmp_path):
 
 def resealed(folder, name, content):
     """Another content of a file, with a manifest that knows it."""
-    from featcache.trainer.run import write_manifest
+    from featcache.trainer.run_files import write_manifest
 
     (folder / name).write_text(content) if isinstance(content, str) else (folder / name).write_bytes(content)
     (folder / MANIFEST).unlink()
@@ -298,6 +299,21 @@ def test_one_flipped_bit_in_any_file_is_noticed(copied, name):
     assert changed_files(copied) == [] and load_run(copied).config["dataset"] == "planted"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*FILES, LEAKS, MANIFEST])
+def test_one_flipped_bit_at_any_place_is_noticed(copied, name):
+    whole = (copied / name).read_bytes()
+    places = range(len(whole)) if len(whole) < 4_000 else range(0, len(whole), 1 + len(whole) // 2_000)
+    for place in places:
+        (copied / name).write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        with pytest.raises(RunDamaged):
+            load_run(copied)
+        try:
+            assert name in changed_files(copied) or name == MANIFEST
+        except RunDamaged:
+            assert name in ("config.json", MANIFEST)
+
+
 @pytest.mark.parametrize("name", [*FILES, LEAKS, MANIFEST])
 def test_a_run_without_a_file_is_damaged_and_may_be_overwritten(bench, copied, name):
     (copied / name).unlink()
@@ -359,6 +375,96 @@ def test_a_table_without_a_column_is_damage(copied):
     resealed(copied, "metrics.parquet", (copied / "other").read_bytes())
     with pytest.raises(RunDamaged, match="metrics.parquet cannot be read"):
         load_run(copied).table("metrics")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"format": 2, "config_hash": ' + "[" * 20_000 + "]" * 20_000 + "}",
+        '{"format": true}',
+        '{"format": 2.0}',
+        '{"format": []}',
+        "9" * 10_000,
+    ],
+)
+def test_a_nested_or_odd_configuration_is_damage(copied, text):
+    resealed(copied, "config.json", text)
+    with pytest.raises(RunDamaged, match="the run folder"):
+        load_run(copied)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sides": []},
+        {"sides": {"x": None}},
+        {"sides": {"x": {"view": 1}}},
+        {"reference": "dinov2"},
+        {"dataset": None},
+        {"split": {"n": [1]}},
+        {"overlay": 5},
+        {"config": {"width": "wide"}},
+    ],
+)
+def test_a_configuration_of_another_form_is_damage_and_names_the_field(copied, change):
+    config = json.loads((copied / "config.json").read_text())
+    resealed(copied, "config.json", json.dumps({**config, **change}))
+    with pytest.raises(RunDamaged, match=f"config.json cannot be read: {next(iter(change))}"):
+        load_run(copied)
+
+
+def test_a_column_of_another_type_is_damage(copied):
+    for column, dtype in (("value", pl.String), ("n", pl.Float64), ("metric", pl.Binary)):
+        frame = pl.read_parquet(copied / "metrics.parquet").with_columns(pl.col(column).cast(dtype, strict=False))
+        frame.write_parquet(copied / "odd.parquet")
+        content = (copied / "odd.parquet").read_bytes()
+        (copied / "odd.parquet").unlink()
+        resealed(shutil.copytree(copied, copied.with_name(column)), "metrics.parquet", content)
+        with pytest.raises(RunDamaged, match=rf"metrics.parquet cannot be read: column {column} holds"):
+            load_run(copied.with_name(column)).table("metrics")
+
+
+def test_a_table_that_makes_polars_panic_is_damage(copied, monkeypatch):
+    def panic(*_, **__):
+        raise pl.exceptions.PanicException("range end index 12 out of range")
+
+    monkeypatch.setattr(pl, "read_parquet", panic)
+    with pytest.raises(RunDamaged, match="metrics.parquet cannot be read: range end"):
+        load_run(copied).table("metrics")
+
+
+def test_a_run_that_calls_itself_of_format_1_beside_its_manifest_is_still_checked(copied):
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "format": 1}))
+    with pytest.raises(RunDamaged, match="config.json changed since it was written"):
+        load_run(copied)
+
+
+def test_a_manifest_that_names_files_elsewhere_is_damage(copied):
+    recorded = json.loads((copied / MANIFEST).read_text())
+    recorded["blake3"]["../../etc/passwd"] = "0" * 64
+    (copied / MANIFEST).write_text(json.dumps(recorded))
+    with pytest.raises(RunDamaged, match="manifest.json cannot be read: it names no files of the folder"):
+        load_run(copied)
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+def test_pipes_devices_and_sparse_files_in_a_run_are_not_read(copied, name):
+    path = copied / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(RunDamaged):
+        load_run(copied)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(RunDamaged):
+        load_run(copied)
+    path.unlink()
+    path.touch()
+    os.truncate(path, 200 * 10**9)
+    with pytest.raises(RunDamaged):
+        load_run(copied)
 
 
 def test_a_newer_format_is_refused(copied):

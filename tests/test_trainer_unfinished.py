@@ -14,7 +14,8 @@ from featcache.errors import OutputFailed
 from featcache.storage.processes import this_process
 from featcache.studies.adapters.train import train
 from featcache.trainer.errors import RunExists
-from featcache.trainer.run import changed_files, load_run
+from featcache.trainer.run import load_run
+from featcache.trainer.run_files import changed_files
 from featcache.trainer.unfinished import clear_unfinished, unfinished, unfinished_folder
 from tests.test_trainer_run import QUICK, bench, changed, copied, finished  # noqa: F401
 

@@ -12,27 +12,21 @@ import torch
 from blake3 import blake3
 from jaxtyping import Float
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from featcache.errors import UsageError
 from featcache.features import Features
-from featcache.metrics.measure.row import ContrastRow, Row, schema
 from featcache.provenance import commit, library_version
 from featcache.storage.outputs import parquet_bytes
 from featcache.trainer import run_format1
 from featcache.trainer.adapters import Adapters, build_adapters, module_key
 from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import RunDamaged, RunExists
+from featcache.trainer.run_files import FORMAT, damaged, read_config, read_table
 from featcache.trainer.run_search import is_run, no_run
 
 if TYPE_CHECKING:
     import polars as pl
 
-FORMAT = 2
-MANIFEST = "manifest.json"
-TABLES = ("metrics", "contrasts", "map", "kernels")
-FILES = ("config.json", "adapters.safetensors", *(f"{name}.parquet" for name in TABLES))
-LEAKS = "leaks.parquet"  # no part of FILES: a run written before leaks were looked for has none
 LIBRARIES = ("featcache", "torch", "numpy", "polars", "safetensors")
 EMBED_ROWS = 8_192
 
@@ -78,8 +72,8 @@ class Run:
             kinds = settings.adapter_kinds(self.sides)
             adapters = build_adapters(kinds, rows, width=settings.width, log_scale=0.0, seed=0)
             adapters.load_state_dict(weights)
-        except (SafetensorError, OSError, KeyError, RuntimeError) as error:
-            raise _damaged(self.path, f"{path.name} cannot be used: {error}") from error
+        except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise damaged(self.path, f"{path.name} cannot be used: {error}") from error
         return adapters.eval()
 
     def adapters_for(self, sides: Mapping[str, Features]) -> Adapters:
@@ -101,19 +95,9 @@ class Run:
         """One of TABLES, or "leaks"; "metrics" and "contrasts" as `featcache.metrics.measure.row` declares them.
 
         Raises:
-            RunDamaged: If it cannot be read, or lacks a column.
+            RunDamaged: If it cannot be read, or is not of its form.
         """
-        import polars as pl
-
-        path = self.path / f"{name}.parquet"
-        try:
-            if self.format == 1:
-                return run_format1.table(self.path, name)
-            frame = pl.read_parquet(path)
-            kind = {"metrics": Row, "contrasts": ContrastRow}.get(name)
-            return frame if kind is None else frame.select(list(schema(kind)))
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise _damaged(self.path, f"{path.name} cannot be read: {error}") from error
+        return read_table(self.path, name, self.format)
 
 
 def load_run(path: Path) -> Run:
@@ -129,63 +113,8 @@ def load_run(path: Path) -> Run:
     path = Path(path)
     if not is_run(path):
         raise no_run(path)
-    config = _read_config(path)
-    version = config.get("format")
-    if version not in (1, FORMAT):
-        raise _damaged(path, f"format {version!r}, this version reads 1 and {FORMAT}")
-    files = (*FILES, MANIFEST) if version == FORMAT else run_format1.FILES
-    missing = [name for name in files if not (path / name).is_file()]
-    if missing:
-        raise _damaged(path, f"{', '.join(missing)} missing")
-    if version == FORMAT:
-        changed = changed_files(path) or []
-        missing = [name for name in changed if not (path / name).is_file()]
-        if changed:
-            what = f"{', '.join(missing)} missing" if missing else f"{', '.join(changed)} changed since it was written"
-            raise _damaged(path, what)
-    try:
-        config = with_defaults(config if version == FORMAT else run_format1.upgraded(config))
-        FitConfig.model_validate(config["config"])
-    except (KeyError, TypeError, ValidationError) as error:
-        raise _damaged(path, f"config.json cannot be read: {error}") from error
-    return Run(path, config, int(version))
-
-
-def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json with what runs were before it was recorded: a hit was a row of the own group, no leak was dropped."""
-    return {"leaks": "kept", **config, "config": {"hits": "group", **config["config"]}}
-
-
-def changed_files(path: Path) -> list[str] | None:
-    """Files of a run folder that are not what its manifest says; None where it has no manifest (format 1).
-
-    Raises:
-        RunDamaged: If the manifest cannot be read.
-    """
-    try:
-        recorded = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["blake3"]
-        names = dict.fromkeys((*FILES, *recorded))
-        return [name for name in names if recorded.get(name) is None or _hash_file(path / name) != recorded[name]]
-    except FileNotFoundError:
-        return None if _read_config(path).get("format") == 1 else [MANIFEST]
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise _damaged(path, f"{MANIFEST} cannot be read: {error}") from error
-
-
-def _hash_file(path: Path) -> str | None:
-    return blake3(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError(f"wanted an object, got {type(config).__name__}")
-        return config
-    except FileNotFoundError as error:
-        raise _damaged(path, "config.json missing") from error
-    except (ValueError, OSError) as error:
-        raise _damaged(path, f"config.json cannot be read: {error}") from error
+    config, version = read_config(path)
+    return Run(path, config, version)
 
 
 def apply(run: Run, features: Features, *, side: str | None = None) -> Float[NDArray[np.float32], "n width"]:
@@ -346,18 +275,3 @@ def write_results(
     save_file(weights, folder / "adapters.safetensors", metadata={"config": json.dumps(identity, sort_keys=True)})
     for name, table in tables.items():
         (folder / f"{name}.parquet").write_bytes(parquet_bytes(table))
-
-
-def write_manifest(folder: Path) -> None:
-    """Writes the blake3 of every file of a run folder: the last that is written."""
-    hashes = {path.name: _hash_file(path) for path in sorted(folder.iterdir())}
-    write_json(folder / MANIFEST, {"blake3": hashes})
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes a value as indented JSON."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _damaged(path: Path, what: str) -> RunDamaged:
-    return RunDamaged(f"the run folder {path} is damaged: {what}\n  Train it again with --overwrite")

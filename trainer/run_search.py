@@ -1,10 +1,10 @@
 """Search for run folders: whether a folder is one, and which lie below it or beside it."""
 
-import json
 import shlex
 from pathlib import Path
 
-from featcache.trainer.errors import RunMissing
+from featcache.trainer.errors import RunDamaged, RunMissing
+from featcache.trainer.run_files import parsed_config
 
 _DEPTH = 3  # folders between a folder of runs and a run, as in runs/DATASET/ENCODERS/ADAPTER
 _LISTED = 8
@@ -16,8 +16,8 @@ def is_run(folder: Path) -> bool:
     if all((folder / name).is_file() for name in ("adapters.safetensors", "kernels.parquet")):
         return True  # a run whose config.json is damaged
     try:
-        return "config_hash" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        return "config_hash" in parsed_config(folder)
+    except RunDamaged:
         return False
 
 

@@ -15,7 +15,8 @@ from featcache.storage.outputs import named_output_errors
 from featcache.storage.plain import entries, is_file, is_folder, read_small_json
 from featcache.storage.processes import Process, fate, this_process
 from featcache.trainer.errors import RunExists
-from featcache.trainer.run import is_run, write_manifest
+from featcache.trainer.run_files import write_manifest
+from featcache.trainer.run_search import is_run
 
 _OWNER, _MAKING, _REPLACED = ".owner", ".making", ".replaced"
 _OURS = re.compile(r"(config|manifest)\.json|adapters\.safetensors|[a-z]+\.parquet").fullmatch

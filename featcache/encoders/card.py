@@ -15,7 +15,8 @@ from featcache.storage.durable import replace as replace_file
 from featcache.store.digest import canonical
 from featcache.store.leases import memo_lease
 
-_MEMO_FORMAT = 1
+_MEMO_FORMAT = 2  # with a hash of the card
+_OWN_HASH = "blake3"
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,24 @@ def library_versions(spec: EncoderSpec) -> dict[str, str | None]:
 
 
 def read_card(path: Path) -> Card | None:
-    """A remembered card; None if there is none, or it cannot be read."""
+    """A remembered card; None if there is none, or it is not what was written: then it is made again."""
     try:
-        return Card(**json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if value.pop(_OWN_HASH) != _hash(value):
+            return None
+        return Card(**value)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
 def write_card(path: Path, card: Card) -> None:
     """Remembers a card; the inverse of `read_card`."""
+    value = asdict(card)
     with unless_read_only(), memo_lease(path.parent.parent):
         make_folders(path.parent)
-        replace_file(path, json.dumps(asdict(card), indent=1, ensure_ascii=False).encode())
+        # everything that is computed with the encoder is named by its card: a flipped bit would name it otherwise
+        replace_file(path, json.dumps({**value, _OWN_HASH: _hash(value)}, indent=1, ensure_ascii=False).encode())
+
+
+def _hash(value: dict[str, Any]) -> str:
+    return blake3(canonical(value)).hexdigest(length=16)

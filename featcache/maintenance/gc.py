@@ -3,11 +3,11 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from featcache.cache import Cache
-from featcache.errors import FeatcacheError, UsageError
+from featcache.errors import Damaged, FeatcacheError, NewerFormat, UsageError
 from featcache.maintenance.leftovers import Leftover, Leftovers, Writers, cleaned, leftover, listed
 from featcache.maintenance.ours import claims, hidden_leftovers, tables
 from featcache.selectors import check_name, parse_pattern
@@ -16,6 +16,7 @@ from featcache.storage.plain import entries, is_file
 from featcache.store.array import FeatureArray
 from featcache.store.current import CURRENT, write_current
 from featcache.store.leases import DEAD_SECONDS, FOLDER, lease, leases
+from featcache.store.records import key_json
 from featcache.store.rows import checked_tables, current_overlay, overlay_name, pointer_name, rows_name
 
 _PART = re.compile(r"(clock-|\.tmp-)[0-9a-f]{32}")
@@ -159,6 +160,9 @@ def usage(cache: Cache, selector: str = "*") -> list[Usage]:
 def rename(cache: Cache, old: str, new: str) -> list[FeatureArray]:
     """Gives a data set, view or encoder another name; digests, and so everything derived, stay as they are.
 
+    Each array's key.json records the name. For arrays whose folders were renamed by hand, old and new may be the same:
+    then that is all that is done.
+
     Args:
         cache: The cache, on this disk.
         old: `dataset`, `dataset/view` or `dataset/view/encoder`, without globs.
@@ -168,6 +172,7 @@ def rename(cache: Cache, old: str, new: str) -> list[FeatureArray]:
         The arrays under their new name.
 
     Raises:
+        Damaged: If an array or its row table is; the others have been renamed.
         UsageError: If the names do not match in form, an array is there under the new name already, or the view of
             that name holds other rows.
         FeaturesNotCached: If there is nothing under the old name.
@@ -184,38 +189,66 @@ def rename(cache: Cache, old: str, new: str) -> list[FeatureArray]:
 
 def _rename(cache: Cache, old: str, before: Sequence[str], after: Sequence[str]) -> list[FeatureArray]:
     """As `rename`, under a lease: the copied tables are bound once the arrays have followed."""
-    moves = [(array, [*after, *array.name[len(before) :]]) for array in cache.matching(old)]
+    arrays = cache.matching(old)
+    errors = [(array, _damage(cache, array)) for array in arrays]  # all that may be wrong is seen before one is moved
+    left = [error for _, error in errors if error is not None]
+    moves = [(array, [*after, *array.name[len(before) :]]) for array, error in errors if error is None]
     targets = [cache.array("/".join(parts)) for _, parts in moves]
-    taken = [target for target in targets if target.folder.there()]
+    stays = before == after and any(array.key().other_name for array, _ in moves)
+    taken = [target for target in targets if not stays and target.folder.there()]
     if taken:
         raise UsageError(f"{taken[0].folder} is there already; nothing was renamed. Remove it first: "
                          f"{taken[0].name.remove_command}")  # fmt: skip
     _require_same_rows(cache, moves)
     _require_same_current(cache, moves)
-    for array, _ in moves:  # all that may be wrong is seen before the first is moved
+    for (array, parts), target in zip(moves, targets, strict=True):
+        if not stays:
+            _move(cache, array, target, parts)
+        key = target.key()
+        target.folder.replace("key.json", key_json(replace(key, renamed=key.names if key.made_as else None)))
+    if left:
+        there = f"\n  {len(targets)} of {len(arrays)} arrays were renamed; the others are where they were"
+        raise type(left[0])(f"{left[0]}{there}")
+    return targets
+
+
+def _damage(cache: Cache, array: FeatureArray) -> FeatcacheError | None:
+    """Why an array cannot be renamed; None if it can."""
+    try:
         key = array.key()
         checked_tables(cache.folder / key.dataset, key.view, key.binds["rows"])
-    for (array, parts), target in zip(moves, targets, strict=True):
-        _copy_tables(cache, array, parts[0], parts[1])
-        target.folder.parent.make()
-        array.path.rename(target.path)
-        sync_folder(target.path.parent)
-        sync_folder(array.path.parent)
-        cache.tidy(array, target.key().binds["rows"]["root"])
-    return targets
+    except (Damaged, NewerFormat) as error:
+        return error
+    return None
+
+
+def _move(cache: Cache, array: FeatureArray, target: FeatureArray, parts: Sequence[str]) -> None:
+    _copy_tables(cache, array, parts[0], parts[1])
+    target.folder.parent.make()
+    array.path.rename(target.path)
+    sync_folder(target.path.parent)
+    sync_folder(array.path.parent)
+    cache.tidy(array, target.key().binds["rows"]["root"])
 
 
 def _require_same_rows(cache: Cache, moves: Sequence[tuple[FeatureArray, list[str]]]) -> None:
     """Refuses to put images among captions: whoever pairs rows by view would pair the wrong ones."""
     places = {(parts[0], parts[1]) for _, parts in moves} - {array.name[:2] for array, _ in moves}
     for dataset, view in sorted(places):
-        there = {array.key().binds["rows"]["root"] for array in cache.arrays(dataset, view)}
+        there = {_root_of_rows(array) for array in cache.arrays(dataset, view)} - {None}
         come = {array.key().binds["rows"]["root"] for array, parts in moves if parts[:2] == [dataset, view]}
         if there and there != come:
             raise UsageError(
                 f"{dataset}/{view} in {cache.folder} holds features of other rows; nothing was renamed. Take a name "
                 "that is free; what there is: featcache ls"
             )
+
+
+def _root_of_rows(array: FeatureArray) -> str | None:
+    try:
+        return array.key().binds["rows"]["root"]
+    except (Damaged, NewerFormat):
+        return None
 
 
 def _require_same_current(cache: Cache, moves: Sequence[tuple[FeatureArray, list[str]]]) -> None:

@@ -1,6 +1,5 @@
 """Repair of damaged arrays: records rewritten from one another, chunks pulled from a remote or computed again."""
 
-import json
 import re
 import uuid
 from collections.abc import Callable, Sequence
@@ -22,21 +21,20 @@ from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, RootsDi
 from featcache.extraction.extract import extract
 from featcache.extraction.failed_rows import RowSettings
 from featcache.extraction.job import Job, plan_job
-from featcache.maintenance.verify import Problem, array_problems, chunk_problem, record_problems
+from featcache.maintenance.repair_records import RecordRepair
+from featcache.maintenance.verify import ChunkCheck, Problem, array_problems, chunk_check, record_problems
 from featcache.store.array import FeatureArray
 from featcache.store.current import CURRENT, set_current, write_current
 from featcache.store.digest import ArrayKey, differences
 from featcache.store.leases import lease
 from featcache.store.records import (
+    ARRIVING,
     REUSED,
     Complete,
     Record,
     chunk_name,
-    layout_json,
-    read_json,
     record_bytes,
     record_name,
-    zarr_json,
 )
 from featcache.store.reused import read_reused, reuse_note, write_reused
 from featcache.store.rows import checked_tables, current_overlay, write_rows
@@ -135,33 +133,29 @@ class _Repair:
 
     def run(self) -> None:
         array = self.array
-        key = self._mend_key()
+        records = RecordRepair(self.cache, array, self.twin, self.on_step)
+        key = records.mend_key()
         self._mend_tables(key)
-        complete = self._mend_complete()
-        if (complete.layout if complete else array.layout()) is None:
+        complete = records.mend_complete(key)
+        layout = complete.layout if complete else records.mend_layout()
+        if layout is None:
             raise Damaged(f"{array.folder} has no plan left; remove it and extract again: {array.name.remove_command}")
-        self._mend_records(key, complete)
+        check = chunk_check(self.cache, array, key, layout, deep=True)
+        records.mend_records(key, layout, complete)
         self._mend_reused()
         if complete is None:
-            self._mend_unfinished()
+            self._mend_unfinished(check, records)
             return
-        bad = [record for record in complete.records if chunk_problem(array, record, deep=True)]
+        if array.folder.exists(ARRIVING) and array.arriving() is None:
+            array.folder.remove(ARRIVING)
+            self.on_step(f"{ARRIVING} of a transfer that had ended removed")
+        bad = [record for record in complete.records if check.bytes_problem(record)]
         bad = [record for record in bad if not self._pulled(record)]
         if bad:
             self._compute(key, complete, bad)
+        records.mend_failed(check)
 
     # -- what is known from what is left ------------------------------------------------------------------------------
-
-    def _mend_key(self) -> ArrayKey:
-        try:
-            return self.array.key()
-        except Damaged:
-            if self.twin is None:
-                raise
-            self.twin.key()
-            self.array.folder.replace("key.json", self.twin.folder.read("key.json"))
-            self.on_step("key.json pulled")
-            return self.array.key()
 
     def _mend_tables(self, key: ArrayKey) -> None:
         folder = self.cache.folder / key.dataset
@@ -190,43 +184,6 @@ class _Repair:
         )
         self.on_step(f"row table, splits and labels written from the data set{others}")
 
-    def _mend_complete(self) -> Complete | None:
-        """COMPLETE.json as it is, from the other cache, or from the commit records; None if there was none."""
-        array = self.array
-        if not array.is_complete:
-            return None
-        try:
-            return array.complete()
-        except Damaged:
-            pass
-        layout = array.layout()
-        try:
-            records = [array.record(chunk) for chunk in range(layout.chunks)] if layout else []
-        except Damaged:
-            records = []
-        if layout and records and all(record and not chunk_problem(array, record, deep=True) for record in records):
-            array.folder.set_aside("COMPLETE.json")
-            complete = array.finish(layout)
-            self.on_step("COMPLETE.json written again from the commit records")
-            return complete
-        if self.twin is None:
-            raise Damaged(
-                f"{array.folder}/COMPLETE.json and its records are both damaged; give a --from that has the array"
-            )
-        array.folder.replace("COMPLETE.json", self.twin.complete().to_bytes())
-        self.on_step("COMPLETE.json pulled")
-        return array.complete()
-
-    def _mend_records(self, key: ArrayKey, complete: Complete | None) -> None:
-        """plan.json, zarr.json and commit records, from what is known to be right."""
-        if complete is not None:
-            self._rewrite("plan.json", layout_json(complete.layout), " from COMPLETE.json")
-            for record in complete.records:
-                self._rewrite(record_name(record.chunk), record_bytes(record), " from COMPLETE.json")
-        layout = complete.layout if complete else self.array.layout()
-        if layout is not None:
-            self._rewrite("zarr.json", zarr_json(key, layout), "")
-
     def _mend_reused(self) -> None:
         """A damaged REUSED.json, from the other cache, or out of the way: no byte that is there depends on it."""
         try:
@@ -240,32 +197,23 @@ class _Repair:
                 self.array.folder.set_aside(REUSED)
                 self.on_step(f"{REUSED} set aside: which rows were reused is not known any more")
 
-    def _rewrite(self, name: str, content: bytes, source: str) -> None:
-        """Replaces a JSON file that does not mean what it should."""
-        try:
-            if read_json(self.array.folder, name) == json.loads(content):
-                return
-        except (FileNotFoundError, Damaged):
-            pass
-        self.array.folder.replace(name, content)
-        self.on_step(f"{name} written again{source}")
-
-    def _mend_unfinished(self) -> None:
+    def _mend_unfinished(self, check: ChunkCheck, records: RecordRepair) -> None:
         """In an incomplete array, damaged chunks are pulled, or lose their record: then they count as missing."""
-        array = self.array
+        array, chunks = self.array, check.layout.chunks
         theirs, part = self.twin.complete() if self.twin is not None else None, array.partial()
-        if theirs is not None and part is not None and part.root != theirs.root:
+        if theirs is not None and (theirs.layout != check.layout or (part is not None and part.root != theirs.root)):
             theirs = None
         for chunk in sorted(array.committed()):
             try:
-                record = array.record(chunk)
+                record = array.record(chunk, check.layout)
             except Damaged:
                 record = None
-            if record is not None and not chunk_problem(array, record, deep=True):
+            if record is not None and not check.bytes_problem(record):
+                records.rewrite(record_name(chunk), record_bytes(check.with_failed_rows(record)), " from its chunk")
                 continue
-            wanted = theirs.records[chunk] if theirs and (part or record is None) else record
+            wanted = theirs.records[chunk] if theirs and chunk < chunks and (part or record is None) else record
             if wanted is not None and self._pulled(wanted):
-                array.folder.replace(record_name(chunk), record_bytes(wanted))
+                array.folder.replace(record_name(chunk), record_bytes(check.with_failed_rows(wanted)))
                 continue
             array.folder.remove(record_name(chunk))
             if array.folder.exists(chunk_name(chunk)):
@@ -280,8 +228,8 @@ class _Repair:
         if self.twin is None:
             return False
         try:
-            content = self.twin.folder.read(chunk_name(record.chunk))
-        except OSError:
+            content = self.twin.folder.read(chunk_name(record.chunk), most=record.bytes)
+        except (OSError, Damaged):
             return False
         if blake3(content).hexdigest() != record.blake3:
             return False
@@ -297,7 +245,7 @@ class _Repair:
         workshop = Cache(self.cache.root / f".repair-{uuid.uuid4().hex}")
         try:
             # under the names it was extracted with: it may have been renamed since
-            job = _job(workshop, ArrayKey.from_json(read_json(array.folder, "key.json")), self.sources)
+            job = _job(workshop, key.under(*(key.made_as or key.names)), self.sources)
             computed = job.targets[0].array
             computed.create(key, complete.layout)
             reused = read_reused(array.folder)

@@ -1,15 +1,24 @@
 """Differences between two caches: the chunks of each array that the target lacks, and arrays of unequal roots."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from featcache.cache import Cache
-from featcache.errors import FeaturesNotCached, RootsDiffer, UsageError
+from featcache.errors import (
+    Damaged,
+    FeatcacheError,
+    FeaturesNotCached,
+    NewerFormat,
+    RemoteFailed,
+    RootsDiffer,
+    UsageError,
+)
 from featcache.sharing.current_rows import Prefer, RecordMove, plan_records
-from featcache.sharing.validate import ArrayMetadata, read_metadata, records_of, safe_path
+from featcache.sharing.validate import read_metadata, records_of, safe_path
 from featcache.storage.base import map_both
 from featcache.store.array import FeatureArray
 from featcache.store.layout import Layout
+from featcache.store.metadata import ArrayMetadata
 from featcache.store.records import PARTIAL, Complete, Record
 from featcache.store.reused import reuse_note
 
@@ -59,6 +68,8 @@ class Transfer:
     prefer: Prefer | None = None  # whose bytes, splits, labels and current rows stay where they differ
     left_out: tuple[str, ...] = ()  # arrays of which the source has only some rows
     records: tuple[RecordMove, ...] = ()  # of current rows, where those of the two caches differ
+    # path -> why the array does not travel: it is damaged, or not to be trusted
+    refused: Mapping[str, FeatcacheError] = field(default_factory=lambda: {})
 
     @property
     def bytes(self) -> int:
@@ -98,7 +109,7 @@ def plan_transfer(
         FeaturesNotCached: If the source has no array that matches, and that is not allowed.
         RootsDiffer: If both have an array with other bytes and none is preferred.
         UsageError: If the source holds only some rows of an array.
-        Damaged: If an array of the source contradicts itself.
+        Damaged: If every array of the source contradicts itself; some that do are in `refused`.
         RemoteFailed: If one side cannot be reached, or lists what no cache holds.
     """
     matches = (source.matching(selector, may_lack=may_lack) for selector in selectors)
@@ -112,11 +123,26 @@ def plan_transfer(
     if not arrays and not may_lack:
         raise FeaturesNotCached(f"there is nothing to send in {source.folder}")
 
-    def compare(array: FeatureArray) -> tuple[Move, FeatureArray | None]:
-        return _compare(source, target, array, rows, prefer)
+    def compare(array: FeatureArray) -> tuple[Move, FeatureArray | None] | FeatcacheError:
+        try:
+            safe_path(source, array)
+        except RemoteFailed as error:
+            return error
+        try:
+            return _compare(source, target, array, rows, prefer)
+        except (Damaged, NewerFormat) as error:  # it does not keep the others from travelling
+            return error
 
-    pairs = map_both(source.folder, target.folder, compare, list(arrays.values()))
-    views = sorted({"/".join(array.name[:2]) for array in arrays.values()})
+    compared = map_both(source.folder, target.folder, compare, list(arrays.values()))
+    pairs = [each for each in compared if not isinstance(each, FeatcacheError)]
+    refused = {
+        str(array.name): each
+        for array, each in zip(arrays.values(), compared, strict=True)
+        if isinstance(each, FeatcacheError)
+    }
+    if refused and not pairs:
+        raise next(iter(refused.values()))
+    views = sorted({"/".join(move.source.name[:2]) for move, _ in pairs})
     return Transfer(
         source=source,
         target=target,
@@ -125,6 +151,7 @@ def plan_transfer(
         prefer=prefer,
         left_out=tuple(left_out),
         records=plan_records(source, target, views, prefer),
+        refused=refused,
     )
 
 
@@ -137,7 +164,7 @@ def _compare(
     source: Cache, target: Cache, array: FeatureArray, rows: tuple[int, int] | None, prefer: Prefer | None
 ) -> tuple[Move, FeatureArray | None]:
     """The move of an array, and the array of the target that has to give way first."""
-    path = safe_path(source, array)
+    path = str(array.name)
     ours, there = read_metadata(array), target.array(path)
     if ours.partial is not None:
         raise UsageError(f"only some rows of {path} are in {source.folder}; what is passed on must be whole")

@@ -1,20 +1,20 @@
 """Transfer of arrays and row tables from one cache to another: only missing chunks travel, each verified."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 from blake3 import blake3
 
-from featcache.errors import Damaged, OutputFailed, RootsDiffer
+from featcache.errors import Damaged, FeatcacheError, OutputFailed, RootsDiffer
 from featcache.sharing.current_rows import send_records
 from featcache.sharing.diff import Move, Transfer, plan_transfer
-from featcache.sharing.validate import overlay_root, read_metadata, require_plain
-from featcache.storage.base import Folder, map_both
-from featcache.storage.local import LocalFolder
+from featcache.sharing.tables import restore_tables, send_tables
+from featcache.storage.base import map_both
+from featcache.storage.durable import unless_read_only
 from featcache.store.array import FeatureArray
-from featcache.store.digest import ArrayKey, canonical
+from featcache.store.digest import canonical
+from featcache.store.failed import chunk_values, require_failed
 from featcache.store.leases import lease
 from featcache.store.records import (
     ARRIVING,
@@ -27,7 +27,9 @@ from featcache.store.records import (
     record_name,
 )
 from featcache.store.reused import read_reused, reuse_note
-from featcache.store.rows import overlay_name, pointer_name, read_overlay_of, read_rows, rows_name
+from featcache.store.rows import (
+    row_ids,
+)
 
 _LEAST_CHUNKS = 16  # however large: several travel at once, and the records after them wait for the last
 
@@ -48,14 +50,14 @@ def transfer(what: Transfer, *, on_bytes: Callable[[int], None] | None = None) -
     """Carries out a transfer; interrupted at any moment, the same call goes on.
 
     Chunks are checked against their recorded blake3 before they are written; records follow their chunks, and
-    COMPLETE.json comes last.
+    COMPLETE.json comes last. An array that is damaged is left out, and named once the others have arrived.
 
     Args:
         what: From `plan_transfer`.
         on_bytes: Called with the bytes of chunks that arrived since the last call.
 
     Raises:
-        Damaged: If a chunk or table of the source is not as recorded.
+        Damaged: If an array of the source, its row table or a chunk is not as recorded.
         RootsDiffer: If someone else is filling the target with other bytes.
         RemoteFailed: If a remote cannot be reached.
         OutputFailed: If the target cannot be written to.
@@ -75,34 +77,76 @@ def transfer(what: Transfer, *, on_bytes: Callable[[int], None] | None = None) -
         ) from error
 
 
+class _ArrayDamaged(Damaged):
+    """What is wrong with an array of the source, which does not concern the others."""
+
+    def __init__(self, path: str, error: FeatcacheError) -> None:
+        super().__init__(str(error))
+        self.path = path
+
+
 def _transfer(what: Transfer, on_bytes: Callable[[int], None]) -> Sent:
     for array in what.replaced:
         what.target.remove(array)
-    to_do = [move for move in what.moves if not move.done]
-    sent = Sent(len(to_do), paths=[move.path for move in to_do])
-    _send_tables(what)
+    refused = dict[str, FeatcacheError]()
+    send_tables(what, refused)
+    to_do = [move for move in what.moves if not move.done and move.path not in refused]
+    arrived = Sent(0)
     announced, mixed = set[str](), {move.path for move in to_do if move.mixed}
     for group, ended in _groups(to_do, what.target.folder.batch_bytes):
-        _announce(what, [move for move in group if move.path not in announced])
-        announced |= {move.path for move in group}
-        for record in _send_chunks(what, group):
-            sent.chunks, sent.bytes = sent.chunks + 1, sent.bytes + record.bytes
-            on_bytes(record.bytes)
-        mixed |= _send_records(what, group)
-        _conclude(what, ended, mixed)
-    if isinstance(what.target.folder, LocalFolder) and _lacks_tables(what):
-        _send_tables(what)
-    send_records(what.target, what.records)  # last: what names stand for is there
-    return sent
+        _send_group(what, group, announced, refused, lambda record: _count(arrived, record, on_bytes))
+        whole = [move for move in ended if move.path not in refused]
+        mixed |= _send_records(what, [move for move in group if move.path not in refused])
+        _conclude(what, whole, mixed)
+        arrived.paths += [move.path for move in whole]
+    restore_tables(what, refused)
+    _clear_marks(what)
+    behind = {path.rsplit("/", 3)[0] for path in (*what.refused, *refused)}  # names go on to mean what is there
+    send_records(what.target, [move for move in what.records if move.view not in behind])
+    arrived.arrays = len(arrived.paths)
+    errors = [*what.refused.values(), *refused.values()]
+    if errors:
+        there = len(what.moves) - len(refused)
+        more = f"\n  {len(errors)} of {there + len(errors)} arrays were refused; the others are there"
+        raise Damaged(f"{errors[0]}{more if there or len(errors) > 1 else ''}")
+    return arrived
 
 
-def _lacks_tables(what: Transfer) -> bool:
-    """Whether a row table is gone again: at its end a writer leaves no array without its rows."""
-    keys = [move.metadata.key for move in what.moves]
-    names = {f"{key.dataset}/{key.view}/{rows_name(key.binds['rows']['root'])}" for key in keys}
-    overlays = {(key.dataset, overlay_root(what.target, key)) for key in keys}
-    names |= {f"{dataset}/{overlay_name(root)}" for dataset, root in overlays if root is not None}
-    return any(root is None for _, root in overlays) or not all(map(what.target.folder.exists, names))
+def _count(arrived: Sent, record: Record, on_bytes: Callable[[int], None]) -> None:
+    arrived.chunks, arrived.bytes = arrived.chunks + 1, arrived.bytes + record.bytes
+    on_bytes(record.bytes)
+
+
+def _send_group(
+    what: Transfer,
+    group: Sequence[Move],
+    announced: set[str],
+    refused: dict[str, FeatcacheError],
+    on_record: Callable[[Record], None],
+) -> None:
+    """Announces and sends the chunks of a group; again without an array that turns out to be damaged."""
+    while True:
+        left = [move for move in group if move.path not in refused]
+        _announce(what, [move for move in left if move.path not in announced])
+        announced |= {move.path for move in left}
+        try:
+            for record in _send_chunks(what, left):
+                on_record(record)
+            return
+        except _ArrayDamaged as error:
+            refused[error.path] = error
+
+
+def _clear_marks(what: Transfer) -> None:
+    """Removes the mark of a transfer that died behind its last step from arrays that have long been complete."""
+
+    def clear(move: Move) -> None:
+        if move.done and move.complete is not None and move.target.folder.exists(ARRIVING):
+            if move.target.arriving() is None:
+                with unless_read_only():
+                    move.target.folder.remove(ARRIVING)
+
+    map_both(what.source.folder, what.target.folder, clear, what.moves)
 
 
 def _groups(moves: Sequence[Move], most: int) -> Iterator[tuple[list[Move], list[Move]]]:
@@ -136,59 +180,6 @@ def _send(what: Transfer, files: Mapping[str, Callable[[], bytes]]) -> dict[str,
 
 def _held_bytes(files: Mapping[str, bytes]) -> dict[str, Callable[[], bytes]]:
     return {name: lambda content=content: content for name, content in files.items()}
-
-
-def _send_tables(what: Transfer) -> None:
-    """Row tables, splits and labels of every view of which something travels, or whose labels the source prefers."""
-    views: dict[tuple[str, str, str], tuple[ArrayKey, bool]] = {}
-    for move in what.moves:
-        key = move.metadata.key
-        name = (key.dataset, key.view, key.binds["rows"]["root"])
-        views[name] = (key, not move.done or views.get(name, (key, False))[1])
-    files: dict[str, Callable[[], bytes]] = {}
-    pointers: dict[str, bytes] = {}
-    for (dataset, view, root), (key, moves) in views.items():
-        pointer = f"{dataset}/{view}/{pointer_name(root)}"
-        overlay, theirs = overlay_root(what.source, key), overlay_root(what.target, key)
-        if overlay is None:
-            raise Damaged(f"{what.source.folder}/{pointer} is missing. Run the same featcache extract again")
-        preferred = what.prefer == "source" and theirs != overlay
-        if moves or preferred or theirs is None:
-            files |= _tables_to_send(what, key, overlay)
-        if preferred or theirs is None:
-            pointers[pointer] = json.dumps({"overlay": overlay}).encode()
-    _send(what, files)
-    for name, content in pointers.items():
-        what.target.folder.replace(name, content)
-
-
-def _tables_to_send(what: Transfer, key: ArrayKey, overlay: str) -> dict[str, Callable[[], bytes]]:
-    """The tables of a view, checked where they are; a damaged one at the target is replaced at once."""
-    source, target, rows = what.source.folder, what.target.folder, key.binds["rows"]
-
-    def read_table(cache: Folder) -> None:
-        if len(read_rows(cache / key.dataset / key.view, rows).ids) != rows["n"]:
-            raise Damaged(f"{cache}/{key.dataset}/{key.view}/{rows_name(rows['root'])} has not {rows['n']} rows")
-
-    checks: dict[str, Callable[[Folder], object]] = {
-        f"{key.dataset}/{key.view}/{rows_name(rows['root'])}": read_table,
-        f"{key.dataset}/{overlay_name(overlay)}": lambda cache: read_overlay_of(cache / key.dataset, overlay),
-    }
-    (target / key.dataset / key.view).make()
-    files: dict[str, Callable[[], bytes]] = {}
-    for name, check in checks.items():
-        for folder in (source, target):
-            if isinstance(folder, LocalFolder):
-                require_plain(folder.path / name)
-        check(source)
-        if not target.exists(name):
-            files[name] = lambda name=name: source.read(name)
-            continue
-        try:
-            check(target)
-        except Damaged:
-            target.replace(name, source.read(name))
-    return files
 
 
 def _announce(what: Transfer, moves: Sequence[Move]) -> None:
@@ -228,12 +219,12 @@ def _is_taken(move: Move, made: Mapping[str, bool]) -> bool:
     if move.complete is None:
         return move.target.arriving() is not None
     if move.rows:
-        partial = None if made[f"{move.path}/{PARTIAL}"] else read_metadata(move.target).partial
+        partial = None if made[f"{move.path}/{PARTIAL}"] else move.target.metadata().partial
         return partial is not None and partial.root != move.complete.root
     if not made[f"{move.path}/{ARRIVING}"]:
         # gone again: its owner has just ended, and what it completed is compared at the end
         return move.target.arriving() not in (None, move.complete.root)
-    if move.target.is_complete and read_metadata(move.target).complete != move.complete:
+    if move.target.is_complete and move.target.metadata().complete != move.complete:
         if move.target.complete().root != move.complete.root:
             move.target.folder.remove(ARRIVING)
             return True
@@ -244,12 +235,25 @@ def _send_chunks(what: Transfer, group: Sequence[Move]) -> Iterator[Record]:
     """Sends the chunks of a group; one that is there already is compared, and replaced if it is damaged."""
     pairs = {f"{move.path}/{chunk_name(record.chunk)}": (move, record) for move in group for record in move.records}
 
+    ids = row_ids(what.source.folder)
+
+    def require(move: Move, record: Record, chunk: bytes) -> None:
+        key, span = move.metadata.key, move.layout.span(record.chunk)
+        try:
+            require_failed(chunk_values(chunk, key), record, move.source.folder, lambda: ids(key)[slice(*span)])
+        except Damaged as error:
+            raise _ArrayDamaged(move.path, error) from error
+
     def content(move: Move, record: Record) -> bytes:
-        chunk = _read_chunk(move.source, record)
-        if chunk is None or blake3(chunk).hexdigest() != record.blake3:
-            raise Damaged(
-                f"chunk {record.chunk} of {move.source.folder} is not what was recorded. Run: featcache verify"
-            )
+        try:
+            chunk = _read_chunk(move.source, record)
+            if chunk is None or blake3(chunk).hexdigest() != record.blake3:
+                raise Damaged(
+                    f"chunk {record.chunk} of {move.source.folder} is not what was recorded. Run: featcache verify"
+                )
+        except Damaged as error:
+            raise _ArrayDamaged(move.path, error) from error
+        require(move, record, chunk)
         return chunk
 
     files = {name: lambda pair=pair: content(*pair) for name, pair in pairs.items()}
@@ -265,6 +269,8 @@ def _send_chunks(what: Transfer, group: Sequence[Move]) -> Iterator[Record]:
         existing = _read_chunk(move.target, record)
         if existing is None or blake3(existing).hexdigest() != record.blake3:
             _replace_chunk(what, move, record, existing, content(move, record))
+        else:
+            require(move, record, existing)
         return record
 
     yield from map_both(what.source.folder, what.target.folder, compare, there)

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, TypeVar
 
-from featcache.errors import UsageError
+from featcache.errors import BeyondLimit, UsageError
 from featcache.storage.durable import TEMPORARY
 
 ASIDE = ".aside-"
@@ -110,8 +110,17 @@ class Folder(ABC):
     # -- reading ----------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def read(self, name: str) -> bytes:
-        """A file's bytes."""
+    def read(self, name: str, *, most: int | None = None) -> bytes:
+        """A file's bytes.
+
+        Args:
+            name: The file.
+            most: Bytes that it may have; None for any number.
+
+        Raises:
+            BeyondLimit: If it has more; then nothing is read.
+            Damaged: If it is a folder, a pipe or a device.
+        """
 
     @abstractmethod
     def read_into(self, name: str, *views: memoryview, offset: int = 0) -> int:
@@ -230,6 +239,15 @@ class Folder(ABC):
 def map_both(source: Folder, target: Folder, function: Callable[[_T], _U], items: Sequence[_T]) -> list[_U]:
     """As `Folder.map`, with as many calls at once as the slower of two folders needs."""
     return max(source, target, key=lambda folder: folder.parallel).map(function, items)
+
+
+def refuse_large(size: int, most: int | None, where: str) -> None:
+    """Raises BeyondLimit if a file has more bytes than it may have; None allows any number."""
+    if most is not None and size > most:
+        raise BeyondLimit(
+            f"{where} has {size:,} bytes, where what it belongs to allows {most:,}; nothing was read. "
+            "Run: featcache verify"
+        )
 
 
 def is_leftover(name: str) -> bool:

@@ -13,11 +13,10 @@ from typing import Any, TypeVar, final
 from urllib.parse import urlsplit
 
 from featcache.errors import LibraryMissing, RemoteFailed, UsageError
-from featcache.storage.base import ASIDE, Folder, fill_views
+from featcache.storage.base import ASIDE, Folder, fill_views, refuse_large
 
 _T = TypeVar("_T")
 _PATIENCE = 20.0  # seconds for which a request is tried again; a server that is restarted is back by then
-_MOST_JSON = 256 * 2**20
 _PLAIN = re.compile(r"[^\x00-\x1f\x7f\\]+")
 _STATUS, _CODE = re.compile(r"status code: (\d{3})"), re.compile(r"<Code>(\w+)</Code>")
 _NO_BUCKET = ("NoSuchBucket", "specified bucket does not exist", "ContainerNotFound")
@@ -252,14 +251,12 @@ class BucketFolder(Folder):
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def read(self, name: str) -> bytes:
-        """Refuses JSON that is larger than any of ours."""
+    def read(self, name: str, *, most: int | None = None) -> bytes:
         path = self._at(name)
 
         def fetch() -> bytes:
             result = self._store.get(path)
-            if name.endswith(".json") and result.meta["size"] > _MOST_JSON:
-                raise RemoteFailed(f"{self}/{name} has {result.meta['size']} bytes, more than any cache writes")
+            refuse_large(int(result.meta["size"]), most, f"{self}/{name}")
             return bytes(result.bytes())
 
         return self._try(f"reading {name}", fetch)

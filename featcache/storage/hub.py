@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import final
 
 from featcache.errors import LibraryMissing, UsageError
-from featcache.storage.base import ASIDE, Folder, fill_views, overlapped
+from featcache.storage.base import ASIDE, Folder, fill_views, overlapped, refuse_large
 from featcache.storage.hub_api import Change, Listing, NoRepository, Repository, is_inside
 
 _ADDRESS = re.compile(
@@ -127,8 +127,10 @@ class HubFolder(Folder):
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def read(self, name: str) -> bytes:
-        return self._repository.get(self._at(name), 0, self._known_size(name))
+    def read(self, name: str, *, most: int | None = None) -> bytes:
+        size = self._known_size(name)
+        refuse_large(size, most, f"{self}/{name}")
+        return self._repository.get(self._at(name), 0, size)
 
     def read_into(self, name: str, *views: memoryview, offset: int = 0) -> int:
         size = self._known_size(name)

@@ -3,13 +3,16 @@
 
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import final
 
 from featcache.storage import durable
-from featcache.storage.base import ASIDE, DOOMED, Folder
+from featcache.storage.base import ASIDE, DOOMED, Folder, refuse_large
+from featcache.storage.plain import open_plain
 
 
 @final
@@ -35,11 +38,13 @@ class LocalFolder(Folder):
     def parent(self) -> "LocalFolder":
         return LocalFolder(self.path.parent)
 
-    def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+    def read(self, name: str, *, most: int | None = None) -> bytes:
+        with open_plain(self.path / name) as file:
+            refuse_large(os.fstat(file.fileno()).st_size, most, f"{self}/{name}")
+            return file.readall()
 
     def read_into(self, name: str, *views: memoryview, offset: int = 0) -> int:
-        with (self.path / name).open("rb", buffering=0) as file:
+        with open_plain(self.path / name) as file:
             size = os.fstat(file.fileno()).st_size
             if offset:
                 file.seek(offset)
@@ -81,10 +86,15 @@ class LocalFolder(Folder):
         for folder, _, names in os.walk(self.path, followlinks=False):
             for name in names:
                 path = Path(folder, name)
-                if not path.is_symlink():
-                    yield path.relative_to(self.path).as_posix(), path.stat().st_size
+                with suppress(FileNotFoundError):  # a temporary file may be gone by now
+                    status = path.lstat()
+                    if not stat.S_ISLNK(status.st_mode):
+                        yield path.relative_to(self.path).as_posix(), status.st_size
 
     def zarr_store(self) -> str:
+        for folder, _, names in os.walk(self.path, followlinks=False):
+            for name in names:
+                open_plain(Path(folder, name)).close()  # zarr-python would wait for a pipe, and read a device
         return str(self.path)
 
     def make(self) -> None:

@@ -1,12 +1,35 @@
 """Plain files and folders on a disk: small ones read, folders listed, never through links."""
 
+import errno
 import json
 import os
 import stat
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from featcache.errors import Damaged
+
 _MOST_BYTES = 65_536
+
+
+def open_plain(path: Path | str) -> FileIO:
+    """Opens a file for reading, without a buffer; the one way in which a cache's files are opened.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        Damaged: If it is a folder, a pipe or a device, itself or through a link: a pipe would hang, a device never end.
+    """
+    try:
+        # not to open it at all is safest; not to wait, and to look again, is for whoever changes it in between
+        if stat.S_ISREG(os.stat(path).st_mode):
+            file = FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file
+            file.close()
+    except NotADirectoryError as error:
+        raise FileNotFoundError(error.errno, os.strerror(errno.ENOENT), str(path)) from error
+    raise Damaged(f"{path} is a folder, a pipe or a device and no file; nothing was read. Run: featcache verify")
 
 
 def read_small_json(path: Path) -> Any:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -10,12 +10,15 @@ from typing import Any, cast
 import numpy as np
 
 from featcache.errors import Damaged, ExtractionFailed, FeaturesNotCached, NewerFormat, UsageError
-from featcache.storage.base import Folder, is_leftover
+from featcache.limits import limit
+from featcache.storage.base import Folder
 from featcache.storage.local import LocalFolder
 from featcache.storage.open import open_folder
 from featcache.store.checked import CheckedArrays
-from featcache.store.digest import FORMAT, ArrayKey, ArrayName
+from featcache.store.digest import ArrayKey, ArrayName
+from featcache.store.failed import failed_rows
 from featcache.store.layout import Layout
+from featcache.store.metadata import ArrayMetadata, read_completion, read_key, read_layout, read_metadata
 from featcache.store.reader import Reader
 from featcache.store.records import (
     ADOPTED,
@@ -23,25 +26,25 @@ from featcache.store.records import (
     CODECS,
     CRC_BYTES,
     PARTIAL,
-    REUSED,
     Complete,
     Flags,
     Record,
+    chunk_bytes,
     chunk_name,
     chunk_parts,
     crc_of,
-    is_empty,
     key_json,
     layout_json,
     parse_complete,
+    parse_layout,
     parse_record,
-    read_json,
     record_bytes,
     record_name,
     record_of,
     root_of,
     zarr_json,
 )
+from featcache.store.schema import read_json, require_form
 
 
 class FeatureArray:
@@ -83,39 +86,17 @@ class FeatureArray:
 
         Raises:
             NewerFormat: If a newer featcache wrote it.
-            Damaged: If key.json does not agree with the folder's name.
+            Damaged: If key.json is not of its form, or does not agree with the folder's digest and layer.
         """
-        path = f"{self.folder}/key.json"
-        try:
-            value = read_json(self.folder, "key.json")
-            self._refuse_newer(int(value["format"]))
-            key = ArrayKey.from_json(value)
-            digest = key.digest
-        except FileNotFoundError as error:
-            raise Damaged(f"{path} is missing. Run: featcache verify") from error
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise Damaged(f"{path} lacks or misstates {error}. Run: featcache verify") from error
-        if digest != self.digest or value["digest"] != self.digest or value["format"] != FORMAT:
-            raise Damaged(f"{path} was changed: its content has digest {digest}. Run: featcache verify")
-        # the folders' names count: an array that was moved need not be rewritten
-        name = self.name
-        return replace(key, dataset=name.dataset, view=name.view, encoder=name.encoder, layer=name.layer)
-
-    def _refuse_newer(self, version: int) -> None:
-        if version > FORMAT:
-            raise NewerFormat(
-                f"{self.folder} is store format {version}; this featcache reads up to {FORMAT}. "
-                "Run: pip install --upgrade featcache"
-            )
+        return read_key(self.folder)
 
     def layout(self) -> Layout | None:
-        """The content of plan.json; None before it is written."""
-        try:
-            return Layout(**read_json(self.folder, "plan.json"))
-        except FileNotFoundError:
-            return None
-        except (TypeError, ValueError) as error:
-            raise Damaged(f"{self.folder}/plan.json was changed: {error}. Run: featcache verify") from error
+        """The content of plan.json, as `read_layout`; None before it is written."""
+        return read_layout(self.folder)
+
+    def metadata(self) -> ArrayMetadata:
+        """Key, layout and completion record, checked against each other; as `read_metadata`."""
+        return read_metadata(self.folder)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -125,6 +106,7 @@ class FeatureArray:
         Returns:
             The layout in force: the wanted one, or the one that an earlier or other process wrote first.
         """
+        parse_layout(wanted.to_json(), f"{self.folder}/plan.json")  # a writer keeps to what readers believe
         if self.folder.exists("zarr.json"):  # the last that is written here: what is there need not be written again
             self.key()
             layout = self.layout()
@@ -169,7 +151,7 @@ class FeatureArray:
         if len(block) != stop - start:
             raise UsageError(f"chunk {chunk} holds rows {start} to {stop}, got {len(block)}")
         body, crc = chunk_parts(layout, block)
-        failed = _failed_rows(block, ids)
+        failed = failed_rows(block, ids)
         if failed is None:
             raise UsageError(f"chunk {chunk} of {self.folder} holds a NaN in a row that did not fail")
         record = record_of(chunk, body, crc, rows=len(block), failed=failed, writer=writer, flags=flags)
@@ -192,13 +174,17 @@ class FeatureArray:
 
         The failed rows are those of the file, which need not be those that failed here.
         """
-        content = self.folder.read(chunk_name(chunk))
         binds = self.key().binds
-        d, dtype, (start, stop) = int(binds["d"]), np.dtype(binds["dtype"]), layout.span(chunk)
-        body, crc = content[:-CRC_BYTES], content[-CRC_BYTES:]
-        if len(body) != layout.chunk_rows * d * dtype.itemsize or crc_of(body) != crc:
+        d, dtype, (start, stop) = binds["d"], np.dtype(binds["dtype"]), layout.span(chunk)
+        size = chunk_bytes(layout, d, dtype.name)
+        try:
+            content = self.folder.read(chunk_name(chunk), most=size)
+        except Damaged:  # a larger file, or none
             return None
-        failed = _failed_rows(np.frombuffer(body, dtype).reshape(-1, d)[: stop - start], ids)
+        body, crc = content[:-CRC_BYTES], content[-CRC_BYTES:]
+        if len(content) != size or crc_of(body) != crc:
+            return None
+        failed = failed_rows(np.frombuffer(body, dtype).reshape(-1, d)[: stop - start], ids)
         if failed is None:
             return None
         return record_of(chunk, body, crc, rows=stop - start, failed=failed, writer=writer)
@@ -235,7 +221,7 @@ class FeatureArray:
             FeaturesNotCached: If a chunk is missing.
             Damaged: If another process completed the array with other bytes.
         """
-        records = self.folder.map(self.record, range(layout.chunks))
+        records = self.folder.map(lambda chunk: self.record(chunk, layout), range(layout.chunks))
         missing = [chunk for chunk, record in enumerate(records) if record is None]
         if missing:
             raise FeaturesNotCached(
@@ -253,8 +239,7 @@ class FeatureArray:
             records=whole,
         )
         parse_complete(json.loads(wanted.to_bytes()), self.digest, f"{self.folder}/commits")
-        promised = {self.arriving(), partial.root if (partial := self.partial()) else None}
-        if promised - {None, wanted.root}:
+        if {self.arriving(), partial.root if (partial := self.partial()) else None} - {None, wanted.root}:
             raise Damaged(
                 f"{self.folder}: a pull has brought a part of it, and the other chunks have other bytes than where it "
                 f"came from. Pull it with --prefer remote, or remove it: {self.name.remove_command}"
@@ -271,20 +256,29 @@ class FeatureArray:
     def committed(self) -> set[int]:
         """Chunk numbers that have a commit record."""
         names = (self.folder / "commits").names()
-        return {int(name[:-5]) for name in names if re.fullmatch(r"[0-9]+\.json", name)}
+        return {int(name[:-5]) for name in names if re.fullmatch(r"(0|[1-9][0-9]*)\.json", name)}
 
-    def record(self, chunk: int) -> Record | None:
-        """The commit record of a chunk, or None."""
+    def record(self, chunk: int, layout: Layout | None = None) -> Record | None:
+        """The commit record of a chunk, or None; with the layout, of no more bytes than that allows."""
+        most = limit("json") if layout is None else layout.record_json_bytes
         try:
-            value = read_json(self.folder, record_name(chunk))
+            value = read_json(self.folder, record_name(chunk), most=most)
         except FileNotFoundError:
             return None
-        return parse_record(value, f"{self.folder}/{record_name(chunk)}")
+        record = parse_record(value, f"{self.folder}/{record_name(chunk)}")
+        if record.chunk != chunk:
+            raise Damaged(f"{self.folder}/{record_name(chunk)} is of chunk {record.chunk}. Run: featcache verify")
+        return record
 
     @property
     def is_complete(self) -> bool:
         """Whether COMPLETE.json is there."""
         return self.folder.exists("COMPLETE.json")
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether no chunk is recorded yet: key, layout and metadata may still be on their way."""
+        return not (self.is_complete or self.committed() or self.folder.exists(PARTIAL))
 
     def complete(self) -> Complete:
         """The checked content of COMPLETE.json.
@@ -294,36 +288,45 @@ class FeatureArray:
             Damaged: If the records do not give the recorded root, or belong to another array.
             NewerFormat: If a newer featcache wrote it.
         """
+        return self._whole()[1]
+
+    def _whole(self) -> tuple[ArrayMetadata, Complete]:
+        """The metadata of a complete array; as `complete`."""
         try:
-            return self._complete("COMPLETE.json")
-        except FileNotFoundError as error:
-            if self.partial() is not None:
-                raise FeaturesNotCached(
-                    f"only some rows of {self.folder} were pulled: ask for rows that are there, or pull the rest"
-                ) from error
-            raise FeaturesNotCached(f"{self.folder} is not complete. Run the same featcache extract again") from error
+            metadata = self.metadata()
+        except Damaged:
+            if self.is_complete:
+                raise
+            raise self._incomplete() from None  # one that has only just been begun
+        if metadata.complete is None:
+            raise self._incomplete()
+        return metadata, metadata.complete
+
+    def _incomplete(self) -> FeaturesNotCached:
+        if self.folder.exists(PARTIAL):
+            return FeaturesNotCached(
+                f"only some rows of {self.folder} were pulled: ask for rows that are there, or pull the rest"
+            )
+        return FeaturesNotCached(f"{self.folder} is not complete. Run the same featcache extract again")
 
     def partial(self) -> Complete | None:
         """The checked content of PARTIAL.json, which a pull of some rows leaves; None if there is none."""
-        try:
-            return self._complete(PARTIAL)
-        except FileNotFoundError:
-            return None
+        return self.metadata().partial if self.folder.exists(PARTIAL) else None
 
     def arriving(self) -> str | None:
-        """Root of the bytes that a push or pull, under way or interrupted, fills the array with; None for none."""
-        try:
-            return str(read_json(self.folder, ARRIVING)["root"])
-        except (FileNotFoundError, Damaged, KeyError, TypeError):
-            return None
+        """Root of the bytes that a push or pull, under way or interrupted, fills the array with; None for none.
 
-    def _complete(self, name: str) -> Complete:
-        value = read_json(self.folder, name)
-        if isinstance(value, dict) and isinstance(value.get("format"), int):
-            self._refuse_newer(value["format"])
-        if not isinstance(value, dict) or value.get("format") != FORMAT:
-            raise Damaged(f"{self.folder}/{name} states no format. Run: featcache verify")
-        return parse_complete(value, self.digest, f"{self.folder}/{name}")
+        A transfer that died behind its last step, once COMPLETE.json was there, is not under way.
+        """
+        try:
+            root = require_form("arriving", read_json(self.folder, ARRIVING), f"{self.folder}/{ARRIVING}")["root"]
+        except (FileNotFoundError, Damaged):
+            return None
+        try:
+            complete = read_completion(self.folder)
+        except (Damaged, NewerFormat):
+            return root
+        return None if complete is not None and complete.root == root else root
 
     def check(self) -> None:
         """Checks what can be checked without reading chunks: key, layout, records, root, and every chunk's size.
@@ -351,25 +354,35 @@ class FeatureArray:
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def open(self, *, partial: bool = False, checked: CheckedArrays | None = None) -> Reader:
+    def open(
+        self,
+        *,
+        partial: bool = False,
+        checked: CheckedArrays | None = None,
+        ids: Callable[[ArrayKey], Sequence[str]] | None = None,
+    ) -> Reader:
         """A reader of its rows; the records are checked once, here.
 
         Args:
             partial: Also open an array of which only some chunks were pulled.
             checked: Memory of the arrays that were checked before.
+            ids: Gives the ids of the rows of a key, asked once a row may have failed; None where they are not known.
 
         Raises:
             FeaturesNotCached: If the array is not complete.
-            Damaged: If its records do not give its root.
+            Damaged: If its records do not give its root, or contradict its key or layout.
         """
-        pulled = self.partial() if partial and not self.is_complete else None
-        if pulled is not None:
-            return Reader(self.folder, pulled, frozenset(self.committed()))
-        complete = self.complete()
+        if partial and not self.is_complete:
+            metadata = self.metadata()
+            if metadata.partial is not None:
+                return Reader(self.folder, metadata, frozenset(self.committed()), ids=ids)
+        metadata, complete = self._whole()
         foreign = self._codecs() != CODECS
         if foreign:
-            self._refuse_unreadable()
-        return Reader(self.folder, complete, None, foreign=foreign, checked=checked)
+            from featcache.store.zarr_reader import open_zarr
+
+            open_zarr(self.folder, complete)
+        return Reader(self.folder, metadata, None, foreign=foreign, checked=checked, ids=ids)
 
     def read(
         self, start: int = 0, stop: int | None = None, *, verify: bool = True, dtype: str | None = None
@@ -377,41 +390,9 @@ class FeatureArray:
         """Rows start to stop of a complete array; arguments and errors as for `Reader.read`."""
         return self.open().read(start, stop, verify=verify, dtype=dtype)
 
-    def _refuse_unreadable(self) -> None:
-        from featcache.store.zarr_reader import open_zarr
-
-        try:
-            open_zarr(self.folder)
-        except (ValueError, TypeError, KeyError) as error:  # zarr's own errors are ValueErrors
-            raise Damaged(f"{self.folder}/zarr.json was changed: {error}. Run: featcache verify") from error
-
     def _codecs(self) -> Any:
+        path = f"{self.folder}/zarr.json"
         try:
-            return read_json(self.folder, "zarr.json")["codecs"]
-        except (FileNotFoundError, KeyError, TypeError) as error:
-            raise Damaged(f"{self.folder}/zarr.json is missing or was changed. Run: featcache verify") from error
-
-
-def _failed_rows(block: np.ndarray, ids: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Ids of the rows that hold nothing; None if one is so in part, or there are no ids to list.
-
-    A row of neighbours may be short: then its last numbers are -1, and it has not failed.
-    """
-    empty = is_empty(block)
-    if not empty.any():
-        return ()
-    failed = empty.all(axis=1)
-    if block.dtype.kind == "f" and empty[~failed].any():
-        return None
-    if ids is None:
-        return None if failed.any() else ()
-    return tuple(ids[row] for row in np.flatnonzero(failed).tolist())
-
-
-def stray_files(array: FeatureArray, layout: Layout) -> list[str]:
-    """Names in an array's folder that format 1 does not know; leftovers of killed writers are not strays."""
-    known = {"zarr.json", "key.json", "plan.json", "COMPLETE.json", PARTIAL, ARRIVING, REUSED, "commits"}
-    known |= {name(chunk) for chunk in range(layout.chunks) for name in (chunk_name, record_name)}
-    names = array.folder.names() | set(array.folder.folders())
-    names |= {f"commits/{name}" for name in (array.folder / "commits").names()}
-    return sorted(name for name in names - known if not is_leftover(name.rpartition("/")[2]))
+            return require_form("zarr", read_json(self.folder, "zarr.json"), path)["codecs"]
+        except FileNotFoundError as error:
+            raise Damaged(f"{path} is missing. Run: featcache verify") from error

@@ -13,6 +13,8 @@ from featcache.storage.local import LocalFolder
 from featcache.store.digest import canonical
 from featcache.store.records import Complete, chunk_name
 
+_CHECKS = 2  # of a chunk: that it has its checksum, and that the rows that are NaN are those listed as failed
+
 Identity = tuple[int, int, int, int]
 
 
@@ -35,8 +37,9 @@ def identities(folder: Folder, complete: Complete) -> list[Identity] | None:
 
 
 def stamp_of(complete: Complete, files: Sequence[Identity]) -> str:
-    """A hash of an array's root and of the files that it lies in."""
-    return blake3(canonical([complete.root, [list(file) for file in files]])).hexdigest(length=16)
+    """A hash of an array's root, of the rows that are listed as failed, and of the files that it lies in."""
+    listed = [[record.chunk, record.failed] for record in complete.records if record.failed]  # the root binds them not
+    return blake3(canonical([_CHECKS, complete.root, listed, [list(file) for file in files]])).hexdigest(length=16)
 
 
 class CheckedArrays:

@@ -8,7 +8,7 @@ from typing import Any
 from featcache.errors import Damaged, NewerFormat
 from featcache.storage.base import Folder
 from featcache.store.digest import FORMAT, canonical
-from featcache.store.records import read_json
+from featcache.store.schema import read_json
 
 CURRENT = "current.json"
 _ROOT = re.compile(r"[0-9a-f]{32,64}")

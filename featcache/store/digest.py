@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from blake3 import blake3
 
 FORMAT = 1
+_NAMES = ("dataset", "view", "encoder", "layer")
 
 
 def canonical(value: Any) -> bytes:
@@ -54,6 +55,8 @@ class ArrayKey:
         layer: Layer and pooling, such as "last.mean".
         binds: What the digest binds: rows (modality, decoding, root, n), encoder, layer, dtype, d, format.
         provenance: What is worth knowing and binds nothing: repository, revision, versions, licences.
+        made_as: Names (data set, view, encoder, layer) that it was made under, where they are others.
+        renamed: Names that `featcache mv` last gave it, where it did.
     """
 
     dataset: str
@@ -62,11 +65,34 @@ class ArrayKey:
     layer: str
     binds: Mapping[str, Any]
     provenance: Mapping[str, Any] = field(default_factory=lambda: {})
+    made_as: tuple[str, ...] | None = None
+    renamed: tuple[str, ...] | None = None
+
+    @property
+    def names(self) -> tuple[str, str, str, str]:
+        """Names of data set, view, encoder and layer."""
+        return self.dataset, self.view, self.encoder, self.layer
+
+    @property
+    def other_name(self) -> str | None:
+        """The name that key.json gives it, where its folder has another and no renaming is recorded; else None."""
+        known = self.renamed or self.made_as or self.names
+        return None if self.names in (known, self.made_as or self.names) else "/".join(known)
+
+    def under(self, *names: str) -> "ArrayKey":
+        """The same key under other names, those that it was made under noted."""
+        made_as = self.made_as or self.names
+        return replace(self, **dict(zip(_NAMES, names, strict=True)), made_as=None if made_as == names else made_as)
 
     @property
     def digest(self) -> str:
         """blake3 of the canonical JSON of `binds`, 128 bits in hex."""
         return blake3(canonical(self.binds)).hexdigest(length=16)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one stored value."""
+        return 2 if self.binds["dtype"] == "float16" else 4
 
     @property
     def path(self) -> str:
@@ -75,19 +101,27 @@ class ArrayKey:
 
     def to_json(self) -> dict[str, Any]:
         """The content of key.json."""
-        names = {"dataset": self.dataset, "view": self.view, "encoder": self.encoder, "layer": self.layer}
-        return {
+        value: dict[str, Any] = {
             "format": FORMAT,
             "digest": self.digest,
-            "names": names,
+            "names": dict(zip(_NAMES, self.made_as or self.names, strict=True)),
             "binds": self.binds,
             "provenance": self.provenance,
         }
+        if self.renamed is not None:
+            value["renamed"] = dict(zip(_NAMES, self.renamed, strict=True))
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ArrayKey":
-        """The inverse of `to_json`."""
-        return cls(**value["names"], binds=value["binds"], provenance=value["provenance"])
+        """The key under the names that it was made under: the inverse of `to_json`, but for a key that was renamed."""
+        renamed = value.get("renamed")
+        return cls(
+            **value["names"],
+            binds=value["binds"],
+            provenance=value["provenance"],
+            renamed=renamed and tuple(renamed[name] for name in _NAMES),
+        )
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

@@ -7,6 +7,7 @@ TARGET_BYTES, TARGET_BYTES_OF_HUGE = 1_500_000, 48_000_000
 LEAST_ROWS, MOST_ROWS, MOST_ROWS_OF_HUGE = 256, 8_192, 65_536
 HUGE = 1_000_000
 _DISK_BLOCK = 4096
+_RECORD_BYTES, _ID_BYTES = 2048, 4096  # at most, in JSON: a record without ids; an id with what is noted of its row
 
 
 def chunk_rows(n: int, row_bytes: int) -> int:
@@ -55,6 +56,16 @@ class Layout:
         """First row of a chunk and the first row behind it."""
         start = chunk * self.chunk_rows
         return start, min(start + self.chunk_rows, self.n)
+
+    @property
+    def record_json_bytes(self) -> int:
+        """Bytes that the JSON of a commit record may have, were every row of its chunk to be listed."""
+        return _RECORD_BYTES + self.chunk_rows * _ID_BYTES
+
+    @property
+    def completion_json_bytes(self) -> int:
+        """Bytes that COMPLETE.json may have."""
+        return (1 + self.chunks) * _RECORD_BYTES + self.n * _ID_BYTES
 
     def to_json(self) -> dict[str, Any]:
         """The content of plan.json."""

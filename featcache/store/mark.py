@@ -9,7 +9,7 @@ from featcache.errors import FeatcacheError, NewerFormat
 from featcache.storage import durable
 from featcache.storage.local import LocalFolder
 from featcache.storage.plain import entries, is_folder, read_small_json
-from featcache.store.digest import FORMAT, ArrayKey
+from featcache.store.digest import FORMAT
 
 MARK = ".featcache"
 
@@ -48,10 +48,8 @@ def _folders(folder: Path, depth: int) -> Iterator[Path]:
 def _has_own_names(folder: Path) -> bool:
     """Whether an array's key says of it what its folders say."""
     from featcache.store.array import FeatureArray  # here, since whoever holds a lease need not have NumPy loaded
-    from featcache.store.records import read_json
 
-    array = FeatureArray(LocalFolder(folder))
     try:
-        return array.key() == ArrayKey.from_json(read_json(array.folder, "key.json"))
-    except (FeatcacheError, OSError, TypeError, KeyError, ValueError):
+        return FeatureArray(LocalFolder(folder)).key().other_name is None
+    except (FeatcacheError, OSError):
         return False

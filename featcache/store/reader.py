@@ -1,10 +1,11 @@
 """Reading rows of an array straight from its chunk files, verified: whole, in ranges, in blocks, or by number."""
 
-import mmap
+import errno
 import os
 import sys
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,16 @@ from numpy.typing import NDArray
 from featcache.errors import Damaged, FeaturesNotCached, UsageError
 from featcache.storage.base import Folder
 from featcache.storage.local import LocalFolder
+from featcache.storage.plain import open_plain
 from featcache.store.checked import CheckedArrays, Identity, identities, identity, stamp_of
+from featcache.store.digest import ArrayKey
+from featcache.store.failed import require_failed
+from featcache.store.maps import COPIES, MAPS, map_file, may_be_mapped
+from featcache.store.metadata import ArrayMetadata
 from featcache.store.records import CRC_BYTES, Complete, Record, chunk_name, chunk_parts, crc_of, flat
 
-_MAPS = 256  # each open map holds a file descriptor
 _WORTH_THREADS = 16 * 2**20
+_readers = count()
 
 
 class Reader:
@@ -25,24 +31,31 @@ class Reader:
 
     Args:
         folder: The array's folder.
-        complete: Its records.
+        metadata: Its key, layout and records.
         pulled: The chunks that are there, for an array of which only some were pulled; None for all.
         foreign: Another writer chose other codecs: read through zarr-python, which checks what those codecs check.
         checked: Memory of the arrays that were checked before; None for no memory.
+        ids: Gives the ids of the rows of a key; None where they are not known: see `failed_problem`.
     """
 
     def __init__(
         self,
         folder: Folder,
-        complete: Complete,
+        metadata: ArrayMetadata,
         pulled: frozenset[int] | None = None,
         *,
         foreign: bool = False,
         checked: CheckedArrays | None = None,
+        ids: Callable[[ArrayKey], Sequence[str]] | None = None,
     ) -> None:
-        self.folder, self.complete, self.pulled, self._foreign = folder, complete, pulled, foreign
-        self._dtype = np.dtype(complete.dtype)
-        self._maps: OrderedDict[int, tuple[np.ndarray, Identity]] = OrderedDict()
+        complete = metadata.complete or metadata.partial
+        if complete is None:
+            raise FeaturesNotCached(f"{folder} has no records of all its chunks")
+        self.folder, self.key, self.complete, self.pulled = folder, metadata.key, complete, pulled
+        self._foreign, self._dtype = foreign, np.dtype(complete.dtype)
+        self._ids = ids
+        self._number = next(_readers)  # under which its maps are kept
+        weakref.finalize(self, _let_go, self._number).atexit = False
         self._trust = _Trust(folder, complete, checked)
 
     def __len__(self) -> int:
@@ -123,22 +136,23 @@ class Reader:
             else:
                 self._fill(chunk, target, low - first, verify)
 
-        self.folder.map(fill, chunks, parallel=None if mapped else _readers(out.nbytes))
+        self.folder.map(fill, chunks, parallel=None if mapped else _reading_threads(out.nbytes))
         return out
 
     def _through_zarr(self, rows: slice | NDArray[np.int64], dtype: str | None) -> np.ndarray:
         """Rows of an array in other codecs: what zarr-python makes of a chunk must have the recorded checksum."""
-        from featcache.store.zarr_reader import open_zarr
+        from featcache.store.zarr_reader import open_zarr, read_zarr
 
-        layout, array = self.complete.layout, open_zarr(self.folder)
+        layout, array = self.complete.layout, open_zarr(self.folder, self.complete)
         wanted = np.arange(layout.n)[rows]
         out = np.empty((len(wanted), self.complete.d), dtype or self._dtype)
         for chunk in np.unique(wanted // layout.chunk_rows).tolist():
             start, stop = layout.span(chunk)
-            block = np.asarray(array[start:stop], self._dtype)
             record = self.complete.records[chunk]
+            block = read_zarr(array, start, stop, self._where(record))
             if chunk_parts(layout, block)[1].hex() != record.crc32c:
                 raise Damaged(f"{self._where(record)} has other values than recorded. Run: featcache verify")
+            require_failed(block, record, self.folder, self._ids_of(record))
             here = wanted // layout.chunk_rows == chunk
             out[here] = block[wanted[here] - start]
         return out
@@ -163,7 +177,7 @@ class Reader:
         if check:
             crc = bytearray(CRC_BYTES)
             self._read(record, flat(target), memoryview(crc))
-            self._check(record, flat(target), crc)
+            self._check(record, target, crc)
             target = target[skip : skip + len(out)]
         else:
             self._read(record, flat(target), offset=skip * self.complete.d * self._dtype.itemsize)
@@ -181,12 +195,18 @@ class Reader:
         if size != record.bytes:
             raise Damaged(f"{self._where(record)} has {size} bytes, recorded {record.bytes}. Run: featcache verify")
 
-    def _check(self, record: Record, body: memoryview, crc: bytes | bytearray, file: Identity | None = None) -> None:
+    def _check(self, record: Record, rows: np.ndarray, crc: bytes | bytearray, file: Identity | None = None) -> None:
+        """Believes a chunk's rows [chunk_rows, d]: they have the recorded checksum, and failed where it says so."""
         # the stored checksum must be the recorded one too: a chunk swapped with another passes its own
-        if crc.hex() != record.crc32c or crc_of(body) != crc:
+        if crc.hex() != record.crc32c or crc_of(flat(rows)) != crc:
             self._trust.withdraw()
             raise Damaged(f"{self._where(record)} has flipped bits (CRC-32C). Run: featcache verify")
+        require_failed(rows, record, self.folder, self._ids_of(record))
         self._trust.add(record.chunk, file)
+
+    def _ids_of(self, record: Record) -> Callable[[], Sequence[str]] | None:
+        ids, span = self._ids, self.complete.layout.span(record.chunk)
+        return None if ids is None else lambda: ids(self.key)[slice(*span)]
 
     def _missing(self, record: Record) -> Damaged:
         return Damaged(f"{self._where(record)} is missing. Run: featcache verify")
@@ -239,31 +259,47 @@ class Reader:
         return block
 
     def _map(self, chunk: int, verify: bool) -> np.ndarray:
-        """A chunk's rows [chunk_rows, d], not to be written to."""
-        mapped = self._maps.get(chunk)
-        if mapped is None:
-            mapped = self._maps[chunk] = self._map_file(self.complete.records[chunk])
-            if len(self._maps) > _MAPS:
-                self._maps.popitem(last=False)
-        else:
-            self._maps.move_to_end(chunk)
-        content, file = mapped
+        """A chunk's rows [chunk_rows, d], not to be written to: a map, or a copy where a map cannot be trusted."""
+        record, name = self.complete.records[chunk], (self._number, chunk)
+        kept: Any = MAPS.get(name) or COPIES.get(name)
+        content, file = kept if kept is not None else self._open_chunk(record)
+        rows = content[:-CRC_BYTES].view(self._dtype).reshape(-1, self.complete.d)
         if verify and not self._trust.holds(chunk, file):
-            self._check(self.complete.records[chunk], flat(content[:-CRC_BYTES]), content[-CRC_BYTES:].tobytes(), file)
-        return content[:-CRC_BYTES].view(self._dtype).reshape(-1, self.complete.d)
+            self._check(record, rows, content[-CRC_BYTES:].tobytes(), file)
+        return rows
 
-    def _map_file(self, record: Record) -> tuple[np.ndarray, Identity]:
+    def _open_chunk(self, record: Record) -> tuple[np.ndarray, Identity]:
+        """The bytes of a chunk file, mapped or copied, and what file they are of."""
         try:
-            descriptor = os.open(f"{self.folder}/{chunk_name(record.chunk)}", os.O_RDONLY)
+            return self._map_or_copy(record)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            MAPS.clear()  # others want files too: each open map holds one
+            return self._map_or_copy(record)
+
+    def _map_or_copy(self, record: Record) -> tuple[np.ndarray, Identity]:
+        name = (self._number, record.chunk)
+        try:
+            opened = open_plain(f"{self.folder}/{chunk_name(record.chunk)}")
         except FileNotFoundError as error:
             raise self._missing(record) from error
-        try:
-            status = os.fstat(descriptor)
+        with opened:
+            status = os.fstat(opened.fileno())
             self._check_size(record, status.st_size)
-            content = np.frombuffer(mmap.mmap(descriptor, record.bytes, access=mmap.ACCESS_READ), np.uint8)
-            return content, identity(status)
-        finally:
-            os.close(descriptor)
+            if may_be_mapped(status):
+                mapped = map_file(opened.fileno(), record.bytes), identity(status)
+                MAPS.keep(name, mapped)
+                return mapped
+        content = np.empty(record.bytes, np.uint8)
+        self._read(record, memoryview(content))  # pyright: ignore[reportArgumentType] - a buffer
+        COPIES.keep(name, (content, identity(status)), record.bytes)
+        return content, identity(status)
+
+
+def _let_go(number: int) -> None:
+    MAPS.forget(number)
+    COPIES.forget(number)
 
 
 class _Trust:
@@ -338,6 +374,6 @@ def _runs(numbers: list[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def _readers(size: int) -> int:
+def _reading_threads(size: int) -> int:
     """Threads that fill so many bytes fastest: what costs is not the disk but touching fresh memory, page by page."""
     return 1 if size < _WORTH_THREADS else min(4, os.cpu_count() or 1)

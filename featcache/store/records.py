@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from itertools import chain
 from typing import Any, cast
 
 import google_crc32c
@@ -11,9 +10,10 @@ import numpy as np
 from blake3 import blake3
 
 from featcache.errors import Damaged
-from featcache.storage.base import Folder
+from featcache.limits import check_limit
 from featcache.store.digest import FORMAT, ArrayKey, canonical
 from featcache.store.layout import Layout
+from featcache.store.schema import require_form
 
 CRC_BYTES = 4
 ARRIVING, PARTIAL, REUSED = "ARRIVING.json", "PARTIAL.json", "REUSED.json"
@@ -107,20 +107,6 @@ def zarr_metadata(key: ArrayKey, layout: Layout, d: int, dtype: str) -> dict[str
     }
 
 
-def read_json(folder: Folder, name: str) -> Any:
-    """Parses a JSON file of the store.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        Damaged: If it is not JSON.
-    """
-    content = folder.read(name)
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise Damaged(f"{folder}/{name} is not valid JSON ({error}). Run: featcache verify") from error
-
-
 def flat(block: np.ndarray) -> memoryview:
     """The bytes of a C-contiguous block, without a copy."""
     return memoryview(cast("Any", block.view(np.uint8).reshape(-1)))
@@ -166,24 +152,31 @@ def record_bytes(record: Record) -> bytes:
 
 
 def parse_record(value: Any, where: str) -> Record:
-    """A record from its JSON; Damaged if fields are missing, unknown or of another kind."""
-    try:
-        given = {name: value[name] for name in _IDS if name == "failed" or name in value}
-        lists = all(isinstance(ids, (list, tuple)) for ids in given.values())
-        record = Record(**{**value, **{name: tuple(ids) for name, ids in given.items()}})
-    except (KeyError, TypeError) as error:
-        raise Damaged(f"{where} was changed: {error!r}. Run: featcache verify") from error
-    numbers, texts = (record.chunk, record.rows, record.bytes), (record.crc32c, record.blake3, record.writer)
+    """A record from its JSON; Damaged if it is not of its form, or lists a row twice."""
+    return _record(require_form("record", value, where), where)
+
+
+def _record(value: Mapping[str, Any], where: str) -> Record:
+    record = Record(**{**value, **{name: tuple(value[name]) for name in _IDS if name in value}})
     listed = [getattr(record, name) for name in _IDS]
-    if (
-        not lists
-        or not all(type(number) is int for number in numbers)
-        or not all(isinstance(text, str) for text in (*texts, *chain(*listed)))
-    ):
-        raise Damaged(f"{where} was changed: a field is of another kind. Run: featcache verify")
     if any(len(set(ids)) < len(ids) or len(ids) > record.rows for ids in listed):
         raise Damaged(f"{where} was changed: it lists more rows than there are. Run: featcache verify")
     return record
+
+
+def parse_layout(value: Any, where: str) -> Layout:
+    """A layout from the JSON of plan.json.
+
+    Raises:
+        Damaged: If it is not of its form, or its chunks are longer than the array.
+        BeyondLimit: If it has more rows or chunks than are believed.
+    """
+    layout = Layout(**require_form("plan", value, where))
+    check_limit("rows", layout.n, where)
+    check_limit("chunks", layout.chunks, where)
+    if layout.chunk_rows > layout.n:
+        raise Damaged(f"{where} was changed: chunks of {layout.chunk_rows} of {layout.n} rows. Run: featcache verify")
+    return layout
 
 
 def parse_complete(value: Any, digest: str, where: str) -> Complete:
@@ -196,31 +189,33 @@ def parse_complete(value: Any, digest: str, where: str) -> Complete:
 
     Raises:
         Damaged: If the records do not give the root, do not fit the layout, or belong to another array.
+        BeyondLimit: As `parse_layout`.
     """
-    try:
-        layout = Layout(**value["plan"])
-        records = tuple(parse_record(record, where) for record in value["records"])
-        complete = Complete(
-            digest=value["digest"],
-            root=value["root"],
-            layout=layout,
-            d=value["d"],
-            dtype=value["dtype"],
-            records=records,
-        )
-        chunk_bytes = layout.chunk_rows * complete.d * np.dtype(complete.dtype).itemsize + CRC_BYTES
-    except (KeyError, TypeError, ValueError) as error:
-        raise Damaged(f"{where} was changed: {error!r}. Run: featcache verify") from error
-    # no more than there are records: a hostile layout may claim any number of chunks
-    spans = [layout.span(chunk) for chunk in range(min(layout.chunks, len(records) + 1))]
-    expected = [(chunk, stop - start, chunk_bytes) for chunk, (start, stop) in enumerate(spans)]
+    require_form("completion", value, where)
+    layout = parse_layout(value["plan"], where)
+    complete = Complete(
+        digest=value["digest"],
+        root=value["root"],
+        layout=layout,
+        d=value["d"],
+        dtype=value["dtype"],
+        records=tuple(_record(record, where) for record in value["records"]),
+    )
+    size = chunk_bytes(layout, complete.d, complete.dtype)
+    spans = [layout.span(chunk) for chunk in range(layout.chunks)]
+    expected = [(chunk, stop - start, size) for chunk, (start, stop) in enumerate(spans)]
     if (
         complete.digest != digest
-        or root_of(records) != complete.root
-        or [(record.chunk, record.rows, record.bytes) for record in records] != expected
+        or root_of(complete.records) != complete.root
+        or [(record.chunk, record.rows, record.bytes) for record in complete.records] != expected
     ):
         raise Damaged(f"{where} was changed: its records do not give its root. Run: featcache verify")
     return complete
+
+
+def chunk_bytes(layout: Layout, d: int, dtype: str) -> int:
+    """Size of every chunk file of an array, checksum included."""
+    return layout.chunk_rows * d * np.dtype(dtype).itemsize + CRC_BYTES
 
 
 def empty_rows(rows: int, d: int, dtype: np.dtype[Any] | str) -> np.ndarray:

@@ -11,9 +11,11 @@ import numpy as np
 from blake3 import blake3
 
 from featcache.errors import Damaged, UsageError
+from featcache.limits import limit
 from featcache.storage.base import Folder
 from featcache.store.digest import FORMAT, canonical
-from featcache.store.records import REUSED, read_json
+from featcache.store.records import REUSED
+from featcache.store.schema import read_json
 
 _HASH = re.compile(r"[0-9a-f]{32,64}")
 
@@ -95,7 +97,7 @@ def read_reused(folder: Folder) -> ReusedRows | None:
             wrong rows.
     """
     try:
-        value = read_json(folder, REUSED)
+        value = read_json(folder, REUSED, most=limit("json"))
     except FileNotFoundError:
         return None
     reused = _parsed(value)

@@ -8,11 +8,16 @@ from typing import Any
 from featcache.data.errors import DataInvalid
 from featcache.data.views import Overlay, View, rows_root
 from featcache.errors import Damaged
+from featcache.limits import check_limit, limit
 from featcache.storage.base import Folder
 from featcache.storage.outputs import parquet_bytes
-from featcache.store.records import read_json
+from featcache.store.digest import ArrayKey
+from featcache.store.parquet_sizes import parquet_sizes
+from featcache.store.schema import read_json, require_form
 
 _LABEL = "label."
+_VIEW_BYTES = 16  # of memory for each text, whatever its length
+_TABLE_BYTES, _CELL_BYTES = 2**20, 4096  # that a table may unpack to: as such, and for each text
 
 
 @dataclass(frozen=True)
@@ -39,26 +44,69 @@ def pointer_name(root: str) -> str:
     return f"rows-{root[:32]}.json"
 
 
-def _parquet(columns: Mapping[str, Sequence[str]]) -> bytes:
+def _parquet(columns: Mapping[str, Sequence[str]], where: str) -> bytes:
     import polars as pl
 
     lists = {name: list(column) for name, column in columns.items()}
-    return parquet_bytes(pl.DataFrame(lists, schema=dict.fromkeys(columns, pl.String)))
+    content = parquet_bytes(pl.DataFrame(lists, schema=dict.fromkeys(columns, pl.String)))
+    _require_sizes(content, where)  # a writer keeps to what readers believe
+    return content
 
 
-def _columns(folder: Folder, name: str) -> dict[str, list[str]]:
+def _columns(folder: Folder, name: str, rows: int | None = None) -> dict[str, list[str]]:
+    """The columns of a table.
+
+    Args:
+        folder: The folder that it lies in.
+        name: Its name.
+        rows: How many it has; None where nothing says so.
+    """
     import polars as pl
 
     path = f"{folder}/{name}"
     try:
-        frame = pl.read_parquet(folder.read(name))
+        check_limit("table", folder.size(name) or 0, path)
+        content = folder.read(name, most=limit("table"))
+        most = _require_sizes(content, path, rows)
+        frame = pl.read_parquet(content)
         if any(kind != pl.String for kind in frame.schema.values()) or any(frame.null_count().row(0)):
             raise Damaged(f"{path} was changed: it holds more than text. Run the same featcache extract again")
+        # one text may stand for every row: in polars once, in Python's lists as often as there are rows
+        if frame.width and sum(frame.select(pl.all().str.len_bytes().sum()).row(0)) > most:
+            raise Damaged(
+                f"{path} was changed: its rows hold more text than any do. Run the same featcache extract again"
+            )
         return frame.to_dict(as_series=False)
     except FileNotFoundError as error:
         raise Damaged(f"{path} is missing. Run the same featcache extract again") from error
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         raise Damaged(f"{path} cannot be read as Parquet ({error}). Run the same featcache extract again") from error
+
+
+def _require_sizes(content: bytes, where: str, rows: int | None = None) -> int:
+    """Checks what a table claims to hold, before it is decoded.
+
+    Returns:
+        Bytes that it may unpack to.
+
+    Raises:
+        Damaged: If it claims other rows than it should have, or more text than so many rows can hold.
+        BeyondLimit: If it would take more memory than the limit.
+        ValueError: If it is no Parquet file.
+    """
+    sizes = parquet_sizes(content)
+    if rows is not None and sizes.rows != rows:
+        raise Damaged(f"{where} was changed: {sizes.rows} rows, not {rows}. Run the same featcache extract again")
+    check_limit("rows", sizes.rows, where)
+    cells = sizes.rows * sizes.columns
+    check_limit("table", sizes.bytes + cells * _VIEW_BYTES, where)
+    most = _TABLE_BYTES + cells * _CELL_BYTES
+    if sizes.bytes > most:
+        raise Damaged(
+            f"{where} claims to unpack to {sizes.bytes:,} bytes, for {sizes.rows} rows. Run the same featcache extract "
+            "again"
+        )
+    return most
 
 
 def write_rows(view_folder: Folder, view: View, overlay: Overlay) -> None:
@@ -105,9 +153,9 @@ def _write_checked(folder: Folder, name: str, columns: Mapping[str, Sequence[str
             read()
             folder.sync()  # a killed process may have made it and not synced it
         except Damaged:
-            folder.replace(name, _parquet(columns))
+            folder.replace(name, _parquet(columns, f"{folder}/{name}"))
     else:
-        folder.write_once(name, _parquet(columns))
+        folder.write_once(name, _parquet(columns, f"{folder}/{name}"))
 
 
 def drop_rows(view_folder: Folder, root: str) -> None:
@@ -127,7 +175,7 @@ def read_rows(view_folder: Folder, rows: Mapping[str, Any]) -> Rows:
         Damaged: If ids, groups, hashes or their order do not give the root.
     """
     name = rows_name(rows["root"])
-    path, columns = f"{view_folder}/{name}", _columns(view_folder, name)
+    path, columns = f"{view_folder}/{name}", _columns(view_folder, name, rows.get("n"))
     try:
         table = Rows(columns["id"], columns["group"], columns["source"])
     except KeyError as error:
@@ -137,6 +185,20 @@ def read_rows(view_folder: Folder, rows: Mapping[str, Any]) -> Rows:
             f"{path} was changed: ids, groups or their order do not give its root. Run the same featcache extract again"
         )
     return table
+
+
+def row_ids(cache_folder: Folder) -> Callable[[ArrayKey], Sequence[str]]:
+    """A function that gives the ids of an array's rows; of many arrays over the same rows, the table is read once."""
+    kept: dict[tuple[str, str, str], Sequence[str]] = {}
+
+    def ids(key: ArrayKey) -> Sequence[str]:
+        place = (key.dataset, key.view, key.binds["rows"]["root"])
+        if place not in kept:
+            kept.clear()  # one at a time: a table may be large
+            kept[place] = read_rows(cache_folder / key.dataset / key.view, key.binds["rows"]).ids
+        return kept[place]
+
+    return ids
 
 
 def read_overlay(dataset_folder: Folder, view: str, root: str) -> Overlay:
@@ -156,9 +218,10 @@ def read_overlay(dataset_folder: Folder, view: str, root: str) -> Overlay:
 
 def current_overlay(view_folder: Folder, root: str) -> str | None:
     """Root of the splits and labels that are current for the row table of a root; None if no readable file says so."""
+    name = pointer_name(root)
     try:
-        return str(read_json(view_folder, pointer_name(root))["overlay"])
-    except (FileNotFoundError, Damaged, KeyError, TypeError):
+        return require_form("pointer", read_json(view_folder, name), f"{view_folder}/{name}")["overlay"]
+    except (FileNotFoundError, Damaged):
         return None
 
 

@@ -18,15 +18,14 @@ from featcache.trainer.defaults import Selection
 from featcache.trainer.errors import LeaksFound, RunDamaged, RunExists
 from featcache.trainer.fit import OnEpoch, fit_paired
 from featcache.trainer.run import (
-    LEAKS,
     Run,
     existing_run,
     load_run,
     run_identity,
     run_provenance,
-    write_json,
     write_results,
 )
+from featcache.trainer.run_files import LEAKS, write_json
 from featcache.trainer.sides import PairedSides, leave_out, pair_sides
 from featcache.trainer.unfinished import clear_unfinished, unfinished_folder
 
