@@ -195,7 +195,8 @@ def import_file(
 ) -> None:
     """Take in features that another tool made, or that export wrote.
 
-    Rows are matched by id with what is cached already. Nothing is unpickled.
+    Rows are matched by id with what is cached already. Nothing is unpickled. A file that claims more than it holds is
+    refused; a layer of more than 64 GiB is imported with a higher FEATCACHE_MAX_IMPORT_BYTES.
     """
     from featcache.cache import Cache
     from featcache.interchange.formats.contents import ImportOptions
