@@ -24,7 +24,7 @@ from tests.foreign import N, npy, take_npy, values, write_ids
 from tests.small_caches import store
 
 OURS = (DataInvalid, BeyondLimit, Damaged, UsageError, Overflow)
-MUTANTS = 60  # of each format, in the default run
+MUTANTS = 40  # of each format, in the default run
 
 
 def pt(folder: Path) -> Path:
