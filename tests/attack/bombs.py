@@ -1,4 +1,4 @@
-"""Bombs under a memory limit: files that unpack to, declare or are far more than they should, and files that are none."""
+"""Bombs under a memory limit: files that unpack to, declare or are far too much, and things that are no files."""
 
 import io
 import json

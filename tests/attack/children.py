@@ -1,4 +1,4 @@
-"""Children of this process, which has imported everything: the real command runs in them, is measured, may be killed."""
+"""Children of this process, which has imported everything: the real command runs in them, measured and killed."""
 
 import os
 import pickle

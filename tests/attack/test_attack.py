@@ -16,8 +16,8 @@ from tests.attack.single_faults import FAULTS, KINDS, files_by_kind
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc and memfd")
 
 SAMPLE = (
-    "kills/import/0",
-    "kills/pull/1",
+    "kills/extract/0",
+    "kills/train/1",
     "faults/chunk-flipped/0",
     "faults/rows-cut/0",
     "faults/run-weights-flipped/1",
