@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself when it must. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup links demo extract train align study report pull push test test-all check docs bench bench-store bench-metrics bench-train clean
+.PHONY: help setup links demo extract train align study report pull push test test-all attack check docs bench bench-store bench-metrics bench-train clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -28,6 +28,7 @@ WORKERS ?= 2
 PROFILE ?= quick
 STUDY ?= study
 EXPERIMENTS ?= $(filter-out experiments/claims.toml,$(wildcard experiments/*.toml))
+ONLY ?=
 RUNS ?= $(patsubst %/config.json,%,$(wildcard runs/*/*/config.json runs/*/*/*/config.json))
 
 option = $(if $(2),--$(1) '$(2)')
@@ -91,6 +92,9 @@ test: setup ## Run the tests that take minutes, offline, on a CPU: WORKERS=
 
 test-all: setup ## Run every test that needs no GPU and no network, the slow ones too: WORKERS=
 	@$(PYTEST) -m "not gpu and not network"
+
+attack: setup ## Attack copies of small real caches: kills, faults, races, malformed files, bombs; SEED= (20 minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.attack --seed $(SEED) --workers $(WORKERS) --only '$(ONLY)'
 
 check: setup ## Lint, types, import direction, docs equal help
 	@$(BIN)/ruff check .

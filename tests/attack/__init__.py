@@ -1,0 +1,1 @@
+"""Attacks on the real command line and library: kills, faults, malformed records, bombs, races (CONTRIBUTING.md)."""
