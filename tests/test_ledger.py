@@ -90,6 +90,8 @@ def test_a_trend_is_the_mean_slope_of_a_seed() -> None:
     assert effect.value == pytest.approx(np.mean(slopes)) and effect.p == pytest.approx(
         stats.ttest_1samp(slopes, 0).pvalue
     )
+    named = table(rows, **columns, share=[f"{dose:.0%}" for dose in doses] * 4)
+    assert of_trend(claim("trend"), named) == effect  # another column of the same values tells nothing else apart
     doubled = table(rows, **{**columns, "swap": [2.0**dose for dose in doses] * 4})
     assert of_trend(claim("trend", scale="log2"), doubled).value == pytest.approx(effect.value)
 

@@ -125,7 +125,7 @@ def of_trend(claim: Claim, rows: "pl.DataFrame") -> Effect:
 
     if claim.over not in rows.columns:
         return Effect(note=f"no column {claim.over}")
-    keys = [name for name in _varied(rows) if name != claim.over]
+    keys = [name for name in _varied(rows) if name == "seed" or not _says_the_same(rows, name, claim.over)]
     mixed = _mixed(rows, [*keys, claim.over])
     if rows.is_empty() or mixed:
         return Effect(rows=len(rows), note=mixed)
@@ -141,6 +141,12 @@ def of_trend(claim: Claim, rows: "pl.DataFrame") -> Effect:
     if not slopes:
         return Effect(rows=len(rows), note=f"fewer than two values of {claim.over}")
     return _over_seeds(pl.DataFrame(slopes), len(rows))
+
+
+def _says_the_same(rows: "pl.DataFrame", one: str, other: str) -> bool:
+    """Whether two columns tell the same rows apart, as train_groups and trained_on do."""
+    pairs = rows.select(list(dict.fromkeys((one, other)))).n_unique()
+    return pairs == rows[one].n_unique() == rows[other].n_unique()
 
 
 def _over_seeds(effects: "pl.DataFrame", rows: int) -> Effect:
