@@ -65,9 +65,10 @@ def show_sweep(sweep: "Sweep") -> None:
     console().print(f"{sweep.source.name} ({sweep.source.profile}): {sweep.source.experiment.question}")
     for metric in _METRICS:
         _show_metric(sweep, metric)
+    there = sum(outcome.panel is not None for outcome in sweep.outcomes.values())
     computed = sum(outcome.computed and not outcome.error for outcome in sweep.outcomes.values())
     console().print(
-        f"\n{count(len(sweep.outcomes), 'run')}, {computed} of them computed now; tables: {sweep.folder}/rows.parquet, "
+        f"\n{count(there, 'run')}, {computed} of them computed now; tables: {sweep.folder}/rows.parquet, "
         "contrasts.parquet, points.parquet"
     )
     show_failures(sweep)
@@ -79,8 +80,9 @@ def show_failures(sweep: "Sweep") -> None:
         return
     to = console(stderr=True)
     to.print(f"{count(len(sweep.failures), 'training')} of {len(sweep.trainings)} failed; the tables lack them:")
-    for title, error in sweep.failures.items():
-        to.print(f"  {title}: {error}")
+    for error in dict.fromkeys(sweep.failures.values()):
+        titles = [title for title, own in sweep.failures.items() if own == error]
+        to.print(f"  {'; '.join(titles)}:\n    " + error.replace("\n", "\n    "))
 
 
 def _show_metric(sweep: "Sweep", metric: str) -> None:
