@@ -88,7 +88,10 @@ def entries_of(folder: Folder, arrays: Sequence[FeatureArray]) -> list[Entry]:
         record, entry = records[array.name[:2]], entry_of(array)
         if record is None or entry.damaged:
             return entry
-        return replace(entry, rows="current" if is_current(folder, array.key(), record) else "older")
+        try:
+            return replace(entry, rows="current" if is_current(folder, array.key(), record) else "older")
+        except (Damaged, NewerFormat):  # its key is still on its way, or it was renamed meanwhile
+            return entry
 
     return folder.map(listed, arrays)
 

@@ -24,6 +24,11 @@ MANIFEST = "manifest.json"
 TABLES = ("metrics", "contrasts", "map", "kernels")
 FILES = ("config.json", "adapters.safetensors", *(f"{name}.parquet" for name in TABLES))
 LEAKS = "leaks.parquet"  # no part of FILES: a run written before leaks were looked for has none
+_COLUMNS = {  # that are read of the tables that no row class declares, as studies/adapters/pictures.py writes them
+    "map": {"id": "String", "label": "String", "space": "String", "px": "Float64", "py": "Float64"},
+    "kernels": {"space": "String", "row": "Int64", "col": "Int64", "value": "Float64"},
+    "leaks": dict.fromkeys(("id", "split", "match_id", "match_split", "group", "kind"), "String"),
+}
 _PIECE = 2**20
 # what comes of a file that has another content than the trainer writes
 _NO_SENSE = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError, Damaged)
@@ -40,11 +45,26 @@ class _Array(BaseModel):
     encoder_hash: str | None = None
 
 
+class _Leaks(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    rows: dict[str, dict[str, int]]
+    groups: dict[str, int]
+    of: dict[str, int]
+    texts: dict[str, int]
+    looked_at: dict[str, list[int]]
+    encoders: dict[str, list[str]]
+    look_alike: dict[str, float]
+
+
 class _Split(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     n: dict[str, int] = {}
     hashes: dict[str, str] = {}
+    left_out: dict[str, int] = {}
+    drawn_validation: list[str] = []
+    leaks: _Leaks | None = None
 
 
 class _Config(BaseModel):
@@ -174,6 +194,10 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _holds(found: "pl.DataType", wanted: "pl.DataType") -> bool:
+    return found == wanted or (found.is_numeric() and wanted.is_numeric() and found.is_float() == wanted.is_float())
+
+
 def read_table(path: Path, name: str, version: int) -> "pl.DataFrame":
     """A table of a run; "metrics" and "contrasts" with the columns and types that `metrics.measure.row` declares.
 
@@ -188,11 +212,12 @@ def read_table(path: Path, name: str, version: int) -> "pl.DataFrame":
             return run_format1.table(path, name)
         frame = pl.read_parquet(read_plain(path / file, "table"))
         kind = {"metrics": Row, "contrasts": ContrastRow}.get(name)
-        if kind is None:
-            return frame
-        declared = schema(kind)
-        frame = frame.select(list(declared))
-        other = [column for column, dtype in declared.items() if frame.schema[column] != dtype]
+        if kind is not None:
+            declared = schema(kind)
+            frame = frame.select(list(declared))
+        else:  # these may have more columns
+            declared = {column: getattr(pl, dtype) for column, dtype in _COLUMNS.get(name, {}).items()}
+        other = [column for column, dtype in declared.items() if not _holds(frame.schema[column], dtype)]
         if other:
             raise ValueError(f"column {other[0]} holds {frame.schema[other[0]]}, wanted {declared[other[0]]}")
         return frame

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import struct
-import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ import numpy as np
 
 from featcache.cache import Cache
 from featcache.errors import UsageError
-from featcache.storage.durable import TEMPORARY, link_exclusively, sync_file, sync_folder
-from featcache.storage.outputs import named_output_errors
+from featcache.storage.durable import link_exclusively, sync_file, sync_folder
+from featcache.storage.outputs import named_output_errors, unfinished_output
 from featcache.store.array import FeatureArray
 from featcache.store.records import flat
 
@@ -68,9 +67,8 @@ def export_features(cache: Cache, array: FeatureArray, path: Path, *, overwrite:
     if path.exists() and not overwrite:
         raise _taken(path)
     export = _export(cache, array)
-    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     with named_output_errors(path):
-        try:
+        with unfinished_output(path) as temporary:
             write(temporary, export)
             with temporary.open("rb+") as file:
                 sync_file(file.fileno())
@@ -78,8 +76,6 @@ def export_features(cache: Cache, array: FeatureArray, path: Path, *, overwrite:
                 temporary.replace(path)
             elif not link_exclusively(temporary, path):
                 raise _taken(path)
-        finally:
-            temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
     return path
 

@@ -54,8 +54,9 @@ def _unneeded(cache: Cache) -> Iterator[tuple[Path, str]]:
 def _notes(root: Path, writers: Writers) -> Iterator[Leftover | None]:
     """Leases and claims of processes that are over, and what one left that died while it wrote or read leases."""
     alive = writers.alive
-    for each in writers.leases:
-        if each not in alive:
+    cleaners = Writers([each for each in leases(root)[0] if each.cleans], writers.now, writers.break_leases)
+    for each in (*writers.leases, *cleaners.leases):
+        if each not in alive and each not in cleaners.alive:
             yield _note(each.path, "note of a writer that died")
     for entry in entries(root / FOLDER):
         if is_file(entry) and _PART.fullmatch(entry.name) and _is_old(Path(entry), writers.now):
@@ -201,11 +202,14 @@ def _rename(cache: Cache, old: str, before: Sequence[str], after: Sequence[str])
                          f"{taken[0].name.remove_command}")  # fmt: skip
     _require_same_rows(cache, moves)
     _require_same_current(cache, moves)
+    for (array, _), target in zip(moves, targets, strict=True):  # what is meant, so that the same command can go on
+        array.folder.replace("key.json", key_json(replace(array.key(), renamed=tuple(target.name[:-1]))))
     for (array, parts), target in zip(moves, targets, strict=True):
         if not stays:
             _move(cache, array, target, parts)
         key = target.key()
-        target.folder.replace("key.json", key_json(replace(key, renamed=key.names if key.made_as else None)))
+        if key.made_as is None:  # it has its first name again
+            target.folder.replace("key.json", key_json(replace(key, renamed=None)))
     if left:
         there = f"\n  {len(targets)} of {len(arrays)} arrays were renamed; the others are where they were"
         raise type(left[0])(f"{left[0]}{there}")
@@ -232,12 +236,17 @@ def _move(cache: Cache, array: FeatureArray, target: FeatureArray, parts: Sequen
 
 
 def _require_same_rows(cache: Cache, moves: Sequence[tuple[FeatureArray, list[str]]]) -> None:
-    """Refuses to put images among captions: whoever pairs rows by view would pair the wrong ones."""
+    """Refuses to put images among captions: whoever pairs rows by view would pair the wrong ones.
+
+    Nothing is asked of a renaming that was interrupted, and that has put some of its arrays there already.
+    """
     places = {(parts[0], parts[1]) for _, parts in moves} - {array.name[:2] for array, _ in moves}
     for dataset, view in sorted(places):
+        coming = [(array.key(), parts) for array, parts in moves if parts[:2] == [dataset, view]]
+        if any(key.renamed == tuple(parts[:-1]) for key, parts in coming):
+            continue
         there = {_root_of_rows(array) for array in cache.arrays(dataset, view)} - {None}
-        come = {array.key().binds["rows"]["root"] for array, parts in moves if parts[:2] == [dataset, view]}
-        if there and there != come:
+        if there and there != {key.binds["rows"]["root"] for key, _ in coming}:
             raise UsageError(
                 f"{dataset}/{view} in {cache.folder} holds features of other rows; nothing was renamed. Take a name "
                 "that is free; what there is: featcache ls"

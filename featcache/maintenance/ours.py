@@ -55,7 +55,14 @@ def _level(folder: Path, level: int) -> Iterator[tuple[Path, str]]:
         is_array, is_commits = bool(re.fullmatch(_HEX, entry.name)), entry.name == "commits"
         if hidden or (level == _LAYER and not is_array) or (level == _ARRAY and not is_commits) or level == _COMMITS:
             continue
+        if is_array and level == _LAYER and _is_empty(Path(entry)):
+            yield Path(entry), "folder of an array that was not begun"
         yield from _level(Path(entry), level + 1)
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing, or folders that hold nothing."""
+    return all(is_folder(entry) and _is_empty(Path(entry)) for entry in entries(folder))
 
 
 def _named(folder: Path, level: int) -> Iterator[tuple[Path, str]]:

@@ -16,12 +16,11 @@ def superseded_arrays(cache: Cache, *, break_leases: bool = False) -> Leftovers:
     """Arrays of older rows of whose encoder, layer and type a complete array of the current rows is there, by view.
 
     Also what was computed from them: graphs, embeddings. The only array of an encoder never is, nor is any in a view
-    without a record of its current rows. While a writer is alive it may take rows from any of them. Arguments as for
-    `listed`.
+    without a record of its current rows, or with one that cannot be read. While a writer is alive it may take rows from
+    any of them. Arguments as for `listed`.
 
     Raises:
         UsageError: If the folder is no cache on this disk.
-        Damaged: If a record of current rows cannot be read.
     """
     return listed(cache, _find, break_leases=break_leases)
 
@@ -46,7 +45,10 @@ def _find(cache: Cache, writers: Writers) -> Iterator[Leftover | None]:
 
 def _superseded_in(cache: Cache, arrays: list[FeatureArray]) -> Iterator[tuple[FeatureArray, str]]:
     """The superseded arrays of one view, each with the reason."""
-    record = cache.current_rows(*arrays[0].name[:2])
+    try:
+        record = cache.current_rows(*arrays[0].name[:2])
+    except FeatcacheError:  # what is damaged is for `featcache verify` to say
+        return
     if record is None:
         return
     keys = {array.name: key for array in arrays if (key := _key(array)) is not None}

@@ -62,7 +62,8 @@ def verify(
         where = str(array.name)
         if on_array:
             on_array(where)
-        for what, chunk in array_problems(cache, array, deep=deep):
+        problems = list(array_problems(cache, array, deep=deep))
+        for what, chunk in problems if array.folder.there() else ():  # else it was renamed or removed meanwhile
             yield Problem(where, _ADVICE.sub("", what.replace(f"{array.folder}/", "")), chunk)
 
 
@@ -83,11 +84,9 @@ def array_problems(cache: Cache, array: FeatureArray, *, deep: bool) -> Iterator
     try:
         yield from _problems(cache, array, deep=deep, begun=begun)
     except FileNotFoundError as error:
-        if array.folder.there():  # else it was removed meanwhile
-            yield f"{error.filename or error} is missing", None
+        yield f"{error.filename or error} is missing", None
     except (FeatcacheError, OSError) as error:
-        if array.folder.there():
-            yield str(error), None
+        yield str(error), None
 
 
 def _problems(cache: Cache, array: FeatureArray, *, deep: bool, begun: bool) -> Iterator[tuple[str, int | None]]:

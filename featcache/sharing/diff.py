@@ -123,7 +123,7 @@ def plan_transfer(
     if not arrays and not may_lack:
         raise FeaturesNotCached(f"there is nothing to send in {source.folder}")
 
-    def compare(array: FeatureArray) -> tuple[Move, FeatureArray | None] | FeatcacheError:
+    def compare(array: FeatureArray) -> tuple[Move, FeatureArray | None] | FeatcacheError | None:
         try:
             safe_path(source, array)
         except RemoteFailed as error:
@@ -131,10 +131,10 @@ def plan_transfer(
         try:
             return _compare(source, target, array, rows, prefer)
         except (Damaged, NewerFormat) as error:  # it does not keep the others from travelling
-            return error
+            return None if _is_only_begun(array) else error
 
     compared = map_both(source.folder, target.folder, compare, list(arrays.values()))
-    pairs = [each for each in compared if not isinstance(each, FeatcacheError)]
+    pairs = [each for each in compared if isinstance(each, tuple)]
     refused = {
         str(array.name): each
         for array, each in zip(arrays.values(), compared, strict=True)
@@ -142,6 +142,8 @@ def plan_transfer(
     }
     if refused and not pairs:
         raise next(iter(refused.values()))
+    if arrays and not pairs and not may_lack:
+        raise FeaturesNotCached(f"there is nothing to send in {source.folder} yet: no chunk of an array is there")
     views = sorted({"/".join(move.source.name[:2]) for move, _ in pairs})
     return Transfer(
         source=source,
@@ -153,6 +155,20 @@ def plan_transfer(
         records=plan_records(source, target, views, prefer),
         refused=refused,
     )
+
+
+def _is_only_begun(array: FeatureArray) -> bool:
+    """Whether an array was just begun, or renamed meanwhile: it has no key, or a right one and no plan."""
+    if not array.is_begun:
+        return False
+    try:
+        return not array.folder.exists("key.json") or (bool(array.key()) and not array.folder.exists("plan.json"))
+    except FeatcacheError:
+        return False
+
+
+def _has_plan(array: FeatureArray) -> bool:
+    return array.folder.exists("key.json") and array.folder.exists("plan.json")
 
 
 def _names_one(selector: str) -> bool:
@@ -173,8 +189,7 @@ def _compare(
     wanted = list(ours.complete.records) if ours.complete else list(records_of(array, ours).values())
     safe_path(target, there)
     # a push that was killed at its beginning may have left one without the other
-    begun = there.folder.exists("plan.json") and there.folder.exists("key.json")
-    theirs = read_metadata(there) if begun else None
+    theirs = read_metadata(there) if _has_plan(there) else None
     held = _held(there, theirs)
     replaced = None
     if theirs is not None and _differs(there, ours, theirs, wanted, held):

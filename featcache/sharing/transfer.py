@@ -286,8 +286,10 @@ def _read_chunk(array: FeatureArray, record: Record) -> bytes | None:
     try:
         size = array.folder.read_into(chunk_name(record.chunk), memoryview(content))
     except FileNotFoundError as error:
+        if not array.folder.there():
+            raise Damaged(f"{array.folder} was renamed or removed meanwhile. Run the same command again") from error
         raise Damaged(f"chunk {record.chunk} of {array.folder} is missing. Run: featcache verify") from error
-    return content if size == record.bytes else None  # pyright: ignore[reportReturnType] - as good as bytes
+    return bytes(content) if size == record.bytes else None
 
 
 def _replace_chunk(what: Transfer, move: Move, record: Record, existing: bytes | None, content: bytes) -> None:

@@ -10,9 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import final
 
+from featcache.errors import Damaged
 from featcache.storage import durable
 from featcache.storage.base import ASIDE, DOOMED, Folder, refuse_large
-from featcache.storage.plain import open_plain
+from featcache.storage.plain import file_status, leads_to_folder, open_plain
 
 
 @final
@@ -61,9 +62,11 @@ class LocalFolder(Folder):
 
     def size(self, name: str) -> int | None:
         try:
-            return (self.path / name).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
+            return file_status(self.path / name).st_size
+        except FileNotFoundError:
             return None
+        except Damaged:  # it is there, and whoever reads it is told what it is
+            return 0
 
     def there(self) -> bool:
         return self.path.is_dir()
@@ -71,14 +74,14 @@ class LocalFolder(Folder):
     def names(self) -> set[str]:
         try:
             with os.scandir(self.path) as entries:
-                return {entry.name for entry in entries if not entry.is_dir()}
+                return {entry.name for entry in entries if not leads_to_folder(entry)}
         except (FileNotFoundError, NotADirectoryError):
             return set()
 
     def folders(self) -> list[str]:
         try:
             with os.scandir(self.path) as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir())
+                return sorted(entry.name for entry in entries if leads_to_folder(entry))
         except (FileNotFoundError, NotADirectoryError):
             return []
 

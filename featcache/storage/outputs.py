@@ -2,13 +2,17 @@
 
 import io
 import os
+import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.errors import OutputFailed
-from featcache.storage.durable import replace
+from featcache.storage.durable import TEMPORARY, sync_file, sync_folder
+from featcache.storage.plain import entries, is_file
+from featcache.storage.processes import is_over, process_mark, this_process
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,11 +35,35 @@ def named_output_errors(path: Path) -> Iterator[None]:
         raise OutputFailed(f"cannot write {path}: {why}\n  Free space there, or name another place") from error
 
 
+@contextmanager
+def unfinished_output(path: Path) -> Iterator[Path]:
+    """A hidden name beside a file, to write it under; nothing is left there when the block ends.
+
+    What killed writers of the same file left there is removed first. The name says whose it is.
+    """
+    name = f".{path.name}.{TEMPORARY.strip('.')}"
+    left = re.compile(re.escape(name) + r"([0-9a-f]{8}-[0-9a-f]{8}-\d+-[0-9a-f]{8})-[0-9a-f]{8}", re.ASCII)
+    for entry in entries(path.parent):
+        match = left.fullmatch(entry.name)
+        if match and is_file(entry) and is_over(match[1]):
+            Path(entry).unlink(missing_ok=True)
+    temporary = path.with_name(f"{name}{process_mark(this_process())}-{uuid.uuid4().hex[:8]}")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_output(path: Path, content: bytes) -> None:
     """Writes a file, its folder made if need be, in place of what may stand there; errors as `named_output_errors`."""
     with named_output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, content)
+        with unfinished_output(path) as temporary, temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            sync_file(file.fileno())
+            temporary.replace(path)
+        sync_folder(path.parent)
 
 
 def parquet_bytes(frame: "pl.DataFrame") -> bytes:

@@ -13,22 +13,37 @@ from featcache.errors import Damaged
 _MOST_BYTES = 65_536
 
 
+def file_status(path: Path | str) -> os.stat_result:
+    """What the system says of a file, through links.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        Damaged: If it is a link that leads to itself.
+    """
+    try:
+        return os.stat(path)
+    except NotADirectoryError as error:
+        raise FileNotFoundError(error.errno, os.strerror(errno.ENOENT), str(path)) from error
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise Damaged(f"{path} is a link that leads to itself; nothing was read. Run: featcache verify") from error
+
+
 def open_plain(path: Path | str) -> FileIO:
     """Opens a file for reading, without a buffer; the one way in which a cache's files are opened.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        Damaged: If it is a folder, a pipe or a device, itself or through a link: a pipe would hang, a device never end.
+        Damaged: If it is a folder, a pipe or a device, itself or through a link: a pipe would hang, a device never end;
+            or a link that leads to itself.
     """
-    try:
-        # not to open it at all is safest; not to wait, and to look again, is for whoever changes it in between
-        if stat.S_ISREG(os.stat(path).st_mode):
-            file = FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return file
-            file.close()
-    except NotADirectoryError as error:
-        raise FileNotFoundError(error.errno, os.strerror(errno.ENOENT), str(path)) from error
+    # not to open it at all is safest; not to wait, and to look again, is for whoever changes it in between
+    if stat.S_ISREG(file_status(path).st_mode):
+        file = FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return file
+        file.close()
     raise Damaged(f"{path} is a folder, a pipe or a device and no file; nothing was read. Run: featcache verify")
 
 
@@ -64,6 +79,14 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a folder and no link to one."""
     return entry.is_dir(follow_symlinks=False)
+
+
+def leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def is_file(entry: os.DirEntry[str]) -> bool:

@@ -3,10 +3,12 @@
 import os
 import socket
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+
+from blake3 import blake3
 
 PROC = Path("/proc")
 
@@ -65,6 +67,27 @@ def fate(process: Process) -> Fate:
         return "numbered"
     started = _start(process.number)
     return "runs" if started in ("", process.started) else "ended"
+
+
+def process_mark(process: Process) -> str:
+    """A process in the name of a file that it writes: letters, digits and dashes, 8-8-number-8."""
+    where, boot, start = (
+        blake3("\0".join(parts).encode()).hexdigest(length=4)
+        for parts in ((process.host, process.namespace), (process.boot,), (process.started,))
+    )
+    return f"{where}-{boot}-{process.number}-{start}"
+
+
+def is_over(mark: str) -> bool:
+    """Whether the process of a `process_mark` ended; False where that cannot be seen, on another host or container."""
+    here = this_process()
+    where, boot, number, _ = mark.split("-")
+    if where != process_mark(here).split("-")[0]:
+        return False
+    if boot != process_mark(here).split("-")[1]:
+        return True
+    there = replace(here, number=int(number), started=_start(int(number)))
+    return not _exists(there.number) or process_mark(there) != mark
 
 
 def _exists(number: int) -> bool:

@@ -25,8 +25,8 @@ EXPECTED = {
     "import": (),
     "gc": (),
     "verify": ("FeaturesNotCached",),
-    "push": ("FeaturesNotCached",),
-    "pull": ("FeaturesNotCached",),
+    "push": ("FeaturesNotCached", "renamed or removed meanwhile. Run the same command again"),
+    "pull": ("FeaturesNotCached", "renamed or removed meanwhile. Run the same command again"),
     "mv": ("FeaturesNotCached",),
     "ls": (),
 }
@@ -123,7 +123,7 @@ def _started(racer: Racer, ground: Ground, copy: Path, until: float, delay: floa
 
 def _unexpected(racer: Racer, ended: Ended) -> Iterator[Problem]:
     yield from badly_ended(ended)
-    if ended.exit == 1 and not ended.err.startswith(EXPECTED[racer.name] or "nothing at all"):
+    if ended.exit == 1 and not any(words in ended.err for words in EXPECTED[racer.name]):
         said = (ended.err.strip() or ended.out.strip()).partition("\n")[0] or last_line(ended)
         yield Problem("lost", f"beside others, {ended.what}: {said}")
 

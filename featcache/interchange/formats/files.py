@@ -15,10 +15,11 @@ _ADVICE = "\n  Get the file again, or have it written again"
 
 
 def plain_size(path: Path) -> int:
-    """Bytes of a file.
+    """Bytes of a file, which is read to its end for its hash.
 
     Raises:
         DataInvalid: If it is a folder, a pipe or a device, itself or through a link: nothing of it is opened.
+        BeyondLimit: If it is larger than what is imported unasked, be it full of holes.
     """
     try:
         status = os.stat(path)
@@ -26,6 +27,7 @@ def plain_size(path: Path) -> int:
         raise DataInvalid(f"{path.name} cannot be read: {os.strerror(error.errno or 0)}") from error
     if not stat.S_ISREG(status.st_mode):
         raise DataInvalid(f"{path.name} is a folder, a pipe or a device; it was not opened. Name a file")
+    check_limit("import", status.st_size, path)
     return status.st_size
 
 
