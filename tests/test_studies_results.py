@@ -14,11 +14,11 @@ from featcache.studies.adapters.results import (
     Evaluation,
     final_results,
     headline_contrasts,
-    simplex,
     weights_text,
 )
 from featcache.trainer.config import FitConfig
 from featcache.trainer.fit import fit_paired, untrained_adapters
+from featcache.trainer.joints import simplex
 from featcache.trainer.sides import pair_sides
 from featcache.trainer.tracking import METRICS, embed_split, epoch_rows
 from tests.trainer_planted import planted_sides

@@ -14,10 +14,10 @@ from featcache.cache import Cache
 from featcache.data.views import View
 from featcache.errors import FeaturesNotCached, UsageError
 from featcache.studies.adapters.embed import embed, embedding_layer, run_name, weights_hash
-from featcache.studies.adapters.results import simplex
 from featcache.studies.adapters.train import Workbench, train
 from featcache.trainer.config import FitConfig
 from featcache.trainer.defaults import Selection
+from featcache.trainer.joints import simplex
 from featcache.trainer.run import apply, load_run
 from featcache.trainer.run_files import changed_files
 from tests.alignment_cache import store_layers

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional
 
 from featcache.errors import UsageError
-from featcache.trainer.adapters import ADAPTERS, Adapter, build_adapters, module_key
+from featcache.trainer.adapters import Adapter, build_adapters, module_key
+from featcache.trainer.architectures import ADAPTERS
 from featcache.trainer.config import AdapterKind
 
 LEARNT = [kind for kind in ADAPTERS if kind != "identity"]

@@ -260,6 +260,14 @@ CHANGES = [
     {"seed": 1},
     {"split_seed": 1},
     {"lr": 0.01, "epochs": 5},
+    {"adapter": "cca"},
+    {"loss": "siglip"},
+    {"loss": "cka"},
+    {"temperature": 0.05},
+    {"label_smoothing": 0.05},
+    {"mixup": True},
+    {"keep_geometry": 10.0},
+    {"joint": "concatenation"},
 ]
 
 
@@ -277,6 +285,7 @@ def test_what_differs_can_be_read_and_ends_in_a_short_hash():
     folder = run_folder(DEMO, FitConfig(lr=0.01, captions="all", shuffle_pairs=True, pair_weights={"a+b": 2.0}))
     assert re.fullmatch(r"linear-s0-lr-0\.01-captions-all-shuffle-pairs-[0-9a-f]{8}", folder.rpartition("/")[2])
     long = {name: value for change in CHANGES for name, value in change.items() if name not in ("adapter", "seed")}
+    long["loss"] = "infonce"  # the others go with fewer settings
     last = run_folder(DEMO, FitConfig(**long)).rpartition("/")[2]
     assert len(last) < 100 and re.fullmatch(r"[A-Za-z0-9.+_-]+", last)
 

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,6 +19,7 @@ from featcache.metrics.measure.space import ArraySpace
 from featcache.trainer.adapters import Adapters
 from featcache.trainer.config import FitConfig
 from featcache.trainer.fit import Fitted, untrained_adapters
+from featcache.trainer.joints import JOINTS, simplex
 from featcache.trainer.sides import PairedSides
 from featcache.trainer.tracking import (
     EvaluationSplit,
@@ -32,7 +32,6 @@ from featcache.trainer.tracking import (
 )
 
 HEADLINE = "headline"
-MIXTURES = 70  # mixtures that are tried at most
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,9 @@ def final_results(fitted: Fitted, evaluation: Evaluation, *, control: Adapters |
         control: Adapters of a control (pairs shuffled), for the contrast trained minus control.
     """
     results = Results([*evaluation.raw_rows, *evaluation.mixtures[0]], [])
-    untrained = [untrained_adapters(fitted.paired, fitted.config, seed) for seed in _seeds(fitted.config)]
+    untrained = [
+        untrained_adapters(fitted.paired, fitted.config, seed, like=fitted.adapters) for seed in _seeds(fitted.config)
+    ]
     for split in evaluation.tests:
         measured = _results_on(split, fitted, evaluation, untrained, control)
         results = Results(results.rows + measured.rows, results.contrasts + measured.contrasts)
@@ -164,29 +165,16 @@ def _results_on(
     config, embedded = fitted.config, embed_split(test, fitted.adapters)
     trained = alignment_rows(test, embedded.spaces, evaluation.settings)
     trained += retrieval_rows(test, embedded, config.hits)
-    trained.append(loss_row(test, embedded, fitted.adapters.log_scale, config))
+    trained.append(loss_row(test, embedded, fitted.adapters, config))
     rows = [replace(row, stage="trained", epoch=fitted.selected_epoch) for row in trained]
+    if JOINTS[config.joint].weights != "equal":
+        text = weights_text([*evaluation.paired.sides], fitted.adapters.weights().tolist())
+        rows = [replace(row, weights=text) if row.space == "joint" and row.against else row for row in rows]
     drawn = [embed_split(test, adapters) for adapters in untrained]
     rows += [replace(row, stage="untrained", epoch=0) for row in retrieval_rows(test, drawn[0], config.hits)]
     draws = [each.spaces for each in drawn]
     means, contrasts = _untrained_and_contrasts(test, embedded.spaces, draws, evaluation, control)
     return Results(rows + means, contrasts)
-
-
-def simplex(parts: int) -> list[tuple[float, ...]]:
-    """Weights of a mixture of so many parts: a grid on the simplex, as fine as MIXTURES allow, ends included.
-
-    Example:
-        >>> simplex(2)[:3], len(simplex(2)), len(simplex(3))
-        ([(0.0, 1.0), (0.05, 0.95), (0.1, 0.9)], 21, 66)
-    """
-    steps = next(
-        steps for steps in (20, 10, 5, 4, 3, 2, 1) if math.comb(steps + parts - 1, steps) <= MIXTURES or steps == 1
-    )
-    # so many steps in a row, with bars between the parts
-    bars = itertools.combinations(range(steps + parts - 1), parts - 1)
-    ends = [(-1, *places, steps + parts - 1) for places in bars]
-    return [tuple((b - a - 1) / steps for a, b in itertools.pairwise(places)) for places in ends]
 
 
 def mixture(spaces: Mapping[str, ArraySpace], weights: Sequence[float], name: str) -> ArraySpace:
