@@ -72,8 +72,9 @@ def train(
     reference: Annotated[
         str | None,
         typer.Option(
-            help="The stronger encoder to measure against (target, teacher); only --loss cka and --adapter ridge train on it. "
-            "Default: the data set's, if it has one; none: the sides are measured against each other alone."
+            help="The stronger encoder to measure against (target, teacher); nothing but --loss cka and --adapter "
+            "ridge is trained on it. Default: the data set's, if it has one; none: the sides are measured against each "
+            "other alone."
         ),
     ] = None,
     adapter: Annotated[

@@ -165,8 +165,15 @@ def solve(
 
 
 def solved_width(weights: Mapping[str, Tensor]) -> int:
-    """Dimensions of the joint space that solved adapters map into, from their weights by name."""
-    return next(len(tensor) for name, tensor in weights.items() if name.endswith((".net.weight", ".net.anchors")))
+    """Dimensions of the joint space that solved adapters map into, from their weights by name.
+
+    Raises:
+        KeyError: If there are no such weights.
+    """
+    for name, tensor in weights.items():
+        if name.endswith((".net.weight", ".net.anchors")):
+            return len(tensor)
+    raise KeyError("net.weight or net.anchors of a side")
 
 
 def _standardised(rows: Tensor, adapter: Adapter) -> Array:
