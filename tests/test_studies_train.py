@@ -231,7 +231,8 @@ def test_trainings_of_one_process_share_pairing_raw_graphs_and_mixtures(two, cou
     assert (counted["paired"], counted["mixed"]) == (1, 21 + 2), "neither paired nor mixed again"
     assert [times_searched(counted, space) for space in raw] == first, "no raw graph searched again"
     each = (len(counted["searched"]) - searches) / len(others)
-    assert each == (3 + 1) * 3 + 3 + 2 * 3, "an epoch, the test table and each untrained draw: joint and both sides"
+    tables = 3 + 3  # of test and of training groups
+    assert each == (3 + 1) * 3 + tables + 2 * 3, "an epoch, each table and each untrained draw: joint and both sides"
     for space in raw:
         assert times_searched(counted, space) <= 2, "once plainly, and once deeper for halves"
 

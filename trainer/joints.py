@@ -33,13 +33,14 @@ def _sum(spaces: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return torch.as_tensor(joint(spaces, None if equal else weights))
 
 
-def _concatenation(spaces: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+def concatenation(spaces: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Unit rows whose cosine kernel is the weighted sum of the spaces' cosine kernels."""
     return torch.as_tensor(mixed(spaces, weights))
 
 
 JOINTS: dict[str, Joint] = {
     "sum": Joint(_sum, "equal"),
-    "concatenation": Joint(_concatenation, "equal"),
+    "concatenation": Joint(concatenation, "equal"),
     "weighted": Joint(_sum, "chosen"),
     "learned": Joint(_sum, "learned"),
 }

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from featcache.metrics import mixed
 from featcache.metrics.measure.contrasts import Contrast
 from featcache.metrics.measure.engine import measure
 from featcache.metrics.measure.row import CLEAN, ContrastRow, Row
@@ -19,7 +18,7 @@ from featcache.metrics.measure.space import ArraySpace
 from featcache.trainer.adapters import Adapters
 from featcache.trainer.config import FitConfig
 from featcache.trainer.fit import Fitted, untrained_adapters
-from featcache.trainer.joints import JOINTS, simplex
+from featcache.trainer.joints import JOINTS, concatenation, simplex
 from featcache.trainer.sides import PairedSides
 from featcache.trainer.tracking import (
     EvaluationSplit,
@@ -32,6 +31,7 @@ from featcache.trainer.tracking import (
 )
 
 HEADLINE = "headline"
+TRAINING_GROUPS = 2_000  # of which alignment is measured in training, at most
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,21 @@ class Evaluation:
         if left.all() or left.sum() <= self.config.k:
             return None
         return EvaluationSplit(CLEAN, self.paired.subset(CLEAN, numbers[torch.from_numpy(left)]))
+
+    @cached_property
+    def training(self) -> EvaluationSplit | None:
+        """Training groups that have all sides and the reference, drawn alike for every training; None for too few."""
+        numbers = self.paired.splits["train"]
+        if self.paired.reference is None:
+            return None
+        whole = self.paired.reference[numbers].isfinite().all(dim=1)
+        for side in self.paired.sides.values():
+            whole &= side.present[numbers]
+        numbers = numbers[whole]
+        if len(numbers) <= self.config.k:
+            return None
+        drawn = np.sort(np.random.default_rng(0).permutation(len(numbers))[:TRAINING_GROUPS])
+        return EvaluationSplit("train", self.paired.subset("train", numbers[torch.from_numpy(drawn)]))
 
     @property
     def tests(self) -> list[EvaluationSplit]:
@@ -137,7 +152,7 @@ class Evaluation:
 
 
 def final_results(fitted: Fitted, evaluation: Evaluation, *, control: Adapters | None = None) -> Results:
-    """Everything that is measured once of a training, on the test split and on its clean part.
+    """Everything that is measured once of a training: on the test split, its clean part, and on training groups.
 
     Args:
         fitted: The training.
@@ -151,7 +166,17 @@ def final_results(fitted: Fitted, evaluation: Evaluation, *, control: Adapters |
     for split in evaluation.tests:
         measured = _results_on(split, fitted, evaluation, untrained, control)
         results = Results(results.rows + measured.rows, results.contrasts + measured.contrasts)
-    return results
+    return Results(results.rows + _on_training(fitted, evaluation), results.contrasts)
+
+
+def _on_training(fitted: Fitted, evaluation: Evaluation) -> list[Row]:
+    """Alignment of the trained spaces with the reference on training groups: where training on it is a ceiling."""
+    split = evaluation.training
+    if split is None:
+        return []
+    spaces = embed_split(split, fitted.adapters).spaces
+    rows = measure(spaces, split.reference, alignment_settings(fitted.config)).rows
+    return [replace(row, stage="trained", split="train", epoch=fitted.selected_epoch) for row in rows]
 
 
 def _results_on(
@@ -179,7 +204,7 @@ def _results_on(
 
 def mixture(spaces: Mapping[str, ArraySpace], weights: Sequence[float], name: str) -> ArraySpace:
     """The space whose cosine kernel is the weighted sum of the spaces' cosine kernels."""
-    return ArraySpace(mixed([space.values for space in spaces.values()], weights), name)
+    return ArraySpace(concatenation([torch.as_tensor(space.values) for space in spaces.values()], weights), name)
 
 
 def weights_text(names: Sequence[str], weights: Sequence[float]) -> str:
