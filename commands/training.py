@@ -135,8 +135,8 @@ def train(
         typer.Option("--pair-weight", metavar="A+B=W", help="Weight of a pair of sides in the loss.  [default: 1]"),
     ] = None,
     select: Annotated[
-        Literal["retrieval", "alignment"] | None,
-        typer.Option(help="The epoch kept is the best on validation by.  [default: retrieval]"),
+        Literal["retrieval", "alignment", "last"] | None,
+        typer.Option(help="The epoch kept is the best on validation by, or the last.  [default: retrieval]"),
     ] = None,
     hits: Annotated[
         Literal["content", "group"] | None,

@@ -224,7 +224,9 @@ def _settings_facts(run: RunResults) -> list[tuple[str, str]]:
     )
     if run.solved:
         kept = "; ".join(dict.fromkeys(solution_text(one.config.get("chosen", {})) for one in run.each))
-    kept += f", best on validation by {settings.get('select', '?')}"
+    kept += (
+        ", the last" if settings.get("select") == "last" else f", best on validation by {settings.get('select', '?')}"
+    )
     facts = [
         ("groups", counts),
         ("split", str(split.get("rule", ""))),

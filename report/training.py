@@ -27,7 +27,8 @@ def show_training(run: "Run") -> None:
     control = ", pairs shuffled: a control" if settings.get("shuffle_pairs") else ""
     console().print(f"{run.config['dataset']}: {sides} {against}, {kinds}, seed {settings['seed']}{control}")
     chosen = run.config.get("chosen", {})
-    kept = f"epoch {run.config['selected_epoch']} of {settings['epochs']} kept by validation {settings['select']}"
+    by = "as the last" if settings["select"] == "last" else f"by validation {settings['select']}"
+    kept = f"epoch {run.config['selected_epoch']} of {settings['epochs']} kept {by}"
     if adapter in SOLVED_KINDS:
         kept = f"in closed form; {solution_text(chosen)} chosen by validation {settings['select']}"
     if "joint_weights" in chosen:

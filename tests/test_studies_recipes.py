@@ -105,10 +105,9 @@ def test_recipes_are_shown_and_drawn_beside_each_other(bench, runs, tmp_path, ca
     text = " ".join(capsys.readouterr().out.split())
     assert "cca adapters, seed 0" in text and "in closed form; regularization" in text
     assert "linear adapters, siglip, joint weighted, seed 0" in text and "chosen by validation alignment" in text
-    page = write_report([trained.path, *(run.path for run in runs.values())], tmp_path / "page", formats=("svg",))
+    page = write_report([trained.path, runs["cca"].path, runs["asif"].path], tmp_path / "page", formats=("svg",))
     html = page.read_text()
     assert "linear, siglip, joint weighted" in html and "asif" in html and "regularization" in html
-    assert write_report([runs["ridge"].path], tmp_path / "alone", formats=("svg",)).exists()
 
 
 def test_the_weights_of_a_joint_space_stand_in_its_rows(bench, tmp_path):
@@ -132,7 +131,7 @@ def test_trained_on_the_reference_a_run_is_above_every_other_on_training_rows_al
         assert rows["space"].unique().sort().to_list() == ["captions", "images", "joint"]
         return dict(rows.filter(space="joint").select("metric", "value").rows())
 
-    ceiling = on_training("cka", loss="cka", epochs=20, select="alignment")
+    ceiling = on_training("cka", loss="cka", epochs=40, select="last")
     for other in ({}, {"loss": "siglip"}, {"adapter": "cca"}, {"adapter": "procrustes"}, {"adapter": "asif"}):
         scores = on_training("-".join(other.values()) or "plain", **other)
         assert all(ceiling[metric] > score for metric, score in scores.items()), other

@@ -137,6 +137,7 @@ def test_a_new_setting_that_is_no_default_is_recorded_and_read_back():
         ({"adapter": "cca", "epochs": 5, "lr": 0.1}, "adapter cca is solved in closed form: it has no epochs, lr"),
         ({"adapter": "cca", "pair_weights": {"a+b": 2.0}}, "it has no pair_weights"),
         ({"adapter": "cca", "joint": "learned"}, "it has no joint learned"),
+        ({"adapter": "cca", "select": "last"}, "it has no last epoch to select"),
         ({"adapter": "asif", "width": 64}, "it has no width"),
         ({"adapter": {"a": "cca", "b": "linear"}}, "adapter cca is solved for all sides at once: name it alone"),
         ({"temperature": 0.001}, "temperature = 0.001"),

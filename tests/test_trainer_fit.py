@@ -126,6 +126,12 @@ def test_the_selected_epoch_is_the_first_best_on_validation_by_the_declared_crit
         assert seen[2].alignment == joint.value
 
 
+def test_the_last_epoch_is_kept_where_that_is_wanted(data):
+    result = fit(*data, changed(select="last", epochs=12))
+    first = fit(*data, changed(epochs=12))
+    assert result.selected_epoch == 12 and [row.value for row in result.rows] == [row.value for row in first.rows]
+
+
 def test_the_kept_weights_are_those_of_the_selected_epoch(data):
     # over-trained on purpose, so that the best epoch is not the last
     config = changed(epochs=8, lr=0.3, select="alignment")
@@ -334,20 +340,18 @@ def test_what_is_applied_drops_nothing_out(data):
     assert torch.equal(adapters.embed("x", rows), adapters.embed("x", rows))
 
 
-@pytest.mark.parametrize("metric", ["mutual_knn", "cka_debiased"])
-def test_trained_on_the_reference_the_joint_is_nearer_to_it_on_training_rows_than_any_other(data, metric):
+def test_trained_on_the_reference_the_joint_is_nearer_to_it_on_training_rows_than_any_other(data):
     def on_training_rows(**change):
         fitted = fit(*data, changed(**change))
         split = EvaluationSplit("train", fitted.paired.part("train"))
-        (row,) = find(
-            epoch_rows(split, fitted.adapters, fitted.config, 1), space="joint", against="reference", metric=metric
-        )
-        return row.value
+        rows = find(epoch_rows(split, fitted.adapters, fitted.config, 1), space="joint", against="reference")
+        return np.array([row.value for row in rows])
 
-    ceiling = on_training_rows(loss="cka", epochs=40, select="alignment")
+    ceiling = on_training_rows(loss="cka", epochs=30, lr=1e-2, select="last")
     others = [{}, {"loss": "siglip"}, {"keep_geometry": 10.0}, {"mixup": True}, {"adapter": "mlp"}]
-    solved = [{"adapter": kind} for kind in ("procrustes", "cca", "csa", "asif")]
-    assert ceiling > max(on_training_rows(**change) for change in [*others, *solved]) + 0.1
+    others += [{"adapter": kind} for kind in ("procrustes", "cca", "csa", "asif")] + [{"joint": "weighted"}]
+    for change in others:
+        assert (ceiling > on_training_rows(**change) + 0.05).all(), change  # mutual k-NN and debiased CKA
 
 
 def test_a_kernel_that_is_trained_on_wrong_rows_of_the_reference_is_no_nearer_on_test(data):

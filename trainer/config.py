@@ -81,10 +81,10 @@ class FitConfig(BaseModel):
         default_factory=dict, description='Weight of a pair of sides, "a+b", in the loss; 1 where it is not named.'
     )
     shuffle_pairs: bool = Field(False, description="Control: training pairs permuted across groups.")
-    select: Literal["retrieval", "alignment"] = Field(
+    select: Literal["retrieval", "alignment", "last"] = Field(
         "retrieval",
         description="The epoch kept is the best on validation by: mean R@10 of all directions, or mutual k-NN of the "
-        "joint space with the reference. The first of equals.",
+        "joint space with the reference, the first of equals; or it is the last.",
     )
     hits: Literal["content", "group"] = Field(
         "content",
@@ -126,6 +126,7 @@ class FitConfig(BaseModel):
         fixed = [*_STEPS, *(["width"] if self.adapter in ("ridge", "asif") else [])]
         changed = [name for name in fixed if getattr(self, name) != fields[name].get_default(call_default_factory=True)]
         changed += ["joint learned"] if self.joint == "learned" else []
+        changed += ["last epoch to select"] if self.select == "last" else []
         return f"adapter {self.adapter} is solved in closed form: it has no {', '.join(changed)}" if changed else ""
 
     @property

@@ -68,7 +68,7 @@ class Fitted:
         config: Its settings.
         paired: The paired features, on the CPU.
         adapters: Weights of the selected epoch, on the CPU.
-        selected_epoch: Best on validation by config.select, 1 to config.epochs; 1 of a closed form.
+        selected_epoch: Best on validation by config.select (or the last), 1 to config.epochs; 1 of a closed form.
         rows: What was measured of every epoch, on validation.
         seconds: Of training and tracking.
         chosen: What else validation decided: hyper-parameters of a closed form, weights of the joint space.
@@ -295,7 +295,8 @@ class _Tracker:
                 Row("joint", "", "loss", loss, stage="trained", split="train", epoch=epoch, higher_is_better=False)
             )
         self.rows += rows
-        score = retrieval if self.config.select == "retrieval" or alignment is None else alignment
+        scores = {"retrieval": retrieval, "alignment": alignment or 0.0, "last": float(epoch)}
+        score = scores[self.config.select]
         if epoch and score > self.best_score:
             self.best, self.best_epoch, self.best_score = adapters, epoch, score
         if self.on_epoch:

@@ -19,7 +19,7 @@ from featcache.trainer.losses import initial_parameters
 
 Array = NDArray[np.float64]
 
-REGULARIZATIONS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # standardised features have a variance of 1 a dimension
+REGULARIZATIONS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1e3)  # standardised features have a variance of 1 a dimension
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0, 1e3)
 KEPT, POWERS = (10, 50, 200, 800), (1, 2, 4, 8)
 MOST_ANCHORS = 2048
