@@ -88,9 +88,9 @@ check: setup ## Lint, types, import direction, docs equal help
 	@cd $(LINKS)/.. && $(CURDIR)/$(BIN)/lint-imports --no-logo --no-cache $(CURDIR)/pyproject.toml
 	@$(BIN)/python -m pytest -q tests/test_docs.py
 
-docs: setup ## Write docs/cli.md and the table of docs/metrics.md from the code
+docs: setup ## Write docs/cli.md and the tables of metrics, columns and limits from the code
 	@$(BIN)/python -m tests.cli_page
-	@$(BIN)/python -m tests.metrics_page
+	@$(BIN)/python -m tests.generated_tables
 
 bench: setup ## Measure throughput as a ratio against the best bare loop
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/python benchmarks/extraction.py

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -46,21 +47,26 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> FeatureArray:
         return fill(tmp_path_factory.mktemp("whole"))
 
 
+_TEMPORARY_FILE = re.compile(re.escape(TEMPORARY) + "[0-9a-f]{32}")
+
+
 # -- killed at a barrier between every two steps ----------------------------------------------------------------------
 
 
 def stages(steps: list[Operation]) -> list[str]:
     """For every step of a run: what is being made (chunk, record, key.json …) and which step of that it is.
 
-    A step on a temporary file belongs to the file that it becomes; the step before which a process is killed names the
-    barrier.
+    A step on a temporary file belongs to the file that it becomes, be it by a link or by way of folders and a lock; the
+    step before which a process is killed names the barrier.
     """
-    becomes = {step.path: step.other for step in steps if step.other}
+    ends = [(_TEMPORARY_FILE.search(step.path), (step.other or "").rpartition("/")[2]) for step in steps]
+    becomes = {match[0]: name for match, name in ends if match and name and not name.startswith(TEMPORARY)}
     names: list[str] = []
     at = "folders"
     for step in steps:
-        final = step.other or becomes.get(step.path) or step.path.removesuffix(".lock")
-        name = final.rpartition("/")[2].removeprefix(TEMPORARY)
+        temporary = _TEMPORARY_FILE.search(step.path)
+        final = becomes.get(temporary[0], "probe") if temporary else (step.other or step.path).rpartition("/")[2]
+        name = final.removeprefix(TEMPORARY).removesuffix(".lock")
         if step.kind not in ("sync folder", "unlink"):
             at = "folder" if step.kind == "mkdir" and not step.path.endswith(".lock") else name
         at = "chunk" if at.startswith("c.") else "record" if at[0].isdigit() and at.endswith(".json") else at

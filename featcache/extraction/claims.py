@@ -125,9 +125,12 @@ class Claims:
                 continue
             except OSError:
                 return True  # a full disk, a folder that has gone: better computed twice than not at all
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
             self._held.add(chunk)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content)
+            except OSError:  # a full disk: an empty claim would keep others waiting for nobody
+                self._release({chunk})
             self._others.pop(chunk, None)
             return True
         return True  # taken over by two at once

@@ -1,15 +1,15 @@
-"""The generated tables of docs/metrics.md (METRICS) and docs/runs.md (columns); run this module to write them anew."""
+"""The tables of pages that the code knows better: of metrics, columns and limits; run this module to write them anew."""
 
 import inspect
 import math
 from pathlib import Path
 
+from featcache.limits import LIMITS
 from featcache.metrics import METRICS
 from featcache.metrics.measure.row import ContrastRow, Row, columns_page
 from featcache.metrics.table import Metric
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGE, RUNS = DOCS / "metrics.md", DOCS / "runs.md"
 
 
 def table() -> str:
@@ -21,15 +21,27 @@ def table() -> str:
     return "\n".join([*lines, *(_line(metric) for metric in METRICS.values())])
 
 
-def page() -> str:
-    """docs/metrics.md as it stands, with the table of today."""
-    return _replaced(PAGE.read_text(encoding="utf-8"), "table", table())
+def limits() -> str:
+    """One line a limit of what is believed."""
+    lines = [f"| {each.what} | {each.most:,} | `{each.variable}` |" for each in LIMITS.values()]
+    return "\n".join(["| limit | default | variable |", "|---|---|---|", *lines])
 
 
-def runs_page() -> str:
-    """docs/runs.md as it stands, with the columns of today."""
-    text = _replaced(RUNS.read_text(encoding="utf-8"), "rows", columns_page(Row))
-    return _replaced(text, "contrasts", columns_page(ContrastRow))
+def pages() -> dict[Path, str]:
+    """Each page with generated tables -> its text as it stands, with the tables of today."""
+    tables = {
+        "metrics.md": {"table": table()},
+        "runs.md": {"rows": columns_page(Row), "contrasts": columns_page(ContrastRow)},
+        "security.md": {"limits": limits()},
+    }
+    return {DOCS / page: _with_tables(DOCS / page, contents) for page, contents in tables.items()}
+
+
+def _with_tables(page: Path, contents: dict[str, str]) -> str:
+    text = page.read_text(encoding="utf-8")
+    for name, content in contents.items():
+        text = _replaced(text, name, content)
+    return text
 
 
 def _replaced(text: str, name: str, content: str) -> str:
@@ -61,5 +73,5 @@ def _number(value: float) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    RUNS.write_text(runs_page(), encoding="utf-8")
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
