@@ -226,7 +226,7 @@ def test_anchors_are_training_pairs(solved):
 
 
 def test_three_sides_are_solved_at_once():
-    sides, reference = planted_sides(240, third=True)
+    sides, reference = planted_sides(160, third=True)
     for kind in SOLVED_KINDS:
         result = fit(sides, reference, changed(adapter=kind))
         test = EvaluationSplit("test", result.paired.part("test"))
