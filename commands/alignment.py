@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from featcache.commands.options import CacheOption, DatasetArgument, JsonOption
+from featcache.commands.options import CacheOption, DatasetArgument, JsonOption, echo
 
 XArgument = Annotated[str, typer.Argument(metavar="X", help="[view/]encoder[/layer.pooling][@digest].")]
 YArgument = Annotated[str, typer.Argument(metavar="Y", help="The other one.")]
@@ -143,7 +143,7 @@ def grid(
     show_layers(grids, as_json=json)
     if figure is not None:
         draw_layers(grids, figure)
-        typer.echo(f"Figure: {figure}", err=json)
+        echo(f"Figure: {figure}", err=json)
 
 
 def curve(

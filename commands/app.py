@@ -72,6 +72,7 @@ def main() -> None:
     # waiting threads sleep instead of spinning, which on a busy machine costs many times the work itself
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     endings.accept_any_terminal()
+    endings.keep_log_lines_safe()
     try:
         _run()
     except KeyboardInterrupt:  # before or behind the command, where typer does not see it
@@ -86,6 +87,7 @@ def main() -> None:
 def _run() -> None:
     import os
     import sys
+    import traceback
 
     from featcache.data.errors import DataError
     from featcache.errors import FeatcacheError
@@ -101,8 +103,13 @@ def _run() -> None:
         sys.exit(endings.FAILED)  # as typer ends where the pipe closes while it prints
     except (DataError, FeatcacheError, MetricError) as error:
         message = f"{type(error).__name__}: {endings.knowing_encoders(error)}"
-        print(endings.with_cache(message, sys.argv[1:]), file=sys.stderr)
+        endings.print_error(endings.with_cache(message, sys.argv[1:]))
         sys.exit(endings.exit_code(error))
     except OSError as error:
-        print(f"{type(error).__name__}: {endings.describe_system_error(error)}", file=sys.stderr)
+        endings.print_error(f"{type(error).__name__}: {endings.describe_system_error(error)}")
+        sys.exit(endings.FAILED)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException:  # a fault of ours, or a panic of a library: its traceback, which quotes what others wrote
+        endings.print_error(traceback.format_exc().rstrip())
         sys.exit(endings.FAILED)

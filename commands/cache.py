@@ -16,6 +16,7 @@ from featcache.commands.options import (
     RootOption,
     YesOption,
     confirm,
+    echo,
     parse_range,
 )
 
@@ -215,13 +216,13 @@ def remove(
     arrays = list({str(array.folder): array for array in matches}.values())
     show_entries(store.entries_of(arrays), store, as_json=False)
     if dry_run:
-        typer.echo("Nothing was deleted (--dry-run).")
+        echo("Nothing was deleted (--dry-run).")
         return
     if not yes:
         confirm(f"Delete {count(arrays, 'array')} from {store.folder}?")
     for array in arrays:
         store.remove(array)
-    typer.echo("Deleted.")
+    echo("Deleted.")
 
 
 def move(

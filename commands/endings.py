@@ -4,6 +4,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from featcache.printing import safe_text
+
 DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
 _NOTHING = "Nothing was changed."
@@ -68,6 +70,23 @@ def knowing_encoders(error: Exception) -> str:
         return error.reword(encoder_specs())
     except UsageError:  # of the user's own entries, which `featcache encoders` shows
         return str(error)
+
+
+def print_error(message: str) -> None:
+    """Prints an error on stderr, whatever names and addresses stand in it."""
+    print(safe_text(message), file=sys.stderr)
+
+
+def keep_log_lines_safe() -> None:
+    """Makes what nobody set up logging for, and so goes to stderr, safe to print: ours, and that of other libraries."""
+    import logging
+
+    class SafeFormatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return safe_text(super().format(record))
+
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(SafeFormatter("%(message)s"))
 
 
 def with_cache(message: str, words: Sequence[str]) -> str:

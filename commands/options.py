@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from featcache.printing import safe_text
+
 
 def dataset_name(text: str | None) -> str | None:
     """What the cache calls a data set that was named, perhaps by its folder."""
@@ -104,4 +106,9 @@ def confirm(question: str) -> None:
         from featcache.errors import UsageError
 
         raise UsageError(f"{question} Nobody is at a terminal to answer, and nothing was done\n  Add --yes")
-    typer.confirm(question, abort=True)
+    typer.confirm(safe_text(question), abort=True)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Prints a line on stdout or stderr, whatever names stand in it."""
+    typer.echo(safe_text(text), err=err)

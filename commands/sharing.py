@@ -15,6 +15,7 @@ from featcache.commands.options import (
     RemoteArgument,
     YesOption,
     confirm,
+    echo,
 )
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _move(
     from featcache.sharing.transfer import plan_transfer, transfer
 
     if dry_run and is_hub(target.folder) and not target.folder.there():
-        typer.echo(f"{target.folder} is not there yet: a push makes it and sends everything. Nothing was moved.")
+        echo(f"{target.folder} is not there yet: a push makes it and sends everything. Nothing was moved.")
         return
     if not dry_run and local == "source":
         make_repository(target, public=public)
@@ -141,7 +142,7 @@ def _move(
             write_card(target)
         raise
     if local == "source" and not write_card(target):
-        typer.echo("README.md there was written by someone else and was left as it is.")
+        echo("README.md there was written by someone else and was left as it is.")
     show_transferred(planned, sent)
 
 
@@ -160,7 +161,7 @@ def export(
     from featcache.interchange.exporting import export_features
 
     store = open_cache(cache)
-    typer.echo(f"Wrote {export_features(store, store.find(dataset, encoder), file, overwrite=overwrite)}")
+    echo(f"Wrote {export_features(store, store.find(dataset, encoder), file, overwrite=overwrite)}")
 
 
 def import_file(
@@ -194,7 +195,8 @@ def import_file(
 ) -> None:
     """Take in features that another tool made, or that export wrote.
 
-    Rows are matched by id with what is cached already. Nothing is unpickled.
+    Rows are matched by id with what is cached already. Nothing is unpickled. A file that claims more than it holds is
+    refused; a layer of more than 64 GiB is imported with a higher FEATCACHE_MAX_IMPORT_BYTES.
     """
     from featcache.cache import Cache
     from featcache.interchange.formats.contents import ImportOptions

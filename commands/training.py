@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from featcache.commands.options import CacheOption, JsonOption, dataset_name
+from featcache.commands.options import CacheOption, JsonOption, dataset_name, echo
 from featcache.trainer.kinds import SOLVED_KINDS, TRAINED_KINDS, JointKind, LossKind
 
 if TYPE_CHECKING:
@@ -196,12 +196,10 @@ def train(
     store = open_cache(cache)
     if x or y:
         encoders = old_sides(store, dataset, encoders, x, y)
-        typer.echo(
-            f"--x and --y go with the next version; write: featcache train DATASET {' '.join(encoders)}", err=True
-        )
+        echo(f"--x and --y go with the next version; write: featcache train DATASET {' '.join(encoders)}", err=True)
     selection = choose_selection(store, dataset, encoders or (), reference)
     if selection.left_out:
-        typer.echo(left_out_reference(selection, typed), err=True)
+        echo(left_out_reference(selection, typed), err=True)
     folder = out or Path(run_folder(selection, config, drop_leaks=on_leak == "drop"))
     features = Workbench.load(store, selection)
     if on_leak != "stop":
@@ -247,7 +245,7 @@ def embed(
     from featcache.trainer.run import load_run
 
     for features in apply(open_cache(cache), load_run(run), dataset=dataset):
-        typer.echo(f"{features.dataset}/{features.view}/{features.name}: {len(features)} rows of {features.width}")
+        echo(f"{features.dataset}/{features.view}/{features.name}: {len(features)} rows of {features.width}")
 
 
 def report(
@@ -257,7 +255,7 @@ def report(
     """Draw the figures and the page of one or several runs."""
     from featcache.report.page import write_report
 
-    typer.echo(f"Page: {write_report(runs, out)}\nFigures: {out / 'figures'}")
+    echo(f"Page: {write_report(runs, out)}\nFigures: {out / 'figures'}")
 
 
 def demo(

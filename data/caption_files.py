@@ -245,7 +245,7 @@ def _read_frame(path: Path, name: str) -> CaptionTable:
         frame = frame.explode(lists) if lists else frame  # {"image": …, "captions": [one, two]}
         numbers = [int(number) for number in frame[_PLACE]]
         rows = frame.select(pl.exclude(_PLACE).cast(pl.String).fill_null("")).to_dicts()
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # a panic is no Exception
         raise DataInvalid(f"{name} cannot be read: {error}") from error
     places = [f"line {lines[number]}" if lines else f"row {number + 1}" for number in numbers]
     return _table(name, kept, rows, places, [*notes, *more])

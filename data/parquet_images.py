@@ -84,7 +84,7 @@ def read_columns(file: Path, columns: Sequence[str]) -> "pl.DataFrame":
         raise DataInvalid(f"{file.name} has no column {', '.join(lacking)}; it has {', '.join(schema)}")
     try:
         return pl.scan_parquet(file, glob=False).select(columns).collect()
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise DataInvalid(f"{file.name} cannot be read as Parquet: {error}") from error
 
 
@@ -96,7 +96,7 @@ def parquet_schema(file: Path) -> dict[str, Any]:
         return dict(pl.read_parquet_schema(file))
     except FileNotFoundError as error:
         raise DataMissing(f"{file} is not there") from error
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise DataInvalid(f"{file.name} cannot be read as Parquet: {error}") from error
 
 
@@ -116,6 +116,6 @@ def _read_slice(file: Path, expression: "pl.Expr", start: int, rows: int) -> "pl
 
     try:
         frame = pl.scan_parquet(file, glob=False).slice(start, rows).select(expression.alias("bytes")).collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise DataInvalid(f"{file.name}: rows {start} to {start + rows - 1} cannot be read: {error}") from error
     return frame["bytes"]

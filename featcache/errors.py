@@ -2,9 +2,17 @@
 
 from collections.abc import Callable, Collection
 
+from featcache.printing import safe_text
+
 
 class FeatcacheError(Exception):
-    """Base of every error of ours; the message says what was wanted, where, what exists, and the next command."""
+    """Base of every error of ours; the message says what was wanted, where, what exists, and the next command.
+
+    It is fit to be printed by whoever catches it, or by Python: names may be anybody's, and libraries quote addresses.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(safe_text(message))
 
 
 class UsageError(FeatcacheError):

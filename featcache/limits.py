@@ -20,6 +20,7 @@ LIMITS = {
     "chunks": Limit("chunks of an array", 200_000, "FEATCACHE_MAX_CHUNKS"),
     "json": Limit("bytes of a JSON file", 128 * 2**20, "FEATCACHE_MAX_JSON_BYTES"),
     "table": Limit("bytes of a table, unpacked", 4 * 2**30, "FEATCACHE_MAX_TABLE_BYTES"),
+    "import": Limit("bytes of one layer to import, unpacked", 64 * 2**30, "FEATCACHE_MAX_IMPORT_BYTES"),
 }
 
 

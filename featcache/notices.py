@@ -3,8 +3,10 @@
 import logging
 from functools import cache
 
+from featcache.printing import safe_text
+
 
 @cache
 def notice(message: str) -> None:
     """Logs a warning of the logger "featcache", once a process; where logging is not set up, it goes to stderr."""
-    logging.getLogger("featcache").warning(message)
+    logging.getLogger("featcache").warning(safe_text(message))

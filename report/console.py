@@ -4,11 +4,15 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderHook, RenderResult
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
+
+from featcache.printing import printable, safe_text
 
 if TYPE_CHECKING:
     from featcache.cache import Cache
@@ -25,7 +29,7 @@ _GAP = 2  # columns between two
 def print_json(value: Any) -> None:
     """Prints a value as JSON on stdout; where that is not UTF-8, in escapes, so that no name loses a character."""
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=not unicode) + "\n")
+    sys.stdout.write(safe_text(json.dumps(value, indent=1, ensure_ascii=not unicode)) + "\n")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
@@ -41,7 +45,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, tit
     """
     if title:
         console().print(title, style="bold")
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[safe_text(str(cell), one_line=True) for cell in row] for row in rows]
     for number, block in enumerate(_blocks(columns, cells, console().width)):
         if number:
             console().print()
@@ -82,9 +86,36 @@ def _blocks(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) 
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console; where the output is no terminal nothing is folded, whatever $COLUMNS says."""
+    """A console; where the output is no terminal nothing is folded, whatever $COLUMNS says.
+
+    What is printed on it is `safe_text`: nothing that others wrote moves the cursor, or is taken for markup.
+    """
     to = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if to.isatty() else _UNFOLDED, highlight=False, markup=False)
+    made = Console(stderr=stderr, width=None if to.isatty() else _UNFOLDED, highlight=False, markup=False)
+    made.push_render_hook(_SafeText())
+    return made
+
+
+class _SafeText(RenderHook):
+    """Makes safe what a console is about to render."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        for each in renderables:
+            if isinstance(each, Text):  # here, before its lines are broken
+                safe = safe_text(each.plain)
+                each.plain = each.plain if safe == each.plain else safe
+        return [_Printable(each) for each in renderables]
+
+
+@dataclass(frozen=True)
+class _Printable:
+    """What is rendered, each piece of its text printable."""
+
+    inner: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.inner, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 def size(count: int) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.errors import LibraryMissing
+from featcache.printing import printable
 
 _LONGEST = 22
 
@@ -53,7 +54,7 @@ class Figure:
         """The figure as an SVG document."""
         import vl_convert
 
-        return vl_convert.vegalite_to_svg(self.spec)
+        return vl_convert.vegalite_to_svg(_printable(self.spec))
 
     @cached_property
     def png(self) -> bytes:
@@ -85,6 +86,25 @@ class Figure:
         return names
 
 
+def _printable(value: Any) -> Any:
+    """A specification without the control characters at which the renderer ends the process."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {_printable(key): _printable(each) for key, each in value.items()}
+    return [_printable(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def escape(text: str) -> str:
+    r"""Text as it may stand in the page, in an element or an attribute, whatever names are in it.
+
+    Example:
+        >>> escape('<b>\x1b&"')
+        '&lt;b&gt;\\u001b&amp;&quot;'
+    """
+    return html.escape(printable(text))
+
+
 def inline(svg: str, *, name: str, alt: str) -> str:
     """Makes an SVG fit to stand in one page with others: own ids, fluid width, short numbers, a text alternative.
 
@@ -109,7 +129,7 @@ def inline(svg: str, *, name: str, alt: str) -> str:
     if opening is None or box is None:
         raise ValueError(f"figure {name!r}: the drawing is not an SVG with a viewBox; it opens {svg[:60]!r}")
     width = float(box[1].split()[2])
-    head = f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="{box[1]}"'
+    head = f'<svg role="img" aria-label="{escape(alt)}" viewBox="{box[1]}"'
     head += f' style="min-width:{width * 0.8:.0f}px;max-width:{width:.0f}px">'
     return head + body[opening.end() :]
 

@@ -1,11 +1,11 @@
 """Leaks between splits on the terminal and the page: what leaks, and the test split beside its clean part."""
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from featcache.report.console import console, print_table
+from featcache.report.figure import escape
 from featcache.report.runs import RunResults, metric_title
 from featcache.report.seeds import headline_run, score_text
 from featcache.report.tables import contrast_table, retrieval_table, summary_table
@@ -232,13 +232,13 @@ def clean_html(run: RunResults, heading: str) -> str:
     if not rows:
         return ""
     title = "The test split beside its clean part" + (f": {heading}" if heading else "")
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in ("score", *_sizes(run)))
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("score", *_sizes(run)))
     lines = "".join(
-        f'<tr><th scope="row">{html.escape(f"{row.label}, {_title(row.metric)}")}</th>'
-        f"<td>{html.escape(score_text(row.test))}</td><td>{html.escape(score_text(row.clean))}</td></tr>"
+        f'<tr><th scope="row">{escape(f"{row.label}, {_title(row.metric)}")}</th>'
+        f"<td>{escape(score_text(row.test))}</td><td>{escape(score_text(row.clean))}</td></tr>"
         for row in rows
     )
     return (
-        f"<h3>{html.escape(title)}</h3>"
+        f"<h3>{escape(title)}</h3>"
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
     )

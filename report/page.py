@@ -1,7 +1,6 @@
 """The report: one HTML page that holds findings, tables and figures and loads nothing."""
 
 import base64
-import html
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from featcache.errors import UsageError
-from featcache.report.figure import Figure, inline, require_renderer
+from featcache.report.figure import Figure, escape, inline, require_renderer
 from featcache.report.leaks import clean_html
 from featcache.report.runs import (
     RECALLS,
@@ -105,9 +104,9 @@ def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str
         figures = [_figure(figure, folder, formats) for figure in draw_figures(loaded)]
     against = any(run.reference for run in loaded)
     parts = {
-        "title": _escape(title(loaded)),
+        "title": escape(title(loaded)),
         "style": _resource("page.css"),
-        "lead": _escape(headline(loaded)),
+        "lead": escape(headline(loaded)),
         "setup": _setup(loaded),
         "findings": _findings(loaded),
         "verdicts": _verdicts(loaded) if against else "",
@@ -183,11 +182,11 @@ def _figure(figure: Figure, folder: Path, formats: Sequence[str]) -> str:
     if len(picture) > _LARGEST_SVG:
         data = base64.b64encode(figure.png).decode("ascii")
         style = picture.split('style="', 1)[1].split('"', 1)[0]
-        picture = f'<img alt="{_escape(figure.alt)}" style="{style}" src="data:image/png;base64,{data}">'
+        picture = f'<img alt="{escape(figure.alt)}" style="{style}" src="data:image/png;base64,{data}">'
     links = " · ".join(f'<a href="figures/{name}">{name.rsplit(".", 1)[1].upper()}</a>' for name in names)
     return (
-        f'<figure id="{figure.name}"><h3>{_escape(figure.title)}</h3>\n<div class="scroll">{picture}</div>\n'
-        f'<figcaption>{_escape(figure.caption)}</figcaption>\n<p class="files">{links}</p></figure>'
+        f'<figure id="{figure.name}"><h3>{escape(figure.title)}</h3>\n<div class="scroll">{picture}</div>\n'
+        f'<figcaption>{escape(figure.caption)}</figcaption>\n<p class="files">{links}</p></figure>'
     )
 
 
@@ -197,7 +196,7 @@ def _setup(runs: Sequence[RunResults]) -> str:
     blocks = [_facts([*alike, ("runs", ", ".join(facts))] if len(runs) > 1 else alike)]
     for label, own in facts.items():
         rest = [fact for fact in own if fact not in alike and fact != ("adapter", label)]
-        blocks.append(f"<h3>{_escape(label)}</h3>{_facts(rest)}" if rest else "")
+        blocks.append(f"<h3>{escape(label)}</h3>{_facts(rest)}" if rest else "")
     return "\n".join(blocks)
 
 
@@ -239,7 +238,7 @@ def _settings_facts(run: RunResults) -> list[tuple[str, str]]:
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> str:
-    rows = "".join(f"<dt>{_escape(name)}</dt><dd>{_escape(text)}</dd>" for name, text in facts)
+    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts)
     return f'<dl class="facts">{rows}</dl>'
 
 
@@ -250,7 +249,7 @@ def _findings(runs: Sequence[RunResults]) -> str:
     blocks = [_list(selection(runs) + (shared if len(runs) > 1 else shared[1:]))]
     for run in _headline_first(runs) if len(runs) > 1 else ():
         own = [line for line in sentences[run.label] if line not in shared]
-        blocks.append(f"<h3>{_escape(_heading(run, runs))}</h3>{_list(own)}" if own else "")
+        blocks.append(f"<h3>{escape(_heading(run, runs))}</h3>{_list(own)}" if own else "")
     warned = [line.removeprefix("Caveat: ") for line in caveats(runs)]
     if warned:
         blocks.append("<h3>Caveats</h3>" + _list([line[0].upper() + line[1:] for line in warned], css="caveats"))
@@ -269,17 +268,17 @@ def _heading(run: RunResults, runs: Sequence[RunResults]) -> str:
 
 
 def _list(lines: Sequence[str], css: str = "") -> str:
-    items = "".join(f"<li>{_escape(line)}</li>" for line in lines)
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f'<ul class="{css}">{items}</ul>' if lines else ""
 
 
 def _verdicts(runs: Sequence[RunResults]) -> str:
     """The section of contrasts: a table for each run, the headline run's first."""
     blocks = ['<section aria-labelledby="verdicts">\n<h2 id="verdicts">Verdicts, test split</h2>']
-    blocks += [f'<p class="note">{_escape(_CONTRASTS)}</p>'] if contrast_table(runs) else []
+    blocks += [f'<p class="note">{escape(_CONTRASTS)}</p>'] if contrast_table(runs) else []
     for run in _headline_first(runs):
         rows = contrast_table([run])
-        blocks.append(f"<h3>{_escape(_heading(run, runs))}</h3>" if len(runs) > 1 else "")
+        blocks.append(f"<h3>{escape(_heading(run, runs))}</h3>" if len(runs) > 1 else "")
         if rows:
             columns = ("contrast", "verdict", "difference", "95 % interval, unadjusted", "p, Holm")
             if run.seeds:
@@ -287,7 +286,7 @@ def _verdicts(runs: Sequence[RunResults]) -> str:
             head = "".join(f'<th scope="col">{name}</th>' for name in columns)
             lines = [f"<thead><tr>{head}</tr></thead><tbody>"]
             for metric in dict.fromkeys(row.metric for row in rows):
-                title = _escape(metric_title(metric))
+                title = escape(metric_title(metric))
                 lines.append(f'<tr class="group"><th colspan="{len(columns)}">{title}</th></tr>')
                 lines += [_verdict_line(row, run) for row in rows if row.metric == metric]
             blocks.append(f'<div class="scroll"><table class="verdicts">{"".join(lines)}</tbody></table></div>')
@@ -298,10 +297,10 @@ def _verdicts(runs: Sequence[RunResults]) -> str:
 
 
 def _verdict_line(row: VerdictRow, run: RunResults) -> str:
-    note = f"<small>{_escape(row.note)}</small>" if row.note else ""
+    note = f"<small>{escape(row.note)}</small>" if row.note else ""
     texts = [row.verdict, row.difference, row.interval, *([] if run.seeds else [row.p])]
-    cells = "".join(f"<td>{_escape(text)}</td>" for text in texts)
-    return f'<tr><th scope="row">{_escape(row.contrast)}{note}</th>{cells}</tr>'
+    cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
+    return f'<tr><th scope="row">{escape(row.contrast)}{note}</th>{cells}</tr>'
 
 
 def _alignment(runs: Sequence[RunResults]) -> str:
@@ -330,7 +329,7 @@ def _alignment_line(row_by_run: Sequence[AlignmentRow | None], metrics: Sequence
         for row in row_by_run
         for metric in metrics
     ]
-    return f'<tr class="{css}"><th scope="row">{_escape(label)}</th>{"".join(tds)}</tr>'
+    return f'<tr class="{css}"><th scope="row">{escape(label)}</th>{"".join(tds)}</tr>'
 
 
 def _cell(score: "Row | None", *, first: bool = False) -> str:
@@ -342,16 +341,16 @@ def _cell(score: "Row | None", *, first: bool = False) -> str:
         against.append(f"chance {score.chance:.3f}")
     if score.null_low is not None and score.null_high is not None:
         against.append(f"null {score.null_low:.3f}–{score.null_high:.3f}".replace("-", "−"))
-    small = "".join(f"<small>{_escape(line)}</small>" for line in against if line)
+    small = "".join(f"<small>{escape(line)}</small>" for line in against if line)
     return f"{opening}{number(score):.3f}{small}</td>"
 
 
 def _head(runs: Sequence[RunResults], metrics: Sequence[str]) -> str:
     labels = "".join(
-        f'<th scope="colgroup" class="first" colspan="{len(metrics)}">{_escape(run.label)}</th>' for run in runs
+        f'<th scope="colgroup" class="first" colspan="{len(metrics)}">{escape(run.label)}</th>' for run in runs
     )
     top = f"<tr><th></th>{labels}</tr>" if len(runs) > 1 else ""
-    first, *others = metrics
+    first, *others = map(escape, metrics)
     names = f'<th scope="col" class="first">{first}</th>' + "".join(f'<th scope="col">{name}</th>' for name in others)
     names *= len(runs)
     return f'<thead>{top}<tr><th scope="col">space</th>{names}</tr></thead><tbody>'
@@ -371,7 +370,7 @@ def _retrieval(runs: Sequence[RunResults]) -> str:
         name = f"{run}: {label}, {stage}" if len(runs) > 1 else f"{label}, {stage}"
         tds = "".join(_retrieval_cell(row) for row in readings)
         lines.append(
-            f'<tr class="{"joint" if stage == "trained" else ""}"><th scope="row">{_escape(name)}</th>{tds}</tr>'
+            f'<tr class="{"joint" if stage == "trained" else ""}"><th scope="row">{escape(name)}</th>{tds}</tr>'
         )
     heads = "".join(f'<th scope="col">{name.replace("_", " ")}</th>' for name in metrics)
     head = f'<thead><tr><th scope="col">query → answer</th>{heads}</tr></thead>'
@@ -412,13 +411,9 @@ def _provenance(runs: Sequence[RunResults]) -> str:
             ("threads", config.get("threads") or ""),
             ("versions", versions),
         ]
-        heading = f"<h3>{_escape(run.label)}</h3>" if len(every) > 1 else ""
+        heading = f"<h3>{escape(run.label)}</h3>" if len(every) > 1 else ""
         blocks.append(heading + _facts([(name, str(text)) for name, text in facts if text]))
     return "\n".join(blocks)
-
-
-def _escape(text: str) -> str:
-    return html.escape(text)
 
 
 def _resource(name: str) -> str:

@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
+from featcache.printing import safe_text
 from featcache.report.console import console
 
 if TYPE_CHECKING:
@@ -14,8 +17,13 @@ if TYPE_CHECKING:
 @contextmanager
 def step_progress(title: str) -> Iterator[Callable[[str], None]]:
     """A spinner; yields the function that says what is being done."""
-    with console(stderr=True).status(title) as status:
-        yield lambda step: status.update(f"{title} {step}")
+    with console(stderr=True).status(_plain(title)) as status:
+        yield lambda step: status.update(_plain(f"{title} {step}"))
+
+
+def _plain(title: str) -> Text:
+    """A title of names that are anybody's: a spinner and a bar would take [red] in it for markup."""
+    return Text(safe_text(title, one_line=True))
 
 
 @contextmanager
@@ -39,7 +47,7 @@ def row_progress(title: str, total: int, *, silent: bool = False) -> Iterator[Ca
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]} rows/s"),
@@ -47,7 +55,7 @@ def row_progress(title: str, total: int, *, silent: bool = False) -> Iterator[Ca
     )
     silent = silent or not sys.stderr.isatty()  # a bar in a log file is noise
     with Progress(*columns, console=console(stderr=True), transient=True, disable=silent) as progress:
-        task = progress.add_task(title, total=total, rate="–")
+        task = progress.add_task(_plain(title).plain, total=total, rate="–")
 
         def advance(rows: int) -> None:
             progress.advance(task, rows)
@@ -63,7 +71,7 @@ def byte_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
@@ -71,5 +79,5 @@ def byte_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     )
     silent = not sys.stderr.isatty()  # a bar in a log file is noise
     with Progress(*columns, console=console(stderr=True), transient=True, disable=silent) as progress:
-        task = progress.add_task(title, total=total)
+        task = progress.add_task(_plain(title).plain, total=total)
         yield lambda count: progress.advance(task, count)

@@ -1,4 +1,4 @@
-"""The tables of pages that the code knows better: of metrics, columns and limits; run this module to write them anew."""
+"""The tables of pages that the code knows better: of metrics, columns and limits; run it to write them anew."""
 
 import inspect
 import math

@@ -201,7 +201,7 @@ def test_what_is_no_matrix_of_numbers_is_refused(tmp_path: Path, array: np.ndarr
 def test_a_short_file_is_refused(tmp_path: Path, cut: int) -> None:
     path = npy(tmp_path)
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(DataInvalid, match="rows.npy cannot be read as .npy"):
+    with pytest.raises(DataInvalid, match="rows.npy (cannot be read as .npy|claims 720 bytes)"):
         import_features(Cache(tmp_path / "cache"), path, dataset="photos", encoder="e", layer="last.cls",
                         options=ImportOptions(ids=write_ids(tmp_path), modality="image"))  # fmt: skip
     assert holds_nothing(tmp_path)

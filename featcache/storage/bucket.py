@@ -69,12 +69,27 @@ def _s3_settings() -> dict[str, Any]:
     in_profile = settings.pop("endpoint_url", "")
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or in_profile
     if endpoint:
+        _check_endpoint(endpoint)
         settings["endpoint"] = endpoint
         if endpoint.startswith("http://"):
             settings["client_options"] = {"allow_http": True}
     if "region" not in settings and not (os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")):
         settings["region"] = "us-east-1"
     return settings
+
+
+def _check_endpoint(endpoint: str) -> None:
+    """Refuses what obstore would end in a panic over: a password with a slash in it, of which it makes a port."""
+    try:
+        url = urlsplit(endpoint)
+        valid = url.scheme in ("http", "https") and bool(url.hostname) and (url.port or 1) > 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise UsageError(
+            "the endpoint of S3 (AWS_ENDPOINT_URL, or endpoint_url in ~/.aws/config) is no address of the form "
+            "https://host:port; special characters in a password are written as %2F and so on"
+        )
 
 
 def _profile(name: str | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ sizes, and pyarrow would be a dependency of 100 MB. The headers are structs in T
 (https://github.com/apache/parquet-format), of which this reads the few numbers that matter.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,9 @@ _MAGIC = b"PAR1"
 # PLAIN, PLAIN_DICTIONARY, RLE, DELTA_LENGTH_BYTE_ARRAY, RLE_DICTIONARY: no value is longer than its page. With
 # DELTA_BYTE_ARRAY, a value may be as long as all before it, and one page decode to its square.
 _ENCODINGS = frozenset({0, 2, 3, 6, 8})
+_OF_NUMBERS = frozenset({4, 5, 9})  # BIT_PACKED, DELTA_BINARY_PACKED, BYTE_STREAM_SPLIT: of numbers, of 8 bytes at most
 _MOST_NESTING = 16
+_LONGEST_NAME = 1024  # bytes of a column's name
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
 
 
@@ -23,13 +26,18 @@ class ParquetSizes:
     rows: int
     columns: int
     bytes: int  # of all pages, unpacked
+    values: int
+    group_bytes: int  # of the largest row group's pages, unpacked
+    group_values: int
 
 
-def parquet_sizes(content: bytes) -> ParquetSizes:
+def parquet_sizes(content: bytes | memoryview, columns: Collection[str] | None = None) -> ParquetSizes:
     """Reads the sizes of a Parquet file.
 
     Args:
         content: The whole file.
+        columns: The columns that are to be read, which may hold lists and be encoded as numbers are; None for all, of
+            plain texts.
 
     Raises:
         ValueError: If it is no Parquet file, or its headers contradict each other.
@@ -43,13 +51,29 @@ def parquet_sizes(content: bytes) -> ParquetSizes:
         footer = _Thrift(content, start, len(content) - 8).struct()
         groups = footer[4]
         rows = sum(_number(group[3]) for group in groups)
-        size = sum(_pages(content[:start], column[3], _number(group[3])) for group in groups for column in group[1])
-        columns = max((len(group[1]) for group in groups), default=0)
+        sizes = [_group_sizes(content[:start], group, columns) for group in groups]
+        width = max((len(group[1]) for group in groups), default=0)
         if rows != footer[3]:
             raise ValueError(f"its row groups have {rows} rows, its footer says {footer[3]}")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"its footer cannot be read ({error!r})") from error
-    return ParquetSizes(rows, columns, size)
+    size, values = (sum(each[part] for each in sizes) for part in (0, 1))
+    group_bytes, group_values = max(sizes, key=lambda each: each[0] + each[1], default=(0, 0))
+    return ParquetSizes(rows, width, size, values, group_bytes, group_values)
+
+
+def _group_sizes(
+    content: bytes | memoryview, group: dict[int, Any], columns: Collection[str] | None
+) -> tuple[int, int]:
+    """Bytes of a row group's pages, unpacked, and its values; of some columns only, where they are named."""
+    rows, size, values = _number(group[3]), 0, 0
+    for column in group[1]:
+        path = column[3][3]  # the names on the way to the column
+        if columns is None or path[0] in {name.encode() for name in columns}:
+            of_column = _pages(content, column[3], None if columns is not None and len(path) > 1 else rows,
+                               _ENCODINGS if columns is None else _ENCODINGS | _OF_NUMBERS)  # fmt: skip
+            size, values = size + of_column[0], values + of_column[1]
+    return size, values
 
 
 def _number(value: Any) -> int:
@@ -58,16 +82,19 @@ def _number(value: Any) -> int:
     return value
 
 
-def _pages(content: bytes, column: dict[int, Any], rows: int) -> int:
-    """Bytes of a column chunk's pages, unpacked.
+def _pages(
+    content: bytes | memoryview, column: dict[int, Any], rows: int | None, encodings: frozenset[int]
+) -> tuple[int, int]:
+    """Bytes of a column chunk's pages, unpacked, and its values.
 
     Args:
         content: The file without its footer.
         column: ColumnMetaData: 2 encodings, 7 compressed bytes, 9 and 11 offsets of data and dictionary.
-        rows: Rows of the row group.
+        rows: Rows of the row group, each of which is one value; None for lists.
+        encodings: Those that are known not to make more of a page than its bytes and 16 more a value.
     """
-    if not set(column[2]) <= _ENCODINGS:
-        raise ValueError(f"it is encoded as {sorted(column[2])}, which no row table is")
+    if not set(column[2]) <= encodings:
+        raise ValueError(f"it is encoded as {sorted(column[2])}, which unpacks to what nothing says beforehand")
     at = _number(column[9])
     if column.get(11):
         at = min(at, _number(column[11]))
@@ -84,15 +111,15 @@ def _pages(content: bytes, column: dict[int, Any], rows: int) -> int:
         if dictionary and _number(dictionary[1]) > header[2]:
             raise ValueError("a dictionary claims more values than bytes")
         at = reader.at + _number(header[3])
-    if values != rows:
+    if rows is not None and values != rows:
         raise ValueError(f"a column has {values} values in {rows} rows")
-    return size
+    return size, values
 
 
 class _Thrift:
-    """A reader of structs in Thrift's compact protocol: field number -> value; text and bytes are left out."""
+    """A reader of structs in Thrift's compact protocol: field number -> value; long texts are left out."""
 
-    def __init__(self, content: bytes, at: int, end: int) -> None:
+    def __init__(self, content: bytes | memoryview, at: int, end: int) -> None:
         self.content, self.at, self.end = content, at, end
 
     def _byte(self) -> int:
@@ -134,8 +161,8 @@ class _Thrift:
         if kind == _STRUCT:
             return self.struct(depth + 1)
         if kind in (_DOUBLE, _BINARY):
-            self._skip(8 if kind == _DOUBLE else self._varint())
-            return None
+            start = self._skip(8 if kind == _DOUBLE else self._varint())
+            return bytes(self.content[start : self.at]) if self.at - start <= _LONGEST_NAME else None
         if kind == _MAP:
             raise ValueError("a header holds a map")
         return self._integer()
@@ -149,7 +176,8 @@ class _Thrift:
             raise ValueError("a list is longer than its header")
         return [self._value(kind, depth + 1) for _ in range(length)]
 
-    def _skip(self, count: int) -> None:
+    def _skip(self, count: int) -> int:
         if count > self.end - self.at:
             raise ValueError("a text is longer than its header")
         self.at += count
+        return self.at - count

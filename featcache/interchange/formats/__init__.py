@@ -49,8 +49,12 @@ def read_source(source: Path, layer: str | None, options: "ImportOptions") -> "l
         UsageError: If there is no such file, its format is unknown, or something must be said that was not.
         DataInvalid: If the file is not what its format says.
     """
+    from featcache.interchange.formats.files import plain_size
+
     if not source.exists():
         raise UsageError(f"there is no {source}")
+    if not source.is_dir():
+        plain_size(source)
     name = options.format or detect(source, has_ids=options.ids is not None)
     if name not in FORMATS:
         raise UsageError(f"cannot import {name!r}; known formats:{_known()}")

@@ -26,7 +26,9 @@ from featcache.interchange.formats.contents import (
     stack,
     wanted_layer,
 )
+from featcache.interchange.formats.files import named_damage
 from featcache.interchange.formats.hdf5 import open_hdf5, own_dataset
+from featcache.interchange.formats.npy import map_npy
 from featcache.interchange.formats.row_names import RowNames, contents_with_ids, read_row_names, text_lines
 
 _NAMES = "file_names.txt"
@@ -78,16 +80,8 @@ def file_names_of(file: Path) -> Path | None:
 
 def npy_part(path: Path) -> MatrixPart:
     """The rows of a .npy, mapped anew for every read: a thousand parts would else hold a thousand descriptors."""
-    array = _map(path)
-    return matrix_part(path.name, array.shape, array.dtype.name, lambda rows: rows_of(_map(path), rows))
-
-
-def _map(path: Path) -> np.ndarray:
-    try:
-        # open_memmap, since np.load would also take a ZIP or a bare pickle
-        return np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError, SyntaxError) as error:
-        raise DataInvalid(f"{path.name} cannot be read as .npy (objects are never unpickled): {error}") from error
+    array = map_npy(path)
+    return matrix_part(path.name, array.shape, array.dtype.name, lambda rows: rows_of(map_npy(path), rows))
 
 
 def _feature_files(folder: Path) -> list[Path]:
@@ -123,10 +117,8 @@ def _parts(file: Path) -> list[MatrixPart]:
 
 def _hdf5_part(file: Path, name: str, dataset: Any) -> MatrixPart:
     def read(rows: NDArray[np.int64]) -> np.ndarray:
-        with open_hdf5(file) as opened:
-            try:
-                return rows_of(own_dataset(opened, name, file), rows)
-            except OSError as error:  # a chunk that is damaged or compressed by a filter that is not there
-                raise DataInvalid(f"{file.name}/{name} cannot be read: {error}") from error
+        # a chunk may be damaged, or compressed by a filter that is not there
+        with open_hdf5(file) as opened, named_damage(f"{file.name}/{name}", "cannot be read"):
+            return rows_of(own_dataset(opened, name, file), rows)
 
     return matrix_part(f"{file.name}/{name}", dataset.shape, dataset.dtype.name, read)

@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from featcache.data.errors import DataInvalid
 from featcache.data.views import Modality
 from featcache.errors import UsageError
+from featcache.interchange.formats.files import named_damage
+from featcache.limits import check_limit
 from featcache.selectors import is_layer
 
 Take = Callable[[NDArray[np.int64]], np.ndarray]
-FLOATS = ("float16", "float32", "float64", "bfloat16")
+_ITEM_BYTES = {"float16": 2, "float32": 4, "float64": 8, "bfloat16": 2}
+FLOATS = tuple(_ITEM_BYTES)
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,20 @@ class MatrixPart:
 
 
 def matrix_part(where: str, shape: Sequence[int], dtype: str, read: Take) -> MatrixPart:
-    """A part; DataInvalid if it is not [n, d] or holds no floating-point numbers."""
-    if len(shape) != 2 or 0 in shape:
+    """A part; DataInvalid if it is not [n, d] or holds no floating-point numbers, or as soon as it reads otherwise."""
+    if len(shape) != 2 or any(type(length) is not int or length < 1 for length in shape):
         raise DataInvalid(f"{where} has shape {list(shape)}; wanted [rows, features], at least one of each")
     if dtype not in FLOATS:
         raise DataInvalid(f"{where} holds {dtype}; wanted one of {', '.join(FLOATS)}")
-    return MatrixPart(where, n=shape[0], d=shape[1], dtype=dtype, read=read)
+
+    def read_checked(rows: NDArray[np.int64]) -> np.ndarray:
+        with named_damage(where, "cannot be read"):
+            block = read(rows)
+            if block.shape != (len(rows), shape[1]) or block.dtype.kind != "f":
+                raise ValueError(f"{len(rows)} rows came out as {block.dtype} {list(block.shape)}")
+            return block
+
+    return MatrixPart(where, n=shape[0], d=shape[1], dtype=dtype, read=read_checked)
 
 
 def rows_of(array: Any, rows: NDArray[np.int64]) -> np.ndarray:
@@ -86,8 +97,9 @@ def rows_of(array: Any, rows: NDArray[np.int64]) -> np.ndarray:
 
 
 def stack(parts: Sequence[MatrixPart], layer: str) -> Matrix:
-    """Parts as one matrix; DataInvalid if their width or type differ."""
+    """Parts as one matrix; DataInvalid if their width or type differ, BeyondLimit if they are more than is imported."""
     head = parts[0]
+    check_limit("import", sum(part.n for part in parts) * head.d * _ITEM_BYTES[head.dtype], head.where)
     odd = next((part for part in parts if (part.d, part.dtype) != (head.d, head.dtype)), None)
     if odd is not None:
         raise DataInvalid(f"{odd.where} is {odd.d} wide ({odd.dtype}), {head.where} is {head.d} wide ({head.dtype})")

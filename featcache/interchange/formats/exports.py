@@ -5,6 +5,7 @@ read whole.
 """
 
 import json
+import math
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,11 +19,15 @@ from numpy.typing import NDArray
 from featcache.data.errors import DataInvalid
 from featcache.errors import UsageError
 from featcache.interchange.formats.contents import Contents, ImportOptions, MatrixPart, matrix_part, rows_of, stack
-from featcache.interchange.formats.hdf5 import open_hdf5, own_dataset
+from featcache.interchange.formats.files import check_stored, check_texts, named_damage
+from featcache.interchange.formats.hdf5 import open_hdf5, own_dataset, read_texts
+from featcache.interchange.formats.npy import read_header
 from featcache.interchange.formats.row_names import read_row_names
-from featcache.selectors import is_layer
+from featcache.interchange.formats.tables import columns_of, parquet_claims, scan
+from featcache.selectors import check_name, is_layer
 from featcache.store.digest import ArrayKey
 from featcache.store.run_splits import runs_of
+from featcache.store.schema import require_form
 
 KEY = "key.json"
 _LABEL = "label."
@@ -45,23 +50,25 @@ def read_export(source: Path, layer: str | None, options: ImportOptions) -> list
 
     A layer that is named takes the place of the file's; ids in a file of their own take the place of its ids.
     """
-    try:
+    with named_damage(source.name, "is no whole export of featcache"):
         file = _READERS[source.suffix.lower()](source)
-        key = ArrayKey.from_json(json.loads(file.key))
-        columns, rows = dict(file.columns), key.binds["rows"]
+        value = json.loads(file.key)
+        key = ArrayKey.from_json(require_form("key", value, f"key.json in {source.name}"))
+        columns, modality = dict(file.columns), key.binds["rows"]["modality"]
         ids, groups, splits = (tuple(columns.pop(name)) for name in ("ids", "groups", "splits"))
         labels = {name.removeprefix(_LABEL): tuple(column) for name, column in columns.items()}
-        names, modality, runs = (key.view, key.layer), rows["modality"], runs_of(key)
-    except (KeyError, TypeError, ValueError, AttributeError, OSError, zipfile.BadZipFile) as error:
-        raise DataInvalid(f"{source.name} is no whole export of featcache: {_reason(error)}") from error
+        check_name(key.view, "a view")
+        if modality not in ("image", "text", "audio"):
+            raise ValueError(f"its rows show {modality[:80]!r}")
+        runs = runs_of(key)
     _check_columns(source, file)
-    chosen = layer or names[1]
+    chosen = layer or key.layer
     if not is_layer(chosen):
         raise UsageError(f"{chosen!r} is not a layer and its pooling, such as last.mean or 6.cls")
     if options.ids is not None:
         given = read_row_names(options.ids, options.id_column)
         ids, groups = given.ids, given.groups or given.ids
-    facts: dict[str, Any] = {"exported": json.loads(file.key), "exported_root": file.root}
+    facts: dict[str, Any] = {"exported": value, "exported_root": file.root}
     return [
         Contents(
             kind="featcache",
@@ -73,7 +80,7 @@ def read_export(source: Path, layer: str | None, options: ImportOptions) -> list
             groups=groups,
             modality=modality,
             facts=facts if runs is None else {**facts, "runs": runs},
-            view=names[0],
+            view=key.view,
             failed=tuple(file.failed),
             splits=splits,
             labels=labels,
@@ -87,10 +94,6 @@ def is_export(source: Path) -> bool:
         return KEY in opened
 
 
-def _reason(error: Exception) -> str:
-    return f"it lacks {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
-
-
 def _check_columns(source: Path, file: _File) -> None:
     odd = next((name for name, column in file.columns.items() if len(column) != file.values.n), None)
     if odd is not None:
@@ -102,9 +105,9 @@ def _check_columns(source: Path, file: _File) -> None:
 
 def _read_hdf5(source: Path) -> _File:
     with open_hdf5(source) as opened:
+        texts = read_texts(opened, [name for name in opened if name != "values"], source)
         values = own_dataset(opened, "values", source)
         part = matrix_part(source.name, values.shape, values.dtype.name, _rows_of_hdf5(source))
-        texts = {name: own_dataset(opened, name, source).asstr()[()] for name in opened if name != "values"}
     key, root, failed = (texts.pop(name) for name in (KEY, "root", "failed"))
     return _File({name: column.tolist() for name, column in texts.items()}, failed.tolist(), key, root, part)
 
@@ -119,35 +122,43 @@ def _rows_of_hdf5(source: Path) -> Callable[[NDArray[np.int64]], np.ndarray]:
 
 def _read_npz(source: Path) -> _File:
     with zipfile.ZipFile(source) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
-        if KEY not in names:
+        infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if KEY not in infos:
             raise KeyError(KEY)
-        columns = {name: _member(archive, name).tolist() for name in names if name != "values"}
-        values = _mapped_member(archive, source)
+        values = infos.pop("values")
+        check_texts(sum(info.file_size for info in infos.values()), source.name)
+        columns = {name: _member(archive, info, source).tolist() for name, info in infos.items()}
+        array = _mapped_member(archive, values, source)
     key, root, failed = (columns.pop(name) for name in (KEY, "root", "failed"))
-    return _File(columns, failed, key, root, matrix_part(source.name, values.shape, values.dtype.name, _rows(values)))
+    return _File(columns, failed, key, root, matrix_part(source.name, array.shape, array.dtype.name, _rows(array)))
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    with archive.open(f"{name}.npy") as member:
-        return np.lib.format.read_array(member, allow_pickle=False)
-
-
-def _mapped_member(archive: zipfile.ZipFile, source: Path) -> np.ndarray:
-    """The values, mapped where they lie uncompressed, as exports have them; else read whole."""
-    info = archive.getinfo("values.npy")
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path) -> np.ndarray:
+    """A member, read whole."""
+    where = f"{source.name}/{info.filename}"
+    check_stored(info.file_size, info.compress_size, where, packed=info.compress_type != zipfile.ZIP_STORED)
     with archive.open(info) as member:
-        plain = np.lib.format.read_magic(member) == (1, 0) and info.compress_type == zipfile.ZIP_STORED
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(member) if plain else ((), False, np.dtype("O"))
-        skip = member.tell()
-    if not plain or fortran or dtype.hasobject:
-        return _member(archive, "values")
+        header = read_header(member, info.file_size, where)
+        content = member.read(header.bytes)
+    if len(content) != header.bytes:
+        raise ValueError(f"{info.filename} ends too early")
+    return np.frombuffer(content, header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
+
+
+def _mapped_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path) -> np.ndarray:
+    """The values, mapped where they lie uncompressed, as exports have them; else read whole."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        check_texts(info.file_size, f"{source.name}/{info.filename}, which is compressed and so read whole,")
+        return _member(archive, info, source)
+    with archive.open(info) as member:
+        header = read_header(member, info.compress_size, f"{source.name}/{info.filename}")
     with source.open("rb") as file:
         file.seek(info.header_offset)
         head = file.read(_LOCAL_HEADER)  # its last four bytes give the lengths of the name and the extra field
     start = info.header_offset + _LOCAL_HEADER
     start += int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
-    return np.memmap(source, dtype, "r", offset=start + skip, shape=shape)
+    order = "F" if header.fortran else "C"
+    return np.memmap(source, header.dtype, "r", start + header.offset, header.shape, order)
 
 
 def _rows(values: np.ndarray) -> Callable[[NDArray[np.int64]], np.ndarray]:
@@ -157,40 +168,36 @@ def _rows(values: np.ndarray) -> Callable[[NDArray[np.int64]], np.ndarray]:
 def _read_parquet(source: Path) -> _File:
     import polars as pl
 
-    try:
-        metadata = pl.read_parquet_metadata(source)
-        lazy = pl.scan_parquet(source, glob=False)
-        schema = lazy.collect_schema()
-        texts = lazy.select(name for name in schema if name != "values").collect()
-        n = texts.height
-    except pl.exceptions.PolarsError as error:
-        raise DataInvalid(f"{source.name} cannot be read as Parquet: {error}") from error
+    lazy = scan(source)
+    schema, metadata = lazy.collect_schema(), pl.read_parquet_metadata(source)
     kind = schema["values"]
     if not isinstance(kind, pl.Array) or kind.inner is None:
         raise DataInvalid(f"{source.name}: values are {kind}; wanted fixed-size lists of numbers")
-    dtype = str(kind.inner).lower()  # "float16", "float32" or "int32"
+    if not all(name == "values" or column == pl.String for name, column in schema.items()):
+        raise DataInvalid(f"{source.name} holds something else than text in its columns")
+    sizes = parquet_claims(source, ["values"], limit="import")
+    if sizes.values != sizes.rows * kind.size:
+        raise DataInvalid(f"{source.name} has {sizes.values:,} values in {sizes.rows:,} rows of {kind.size:,}")
+    columns = columns_of(source, lazy, [name for name in schema if name != "values"])
 
     def read(rows: NDArray[np.int64]) -> np.ndarray:
         first, last = int(rows[0]), int(rows[-1])
         block = lazy.slice(first, last - first + 1).select("values").collect()["values"].to_numpy()
         return np.asarray(block)[rows - first]
 
-    columns = {name: texts[name].to_list() for name in texts.columns}
-    part = matrix_part(source.name, (n, kind.size), dtype, read)
+    part = matrix_part(source.name, (sizes.rows, kind.size), str(kind.inner).lower(), read)
     return _File(columns, json.loads(metadata["failed"]), metadata[KEY], metadata["root"], part)
 
 
 def _read_safetensors(source: Path) -> _File:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(source, "np") as file:
-            metadata, names = file.metadata() or {}, list(file.keys())
-            texts = {name: json.loads(file.get_tensor(name).tobytes()) for name in names if name != "values"}
-            head = file.get_slice("values")
-            shape, dtype = head.get_shape(), head.get_dtype()
-    except SafetensorError as error:
-        raise DataInvalid(f"{source.name} cannot be read as safetensors: {error}") from error
+    with safe_open(source, "np") as file:
+        metadata, names = file.metadata() or {}, [name for name in file.keys() if name != "values"]  # noqa: SIM118
+        check_texts(sum(math.prod(file.get_slice(name).get_shape()) for name in names), source.name)
+        texts = {name: json.loads(file.get_tensor(name).tobytes()) for name in names}
+        head = file.get_slice("values")
+        shape, dtype = head.get_shape(), head.get_dtype()
 
     def read(rows: NDArray[np.int64]) -> np.ndarray:
         first, last = int(rows[0]), int(rows[-1])

@@ -18,10 +18,12 @@ import numpy as np
 from featcache.data.errors import DataInvalid
 from featcache.errors import UsageError
 from featcache.interchange.formats.contents import Contents, ImportOptions, Matrix, stack
+from featcache.interchange.formats.files import named_damage
 from featcache.interchange.formats.row_names import RowNames, read_row_names
-from featcache.interchange.formats.torch_file import load_tensors, tensor_part
+from featcache.interchange.formats.torch_file import load_tensors, require_stored, tensor_part
 
 _POOL = re.compile(r"_pool-(avg|none)(?:_prompt-.*)?")
+_MOST_LAYERS = 10_000
 _OF_TEXT = ("mask", "loss", "bpb")
 _POOLING = {("text", "avg"): "mean", ("text", "none"): "last-token", ("image", "none"): "cls"}
 
@@ -31,13 +33,18 @@ def read_platonic_rep(source: Path, layer: str | None, options: ImportOptions) -
 
     Without `ids`, ids are the row numbers in four digits, as data set wit_1024 has them.
     """
+    import torch
+
     content = _load(source)
     feats: Any = content.get("feats")
-    shape = list(getattr(feats, "shape", ()))
+    shape = list(feats.shape) if isinstance(feats, torch.Tensor) else []
     if len(shape) != 3 or 0 in shape:
         what = shape or type(feats).__name__
         keys = "" if "feats" in content else f"; it holds {', '.join(map(str, content)) or 'nothing'}"
         raise DataInvalid(f'{source.name}: wanted "feats" [rows, layers, features], got {what}{keys}')
+    require_stored(feats, source.name)
+    if shape[1] > _MOST_LAYERS:
+        raise DataInvalid(f"{source.name} claims {shape[1]:,} layers. Is it [rows, layers, features]?")
     modality = "text" if any(name in content for name in _OF_TEXT) else "image"
     layers = layer_names(shape[1], modality, _pooling(source, modality))
     if layer is not None and layer not in layers:
@@ -45,7 +52,8 @@ def read_platonic_rep(source: Path, layer: str | None, options: ImportOptions) -
     matrices = [_matrix(source, feats, number, name) for number, name in enumerate(layers) if layer in (None, name)]
     numbers = RowNames(tuple(f"{row:04d}" for row in range(shape[0])))
     names = numbers if options.ids is None else read_row_names(options.ids, options.id_column)
-    facts = {name: _scalar(content[name]) for name in ("num_params", "loss", "bpb") if name in content}
+    with named_damage(source.name, "cannot be read as tensors"):
+        facts = {name: _scalar(content[name]) for name in ("num_params", "loss", "bpb") if name in content}
     return [
         Contents(
             kind="platonic-rep",

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from featcache.data.errors import DataInvalid
 from featcache.errors import UsageError
 from featcache.interchange.formats.contents import Contents, ImportOptions, Matrix
+from featcache.interchange.formats.files import check_texts, named_damage, plain_size
+from featcache.interchange.formats.npy import map_npy
+from featcache.interchange.formats.tables import columns_of, scan
 
 SUFFIXES = (".txt", ".npy", ".csv", ".parquet")
 
@@ -58,24 +59,22 @@ def read_row_names(path: Path, column: str | None = None) -> RowNames:
 
 
 def text_lines(path: Path) -> tuple[str, ...]:
-    """The lines of a UTF-8 file, one id each."""
-    try:
+    """The lines of a UTF-8 file, one id each; DataInvalid if it is none, BeyondLimit if it is larger than a table."""
+    check_texts(plain_size(path), path.name)
+    with named_damage(path.name, "is not UTF-8"):
         lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataInvalid(f"{path.name} is not UTF-8: {error}") from error
     if lines[-1] == "":
         lines.pop()
     return tuple(line.removesuffix("\r") for line in lines)
 
 
 def _npy_texts(path: Path) -> tuple[str, ...]:
-    try:
-        array = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError) as error:  # an object array, which would be a pickle, is one of them
-        raise DataInvalid(f"{path.name} cannot be read as .npy: {error}") from error
+    array = map_npy(path)
     if array.dtype.kind != "U" or array.ndim != 1:
         raise DataInvalid(f"{path.name} holds {array.dtype} {list(array.shape)}; wanted one text a row (dtype <U...)")
-    return tuple(array.tolist())
+    check_texts(array.nbytes, path.name)
+    with named_damage(path.name, "holds something else than text"):
+        return tuple(array.tolist())
 
 
 def table_names(path: Path, column: str | None, known: tuple[str, ...] = ("id", "ids")) -> RowNames:
@@ -83,26 +82,12 @@ def table_names(path: Path, column: str | None, known: tuple[str, ...] = ("id", 
 
     The id column is the one named, else the first of `known` that is there, else the only one.
     """
-    import polars as pl
-
-    try:
-        if path.suffix.lower() == ".csv":
-            lazy = pl.scan_csv(path, infer_schema=False, glob=False)
-        else:
-            lazy = pl.scan_parquet(path, glob=False)
-        columns = lazy.collect_schema()
-        name = _id_column(path, list(columns), column, known)
+    with named_damage(path.name, f"cannot be read as {path.suffix[1:].upper()}"):
+        lazy = scan(path)
+        columns = list(lazy.collect_schema())
+        name = _id_column(path, columns, column, known)
         groups = next((group for group in ("group", "groups") if group in columns and group != name), None)
-        wanted = [name] if groups is None else [name, groups]
-        odd = next((each for each in wanted if not (columns[each] == pl.String or columns[each].is_integer())), None)
-        if odd is not None:
-            raise DataInvalid(f"{path.name}: column {odd!r} is {columns[odd]}; wanted text or whole numbers")
-        table = lazy.select(pl.col(wanted).cast(pl.String)).collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataInvalid(f"{path.name} cannot be read as {path.suffix[1:].upper()}: {error}") from error
-    blank = next((each for each in wanted if table[each].null_count()), None)
-    if blank is not None:
-        raise DataInvalid(f"{path.name}: column {blank!r} is empty in {table[blank].null_count()} rows")
+        table = columns_of(path, lazy, [name] if groups is None else [name, groups])
     return RowNames(tuple(table[name]), None if groups is None else tuple(table[groups]))
 
 

@@ -1,6 +1,5 @@
 """Tensors in a .pt file: nothing else in it is unpickled; and a file that is one matrix of rows, with ids."""
 
-import pickle
 import warnings
 import zipfile
 from pathlib import Path
@@ -19,7 +18,9 @@ from featcache.interchange.formats.contents import (
     stack,
     wanted_layer,
 )
+from featcache.interchange.formats.files import check_stored, named_damage, plain_size
 from featcache.interchange.formats.row_names import contents_with_ids
+from featcache.limits import check_limit
 from featcache.storage.pickles import refusal
 
 
@@ -31,20 +32,50 @@ def load_tensors(source: Path) -> Any:
     """
     import torch
 
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error that follows says more
-            return torch.load(source, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(source))
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, AttributeError) as error:
-        raise DataInvalid(
-            f"{source.name} cannot be read as tensors alone (nothing is unpickled): {refusal(error)}\n"
-            "  Ask whoever made it for a .npy or .safetensors of the rows"
-        ) from error
+    plain_size(source)
+    with named_damage(source.name, "cannot be read as tensors"):
+        packed = zipfile.is_zipfile(source)
+        if packed:
+            _check_archive(source)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error that follows says more
+                return torch.load(source, map_location="cpu", weights_only=True, mmap=packed)
+        except Exception as error:  # of a pickle that is cut, torch raises nearly anything
+            raise DataInvalid(
+                f"{source.name} cannot be read as tensors alone (nothing is unpickled): {refusal(error)}\n"
+                "  Ask whoever made it for a .npy or .safetensors of the rows"
+            ) from error
+
+
+def _check_archive(source: Path) -> None:
+    """Refuses a ZIP that unpacks to more than it has: torch stores every member as it is."""
+    with zipfile.ZipFile(source) as archive:
+        packed = next((info for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED), None)
+        if packed is not None:
+            raise ValueError(f"its member {packed.filename!r} is compressed, as torch.save compresses none")
+        pickled = sum(info.file_size for info in archive.infolist() if info.filename.endswith(".pkl"))
+    check_limit("json", pickled, f"the pickle in {source.name}")
+
+
+def require_stored(tensor: Any, where: str) -> None:
+    """Refuses a tensor that is none of plain numbers, or claims more of them than lie in the file.
+
+    Raises:
+        DataInvalid: If it is sparse, quantised or without values, or an expanded one: one row that stands for many.
+    """
+    import torch
+
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        raise DataInvalid(f"{where} is sparse, quantised or without values. Have it saved as a dense tensor")
+    check_stored(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes(), where)
 
 
 def is_tensor(source: Path) -> bool:
     """Whether a .pt is one tensor and no dict; errors as `load_tensors`."""
-    return hasattr(load_tensors(source), "shape")
+    import torch
+
+    return isinstance(load_tensors(source), torch.Tensor)
 
 
 def read_tensor(source: Path, layer: str | None, options: ImportOptions) -> list[Contents]:
@@ -54,20 +85,26 @@ def read_tensor(source: Path, layer: str | None, options: ImportOptions) -> list
             f"{source.name} is one tensor and does not say which row is which. Say it with a .txt, .csv, ...: "
             "--ids FILE"
         )
+    import torch
+
     tensor = load_tensors(source)
-    if not hasattr(tensor, "shape"):
+    if not isinstance(tensor, torch.Tensor):
         raise DataInvalid(f"{source.name}: wanted one tensor, got a {type(tensor).__name__}")
     matrix = stack([tensor_part(source.name, tensor)], wanted_layer(layer, source))
     return [contents_with_ids("pt", source, matrix, options)]
 
 
 def tensor_part(where: str, tensor: Any) -> MatrixPart:
-    """A tensor [rows, features] as a part of a matrix; bfloat16, which NumPy lacks, is handed out as float32."""
+    """A tensor [rows, features] as a part of a matrix; bfloat16, which NumPy lacks, is handed out as float32.
+
+    DataInvalid as `require_stored` and `matrix_part`.
+    """
+    require_stored(tensor, where)
 
     def read(rows: NDArray[np.int64]) -> np.ndarray:
         import torch
 
-        block = tensor[torch.from_numpy(rows)]
+        block = tensor.detach()[torch.from_numpy(rows)]
         return (block.float() if block.dtype == torch.bfloat16 else block).numpy()
 
     return matrix_part(where, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), read)
