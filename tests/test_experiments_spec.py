@@ -11,6 +11,7 @@ from featcache.cache import Cache
 from featcache.errors import FeaturesNotCached
 from featcache.studies.experiments.plan import cached_layers, combinations, one_each, plan
 from featcache.studies.experiments.spec import ExperimentInvalid, load_experiment
+from featcache.trainer.config import FitConfig
 from tests.alignment_cache import store_layers
 from tests.rooms import ROOT
 from tests.spine import tiny_cache, tiny_dataset
@@ -181,6 +182,25 @@ def test_controls_add_trainings_and_measurements(tmp_path: Path) -> None:
         ({"swap": 0.5, "control": ""}, False, 0.5),
     ]
     assert all(training.config.permute_evaluation for training in trainings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reads"),
+    [
+        ({}, False),
+        ({"adapter": "cca"}, False),
+        ({"loss": "siglip", "joint": "learned"}, False),
+        ({"select": "alignment"}, True),
+        ({"loss": "cka"}, True),
+        ({"joint": "weighted"}, True),
+        ({"adapter": "ridge"}, True),
+        ({"adapter": "asif", "select": "alignment"}, True),
+    ],
+)
+def test_what_is_fitted_to_the_reference_or_chosen_by_it_is_trained_against_each_of_a_panel(
+    settings: dict[str, str], reads: bool
+) -> None:
+    assert FitConfig.model_validate(settings).reads_reference is reads
 
 
 def test_a_panel_costs_trainings_only_where_training_reads_the_reference(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "right_answers": ("trainer.tracking", "which rows retrieval counts, where contents repeat"),
     "near_duplicates": ("studies.leaks", "rows that stand in two splits, by one rule"),
     # spaces and rows are made, nothing is scored
-    "joint": ("trainer.tracking", "makes a space of the sides' spaces"),
-    "mixed": ("studies.adapters.results", "makes a space of raw spaces"),
+    "joint": ("trainer.joints", "makes a space of the sides' spaces"),
+    "mixed": ("trainer.joints", "makes a space of the sides' spaces"),
     "group_mean": ("trainer.sides", "makes one row of the rows of a group"),
     "pairing.*": ("studies.alignment.*", "brings rows of two arrays together"),
     "neighbors": ("studies.alignment.common_rows", "searches a graph, which the cache then keeps"),

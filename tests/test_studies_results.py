@@ -14,12 +14,13 @@ from featcache.studies.adapters.results import (
     Evaluation,
     final_results,
     headline_contrasts,
-    simplex,
     weights_text,
 )
 from featcache.trainer.config import FitConfig
 from featcache.trainer.fit import fit_paired, untrained_adapters
+from featcache.trainer.joints import simplex
 from featcache.trainer.sides import pair_sides
+from featcache.trainer.subsets import training_groups
 from featcache.trainer.tracking import METRICS, embed_split, epoch_rows
 from tests.trainer_planted import planted_sides
 
@@ -81,6 +82,7 @@ def test_every_row_says_of_which_stage_split_and_epoch_it_is(either):
         ("mixed", "test", None),
         ("untrained", "test", 0),
         ("trained", "test", fitted.selected_epoch),
+        ("trained", "train", fitted.selected_epoch),
     }
 
 
@@ -121,13 +123,33 @@ def test_raw_scores_are_those_of_the_group_means_at_length_one(two):
 def test_trained_scores_are_those_of_the_selected_epochs_weights_on_test(either):
     evaluation, fitted, results = either
     again = epoch_rows(evaluation.test, fitted.adapters, fitted.config, fitted.selected_epoch)
-    trained = find(results.rows, stage="trained")
+    trained = find(results.rows, stage="trained", split="test")
     names = [(row.space, row.against, row.metric, row.direction) for row in trained]
     assert names == [(row.space, row.against, row.metric, row.direction) for row in again]
     assert [row.value for row in trained] == pytest.approx([row.value for row in again], abs=1e-9)
     assert sum(row.metric == "R@1" for row in trained) == len(evaluation.paired.sides) * (
         len(evaluation.paired.sides) - 1
     )
+
+
+def test_alignment_is_measured_once_on_training_groups_that_have_everything(either):
+    evaluation, fitted, results = either
+    rows = find(results.rows, stage="trained", split="train")
+    assert {row.against for row in rows} == {"reference"} and {row.metric for row in rows} == set(METRICS)
+    paired = fitted.paired.part("train")
+    whole = paired.reference.isfinite().all(dim=1)
+    for side in paired.sides.values():
+        whole &= side.present
+    assert {row.n for row in rows} == {int(whole.sum())}
+    assert evaluation.training(CONFIG).paired.groups.tolist() == paired.groups[whole.numpy()].tolist()
+
+
+def test_training_groups_of_a_subset_are_those_that_were_trained_on(either):
+    evaluation, fitted, _ = either
+    config = CONFIG.model_copy(update={"train_groups": 24})
+    own, every = evaluation.training(config), evaluation.training(CONFIG)
+    subset = set(training_groups(fitted.paired, config).groups)
+    assert set(own.paired.groups) == subset & set(every.paired.groups) and len(subset) == 24
 
 
 # -- untrained --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from featcache.errors import UsageError
 from featcache.metrics.measure.row import frame
 from featcache.studies.adapters.results import Evaluation, final_results
 from featcache.trainer.config import FitConfig, make_config
-from featcache.trainer.fit import _EpochLoop, fit_paired
+from featcache.trainer.draws import TrainingRows
+from featcache.trainer.fit import fit_paired
 from featcache.trainer.run import run_identity
 from featcache.trainer.sides import pair_sides
 from featcache.trainer.subsets import Passes, first_rows, swapped_partners, training_part
@@ -149,11 +150,11 @@ def test_swapped_groups_get_the_rows_of_that_neighbour_of_their_photo(paired, ra
 
 def test_training_draws_the_swapped_rows_and_no_others(paired):
     train = paired.part("train")
-    loop = _EpochLoop(train, changed(swap=0.5, swap_rank=2), 0, 7)
+    rows = TrainingRows(train, changed(swap=0.5, swap_rank=2), 0, 7)
     partner = swapped_partners(train, changed(swap=0.5, swap_rank=2), 7)
-    (x, y), groups, _ = loop.passes.next_epoch()
-    assert torch.equal(train.sides["x"].groups[x], groups)
-    assert torch.equal(train.sides["y"].groups[y], partner[groups])
+    drawn, groups, _ = rows.next_epoch()
+    assert torch.equal(train.sides["x"].groups[drawn["x"]], groups)
+    assert torch.equal(train.sides["y"].groups[drawn["y"]], partner[groups])
 
 
 def test_groups_that_lack_a_side_are_neither_swapped_nor_anybodys_neighbour():
@@ -189,9 +190,9 @@ def test_an_epoch_has_so_many_batches_and_nothing_of_a_pass_is_lost():
 
 
 def test_without_a_number_of_steps_an_epoch_is_one_pass(paired):
-    loop = _EpochLoop(paired.part("train"), QUICK, 0, 0)
+    rows = TrainingRows(paired.part("train"), QUICK, 0, 0)
     for _ in range(2):
-        _, groups, batches = loop.passes.next_epoch()
+        _, groups, batches = rows.next_epoch()
         assert sorted(groups.tolist()) == [*range(80)] and [len(batch) for batch in batches] == [27, 27, 26]
 
 

@@ -8,12 +8,20 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from featcache.errors import UsageError
-from featcache.trainer.kinds import ADAPTER_KINDS, AdapterKind
+from featcache.trainer.kinds import ADAPTER_KINDS, SOLVED_KINDS, AdapterKind, JointKind, LossKind
 
 PairWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 RESERVED = ("joint", "mixed", "reference", "average", "maximum")
 # settings that came after runs of format 2 were first written
-_ADDED = ("train_groups", "group_rows", "steps", "swap", "swap_rank", "permute_evaluation")
+_ADDED = (
+    "loss", "temperature", "label_smoothing", "mixup", "keep_geometry", "joint",
+    "train_groups", "group_rows", "steps", "swap", "swap_rank", "permute_evaluation",
+)  # fmt: skip
+# settings of training by steps, which adapters in closed form have no use for
+_STEPS = (
+    "epochs", "lr", "weight_decay", "warmup", "missing", "loss", "temperature", "label_smoothing", "mixup",
+    "keep_geometry", "pair_weights", "steps",
+)  # fmt: skip
 _SIDE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 
@@ -48,6 +56,30 @@ class FitConfig(BaseModel):
         "drop",
         description="Training groups that lack a side: left out, or trained on by the pairs of sides that they have.",
     )
+    loss: LossKind = Field(
+        "infonce",
+        description="Loss between two sides: symmetric InfoNCE (CLIP), sigmoid (SigLIP), or 1 - CKA of their kernel "
+        "with the reference's, which trains on the reference: a ceiling.",
+    )
+    temperature: float | None = Field(
+        None, ge=0.01, le=10, description="Temperature of the loss, fixed; none: learned, from .07 (SigLIP: .1)."
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of InfoNCE's target that is spread evenly.")
+    mixup: bool = Field(
+        False, description="Train on mixtures of two pairs, one share for the batch: half as many rows (FuseMix)."
+    )
+    keep_geometry: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Weight of the divergence between the neighbourhoods of a batch before and after the adapter "
+        "(STRUCTURE: 10), which rises as the learning rate does.",
+    )
+    joint: JointKind = Field(
+        "sum",
+        description="The joint space: normalised sum of all sides; their concatenation; a sum with weights chosen on "
+        "validation by mutual k-NN with the reference; or with weights learned beside the adapters.",
+    )
     pair_weights: dict[str, PairWeight] = Field(
         default_factory=dict, description='Weight of a pair of sides, "a+b", in the loss; 1 where it is not named.'
     )
@@ -73,10 +105,10 @@ class FitConfig(BaseModel):
         False,
         description="Control: test is measured once more with every side but the first permuted across groups.",
     )
-    select: Literal["retrieval", "alignment"] = Field(
+    select: Literal["retrieval", "alignment", "last"] = Field(
         "retrieval",
         description="The epoch kept is the best on validation by: mean R@10 of all directions, or mutual k-NN of the "
-        "joint space with the reference. The first of equals.",
+        "joint space with the reference, the first of equals; or it is the last.",
     )
     hits: Literal["content", "group"] = Field(
         "content",
@@ -93,7 +125,7 @@ class FitConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_combination(self) -> Self:
-        for wrong in (self._pairs_contradiction(),):
+        for wrong in (self._pairs_contradiction(), self._loss_contradiction(), self._solved_contradiction()):
             if wrong:
                 raise ValueError(wrong)
         return self
@@ -103,10 +135,57 @@ class FitConfig(BaseModel):
             return "shuffle_pairs permutes every pair, which leaves none to swap"
         return ""
 
+    def _loss_contradiction(self) -> str:
+        if self.label_smoothing and self.loss != "infonce":
+            return f"label_smoothing belongs to the loss infonce, not to {self.loss}"
+        if self.loss == "cka" and (self.temperature is not None or self.mixup):
+            return "the loss cka has no temperature, and mixtures have no row of the reference: no mixup"
+        if self.mixup and self.batch < 4:
+            return f"mixup halves a batch, and {self.batch} rows leave no two pairs: batch 4 or more"
+        return ""
+
+    def _solved_contradiction(self) -> str:
+        kinds = [self.adapter] if isinstance(self.adapter, str) else [*self.adapter.values()]
+        solved = [kind for kind in kinds if kind in SOLVED_KINDS]
+        if not solved:
+            return ""
+        if not isinstance(self.adapter, str):
+            return f"adapter {solved[0]} is solved for all sides at once: name it alone, without sides"
+        fields = FitConfig.model_fields
+        fixed = [*_STEPS, *(["width"] if self.adapter in ("ridge", "asif") else [])]
+        changed = [name for name in fixed if getattr(self, name) != fields[name].get_default(call_default_factory=True)]
+        changed += ["joint learned"] if self.joint == "learned" else []
+        changed += ["last epoch to select"] if self.select == "last" else []
+        return f"adapter {self.adapter} is solved in closed form: it has no {', '.join(changed)}" if changed else ""
+
+    @property
+    def solved(self) -> str | None:
+        """The kind of all adapters where they are solved in closed form; None where they are trained by steps."""
+        return self.adapter if isinstance(self.adapter, str) and self.adapter in SOLVED_KINDS else None
+
     @property
     def reads_reference(self) -> bool:
-        """Whether another reference would give other weights: training or the choice of the epoch reads it."""
-        return self.select == "alignment"
+        """Whether another reference would give another run: something is fitted to it, or chosen by it."""
+        return any(self._uses_of_reference().values())
+
+    def check_reference(self, reference: bool) -> None:
+        """Refuses settings that need a reference where there is none.
+
+        Raises:
+            UsageError: Names the setting.
+        """
+        for what, needed in self._uses_of_reference().items():
+            if needed and not reference:
+                raise UsageError(f"{what}, and there is none\n  Name one with --reference, or choose otherwise")
+
+    def _uses_of_reference(self) -> dict[str, bool]:
+        """What reads the reference before test is measured, as an error says it -> whether these settings do."""
+        return {
+            "--select alignment needs a reference to align with": self.select == "alignment",
+            "--loss cka trains on the reference": self.loss == "cka",
+            "--joint weighted needs a reference to choose its weights by": self.joint == "weighted",
+            "--adapter ridge maps every side to the reference": self.adapter == "ridge",
+        }
 
     def recorded(self) -> dict[str, Any]:
         """The settings as a run keeps them: those of _ADDED only where they are not the default.

@@ -66,7 +66,18 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
         >>> [round(learning_rate(step, 4, 1.0, 0.25), 3) for step in range(4)]
         [1.0, 1.0, 0.75, 0.25]
     """
-    rising = round(warmup * steps)
-    if step < rising:
-        return peak * (step + 1) / rising
-    return peak * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
+    warm = round(warmup * steps)
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
+
+
+def rising(step: int, steps: int, warmup: float) -> float:
+    """Linear rise to 1 over the first share `warmup` of the steps.
+
+    Example:
+        >>> [rising(step, 8, 0.5) for step in range(5)]
+        [0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+    warm = round(warmup * steps)
+    return min(1.0, (step + 1) / warm) if warm else 1.0

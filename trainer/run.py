@@ -21,8 +21,10 @@ from featcache.trainer import run_format1
 from featcache.trainer.adapters import Adapters, build_adapters, module_key
 from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import RunDamaged, RunExists
+from featcache.trainer.losses import initial_parameters
 from featcache.trainer.run_files import FORMAT, damaged, read_config, read_table
 from featcache.trainer.run_search import is_run, no_run
+from featcache.trainer.solve import solved_width
 
 if TYPE_CHECKING:
     import polars as pl
@@ -70,11 +72,12 @@ class Run:
             # any two rows give the shapes; every value is loaded over
             rows = {name: torch.zeros(2, len(weights[f"sides.{module_key(name)}.mean"])) for name in self.sides}
             kinds = settings.adapter_kinds(self.sides)
-            adapters = build_adapters(kinds, rows, width=settings.width, log_scale=0.0, seed=0)
+            width = solved_width(weights) if settings.solved else settings.width
+            adapters = build_adapters(kinds, rows, width=width, seed=0, **initial_parameters(settings))
             adapters.load_state_dict(weights)
         except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise damaged(self.path, f"{path.name} cannot be used: {error}") from error
-        return adapters.eval()
+        return adapters
 
     def adapters_for(self, sides: Mapping[str, Features]) -> Adapters:
         """As `adapters`, of a run on these very features.

@@ -22,24 +22,37 @@ _STREAM = 3  # of a seed's streams: after those of weights, draws and control
 def training_part(paired: PairedSides, config: FitConfig) -> PairedSides:
     """The training groups and rows that the settings leave, renumbered; validation and test do not depend on them.
 
+    Args:
+        paired: The paired sides.
+        config: Reads train_groups, group_rows and seed.
+
+    Raises:
+        UsageError: As `training_groups`.
+        NotPaired: As `training_groups`.
+    """
+    train = training_groups(paired, config)
+    if config.group_rows != "all":
+        rows = {name: first_rows(side, config.group_rows) for name, side in train.sides.items()}
+        train = replace(train, sides=rows, _parts={})
+    return train
+
+
+def training_groups(paired: PairedSides, config: FitConfig) -> PairedSides:
+    """The training groups that the settings leave, with all their rows.
+
     The subset of a seed is drawn by group id, so that it depends on the set of training groups and not on their order,
     and a smaller one lies within every larger one.
 
     Args:
         paired: The paired sides.
-        config: Reads train_groups, group_rows and seed.
+        config: Reads train_groups and seed.
 
     Raises:
         UsageError: If there are fewer training groups than are wanted.
         NotPaired: If a side has rows in fewer than two of the groups that are left.
     """
     train = paired.part("train")
-    if config.train_groups != "all":
-        train = _subset(train, config.train_groups, config.seed)
-    if config.group_rows != "all":
-        rows = {name: first_rows(side, config.group_rows) for name, side in train.sides.items()}
-        train = replace(train, sides=rows, _parts={})
-    return train
+    return train if config.train_groups == "all" else _subset(train, config.train_groups, config.seed)
 
 
 def _subset(train: PairedSides, wanted: int, seed: int) -> PairedSides:

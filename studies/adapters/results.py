@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from featcache.metrics import mixed
 from featcache.metrics.measure.contrasts import Contrast
 from featcache.metrics.measure.engine import measure
 from featcache.metrics.measure.row import CLEAN, ContrastRow, Row
@@ -20,7 +18,9 @@ from featcache.metrics.measure.space import ArraySpace
 from featcache.trainer.adapters import Adapters
 from featcache.trainer.config import FitConfig
 from featcache.trainer.fit import Fitted, untrained_adapters
+from featcache.trainer.joints import JOINTS, concatenation, simplex
 from featcache.trainer.sides import PairedSides
+from featcache.trainer.subsets import training_groups
 from featcache.trainer.tracking import (
     EvaluationSplit,
     alignment_rows,
@@ -32,7 +32,7 @@ from featcache.trainer.tracking import (
 )
 
 HEADLINE = "headline"
-MIXTURES = 70  # mixtures that are tried at most
+TRAINING_GROUPS = 2_000  # of which alignment is measured in training, at most
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,19 @@ class Evaluation:
         moved = {name: part.sides[name].take(cycle.roll(shift)[place]) for shift, name in enumerate(others, start=1)}
         return EvaluationSplit("test", replace(part, sides={first: part.sides[first], **moved}, _parts={}))
 
+    @cached_property
+    def _training(self) -> EvaluationSplit | None:
+        return _whole_groups(self.paired.part("train"), self.config.k)
+
+    def training(self, config: FitConfig) -> EvaluationSplit | None:
+        """Groups trained on that have all sides and the reference; None for too few, or without a reference.
+
+        The same for all trainings on all groups; of the others those of their subset.
+        """
+        if config.train_groups == "all":
+            return self._training
+        return _whole_groups(training_groups(self.paired, config), config.k)
+
     @property
     def tests(self) -> list[EvaluationSplit]:
         """The test split, and its clean part where there is one to be measured."""
@@ -148,8 +161,22 @@ class Evaluation:
         return rows + test_rows, best
 
 
+def _whole_groups(train: PairedSides, k: int) -> EvaluationSplit | None:
+    """Training groups that have all sides and the reference, TRAINING_GROUPS of them at most."""
+    if train.reference is None:
+        return None
+    whole = train.reference.isfinite().all(dim=1)
+    for side in train.sides.values():
+        whole &= side.present
+    numbers = torch.nonzero(whole).ravel()
+    if len(numbers) <= k:
+        return None
+    drawn = np.sort(np.random.default_rng(0).permutation(len(numbers))[:TRAINING_GROUPS])
+    return EvaluationSplit("train", train.subset("train", numbers[torch.from_numpy(drawn)]))
+
+
 def final_results(fitted: Fitted, evaluation: Evaluation, *, control: Adapters | None = None) -> Results:
-    """Everything that is measured once of a training, on the test split and on its clean part.
+    """Everything that is measured once of a training: on the test split, its clean part, and on training groups.
 
     Args:
         fitted: The training.
@@ -157,11 +184,14 @@ def final_results(fitted: Fitted, evaluation: Evaluation, *, control: Adapters |
         control: Adapters of a control (pairs shuffled), for the contrast trained minus control.
     """
     results = Results([*evaluation.raw_rows, *evaluation.mixtures[0]], [])
-    untrained = [untrained_adapters(fitted.paired, fitted.config, seed) for seed in _seeds(fitted.config)]
+    untrained = [
+        untrained_adapters(fitted.paired, fitted.config, seed, like=fitted.adapters) for seed in _seeds(fitted.config)
+    ]
     for split in evaluation.tests:
         measured = _results_on(split, fitted, evaluation, untrained, control)
         results = Results(results.rows + measured.rows, results.contrasts + measured.contrasts)
-    return replace(results, rows=results.rows + permuted_rows(fitted, evaluation))
+    more = permuted_rows(fitted, evaluation) + training_rows(fitted, evaluation)
+    return Results(results.rows + more, results.contrasts)
 
 
 def permuted_rows(fitted: Fitted, evaluation: Evaluation) -> list[Row]:
@@ -175,6 +205,16 @@ def permuted_rows(fitted: Fitted, evaluation: Evaluation) -> list[Row]:
     return [replace(row, stage="permuted", epoch=fitted.selected_epoch) for row in rows]
 
 
+def training_rows(fitted: Fitted, evaluation: Evaluation) -> list[Row]:
+    """Alignment of the trained spaces with the reference on groups trained on: where training on it is a ceiling."""
+    split = evaluation.training(fitted.config)
+    if split is None:
+        return []
+    spaces = embed_split(split, fitted.adapters).spaces
+    rows = measure(spaces, split.reference, alignment_settings(fitted.config)).rows
+    return [replace(row, stage="trained", split="train", epoch=fitted.selected_epoch) for row in rows]
+
+
 def _results_on(
     test: EvaluationSplit,
     fitted: Fitted,
@@ -186,8 +226,11 @@ def _results_on(
     config, embedded = fitted.config, embed_split(test, fitted.adapters)
     trained = alignment_rows(test, embedded.spaces, evaluation.settings)
     trained += retrieval_rows(test, embedded, config.hits)
-    trained.append(loss_row(test, embedded, fitted.adapters.log_scale, config))
+    trained.append(loss_row(test, embedded, fitted.adapters, config))
     rows = [replace(row, stage="trained", epoch=fitted.selected_epoch) for row in trained]
+    if JOINTS[config.joint].weights != "equal":
+        text = weights_text([*evaluation.paired.sides], fitted.adapters.weights().tolist())
+        rows = [replace(row, weights=text) if row.space == "joint" and row.against else row for row in rows]
     drawn = [embed_split(test, adapters) for adapters in untrained]
     rows += [replace(row, stage="untrained", epoch=0) for row in retrieval_rows(test, drawn[0], config.hits)]
     draws = [each.spaces for each in drawn]
@@ -195,25 +238,9 @@ def _results_on(
     return Results(rows + means, contrasts)
 
 
-def simplex(parts: int) -> list[tuple[float, ...]]:
-    """Weights of a mixture of so many parts: a grid on the simplex, as fine as MIXTURES allow, ends included.
-
-    Example:
-        >>> simplex(2)[:3], len(simplex(2)), len(simplex(3))
-        ([(0.0, 1.0), (0.05, 0.95), (0.1, 0.9)], 21, 66)
-    """
-    steps = next(
-        steps for steps in (20, 10, 5, 4, 3, 2, 1) if math.comb(steps + parts - 1, steps) <= MIXTURES or steps == 1
-    )
-    # so many steps in a row, with bars between the parts
-    bars = itertools.combinations(range(steps + parts - 1), parts - 1)
-    ends = [(-1, *places, steps + parts - 1) for places in bars]
-    return [tuple((b - a - 1) / steps for a, b in itertools.pairwise(places)) for places in ends]
-
-
 def mixture(spaces: Mapping[str, ArraySpace], weights: Sequence[float], name: str) -> ArraySpace:
     """The space whose cosine kernel is the weighted sum of the spaces' cosine kernels."""
-    return ArraySpace(mixed([space.values for space in spaces.values()], weights), name)
+    return ArraySpace(concatenation([torch.as_tensor(space.values) for space in spaces.values()], weights), name)
 
 
 def weights_text(names: Sequence[str], weights: Sequence[float]) -> str:

@@ -129,6 +129,7 @@ def train(
     """
     out = Path(out)
     config.check_sides(features.sides)
+    config.check_reference(features.reference is not None)
     leaks = features.leaks(config)
     if on_leak == "stop":
         _refuse(leaks)
@@ -175,7 +176,9 @@ def _train_into(
     declared = {**identity, "split": split, **run_provenance(config)}
     write_json(folder / "config.json", declared)
     fitted = fit_paired(paired, config, validation=evaluation.validation, on_epoch=on_epoch)
-    outcome = {"selected_epoch": fitted.selected_epoch, "seconds": round(fitted.seconds, 3)}
+    outcome: dict[str, Any] = {"selected_epoch": fitted.selected_epoch, "seconds": round(fitted.seconds, 3)}
+    if fitted.chosen:
+        outcome["chosen"] = fitted.chosen
     results = final_results(fitted, evaluation, control=control)
     # without times, so that equal trainings write equal files
     rows = [replace(row, seconds=0.0) for row in (*fitted.rows, *results.rows)]

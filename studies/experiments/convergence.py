@@ -22,10 +22,13 @@ def convergence_rows(metrics: "pl.DataFrame", config: FitConfig, trained_on: int
 
     Returns:
         Rows of "epochs_to_95" and "steps_to_95", lower meaning sooner; no steps where every caption is a row, whose
-        number the run does not record. None where no epoch retrieves anything.
+        number the run does not record. None where no epoch retrieves anything, nor of closed forms: they have no
+        epochs.
     """
     import polars as pl
 
+    if config.solved is not None:
+        return []
     tracked = metrics.filter(stage="trained", split="validation", metric="R@10")
     epochs = tracked.group_by("epoch").agg(pl.col("value").mean()).sort("epoch")
     best = epochs["value"].max() if len(epochs) else None
