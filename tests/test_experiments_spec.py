@@ -203,6 +203,27 @@ def test_what_is_fitted_to_the_reference_or_chosen_by_it_is_trained_against_each
     assert FitConfig.model_validate(settings).reads_reference is reads
 
 
+def test_closed_forms_stand_once_beside_what_is_varied_of_training_by_steps(tmp_path: Path) -> None:
+    grid = "[grid]\nadapter = ['linear', 'cca', 'asif']\nloss = ['infonce', 'siglip']\nwidth = [4, 8]\nseed = [0, 1]"
+    trainings = plan(tiny_cache(tmp_path), load_experiment(written(tmp_path, grid)))
+    shown = [one.varied for one in trainings if one.varied["seed"] == 0]
+    assert shown == [
+        *({"adapter": "linear", "loss": loss, "width": width, "seed": 0, "control": ""}
+          for loss in ("infonce", "siglip") for width in (4, 8)),
+        *({"adapter": "cca", "width": width, "seed": 0, "control": ""} for width in (4, 8)),
+        {"adapter": "asif", "seed": 0, "control": ""},
+    ]  # fmt: skip
+    assert len({one.folder for one in trainings}) == len(trainings) == 2 * len(shown)
+
+
+def test_a_closed_form_refuses_what_a_variant_says_of_steps(tmp_path: Path) -> None:
+    file = written(tmp_path, "[grid]\nadapter = ['linear', 'cca']\n[variants.plain]\n[variants.few]\nsteps = 3")
+    with pytest.raises(
+        ExperimentInvalid, match="variant few, adapter cca.*: adapter cca is solved in closed form.*steps"
+    ):
+        plan(tiny_cache(tmp_path), load_experiment(file))
+
+
 def test_a_panel_costs_trainings_only_where_training_reads_the_reference(tmp_path: Path) -> None:
     file = written(tmp_path, "[grid]\nselect = ['retrieval', 'alignment']", base="panel = ['captions/minilm']\n" + BASE)
     trainings = plan(tiny_cache(tmp_path), load_experiment(file))

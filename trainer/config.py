@@ -152,8 +152,8 @@ class FitConfig(BaseModel):
         if not isinstance(self.adapter, str):
             return f"adapter {solved[0]} is solved for all sides at once: name it alone, without sides"
         fields = FitConfig.model_fields
-        fixed = [*_STEPS, *(["width"] if self.adapter in ("ridge", "asif") else [])]
-        changed = [name for name in fixed if getattr(self, name) != fields[name].get_default(call_default_factory=True)]
+        default = {name: fields[name].get_default(call_default_factory=True) for name in unused_settings(self.adapter)}
+        changed = [name for name, value in default.items() if getattr(self, name) != value]
         changed += ["joint learned"] if self.joint == "learned" else []
         changed += ["last epoch to select"] if self.select == "last" else []
         return f"adapter {self.adapter} is solved in closed form: it has no {', '.join(changed)}" if changed else ""
@@ -230,6 +230,18 @@ class FitConfig(BaseModel):
                 raise UsageError(f"pair weights {pair!r} and {pairs[pair]!r} are of one pair; give one")
         if self.pair_weights and all(pair_weight(self.pair_weights, a, b) == 0 for a, b in combinations(names, 2)):
             raise UsageError("every pair of sides has weight 0: there is nothing to train")
+
+
+def unused_settings(adapter: str) -> tuple[str, ...]:
+    """Settings that a kind of adapter has no use for: of one in closed form, those of training by steps.
+
+    Example:
+        >>> unused_settings("mlp"), "loss" in unused_settings("cca"), "width" in unused_settings("asif")
+        ((), True, True)
+    """
+    if adapter not in SOLVED_KINDS:
+        return ()
+    return (*_STEPS, "width") if adapter in ("ridge", "asif") else _STEPS
 
 
 def check_side_names(names: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ from featcache.cache import Cache
 from featcache.errors import UsageError
 from featcache.selectors import parse_selector
 from featcache.studies.experiments.spec import BY_SIDE, SOURCE, ExperimentInvalid, Source
-from featcache.trainer.config import FitConfig, make_config
+from featcache.trainer.config import FitConfig, make_config, unused_settings
 from featcache.trainer.defaults import Selection, run_folder
 
 
@@ -87,7 +87,10 @@ def plan(cache: Cache, source: Source) -> list[Training]:
 
 
 def combinations(source: Source) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Columns of what is varied, and all settings, of each combination: the last list of the file varies quickest."""
+    """Columns of what is varied, and all settings, of each combination: the last list of the file varies quickest.
+
+    An adapter in closed form stands once beside what is varied of training by steps, and has no such columns.
+    """
     experiment = source.experiment
     axes: list[list[tuple[dict[str, Any], dict[str, Any]]]] = []
     if experiment.variants:
@@ -101,12 +104,34 @@ def combinations(source: Source) -> Iterator[tuple[dict[str, Any], dict[str, Any
     base = dict(experiment.base)
     if "permuted" in experiment.controls:
         base["permute_evaluation"] = True
+    solved: set[str] = set()
     for chosen in itertools.product(*axes):
         varied = {name: value for columns, _ in chosen for name, value in columns.items()}
         settings = {name: value for _, assigned in chosen for name, value in assigned.items()}
         if settings.get("shuffle_pairs") and (settings.get("swap") or base.get("swap")):
             continue  # pairs that are all wrong cannot be swapped as well
+        adapter = (base | settings).get("adapter")
+        unused = {*unused_settings(adapter)} & {*varied} if isinstance(adapter, str) else set[str]()
+        if unused:
+            varied, settings = _without(varied, unused), _without(settings, unused)
+            same = json.dumps(varied)
+            if same in solved:
+                continue
+            solved.add(same)
         yield varied, _nested(base | settings)
+
+
+def _without(settings: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in names}
+
+
+def selections(source: Source) -> list[Selection]:
+    """The data sets with sides and reference that an experiment trains on, before layers are looked up by depth.
+
+    Raises:
+        UsageError: If a data set, sides or reference are not of their form.
+    """
+    return list(dict.fromkeys(_selection(settings) for _, settings in combinations(source)))
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:

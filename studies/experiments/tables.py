@@ -112,15 +112,18 @@ def _joined(
     wanted = {**context, **varied, **schema(kind)}
     if not parts:
         return pl.DataFrame(schema=wanted)
-    whole = pl.concat([part.with_columns(_as_type(part, name, of) for name, of in varied.items()) for part in parts])
-    return whole.select(list(wanted))
+    typed = [part.with_columns(_as_type(part, name, of) for name, of in varied.items()) for part in parts]
+    return pl.concat([part.select(list(wanted)) for part in typed])
 
 
 def _type_of(values: Iterable[Any]) -> "Any":
-    """The type of a varied column: that of all its values, numbers of both kinds as such; text where they differ."""
+    """The type of a varied column: that of all its values, numbers of both kinds as such; text where they differ.
+
+    Values of None, of trainings that do not have the column, do not count.
+    """
     import polars as pl
 
-    kinds = {type(value) for value in values}
+    kinds = {type(value) for value in values if value is not None}
     for type_, accepted in ((pl.Boolean, {bool}), (pl.Int64, {int}), (pl.Float64, {int, float})):
         if kinds <= accepted:
             return type_
@@ -130,7 +133,7 @@ def _type_of(values: Iterable[Any]) -> "Any":
 def _as_type(part: "pl.DataFrame", name: str, of: Any) -> "pl.Expr":
     import polars as pl
 
-    if name not in part.columns:  # of a training whose variant does not have it
+    if name not in part.columns:  # of a closed form, where the column is of training by steps
         return pl.lit(None, dtype=of).alias(name)
     value = part[name][0]
     return pl.lit(json.dumps(value) if of == pl.String and not isinstance(value, str) else value, dtype=of).alias(name)
@@ -190,7 +193,8 @@ ROW_KEYS = ("space", "against", "metric", "direction", "split", "stage", "k")  #
 
 
 def _label(at: Mapping[str, Any], name: str) -> str:
-    return "" if not name else at[name] if isinstance(at[name], str) else json.dumps(at[name])
+    value = at[name] if name else None
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def selected(name: str, value: Any) -> "pl.Expr":
