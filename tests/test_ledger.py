@@ -323,3 +323,5 @@ def test_every_shipped_claim_is_of_a_shipped_experiment_and_of_columns_that_it_h
         known = {*varied, "adapter", "control", "trained_on", *Row.__dataclass_fields__}
         used = {*one.where, *one.a, *one.b, *([one.over] if one.over else [])}
         assert used <= known, one.id
+        several = {name for name in ("adapter", "loss") if name in varied}
+        assert several <= used, one.id  # rows of several recipes give no effect
