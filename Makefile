@@ -70,11 +70,11 @@ train: setup ## Train adapters on cached features: ADAPTER=linear|mlp|bottleneck
 align: setup ## Measure the alignment of two cached encoders: DATASET= X= Y= K=
 	@$(FEATCACHE) align '$(or $(DATASET),openmoji)' $(or $(X),efficientnet-lite0) $(or $(Y),minilm) $(call option,k,$(K)) $(cache_option)
 
-# every experiment goes on where it was interrupted; one that fails (as where its features are not cached) does not keep
-# the others from running, nor the claims from being judged
+# every experiment goes on where it was interrupted; one that fails does not keep the others from running, nor the claims
+# from being judged; of several, one whose features are not cached is skipped
 study: setup ## Run the experiments and judge the claims: PROFILE=quick|full EXPERIMENTS="experiments/a.toml" STUDY= CACHE=
 	@failed=; for file in $(EXPERIMENTS); do \
-	  $(FEATCACHE) sweep $$file --profile $(PROFILE) --out '$(STUDY)' $(cache_option) || failed="$$failed $$file"; done; \
+	  $(FEATCACHE) sweep $$file --profile $(PROFILE) --out '$(STUDY)' $(if $(word 2,$(EXPERIMENTS)),--skip-uncached) $(cache_option) || failed="$$failed $$file"; done; \
 	$(FEATCACHE) ledger --profile $(PROFILE) --out '$(STUDY)'; \
 	test -z "$$failed" || { echo "Not whole:$$failed" >&2; exit 1; }
 

@@ -29,6 +29,12 @@ def sweep(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each training.")] = 1,
     out: OutOption = Path("study"),
+    skip_uncached: Annotated[
+        bool,
+        typer.Option(
+            "--skip-uncached", help="Leave an experiment without cached features out, and say what makes them."
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained.")] = False,
     cache: CacheOption = None,
 ) -> None:
@@ -37,13 +43,15 @@ def sweep(
     A run that is there is not computed again, so that the same command goes on where it was interrupted. Trainings that
     fail are listed at the end, with exit code 1; the others go on.
     """
-    from featcache.report.sweeps import show_plan, show_sweep, sweep_progress
+    from featcache.report.sweeps import show_plan, show_skipped, show_sweep, sweep_progress
     from featcache.studies.experiments.processes import Resources, default_processes
     from featcache.studies.experiments.spec import load_experiment
-    from featcache.studies.experiments.sweep import planned, run_sweep
+    from featcache.studies.experiments.sweep import extractions, planned, run_sweep
 
     source = load_experiment(file, profile, change or ())
     resources = Resources(cache, out, default_processes() if processes is None else processes, threads)
+    if skip_uncached and (commands := extractions(source, resources)):
+        return show_skipped(source, commands)
     if dry_run:
         return show_plan(source, planned(source, resources))
     with sweep_progress(resources.processes) as on_done:

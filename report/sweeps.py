@@ -55,9 +55,17 @@ def show_plan(source: "Source", planned: Mapping[str, Any]) -> None:
     ]
     print_table(("training", "state", "run folder"), rows)
     missing = sum(not one for one in there.values())
-    panels = sum(len(training.panel) for training in trainings)
-    extra = f", each measured against {count(panels // len(trainings), 'further reference')}" if panels else ""
+    panels = {len(training.panel) for training in trainings}
+    whose = "each" if len(panels) == 1 else "those that do not read the reference"
+    further = max(panels, default=0)
+    extra = f", {whose} measured against {count(further, 'further reference')}" if further else ""
     console().print(f"{count(missing, 'training')} to do of {len(there)}{extra}")
+
+
+def show_skipped(source: "Source", commands: Sequence[str]) -> None:
+    """One line: which experiment is left out, and what makes its features."""
+    run = " && ".join(commands)
+    console().print(f"{source.name} ({source.profile}): skipped, its features are not cached. Run: {run}")
 
 
 def show_sweep(sweep: "Sweep") -> None:

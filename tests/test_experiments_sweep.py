@@ -23,7 +23,7 @@ from featcache.studies.experiments.convergence import convergence_rows
 from featcache.studies.experiments.plan import one_each
 from featcache.studies.experiments.processes import Resources, run_all
 from featcache.studies.experiments.spec import load_experiment
-from featcache.studies.experiments.sweep import Sweep, plan, run_sweep
+from featcache.studies.experiments.sweep import Sweep, extractions, plan, run_sweep
 from featcache.studies.experiments.tables import TABLES
 from featcache.studies.experiments.work import Worker
 from featcache.trainer.config import FitConfig
@@ -144,6 +144,19 @@ def test_rows_of_controls_are_there_if_they_are_named(cache: Cache, finished: Sw
     assert [outcome.computed for outcome in sweep.outcomes.values()] == [False, True]
     shuffled = sweep.tables.rows.filter(control="shuffled")
     assert load_run(finished.folder.parents[1] / shuffled["run"][0]).config["config"]["shuffle_pairs"]
+
+
+def test_closed_forms_have_no_value_of_what_is_varied_of_steps(cache: Cache, tmp_path: Path) -> None:
+    file = tmp_path / "recipes.toml"
+    file.write_text(EXPERIMENT.replace('x = "width"', 'x = "adapter"').replace('"space"', '"epochs"'), encoding="utf-8")
+    changes = ["adapter=['cca', 'linear']", "epochs=[1, 2]", "width=4", "seed=0", "panel=[]"]
+    sweep = run_sweep(load_experiment(file, changes=changes), resources(cache, tmp_path))
+    assert not sweep.failures
+    rows = sweep.tables.rows.filter(space="joint", metric="mutual_knn", split="test", stage="trained")
+    assert rows.select("adapter", "epochs").rows() == [("cca", None), ("linear", 1), ("linear", 2)]
+    joint = [point for point in sweep.tables.points.rows(named=True) if json.loads(point["rest"])["space"] == "joint"]
+    assert [(point["x"], point["colour"]) for point in joint] == [("cca", ""), ("linear", "1"), ("linear", "2")]
+    assert set(sweep.tables.rows.filter(pl.col("metric") == "epochs_to_95")["adapter"]) == {"linear"}
 
 
 def test_a_member_of_the_panel_has_the_rows_of_a_run_trained_against_it(
@@ -280,6 +293,40 @@ def test_a_dry_run_says_what_there_is_and_trains_nothing(cache: Cache, finished:
     assert result.exit_code == 0 and result.stdout.count(" there ") == 2
     assert "2 trainings to do of 4, each measured against 1 further reference" in result.stdout
     assert not list((out / "runs").rglob("*-s0-width-6-*"))
+
+
+def test_an_experiment_without_features_is_skipped_where_that_is_wanted(
+    cache: Cache, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["sweep", str(file), "--cache", str(cache.root), "--out", str(tmp_path), "--processes", "0"]
+    words += ["--set", "dataset=flickr30k", "--set", "width=8", "--set", "seed=0"]
+    skipped = CliRunner().invoke(program.app, [*words, "--skip-uncached"])
+    assert skipped.exit_code == 0
+    assert (
+        skipped.stdout.split()
+        == (
+            "widths (quick): skipped, its features are not cached. Run: "
+            "featcache extract flickr30k efficientnet-lite0 minilm efficientnet-lite2"
+        ).split()
+    )
+    assert not [*tmp_path.iterdir()]
+    monkeypatch.setattr(sys, "argv", ["featcache", *words])
+    with pytest.raises(SystemExit) as end:
+        program.main()
+    assert end.value.code == 1 and "no features of flickr30k" in capsys.readouterr().err
+
+
+def test_what_makes_missing_features_is_said_by_view_and_not_where_one_training_has_all(
+    cache: Cache, file: Path, tmp_path: Path
+) -> None:
+    sides = "sides=[['efficientnet-lite0', 'names-de/minilm'], ['efficientnet-lite1', 'minilm']]"
+    at = resources(cache, tmp_path)
+    assert extractions(load_experiment(file, changes=[sides]), at) == [
+        "featcache extract openmoji minilm --view names-de",
+        "featcache extract openmoji efficientnet-lite1",
+    ]
+    some = sides[:-1] + ", ['efficientnet-lite0', 'minilm']]"
+    assert extractions(load_experiment(file, changes=[some, "panel=['nosuch']"]), at) == []
 
 
 def test_every_table_is_written(finished: Sweep) -> None:

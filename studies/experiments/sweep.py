@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache.cache import open_cache
-from featcache.studies.experiments.plan import Outcome, Training, one_each, plan, run_path
+from featcache.cache import Cache, open_cache
+from featcache.data.datasets import extract_command
+from featcache.errors import FeaturesNotCached
+from featcache.selectors import parse_selector
+from featcache.studies.experiments.plan import Outcome, Training, one_each, plan, run_path, selections
 from featcache.studies.experiments.processes import OnDone, Resources, run_all
 from featcache.studies.experiments.spec import Source
 from featcache.studies.experiments.tables import Tables, folder_of, gather, write_tables
@@ -47,6 +50,34 @@ def planned(source: Source, resources: Resources) -> dict[str, Any]:
     trainings = plan(open_cache(resources.cache), source)
     there = {training.folder: is_run(run_path(resources.out, training)) for training in one_each(trainings)}
     return {"trainings": trainings, "there": there}
+
+
+def extractions(source: Source, resources: Resources) -> list[str]:
+    """The commands that make the features which an experiment lacks; none where one of its trainings has all.
+
+    Further references do not count: their absence fails a training, which has its own rows all the same.
+
+    Raises:
+        UsageError: If a data set, sides or reference are not of their form.
+    """
+    cache = open_cache(resources.cache)
+    lacking: dict[tuple[str, str], dict[str, None]] = {}
+    for selection in selections(source):
+        needed = [*selection.sides.values(), *([selection.target] if selection.target else [])]
+        missing = [selector for selector in needed if not _is_cached(cache, selection.dataset, selector)]
+        if not missing:
+            return []
+        for selector in map(parse_selector, missing):
+            lacking.setdefault((selection.dataset, selector.view or ""), {})[selector.encoder] = None
+    return [extract_command(dataset, " ".join(names), view=view) for (dataset, view), names in lacking.items()]
+
+
+def _is_cached(cache: Cache, dataset: str, selector: str) -> bool:
+    try:
+        cache.find(dataset, selector)
+    except FeaturesNotCached:
+        return False
+    return True
 
 
 def run_sweep(source: Source, resources: Resources, on_done: OnDone | None = None) -> Sweep:
