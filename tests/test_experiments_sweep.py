@@ -178,6 +178,7 @@ def tracked(rows: pl.DataFrame) -> pl.Series:
 # -- ends, and going on -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_bytes_of_one(cache: Cache, finished: Sweep, file: Path, tmp_path: Path) -> None:
     other = run_sweep(load_experiment(file), resources(cache, tmp_path, 2))
     assert files_of(other) == files_of(finished)
@@ -189,14 +190,14 @@ def test_after_any_end_the_same_command_goes_on_with_nothing_computed_twice(
     how: signal.Signals, cache: Cache, finished: Sweep, file: Path, tmp_path: Path
 ) -> None:
     command = Path(sys.executable).with_name("featcache")
-    words = [command, "sweep", file, "--out", tmp_path, "--processes", "1", "--cache", cache.root]
+    words = [command, "sweep", file, "--out", tmp_path, "--processes", "2", "--cache", cache.root]
     with subprocess.Popen(
         [sys.executable, *words], stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         assert process.stderr is not None
         while " 1/4]" not in (line := process.stderr.readline()).replace("[", " "):
             assert process.poll() is None, line
-        time.sleep(0.2)  # into the next training
+        # one process is in its first training, the other begins its next
         children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
         os.killpg(process.pid, how) if how == signal.SIGINT else process.send_signal(how)
         left = process.stderr.read()
@@ -208,7 +209,7 @@ def test_after_any_end_the_same_command_goes_on_with_nothing_computed_twice(
     resumed = run_sweep(load_experiment(file), resources(cache, tmp_path))
     assert {path: path.stat().st_mtime_ns for path in before} == before
     there = [outcome.folder for outcome in resumed.outcomes.values() if not outcome.computed]
-    assert len(there) in (len(before), len(before) - 1)  # of the last one the panel may have been missing
+    assert len(before) - 2 <= len(there) <= len(before)  # of the last of each process the panel may have been missing
     assert files_of(resumed) == files_of(finished)
     left = [path.name for path in (tmp_path / "runs/openmoji").rglob(".*")]
     assert left == []

@@ -192,7 +192,7 @@ def simulated(rng: np.random.Generator, effect: float, seeds: int) -> list[Entry
 
 @pytest.mark.parametrize(
     ("seeds", "studies"),
-    [(3, 250), pytest.param(3, 1500, marks=pytest.mark.slow), pytest.param(5, 1500, marks=pytest.mark.slow)],
+    [(3, 100), pytest.param(3, 1500, marks=pytest.mark.slow), pytest.param(5, 1500, marks=pytest.mark.slow)],
 )
 def test_under_equality_a_study_errs_at_most_in_one_of_twenty(seeds: int, studies: int) -> None:
     rng = np.random.default_rng(100 + seeds)

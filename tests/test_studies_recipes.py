@@ -121,6 +121,7 @@ def test_the_weights_of_a_joint_space_stand_in_its_rows(bench, tmp_path):
     assert adapters.weights().tolist() == pytest.approx([*run.config["chosen"]["joint_weights"].values()])
 
 
+@pytest.mark.slow
 def test_trained_on_the_reference_a_run_is_above_every_other_on_training_rows_alone_by_its_own_table(bench, tmp_path):
     def on_training(kind, **change):
         steps = {} if "adapter" in change else {"lr": 1e-2, "width": 16}
