@@ -188,3 +188,22 @@ def test_a_repair_killed_before_the_completion_is_written_again_leaves_it_to_the
         repair(cache, "*", Sources())
     monkeypatch.undo()
     assert repair(cache, "*", Sources()) == [] and tree(cache.root) == before
+
+
+def test_a_bit_that_is_flipped_in_what_a_key_only_tells_is_named_too(cache: Cache) -> None:
+    path = cache.array(key().path).path / "key.json"
+    path.write_bytes(path.read_bytes().replace(b"default_layer", b"default_layez"))
+    with pytest.raises(Damaged, match="key.json was changed: its content has hash"):
+        cache.load(DATASET.name, "fake")
+    assert ["key.json was changed" in problem.what for problem in verify(cache)] == [True]
+
+
+def test_a_key_of_featcache_0_1_has_no_hash_and_gets_one_when_it_is_written_anew(cache: Cache) -> None:
+    path = cache.array(key().path).path / "key.json"
+    value = json.loads(path.read_bytes())
+    del value["blake3"]
+    path.write_text(json.dumps(value))
+    assert cache.load(DATASET.name, "fake").name and list(verify(cache)) == []
+    rename(cache, DATASET.name, "new")
+    [array] = cache.arrays()
+    assert "blake3" in json.loads((array.path / "key.json").read_bytes())

@@ -249,8 +249,14 @@ def zarr_json(key: ArrayKey, layout: Layout) -> bytes:
 
 
 def key_json(key: ArrayKey) -> bytes:
-    """The bytes of key.json."""
-    return json.dumps(key.to_json(), indent=1, ensure_ascii=False).encode()
+    """The bytes of key.json, with a hash of all that it says: the digest binds `binds` alone."""
+    value = key.to_json()
+    return json.dumps({**value, "blake3": key_hash(value)}, indent=1, ensure_ascii=False).encode()
+
+
+def key_hash(value: Mapping[str, Any]) -> str:
+    """blake3 of what key.json says beside its hash, 128 bits in hex."""
+    return blake3(canonical({name: part for name, part in value.items() if name != "blake3"})).hexdigest(length=16)
 
 
 def layout_json(layout: Layout) -> bytes:
