@@ -2,6 +2,7 @@
 
 import warnings
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,15 @@ def load_tensors(source: Path) -> Any:
     plain_size(source)
     with named_damage(source.name, "cannot be read as tensors"):
         packed = zipfile.is_zipfile(source)
-        if packed:
-            _check_archive(source)
+        sizes = _checked_sizes(source) if packed else set[int]()
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error that follows says more
-                return torch.load(source, map_location="cpu", weights_only=True, mmap=packed)
+                loaded = torch.load(source, map_location="cpu", weights_only=True, mmap=packed)
+            # a map takes the pickle's word for how long a member is, and reads on into the next
+            if packed and any(each.untyped_storage().nbytes() not in sizes for each in _dense_tensors(loaded)):
+                raise ValueError("a tensor claims more or less than the member that holds it")
+            return loaded
         except Exception as error:  # of a pickle that is cut, torch raises nearly anything
             raise DataInvalid(
                 f"{source.name} cannot be read as tensors alone (nothing is unpickled): {refusal(error)}\n"
@@ -48,14 +52,35 @@ def load_tensors(source: Path) -> Any:
             ) from error
 
 
-def _check_archive(source: Path) -> None:
-    """Refuses a ZIP that unpacks to more than it has: torch stores every member as it is."""
+def _dense_tensors(loaded: Any) -> Iterator[Any]:
+    """The dense tensors with values in a tensor or containers of them."""
+    import torch
+
+    if isinstance(loaded, torch.Tensor):
+        if loaded.layout == torch.strided and not loaded.is_quantized and loaded.device.type == "cpu":
+            yield loaded
+    elif isinstance(loaded, (Mapping, list, tuple, set)):
+        for each in loaded.values() if isinstance(loaded, Mapping) else loaded:
+            yield from _dense_tensors(each)
+
+
+def _checked_sizes(source: Path) -> set[int]:
+    """Bytes of each member of a ZIP.
+
+    Raises:
+        ValueError: If it unpacks to more than it has, or a member is not as it says: a map checks neither.
+    """
     with zipfile.ZipFile(source) as archive:
         packed = next((info for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED), None)
         if packed is not None:
             raise ValueError(f"its member {packed.filename!r} is compressed, as torch.save compresses none")
+        changed = archive.testzip()
+        if changed is not None:
+            raise ValueError(f"its member {changed!r} is not what its checksum says")
         pickled = sum(info.file_size for info in archive.infolist() if info.filename.endswith(".pkl"))
+        sizes = {info.file_size for info in archive.infolist()}
     check_limit("json", pickled, f"the pickle in {source.name}")
+    return sizes
 
 
 def require_stored(tensor: Any, where: str) -> None:
