@@ -3,17 +3,16 @@
 from dataclasses import dataclass
 from typing import Any
 
-from featcache.errors import Damaged, NewerFormat
+from featcache.errors import Damaged
 from featcache.limits import limit
 from featcache.storage.base import Folder
-from featcache.store.digest import FORMAT, ArrayKey, ArrayName
+from featcache.store.digest import ArrayKey, ArrayName, own_hash, refuse_newer
 from featcache.store.layout import Layout
 from featcache.store.records import (
     PARTIAL,
     REUSED,
     Complete,
     chunk_bytes,
-    key_hash,
     key_json,
     layout_json,
     parse_complete,
@@ -91,7 +90,7 @@ def read_key(folder: Folder) -> ArrayKey:
     _refuse_newer(folder, value)
     require_form("key", value, path)
     try:
-        whole = key_hash(value)  # what cannot be written again is not taken
+        whole = own_hash(value)  # what cannot be written again is not taken
         key = ArrayKey.from_json(value)
         digest = key.digest
     except (ValueError, RecursionError) as error:
@@ -142,9 +141,4 @@ def read_completion(folder: Folder, name: str = "COMPLETE.json", *, most: int | 
 
 
 def _refuse_newer(folder: Folder, value: Any) -> None:
-    version = value.get("format") if isinstance(value, dict) else None
-    if type(version) is int and version > FORMAT:
-        raise NewerFormat(
-            f"{folder} is store format {version}; this featcache reads up to {FORMAT}. "
-            "Run: pip install --upgrade featcache"
-        )
+    refuse_newer(f"{folder} is store format", value.get("format") if isinstance(value, dict) else None)

@@ -11,7 +11,7 @@ from blake3 import blake3
 
 from featcache.errors import Damaged
 from featcache.limits import check_limit
-from featcache.store.digest import FORMAT, ArrayKey, canonical
+from featcache.store.digest import FORMAT, ArrayKey, canonical, own_hash
 from featcache.store.layout import Layout
 from featcache.store.schema import require_form
 
@@ -251,12 +251,7 @@ def zarr_json(key: ArrayKey, layout: Layout) -> bytes:
 def key_json(key: ArrayKey) -> bytes:
     """The bytes of key.json, with a hash of all that it says: the digest binds `binds` alone."""
     value = key.to_json()
-    return json.dumps({**value, "blake3": key_hash(value)}, indent=1, ensure_ascii=False).encode()
-
-
-def key_hash(value: Mapping[str, Any]) -> str:
-    """blake3 of what key.json says beside its hash, 128 bits in hex."""
-    return blake3(canonical({name: part for name, part in value.items() if name != "blake3"})).hexdigest(length=16)
+    return json.dumps({**value, "blake3": own_hash(value)}, indent=1, ensure_ascii=False).encode()
 
 
 def layout_json(layout: Layout) -> bytes:
