@@ -207,3 +207,9 @@ def test_a_key_of_featcache_0_1_has_no_hash_and_gets_one_when_it_is_written_anew
     rename(cache, DATASET.name, "new")
     [array] = cache.arrays()
     assert "blake3" in json.loads((array.path / "key.json").read_bytes())
+
+
+def test_an_output_may_have_as_long_a_name_as_the_disk_allows(tmp_path: Path) -> None:
+    path = tmp_path / f"{'ü' * 120}.parquet"
+    write_output(path, b"whole")
+    assert path.read_bytes() == b"whole" and os.listdir(tmp_path) == [path.name]
