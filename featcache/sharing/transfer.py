@@ -110,17 +110,17 @@ def _transfer(what: Transfer, on_bytes: Callable[[int], None]) -> Sent:
 
 def _raise_refused(what: Transfer, refused: Mapping[str, FeatcacheError]) -> None:
     """Raises Damaged with what of the source does not travel; the others are there by now."""
-    errors, there = (
-        [*refused.values(), *what.unread.values()],
-        len(what.moves) - len(refused.keys() - what.refused.keys()),
-    )
+    errors = [*refused.values(), *what.unread.values()]
     if not errors:
         return
-    more = f"{len(refused)} of {there + len(refused)} arrays were refused; the others are there" if refused else ""
-    if not refused:
+    there = len(what.moves) - len(refused.keys() - what.refused.keys())
+    if refused:
+        more = f"{len(refused)} of {there + len(refused)} arrays were refused; the others are there"
+    else:
         more = f"the arrays are there; names of {', '.join(what.unread)} mean what they meant before"
-    advice = f"Run: featcache verify --cache {what.source.folder}"
-    message = str(errors[0]).replace("Run: featcache verify", advice)
+    message = str(errors[0])
+    place = what.target.folder if str(what.target.folder) in message else what.source.folder
+    message = message.replace("Run: featcache verify", f"Run: featcache verify --cache {place}")
     raise Damaged(f"{message}\n  {more}" if there or len(errors) > 1 else message)
 
 

@@ -29,22 +29,28 @@ def load_tensors(source: Path) -> Any:
     """What a .pt holds: tensors and plain containers, mapped, so that a layer costs its bytes.
 
     Raises:
-        DataInvalid: If it holds anything else, or cannot be read.
+        DataInvalid: If it holds anything else, cannot be read, or is not what its checksums say.
     """
+    loaded = _mapped(source)
+    if zipfile.is_zipfile(source):
+        with named_damage(source.name, "cannot be read as tensors"), zipfile.ZipFile(source) as archive:
+            _require_members(archive, loaded)
+    return loaded
+
+
+def _mapped(source: Path) -> Any:
+    """As `load_tensors`, with values that nobody has looked at yet."""
     import torch
 
     plain_size(source)
     with named_damage(source.name, "cannot be read as tensors"):
         packed = zipfile.is_zipfile(source)
-        sizes = _checked_sizes(source) if packed else set[int]()
+        if packed:
+            _check_archive(source)
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error that follows says more
-                loaded = torch.load(source, map_location="cpu", weights_only=True, mmap=packed)
-            # a map takes the pickle's word for how long a member is, and reads on into the next
-            if packed and any(each.untyped_storage().nbytes() not in sizes for each in _dense_tensors(loaded)):
-                raise ValueError("a tensor claims more or less than the member that holds it")
-            return loaded
+                return torch.load(source, map_location="cpu", weights_only=True, mmap=packed)
         except Exception as error:  # of a pickle that is cut, torch raises nearly anything
             raise DataInvalid(
                 f"{source.name} cannot be read as tensors alone (nothing is unpickled): {refusal(error)}\n"
@@ -64,23 +70,27 @@ def _dense_tensors(loaded: Any) -> Iterator[Any]:
             yield from _dense_tensors(each)
 
 
-def _checked_sizes(source: Path) -> set[int]:
-    """Bytes of each member of a ZIP.
+def _require_members(archive: zipfile.ZipFile, loaded: Any) -> None:
+    """Refuses members that are not what their checksums say, and tensors that are not as long: a map checks neither.
 
-    Raises:
-        ValueError: If it unpacks to more than it has, or a member is not as it says: a map checks neither.
+    It takes the pickle's word for how long a member is, and reads on into the next.
     """
+    changed = archive.testzip()
+    if changed is not None:
+        raise ValueError(f"its member {changed!r} is not what its checksum says")
+    sizes = {info.file_size for info in archive.infolist()}
+    if any(each.untyped_storage().nbytes() not in sizes for each in _dense_tensors(loaded)):
+        raise ValueError("a tensor claims more or less than the member that holds it")
+
+
+def _check_archive(source: Path) -> None:
+    """Refuses a ZIP that unpacks to more than it has: torch stores every member as it is."""
     with zipfile.ZipFile(source) as archive:
         packed = next((info for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED), None)
         if packed is not None:
             raise ValueError(f"its member {packed.filename!r} is compressed, as torch.save compresses none")
-        changed = archive.testzip()
-        if changed is not None:
-            raise ValueError(f"its member {changed!r} is not what its checksum says")
         pickled = sum(info.file_size for info in archive.infolist() if info.filename.endswith(".pkl"))
-        sizes = {info.file_size for info in archive.infolist()}
     check_limit("json", pickled, f"the pickle in {source.name}")
-    return sizes
 
 
 def require_stored(tensor: Any, where: str) -> None:
@@ -100,7 +110,7 @@ def is_tensor(source: Path) -> bool:
     """Whether a .pt is one tensor and no dict; errors as `load_tensors`."""
     import torch
 
-    return isinstance(load_tensors(source), torch.Tensor)
+    return isinstance(_mapped(source), torch.Tensor)
 
 
 def read_tensor(source: Path, layer: str | None, options: ImportOptions) -> list[Contents]:
