@@ -93,7 +93,7 @@ test: setup ## Run the tests that take minutes, offline, on a CPU: WORKERS=
 test-all: setup ## Run every test that needs no GPU and no network, the slow ones too: WORKERS=
 	@$(PYTEST) -m "not gpu and not network"
 
-attack: setup ## Attack copies of small real caches: kills, faults, races, malformed files, bombs; SEED= (20 minutes)
+attack: setup ## Attack copies of small real caches: kills, faults, races, malformed files, bombs; SEED= (up to 50 minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.attack --seed $(SEED) --workers $(WORKERS) --only '$(ONLY)'
 
 check: setup ## Lint, types, import direction, docs equal help

@@ -1,5 +1,6 @@
 """Upkeep of a cache on the terminal: room taken, leftovers, repair, diagnosis."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -52,12 +53,12 @@ def show_leftovers(
     if not left.found:
         console().print(f"Nothing lies about in {cache.root}.")
     else:
-        _show_end(left, "featcache gc --delete", deleted=deleted, broken=broken)
+        _show_end(left, cache, "--delete", deleted=deleted, broken=broken)
     if superseded:
         total = size(sum(each.bytes for each in superseded))
         console().print(
             f"{count(superseded, 'array')} of older rows, {total}, superseded by current ones, stay. To list them: "
-            "featcache gc --superseded"
+            f"featcache gc --superseded{_cache_option(cache)}"
         )
     return _exit_code(left)
 
@@ -72,7 +73,7 @@ def show_superseded(arrays: "Leftovers", cache: "Cache", *, deleted: bool, broke
     if not arrays.found:
         console().print(f"No array in {cache.root} is superseded by one of the current rows.")
     else:
-        _show_end(arrays, "featcache gc --superseded --delete", deleted=deleted, broken=broken)
+        _show_end(arrays, cache, "--superseded --delete", deleted=deleted, broken=broken)
         if not deleted:
             console().print("Runs that were trained on them can then no longer be embedded.")
     return _exit_code(arrays)
@@ -94,15 +95,22 @@ def _show_rows(leftovers: Sequence["Leftover"], cache: "Cache", *, named: bool =
         print_table(("array" if named else "path", "size", "what", "held by"), rows)
 
 
-def _show_end(left: "Leftovers", command: str, *, deleted: bool, broken: bool) -> None:
+def _cache_option(cache: "Cache") -> str:
+    """How the same cache is named by the next command; "" where it need not be."""
+    from featcache.cache import default_root
+
+    return "" if cache.root == default_root() else f" --cache {shlex.quote(str(cache.root))}"
+
+
+def _show_end(left: "Leftovers", cache: "Cache", options: str, *, deleted: bool, broken: bool) -> None:
     free = [each for each in left.found if each.holder is None]
     total = size(sum(each.bytes for each in free))
-    option = " --break-lease" if broken and left.silent else ""
+    options += (" --break-lease" if broken and left.silent else "") + _cache_option(cache)
     if deleted:
         console().print(f"Deleted {len(free)} of {len(left.found)}, {total}.")
     else:
         console().print(
-            f"{len(free)} of {len(left.found)} can go, {total}. Nothing was deleted; run: {command}{option}"
+            f"{len(free)} of {len(left.found)} can go, {total}. Nothing was deleted; run: featcache gc {options}"
         )
 
 

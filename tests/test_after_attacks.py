@@ -13,11 +13,13 @@ import pytest
 from featcache.cache import Cache
 from featcache.errors import Damaged, FeaturesNotCached
 from featcache.maintenance.gc import clean, leftovers, rename
+from featcache.maintenance.repair import Sources, repair
 from featcache.maintenance.superseded import superseded_arrays
 from featcache.maintenance.verify import verify
 from featcache.sharing import transfer as transfers
 from featcache.sharing.diff import plan_transfer
 from featcache.sharing.transfer import transfer
+from featcache.storage.local import LocalFolder
 from featcache.storage.outputs import write_output
 from featcache.storage.processes import process_mark, this_process
 from featcache.store.array import FeatureArray
@@ -167,3 +169,47 @@ def test_what_a_killed_writer_of_an_output_left_is_removed_by_the_next(tmp_path:
     assert {what for what, path in paths.items() if not path.exists()} == {"killed", "before the last start"}
     assert (tmp_path / "page.html").read_bytes() == b"whole"
     assert sorted(os.listdir(tmp_path))[-1] == "page.html"
+
+
+def test_a_repair_killed_before_the_completion_is_written_again_leaves_it_to_the_next(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array, before = cache.array(key().path), tree(cache.root)
+    (array.path / "COMPLETE.json").write_bytes(b"{")
+    replace_file = LocalFolder.replace
+
+    def killed(folder: LocalFolder, name: str, content: bytes) -> None:
+        if name == "COMPLETE.json":
+            raise KeyboardInterrupt
+        replace_file(folder, name, content)
+
+    monkeypatch.setattr(LocalFolder, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        repair(cache, "*", Sources())
+    monkeypatch.undo()
+    assert repair(cache, "*", Sources()) == [] and tree(cache.root) == before
+
+
+def test_a_bit_that_is_flipped_in_what_a_key_only_tells_is_named_too(cache: Cache) -> None:
+    path = cache.array(key().path).path / "key.json"
+    path.write_bytes(path.read_bytes().replace(b"default_layer", b"default_layez"))
+    with pytest.raises(Damaged, match="key.json was changed: its content has hash"):
+        cache.load(DATASET.name, "fake")
+    assert ["key.json was changed" in problem.what for problem in verify(cache)] == [True]
+
+
+def test_a_key_of_featcache_0_1_has_no_hash_and_gets_one_when_it_is_written_anew(cache: Cache) -> None:
+    path = cache.array(key().path).path / "key.json"
+    value = json.loads(path.read_bytes())
+    del value["blake3"]
+    path.write_text(json.dumps(value))
+    assert cache.load(DATASET.name, "fake").name and list(verify(cache)) == []
+    rename(cache, DATASET.name, "new")
+    [array] = cache.arrays()
+    assert "blake3" in json.loads((array.path / "key.json").read_bytes())
+
+
+def test_an_output_may_have_as_long_a_name_as_the_disk_allows(tmp_path: Path) -> None:
+    path = tmp_path / f"{'ü' * 120}.parquet"
+    write_output(path, b"whole")
+    assert path.read_bytes() == b"whole" and os.listdir(tmp_path) == [path.name]

@@ -178,10 +178,10 @@ def test_a_table_and_a_figure_on_a_full_disk_are_one_error_and_leave_what_was_th
 ) -> None:
     from featcache.storage import outputs
 
-    def full(target: Path, *parts: bytes) -> None:
+    def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(outputs, "replace", full)
+    monkeypatch.setattr(outputs, "sync_file", full)
     words = ("openmoji", "vit", "lm", "--k", "5", "--null", "none", "--cache", place)
     for command, option, name in (
         ("align", "--out", "t.parquet"), ("grid", "--out", "t.parquet"), ("curve", "--out", "t.parquet"),
@@ -193,7 +193,7 @@ def test_a_table_and_a_figure_on_a_full_disk_are_one_error_and_leave_what_was_th
         code, _, err = ending(command, *given, option, path)
         assert (code, err) == (1, f"OutputFailed: cannot write {path}: No space left on device\n"
                                   "  Free space there, or name another place\n")  # fmt: skip
-        assert path.read_bytes() == b"before"
+        assert path.read_bytes() == b"before" and not [*tmp_path.glob(".*")]
 
 
 LIMITED = """

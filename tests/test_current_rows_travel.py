@@ -11,7 +11,7 @@ import featcache.extraction.job
 from featcache.cache import Cache
 from featcache.derived.graphs import graph
 from featcache.derived.writer import store_derived
-from featcache.errors import Damaged, OutdatedRows, RemoteFailed, RootsDiffer, UsageError
+from featcache.errors import Damaged, OutdatedRows, RootsDiffer, UsageError
 from featcache.maintenance.gc import leftovers, rename
 from featcache.maintenance.repair import Sources, repair
 from featcache.maintenance.superseded import drop_superseded, superseded_arrays
@@ -146,21 +146,27 @@ def test_a_transfer_that_is_interrupted_leaves_the_record_until_the_arrays_are_t
     assert len(there.load("tiny", "fake")) == 51
 
 
-def test_a_damaged_record_is_refused_at_the_source_and_replaced_at_the_target(here: Cache, there: Cache) -> None:
+def test_a_damaged_record_at_the_target_is_replaced(here: Cache, there: Cache) -> None:
     (there.root / VIEW / CURRENT).write_bytes(b"{")
     sent(here, there)
     assert record(there) == record(here)
-    (here.root / VIEW / CURRENT).write_bytes(b"{")
-    with pytest.raises(Damaged, match=CURRENT):
-        plan_transfer(here, there)
 
 
-def test_a_record_that_is_a_link_is_refused(here: Cache, there: Cache, tmp_path: Path) -> None:
-    path = here.root / VIEW / CURRENT
-    path.rename(tmp_path / "secret.json")
-    path.symlink_to(tmp_path / "secret.json")
-    with pytest.raises(RemoteFailed, match="is a link"):
-        plan_transfer(here, there)
+@pytest.mark.parametrize("how", ["damaged", "a link"])
+def test_a_record_that_cannot_be_believed_stays_behind_is_named_and_keeps_no_array(
+    here: Cache, tmp_path: Path, how: str
+) -> None:
+    path, empty = here.root / VIEW / CURRENT, Cache(tmp_path / "empty")
+    if how == "damaged":
+        path.write_bytes(b"{")
+    else:
+        path.rename(tmp_path / "secret.json")
+        path.symlink_to(tmp_path / "secret.json")
+    what = "is not valid JSON" if how == "damaged" else "is a link or no plain file"
+    with pytest.raises(Damaged, match=rf"(?s)current\.json.*{what}.*the arrays are there; names of {VIEW} mean"):
+        sent(here, empty)
+    assert [entry.complete for entry in empty.entries()] == [entry.complete for entry in here.entries()]
+    assert empty.current_rows("tiny", "captions") is None
 
 
 # -- mv and rm --------------------------------------------------------------------------------------------------------

@@ -393,11 +393,11 @@ def run_extraction(folder: Path, rows: int, workers: int) -> list[str]:
 @forks
 def test_features_and_records_are_the_same_bytes_for_every_number_of_workers(tmp_path: Path) -> None:
     snapshots: list[dict[str, bytes]] = []
-    for workers in (0, 1, 3):
+    for workers in (0, 3):
         folder = tmp_path / str(workers)
         assert run_extraction(folder, 250, workers)[:2] == ["250", "['p5']"]
         snapshots.append({str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("c.*")})
-    assert len(snapshots[0]) == 2 * 3 and snapshots[0] == snapshots[1] == snapshots[2]
+    assert len(snapshots[0]) == 2 * 3 and snapshots[0] == snapshots[1]
 
 
 @forks

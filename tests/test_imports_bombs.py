@@ -303,3 +303,25 @@ def test_an_export_names_no_folder_outside_the_cache(tmp_path: Path) -> None:
     with pytest.raises((DataInvalid, FeatcacheError), match="outside"):
         take(path)
     assert not (tmp_path.parent / "outside").exists() and not (tmp_path / "outside").exists()
+
+
+def test_a_chunk_that_is_far_larger_than_its_data_set_is_not_unpacked(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "features.h5", "w") as file:
+        wide = {"chunks": (1000, 25_000), "maxshape": (None, None), "compression": "gzip"}
+        file.create_dataset("features", data=np.ones((N, D), "f4"), **wide)
+    began = time.monotonic()
+    with pytest.raises(DataInvalid, match="has chunks of 100,000,000 bytes. Have it written"):
+        take(tmp_path / "features.h5")
+    assert time.monotonic() - began < 5 and holds_nothing(tmp_path)
+
+
+def test_a_flipped_bit_in_a_tensor_of_a_pt_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "features.pt"
+    values = torch.arange(N * D, dtype=torch.float32).reshape(N, D)
+    torch.save(values, path)
+    content = bytearray(path.read_bytes())
+    content[content.find(values.numpy().tobytes()) + 9] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataInvalid, match="is not what its checksum says"):
+        take(path)
+    assert holds_nothing(tmp_path)

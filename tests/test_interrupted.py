@@ -342,7 +342,7 @@ def rows_in(output: str) -> int:
         ("gpt2", (), signal.SIGINT),
         ("dinov2-small", (), signal.SIGTERM),
         ("dinov2-small", ("--workers", "2"), signal.SIGINT),
-        ("dinov2-small", ("--workers", "2"), signal.SIGTERM),
+        pytest.param("dinov2-small", ("--workers", "2"), signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )
 def test_a_command_that_is_ended_keeps_its_rows_says_how_many_and_the_same_one_goes_on(

@@ -394,6 +394,6 @@ def test_a_page_that_the_disk_cannot_take_is_one_error(tmp_path: Path, monkeypat
     with pytest.raises(OutputFailed, match="cannot write .*page: No space left on device"):
         write_report([run], tmp_path / "page")
     monkeypatch.undo()
-    monkeypatch.setattr(outputs, "replace", full)
+    monkeypatch.setattr(outputs, "sync_file", full)
     with pytest.raises(OutputFailed, match="index.html: No space left on device"):
         write_report([run], tmp_path / "page")

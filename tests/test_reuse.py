@@ -141,7 +141,7 @@ def test_rows_that_were_moved_removed_and_put_between_others_are_found_by_id_and
             np.testing.assert_array_equal(values, wanted)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_any_two_versions_of_a_data_set_give_each_row_the_features_of_its_own_content(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -4,7 +4,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,11 +79,12 @@ def stages(steps: list[Operation]) -> list[str]:
     return out
 
 
-def kill_points(steps: list[Operation], kills: int) -> list[int]:
-    """Steps to be killed before, at least so many for every distinct step, spread over the chunks."""
+def kill_points(steps: list[Operation], kills: int, known: Collection[str] = ()) -> list[int]:
+    """Steps to be killed before, at least so many for every distinct step not known yet, spread over the chunks."""
     places: dict[str, list[int]] = {}
     for number, stage in enumerate(stages(steps), 1):
-        places.setdefault(stage, []).append(number)
+        if stage not in known:
+            places.setdefault(stage, []).append(number)
     chosen: list[int] = []
     for order, numbers in enumerate(places.values()):
         chosen += [numbers[(order + kill * max(1, len(numbers) // kills)) % len(numbers)] for kill in range(kills)]
@@ -118,10 +119,15 @@ def check_ended(array: FeatureArray, whole: FeatureArray, *left: str) -> None:
 
 
 def sweep(folder: Path, writers: Writers, whole: FeatureArray, kills: int, links: bool) -> None:
-    (folder / "traced").mkdir()
-    [traced] = writers.run(Job(str(folder / "traced"), trace=True, links=links))
-    assert traced.exit == 0
-    for number, step in enumerate(kill_points(traced.steps, kills)):
+    traces: list[list[Operation]] = []
+    for kind in dict.fromkeys((True, links)):
+        (folder / f"{kind}").mkdir()
+        [traced] = writers.run(Job(str(folder / f"{kind}"), trace=True, links=kind))
+        assert traced.exit == 0
+        traces.append(traced.steps)
+    # what both have in common is killed with links alone, where one kill a step is asked for
+    known = stages(traces[0]) if not links and kills == 1 else ()
+    for number, step in enumerate(kill_points(traces[-1], kills, known)):
         place = folder / str(number)
         place.mkdir()
         array = array_in(place)

@@ -1,6 +1,7 @@
 """Files of a run folder: read only as the manifest knows them, and only where they have their form."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,7 +152,7 @@ def parsed_config(path: Path) -> dict[str, Any]:
 def read_plain(path: Path, kind: str) -> bytes:
     """The bytes of a plain file that is not larger than the limit of its kind ("json" or "table")."""
     with open_plain(path) as file:
-        check_limit(kind, path.stat().st_size, path)
+        check_limit(kind, os.fstat(file.fileno()).st_size, path)
         return file.readall()
 
 
@@ -195,8 +196,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _holds(found: "pl.DataType", wanted: "pl.DataType") -> bool:
-    return found == wanted or (found.is_numeric() and wanted.is_numeric() and found.is_float() == wanted.is_float())
+def _holds(stored: "pl.DataType", wanted: "pl.DataType") -> bool:
+    return stored == wanted or (stored.is_numeric() and wanted.is_numeric() and stored.is_float() == wanted.is_float())
 
 
 def read_table(path: Path, name: str, version: int) -> "pl.DataFrame":

@@ -54,50 +54,36 @@ def store_derived(
     if values.dtype.name not in (*FLOATS, IDS):
         raise UsageError(f"wanted float16, float32 or int32 values for {source.name}, got {values.dtype}")
     with lease(cache.folder, f"write {name}/{layer}"):  # before the row table is looked at: from here on it stays
-        return _store(cache, source, values, name=name, layer=layer, made_by=made_by, facts=facts)
-
-
-def _store(
-    cache: Cache,
-    source: Features,
-    values: np.ndarray,
-    *,
-    name: str,
-    layer: str,
-    made_by: Mapping[str, Any],
-    facts: Mapping[str, Any],
-) -> FeatureArray:
-    """As `store_derived`, under a lease."""
-    origin = cache.find(source.dataset, f"{source.view}/{source.name}@{source.digest}")
-    rows = origin.key().binds["rows"]
-    binds = {
-        "format": FORMAT,
-        "rows": rows,
-        "encoder": {"made_by": dict(made_by), "from": {"digest": source.digest, "root": source.root}},
-        "layer": layer,
-        "dtype": str(values.dtype),
-        "d": values.shape[1],
-    }
-    provenance = {
-        "default_layer": layer,
-        "from": f"{source.view}/{source.name}",
-        **facts,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    key = ArrayKey(
-        dataset=source.dataset,
-        view=source.view,
-        encoder=check_name(name, "a run"),
-        layer=layer,
-        binds=binds,
-        provenance=provenance,
-    )
-    table = cache.rows(origin.key())
-    failed = set(origin.complete().failed)
-    if source.ids.tolist() != [row_id for row_id in table.ids if row_id not in failed]:
-        raise UsageError(f"{source.name} must come with every row of its array, in order, to be cached")
-    full = _with_failed_rows(values, table.ids, failed)
-    return write_array(cache, key, lambda start, stop: full[start:stop], ids=table.ids)
+        origin = cache.find(source.dataset, f"{source.view}/{source.name}@{source.digest}")
+        rows = origin.key().binds["rows"]
+        binds = {
+            "format": FORMAT,
+            "rows": rows,
+            "encoder": {"made_by": dict(made_by), "from": {"digest": source.digest, "root": source.root}},
+            "layer": layer,
+            "dtype": str(values.dtype),
+            "d": values.shape[1],
+        }
+        provenance = {
+            "default_layer": layer,
+            "from": f"{source.view}/{source.name}",
+            **facts,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        key = ArrayKey(
+            dataset=source.dataset,
+            view=source.view,
+            encoder=check_name(name, "a run"),
+            layer=layer,
+            binds=binds,
+            provenance=provenance,
+        )
+        table = cache.rows(origin.key())
+        failed = set(origin.complete().failed)
+        if source.ids.tolist() != [row_id for row_id in table.ids if row_id not in failed]:
+            raise UsageError(f"{source.name} must come with every row of its array, in order, to be cached")
+        full = _with_failed_rows(values, table.ids, failed)
+        return write_array(cache, key, lambda start, stop: full[start:stop], ids=table.ids)
 
 
 def write_array(

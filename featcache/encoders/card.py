@@ -12,11 +12,10 @@ from featcache.encoders.weights import WeightFiles
 from featcache.errors import UsageError
 from featcache.storage.durable import make_folders, unless_read_only
 from featcache.storage.durable import replace as replace_file
-from featcache.store.digest import canonical
+from featcache.store.digest import canonical, own_hash
 from featcache.store.leases import memo_lease
 
 _MEMO_FORMAT = 2  # with a hash of the card
-_OWN_HASH = "blake3"
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def read_card(path: Path) -> Card | None:
     """A remembered card; None if there is none, or it is not what was written: then it is made again."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        if value.pop(_OWN_HASH) != _hash(value):
+        if value.pop("blake3") != own_hash(value):
             return None
         return Card(**value)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -96,8 +95,4 @@ def write_card(path: Path, card: Card) -> None:
     with unless_read_only(), memo_lease(path.parent.parent):
         make_folders(path.parent)
         # everything that is computed with the encoder is named by its card: a flipped bit would name it otherwise
-        replace_file(path, json.dumps({**value, _OWN_HASH: _hash(value)}, indent=1, ensure_ascii=False).encode())
-
-
-def _hash(value: dict[str, Any]) -> str:
-    return blake3(canonical(value)).hexdigest(length=16)
+        replace_file(path, json.dumps({**value, "blake3": own_hash(value)}, indent=1, ensure_ascii=False).encode())

@@ -53,18 +53,16 @@ def _unneeded(cache: Cache) -> Iterator[tuple[Path, str]]:
 
 def _notes(root: Path, writers: Writers) -> Iterator[Leftover | None]:
     """Leases and claims of processes that are over, and what one left that died while it wrote or read leases."""
-    alive = writers.alive
-    cleaners = Writers([each for each in leases(root)[0] if each.cleans], writers.now, writers.break_leases)
-    for each in (*writers.leases, *cleaners.leases):
-        if each not in alive and each not in cleaners.alive:
+    everybody = Writers(leases(root)[0], writers.now, writers.break_leases)  # those who clean and ourselves among them
+    alive = {each.path.name for each in everybody.alive}
+    for each in everybody.leases:
+        if each.path.name not in alive:
             yield _note(each.path, "note of a writer that died")
     for entry in entries(root / FOLDER):
         if is_file(entry) and _PART.fullmatch(entry.name) and _is_old(Path(entry), writers.now):
             yield _note(Path(entry), "note of a writer that died")
-    held = Writers(leases(root)[0], writers.now, writers.break_leases)  # our own among them
-    known = {each.path.name for each in held.alive}
     for path, name in claims(root / FOLDER):
-        if name not in known and _is_old(path, writers.now):
+        if name not in alive and _is_old(path, writers.now):
             yield _note(path, "claim of a writer that died")
 
 

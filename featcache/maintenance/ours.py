@@ -7,35 +7,34 @@ from contextlib import suppress
 from pathlib import Path
 
 from featcache.errors import FeatcacheError
-from featcache.storage.base import KEPT
+from featcache.storage.base import ASIDE_FILE, DOOMED_FOLDER, HEX, KEPT, KEPT_FILE, LOCK_FOLDER, TEMPORARY_FILE
 from featcache.storage.local import LocalFolder
 from featcache.storage.plain import entries, is_file, is_folder, read_small_json
 from featcache.store.current import CURRENT, read_current
 from featcache.store.leases import CLAIMS
 from featcache.store.records import record_name
 
-_HEX = "[0-9a-f]{32}"
 _ROOT, _DATASET, _VIEW, _LAYER, _ARRAY, _COMMITS = 0, 1, 2, 4, 5, 6  # levels below the cache's folder
 _WRITTEN = (_ROOT, _DATASET, _VIEW, _ARRAY, _COMMITS)
 
 # name -> what it is, and the levels at which writers make it
 _FILES = (
-    (rf"\.tmp-{_HEX}", "temporary file", _WRITTEN),
-    (rf"\.aside-[\w.-]+-{_HEX}", "set aside as damaged", (_ARRAY, _COMMITS)),
-    (rf"\.featcache-probe-{_HEX}", "probe of a doctor that died", (_ROOT,)),
+    (TEMPORARY_FILE, "temporary file", _WRITTEN),
+    (ASIDE_FILE, "set aside as damaged", (_ARRAY, _COMMITS)),
+    (rf"\.featcache-probe-{HEX}", "probe of a doctor that died", (_ROOT,)),
 )
 _FOLDERS = (
-    (rf"\.tmp-({_HEX}\.folder|[\w.-]+\.lock(-{_HEX}\.broken)?)", "lock of a writer that died", _WRITTEN),
-    (rf"\.doomed-{_HEX}", "removal that was interrupted", (_ROOT, _LAYER)),
-    (rf"\.repair-{_HEX}", "repair that was interrupted", (_ROOT,)),
+    (LOCK_FOLDER, "lock of a writer that died", _WRITTEN),
+    (DOOMED_FOLDER, "removal that was interrupted", (_ROOT, _LAYER)),
+    (rf"\.repair-{HEX}", "repair that was interrupted", (_ROOT,)),
 )
-_TABLE = re.compile(rf"rows-{_HEX}\.(parquet|json)|overlay-{_HEX}\.parquet")
+_NOTE = r"\.tmp-\d+-[0-9a-f]{16}"  # store/checked.py: each process has a name of its own
+_TABLE = re.compile(rf"rows-{HEX}\.(parquet|json)|overlay-{HEX}\.parquet")
 _OURS = re.compile(
-    rf"[a-zA-Z]+\.json|c\.\d+\.0|\d+\.json|{_TABLE.pattern}|{_HEX}|clock-{_HEX}|[0-9a-f]{{16}}|\.featcache"
-    rf"|\.tmp-({_HEX}|\d+-[0-9a-f]{{16}})|\.aside-[\w.-]+-{_HEX}|\{KEPT}\d+",
+    rf"[a-zA-Z]+\.json|c\.\d+\.0|\d+\.json|{_TABLE.pattern}|{HEX}|clock-{HEX}|[0-9a-f]{{16}}|\.featcache"
+    rf"|{TEMPORARY_FILE}|{_NOTE}|{ASIDE_FILE}|{KEPT_FILE}",
     re.ASCII,
 )
-_NOTES = re.compile(r"\.tmp-\d+-[0-9a-f]{16}")  # store/checked.py: each process has a name of its own
 
 
 def hidden_leftovers(root: Path) -> Iterator[tuple[Path, str]]:
@@ -44,7 +43,7 @@ def hidden_leftovers(root: Path) -> Iterator[tuple[Path, str]]:
     for below in ("cards", "pins", "joined"):
         yield from _named(root / ".encoders" / below, _ARRAY)
     for entry in entries(root / ".verified"):
-        if is_file(entry) and _NOTES.fullmatch(entry.name):
+        if is_file(entry) and re.fullmatch(_NOTE, entry.name):
             yield Path(entry), "temporary file"
 
 
@@ -52,7 +51,7 @@ def _level(folder: Path, level: int) -> Iterator[tuple[Path, str]]:
     yield from _named(folder, level)
     for entry in entries(folder):
         hidden = entry.name.startswith(".") or not is_folder(entry)
-        is_array, is_commits = bool(re.fullmatch(_HEX, entry.name)), entry.name == "commits"
+        is_array, is_commits = bool(re.fullmatch(HEX, entry.name)), entry.name == "commits"
         if hidden or (level == _LAYER and not is_array) or (level == _ARRAY and not is_commits) or level == _COMMITS:
             continue
         if is_array and level == _LAYER and _is_empty(Path(entry)):
@@ -78,7 +77,7 @@ def _named(folder: Path, level: int) -> Iterator[tuple[Path, str]]:
 def _is_kept_in_vain(path: Path) -> bool:
     """Whether a file is a side file of ours, whose chunk was committed since; else the next extraction can use it."""
     chunk = path.name.removeprefix(KEPT)
-    if not re.fullmatch(rf"\{KEPT}[0-9]+", path.name) or not (path.parent / record_name(int(chunk))).is_file():
+    if not re.fullmatch(KEPT_FILE, path.name) or not (path.parent / record_name(int(chunk))).is_file():
         return False
     begins = f'{{"chunk":{chunk},"digest":"{path.parent.name}",'.encode()  # its header, as store/side_file.py writes it
     with suppress(OSError), path.open("rb") as file:
@@ -89,7 +88,7 @@ def _is_kept_in_vain(path: Path) -> bool:
 def claims(leases: Path) -> Iterator[tuple[Path, str]]:
     """(file, name of the lease that it names) of every claim of a chunk; "" where it names none."""
     for job in entries(leases / CLAIMS):
-        for entry in entries(Path(job)) if re.fullmatch(_HEX, job.name) else ():
+        for entry in entries(Path(job)) if re.fullmatch(HEX, job.name) else ():
             if is_file(entry) and re.fullmatch(r"\d+", entry.name, re.ASCII):
                 with suppress(OSError):
                     yield Path(entry), _lease_of(Path(entry))

@@ -71,8 +71,8 @@ class RecordRepair:
         layout = self._layout_of(key)
         records = self._whole_records(key, layout) if layout is not None else None
         if records is not None and layout is not None:
-            array.folder.set_aside("COMPLETE.json")
-            complete = array.finish(layout)
+            complete = array.completion(layout)
+            array.folder.replace("COMPLETE.json", complete.to_bytes())
             self.on_step("COMPLETE.json written again from the commit records")
             return complete
         if self.twin is None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from featcache.cache import Cache
-from featcache.errors import Damaged
+from featcache.errors import Damaged, FeatcacheError, RemoteFailed
 from featcache.sharing.validate import require_plain
 from featcache.storage.base import Folder, map_both
 from featcache.storage.local import LocalFolder
@@ -34,16 +34,28 @@ class RecordMove:
         return self.what in ("new", "newer", "preferred")
 
 
-def plan_records(source: Cache, target: Cache, views: Sequence[str], prefer: Prefer | None) -> tuple[RecordMove, ...]:
+def plan_records(
+    source: Cache, target: Cache, views: Sequence[str], prefer: Prefer | None
+) -> tuple[tuple[RecordMove, ...], dict[str, FeatcacheError]]:
     """Compares the records of views, "dataset/view"; changes nothing.
 
+    Returns:
+        Where the records differ; and view -> why the source's cannot be read, or is not to be trusted.
+
     Raises:
-        Damaged: If one of the source cannot be read.
-        RemoteFailed: If one is a link, or a side cannot be reached.
+        RemoteFailed: If a side cannot be reached.
     """
 
-    def compare(view: str) -> RecordMove | None:
-        ours, theirs = _read(source.folder / view), _read_or_none(target.folder / view)
+    def compare(view: str) -> RecordMove | FeatcacheError | None:
+        try:
+            ours = _read(source.folder / view)
+        except Damaged as error:
+            return error
+        except RemoteFailed as error:  # a link, on this disk; a place that cannot be reached gives no arrays either
+            if not isinstance(source.folder, LocalFolder):
+                raise
+            return error
+        theirs = _read_or_none(target.folder / view)
         if ours is None or (theirs is not None and ours.root == theirs.root):
             return None
         if theirs is None:
@@ -57,7 +69,9 @@ def plan_records(source: Cache, target: Cache, views: Sequence[str], prefer: Pre
             what = "older"
         return RecordMove(view, ours, theirs, what)
 
-    return tuple(move for move in map_both(source.folder, target.folder, compare, views) if move is not None)
+    compared = dict(zip(views, map_both(source.folder, target.folder, compare, views), strict=True))
+    moves = tuple(move for move in compared.values() if isinstance(move, RecordMove))
+    return moves, {view: error for view, error in compared.items() if isinstance(error, FeatcacheError)}
 
 
 def send_records(target: Cache, moves: Sequence[RecordMove]) -> None:

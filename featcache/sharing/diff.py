@@ -68,6 +68,8 @@ class Transfer:
     prefer: Prefer | None = None  # whose bytes, splits, labels and current rows stay where they differ
     left_out: tuple[str, ...] = ()  # arrays of which the source has only some rows
     records: tuple[RecordMove, ...] = ()  # of current rows, where those of the two caches differ
+    # view -> why its record of current rows does not travel: it cannot be read, or is not to be trusted
+    unread: Mapping[str, FeatcacheError] = field(default_factory=lambda: {})
     # path -> why the array does not travel: it is damaged, or not to be trusted
     refused: Mapping[str, FeatcacheError] = field(default_factory=lambda: {})
 
@@ -145,6 +147,7 @@ def plan_transfer(
     if arrays and not pairs and not may_lack:
         raise FeaturesNotCached(f"there is nothing to send in {source.folder} yet: no chunk of an array is there")
     views = sorted({"/".join(move.source.name[:2]) for move, _ in pairs})
+    records, unread = plan_records(source, target, views, prefer)
     return Transfer(
         source=source,
         target=target,
@@ -152,7 +155,8 @@ def plan_transfer(
         replaced=tuple(array for _, array in pairs if array is not None),
         prefer=prefer,
         left_out=tuple(left_out),
-        records=plan_records(source, target, views, prefer),
+        records=records,
+        unread=unread,
         refused=refused,
     )
 

@@ -104,12 +104,24 @@ def _transfer(what: Transfer, on_bytes: Callable[[int], None]) -> Sent:
     behind = {path.rsplit("/", 3)[0] for path in (*what.refused, *refused)}  # names go on to mean what is there
     send_records(what.target, [move for move in what.records if move.view not in behind])
     arrived.arrays = len(arrived.paths)
-    errors = [*what.refused.values(), *refused.values()]
-    if errors:
-        there = len(what.moves) - len(refused)
-        more = f"\n  {len(errors)} of {there + len(errors)} arrays were refused; the others are there"
-        raise Damaged(f"{errors[0]}{more if there or len(errors) > 1 else ''}")
+    _raise_refused(what, {**what.refused, **refused})
     return arrived
+
+
+def _raise_refused(what: Transfer, refused: Mapping[str, FeatcacheError]) -> None:
+    """Raises Damaged with what of the source does not travel; the others are there by now."""
+    errors = [*refused.values(), *what.unread.values()]
+    if not errors:
+        return
+    there = len(what.moves) - len(refused.keys() - what.refused.keys())
+    if refused:
+        more = f"{len(refused)} of {there + len(refused)} arrays were refused; the others are there"
+    else:
+        more = f"the arrays are there; names of {', '.join(what.unread)} mean what they meant before"
+    message = str(errors[0])
+    place = what.target.folder if str(what.target.folder) in message else what.source.folder
+    message = message.replace("Run: featcache verify", f"Run: featcache verify --cache {place}")
+    raise Damaged(f"{message}\n  {more}" if there or len(errors) > 1 else message)
 
 
 def _count(arrived: Sent, record: Record, on_bytes: Callable[[int], None]) -> None:

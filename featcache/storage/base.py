@@ -14,12 +14,12 @@ from featcache.storage.durable import TEMPORARY
 ASIDE = ".aside-"
 DOOMED = ".doomed-"
 KEPT = ".kept-"
-_HEX = "[0-9a-f]{32}"  # of a uuid, or an array's digest
-# as durable.py, lock_folder.py and local.py name them
-_LEFTOVER_FILE = re.compile(rf"\{TEMPORARY}{_HEX}|\{ASIDE}[\w.-]+-{_HEX}|\{KEPT}[0-9]+")
-_LEFTOVER_FOLDER = re.compile(
-    rf"\{TEMPORARY}{_HEX}\.folder|\{TEMPORARY}[\w.-]+\.lock(-{_HEX}\.broken)?|\{DOOMED}{_HEX}", re.ASCII
-)
+HEX = "[0-9a-f]{32}"  # of a uuid, or an array's digest
+# patterns of the names that durable.py, lock_folder.py and local.py give
+TEMPORARY_FILE, ASIDE_FILE, KEPT_FILE = rf"\{TEMPORARY}{HEX}", rf"\{ASIDE}[\w.-]+-{HEX}", rf"\{KEPT}[0-9]+"
+LOCK_FOLDER = rf"\{TEMPORARY}({HEX}\.folder|[\w.-]+\.lock(-{HEX}\.broken)?)"
+DOOMED_FOLDER = rf"\{DOOMED}{HEX}"
+_LEFTOVER = re.compile("|".join((TEMPORARY_FILE, ASIDE_FILE, KEPT_FILE, LOCK_FOLDER, DOOMED_FOLDER)), re.ASCII)
 
 _T = TypeVar("_T")
 _U = TypeVar("_U")
@@ -252,4 +252,4 @@ def refuse_large(size: int, most: int | None, where: str) -> None:
 
 def is_leftover(name: str) -> bool:
     """Whether a name is one that writers give to temporary files, files set aside, rows kept, locks, and removals."""
-    return bool(_LEFTOVER_FILE.fullmatch(name) or _LEFTOVER_FOLDER.fullmatch(name))
+    return _LEFTOVER.fullmatch(name) is not None

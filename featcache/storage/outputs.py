@@ -41,7 +41,7 @@ def unfinished_output(path: Path) -> Iterator[Path]:
 
     What killed writers of the same file left there is removed first. The name says whose it is.
     """
-    name = f".{path.name}.{TEMPORARY.strip('.')}"
+    name = f".{os.fsencode(path.name)[:150].decode(errors='ignore')}.{TEMPORARY.strip('.')}"  # a name has 255 bytes
     left = re.compile(re.escape(name) + r"([0-9a-f]{8}-[0-9a-f]{8}-\d+-[0-9a-f]{8})-[0-9a-f]{8}", re.ASCII)
     for entry in entries(path.parent):
         match = left.fullmatch(entry.name)

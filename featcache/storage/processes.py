@@ -80,14 +80,13 @@ def process_mark(process: Process) -> str:
 
 def is_over(mark: str) -> bool:
     """Whether the process of a `process_mark` ended; False where that cannot be seen, on another host or container."""
-    here = this_process()
-    where, boot, number, _ = mark.split("-")
-    if where != process_mark(here).split("-")[0]:
+    where, boot, digits, _ = mark.split("-")
+    number = int(digits)
+    there = replace(this_process(), number=number, started=_start(number))  # who has its number here and now
+    where_now, boot_now, *_ = process_mark(there).split("-")
+    if where != where_now:
         return False
-    if boot != process_mark(here).split("-")[1]:
-        return True
-    there = replace(here, number=int(number), started=_start(int(number)))
-    return not _exists(there.number) or process_mark(there) != mark
+    return boot != boot_now or not _exists(number) or process_mark(there) != mark
 
 
 def _exists(number: int) -> bool:

@@ -221,6 +221,21 @@ class FeatureArray:
             FeaturesNotCached: If a chunk is missing.
             Damaged: If another process completed the array with other bytes.
         """
+        wanted = self.completion(layout)
+        if {self.arriving(), partial.root if (partial := self.partial()) else None} - {None, wanted.root}:
+            raise Damaged(
+                f"{self.folder}: a pull has brought a part of it, and the other chunks have other bytes than where it "
+                f"came from. Pull it with --prefer remote, or remove it: {self.name.remove_command}"
+            )
+        self.folder.write_once("COMPLETE.json", wanted.to_bytes())
+        complete = self.complete()
+        if complete.root != wanted.root:
+            raise Damaged(f"{self.folder}: COMPLETE.json was written by another process for other bytes")
+        self.folder.remove(PARTIAL, ARRIVING)
+        return complete
+
+    def completion(self, layout: Layout) -> Complete:
+        """What COMPLETE.json has to say by the commit records; FeaturesNotCached if one is missing."""
         records = self.folder.map(lambda chunk: self.record(chunk, layout), range(layout.chunks))
         missing = [chunk for chunk, record in enumerate(records) if record is None]
         if missing:
@@ -239,17 +254,7 @@ class FeatureArray:
             records=whole,
         )
         parse_complete(json.loads(wanted.to_bytes()), self.digest, f"{self.folder}/commits")
-        if {self.arriving(), partial.root if (partial := self.partial()) else None} - {None, wanted.root}:
-            raise Damaged(
-                f"{self.folder}: a pull has brought a part of it, and the other chunks have other bytes than where it "
-                f"came from. Pull it with --prefer remote, or remove it: {self.name.remove_command}"
-            )
-        self.folder.write_once("COMPLETE.json", wanted.to_bytes())
-        complete = self.complete()
-        if complete.root != wanted.root:
-            raise Damaged(f"{self.folder}: COMPLETE.json was written by another process for other bytes")
-        self.folder.remove(PARTIAL, ARRIVING)
-        return complete
+        return wanted
 
     # -- records ----------------------------------------------------------------------------------------------------
 

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from featcache.errors import Damaged, NewerFormat
+from featcache.errors import Damaged
 from featcache.storage.base import Folder
-from featcache.store.digest import FORMAT, canonical
+from featcache.store.digest import FORMAT, canonical, refuse_newer
 from featcache.store.schema import read_json
 
 CURRENT = "current.json"
@@ -59,11 +59,7 @@ def read_current(view_folder: Folder) -> CurrentRows | None:
 def _parsed(view_folder: Folder, value: Any) -> CurrentRows:
     if not isinstance(value, dict) or type(value.get("format")) is not int:
         raise _damaged(view_folder, "it states no format")
-    if value["format"] > FORMAT:
-        raise NewerFormat(
-            f"{view_folder}/{CURRENT} is of format {value['format']}; this featcache reads up to {FORMAT}. "
-            "Run: pip install --upgrade featcache"
-        )
+    refuse_newer(f"{view_folder}/{CURRENT} is of format", value["format"])
     try:
         record = CurrentRows(value["root"], value["n"], value["written"], tuple(value["before"]))
         roots = (record.root, *record.before)

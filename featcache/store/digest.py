@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from blake3 import blake3
 
+from featcache.errors import NewerFormat
+
 FORMAT = 1
 _NAMES = ("dataset", "view", "encoder", "layer")
 
@@ -19,6 +21,19 @@ def canonical(value: Any) -> bytes:
         '{"a":[null,"é"],"b":1}'
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def refuse_newer(what: str, version: Any) -> None:
+    """Raises NewerFormat if a format that was read is newer than ours; `what` ends before its number."""
+    if type(version) is int and version > FORMAT:
+        raise NewerFormat(
+            f"{what} {version}; this featcache reads up to {FORMAT}. Run: pip install --upgrade featcache"
+        )
+
+
+def own_hash(value: Mapping[str, Any]) -> str:
+    """The hash that a JSON object has of itself: blake3 of all but its field "blake3", 128 bits in hex."""
+    return blake3(canonical({name: part for name, part in value.items() if name != "blake3"})).hexdigest(length=16)
 
 
 class ArrayName(NamedTuple):

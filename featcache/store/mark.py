@@ -5,11 +5,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from featcache.errors import FeatcacheError, NewerFormat
+from featcache.errors import FeatcacheError
 from featcache.storage import durable
 from featcache.storage.local import LocalFolder
 from featcache.storage.plain import entries, is_folder, read_small_json
-from featcache.store.digest import FORMAT
+from featcache.store.digest import FORMAT, refuse_newer
 
 MARK = ".featcache"
 
@@ -30,11 +30,7 @@ def is_cache(root: Path) -> bool:
         version = read_small_json(root / MARK)["format"]
     except (OSError, ValueError, TypeError, KeyError):
         return any(map(_has_own_names, _folders(root, depth=5)))
-    if type(version) is int and version > FORMAT:
-        raise NewerFormat(
-            f"{root} is a cache of format {version}; this featcache knows up to {FORMAT}. "
-            "Run: pip install --upgrade featcache"
-        )
+    refuse_newer(f"{root} is a cache of format", version)
     return type(version) is int and version == FORMAT
 
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from featcache.errors import Damaged, NewerFormat
+from featcache.errors import Damaged
 from featcache.limits import limit
 from featcache.storage.base import Folder
-from featcache.store.digest import FORMAT, ArrayKey, ArrayName, canonical
+from featcache.store.digest import ArrayKey, ArrayName, own_hash, refuse_newer
 from featcache.store.layout import Layout
 from featcache.store.records import (
     PARTIAL,
@@ -90,13 +90,15 @@ def read_key(folder: Folder) -> ArrayKey:
     _refuse_newer(folder, value)
     require_form("key", value, path)
     try:
-        canonical(value)  # what cannot be written again is not taken
+        whole = own_hash(value)  # what cannot be written again is not taken
         key = ArrayKey.from_json(value)
         digest = key.digest
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{path} was changed: {error}. Run: featcache verify") from error
     if digest != name.digest or value["digest"] != name.digest:
         raise Damaged(f"{path} was changed: its content has digest {digest}. Run: featcache verify")
+    if value.get("blake3", whole) != whole:  # featcache 0.1 wrote none
+        raise Damaged(f"{path} was changed: its content has hash {whole}. Run: featcache verify")
     if key.binds["layer"] != name.layer:  # the digest binds it, and no command renames a layer
         raise Damaged(
             f"{folder} holds layer {key.binds['layer'][:80]!r}, not {name.layer!r}: the folder was renamed by hand, or "
@@ -139,9 +141,4 @@ def read_completion(folder: Folder, name: str = "COMPLETE.json", *, most: int | 
 
 
 def _refuse_newer(folder: Folder, value: Any) -> None:
-    version = value.get("format") if isinstance(value, dict) else None
-    if type(version) is int and version > FORMAT:
-        raise NewerFormat(
-            f"{folder} is store format {version}; this featcache reads up to {FORMAT}. "
-            "Run: pip install --upgrade featcache"
-        )
+    refuse_newer(f"{folder} is store format", value.get("format") if isinstance(value, dict) else None)

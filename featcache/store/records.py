@@ -11,7 +11,7 @@ from blake3 import blake3
 
 from featcache.errors import Damaged
 from featcache.limits import check_limit
-from featcache.store.digest import FORMAT, ArrayKey, canonical
+from featcache.store.digest import FORMAT, ArrayKey, canonical, own_hash
 from featcache.store.layout import Layout
 from featcache.store.schema import require_form
 
@@ -249,8 +249,9 @@ def zarr_json(key: ArrayKey, layout: Layout) -> bytes:
 
 
 def key_json(key: ArrayKey) -> bytes:
-    """The bytes of key.json."""
-    return json.dumps(key.to_json(), indent=1, ensure_ascii=False).encode()
+    """The bytes of key.json, with a hash of all that it says: the digest binds `binds` alone."""
+    value = key.to_json()
+    return json.dumps({**value, "blake3": own_hash(value)}, indent=1, ensure_ascii=False).encode()
 
 
 def layout_json(layout: Layout) -> bytes:

@@ -2,18 +2,17 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from blake3 import blake3
 
 from featcache.errors import Damaged, UsageError
 from featcache.limits import limit
 from featcache.storage.base import Folder
-from featcache.store.digest import FORMAT, canonical
+from featcache.store.digest import FORMAT, canonical, own_hash
 from featcache.store.records import REUSED
 from featcache.store.schema import read_json
 
@@ -65,7 +64,7 @@ class ReusedRows:
             "spans": [[span.start, span.stop] for span in self.spans],
             "sources": [span.source for span in self.spans],
         }
-        return value | {"blake3": _checksum(value)}
+        return value | {"blake3": own_hash(value)}
 
     def to_bytes(self) -> bytes:
         """The bytes of REUSED.json."""
@@ -116,7 +115,7 @@ def _parsed(value: Any) -> ReusedRows | None:
         or type(value.get("format")) is not int
         or type(value.get("rows")) is not int
         or value["rows"] < 0
-        or value.get("blake3") != _checksum(value)
+        or value.get("blake3") != own_hash(value)
     ):
         return None
     try:
@@ -126,12 +125,6 @@ def _parsed(value: Any) -> ReusedRows | None:
         return None
     reused = ReusedRows(source["path"], source["digest"], source["root"], spans)
     return reused if len(reused) == value["rows"] else None
-
-
-def _checksum(value: Mapping[str, Any]) -> str:
-    """blake3, 128 bits in hex, of all other fields of a REUSED.json."""
-    rest = {name: part for name, part in value.items() if name != "blake3"}
-    return blake3(canonical(rest)).hexdigest(length=16)
 
 
 def write_reused(folder: Folder, reused: ReusedRows) -> None:

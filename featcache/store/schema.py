@@ -75,7 +75,7 @@ _RECORD = _form(
 _FORMS: dict[str, core.CoreSchema] = {
     "key": _form(
         {"format": _FORMAT, "digest": _ROOT, "names": _NAMES, "binds": _BINDS, "provenance": _PROVENANCE},
-        optional={"renamed": _NAMES},
+        optional={"renamed": _NAMES, "blake3": core.str_schema(pattern=r"^[0-9a-f]{32}$")},
         more=True,
     ),
     "plan": _PLAN,

@@ -75,6 +75,10 @@ def _without_volatile(path: Path, content: bytes) -> bytes:
         value = json.loads(content)
         value["blake3"].pop("config.json", None)
         return json.dumps(value, sort_keys=True).encode()
+    if path.name == "key.json":  # its hash is of its provenance, too
+        value = json.loads(content)
+        value.pop("blake3", None)
+        return json.dumps(_lasting(value), sort_keys=True).encode()
     if path.suffix == ".json":
         return json.dumps(_lasting(json.loads(content)), sort_keys=True).encode()
     if path.suffix == ".npz":

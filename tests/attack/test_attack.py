@@ -33,12 +33,17 @@ SAMPLE = (
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Problem] | None]:
     """What came of the sample, in a process of its own: pytest's runs threads."""
     import json
+    import os
     import subprocess
 
     folder = tmp_path_factory.mktemp("attack")
     code = "import json, sys; from tests.attack.test_attack import sampled; sampled(sys.argv[1])"
     done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", code, str(folder)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # a forked child waits for ever for threads that it lacks
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "results.json").read_text())

@@ -13,6 +13,7 @@ from featcache.errors import LibraryMissing
 from featcache.interchange.formats.files import check_stored, check_texts, named_damage, plain_size
 
 _LARGEST_CHUNK = 2**30  # bytes, unpacked: HDF5 reads whole chunks
+_LEAST_REFUSED = 64 * 2**20  # bytes of a chunk that is larger than the whole data set
 
 
 def import_h5py() -> Any:
@@ -89,7 +90,7 @@ def _check_storage(dataset: Any, where: str, file_size: int) -> None:
             "Have it written again with every value"
         )
     size = math.prod(dataset.chunks) * dataset.dtype.itemsize
-    if size > _LARGEST_CHUNK:
+    if size > _LARGEST_CHUNK or size > max(_LEAST_REFUSED, claimed):  # more than the data set itself would unpack to
         raise DataInvalid(f"{where} has chunks of {size:,} bytes. Have it written with chunks of some megabytes")
     check_stored(claimed, stored, where, packed=dataset.id.get_create_plist().get_nfilters() > 0)
 

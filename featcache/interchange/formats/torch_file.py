@@ -2,6 +2,7 @@
 
 import warnings
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,17 @@ def load_tensors(source: Path) -> Any:
     """What a .pt holds: tensors and plain containers, mapped, so that a layer costs its bytes.
 
     Raises:
-        DataInvalid: If it holds anything else, or cannot be read.
+        DataInvalid: If it holds anything else, cannot be read, or is not what its checksums say.
     """
+    loaded = _mapped(source)
+    if zipfile.is_zipfile(source):
+        with named_damage(source.name, "cannot be read as tensors"), zipfile.ZipFile(source) as archive:
+            _require_members(archive, loaded)
+    return loaded
+
+
+def _mapped(source: Path) -> Any:
+    """As `load_tensors`, with values that nobody has looked at yet."""
     import torch
 
     plain_size(source)
@@ -46,6 +56,31 @@ def load_tensors(source: Path) -> Any:
                 f"{source.name} cannot be read as tensors alone (nothing is unpickled): {refusal(error)}\n"
                 "  Ask whoever made it for a .npy or .safetensors of the rows"
             ) from error
+
+
+def _dense_tensors(loaded: Any) -> Iterator[Any]:
+    """The dense tensors with values in a tensor or containers of them."""
+    import torch
+
+    if isinstance(loaded, torch.Tensor):
+        if loaded.layout == torch.strided and not loaded.is_quantized and loaded.device.type == "cpu":
+            yield loaded
+    elif isinstance(loaded, (Mapping, list, tuple, set)):
+        for each in loaded.values() if isinstance(loaded, Mapping) else loaded:
+            yield from _dense_tensors(each)
+
+
+def _require_members(archive: zipfile.ZipFile, loaded: Any) -> None:
+    """Refuses members that are not what their checksums say, and tensors that are not as long: a map checks neither.
+
+    It takes the pickle's word for how long a member is, and reads on into the next.
+    """
+    changed = archive.testzip()
+    if changed is not None:
+        raise ValueError(f"its member {changed!r} is not what its checksum says")
+    sizes = {info.file_size for info in archive.infolist()}
+    if any(each.untyped_storage().nbytes() not in sizes for each in _dense_tensors(loaded)):
+        raise ValueError("a tensor claims more or less than the member that holds it")
 
 
 def _check_archive(source: Path) -> None:
@@ -75,7 +110,7 @@ def is_tensor(source: Path) -> bool:
     """Whether a .pt is one tensor and no dict; errors as `load_tensors`."""
     import torch
 
-    return isinstance(load_tensors(source), torch.Tensor)
+    return isinstance(_mapped(source), torch.Tensor)
 
 
 def read_tensor(source: Path, layer: str | None, options: ImportOptions) -> list[Contents]:
