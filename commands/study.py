@@ -32,7 +32,7 @@ def sweep(
     skip_uncached: Annotated[
         bool,
         typer.Option(
-            "--skip-uncached", help="Leave an experiment without cached features out, and say what makes them."
+            "--skip-uncached", help="Leave out what has no cached features, and say what makes them."
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained.")] = False,
@@ -51,11 +51,14 @@ def sweep(
     source = load_experiment(file, profile, change or ())
     resources = Resources(cache, out, default_processes() if processes is None else processes, threads)
     if skip_uncached and (commands := extractions(source, resources)):
-        return show_skipped(source, commands)
+        some = bool(planned(source, resources, skip_uncached=True)["trainings"])
+        show_skipped(source, commands, some=some)
+        if not some:
+            return
     if dry_run:
-        return show_plan(source, planned(source, resources))
+        return show_plan(source, planned(source, resources, skip_uncached=skip_uncached))
     with sweep_progress(resources.processes) as on_done:
-        result = run_sweep(source, resources, on_done)
+        result = run_sweep(source, resources, on_done, skip_uncached=skip_uncached)
     show_sweep(result)
     if result.failures:
         raise typer.Exit(1)

@@ -62,10 +62,11 @@ def show_plan(source: "Source", planned: Mapping[str, Any]) -> None:
     console().print(f"{count(missing, 'training')} to do of {len(there)}{extra}")
 
 
-def show_skipped(source: "Source", commands: Sequence[str]) -> None:
-    """One line: which experiment is left out, and what makes its features."""
+def show_skipped(source: "Source", commands: Sequence[str], *, some: bool) -> None:
+    """One line: that an experiment, or some of it, is left out, and what makes its features."""
     run = " && ".join(commands)
-    console().print(f"{source.name} ({source.profile}): skipped, its features are not cached. Run: {run}")
+    what = "skipped in part: some of its features" if some else "skipped: its features"
+    console().print(f"{source.name} ({source.profile}): {what} are not cached. Run: {run}")
 
 
 def show_sweep(sweep: "Sweep") -> None:

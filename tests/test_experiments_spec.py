@@ -269,6 +269,32 @@ def test_every_shipped_experiment_expands(file: Path, profile: str, tmp_path: Pa
     source = load_experiment(file, profile)
     assert source.experiment.question.endswith("?") and source.experiment.plots
     settings = [values for _, values in combinations(source)]
-    assert 2 <= len(settings) <= (60 if profile == "quick" else 400)
+    assert 2 <= len(settings) <= (80 if profile == "quick" else 600)
     if not any("depth" in one for one in settings):  # layers are looked up in a cache
         assert len(plan(Cache(tmp_path), source)) >= len(settings)
+
+
+def test_combinations_are_left_out_by_rules_that_name_values_or_lists(tmp_path: Path) -> None:
+    text = """
+leave_out = [{ width = [8, 16], seed = 1 }, { control = "shuffled", adapter = "mlp" }]
+controls = ["shuffled"]
+"""
+    base = BASE.replace('question = "Why?"', 'question = "Why?"\n' + text)
+    file = written(tmp_path, "[grid]\nadapter = ['linear', 'mlp']\nwidth = [8, 32]\nseed = [0, 1]", base=base)
+    kept = [(v["adapter"], v["width"], v["seed"], v["control"]) for v, _ in combinations(load_experiment(file))]
+    every = [(a, w, s, c) for a in ("linear", "mlp") for w in (8, 32) for s in (0, 1) for c in ("", "shuffled")]
+    assert kept == [each for each in every if not (each[1] == 8 and each[2] == 1) and each[::3] != ("mlp", "shuffled")]
+
+
+def test_a_rule_of_what_is_left_out_names_settings(tmp_path: Path) -> None:
+    base = BASE.replace('question = "Why?"', 'question = "Why?"\nleave_out = [{ widht = 8 }]')
+    with pytest.raises(ExperimentInvalid, match=r"leave_out.0.widht is no setting; the nearest there is: width"):
+        load_experiment(written(tmp_path, "", base=base))
+
+
+def test_features_may_be_named_by_every_variant_in_place_of_the_base(tmp_path: Path) -> None:
+    base = 'question = "Why?"\n[base]\nwidth = 4\n[variants.a]\ndataset = "openmoji"\nsides = ["a", "b"]\n'
+    (one,) = combinations(load_experiment(written(tmp_path, "", base=base)))
+    assert one[1]["dataset"] == "openmoji"
+    with pytest.raises(ExperimentInvalid, match="base.dataset is missing"):
+        load_experiment(written(tmp_path, "[variants.b]\nwidth = 8", base=base))

@@ -306,8 +306,9 @@ def test_an_experiment_without_features_is_skipped_where_that_is_wanted(
     assert (
         skipped.stdout.split()
         == (
-            "widths (quick): skipped, its features are not cached. Run: "
-            "featcache extract flickr30k efficientnet-lite0 minilm efficientnet-lite2"
+            "widths (quick): skipped: its features are not cached. Run: "
+            "featcache extract flickr30k efficientnet-lite0 minilm efficientnet-lite2 && "
+            "featcache extract flickr30k minilm --view captions"
         ).split()
     )
     assert not [*tmp_path.iterdir()]
@@ -317,17 +318,27 @@ def test_an_experiment_without_features_is_skipped_where_that_is_wanted(
     assert end.value.code == 1 and "no features of flickr30k" in capsys.readouterr().err
 
 
-def test_what_makes_missing_features_is_said_by_view_and_not_where_one_training_has_all(
-    cache: Cache, file: Path, tmp_path: Path
-) -> None:
+def test_what_makes_missing_features_is_said_by_view(cache: Cache, file: Path, tmp_path: Path) -> None:
     sides = "sides=[['efficientnet-lite0', 'names-de/minilm'], ['efficientnet-lite1', 'minilm']]"
     at = resources(cache, tmp_path)
     assert extractions(load_experiment(file, changes=[sides]), at) == [
         "featcache extract openmoji minilm --view names-de",
         "featcache extract openmoji efficientnet-lite1",
     ]
-    some = sides[:-1] + ", ['efficientnet-lite0', 'minilm']]"
-    assert extractions(load_experiment(file, changes=[some, "panel=['nosuch']"]), at) == []
+    assert extractions(load_experiment(file, changes=["panel=['nosuch']"]), at) == ["featcache extract openmoji nosuch"]
+    assert extractions(load_experiment(file), at) == []
+
+
+def test_of_what_is_cached_in_part_the_rest_is_skipped(cache: Cache, file: Path, tmp_path: Path) -> None:
+    changes = ["dataset=['openmoji', 'flickr30k']", "panel=['captions/minilm', 'nosuch']", "seed=0", "width=4"]
+    words = ["sweep", str(file), "--cache", str(cache.root), "--out", str(tmp_path), "--processes", "0"]
+    words += [word for change in changes for word in ("--set", change)]
+    result = CliRunner().invoke(program.app, [*words, "--skip-uncached"])
+    assert result.exit_code == 0 and "widths (quick): skipped in part" in " ".join(result.stdout.split())
+    rows = pl.read_parquet(tmp_path / "widths" / "quick" / "rows.parquet")
+    assert rows["dataset"].unique().to_list() == ["openmoji"]
+    assert set(rows["reference"].unique()) == {"images/efficientnet-lite2/last.mean", "captions/minilm/last.mean"}
+    assert CliRunner().invoke(program.app, words).exit_code == 1
 
 
 def test_every_table_is_written(finished: Sweep) -> None:

@@ -29,7 +29,7 @@ def table(rows: list[Row] | list[ContrastRow], kind: Any = Row, **columns: list[
     context |= {name: values for name, values in columns.items() if name in ("dataset", "reference", "seed", "control")}
     varied = {name: values for name, values in columns.items() if name not in context}
     return pl.concat(
-        [pl.DataFrame({**context, "selected_epoch": [1] * n, **varied}), frame(rows, kind)], how="horizontal"
+        [pl.DataFrame({**context, "selected_epoch": [1] * n, "transfer": [""] * n, **varied}), frame(rows, kind)], how="horizontal"
     )
 
 

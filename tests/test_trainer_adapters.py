@@ -65,6 +65,15 @@ def standard(rows):
     return (rows - rows.mean(dim=1, keepdim=True)) / (rows.var(dim=1, correction=0, keepdim=True) + 1e-5).sqrt()
 
 
+def test_the_normed_mlp_is_two_layers_with_a_norm_after_each():
+    adapter = Adapter("normed-mlp", torch.zeros(6), torch.ones(6), 4, torch.Generator().manual_seed(0)).eval()
+    rows = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
+    first, _, norm, _, second, last = adapter.net
+    hidden = norm(torch.nn.functional.gelu(rows @ first.weight.T + first.bias))
+    assert hidden.shape == (5, 1024)
+    torch.testing.assert_close(adapter.net(rows), last(hidden @ second.weight.T + second.bias))
+
+
 def test_the_fusemix_stack_is_four_residual_blocks_at_the_features_width():
     adapter = Adapter("fusemix", torch.zeros(6), torch.ones(6), 3, torch.Generator().manual_seed(0)).eval()
     weights = [layer for layer in adapter.modules() if isinstance(layer, torch.nn.Linear)]

@@ -16,7 +16,7 @@ from featcache.trainer.draws import TrainingRows
 from featcache.trainer.fit import fit_paired
 from featcache.trainer.run import run_identity
 from featcache.trainer.sides import pair_sides
-from featcache.trainer.subsets import Passes, first_rows, swapped_partners, training_part
+from featcache.trainer.subsets import Passes, swapped_partners, training_part
 from tests.trainer_planted import planted_sides, without
 
 QUICK = FitConfig(epochs=2, batch=32, width=8, k=5, lr=5e-3, permutations=39, halves=20, untrained=2)
@@ -100,7 +100,7 @@ def test_more_groups_than_there_are_are_refused_instead_of_taken_as_all(paired):
 def test_the_first_rows_of_every_group_are_kept_in_their_order(paired):
     side = paired.part("train").sides["y"]
     for count in (1, 2, 3, 7):
-        kept = first_rows(side, count)
+        kept = side.first(count)
         for group in range(len(side.counts)):
             rows = side.values[side.groups == group][:count]
             assert torch.equal(kept.values[kept.groups == group], rows)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from featcache.errors import UsageError
 
 FUSEMIX_BLOCKS, FUSEMIX_DROPOUT = 4, 0.6
+NORMED_HIDDEN, NORMED_DROPOUT = 1024, 0.1
 EXPANSION = {"fusemix": 4, "gated": 8}  # inner width over the width of the features
 ASIF_KEPT, ASIF_POWER = 800, 8
 
@@ -67,6 +68,26 @@ def mlp(d: int, width: int, generator: torch.Generator) -> nn.Module:
         LLaVA-1.5 (Liu et al. 2023, arXiv:2310.03744), section 3.
     """
     return nn.Sequential(_linear(d, width, generator), nn.GELU(), _linear(width, width, generator))
+
+
+def normed_mlp(d: int, width: int, generator: torch.Generator) -> nn.Module:
+    """Linear to 1,024, GELU, LayerNorm, dropout .1, linear to width, LayerNorm.
+
+    The published study names a 2-layer MLP with GELU, LayerNorm and dropout .1, and neither their order nor the hidden
+    width; both are those of its earlier notebook, which has ReLU and dropout after the last layer too.
+
+    Source:
+        Simeon and Manso 2024, "Towards the Platonic Representation via Multimodal Contrastive Alignment" (code base
+        qsimeon/deep_learning_project).
+    """
+    return nn.Sequential(
+        _linear(d, NORMED_HIDDEN, generator),
+        nn.GELU(),
+        nn.LayerNorm(NORMED_HIDDEN),
+        _Dropout(NORMED_DROPOUT, generator),
+        _linear(NORMED_HIDDEN, width, generator),
+        nn.LayerNorm(width),
+    )
 
 
 def bottleneck(d: int, width: int, generator: torch.Generator) -> nn.Module:
@@ -181,6 +202,7 @@ def asif(d: int, width: int, generator: torch.Generator) -> nn.Module:
 ADAPTERS: dict[str, Callable[[int, int, torch.Generator], nn.Module]] = {
     "linear": linear,
     "mlp": mlp,
+    "normed-mlp": normed_mlp,
     "bottleneck": bottleneck,
     "fusemix": fusemix,
     "gated": gated,

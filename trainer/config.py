@@ -11,16 +11,18 @@ from featcache.errors import UsageError
 from featcache.trainer.kinds import ADAPTER_KINDS, SOLVED_KINDS, AdapterKind, JointKind, LossKind
 
 PairWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+VALIDATION_SHARE = 0.1
 RESERVED = ("joint", "mixed", "reference", "average", "maximum")
 # settings that came after runs of format 2 were first written
 _ADDED = (
     "loss", "temperature", "label_smoothing", "mixup", "keep_geometry", "joint",
     "train_groups", "group_rows", "steps", "swap", "swap_rank", "permute_evaluation",
+    "clip", "first_groups", "first_rows", "drawn_test", "drawn_validation", "keep_self",
 )  # fmt: skip
 # settings of training by steps, which adapters in closed form have no use for
 _STEPS = (
     "epochs", "lr", "weight_decay", "warmup", "missing", "loss", "temperature", "label_smoothing", "mixup",
-    "keep_geometry", "pair_weights", "steps",
+    "keep_geometry", "pair_weights", "steps", "clip",
 )  # fmt: skip
 _SIDE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
@@ -48,6 +50,9 @@ class FitConfig(BaseModel):
     lr: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW; cosine decay to zero.")
     weight_decay: float = Field(0.1, ge=0, description="Decoupled weight decay; not applied to biases or temperature.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    clip: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Norm that the gradients of a step are scaled down to; none: kept."
+    )
     captions: Literal["sample", "all", "mean"] = Field(
         "sample",
         description="Where a group has several rows: one drawn each epoch, each of them once an epoch, or their mean.",
@@ -83,6 +88,25 @@ class FitConfig(BaseModel):
     pair_weights: dict[str, PairWeight] = Field(
         default_factory=dict, description='Weight of a pair of sides, "a+b", in the loss; 1 where it is not named.'
     )
+    first_groups: Annotated[int, Field(ge=2)] | Literal["all"] = Field(
+        "all", description="Groups that take part: the first so many of the data set, in its order, or all."
+    )
+    first_rows: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        "all", description="Rows of a group and side that take part: the first so many, in every split, or all."
+    )
+    drawn_test: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Splits drawn by split_seed in place of the data set's own: share of the groups (below 1) or number "
+        "of them that are test; none: the data set's own.",
+    )
+    drawn_validation: float = Field(
+        VALIDATION_SHARE,
+        gt=0,
+        lt=1,
+        description="Share of the training groups that becomes validation, where the data set has none.",
+    )
     train_groups: Annotated[int, Field(ge=2)] | Literal["all"] = Field(
         "all", description="Training groups: so many, drawn by the seed, those of a smaller number among them; or all."
     )
@@ -116,6 +140,11 @@ class FitConfig(BaseModel):
         "one of them, or the rows of its group alone.",
     )
     k: int = Field(10, ge=1, description="Neighbours of mutual k-NN.")
+    keep_self: bool = Field(
+        False,
+        description="Test is measured once more with every group among its own k neighbours, as some published studies "
+        'do: the metric "mutual_knn_self".',
+    )
     permutations: int = Field(1000, ge=39, description="Permutations behind a 95 % null range on test.")
     halves: int = Field(200, ge=20, description="Random halves of the test groups behind intervals and verdicts.")
     untrained: int = Field(10, ge=1, description="Initialisations that stand for untrained adapters on test.")
@@ -133,6 +162,10 @@ class FitConfig(BaseModel):
     def _pairs_contradiction(self) -> str:
         if self.swap and self.shuffle_pairs:
             return "shuffle_pairs permutes every pair, which leaves none to swap"
+        if self.drawn_test is not None and self.drawn_test >= 1 and self.drawn_test % 1:
+            return f"drawn_test = {self.drawn_test:g}: wanted a share below 1, or a whole number of groups"
+        if self.keep_self and self.k < 2:
+            return "keep_self leaves a row no other neighbour at k = 1: k of 2 or more"
         return ""
 
     def _loss_contradiction(self) -> str:

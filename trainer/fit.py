@@ -308,4 +308,5 @@ class _Tracker:
 def _optimizer(adapters: Adapters, config: FitConfig) -> AdamW:
     weights = list(adapters.parameters())
     decayed = [weight for weight in weights if weight.ndim > 1]
-    return AdamW(decayed, [weight for weight in weights if weight.ndim <= 1], config.weight_decay)
+    plain = [weight for weight in weights if weight.ndim <= 1]
+    return AdamW(decayed, plain, config.weight_decay, config.clip)

@@ -2,7 +2,7 @@
 
 from typing import Literal, get_args
 
-TrainedKind = Literal["linear", "mlp", "bottleneck", "fusemix", "gated", "identity"]
+TrainedKind = Literal["linear", "mlp", "normed-mlp", "bottleneck", "fusemix", "gated", "identity"]
 SolvedKind = Literal["procrustes", "cca", "csa", "ridge", "asif"]
 AdapterKind = Literal[TrainedKind, SolvedKind]
 LossKind = Literal["infonce", "siglip", "cka"]

@@ -14,7 +14,7 @@ from featcache.errors import UsageError
 from featcache.metrics import neighbors
 from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import NotPaired
-from featcache.trainer.sides import PairedSides, Side
+from featcache.trainer.sides import PairedSides
 
 _STREAM = 3  # of a seed's streams: after those of weights, draws and control
 
@@ -32,7 +32,7 @@ def training_part(paired: PairedSides, config: FitConfig) -> PairedSides:
     """
     train = training_groups(paired, config)
     if config.group_rows != "all":
-        rows = {name: first_rows(side, config.group_rows) for name, side in train.sides.items()}
+        rows = {name: side.first(config.group_rows) for name, side in train.sides.items()}
         train = replace(train, sides=rows, _parts={})
     return train
 
@@ -67,15 +67,6 @@ def _subset(train: PairedSides, wanted: int, seed: int) -> PairedSides:
         if int(side.present.sum()) < 2:
             raise NotPaired(f"{name} has rows in fewer than 2 of {wanted} training groups\n  Train on more of them")
     return subset
-
-
-def first_rows(side: Side, count: int) -> Side:
-    """The first so many rows of every group, in their order; all of a group that has no more."""
-    within = torch.arange(len(side.groups)) - side.starts[side.groups]
-    kept = within < count
-    counts = side.counts.clamp(max=count)
-    contents = None if side.contents is None else side.contents[kept.numpy()]
-    return Side(side.values[kept], side.groups[kept], counts.cumsum(0) - counts, counts, contents)
 
 
 def swapped_partners(train: PairedSides, config: FitConfig, seed: int) -> Int[Tensor, " g"]:

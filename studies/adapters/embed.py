@@ -56,10 +56,16 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
 
     Raises:
         FeaturesNotCached: If the data set has no features of one of the encoders.
-        UsageError: If it has them from other weights or settings.
+        UsageError: If it has them from other weights or settings, or the run's splits are not the data set's.
     """
     trained_on: str = run.config["dataset"]
     wanted = dataset or trained_on
+    if wanted == trained_on and run.config["config"].get("drawn_test") is not None:
+        raise UsageError(
+            f"{run.path} was trained with splits drawn for it (drawn_test), of which the cache knows nothing: rows that "
+            f"it was trained on would pose as test rows of {wanted}\n"
+            "  Embed another data set with it, or train with the data set's own splits"
+        )
     embeddings: list[Features] = []
     for side, used in run.config["sides"].items():
         digest = f"@{used['digest']}" if wanted == trained_on else ""

@@ -15,6 +15,7 @@ from featcache.metrics.measure.engine import measure
 from featcache.metrics.measure.row import CLEAN, ContrastRow, Row
 from featcache.metrics.measure.settings import MeasureSettings
 from featcache.metrics.measure.space import ArraySpace
+from featcache.studies.adapters.self_kept import self_kept_results
 from featcache.trainer.adapters import Adapters
 from featcache.trainer.config import FitConfig
 from featcache.trainer.fit import Fitted, untrained_adapters
@@ -190,8 +191,28 @@ def final_results(fitted: Fitted, evaluation: Evaluation, *, control: Adapters |
     for split in evaluation.tests:
         measured = _results_on(split, fitted, evaluation, untrained, control)
         results = Results(results.rows + measured.rows, results.contrasts + measured.contrasts)
+    kept = _self_kept(fitted, evaluation)
     more = permuted_rows(fitted, evaluation) + training_rows(fitted, evaluation)
-    return Results(results.rows + more, results.contrasts)
+    return Results(results.rows + more + kept.rows, results.contrasts + kept.contrasts)
+
+
+def _self_kept(fitted: Fitted, evaluation: Evaluation) -> Results:
+    """H1 and H2 with every group among its own neighbours, on test; nothing unless the settings ask for it."""
+    test, config = evaluation.test, fitted.config
+    if not config.keep_self or test.reference is None:
+        return Results([], [])
+    sides = [*evaluation.paired.sides]
+    raw = {f"raw {name}": space for name, space in test.raw.items()}
+    trained = {_label(name, sides): space for name, space in embed_split(test, fitted.adapters).spaces.items()}
+    contrasts = joint_and_parts(sides)
+    rows, differences = self_kept_results(raw | trained, test.reference, evaluation.settings, contrasts)
+    named = [
+        replace(row, space=row.space.removeprefix("raw "), stage="raw")
+        if row.space in raw
+        else replace(row, space=row.space.removeprefix("adapted "), stage="trained", epoch=fitted.selected_epoch)
+        for row in rows
+    ]
+    return Results([replace(row, split="test") for row in named], [replace(row, split="test") for row in differences])
 
 
 def permuted_rows(fitted: Fitted, evaluation: Evaluation) -> list[Row]:
@@ -248,6 +269,18 @@ def weights_text(names: Sequence[str], weights: Sequence[float]) -> str:
     return json.dumps(dict(zip(names, weights, strict=True)), ensure_ascii=False)
 
 
+def joint_and_parts(sides: Sequence[str]) -> list[Contrast]:
+    """The joint space against the average (H1) and the best (H2) of its parts, raw and adapted: one family."""
+    raw, adapted = tuple(f"raw {side}" for side in sides), tuple(f"adapted {side}" for side in sides)
+    family: dict[str, Any] = {"family": HEADLINE}
+    return [
+        Contrast("joint", raw, "average", name="joint − average of raw parts", **family),
+        Contrast("joint", raw, "max", name="joint − best raw part", **family),
+        Contrast("joint", adapted, "average", name="joint − average of adapted parts", **family),
+        Contrast("joint", adapted, "max", name="joint − best adapted part", **family),
+    ]
+
+
 def headline_contrasts(
     sides: Sequence[str], untrained: int, *, mixtures: Sequence[str], control: bool
 ) -> list[Contrast]:
@@ -259,14 +292,9 @@ def headline_contrasts(
         mixtures: Metrics that have a best mixture of raw kernels.
         control: Whether a control is compared as well.
     """
-    raw, adapted = [f"raw {side}" for side in sides], [f"adapted {side}" for side in sides]
+    adapted = [f"adapted {side}" for side in sides]
     family: dict[str, Any] = {"family": HEADLINE}
-    contrasts = [
-        Contrast("joint", tuple(raw), "average", name="joint − average of raw parts", **family),
-        Contrast("joint", tuple(raw), "max", name="joint − best raw part", **family),
-        Contrast("joint", tuple(adapted), "average", name="joint − average of adapted parts", **family),
-        Contrast("joint", tuple(adapted), "max", name="joint − best adapted part", **family),
-    ]
+    contrasts = joint_and_parts(sides)
     for metric in mixtures:
         name = "joint − best mixture of raw kernels"
         contrasts.append(Contrast("joint", (f"mixed {metric}",), name=name, metrics=(metric,), **family))

@@ -30,7 +30,8 @@ from featcache.trainer.sides import PairedSides, leave_out, pair_sides
 from featcache.trainer.unfinished import clear_unfinished, unfinished_folder
 
 OnLeak = Literal["stop", "warn", "drop"]
-_PAIRING = ("split_seed", "missing", "k")  # what pairing depends on
+# what pairing depends on
+_PAIRING = ("split_seed", "missing", "k", "first_groups", "first_rows", "drawn_test", "drawn_validation")
 _MEASURING = ("k", "permutations", "halves")  # what raw scores and mixtures depend on
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featcache.cache import Cache
-from featcache.errors import UsageError
+from featcache.errors import FeaturesNotCached, UsageError
 from featcache.selectors import parse_selector
 from featcache.studies.experiments.spec import BY_SIDE, SOURCE, ExperimentInvalid, Source
 from featcache.trainer.config import FitConfig, make_config, unused_settings
@@ -25,6 +25,7 @@ class Training:
         folder: Of the run, below the folder of the study.
         panel: Further references that are measured after it.
         varied: Column -> value of what the experiment varies, "control" among them.
+        transfer: Side as typed, and the other encoder whose features its adapter is measured on, stitched.
     """
 
     selection: Selection
@@ -32,6 +33,7 @@ class Training:
     folder: str
     panel: tuple[str, ...]
     varied: Mapping[str, Any] = field(default_factory=lambda: {})
+    transfer: tuple[tuple[str, str], ...] = ()
 
     @property
     def title(self) -> str:
@@ -50,24 +52,27 @@ class Outcome:
         panel: View, encoder and layer of a reference -> path of its tables below the folder of the study, without their
             endings; None where the training itself failed.
         error: Type and message of what failed, "" where all went well.
+        transfers: Side=encoder -> path of the tables of its adapter on another encoder's features, likewise.
     """
 
     folder: str
     computed: bool = False
     panel: Mapping[str, str] | None = None
     error: str = ""
+    transfers: Mapping[str, str] = field(default_factory=lambda: {})
 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def plan(cache: Cache, source: Source) -> list[Training]:
+def plan(cache: Cache, source: Source, *, skip_uncached: bool = False) -> list[Training]:
     """Every training of an experiment, in the order of its file.
 
     Args:
         cache: Where layers are looked up, if the experiment names them by depth.
         source: The experiment.
+        skip_uncached: Leave out trainings, further references and transfers whose features are not cached.
 
     Raises:
         ExperimentInvalid: If a combination of settings is not allowed; names the combination.
@@ -76,6 +81,8 @@ def plan(cache: Cache, source: Source) -> list[Training]:
     trainings: list[Training] = []
     for varied, settings in combinations(source):
         try:
+            if skip_uncached and not _is_whole(cache, _selection(settings)):
+                continue
             trainings += _trainings(cache, source, varied, settings)
         except ExperimentInvalid:
             raise
@@ -83,7 +90,28 @@ def plan(cache: Cache, source: Source) -> list[Training]:
             named = [f"{name} {_text(value)}" for name, value in varied.items() if value != ""]
             which = ", ".join(named) or "base"
             raise ExperimentInvalid(f"{source.file}: {which}: {error}") from error
-    return trainings
+    return [_cached_part(cache, training) for training in trainings] if skip_uncached else trainings
+
+
+def is_cached(cache: Cache, dataset: str, selector: str) -> bool:
+    """Whether there are features of that name."""
+    try:
+        cache.find(dataset, selector)
+    except FeaturesNotCached:
+        return False
+    return True
+
+
+def _is_whole(cache: Cache, selection: Selection) -> bool:
+    needed = [*selection.sides.values(), *([selection.target] if selection.target else [])]
+    return all(is_cached(cache, selection.dataset, selector) for selector in needed)
+
+
+def _cached_part(cache: Cache, training: Training) -> Training:
+    dataset = training.selection.dataset
+    panel = tuple(name for name in training.panel if is_cached(cache, dataset, name))
+    transfer = tuple(pair for pair in training.transfer if is_cached(cache, dataset, pair[1]))
+    return replace(training, panel=panel, transfer=transfer)
 
 
 def combinations(source: Source) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -110,6 +138,8 @@ def combinations(source: Source) -> Iterator[tuple[dict[str, Any], dict[str, Any
         settings = {name: value for _, assigned in chosen for name, value in assigned.items()}
         if settings.get("shuffle_pairs") and (settings.get("swap") or base.get("swap")):
             continue  # pairs that are all wrong cannot be swapped as well
+        if any(_matches(rule, base | settings | varied) for rule in experiment.leave_out):
+            continue
         adapter = (base | settings).get("adapter")
         unused = {*unused_settings(adapter)} & {*varied} if isinstance(adapter, str) else set[str]()
         if unused:
@@ -119,6 +149,13 @@ def combinations(source: Source) -> Iterator[tuple[dict[str, Any], dict[str, Any
                 continue
             solved.add(same)
         yield varied, _nested(base | settings)
+
+
+def _matches(rule: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether settings have each value of a rule, or one of its list; those that are not named are the defaults."""
+    default = {name: known.get_default(call_default_factory=True) for name, known in FitConfig.model_fields.items()}
+    own = default | dict(settings)
+    return all(own.get(name) in (wanted if isinstance(wanted, list) else [wanted]) for name, wanted in rule.items())
 
 
 def _without(settings: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
@@ -153,16 +190,22 @@ def _trainings(
     if "depth" in settings:
         selection = _at_depth(cache, selection, settings["depth"])
     panel = tuple(name for name in source.experiment.panel if name != selection.reference)
+    transfer = _transfers(source, selection)
     columns = {name: _column_value(name, value) for name, value in varied.items()}
     if not config.reads_reference:
-        yield _training(selection, config, panel, columns)
+        yield Training(selection, config, run_folder(selection, config), panel, columns, transfer)
         return
     for reference in (selection.reference, *panel):
-        yield _training(replace(selection, reference=reference), config, (), columns)
+        other = replace(selection, reference=reference)
+        yield Training(other, config, run_folder(other, config), (), columns, transfer)
 
 
-def _training(selection: Selection, config: FitConfig, panel: tuple[str, ...], varied: Mapping[str, Any]) -> Training:
-    return Training(selection, config, run_folder(selection, config), panel, varied)
+def _transfers(source: Source, selection: Selection) -> tuple[tuple[str, str], ...]:
+    """The sides that are moved to other encoders, each with one that it is not of already."""
+    sides = {_short(typed): typed for typed in selection.encoders}
+    wanted = [(sides[side], other) for side, others in source.experiment.transfer.items() if side in sides
+              for other in others]  # fmt: skip
+    return tuple((typed, other) for typed, other in wanted if other != typed.rpartition("=")[2])
 
 
 def _column_value(name: str, value: Any) -> Any:
@@ -243,6 +286,8 @@ def one_each(trainings: Sequence[Training]) -> list[Training]:
     first: dict[str, Training] = {}
     for training in trainings:
         known = first.get(training.folder)
-        panel = training.panel if known is None else tuple(dict.fromkeys((*known.panel, *training.panel)))
-        first[training.folder] = replace(known or training, panel=panel)
+        base = known or training
+        panel = tuple(dict.fromkeys((*base.panel, *training.panel)))
+        transfer = tuple(dict.fromkeys((*base.transfer, *training.transfer)))
+        first[training.folder] = replace(base, panel=panel, transfer=transfer)
     return [*first.values()]

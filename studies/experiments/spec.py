@@ -22,7 +22,7 @@ RESERVED_AXES = ("variant", "control")
 # columns of a tidy table before those that were varied and those of the run's own tables
 CONTEXT = (
     "experiment", "profile", "run", "dataset", "sides", "layers", "reference", "panel", "adapter", "seed", "control",
-    "trained_on", "selected_epoch",
+    "trained_on", "selected_epoch", "transfer",
 )  # fmt: skip
 
 
@@ -36,6 +36,7 @@ class _Strict(BaseModel):
 
 Settings = dict[str, Any]
 Lists = dict[str, Annotated[list[Any], Field(min_length=1)]]
+Rule = Annotated[dict[str, Scalar | list[Scalar]], Field(min_length=1)]
 
 
 class Plot(_Strict):
@@ -50,7 +51,7 @@ class Plot(_Strict):
 
 
 class Profile(_Strict):
-    """What a profile changes: settings of the base, lists of the grid, names of variants, panel and controls."""
+    """What a profile changes: settings of the base, lists of the grid, names of variants, and whole other lists."""
 
     base: Settings = {}
     grid: Lists = {}
@@ -58,6 +59,7 @@ class Profile(_Strict):
     variants: list[str] | None = None
     panel: list[str] | None = None
     controls: list[Control] | None = None
+    leave_out: list[Rule] | None = None
 
 
 class Experiment(_Strict):
@@ -72,6 +74,9 @@ class Experiment(_Strict):
         panel: Further references, measured after training where training does not read the reference.
         controls: "shuffled" adds every training with permuted pairs, "permuted" measures test with permuted pairs too,
             "untrained" keeps the rows of untrained adapters.
+        leave_out: Combinations that are not trained: those that have all values of a rule, or one of each list.
+        transfer: Encoder of a side -> others whose features a ridge regression maps to its own, for the trained adapter
+            to be measured on them as it is.
         profiles: Changes by name; "quick" and "full" are there without any.
         plots: What is plotted.
     """
@@ -83,6 +88,8 @@ class Experiment(_Strict):
     variants: dict[str, Settings] = {}
     panel: list[str] = []
     controls: list[Control] = []
+    leave_out: list[Rule] = []
+    transfer: dict[str, list[str]] = {}
     profiles: dict[Literal["quick", "full"], Profile] = {}
     plots: list[Plot] = []
 
@@ -196,8 +203,13 @@ def _check_names(experiment: Experiment, file: str) -> None:
     for place, settings in named.items():
         for name in settings:
             _check_setting(name, place, file)
+    for number, rule in enumerate(experiment.leave_out):
+        for name in rule:
+            if name not in RESERVED_AXES:
+                _check_setting(name, f"leave_out.{number}", file)
     for name in ("dataset", "sides"):
-        if name not in experiment.base and name not in varied_names(experiment):
+        of_variants = bool(experiment.variants) and all(name in one for one in experiment.variants.values())
+        if name not in experiment.base and name not in varied_names(experiment) and not of_variants:
             raise ExperimentInvalid(f"{file}: base.{name} is missing: which features are the trainings of?")
     for name, lists in experiment.zip.items():
         lengths = {key: len(values) for key, values in lists.items()}
@@ -262,6 +274,7 @@ def _with_profile(experiment: Experiment, profile: str, file: str) -> Experiment
             "variants": variants,
             "panel": experiment.panel if changes.panel is None else changes.panel,
             "controls": experiment.controls if changes.controls is None else changes.controls,
+            "leave_out": experiment.leave_out if changes.leave_out is None else changes.leave_out,
         }
     )
 

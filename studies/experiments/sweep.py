@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featcache.cache import Cache, open_cache
+from featcache.cache import open_cache
 from featcache.data.datasets import extract_command
-from featcache.errors import FeaturesNotCached
 from featcache.selectors import parse_selector
-from featcache.studies.experiments.plan import Outcome, Training, one_each, plan, run_path, selections
+from featcache.studies.experiments.plan import Outcome, Training, is_cached, one_each, plan, run_path, selections
 from featcache.studies.experiments.processes import OnDone, Resources, run_all
 from featcache.studies.experiments.spec import Source
 from featcache.studies.experiments.tables import Tables, folder_of, gather, write_tables
@@ -41,46 +40,38 @@ class Sweep:
         return {t.title: self.outcomes[t.folder].error for t in self.trainings if self.outcomes[t.folder].error}
 
 
-def planned(source: Source, resources: Resources) -> dict[str, Any]:
+def planned(source: Source, resources: Resources, *, skip_uncached: bool = False) -> dict[str, Any]:
     """What a sweep would do: its trainings, and in which of their folders a run stands.
 
     Raises:
         ExperimentInvalid: As `plan`.
     """
-    trainings = plan(open_cache(resources.cache), source)
+    trainings = plan(open_cache(resources.cache), source, skip_uncached=skip_uncached)
     there = {training.folder: is_run(run_path(resources.out, training)) for training in one_each(trainings)}
     return {"trainings": trainings, "there": there}
 
 
 def extractions(source: Source, resources: Resources) -> list[str]:
-    """The commands that make the features which an experiment lacks; none where one of its trainings has all.
-
-    Further references do not count: their absence fails a training, which has its own rows all the same.
+    """The commands that make the features which an experiment lacks, of further references and transfers too.
 
     Raises:
         UsageError: If a data set, sides or reference are not of their form.
     """
-    cache = open_cache(resources.cache)
+    cache, experiment = open_cache(resources.cache), source.experiment
     lacking: dict[tuple[str, str], dict[str, None]] = {}
     for selection in selections(source):
         needed = [*selection.sides.values(), *([selection.target] if selection.target else [])]
-        missing = [selector for selector in needed if not _is_cached(cache, selection.dataset, selector)]
-        if not missing:
-            return []
-        for selector in map(parse_selector, missing):
-            lacking.setdefault((selection.dataset, selector.view or ""), {})[selector.encoder] = None
+        needed += [*experiment.panel, *(other for others in experiment.transfer.values() for other in others)]
+        for selector in needed:
+            if not is_cached(cache, selection.dataset, selector):
+                name = parse_selector(selector)
+                lacking.setdefault((selection.dataset, name.view or ""), {})[name.encoder] = None
     return [extract_command(dataset, " ".join(names), view=view) for (dataset, view), names in lacking.items()]
 
 
-def _is_cached(cache: Cache, dataset: str, selector: str) -> bool:
-    try:
-        cache.find(dataset, selector)
-    except FeaturesNotCached:
-        return False
-    return True
-
-
-def run_sweep(source: Source, resources: Resources, on_done: OnDone | None = None) -> Sweep:
+def run_sweep(
+    source: Source, resources: Resources, on_done: OnDone | None = None, *, skip_uncached: bool = False
+) -> Sweep:
     """Trains and measures what is not there, and writes the tables of everything that is.
 
     The run folders are the state of a sweep: after any interruption the same call goes on with those that are missing,
@@ -90,11 +81,12 @@ def run_sweep(source: Source, resources: Resources, on_done: OnDone | None = Non
         source: The experiment.
         resources: Cache, folder, processes and threads.
         on_done: Called with each training that has ended.
+        skip_uncached: Leave out what has no cached features.
 
     Raises:
         ExperimentInvalid: As `plan`.
     """
-    trainings = plan(open_cache(resources.cache), source)
+    trainings = plan(open_cache(resources.cache), source, skip_uncached=skip_uncached)
     unique = one_each(trainings)
     outcomes = {outcome.folder: outcome for outcome in run_all(unique, resources, on_done)}
     tables = gather(source, trainings, outcomes, resources.out)

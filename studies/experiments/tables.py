@@ -91,6 +91,9 @@ def _tables_of(
     for name, path in (outcome.panel or {}).items():
         tables = {each: pl.read_parquet(out / f"{path}.{each}.parquet") for each in PANEL_TABLES}
         yield {**columns, "reference": name, "panel": True}, tables
+    for name, path in outcome.transfers.items():
+        table = pl.read_parquet(out / f"{path}.metrics.parquet")
+        yield {**columns, "panel": False, "transfer": name}, {"metrics": table}
 
 
 def _literal(value: Any) -> "pl.Expr":
@@ -163,7 +166,7 @@ def _points(plot: Plot, source: Source, rows: "pl.DataFrame") -> list[dict[str, 
     shown = rows.filter(*(selected(name, value) for name, value in plot.where.items()), pl.col(plot.y).is_not_null())
     axes = [name for name in (plot.x, plot.colour, plot.facet) if name]
     others = [column_of(name) for name in varied_names(source.experiment)]
-    others = [name for name in (*others, "control", "reference", *ROW_KEYS) if name not in (*axes, "seed")]
+    others = [name for name in (*others, "control", "reference", "transfer", *ROW_KEYS) if name not in (*axes, "seed")]
     found: list[dict[str, Any]] = []
     for key, cell in shown.group_by([*axes, *others], maintain_order=True):
         at = dict(zip((*axes, *others), key, strict=True))

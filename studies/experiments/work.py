@@ -11,10 +11,12 @@ from featcache.cache import Cache
 from featcache.errors import FeatcacheError
 from featcache.metrics.errors import MetricError
 from featcache.metrics.measure.row import ContrastRow, Row, frame
+from featcache.selectors import parse_selector
 from featcache.storage.outputs import parquet_bytes, write_output
 from featcache.studies.adapters.results import final_results
 from featcache.studies.adapters.train import Workbench, train
 from featcache.studies.experiments.plan import Outcome, Training, run_path
+from featcache.studies.experiments.transfer import stitched_rows
 from featcache.trainer.defaults import Selection
 from featcache.trainer.errors import NotPaired
 from featcache.trainer.fit import Fitted
@@ -56,7 +58,16 @@ class Worker:
                 panel[reference_name(other)] = path
             except (FeatcacheError, MetricError) as error:
                 errors.append(f"reference {reference}: {type(error).__name__}: {error}")
-        return Outcome(training.folder, computed, panel, "\n".join(errors))
+        transfers = dict[str, str]()
+        for side, encoder in training.transfer:
+            try:
+                other = self._bench(transferred(training.selection, side, encoder))
+                path = transfer_path(bench, other, training)
+                computed |= self._measure_transfer(run, bench, other, training, path)
+                transfers[f"{_encoder_of(side)}→{encoder}"] = path
+            except (FeatcacheError, MetricError) as error:
+                errors.append(f"transfer to {encoder}: {type(error).__name__}: {error}")
+        return Outcome(training.folder, computed, panel, "\n".join(errors), transfers)
 
     def _bench(self, selection: Selection) -> Workbench:
         if selection not in self._benches:
@@ -76,6 +87,14 @@ class Worker:
             write_output(files[name], parquet_bytes(table))
         return True
 
+    def _measure_transfer(self, run: Run, bench: Workbench, other: Workbench, training: Training, path: str) -> bool:
+        file = self.out / f"{path}.metrics.parquet"
+        if file.is_file():
+            return False
+        rows = stitched_rows(run.adapters(), training.config, bench, other, epoch=run.config["selected_epoch"])
+        write_output(file, parquet_bytes(frame(rows, Row)))
+        return True
+
 
 def reference_name(bench: Workbench) -> str:
     """View, encoder and layer of a workbench's reference, as tables call it; "" where it has none."""
@@ -89,6 +108,24 @@ def panel_path(bench: Workbench, other: Workbench, training: Training) -> str:
     identity = {"run": identities[0], "reference": identities[1]["reference"]}
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
     return f"panel/{blake3(canonical.encode()).hexdigest(length=16)}"
+
+
+def transferred(selection: Selection, side: str, encoder: str) -> Selection:
+    """A selection with another encoder for a side, which keeps its name if it was given one."""
+    name, equals, _ = side.rpartition("=")
+    encoders = tuple(f"{name}{equals}{encoder}" if typed == side else typed for typed in selection.encoders)
+    return replace(selection, encoders=encoders)
+
+
+def _encoder_of(side: str) -> str:
+    return parse_selector(side.rpartition("=")[2]).encoder
+
+
+def transfer_path(bench: Workbench, other: Workbench, training: Training) -> str:
+    """Where the table of a transfer lies: named by the run's identity and that of the other features."""
+    identities = [run_identity(each.sides, each.reference, training.config) for each in (bench, other)]
+    canonical = json.dumps({"run": identities[0], "stitched": identities[1]}, sort_keys=True, separators=(",", ":"))
+    return f"transfer/{blake3(canonical.encode()).hexdigest(length=16)}"
 
 
 def panel_rows(run: Run, bench: Workbench, training: Training) -> tuple[list[Row], list[ContrastRow]]:
@@ -129,4 +166,5 @@ def context_of(run: Run) -> dict[str, Any]:
         "seed": settings["seed"],
         "trained_on": train_groups if wanted == "all" else wanted,
         "selected_epoch": run.config["selected_epoch"],
+        "transfer": "",
     }

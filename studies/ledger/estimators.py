@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from featcache.studies.experiments.seeds import student
+from featcache.studies.experiments.spec import CONTEXT
 from featcache.studies.experiments.tables import ROW_KEYS, selected
 from featcache.studies.ledger.claims import Claim
 
@@ -164,7 +165,7 @@ def _over_seeds(effects: "pl.DataFrame", rows: int) -> Effect:
 
 def _varied(rows: "pl.DataFrame") -> list[str]:
     """Columns of the trainings: seed, control, and what the experiment varied, which stand before a row's own."""
-    place = rows.columns.index("selected_epoch") + 1
+    place = rows.columns.index(CONTEXT[-1]) + 1
     end = next(number for number, name in enumerate(rows.columns) if name in ("space", "contrast"))
     return list(dict.fromkeys(["seed", "control", *rows.columns[place:end]]))
 
