@@ -30,8 +30,8 @@ class Claim(BaseModel):
         over: For "trend", the column whose slope is estimated.
         scale: Of that column.
         family: Claims of one family are corrected together (Holm); by default those of one source.
-        needs: Column -> value that the tables must have for the claim as it was made; on other data its effect is
-            given, and its verdict is "cannot tell here".
+        needs: dataset, reference or layers -> value that the tables must have for the claim as it was made; on other
+            data its effect is given, and its verdict is "cannot tell here".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,7 +50,7 @@ class Claim(BaseModel):
     over: str = ""
     scale: Literal["linear", "log2"] = "linear"
     family: str = ""
-    needs: Select = {}
+    needs: dict[Literal["dataset", "reference", "layers"], str] = {}
 
 
 class _File(BaseModel):

@@ -31,6 +31,7 @@ class Entry:
         profile: Of the experiment.
         dataset: "" where there are no rows.
         reference: View, encoder and layer.
+        layers: JSON of the sides with encoder and layer; "" where the rows are of several.
         metric: Of the rows.
         estimator: How the effect is estimated.
         expect: Whether the effect is claimed to be "above" or "below" 0.
@@ -57,6 +58,7 @@ class Entry:
     profile: str
     dataset: str = ""
     reference: str = ""
+    layers: str = ""
     metric: str = ""
     estimator: str = ""
     expect: str = ""
@@ -116,7 +118,9 @@ def _entries(
         effect = ESTIMATORS[claim.estimator](claim, part)
         found = {**where, "dataset": dataset, "reference": reference}
         found |= {name: value for name in ("contrast", "a", "b", "over") if (value := getattr(claim, name))}
-        yield replace(_filled(blank, effect), dataset=str(dataset), reference=str(reference), selection=_json(found))
+        layers = part["layers"].unique().to_list()
+        at = {"dataset": str(dataset), "reference": str(reference), "layers": layers[0] if len(layers) == 1 else ""}
+        yield replace(_filled(blank, effect), **at, selection=_json(found))
 
 
 def _usual(claim: Claim) -> dict[str, Any]:
