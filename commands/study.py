@@ -31,9 +31,7 @@ def sweep(
     out: OutOption = Path("study"),
     skip_uncached: Annotated[
         bool,
-        typer.Option(
-            "--skip-uncached", help="Leave out what has no cached features, and say what makes them."
-        ),
+        typer.Option("--skip-uncached", help="Leave out what has no cached features, and say what makes them."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained.")] = False,
     cache: CacheOption = None,

@@ -39,7 +39,9 @@ def test_features_that_are_an_affine_map_of_the_old_ones_lose_nothing():
     bench = bench_of(sides, reference)
     adapters = fitted_with(bench).adapters
     rng = np.random.default_rng(0)
-    turned = replace(sides["x"], values=(sides["x"].values @ rng.standard_normal((20, 30)) - 2).astype(np.float32), digest="other")
+    turned = replace(
+        sides["x"], values=(sides["x"].values @ rng.standard_normal((20, 30)) - 2).astype(np.float32), digest="other"
+    )
     other = bench_of({**sides, "x": turned}, reference)
     own = EvaluationSplit("test", bench.paired(CONFIG).part("test"))
     wanted = scores(alignment_rows(own, embed_split(own, adapters).spaces, bench.evaluation(CONFIG).settings))

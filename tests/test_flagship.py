@@ -171,10 +171,20 @@ def test_a_second_extraction_needs_no_weights_loaded_and_gives_every_layer_once(
 
 def test_the_audit_runs_with_the_encoders_of_the_published_study_and_its_claims_are_of_these_alone(job: Job) -> None:
     more = {"resnet18-tv": "timm/resnet18.tv_in1k", "distilbert-64": "distilbert/distilbert-base-uncased"}
-    hub.into_cache(hub.timm_repo(job.folder / "tv", "resnet18.tv_in1k", size=64), job.folder / "hub", more["resnet18-tv"])
+    hub.into_cache(
+        hub.timm_repo(job.folder / "tv", "resnet18.tv_in1k", size=64), job.folder / "hub", more["resnet18-tv"]
+    )
     hub.into_cache(hub.distilbert_repo(job.folder / "distil"), job.folder / "hub", more["distilbert-64"])
     job.run("extract", "flickr30k", *more, "--root", "flickr")
-    small = {"epochs": 2, "k": 3, "width": 16, "drawn_validation": 0.3, "permutations": 39, "halves": 20, "untrained": 2}
+    small = {
+        "epochs": 2,
+        "k": 3,
+        "width": 16,
+        "drawn_validation": 0.3,
+        "permutations": 39,
+        "halves": 20,
+        "untrained": 2,
+    }
     words = [word for name, value in small.items() for word in ("--set", f"{name}={value}")]
     job.run("sweep", str(ROOT / "experiments/audit.toml"), "--processes", "0", *words)
     contrasts = pl.read_parquet(job.folder / "study/audit/quick/contrasts.parquet")

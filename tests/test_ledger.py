@@ -25,11 +25,18 @@ SHIPPED = ROOT / "experiments" / "claims.toml"
 def table(rows: list[Row] | list[ContrastRow], kind: Any = Row, **columns: list[Any]) -> pl.DataFrame:
     """A sweep's table: context, what was varied, and the rows' own columns."""
     n = len(rows)
-    context = {"dataset": ["openmoji"] * n, "layers": ["{}"] * n, "reference": ["big/last.cls"] * n, "seed": [0] * n, "control": [""] * n}
+    context = {
+        "dataset": ["openmoji"] * n,
+        "layers": ["{}"] * n,
+        "reference": ["big/last.cls"] * n,
+        "seed": [0] * n,
+        "control": [""] * n,
+    }
     context |= {name: values for name, values in columns.items() if name in ("dataset", "reference", "seed", "control")}
     varied = {name: values for name, values in columns.items() if name not in context}
     return pl.concat(
-        [pl.DataFrame({**context, "selected_epoch": [1] * n, "transfer": [""] * n, **varied}), frame(rows, kind)], how="horizontal"
+        [pl.DataFrame({**context, "selected_epoch": [1] * n, "transfer": [""] * n, **varied}), frame(rows, kind)],
+        how="horizontal",
     )
 
 

@@ -26,7 +26,11 @@ def pairs(**settings):
 
 def test_a_drawn_test_split_has_its_share_whatever_the_data_set_says_and_depends_on_its_seed_alone():
     first = pairs(drawn_test=0.25, drawn_validation=0.1)
-    assert {name: len(numbers) for name, numbers in first.splits.items()} == {"train": 162, "validation": 18, "test": 60}
+    assert {name: len(numbers) for name, numbers in first.splits.items()} == {
+        "train": 162,
+        "validation": 18,
+        "test": 60,
+    }
     published = pairs()
     assert set(first.groups[first.splits["test"]]) != set(published.groups[published.splits["test"]])
     again, other = pairs(drawn_test=0.25, seed=7), pairs(drawn_test=0.25, split_seed=1)
@@ -108,6 +112,11 @@ def test_with_its_own_row_kept_a_score_is_that_of_lists_which_hold_it():
     assert len(own) == 4
     average = (scores["raw", "x"] + scores["raw", "y"]) / 2
     assert own["joint − average of raw parts"].value == pytest.approx(scores["trained", "joint"] - average)
-    assert own["joint − average of raw parts"].verdict in ("above", "below", "cannot tell", "cannot tell after correction")
+    assert own["joint − average of raw parts"].verdict in (
+        "above",
+        "below",
+        "cannot tell",
+        "cannot tell after correction",
+    )
     plain = final_results(fit_paired(paired, FitConfig(**QUICK)), Evaluation(paired, FitConfig(**QUICK)))
     assert not [row for row in plain.rows if row.metric == "mutual_knn_self"]
