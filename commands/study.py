@@ -33,6 +33,9 @@ def sweep(
         bool,
         typer.Option("--skip-uncached", help="Leave out what has no cached features, and say what makes them."),
     ] = False,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Draw the experiment's plots as PNG and SVG, too.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained.")] = False,
     cache: CacheOption = None,
 ) -> None:
@@ -41,7 +44,8 @@ def sweep(
     A run that is there is not computed again, so that the same command goes on where it was interrupted. Trainings that
     fail are listed at the end, with exit code 1; the others go on.
     """
-    from featcache.report.sweeps import show_plan, show_skipped, show_sweep, sweep_progress
+    from featcache.report.study_figures import write_sweep_figures
+    from featcache.report.sweeps import show_figures, show_plan, show_skipped, show_sweep, sweep_progress
     from featcache.studies.experiments.processes import Resources, default_processes
     from featcache.studies.experiments.spec import load_experiment
     from featcache.studies.experiments.sweep import extractions, planned, run_sweep
@@ -58,6 +62,8 @@ def sweep(
     with sweep_progress(resources.processes) as on_done:
         result = run_sweep(source, resources, on_done, skip_uncached=skip_uncached)
     show_sweep(result)
+    if figures:
+        show_figures(result.folder, write_sweep_figures(result))
     if result.failures:
         raise typer.Exit(1)
 
@@ -68,14 +74,19 @@ def ledger(
     ] = Path("experiments/claims.toml"),
     profile: ProfileOption = "quick",
     out: OutOption = Path("study"),
+    figures: Annotated[bool, typer.Option("--figures", help="Draw the claims as a forest plot, too.")] = False,
 ) -> None:
     """Judge claims by the tables of a study.
 
     Effect, interval and verdict (held, failed, cannot tell here) of each claim go to ledger.parquet and ledger.md.
     """
-    from featcache.report.sweeps import show_ledger
+    from featcache.report.study_figures import write_ledger_figure
+    from featcache.report.sweeps import show_figures, show_ledger
     from featcache.studies.ledger.claims import load_claims
     from featcache.studies.ledger.ledger import judge, write_ledger
 
     entries = judge(load_claims(claims), out, profile)
-    show_ledger(entries, write_ledger(entries, out / "ledger" / profile))
+    folder = out / "ledger" / profile
+    show_ledger(entries, write_ledger(entries, folder))
+    if figures and (name := write_ledger_figure(entries, folder)):
+        show_figures(folder, [name])

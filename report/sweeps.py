@@ -83,6 +83,11 @@ def show_sweep(sweep: "Sweep") -> None:
     show_failures(sweep)
 
 
+def show_figures(folder: "Path", names: Sequence[str]) -> None:
+    """Where figures were written."""
+    console().print(f"Figures in {folder}: {', '.join(names) or 'none'}")
+
+
 def show_failures(sweep: "Sweep") -> None:
     """Names, on stderr, the trainings that failed, with their errors."""
     if not sweep.failures:
