@@ -33,9 +33,7 @@ def sweep(
         bool,
         typer.Option("--skip-uncached", help="Leave out what has no cached features, and say what makes them."),
     ] = False,
-    figures: Annotated[
-        bool, typer.Option("--figures", help="Draw the experiment's plots as PNG and SVG, too.")
-    ] = False,
+    figures: Annotated[bool, typer.Option("--figures", help="Draw its plots as PNG and SVG, too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained.")] = False,
     cache: CacheOption = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""A transferred adapter sees another encoder's features through a ridge map fitted on training groups, and nothing else."""
+"""A transferred adapter sees another encoder's features through a ridge map fitted on training groups."""
 
 from dataclasses import replace
 from pathlib import Path

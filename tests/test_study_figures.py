@@ -87,7 +87,7 @@ def test_what_is_varied_and_on_no_axis_makes_panels_of_its_own(sweep: Sweep) -> 
     assert set(panels(sweep, "retrieval", "adapter")) == {
         "width 4",
         "width 64",
-    }  # and none for the space of a direction
+    }  # none for the space
 
 
 def test_without_points_there_is_no_figure(sweep: Sweep) -> None:

@@ -98,8 +98,8 @@ class FitConfig(BaseModel):
         None,
         gt=0,
         allow_inf_nan=False,
-        description="Splits drawn by split_seed in place of the data set's own: share of the groups (below 1) or number "
-        "of them that are test; none: the data set's own.",
+        description="Splits drawn by split_seed in place of the data set's own: share of the groups (below 1) or "
+        "number of them that are test; none: the data set's own.",
     )
     drawn_validation: float = Field(
         VALIDATION_SHARE,

@@ -62,8 +62,8 @@ def embed(cache: Cache, run: Run, *, dataset: str | None = None) -> list[Feature
     wanted = dataset or trained_on
     if wanted == trained_on and run.config["config"].get("drawn_test") is not None:
         raise UsageError(
-            f"{run.path} was trained with splits drawn for it (drawn_test), of which the cache knows nothing: rows that "
-            f"it was trained on would pose as test rows of {wanted}\n"
+            f"{run.path} was trained with splits drawn for it (drawn_test), of which the cache knows nothing: rows "
+            f"that it was trained on would pose as test rows of {wanted}\n"
             "  Embed another data set with it, or train with the data set's own splits"
         )
     embeddings: list[Features] = []

@@ -1,4 +1,4 @@
-"""Transfer of a trained adapter: another encoder's features, mapped by ridge regression, through the adapter as it is."""
+"""Transfer of a trained adapter to another encoder, whose features a ridge regression maps to its own."""
 
 from collections.abc import Mapping
 from dataclasses import replace
