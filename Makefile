@@ -74,8 +74,8 @@ align: setup ## Measure the alignment of two cached encoders: DATASET= X= Y= K=
 # from being judged; of several, one whose features are not cached is skipped
 study: setup ## Run the experiments and judge the claims: PROFILE=quick|full EXPERIMENTS="experiments/a.toml" STUDY= CACHE=
 	@failed=; for file in $(EXPERIMENTS); do \
-	  $(FEATCACHE) sweep $$file --profile $(PROFILE) --out '$(STUDY)' $(if $(word 2,$(EXPERIMENTS)),--skip-uncached) $(cache_option) || failed="$$failed $$file"; done; \
-	$(FEATCACHE) ledger --profile $(PROFILE) --out '$(STUDY)'; \
+	  $(FEATCACHE) sweep $$file --profile $(PROFILE) --out '$(STUDY)' --figures $(if $(word 2,$(EXPERIMENTS)),--skip-uncached) $(cache_option) || failed="$$failed $$file"; done; \
+	$(FEATCACHE) ledger --profile $(PROFILE) --out '$(STUDY)' --figures; \
 	test -z "$$failed" || { echo "Not whole:$$failed" >&2; exit 1; }
 
 pull: setup ## Fetch features from colleagues: REMOTE= ARRAYS="flickr30k/*/gpt2" CACHE=
