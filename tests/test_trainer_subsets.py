@@ -148,6 +148,17 @@ def test_swapped_groups_get_the_rows_of_that_neighbour_of_their_photo(paired, ra
         before = set(swapped.tolist())
 
 
+def test_randomly_swapped_groups_get_one_anothers_rows_and_nobody_keeps_its_own(paired):
+    train = paired.part("train")
+    before: set[int] = set()
+    for share, count in ((0.0, 0), (0.25, 20), (1.0, 80)):
+        partner = swapped_partners(train, changed(swap=share, swap_rank="random"), 7)
+        swapped = torch.nonzero(partner != torch.arange(80)).ravel().tolist()
+        assert len(swapped) == count and before <= set(swapped)
+        assert sorted(partner[swapped].tolist()) == swapped
+        before = set(swapped)
+
+
 def test_training_draws_the_swapped_rows_and_no_others(paired):
     train = paired.part("train")
     rows = TrainingRows(train, changed(swap=0.5, swap_rank=2), 0, 7)

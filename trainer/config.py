@@ -124,7 +124,9 @@ class FitConfig(BaseModel):
         description="Control: share of the training groups that get the rows of a near neighbour on every side but the "
         "first; those of a smaller share are among them.",
     )
-    swap_rank: int = Field(1, ge=1, description="Which neighbour that is, by the raw features of the first side.")
+    swap_rank: Annotated[int, Field(ge=1)] | Literal["random"] = Field(
+        1, description="Which neighbour that is, by the raw features of the first side; or any other group of those."
+    )
     permute_evaluation: bool = Field(
         False,
         description="Control: test is measured once more with every side but the first permuted across groups.",

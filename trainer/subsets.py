@@ -72,8 +72,8 @@ def _subset(train: PairedSides, wanted: int, seed: int) -> PairedSides:
 def swapped_partners(train: PairedSides, config: FitConfig, seed: int) -> Int[Tensor, " g"]:
     """The group that every training group gets the rows of all sides but the first from.
 
-    A share of the groups gets those of a near neighbour, by cosine of the first side's raw features, one row a group;
-    the others keep their own. Groups that lack a side keep theirs and are nobody's neighbour.
+    A share of the groups gets those of a near neighbour, by cosine of the first side's raw features, one row a group,
+    or of any other of the share; the others keep their own. Groups that lack a side keep theirs and are nobody's neighbour.
 
     Args:
         train: The training groups.
@@ -86,14 +86,17 @@ def swapped_partners(train: PairedSides, config: FitConfig, seed: int) -> Int[Te
     partner = torch.arange(len(train.groups))
     whole = torch.stack([side.present for side in train.sides.values()]).all(dim=0)
     numbers = torch.nonzero(whole).ravel()
+    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))
+    chosen = order[: round(config.swap * len(numbers))]
+    if config.swap_rank == "random":  # each gets the rows of the next of a circle
+        partner[numbers[chosen]] = numbers[chosen.roll(1)]
+        return partner
     if len(numbers) <= config.swap_rank:
         raise UsageError(
             f"swap_rank = {config.swap_rank}: {len(numbers)} training groups have every side; name a lower"
         )
     first = next(iter(train.sides.values())).take(numbers).means()
     nearest = neighbors(first, k=config.swap_rank, name="the first side").ids[:, config.swap_rank - 1]
-    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))
-    chosen = order[: round(config.swap * len(numbers))]
     partner[numbers[chosen]] = numbers[torch.from_numpy(np.asarray(nearest)).long()[chosen]]
     return partner
 
