@@ -274,6 +274,12 @@ CHANGES = [
     {"mixup": True},
     {"keep_geometry": 10.0},
     {"joint": "concatenation"},
+    {"clip": 0.5},
+    {"first_groups": 64},
+    {"first_rows": 1},
+    {"drawn_test": 0.25},
+    {"drawn_validation": 0.2},
+    {"keep_self": True},
 ]
 
 

@@ -51,6 +51,13 @@ def test_settings_at_their_defaults_leave_the_identity_of_a_run_what_it_was():
         ("steps", 3),
         ("swap", 0.5),
         ("swap_rank", 2),
+        ("swap_rank", "random"),
+        ("clip", 0.5),
+        ("first_groups", 64),
+        ("first_rows", 1),
+        ("drawn_test", 0.25),
+        ("drawn_validation", 0.2),
+        ("keep_self", True),
         ("permute_evaluation", True),
     ],
 )

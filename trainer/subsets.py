@@ -73,7 +73,8 @@ def swapped_partners(train: PairedSides, config: FitConfig, seed: int) -> Int[Te
     """The group that every training group gets the rows of all sides but the first from.
 
     A share of the groups gets those of a near neighbour, by cosine of the first side's raw features, one row a group,
-    or of any other of the share; the others keep their own. Groups that lack a side keep theirs and are nobody's neighbour.
+    or of any other of the share; the others keep their own. Groups that lack a side keep theirs and are nobody's
+    neighbour.
 
     Args:
         train: The training groups.
