@@ -38,6 +38,7 @@ COMMANDS = {
     "datasets": training.datasets,
     "encoders": training.encoders,
     "extract": extraction.extract,
+    "cost": extraction.cost,
     "train": training.train,
     "sweep": study.sweep,
     "ledger": study.ledger,

@@ -55,7 +55,7 @@ _ENTRIES = (
         opener="flickr30k:open_flickr30k",
         description="31,783 photos of people and animals in action, five English captions each",
         licence="non-commercial research and education only; the photos belong to their Flickr users",
-        views=("images", "captions"),
+        views=("images", "captions", "captions-de"),
         needs_root=False,
         ways=(
             "online and without --root: the Parquet files of the Hub repository nlphuji/flickr30k are downloaded "
@@ -65,6 +65,8 @@ _ENTRIES = (
             "from https://cs.stanford.edu/people/karpathy/deepimagesent/)",
             "--root DIR with a copy of nlphuji/flickr30k at refs/convert/parquet: DIR/TEST/test/*.parquet",
             "--root DIR with a copy of lmms-lab/flickr30k (DIR/data/*.parquet) beside dataset_flickr30k.json",
+            "for the view captions-de, five German captions a photo: data/task2 of https://github.com/multi30k/dataset "
+            "in DIR too, or DIR/multi30k.jsonl",
         ),
     ),
     DatasetEntry(

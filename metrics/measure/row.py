@@ -145,7 +145,7 @@ class ContrastRow:
     split: str = ""
 
 
-def columns(kind: type[Row] | type[ContrastRow]) -> dict[str, type]:
+def columns(kind: type[Any]) -> dict[str, type]:
     """Column names and plain types (str, int, float, bool), in their order.
 
     Example:
@@ -182,7 +182,7 @@ def frame(rows: Iterable[Row] | Iterable[ContrastRow], kind: type[Row] | type[Co
     return pl.DataFrame([asdict(row) for row in rows], schema=schema(kind))
 
 
-def columns_page(kind: type[Row] | type[ContrastRow]) -> str:
+def columns_page(kind: type[Any]) -> str:
     """A Markdown table of the columns: name, type, and the meaning that the class's docstring gives.
 
     Example:
