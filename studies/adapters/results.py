@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,12 +15,13 @@ from featcache.metrics.measure.engine import measure
 from featcache.metrics.measure.row import CLEAN, ContrastRow, Row
 from featcache.metrics.measure.settings import MeasureSettings
 from featcache.metrics.measure.space import ArraySpace
+from featcache.studies.adapters.controls import ridge_rows, whole_groups
 from featcache.trainer.adapters import Adapters
 from featcache.trainer.config import FitConfig
 from featcache.trainer.fit import Fitted, untrained_adapters
 from featcache.trainer.joints import JOINTS, concatenation, simplex
 from featcache.trainer.sides import PairedSides
-from featcache.trainer.subsets import training_groups
+from featcache.trainer.subsets import training_groups, training_part
 from featcache.trainer.tracking import (
     EvaluationSplit,
     alignment_rows,
@@ -62,6 +63,7 @@ class Evaluation:
     paired: PairedSides
     config: FitConfig
     leaking: frozenset[str] = frozenset()
+    _ridge: dict[tuple[Any, ...], list[Row]] = field(default_factory=lambda: {}, repr=False)
 
     @cached_property
     def validation(self) -> EvaluationSplit:
@@ -96,6 +98,17 @@ class Evaluation:
     @cached_property
     def _training(self) -> EvaluationSplit | None:
         return _whole_groups(self.paired.part("train"), self.config.k)
+
+    def ridge(self, config: FitConfig) -> list[Row]:
+        """Ridge regression of the training groups of a configuration to the reference: rows on validation and test."""
+        subset = () if config.train_groups == "all" else (config.train_groups, config.seed)
+        key = (config.group_rows, *subset)
+        if key not in self._ridge:
+            train = training_part(self.paired, config)
+            # no null: a map that was fitted to the reference is no unrelated space
+            settings = replace(self.settings, null="none")
+            self._ridge[key] = ridge_rows(train, self.validation, self.tests, alignment_settings(config), settings)
+        return self._ridge[key]
 
     def training(self, config: FitConfig) -> EvaluationSplit | None:
         """Groups trained on that have all sides and the reference; None for too few, or without a reference.
@@ -162,17 +175,9 @@ class Evaluation:
 
 
 def _whole_groups(train: PairedSides, k: int) -> EvaluationSplit | None:
-    """Training groups that have all sides and the reference, TRAINING_GROUPS of them at most."""
-    if train.reference is None:
-        return None
-    whole = train.reference.isfinite().all(dim=1)
-    for side in train.sides.values():
-        whole &= side.present
-    numbers = torch.nonzero(whole).ravel()
-    if len(numbers) <= k:
-        return None
-    drawn = np.sort(np.random.default_rng(0).permutation(len(numbers))[:TRAINING_GROUPS])
-    return EvaluationSplit("train", train.subset("train", numbers[torch.from_numpy(drawn)]))
+    """Training groups that have all sides and the reference, TRAINING_GROUPS of them at most; None for too few."""
+    numbers = whole_groups(train, TRAINING_GROUPS)
+    return EvaluationSplit("train", train.subset("train", numbers)) if len(numbers) > k else None
 
 
 def final_results(fitted: Fitted, evaluation: Evaluation, *, control: Adapters | None = None) -> Results:
@@ -183,7 +188,8 @@ def final_results(fitted: Fitted, evaluation: Evaluation, *, control: Adapters |
         evaluation: Of the same paired sides.
         control: Adapters of a control (pairs shuffled), for the contrast trained minus control.
     """
-    results = Results([*evaluation.raw_rows, *evaluation.mixtures[0]], [])
+    shared = [*evaluation.raw_rows, *evaluation.mixtures[0], *evaluation.ridge(fitted.config)]
+    results = Results(shared, [])
     untrained = [
         untrained_adapters(fitted.paired, fitted.config, seed, like=fitted.adapters) for seed in _seeds(fitted.config)
     ]
