@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from featcache.metrics.certainty.calibration import Calibrated, MaxNull, calibrate, max_null
     from featcache.metrics.certainty.intervals import Interval, query_interval, sample_interval, scores_interval
     from featcache.metrics.certainty.moments import chance_cka, moments_cka, moments_hsic, moments_knn
+    from featcache.metrics.certainty.noise import spectrum_noise
     from featcache.metrics.certainty.nulls import Null, permutation_null, permutation_null_cka, permutation_null_knn
     from featcache.metrics.combine import group_mean, joint, mixed
     from featcache.metrics.errors import MetricError
@@ -65,6 +66,7 @@ _MODULES = {
     "certainty.calibration": "Calibrated MaxNull calibrate max_null",
     "certainty.intervals": "Interval query_interval sample_interval scores_interval",
     "certainty.moments": "chance_cka moments_cka moments_hsic moments_knn",
+    "certainty.noise": "spectrum_noise",
     "certainty.nulls": "Null permutation_null permutation_null_cka permutation_null_knn",
     "errors": "MetricError",
     "knn.approximate": "approximate_neighbors",

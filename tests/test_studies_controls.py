@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from featcache.metrics import cka, mutual_knn
+from featcache.metrics import cka, mutual_knn, spectrum_noise
 from featcache.metrics.sweeps.ridge import RidgePath
 from featcache.studies.adapters.controls import whole_groups
 from featcache.studies.adapters.results import Evaluation
@@ -143,3 +143,26 @@ def test_groups_without_a_side_or_reference_are_not_fitted_and_without_a_referen
     assert len(train.groups) == 100 and len(whole_groups(train, 1000)) == 93 and len(whole_groups(train, 10)) == 10
     assert all(row.note.endswith("of 93 training groups") for row in evaluation.ridge(config))
     assert Evaluation(pair_sides(sides, None, CONFIG), CONFIG).ridge(CONFIG) == []
+
+
+# -- noise ------------------------------------------------------------------------------------------------------------
+
+
+def test_noise_rows_are_the_scores_of_noise_in_the_place_of_each_raw_side(evaluation):
+    rows = evaluation.noise_rows
+    assert {(row.stage, row.split, row.null, row.interval) for row in rows} == {("noise", "test", "none", "none")}
+    test = evaluation.test.paired
+    noise = {
+        name: spectrum_noise(side.means(), seed=number).numpy()
+        for number, (name, side) in enumerate(test.sides.items())
+    }
+    spaces = noise | {"reference": test.reference}
+    pairs = [("x", "reference"), ("y", "reference"), ("x", "y")]
+    assert [(row.space, row.against, row.metric) for row in rows] == [(a, b, m) for a, b in pairs for m in METRICS]
+    for row in rows:
+        expected = score(row.metric, spaces[row.space], spaces[row.against])
+        assert row.value == pytest.approx(expected, abs=1e-6) and row.chance is not None
+    near = [row for row in rows if row.metric == "mutual_knn"]
+    assert all(abs(row.value - row.chance) < 0.06 for row in near)
+    raw = {(row.space, row.against, row.metric): row.value for row in find(evaluation.raw_rows, split="test")}
+    assert all(row.value < raw[row.space, row.against, row.metric] - 0.05 for row in near)

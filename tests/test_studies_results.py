@@ -82,6 +82,7 @@ def test_every_row_says_of_which_stage_split_and_epoch_it_is(either):
         ("mixed", "test", None),
         ("ridge", "validation", None),
         ("ridge", "test", None),
+        ("noise", "test", None),
         ("untrained", "test", 0),
         ("trained", "test", fitted.selected_epoch),
         ("trained", "train", fitted.selected_epoch),
@@ -94,7 +95,7 @@ def test_spaces_are_measured_with_null_and_interval_on_test_and_plainly_on_valid
     aligned = [row for row in results.rows if row.metric in METRICS]
     for row in aligned:
         assert row.chance is not None or row.stage == "untrained"
-        on_test = row.split == "test" and row.stage != "untrained"
+        on_test = row.split == "test" and row.stage not in ("untrained", "noise")
         assert (row.null == "39 permutations", row.ci_low is not None) == (on_test and row.stage != "ridge", on_test)
         assert "rows=unit" in row.convention
         if on_test:
@@ -283,7 +284,7 @@ def recorded_scores(results, metric):
     """Scores on test by the names of the contrasts, from the rows of the table."""
     scores = {}
     for row in find(results.rows, split="test", metric=metric, against="reference"):
-        if row.stage == "ridge":
+        if row.stage in ("ridge", "noise"):
             continue
         side = not row.space.startswith(("joint", "mixed"))
         name = {"raw": f"raw {row.space}", "mixed": f"mixed {metric}", "untrained": f"untrained {row.space}"}
@@ -375,7 +376,9 @@ def test_where_only_pairs_tell_what_is_shared_the_joint_is_above_raw_untrained_m
 
 def test_a_test_split_too_small_for_halves_keeps_its_scores_and_differences_and_says_why_no_more():
     _, _, results = run(*planted_sides(28))
-    rows = [row for row in find(results.rows, split="test", metric="mutual_knn") if row.stage != "untrained"]
+    rows = [
+        row for row in find(results.rows, split="test", metric="mutual_knn") if row.stage not in ("untrained", "noise")
+    ]
     assert all(row.value is not None and row.ci_low is None and "no interval" in row.note for row in rows)
     contrasts = find(results.contrasts, metric="mutual_knn")
     assert len(contrasts) == len(titles("xy"))
@@ -390,11 +393,16 @@ def test_a_test_split_too_small_for_halves_keeps_its_scores_and_differences_and_
 def test_without_a_reference_there_are_no_contrasts_and_sides_are_measured_against_each_other():
     evaluation, _, results = run(planted_sides(200, third=True)[0], None)
     assert results.contrasts == [] and evaluation.mixtures == ([], {})
-    assert {row.stage for row in results.rows} == {"raw", "trained", "untrained"}
+    assert {row.stage for row in results.rows} == {"raw", "trained", "untrained", "noise"}
     pairs = set(combinations("xyz", 2))
     aligned = [row for row in results.rows if row.metric in METRICS]
     assert {(row.space, row.against) for row in aligned} == pairs
-    assert {(row.stage, row.split) for row in aligned} == {("raw", "validation"), ("raw", "test"), ("trained", "test")}
+    assert {(row.stage, row.split) for row in aligned} == {
+        ("raw", "validation"),
+        ("raw", "test"),
+        ("noise", "test"),
+        ("trained", "test"),
+    }
     assert sum((row.stage, row.metric) == ("trained", "R@10") for row in results.rows) == 6
 
 

@@ -1,4 +1,4 @@
-"""Controls of a run that cost no training: ridge regression of the raw sides to the reference."""
+"""Controls of a run that cost no training: ridge regression to the reference, and noise of equal spectrum."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from featcache.metrics import spectrum_noise
 from featcache.metrics.measure.engine import measure
 from featcache.metrics.measure.row import Row
 from featcache.metrics.measure.settings import MeasureSettings
@@ -17,7 +18,7 @@ from featcache.metrics.sweeps.ridge import RidgePath
 from featcache.trainer.adapters import statistics
 from featcache.trainer.sides import PairedSides
 from featcache.trainer.solve import PENALTIES
-from featcache.trainer.tracking import EvaluationSplit
+from featcache.trainer.tracking import EvaluationSplit, alignment_rows
 
 RIDGE_GROUPS = 20_000  # that a regression is fitted to, at most
 Array = NDArray[np.float64]
@@ -82,6 +83,21 @@ def ridge_rows(
         measured = measure(spaces[split.name], split.reference, plain if split is validation else settings).rows
         rows += [_with_note(replace(row, stage="ridge", split=split.name), notes[row.space]) for row in measured]
     return rows
+
+
+def noise_rows(tests: Sequence[EvaluationSplit], plain: MeasureSettings) -> list[Row]:
+    """What the spectrum of each raw side alone is worth: Gaussian noise with its mean and covariance in its place.
+
+    One draw a side and split, always the same, against the reference and of the sides against each other.
+    """
+    rows: list[Row] = []
+    for split in tests:
+        noise = {
+            name: ArraySpace(spectrum_noise(torch.as_tensor(space.values), seed=number), name)
+            for number, (name, space) in enumerate(split.raw.items())
+        }
+        rows += alignment_rows(split, noise, plain)
+    return [replace(row, stage="noise") for row in rows]
 
 
 def _with_note(row: Row, note: str) -> Row:

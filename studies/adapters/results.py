@@ -15,7 +15,7 @@ from featcache.metrics.measure.engine import measure
 from featcache.metrics.measure.row import CLEAN, ContrastRow, Row
 from featcache.metrics.measure.settings import MeasureSettings
 from featcache.metrics.measure.space import ArraySpace
-from featcache.studies.adapters.controls import ridge_rows, whole_groups
+from featcache.studies.adapters.controls import noise_rows, ridge_rows, whole_groups
 from featcache.trainer.adapters import Adapters
 from featcache.trainer.config import FitConfig
 from featcache.trainer.fit import Fitted, untrained_adapters
@@ -144,6 +144,11 @@ class Evaluation:
         return [replace(row, stage="raw") for row in rows]
 
     @cached_property
+    def noise_rows(self) -> list[Row]:
+        """Noise with the spectra of the raw features in their place, on test."""
+        return noise_rows(self.tests, alignment_settings(self.config))
+
+    @cached_property
     def mixtures(self) -> tuple[list[Row], dict[tuple[str, str], ArraySpace]]:
         """Mixed raw kernels, the training-free rival of the joint space: rows, and (test split, metric) -> the best.
 
@@ -188,7 +193,7 @@ def final_results(fitted: Fitted, evaluation: Evaluation, *, control: Adapters |
         evaluation: Of the same paired sides.
         control: Adapters of a control (pairs shuffled), for the contrast trained minus control.
     """
-    shared = [*evaluation.raw_rows, *evaluation.mixtures[0], *evaluation.ridge(fitted.config)]
+    shared = [*evaluation.raw_rows, *evaluation.mixtures[0], *evaluation.ridge(fitted.config), *evaluation.noise_rows]
     results = Results(shared, [])
     untrained = [
         untrained_adapters(fitted.paired, fitted.config, seed, like=fitted.adapters) for seed in _seeds(fitted.config)
