@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from featcache.metrics.preparation import clamped, outlier_threshold, prepared
     from featcache.metrics.scores.answers import Answers, right_answers
     from featcache.metrics.scores.correlation import cca, pwcca, svcca
+    from featcache.metrics.scores.dimension import IntrinsicDimension, intrinsic_dimension
     from featcache.metrics.scores.dissimilarity import rsa
-    from featcache.metrics.scores.hypersphere import alignment_loss, modality_gap, uniformity
+    from featcache.metrics.scores.hypersphere import alignment_loss, distribution_gap, modality_gap, uniformity
     from featcache.metrics.scores.independence import hsic
     from featcache.metrics.scores.kernels import cka, rv
     from featcache.metrics.scores.local import cknna
@@ -85,8 +86,9 @@ _MODULES = {
     "preparation": "clamped outlier_threshold prepared",
     "scores.answers": "Answers right_answers",
     "scores.correlation": "cca pwcca svcca",
+    "scores.dimension": "IntrinsicDimension intrinsic_dimension",
     "scores.dissimilarity": "rsa",
-    "scores.hypersphere": "alignment_loss modality_gap uniformity",
+    "scores.hypersphere": "alignment_loss distribution_gap modality_gap uniformity",
     "scores.independence": "hsic",
     "scores.kernels": "cka rv",
     "scores.local": "cknna",

@@ -5,15 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from featcache.metrics import cka, mutual_knn, spectrum_noise
+from featcache.metrics import ArraySpace, cka, distribution_gap, intrinsic_dimension, mutual_knn, spectrum_noise
 from featcache.metrics.sweeps.ridge import RidgePath
-from featcache.studies.adapters.controls import whole_groups
-from featcache.studies.adapters.results import Evaluation
+from featcache.studies.adapters.controls import dimension_rows, mean_rows, whole_groups
+from featcache.studies.adapters.results import Evaluation, final_results
 from featcache.trainer.config import FitConfig
+from featcache.trainer.fit import fit_paired, untrained_adapters
 from featcache.trainer.sides import pair_sides
 from featcache.trainer.solve import PENALTIES
 from featcache.trainer.subsets import training_groups
-from featcache.trainer.tracking import METRICS
+from featcache.trainer.tracking import METRICS, embed_split
 from tests.trainer_planted import features, planted_sides
 
 CONFIG = FitConfig(epochs=2, batch=32, width=8, k=5, lr=5e-3, permutations=39, halves=20, untrained=3)
@@ -166,3 +167,72 @@ def test_noise_rows_are_the_scores_of_noise_in_the_place_of_each_raw_side(evalua
     assert all(abs(row.value - row.chance) < 0.06 for row in near)
     raw = {(row.space, row.against, row.metric): row.value for row in find(evaluation.raw_rows, split="test")}
     assert all(row.value < raw[row.space, row.against, row.metric] - 0.05 for row in near)
+
+
+# -- gaps and dimensions ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(evaluation):
+    fitted = fit_paired(evaluation.paired, CONFIG, validation=evaluation.validation)
+    return fitted, final_results(fitted, evaluation).rows
+
+
+def embedded(evaluation, adapters):
+    return {name: np.asarray(space.values) for name, space in embed_split(evaluation.test, adapters).spaces.items()}
+
+
+def drawn(evaluation, fitted):
+    """Spaces of every untrained initialisation."""
+    own = np.random.SeedSequence(CONFIG.seed)
+    seeds = [int(one.generate_state(1)[0]) for one in (own, *own.spawn(CONFIG.untrained - 1))]
+    return [embedded(evaluation, untrained_adapters(fitted.paired, CONFIG, seed)) for seed in seeds]
+
+
+UNMATCHED = {
+    "centroid_gap": lambda a, b: np.linalg.norm(unit(a).mean(axis=0) - unit(b).mean(axis=0)),
+    "distribution_gap": lambda a, b: distribution_gap(a, b),
+    "mutual_knn": lambda a, b: score("mutual_knn", a, b),
+    "cka_debiased": lambda a, b: score("cka_debiased", a, b),
+}
+
+
+@pytest.mark.parametrize("metric", UNMATCHED)
+def test_the_two_sides_are_compared_with_each_other_before_and_after_training(evaluation, trained, metric):
+    fitted, rows = trained
+    own = UNMATCHED[metric]
+    after = embedded(evaluation, fitted.adapters)
+    of = {"space": "x", "against": "y", "metric": metric, "split": "test"}
+    (row,) = find(rows, stage="trained", **of)
+    assert row.value == pytest.approx(own(after["x"], after["y"]), abs=1e-6) and row.epoch == fitted.selected_epoch
+    before = [own(spaces["x"], spaces["y"]) for spaces in drawn(evaluation, fitted)]
+    (row,) = find(rows, stage="untrained", **of)
+    assert row.value == pytest.approx(np.mean(before), abs=1e-6) and row.epoch == 0
+    assert row.note == f"mean of 3 initialisations, {min(before):.4f} to {max(before):.4f}"
+    assert row.higher_is_better == (metric in METRICS)
+
+
+def test_every_space_has_its_intrinsic_dimension(evaluation, trained):
+    fitted, rows = trained
+    test = evaluation.test.paired
+    raw = {name: side.means() for name, side in test.sides.items()} | {"reference": test.reference}
+    after = embedded(evaluation, fitted.adapters)
+    dimensions = find(rows, metric="intrinsic_dimension")
+    expected = {("raw", name): intrinsic_dimension(unit(values)).value for name, values in raw.items()}
+    expected |= {("trained", name): intrinsic_dimension(unit(values)).value for name, values in after.items()}
+    for name in after:
+        before = [intrinsic_dimension(unit(spaces[name])).value for spaces in drawn(evaluation, fitted)]
+        expected["untrained", name] = np.mean(before)
+    assert {(row.stage, row.space): row.value for row in dimensions} == pytest.approx(expected, rel=1e-3)
+    assert {(row.against, row.split, row.n) for row in dimensions} == {("", "test", 50)}
+
+
+def test_a_space_whose_dimension_cannot_be_estimated_says_why_and_counts_its_repeated_rows():
+    x = RNG(0).standard_normal((30, 4))
+    collapsed, copied = (ArraySpace(values, "x") for values in (np.eye(30), np.concatenate([x, x[:4]])))
+    none, some = dimension_rows([collapsed, copied])
+    assert none.value is None and "as far from its first" in none.note and none.n == 30
+    assert some.value > 1 and (some.n, some.note) == (30, "4 rows left out that repeat another")
+    (mean,) = mean_rows([[none], [some]])
+    assert mean.value == some.value and mean.note.startswith("mean of 1 initialisations")
+    assert mean_rows([[none], [none]]) == [none]

@@ -1,7 +1,8 @@
-"""Controls of a run that cost no training: ridge regression to the reference, and noise of equal spectrum."""
+"""Controls of a run that cost no training: ridge to the reference, noise of equal spectrum, gaps and dimensions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -9,11 +10,12 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featcache.metrics import spectrum_noise
+from featcache.metrics import distribution_gap, intrinsic_dimension, modality_gap, spectrum_noise
+from featcache.metrics.errors import MetricError
 from featcache.metrics.measure.engine import measure
 from featcache.metrics.measure.row import Row
 from featcache.metrics.measure.settings import MeasureSettings
-from featcache.metrics.measure.space import ArraySpace
+from featcache.metrics.measure.space import ArraySpace, Space
 from featcache.metrics.sweeps.ridge import RidgePath
 from featcache.trainer.adapters import statistics
 from featcache.trainer.sides import PairedSides
@@ -21,6 +23,7 @@ from featcache.trainer.solve import PENALTIES
 from featcache.trainer.tracking import EvaluationSplit, alignment_rows
 
 RIDGE_GROUPS = 20_000  # that a regression is fitted to, at most
+GAPS: dict[str, Callable[..., float]] = {"centroid_gap": modality_gap, "distribution_gap": distribution_gap}
 Array = NDArray[np.float64]
 
 
@@ -98,6 +101,50 @@ def noise_rows(tests: Sequence[EvaluationSplit], plain: MeasureSettings) -> list
         }
         rows += alignment_rows(split, noise, plain)
     return [replace(row, stage="noise") for row in rows]
+
+
+def gap_rows(spaces: Mapping[str, ArraySpace], sides: Sequence[str]) -> list[Row]:
+    """How far apart two sides lie in their joint space: between their centroids, and what is left once these meet.
+
+    Args:
+        spaces: Name -> one row a group, all sides of one width.
+        sides: Names of the sides, every two of which are compared.
+    """
+    rows: list[Row] = []
+    for a, b in combinations(sides, 2):
+        x, y = spaces[a].values, spaces[b].values
+        shape = {"n": len(x), "d": x.shape[1], "d_against": y.shape[1], "convention": "rows=unit"}
+        for metric, gap in GAPS.items():
+            rows.append(Row(a, b, metric, gap(x, y), higher_is_better=False, **shape, note="no interval: one split"))
+    return rows
+
+
+def dimension_rows(spaces: Iterable[Space]) -> list[Row]:
+    """Intrinsic dimension of each space, of its rows at length 1, as all comparisons take them."""
+    return [_dimension_row(space.unit()) for space in spaces]
+
+
+def _dimension_row(space: Space) -> Row:
+    row = Row(space.name, "", "intrinsic_dimension", None, "TwoNN discarded=0.1 rows=unit", d=space.width)
+    try:
+        estimate = intrinsic_dimension(space.values, nearest=space.graph(2).ids)
+    except MetricError as error:
+        return replace(row, n=space.n, note=str(error))
+    note = f"{estimate.repeated} rows left out that repeat another" if estimate.repeated else ""
+    return replace(row, value=estimate.value, n=estimate.n, note=note)
+
+
+def mean_rows(draws: Sequence[Sequence[Row]]) -> list[Row]:
+    """One row for the same row of every draw: the mean over those that have a value, and their range in the note."""
+    means: list[Row] = []
+    for own in zip(*draws, strict=True):
+        values = [row.value for row in own if row.value is not None]
+        if not values:
+            means.append(own[0])
+            continue
+        note = f"mean of {len(values)} initialisations, {min(values):.4f} to {max(values):.4f}"
+        means.append(replace(own[0], value=float(np.mean(values)), note=note))
+    return means
 
 
 def _with_note(row: Row, note: str) -> Row:

@@ -15,7 +15,14 @@ from featcache.metrics.measure.engine import measure
 from featcache.metrics.measure.row import CLEAN, ContrastRow, Row
 from featcache.metrics.measure.settings import MeasureSettings
 from featcache.metrics.measure.space import ArraySpace
-from featcache.studies.adapters.controls import noise_rows, ridge_rows, whole_groups
+from featcache.studies.adapters.controls import (
+    dimension_rows,
+    gap_rows,
+    mean_rows,
+    noise_rows,
+    ridge_rows,
+    whole_groups,
+)
 from featcache.trainer.adapters import Adapters
 from featcache.trainer.config import FitConfig
 from featcache.trainer.fit import Fitted, untrained_adapters
@@ -141,6 +148,8 @@ class Evaluation:
         rows = alignment_rows(self.validation, self.validation.raw, alignment_settings(self.config))
         for split in self.tests:
             rows += alignment_rows(split, split.raw, self.settings)
+            spaces = [*split.raw.values(), *([split.reference] if split.reference else [])]
+            rows += [replace(row, split=split.name) for row in dimension_rows(spaces)]
         return [replace(row, stage="raw") for row in rows]
 
     @cached_property
@@ -238,6 +247,7 @@ def _results_on(
     trained = alignment_rows(test, embedded.spaces, evaluation.settings)
     trained += retrieval_rows(test, embedded, config.hits)
     trained.append(loss_row(test, embedded, fitted.adapters, config))
+    trained += [replace(row, split=test.name) for row in _unmatched_rows(embedded.spaces, test)]
     rows = [replace(row, stage="trained", epoch=fitted.selected_epoch) for row in trained]
     if JOINTS[config.joint].weights != "equal":
         text = weights_text([*evaluation.paired.sides], fitted.adapters.weights().tolist())
@@ -245,8 +255,26 @@ def _results_on(
     drawn = [embed_split(test, adapters) for adapters in untrained]
     rows += [replace(row, stage="untrained", epoch=0) for row in retrieval_rows(test, drawn[0], config.hits)]
     draws = [each.spaces for each in drawn]
+    rows += _untrained_without_reference(test, draws, config)
     means, contrasts = _untrained_and_contrasts(test, embedded.spaces, draws, evaluation, control)
     return Results(rows + means, contrasts)
+
+
+def _unmatched_rows(spaces: Mapping[str, ArraySpace], test: EvaluationSplit) -> list[Row]:
+    """Gaps between the sides of adapted spaces, and the intrinsic dimension of each."""
+    return [*gap_rows(spaces, [*test.paired.sides]), *dimension_rows(spaces.values())]
+
+
+def _untrained_without_reference(
+    test: EvaluationSplit, draws: Sequence[Mapping[str, ArraySpace]], config: FitConfig
+) -> list[Row]:
+    """What is measured of untrained spaces without a reference: sides against each other, gaps, intrinsic dimension."""
+    sides, plain = [*test.paired.sides], alignment_settings(config)
+    measured = [
+        [*measure({name: spaces[name] for name in sides}, None, plain).rows, *_unmatched_rows(spaces, test)]
+        for spaces in draws
+    ]
+    return [replace(row, stage="untrained", split=test.name, epoch=0) for row in mean_rows(measured)]
 
 
 def mixture(spaces: Mapping[str, ArraySpace], weights: Sequence[float], name: str) -> ArraySpace:
