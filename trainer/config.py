@@ -22,6 +22,8 @@ _STEPS = (
     "epochs", "lr", "weight_decay", "warmup", "missing", "loss", "temperature", "label_smoothing", "mixup",
     "keep_geometry", "pair_weights", "steps",
 )  # fmt: skip
+# settings of pairs and of losses between them, which training on labels has no use for
+UNUSED_BY_LABELS = ("shuffle_pairs", "swap", "mixup", "label_smoothing", "pair_weights")
 _SIDE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 
@@ -59,7 +61,8 @@ class FitConfig(BaseModel):
     loss: LossKind = Field(
         "infonce",
         description="Loss between two sides: symmetric InfoNCE (CLIP), sigmoid (SigLIP), or 1 - CKA of their kernel "
-        "with the reference's, which trains on the reference: a ceiling.",
+        "with the reference's, which trains on the reference: a ceiling. Or labels: cross-entropy of the data set's "
+        "labels through one linear classifier of all sides, which sees no pairs: a control.",
     )
     temperature: float | None = Field(
         None, ge=0.01, le=10, description="Temperature of the loss, fixed; none: learned, from .07 (SigLIP: .1)."
@@ -133,6 +136,9 @@ class FitConfig(BaseModel):
     def _pairs_contradiction(self) -> str:
         if self.swap and self.shuffle_pairs:
             return "shuffle_pairs permutes every pair, which leaves none to swap"
+        unused = [name for name in UNUSED_BY_LABELS if self.loss == "labels" and getattr(self, name)]
+        if unused:
+            return f"the loss labels sees no pairs: it has no {', '.join(unused)}"
         return ""
 
     def _loss_contradiction(self) -> str:

@@ -255,9 +255,9 @@ def _results_on(
     drawn = [embed_split(test, adapters) for adapters in untrained]
     rows += [replace(row, stage="untrained", epoch=0) for row in retrieval_rows(test, drawn[0], config.hits)]
     draws = [each.spaces for each in drawn]
-    rows += _untrained_without_reference(test, draws, config)
     means, contrasts = _untrained_and_contrasts(test, embedded.spaces, draws, evaluation, control)
-    return Results(rows + means, contrasts)
+    # last, so that it finds the graphs that contrasts search deeper than it needs
+    return Results([*rows, *means, *_untrained_without_reference(test, draws, config)], contrasts)
 
 
 def _unmatched_rows(spaces: Mapping[str, ArraySpace], test: EvaluationSplit) -> list[Row]:
