@@ -95,7 +95,8 @@ def train(
         LossKind | None,
         typer.Option(
             help="Loss between two sides: symmetric InfoNCE (CLIP), sigmoid (SigLIP), or 1 - CKA of their kernel with "
-            "the reference's, which trains on the reference.  [default: infonce]"
+            "the reference's, which trains on the reference. labels is a control: it tells the data set's labels apart "
+            "and sees no pair.  [default: infonce]"
         ),
     ] = None,
     temperature: Annotated[

@@ -31,6 +31,7 @@ class DatasetEntry:
     views: tuple[str, ...]  # the default of each modality first; "names-*" stands for one view a language
     needs_root: bool  # the data can only come from a folder of the user's
     ways: tuple[str, ...]  # how to get the data, one way a line
+    labels: tuple[str, ...] = ()  # label columns, in their order; of a folder those that it may have
     takes_root: bool = True  # false where the data comes from installed packages and a root would mean nothing
 
     def load_opener(self) -> Opener:
@@ -48,6 +49,7 @@ _ENTRIES = (
         views=("images", "captions", "names-*"),
         needs_root=False,
         takes_root=False,
+        labels=("group", "subgroup"),
         ways=("pip install 'featcache[demo]'",),
     ),
     DatasetEntry(
@@ -79,6 +81,7 @@ _ENTRIES = (
         ways=(
             "--root DIR with cifar-10-binary.tar.gz, packed or unpacked, from https://www.cs.toronto.edu/~kriz/cifar.html",
         ),
+        labels=("class",),
     ),
     DatasetEntry(
         name="cifar100",
@@ -90,6 +93,7 @@ _ENTRIES = (
         ways=(
             "--root DIR with cifar-100-binary.tar.gz, packed or unpacked, from https://www.cs.toronto.edu/~kriz/cifar.html",
         ),
+        labels=("superclass", "class"),
     ),
     DatasetEntry(
         name="wit_1024",
@@ -115,6 +119,7 @@ _ENTRIES = (
             "featcache extract ./my_images, or folder --root ./my_images: images anywhere below it, and if wanted "
             "captions.csv (columns image, caption) or a .txt beside each image: docs/own-data.md",
         ),
+        labels=("label",),
     ),
 )
 

@@ -67,7 +67,7 @@ def loss_over_epochs(runs: Sequence[RunResults]) -> Figure | None:
         "loss_over_epochs",
         "Loss over epochs",
         f"{caption}{_units(titles)}; lower is better.{_notes(runs)}",
-        f"Lines of the contrastive loss over epochs. {caption}",
+        f"Lines of the training loss over epochs. {caption}",
         _written(panels),
         charts.epochs(panels, columns=columns_for(len(runs)), y_titles=titles),
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 RECALLS = ("R@1", "R@5", "R@10")
 REFERENCE = "reference"
 _TITLES = {"mutual_knn": "mutual-kNN", "cka_debiased": "debiased CKA", "cka_linear": "linear CKA"}
+_NO_ALIGNMENT = frozenset({"loss", "centroid_gap", "distribution_gap", "intrinsic_dimension"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +92,7 @@ class RunResults:
         """The metrics of alignment that the test split was measured with; the first is the one to be spoken of."""
         joint = {"space": "joint", "against": REFERENCE} if self.reference else {}
         rows = self.find(stage="trained", split="test", direction="", **joint)
-        return list(dict.fromkeys(row.metric for row in rows if row.metric != "loss"))
+        return list(dict.fromkeys(row.metric for row in rows if row.metric not in _NO_ALIGNMENT))
 
     def names(self) -> dict[str, str]:
         """A name for each side, and for "reference" where there is one.

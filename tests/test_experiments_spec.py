@@ -298,3 +298,19 @@ def test_features_may_be_named_by_every_variant_in_place_of_the_base(tmp_path: P
     assert one[1]["dataset"] == "openmoji"
     with pytest.raises(ExperimentInvalid, match="base.dataset is missing"):
         load_experiment(written(tmp_path, "[variants.b]\nwidth = 8", base=base))
+
+
+def test_the_control_of_labels_stands_once_beside_losses_and_beside_nothing_that_needs_pairs(tmp_path: Path) -> None:
+    controls = "controls = ['labels']\n" + BASE
+    file = written(tmp_path, "[grid]\nloss = ['infonce', 'siglip']\nseed = [0, 1]", base=controls)
+    trainings = plan(Cache(tmp_path / "cache"), load_experiment(file))
+    shown = [(t.varied["loss"], t.varied["seed"], t.varied["control"], t.config.loss) for t in trainings]
+    of_pairs = [(loss, seed, "", loss) for loss in ("infonce", "siglip") for seed in (0, 1)]
+    assert sorted(shown) == sorted([*of_pairs, *(("labels", seed, "labels", "labels") for seed in (0, 1))])
+    text = "[grid]\nadapter = ['linear', 'cca']\nswap = [0.0, 0.5]\nmixup = [false, true]"
+    file = written(tmp_path, text.replace("\nswap = [0.0, 0.5]", ""), base=controls)
+    labels = [t for t in plan(Cache(tmp_path / "cache"), load_experiment(file)) if t.varied["control"] == "labels"]
+    assert [(t.config.adapter, t.config.mixup) for t in labels] == [("linear", False)]
+    both = written(tmp_path, "[grid]\nswap = [0.0, 0.5]", base=controls.replace("['labels']", "['labels', 'shuffled']"))
+    shown = [(t.varied["swap"], t.varied["control"]) for t in plan(Cache(tmp_path / "cache"), load_experiment(both))]
+    assert shown == [(0.0, ""), (0.0, "shuffled"), (0.0, "labels"), (0.5, "")]

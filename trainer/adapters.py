@@ -59,12 +59,18 @@ class Adapters(nn.Module):
         log_scale: Logarithm of the initial inverse temperature.
         bias: Initial bias of the loss's logits; None for a loss that has none.
         joint: A key of JOINTS.
+        classifier: Initial weights of each class [c, width], for a loss that tells labels apart; else None.
     """
 
     joint_weights: Tensor
 
     def __init__(
-        self, sides: Mapping[str, Adapter], log_scale: float, bias: float | None = None, joint: str = "sum"
+        self,
+        sides: Mapping[str, Adapter],
+        log_scale: float,
+        bias: float | None = None,
+        joint: str = "sum",
+        classifier: Float[Tensor, "c width"] | None = None,
     ) -> None:
         super().__init__()
         self.names = [*sides]
@@ -72,6 +78,7 @@ class Adapters(nn.Module):
         self.sides = nn.ModuleDict({module_key(name): adapter for name, adapter in sides.items()})
         self.log_scale = nn.Parameter(torch.tensor(log_scale))
         self.bias = None if bias is None else nn.Parameter(torch.tensor(bias))
+        self.classifier = None if classifier is None else nn.Parameter(classifier)
         weights = JOINTS[joint].weights
         self.joint_logits = nn.Parameter(torch.zeros(len(sides))) if weights == "learned" else None
         if weights == "chosen":
@@ -151,6 +158,7 @@ def build_adapters(
     seed: int,
     bias: float | None = None,
     joint: str = "sum",
+    classes: int = 0,
 ) -> Adapters:
     """Untrained adapters, ready to be applied, that standardise by the statistics of the training rows given.
 
@@ -162,6 +170,7 @@ def build_adapters(
         seed: Of the initial weights.
         bias: Initial bias of the loss's logits; None for a loss that has none.
         joint: A key of JOINTS.
+        classes: Of a loss that tells labels apart; else 0.
 
     Example:
         >>> rows = {"images": torch.randn(9, 5), "captions": torch.randn(9, 3)}
@@ -172,4 +181,6 @@ def build_adapters(
     """
     generator = torch.Generator().manual_seed(seed)
     sides = {name: Adapter(kinds[name], *statistics(values), width, generator) for name, values in rows.items()}
-    return Adapters(sides, log_scale, bias, joint)
+    # drawn after the sides, which so begin where those of any other loss do
+    classifier = torch.randn(classes, width, generator=generator) / width**0.5 if classes else None
+    return Adapters(sides, log_scale, bias, joint, classifier)

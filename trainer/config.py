@@ -24,6 +24,8 @@ _STEPS = (
     "epochs", "lr", "weight_decay", "warmup", "missing", "loss", "temperature", "label_smoothing", "mixup",
     "keep_geometry", "pair_weights", "steps", "clip",
 )  # fmt: skip
+# settings of pairs and of losses between them, which training on labels has no use for
+UNUSED_BY_LABELS = ("shuffle_pairs", "swap", "mixup", "label_smoothing", "pair_weights")
 _SIDE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 
@@ -64,7 +66,8 @@ class FitConfig(BaseModel):
     loss: LossKind = Field(
         "infonce",
         description="Loss between two sides: symmetric InfoNCE (CLIP), sigmoid (SigLIP), or 1 - CKA of their kernel "
-        "with the reference's, which trains on the reference: a ceiling.",
+        "with the reference's, which trains on the reference: a ceiling. Or labels: cross-entropy of the data set's "
+        "labels through one linear classifier of all sides, which sees no pairs: a control.",
     )
     temperature: float | None = Field(
         None, ge=0.01, le=10, description="Temperature of the loss, fixed; none: learned, from .07 (SigLIP: .1)."
@@ -168,6 +171,9 @@ class FitConfig(BaseModel):
             return f"drawn_test = {self.drawn_test:g}: wanted a share below 1, or a whole number of groups"
         if self.keep_self and self.k < 2:
             return "keep_self leaves a row no other neighbour at k = 1: k of 2 or more"
+        unused = [name for name in UNUSED_BY_LABELS if self.loss == "labels" and getattr(self, name)]
+        if unused:
+            return f"the loss labels sees no pairs: it has no {', '.join(unused)}"
         return ""
 
     def _loss_contradiction(self) -> str:

@@ -21,6 +21,7 @@ from featcache.trainer.config import FitConfig
 from featcache.trainer.draws import TrainingRows
 from featcache.trainer.errors import TrainingDiverged
 from featcache.trainer.joints import JOINTS, simplex
+from featcache.trainer.labels import check_labels, class_count, class_numbers
 from featcache.trainer.losses import MAXIMAL_LOG_SCALE, batch_loss, initial_parameters
 from featcache.trainer.optimizer import AdamW, learning_rate, rising
 from featcache.trainer.regularizers import lost_geometry, mixup
@@ -103,7 +104,7 @@ def fit(
 
     Raises:
         NotPaired: If the arrays do not share groups, splits and overlay.
-        UsageError: If the device is not there, or settings do not fit the sides.
+        UsageError: If the device is not there, or settings do not fit the sides, the reference or the labels.
         TrainingDiverged: If the loss is not finite, or the adapters map every row to nothing.
     """
     config.check_sides(sides)
@@ -128,8 +129,10 @@ def fit_paired(
     started = time.perf_counter()
     check_device(config.device)
     config.check_reference(paired.reference is not None)
+    check_labels(paired, config)
     weights_seed, draws_seed, control_seed = (int(s) for s in np.random.SeedSequence(config.seed).generate_state(3))
-    rows = TrainingRows(training_part(paired, config), config, draws_seed, control_seed)
+    part = training_part(paired, config)
+    rows = TrainingRows(part, config, draws_seed, control_seed)
     validation = validation or EvaluationSplit("validation", paired.part("validation"))
     tracker = _Tracker(validation, config, started, on_epoch)
     chosen: dict[str, Any] = {}
@@ -138,20 +141,20 @@ def fit_paired(
         tracker.measure(untrained_adapters(paired, config, weights_seed, like=solution), 0, None)
         tracker.measure(solution, 1, None)
     else:
-        _train(untrained_adapters(paired, config, weights_seed), rows, tracker)
+        _train(untrained_adapters(paired, config, weights_seed), rows, class_numbers(part), tracker)
     if JOINTS[config.joint].weights == "chosen":
         chosen |= _choose_joint(tracker.best, validation, config)
     seconds = time.perf_counter() - started
     return Fitted(config, paired, tracker.best, tracker.best_epoch, tracker.rows, seconds, chosen)
 
 
-def _train(adapters: Adapters, rows: TrainingRows, tracker: "_Tracker") -> None:
+def _train(adapters: Adapters, rows: TrainingRows, labels: Tensor, tracker: "_Tracker") -> None:
     """Trains adapters by steps; the tracker measures every epoch and keeps the best."""
     config = tracker.config
     adapters.log_scale.requires_grad_(config.temperature is None)
     first = copy.deepcopy(adapters)
     adapters.to(config.device)
-    loop = _EpochLoop(rows, config)
+    loop = _EpochLoop(rows, labels, config)
     optimizer = _optimizer(adapters, config)
     for epoch in range(1, config.epochs + 1):
         loss = loop.run_epoch(epoch, adapters, optimizer)
@@ -196,7 +199,8 @@ def untrained_adapters(
         seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
     rows = {name: side.values for name, side in training_part(paired, config).sides.items()}
     width = config.width if like is None else like.width
-    adapters = build_adapters(config.adapter_kinds(rows), rows, width=width, seed=seed, **initial_parameters(config))
+    initial, classes = initial_parameters(config), class_count(paired, config)
+    adapters = build_adapters(config.adapter_kinds(rows), rows, width=width, seed=seed, classes=classes, **initial)
     if like is not None:
         copy_settings(like, adapters)
     return adapters
@@ -205,8 +209,9 @@ def untrained_adapters(
 class _EpochLoop:
     """The steps over the training rows of every epoch."""
 
-    def __init__(self, rows: TrainingRows, config: FitConfig) -> None:
+    def __init__(self, rows: TrainingRows, labels: Tensor, config: FitConfig) -> None:
         self.rows = rows
+        self.labels = labels.to(config.device) if config.loss == "labels" else None
         # drawn on the CPU, so that every device sees the same rows
         self.values = {name: side.values.to(config.device) for name, side in rows.sides.items()}
         self.reference = (
@@ -252,11 +257,11 @@ class _EpochLoop:
     ) -> Tensor:
         """The loss between the sides of a batch, and as much of the geometry that the adapters lose."""
         config, numbers = self.config, groups
-        reference = None if self.reference is None else self.reference[groups]
+        reference, labels = (None if each is None else each[groups] for each in (self.reference, self.labels))
         if config.mixup:
             batch, numbers, present = mixup(batch, groups, present, self.rows.generator)
         embedded = {name: adapters.embed(name, rows) for name, rows in batch.items()}
-        loss = batch_loss(adapters, config, embedded, numbers, present=present, reference=reference)
+        loss = batch_loss(adapters, config, embedded, numbers, present=present, reference=reference, labels=labels)
         return loss + geometry * lost_geometry(batch, embedded, present) if geometry else loss
 
 

@@ -208,7 +208,8 @@ class InitialParameters(TypedDict):
 
 def initial_parameters(config: FitConfig) -> InitialParameters:
     """Where the parameters of a configuration's loss begin, and what its joint space is."""
-    loss = PAIR_LOSSES[config.loss]
+    # that of labels has a scale too, and begins at the same
+    loss = PAIR_LOSSES["infonce" if config.loss == "labels" else config.loss]
     log_scale = loss.log_scale if config.temperature is None else -math.log(config.temperature)
     return {"log_scale": log_scale, "bias": loss.bias, "joint": config.joint}
 
@@ -221,8 +222,9 @@ def batch_loss(
     *,
     present: Mapping[str, Tensor] | None = None,
     reference: Float[Tensor, "b d"] | None = None,
+    labels: Int[Tensor, " b"] | None = None,
 ) -> Float[Tensor, ""]:
-    """The loss of a configuration over a batch of embedded rows; other arguments as of `pairwise_loss`.
+    """The loss of a configuration over a batch of embedded rows; other arguments as of `pairwise_loss`, `label_loss`.
 
     Where the weights of the joint space are learned, the joint row is one side more: it must find its own parts.
     """
@@ -231,6 +233,9 @@ def batch_loss(
         sides["joint"] = adapters.weighted_sum(embedded)
         if present is not None:
             present = {**present, "joint": torch.stack([*present.values()]).all(dim=0)}
+    if config.loss == "labels":
+        assert labels is not None and adapters.classifier is not None  # as `check_labels` saw to
+        return label_loss(sides, labels, adapters.classifier, adapters.log_scale, present)
     objective = Objective(config.loss, adapters.log_scale, adapters.bias, config.label_smoothing)
     return pairwise_loss(sides, objective, groups, config.pair_weights, present, reference)
 
@@ -294,6 +299,44 @@ def _pairs(
         return pairs
     numbers, target = (None if column is None else column[both] for column in (groups, reference))
     return Pairs(pairs.x[both], pairs.y[both], numbers, target)
+
+
+def label_loss(
+    sides: Mapping[str, Float[Tensor, "b width"]],
+    labels: Int[Tensor, " b"],
+    classifier: Float[Tensor, "c width"],
+    log_scale: Float[Tensor, ""],
+    present: Mapping[str, Tensor] | None = None,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of labels through one linear classifier of all sides' rows, less that of a guess.
+
+    No row is ever compared with its partner: sides meet where the labels do, and nowhere else. The scale exp(log_scale)
+    is capped at 100.
+
+    Args:
+        sides: Name -> L2-normalised rows.
+        labels: Class of each row; rows of -1 have none and are left out.
+        classifier: Weights of each class.
+        log_scale: Logarithm of what the products of rows and classes are multiplied by.
+        present: Name -> whether a row of that side is there; None where all are.
+
+    Returns:
+        Mean over the sides that have labelled rows of their mean cross-entropy in nats, minus ln(c): 0 where nothing is
+        told apart, and where there are no such rows; lower is better.
+
+    Example:
+        >>> x, labels = torch.eye(3), torch.tensor([0, 1, -1])
+        >>> round(label_loss({"a": x}, labels, torch.eye(2, 3), torch.tensor(0.0)).item(), 3)
+        -0.38
+    """
+    losses: list[Tensor] = []
+    for name, rows in sides.items():
+        used = labels >= 0 if present is None else (labels >= 0) & present[name]
+        if bool(used.any()):
+            logits = log_scale.clamp(max=MAXIMAL_LOG_SCALE).exp() * (rows[used] @ classifier.T)
+            losses.append(functional.cross_entropy(logits, labels[used]))
+    guess = math.log(len(classifier))
+    return torch.stack(losses).mean() - guess if losses else torch.zeros((), device=log_scale.device)
 
 
 def same_group(groups: Groups) -> Bool[Tensor, "b b"]:

@@ -73,7 +73,9 @@ class Run:
             rows = {name: torch.zeros(2, len(weights[f"sides.{module_key(name)}.mean"])) for name in self.sides}
             kinds = settings.adapter_kinds(self.sides)
             width = solved_width(weights) if settings.solved else settings.width
-            adapters = build_adapters(kinds, rows, width=width, seed=0, **initial_parameters(settings))
+            classes = len(weights["classifier"]) if settings.loss == "labels" else 0
+            initial = initial_parameters(settings)
+            adapters = build_adapters(kinds, rows, width=width, seed=0, classes=classes, **initial)
             adapters.load_state_dict(weights)
         except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise damaged(self.path, f"{path.name} cannot be used: {error}") from error

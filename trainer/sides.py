@@ -92,6 +92,7 @@ class PairedSides:
         splits: "train", "validation", "test" -> group numbers, ascending.
         split: What config.json records: rule, counts, hashes of validation and test ids, and the validation groups
             where they were drawn.
+        classes: Labels that training groups have, sorted; the same for every part.
     """
 
     sides: dict[str, Side]
@@ -100,6 +101,7 @@ class PairedSides:
     labels: NDArray[Any]
     splits: dict[str, Int[Tensor, " m"]]
     split: dict[str, Any]
+    classes: tuple[str, ...] = ()
     _parts: dict[str, "PairedSides"] = field(default_factory=lambda: {}, repr=False)
 
     def split_of(self) -> dict[str, str]:
@@ -179,7 +181,9 @@ def pair_sides(sides: Mapping[str, Features], reference: Features | None, config
         record["training_groups_with"] = in_training
     numbers = {name: torch.from_numpy(indices) for name, indices in splits.items()}
     means = None if reference is None else _padded_means(rows["reference"])
-    return PairedSides({name: rows[name] for name in sides}, means, groups, _labels(sides, groups), numbers, record)
+    labels = _labels(sides, groups)
+    classes = tuple(sorted(set(labels[splits["train"]].tolist()) - {""}))
+    return PairedSides({name: rows[name] for name in sides}, means, groups, labels, numbers, record, classes)
 
 
 def leave_out(paired: PairedSides, groups: Mapping[str, Iterable[str]], k: int, dataset: str) -> PairedSides:

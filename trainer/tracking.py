@@ -17,6 +17,7 @@ from featcache.metrics.measure.settings import MeasureSettings
 from featcache.metrics.measure.space import ArraySpace
 from featcache.trainer.adapters import Adapters
 from featcache.trainer.config import FitConfig
+from featcache.trainer.labels import class_numbers
 from featcache.trainer.losses import batch_loss
 from featcache.trainer.sides import PairedSides
 
@@ -162,11 +163,12 @@ def loss_row(split: EvaluationSplit, embedded: Embedded, adapters: Adapters, con
     """Held-out loss: the first row of each group and side, in order, in batches as large as in training."""
     rows = {name: embedded.rows[name][side.starts] for name, side in split.paired.sides.items()}
     n, reference = len(split.paired.groups), split.paired.reference
+    labels = class_numbers(split.paired) if config.loss == "labels" else None
     total = torch.zeros(())
     for chosen in torch.arange(n).tensor_split(math.ceil(n / config.batch)):
         batch = {name: values[chosen] for name, values in rows.items()}
-        target = None if reference is None else reference[chosen]
-        total += batch_loss(adapters, config, batch, chosen, reference=target) * len(chosen)
+        target, own = (None if each is None else each[chosen] for each in (reference, labels))
+        total += batch_loss(adapters, config, batch, chosen, reference=target, labels=own) * len(chosen)
     return Row("joint", "", "loss", float(total) / n, split=split.name, n=n, higher_is_better=False)
 
 

@@ -1,4 +1,4 @@
-"""Cross-validated ridge regression whose penalty is chosen inside the folds.
+"""Ridge regression whose penalty is chosen inside cross-validated folds, or on rows that are held out.
 
 Everything that chooses a penalty comes from sums over folds: X^T X, X^T Y of a fit are those of its folds added up, and
 the error on another fold is a quadratic form of that fold's sums. Rows are only touched to sum them and to predict.
@@ -79,6 +79,49 @@ def cross_predicted(
     return predictions
 
 
+class RidgePath:
+    """Ridge regression of targets [n, t] on some rows [n, d] at every penalty, for rows that it was not fitted to.
+
+    Inputs and targets are centred by the rows that are fitted, and scaled by nothing; penalties as in
+    `cross_predicted`. Time: one product of the rows, one eigenproblem of min(n, d), however many penalties.
+
+    Args:
+        values: Inputs that are fitted, float64.
+        targets: Their targets, float64.
+
+    Example:
+        >>> x = np.array([[-1.0], [1.0]])
+        >>> path = RidgePath(x, 3 * x + 5)
+        >>> path.predicted(np.array([[2.0]]), alpha=1e-12).round(6)
+        array([[11.]])
+        >>> path.chosen(x, 3 * x + 5, alphas=(1e-12, 1.0))
+        (1e-12, 1.0)
+    """
+
+    def __init__(self, values: np.ndarray, targets: np.ndarray) -> None:
+        self._mean = values.mean(axis=0)
+        problem: type[_Tall | _Wide] = _Tall if values.shape[1] <= len(values) else _Wide
+        self._fit = problem(values, targets, np.zeros(len(values), np.int64)).fit(without=())
+
+    def predicted(self, values: np.ndarray, alpha: float) -> np.ndarray:
+        """Targets [h, t] of other rows [h, d] at a penalty."""
+        return self._fit.predicted_few(self._scores(values), alpha)
+
+    def chosen(self, values: np.ndarray, targets: np.ndarray, alphas: Sequence[float]) -> tuple[float, float]:
+        """The penalty with the smallest squared error on other rows, and the R² there, the first of equals.
+
+        R² is 1 minus the squared error over that of these rows' own mean; 0 where they do not vary.
+        """
+        z = self._scores(values)
+        y = targets - self._fit.target_mean
+        errors = self._fit.errors(_Held(z.T @ z, z.T @ y, float(np.vdot(y, y))), alphas)
+        best, spread = int(errors.argmin()), float(((targets - targets.mean(axis=0)) ** 2).sum())
+        return float(alphas[best]), 1 - float(errors[best]) / spread if spread else 0.0
+
+    def _scores(self, values: np.ndarray) -> np.ndarray:
+        return (values - self._mean - self._fit.mean) @ self._fit.basis
+
+
 class _Held(NamedTuple):
     """Sums over the rows of a fold, inputs in a fit's basis: Z^T Z, Z^T Y, and the sum of squares of Y."""
 
@@ -108,6 +151,10 @@ class _Fit:
         """Targets [h, t] of some rows [h, d]."""
         weights = self.basis @ (self._shrinkage(alpha)[:, None] * self.right)
         return (values - self.mean) @ weights + self.target_mean
+
+    def predicted_few(self, scores: np.ndarray, alpha: float) -> np.ndarray:
+        """As `predicted`, of few rows whose coordinates Z [h, r] are there: no product of d by t."""
+        return (scores * self._shrinkage(alpha)) @ self.right + self.target_mean
 
     def _shrinkage(self, alpha: float) -> np.ndarray:
         return 1 / (np.maximum(self.eigenvalues, 0) + alpha * self.n)  # rounding leaves some a little below 0

@@ -3,36 +3,42 @@
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from featcache.metrics.measure.contrasts import Contrast
 from featcache.metrics.measure.engine import measure
 from featcache.metrics.measure.row import CLEAN, ContrastRow, Row
 from featcache.metrics.measure.settings import MeasureSettings
 from featcache.metrics.measure.space import ArraySpace
+from featcache.studies.adapters.controls import (
+    dimension_rows,
+    gap_rows,
+    mean_rows,
+    noise_rows,
+    ridge_rows,
+    whole_groups,
+)
+from featcache.studies.adapters.headline import headline_contrasts, joint_and_parts
 from featcache.studies.adapters.self_kept import self_kept_results
 from featcache.trainer.adapters import Adapters
 from featcache.trainer.config import FitConfig
 from featcache.trainer.fit import Fitted, untrained_adapters
 from featcache.trainer.joints import JOINTS, concatenation, simplex
 from featcache.trainer.sides import PairedSides
-from featcache.trainer.subsets import training_groups
+from featcache.trainer.subsets import training_groups, training_part
 from featcache.trainer.tracking import (
     EvaluationSplit,
     alignment_rows,
     alignment_settings,
     embed_split,
-    joint_names,
     loss_row,
     retrieval_rows,
 )
 
-HEADLINE = "headline"
 TRAINING_GROUPS = 2_000  # of which alignment is measured in training, at most
 
 
@@ -63,6 +69,7 @@ class Evaluation:
     paired: PairedSides
     config: FitConfig
     leaking: frozenset[str] = frozenset()
+    _ridge: dict[tuple[Any, ...], list[Row]] = field(default_factory=lambda: {}, repr=False)
 
     @cached_property
     def validation(self) -> EvaluationSplit:
@@ -98,6 +105,17 @@ class Evaluation:
     def _training(self) -> EvaluationSplit | None:
         return _whole_groups(self.paired.part("train"), self.config.k)
 
+    def ridge(self, config: FitConfig) -> list[Row]:
+        """Ridge regression of the training groups of a configuration to the reference: rows on validation and test."""
+        subset = () if config.train_groups == "all" else (config.train_groups, config.seed)
+        key = (config.group_rows, *subset)
+        if key not in self._ridge:
+            train = training_part(self.paired, config)
+            # no null: a map that was fitted to the reference is no unrelated space
+            settings = replace(self.settings, null="none")
+            self._ridge[key] = ridge_rows(train, self.validation, self.tests, alignment_settings(config), settings)
+        return self._ridge[key]
+
     def training(self, config: FitConfig) -> EvaluationSplit | None:
         """Groups trained on that have all sides and the reference; None for too few, or without a reference.
 
@@ -129,7 +147,14 @@ class Evaluation:
         rows = alignment_rows(self.validation, self.validation.raw, alignment_settings(self.config))
         for split in self.tests:
             rows += alignment_rows(split, split.raw, self.settings)
+            spaces = [*split.raw.values(), *([split.reference] if split.reference else [])]
+            rows += [replace(row, split=split.name) for row in dimension_rows(spaces)]
         return [replace(row, stage="raw") for row in rows]
+
+    @cached_property
+    def noise_rows(self) -> list[Row]:
+        """Noise with the spectra of the raw features in their place, on test."""
+        return noise_rows(self.tests, alignment_settings(self.config))
 
     @cached_property
     def mixtures(self) -> tuple[list[Row], dict[tuple[str, str], ArraySpace]]:
@@ -163,17 +188,9 @@ class Evaluation:
 
 
 def _whole_groups(train: PairedSides, k: int) -> EvaluationSplit | None:
-    """Training groups that have all sides and the reference, TRAINING_GROUPS of them at most."""
-    if train.reference is None:
-        return None
-    whole = train.reference.isfinite().all(dim=1)
-    for side in train.sides.values():
-        whole &= side.present
-    numbers = torch.nonzero(whole).ravel()
-    if len(numbers) <= k:
-        return None
-    drawn = np.sort(np.random.default_rng(0).permutation(len(numbers))[:TRAINING_GROUPS])
-    return EvaluationSplit("train", train.subset("train", numbers[torch.from_numpy(drawn)]))
+    """Training groups that have all sides and the reference, TRAINING_GROUPS of them at most; None for too few."""
+    numbers = whole_groups(train, TRAINING_GROUPS)
+    return EvaluationSplit("train", train.subset("train", numbers)) if len(numbers) > k else None
 
 
 def final_results(fitted: Fitted, evaluation: Evaluation, *, control: Adapters | None = None) -> Results:
@@ -184,7 +201,8 @@ def final_results(fitted: Fitted, evaluation: Evaluation, *, control: Adapters |
         evaluation: Of the same paired sides.
         control: Adapters of a control (pairs shuffled), for the contrast trained minus control.
     """
-    results = Results([*evaluation.raw_rows, *evaluation.mixtures[0]], [])
+    shared = [*evaluation.raw_rows, *evaluation.mixtures[0], *evaluation.ridge(fitted.config), *evaluation.noise_rows]
+    results = Results(shared, [])
     untrained = [
         untrained_adapters(fitted.paired, fitted.config, seed, like=fitted.adapters) for seed in _seeds(fitted.config)
     ]
@@ -248,6 +266,7 @@ def _results_on(
     trained = alignment_rows(test, embedded.spaces, evaluation.settings)
     trained += retrieval_rows(test, embedded, config.hits)
     trained.append(loss_row(test, embedded, fitted.adapters, config))
+    trained += [replace(row, split=test.name) for row in _unmatched_rows(embedded.spaces, test)]
     rows = [replace(row, stage="trained", epoch=fitted.selected_epoch) for row in trained]
     if JOINTS[config.joint].weights != "equal":
         text = weights_text([*evaluation.paired.sides], fitted.adapters.weights().tolist())
@@ -256,7 +275,25 @@ def _results_on(
     rows += [replace(row, stage="untrained", epoch=0) for row in retrieval_rows(test, drawn[0], config.hits)]
     draws = [each.spaces for each in drawn]
     means, contrasts = _untrained_and_contrasts(test, embedded.spaces, draws, evaluation, control)
-    return Results(rows + means, contrasts)
+    # last, so that it finds the graphs that contrasts search deeper than it needs
+    return Results([*rows, *means, *_untrained_without_reference(test, draws, config)], contrasts)
+
+
+def _unmatched_rows(spaces: Mapping[str, ArraySpace], test: EvaluationSplit) -> list[Row]:
+    """Gaps between the sides of adapted spaces, and the intrinsic dimension of each."""
+    return [*gap_rows(spaces, [*test.paired.sides]), *dimension_rows(spaces.values())]
+
+
+def _untrained_without_reference(
+    test: EvaluationSplit, draws: Sequence[Mapping[str, ArraySpace]], config: FitConfig
+) -> list[Row]:
+    """What is measured of untrained spaces without a reference: sides against each other, gaps, intrinsic dimension."""
+    sides, plain = [*test.paired.sides], alignment_settings(config)
+    measured = [
+        [*measure({name: spaces[name] for name in sides}, None, plain).rows, *_unmatched_rows(spaces, test)]
+        for spaces in draws
+    ]
+    return [replace(row, stage="untrained", split=test.name, epoch=0) for row in mean_rows(measured)]
 
 
 def mixture(spaces: Mapping[str, ArraySpace], weights: Sequence[float], name: str) -> ArraySpace:
@@ -267,46 +304,6 @@ def mixture(spaces: Mapping[str, ArraySpace], weights: Sequence[float], name: st
 def weights_text(names: Sequence[str], weights: Sequence[float]) -> str:
     """Weights by side as JSON, as the tidy row keeps them."""
     return json.dumps(dict(zip(names, weights, strict=True)), ensure_ascii=False)
-
-
-def joint_and_parts(sides: Sequence[str]) -> list[Contrast]:
-    """The joint space against the average (H1) and the best (H2) of its parts, raw and adapted: one family."""
-    raw, adapted = tuple(f"raw {side}" for side in sides), tuple(f"adapted {side}" for side in sides)
-    family: dict[str, Any] = {"family": HEADLINE}
-    return [
-        Contrast("joint", raw, "average", name="joint − average of raw parts", **family),
-        Contrast("joint", raw, "max", name="joint − best raw part", **family),
-        Contrast("joint", adapted, "average", name="joint − average of adapted parts", **family),
-        Contrast("joint", adapted, "max", name="joint − best adapted part", **family),
-    ]
-
-
-def headline_contrasts(
-    sides: Sequence[str], untrained: int, *, mixtures: Sequence[str], control: bool
-) -> list[Contrast]:
-    """The declared family of a run: what its page and summary judge, corrected together.
-
-    Args:
-        sides: Names of the sides.
-        untrained: Initialisations that stand for untrained adapters.
-        mixtures: Metrics that have a best mixture of raw kernels.
-        control: Whether a control is compared as well.
-    """
-    adapted = [f"adapted {side}" for side in sides]
-    family: dict[str, Any] = {"family": HEADLINE}
-    contrasts = joint_and_parts(sides)
-    for metric in mixtures:
-        name = "joint − best mixture of raw kernels"
-        contrasts.append(Contrast("joint", (f"mixed {metric}",), name=name, metrics=(metric,), **family))
-    for space in ("joint", *adapted):
-        parts = tuple(f"untrained {number} {space}" for number in range(untrained))
-        contrasts.append(Contrast(space, parts, "average", name=f"{space}: trained − untrained", **family))
-    pairs = [name for name in joint_names(sides) if name != "joint"]
-    if pairs:
-        contrasts.append(Contrast("joint", tuple(pairs), "max", name="joint of all − best joint of a pair", **family))
-    if control:
-        contrasts.append(Contrast("joint", ("control joint",), name="joint: trained − pairs shuffled", **family))
-    return contrasts
 
 
 def _untrained_and_contrasts(

@@ -17,6 +17,7 @@ from featcache.trainer.config import FitConfig
 from featcache.trainer.defaults import Selection
 from featcache.trainer.errors import LeaksFound, RunDamaged, RunExists
 from featcache.trainer.fit import OnEpoch, fit_paired
+from featcache.trainer.labels import check_labels
 from featcache.trainer.run import (
     Run,
     existing_run,
@@ -125,7 +126,8 @@ def train(
         RunExists: If `out` holds something else.
         LeaksFound: If groups leak and `on_leak` is "stop"; nothing is written then.
         NotPaired: If the arrays do not share groups, splits and overlay, or too few groups do not leak.
-        UsageError: If the device is not there, or the control is of other sides or no control.
+        UsageError: If the device is not there, there are no labels to train on, or the control is of other sides or no
+            control.
         TrainingDiverged: If the loss is not finite.
     """
     out = Path(out)
@@ -140,6 +142,7 @@ def train(
     if existing is not None:
         return existing
     shuffled = None if control is None else _control_adapters(control, features)
+    check_labels(features.paired(config, on_leak), config)
     features.evaluation(config, on_leak)  # before anything is written: the sides may not pair
     try:
         with unfinished_folder(out, overwrite=overwrite) as folder:

@@ -11,8 +11,11 @@ from featcache.cache import Cache
 from featcache.errors import FeaturesNotCached, UsageError
 from featcache.selectors import parse_selector
 from featcache.studies.experiments.spec import BY_SIDE, SOURCE, ExperimentInvalid, Source
-from featcache.trainer.config import FitConfig, make_config, unused_settings
+from featcache.trainer.config import UNUSED_BY_LABELS, FitConfig, make_config, unused_settings
 from featcache.trainer.defaults import Selection, run_folder
+from featcache.trainer.kinds import SOLVED_KINDS
+
+RETRAINED: dict[str, dict[str, Any]] = {"shuffled": {"shuffle_pairs": True}, "labels": {"loss": "labels"}}
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,8 @@ def _cached_part(cache: Cache, training: Training) -> Training:
 def combinations(source: Source) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Columns of what is varied, and all settings, of each combination: the last list of the file varies quickest.
 
-    An adapter in closed form stands once beside what is varied of training by steps, and has no such columns.
+    An adapter in closed form stands once beside what is varied of training by steps, and has no such columns; training
+    on labels stands once beside the losses, and its loss is "labels".
     """
     experiment = source.experiment
     axes: list[list[tuple[dict[str, Any], dict[str, Any]]]] = []
@@ -127,27 +131,28 @@ def combinations(source: Source) -> Iterator[tuple[dict[str, Any], dict[str, Any
         rows = [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
         axes.append([(row, row) for row in rows])
     axes += [[({name: value}, {name: value}) for value in values] for name, values in experiment.grid.items()]
-    shuffled = [("shuffled", {"shuffle_pairs": True})] if "shuffled" in experiment.controls else []
-    axes.append([({"control": name}, settings) for name, settings in [("", {}), *shuffled]])
+    retrained = [(name, settings) for name, settings in RETRAINED.items() if name in experiment.controls]
+    axes.append([({"control": name}, settings) for name, settings in [("", {}), *retrained]])
     base = dict(experiment.base)
     if "permuted" in experiment.controls:
         base["permute_evaluation"] = True
-    solved: set[str] = set()
+    once: set[str] = set()
     for chosen in itertools.product(*axes):
         varied = {name: value for columns, _ in chosen for name, value in columns.items()}
         settings = {name: value for _, assigned in chosen for name, value in assigned.items()}
-        if settings.get("shuffle_pairs") and (settings.get("swap") or base.get("swap")):
-            continue  # pairs that are all wrong cannot be swapped as well
+        if _contradicts(varied["control"], base | settings):
+            continue
         if any(_matches(rule, base | settings | varied) for rule in experiment.leave_out):
             continue
         adapter = (base | settings).get("adapter")
         unused = {*unused_settings(adapter)} & {*varied} if isinstance(adapter, str) else set[str]()
-        if unused:
-            varied, settings = _without(varied, unused), _without(settings, unused)
+        replaced = {"loss": "labels"} if varied["control"] == "labels" and "loss" in varied else {}
+        if unused or replaced:
+            varied, settings = _without(varied, unused) | replaced, _without(settings, unused)
             same = json.dumps(varied)
-            if same in solved:
+            if same in once:
                 continue
-            solved.add(same)
+            once.add(same)
         yield varied, _nested(base | settings)
 
 
@@ -156,6 +161,16 @@ def _matches(rule: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     default = {name: known.get_default(call_default_factory=True) for name, known in FitConfig.model_fields.items()}
     own = default | dict(settings)
     return all(own.get(name) in (wanted if isinstance(wanted, list) else [wanted]) for name, wanted in rule.items())
+
+
+def _contradicts(control: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a training has no such control: pairs that are all wrong cannot be swapped, and labels have no pairs."""
+    if control == "shuffled":
+        return bool(settings.get("swap"))
+    wholly = {name.partition(".")[0]: value for name, value in settings.items()}
+    return control == "labels" and (
+        wholly.get("adapter") in SOLVED_KINDS or any(wholly.get(name) for name in UNUSED_BY_LABELS)
+    )
 
 
 def _without(settings: Mapping[str, Any], names: set[str]) -> dict[str, Any]:

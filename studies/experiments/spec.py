@@ -14,7 +14,7 @@ from featcache.metrics.measure.row import Row, columns
 from featcache.trainer.config import FitConfig
 
 Scalar = bool | int | float | str
-Control = Literal["shuffled", "untrained", "permuted"]
+Control = Literal["shuffled", "labels", "untrained", "permuted"]
 PROFILES = ("quick", "full")
 SOURCE = ("dataset", "sides", "reference", "depth")  # settings that choose features; all others are FitConfig's
 BY_SIDE = ("depth", "adapter", "pair_weights")  # settings that may be given a side, as in depth.minilm
@@ -72,8 +72,9 @@ class Experiment(_Strict):
         zip: Name -> settings -> values, lists of one length that advance together; crossed with the rest.
         variants: Name -> settings; one axis, crossed with the rest.
         panel: Further references, measured after training where training does not read the reference.
-        controls: "shuffled" adds every training with permuted pairs, "permuted" measures test with permuted pairs too,
-            "untrained" keeps the rows of untrained adapters.
+        controls: "shuffled" adds every training with permuted pairs, "labels" every one on the data set's labels
+            instead of pairs; "permuted" measures test with permuted pairs too, "untrained" keeps the rows of untrained
+            adapters.
         leave_out: Combinations that are not trained: those that have all values of a rule, or one of each list.
         transfer: Encoder of a side -> others whose features a ridge regression maps to its own, for the trained adapter
             to be measured on them as it is.
