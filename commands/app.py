@@ -47,6 +47,7 @@ COMMANDS = {
     "curve": alignment.curve,
     "ceiling": alignment.ceiling,
     "probe": downstream.probe,
+    "heads": downstream.heads,
     "report": training.report,
     "ls": cache.list_arrays,
     "show": cache.show,

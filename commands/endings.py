@@ -26,6 +26,7 @@ AFTER_INTERRUPTION: Mapping[str, str] = MappingProxyType(
         "curve": _GRAPHS,
         "ceiling": "No result was written.",
         "probe": "No result was written.",
+        "heads": "No result was written.",
         "report": "Page and figures are not whole: run the same command again.",
         "ls": _NOTHING,
         "show": _NOTHING,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from featcache.metrics.measure.row import ContrastRow, Row
     from featcache.studies.downstream.tables import TaskResult
 
-_JUDGED = ("probe_accuracy", "knn_accuracy", "zero_shot_accuracy", "agreement_accuracy", "head_accuracy")
+_JUDGED = ("probe_accuracy", "knn_accuracy", "zero_shot_accuracy", "head_agreement", "head_accuracy")
 
 
 def show_task(result: "TaskResult", *, as_json: bool) -> None:
@@ -28,7 +28,7 @@ def show_task(result: "TaskResult", *, as_json: bool) -> None:
         print_json({**head, "scores": scores, "differences": differences})
         return
     counts = ", ".join(f"{count:,} {split}" for split, count in result.counts.items())
-    console().print(f"{result.dataset}: {result.task}, {result.classes:,} classes; groups: {counts}.")
+    console().print(f"{result.dataset}: {result.task}; {result.classes:,} classes; groups: {counts}.")
     for note in result.notes:
         console().print(f"{note}.", style="bold" if note.startswith("Caveat") else None)
     _print_scores(result.rows)
@@ -58,7 +58,7 @@ def _print_scores(rows: "Sequence[Row]") -> None:
         for space in dict.fromkeys(row.space for row in scored)
     ]
     titles = [metric.replace("_", " ").replace("accuracy", "").strip() for metric in metrics]
-    print_table(("space", "d", *titles), lines, title="Accuracy on test, with 95 % intervals")
+    print_table(("space", "d", *titles), lines, title="On test, with 95 % intervals")
 
 
 def _score(row: "Row | None") -> str:

@@ -29,8 +29,14 @@ class Predictions:
     classes: np.ndarray
 
 
-def accuracy_rows(predictions: Sequence[Predictions], true: np.ndarray, *, repeats: int = 200) -> list[Row]:
-    """Two rows for each prediction: "<way>_accuracy" and "<way>_balanced_accuracy".
+def accuracy_rows(
+    predictions: Sequence[Predictions],
+    true: np.ndarray,
+    *,
+    repeats: int = 200,
+    balanced: Sequence[bool] = (False, True),
+) -> list[Row]:
+    """Rows of each prediction: "<way>_accuracy" and "<way>_balanced_accuracy".
 
     The interval of plain accuracy is Wilson's over test groups; that of balanced accuracy comes from random halves of
     them. Both take the classifier as given: other training rows would move it, too.
@@ -39,6 +45,7 @@ def accuracy_rows(predictions: Sequence[Predictions], true: np.ndarray, *, repea
         predictions: Of the same test groups.
         true: [n] their classes.
         repeats: Halves of the test groups.
+        balanced: Which of the two.
 
     Raises:
         TooFewRows: Below four test groups.
@@ -46,9 +53,9 @@ def accuracy_rows(predictions: Sequence[Predictions], true: np.ndarray, *, repea
     halves, rows = _halves(true, repeats), list[Row]()
     for each in predictions:
         correct = each.classes == true
-        for balanced in (False, True):
-            value = accuracy(each.classes, true, balanced=balanced)
-            if balanced:
+        for weighed in balanced:
+            value = accuracy(each.classes, true, balanced=weighed)
+            if weighed:
                 half = halves.half_width(accuracies(correct, true, halves.masks, balanced=True), 0.95, of_graphs=False)
                 low, high, how = max(0.0, value - half), min(1.0, value + half), halves.method
             else:
@@ -56,10 +63,10 @@ def accuracy_rows(predictions: Sequence[Predictions], true: np.ndarray, *, repea
             rows.append(
                 replace(
                     each.row,
-                    metric=metric_name(each.row.metric, balanced=balanced),
+                    metric=metric_name(each.row.metric, weighed),
                     value=value,
                     n=len(true),
-                    chance=chance_accuracy(each.classes, true, balanced=balanced),
+                    chance=chance_accuracy(each.classes, true, balanced=weighed),
                     ci_low=low,
                     ci_high=high,
                     estimand=_WILSON,
@@ -70,7 +77,12 @@ def accuracy_rows(predictions: Sequence[Predictions], true: np.ndarray, *, repea
 
 
 def accuracy_contrasts(
-    predictions: Sequence[Predictions], true: np.ndarray, contrasts: Sequence[Contrast], *, repeats: int = 200
+    predictions: Sequence[Predictions],
+    true: np.ndarray,
+    contrasts: Sequence[Contrast],
+    *,
+    repeats: int = 200,
+    balanced: Sequence[bool] = (False, True),
 ) -> list[ContrastRow]:
     """Paired differences of accuracies, plain and balanced, each way of predicting by itself.
 
@@ -81,6 +93,7 @@ def accuracy_contrasts(
         true: [n] their classes.
         contrasts: Which spaces; one that a way has not is left out of that way.
         repeats: Halves of the test groups.
+        balanced: Plain accuracy, balanced or both.
 
     Raises:
         TooFewRows: Below four test groups.
@@ -88,24 +101,57 @@ def accuracy_contrasts(
     halves, rows = _halves(true, repeats), list[ContrastRow]()
     for way in dict.fromkeys(each.row.metric for each in predictions):
         own = {each.row.space: each for each in predictions if each.row.metric == way}
-        for balanced in (False, True):
-            scores = _half_scores(own, true, halves, balanced=balanced)
+        for weighed in balanced:
+            scores = _half_scores(own, true, halves, balanced=weighed)
             for contrast in contrasts:
                 if {contrast.whole, *contrast.parts} <= own.keys():
-                    blank = ContrastRow("", "", "", "", own[contrast.whole].row.against, metric_name(way, balanced))
+                    blank = ContrastRow("", "", "", "", own[contrast.whole].row.against, metric_name(way, weighed))
                     blank = replace(blank, n=len(true), convention=own[contrast.whole].row.convention)
                     row = contrast_row(contrast, scores, blank, sign=1, alpha=0.05)
                     rows.append(replace(row, estimand="difference of the classifiers as trained, new test groups"))
     return with_verdicts(rows, alpha=0.05)
 
 
+def hit_row(row: Row, hits: np.ndarray) -> Row:
+    """A row whose value is the share of hits, with Wilson's interval over test groups.
+
+    Args:
+        row: Everything else of it.
+        hits: [n] whether each test group is right.
+    """
+    low, high = clustered_wilson(hits, range(len(hits)))
+    how = {"estimand": _WILSON, "interval": "Wilson, over test groups"}
+    return replace(row, value=float(np.mean(hits)), n=len(hits), ci_low=low, ci_high=high, **how)
+
+
+def explained_row(row: Row, predicted: np.ndarray, true: np.ndarray, mean: np.ndarray, *, repeats: int = 200) -> Row:
+    """A row whose value is the share of the true outputs' variance that is explained, with an interval from halves.
+
+    Args:
+        row: Everything else of it.
+        predicted: [n, c].
+        true: [n, c].
+        mean: [c] the outputs that explain nothing, from training groups.
+        repeats: Halves of the test groups.
+    """
+    halves = _halves(true, repeats)
+    missed, whole = ((predicted - true) ** 2).sum(axis=1), ((true - mean) ** 2).sum(axis=1)
+    value = 1 - float(missed.sum() / whole.sum())
+    masks = halves.masks.astype(np.float64)
+    half = halves.half_width(1 - (masks @ missed) / (masks @ whole), 0.95, of_graphs=False)
+    ends = {"ci_low": value - half, "ci_high": min(1.0, value + half)}
+    return replace(row, value=value, n=len(true), estimand=_WILSON, interval=halves.method, **ends)
+
+
 def metric_name(way: str, balanced: bool = False) -> str:
     """Name of the metric of a way of predicting.
 
     Example:
-        >>> metric_name("knn", balanced=True)
-        'knn_balanced_accuracy'
+        >>> metric_name("knn", balanced=True), metric_name("head_agreement")
+        ('knn_balanced_accuracy', 'head_agreement')
     """
+    if way.endswith("agreement"):
+        return f"{way}_balanced" if balanced else way
     return f"{way}_balanced_accuracy" if balanced else f"{way}_accuracy"
 
 
