@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from featcache.commands import alignment, cache, endings, extraction, sharing, study, training
+from featcache.commands import alignment, cache, downstream, endings, extraction, sharing, study, training
 
 app = typer.Typer(
     name="featcache",
@@ -47,6 +47,8 @@ COMMANDS = {
     "grid": alignment.grid,
     "curve": alignment.curve,
     "ceiling": alignment.ceiling,
+    "probe": downstream.probe,
+    "heads": downstream.heads,
     "report": training.report,
     "ls": cache.list_arrays,
     "show": cache.show,

@@ -25,6 +25,8 @@ AFTER_INTERRUPTION: Mapping[str, str] = MappingProxyType(
         "grid": _GRAPHS,
         "curve": _GRAPHS,
         "ceiling": "No result was written.",
+        "probe": "No result was written.",
+        "heads": "No result was written.",
         "report": "Page and figures are not whole: run the same command again.",
         "ls": _NOTHING,
         "show": _NOTHING,

@@ -28,13 +28,15 @@ ALLOWED: dict[str, tuple[str, str]] = {
     # spaces and rows are made, nothing is scored
     "joint": ("trainer.joints", "makes a space of the sides' spaces"),
     "mixed": ("trainer.joints", "makes a space of the sides' spaces"),
-    "group_mean": ("trainer.sides", "makes one row of the rows of a group"),
+    "group_mean": ("trainer.sides, studies.downstream.groups", "makes one row of the rows of a group"),
     "pairing.*": ("studies.alignment.*", "brings rows of two arrays together"),
     "neighbors": (
         "studies.alignment.common_rows, trainer.subsets",
         "searches a graph, which the cache then keeps; finds whose rows are swapped",
     ),
     "measure.contrasts.holm": ("studies.ledger.ledger", "corrects claims of several experiments together"),
+    # downstream tasks: predicted classes in, rows with chance, interval and verdict out
+    "probes.*": ("studies.downstream.*", "classifiers, linear maps, and the tidy rows of their accuracy"),
     # names of metrics and what they need, so that graphs are searched deep enough and refusals come before reading
     "METRICS": ("studies.alignment.result", "names"),
     "table.Metric": ("studies.alignment.*", "names and options"),

@@ -22,7 +22,8 @@ class Row:
     Args:
         space: Name of the space.
         against: Name of what it is compared with: the reference, or another space.
-        metric: A name of METRICS; or "R@1", "median_rank", "loss", "centroid_gap", ... of a run (docs/runs.md).
+        metric: A name of METRICS; or "R@1", "loss", "centroid_gap", ... of a run (docs/runs.md), "probe_accuracy", ... of
+            a downstream task.
         value: The score; None where the metric cannot be computed, and `note` says why.
         convention: The options it was computed with, and which of the metric's published forms they mean.
         higher_is_better: Whether a higher score means more aligned.
@@ -46,7 +47,8 @@ class Row:
         backend: What searched the graphs; of other metrics, what prepared the spaces.
         seconds: Time of the score, its null and its interval, without what spaces share.
         note: Why there is no score, no null or no interval, or "".
-        stage: Of a run: "raw", "untrained", "trained", "permuted", "mixed", "ridge", "noise" or "" (docs/runs.md).
+        stage: Of a run: "raw", "untrained", "trained", "permuted", "mixed", "ridge", "noise", "stitched" or ""
+            (docs/runs.md). Of a downstream task also "random", "reference", "control" and "chance".
         split: "train", "validation", "test", "test (clean)" (its groups that do not leak, where others do) or "".
         epoch: Epoch of the weights, 0 before training; None for spaces without weights.
         direction: "a→b" for retrieval, else "".
