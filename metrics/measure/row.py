@@ -22,8 +22,8 @@ class Row:
     Args:
         space: Name of the space.
         against: Name of what it is compared with: the reference, or another space.
-        metric: A name of METRICS; or "R@1", "loss", "centroid_gap", ... of a run (docs/runs.md), "probe_accuracy", ... of
-            a downstream task.
+        metric: A name of METRICS; or "R@1", "loss", "centroid_gap", ... of a run (docs/runs.md), "probe_accuracy", ...
+            of a downstream task.
         value: The score; None where the metric cannot be computed, and `note` says why.
         convention: The options it was computed with, and which of the metric's published forms they mean.
         higher_is_better: Whether a higher score means more aligned.
