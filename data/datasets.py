@@ -31,7 +31,7 @@ class DatasetEntry:
     views: tuple[str, ...]  # the default of each modality first; "names-*" stands for one view a language
     needs_root: bool  # the data can only come from a folder of the user's
     ways: tuple[str, ...]  # how to get the data, one way a line
-    labels: tuple[str, ...] = ()  # label columns, in their order; of a folder those that it may have
+    labels: tuple[str, ...] = ()  # label columns, in their order; a folder's are its own
     takes_root: bool = True  # false where the data comes from installed packages and a root would mean nothing
 
     def load_opener(self) -> Opener:
@@ -117,7 +117,6 @@ _ENTRIES = (
             "featcache extract ./my_images, or folder --root ./my_images: images anywhere below it, and if wanted "
             "captions.csv (columns image, caption) or a .txt beside each image: docs/own-data.md",
         ),
-        labels=("label",),
     ),
 )
 
