@@ -32,7 +32,7 @@ class DatasetEntry:
     views: tuple[str, ...]  # the default of each modality first; "names-*" stands for one view a language
     needs_root: bool  # the data can only come from a folder of the user's
     ways: tuple[str, ...]  # how to get the data, one way a line
-    labels: tuple[str, ...] = ()  # label columns, in their order; of a folder those that it may have
+    labels: tuple[str, ...] = ()  # label columns, in their order; a folder's are its own
     takes_root: bool = True  # false where the data comes from installed packages and a root would mean nothing
     # view -> label columns that its contents are made from: no probe of such a label may see them
     made_from: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {})
@@ -144,7 +144,6 @@ _ENTRIES = (
             "featcache extract ./my_images, or folder --root ./my_images: images anywhere below it, and if wanted "
             "captions.csv (columns image, caption) or a .txt beside each image: docs/own-data.md",
         ),
-        labels=("label",),
     ),
 )
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from featcache.metrics import ArraySpace, cka, distribution_gap, intrinsic_dimension, mutual_knn, spectrum_noise
-from featcache.metrics.sweeps.ridge import RidgePath
+from featcache.metrics.sweeps.ridge import ridge_paths
 from featcache.studies.adapters.controls import dimension_rows, mean_rows, whole_groups
 from featcache.studies.adapters.results import Evaluation, final_results
 from featcache.trainer.config import FitConfig
@@ -53,21 +53,24 @@ def solved(x, y, alpha, other):
     return (other - mean) @ weights + target
 
 
-@pytest.mark.parametrize("width", [5, 60])
-def test_a_ridge_path_predicts_what_the_normal_equations_do_and_chooses_the_least_error(width):
+@pytest.mark.parametrize("width", [9, 60])
+def test_ridge_paths_predict_what_the_normal_equations_do_and_choose_the_least_error(width):
     rng = RNG(0)
     weights = rng.standard_normal((width, 4))
     x, held = rng.standard_normal((40, width)) + 3, rng.standard_normal((15, width)) + 3
     y, target = (rows @ weights + 2 * rng.standard_normal((len(rows), 4)) for rows in (x, held))
-    path = RidgePath(x, y)
-    slow = {alpha: solved(x, y, alpha, held) for alpha in PENALTIES}
-    for alpha, expected in slow.items():
-        np.testing.assert_allclose(path.predicted(held, alpha), expected, atol=1e-8)
-    errors = {alpha: ((expected - target) ** 2).sum() for alpha, expected in slow.items()}
-    best = min(errors, key=errors.__getitem__)
-    alpha, r2 = path.chosen(held, target, PENALTIES)
-    assert alpha == best
-    assert r2 == pytest.approx(1 - errors[best] / ((target - target.mean(axis=0)) ** 2).sum(), abs=1e-9)
+    columns = {"some": slice(2, 7), "rest": slice(7, width), "all": slice(0, width)}
+    paths = ridge_paths(x, y, columns)
+    assert [*paths] == [*columns]
+    for name, own in columns.items():
+        slow = {alpha: solved(x[:, own], y, alpha, held[:, own]) for alpha in PENALTIES}
+        for alpha, expected in slow.items():
+            np.testing.assert_allclose(paths[name].predicted(held[:, own], alpha), expected, atol=1e-8)
+        errors = {alpha: ((expected - target) ** 2).sum() for alpha, expected in slow.items()}
+        best = min(errors, key=errors.__getitem__)
+        alpha, r2 = paths[name].chosen(held[:, own], target, PENALTIES)
+        assert alpha == best
+        assert r2 == pytest.approx(1 - errors[best] / ((target - target.mean(axis=0)) ** 2).sum(), abs=1e-9)
 
 
 def slow_ridge(evaluation, name, split):

@@ -34,5 +34,5 @@ def check_labels(paired: PairedSides, config: FitConfig) -> None:
     known = ", ".join(entry.name for entry in DATASETS.values() if entry.labels)
     raise UsageError(
         f"--loss labels trains on labels, and the training groups have {has}\n"
-        f"  Data sets with labels: {known} (a folder by class folders, or a label column: docs/own-data.md)"
+        f"  Data sets with labels: {known}, and folders of class folders or with a column of labels (docs/own-data.md)"
     )

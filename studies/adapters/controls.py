@@ -16,7 +16,7 @@ from featcache.metrics.measure.engine import measure
 from featcache.metrics.measure.row import Row
 from featcache.metrics.measure.settings import MeasureSettings
 from featcache.metrics.measure.space import ArraySpace, Space
-from featcache.metrics.sweeps.ridge import RidgePath
+from featcache.metrics.sweeps.ridge import ridge_paths
 from featcache.trainer.adapters import statistics
 from featcache.trainer.sides import PairedSides
 from featcache.trainer.solve import PENALTIES
@@ -70,16 +70,17 @@ def ridge_rows(
     if len(fitted) < 2:
         return []
     splits = [EvaluationSplit("train", train.subset("train", fitted)), validation, *tests]
-    inputs = [_standardised(splits[0], split) for split in splits]
-    targets = [_unit_targets(split) for split in splits[:2]]
+    columns = _columns(splits[0])
+    x, *held = _standardised(splits)
+    target, wanted = (_unit_targets(split) for split in splits[:2])
     spaces: dict[str, list[ArraySpace]] = {split.name: [] for split in splits[1:]}
     notes: dict[str, str] = {}
-    for name in inputs[0]:
-        path = RidgePath(inputs[0][name], targets[0])
-        penalty, r2 = path.chosen(inputs[1][name], targets[1], PENALTIES)
+    for name, path in ridge_paths(x, target, columns).items():
+        own = columns[name]
+        penalty, r2 = path.chosen(held[0][:, own], wanted, PENALTIES)
         notes[name] = f"penalty {penalty:g}, chosen on validation (R² {r2:.3f}), of {len(fitted)} training groups"
-        for split, values in zip(splits[1:], inputs[1:], strict=True):
-            predicted = path.predicted(values[name], penalty).astype(np.float32)
+        for split, values in zip(splits[1:], held, strict=True):
+            predicted = path.predicted(values[:, own], penalty).astype(np.float32)
             spaces[split.name].append(ArraySpace(predicted, name))
     rows: list[Row] = []
     for split in splits[1:]:
@@ -151,14 +152,23 @@ def _with_note(row: Row, note: str) -> Row:
     return replace(row, note=f"{row.note}; {note}" if row.note else note)
 
 
-def _standardised(train: EvaluationSplit, split: EvaluationSplit) -> Mapping[str, Array]:
-    """Raw sides of a split, standardised by the training groups, one by one and, as "joint", side by side."""
-    sides: dict[str, Array] = {}
-    for name, space in split.raw.items():
-        mean, deviation = statistics(torch.as_tensor(train.raw[name].values).double())
+def _columns(train: EvaluationSplit) -> dict[str, slice]:
+    """Columns of each side among those of all beside each other, which are "joint"."""
+    widths = [space.width for space in train.raw.values()]
+    ends = np.cumsum(widths).tolist()
+    sides = zip(train.raw, widths, ends, strict=True)
+    return {**{name: slice(end - width, end) for name, width, end in sides}, "joint": slice(0, ends[-1])}
+
+
+def _standardised(splits: Sequence[EvaluationSplit]) -> list[Array]:
+    """Raw sides of each split beside each other, standardised by the first split."""
+    parts: list[list[Tensor]] = [[] for _ in splits]
+    for name, space in splits[0].raw.items():
+        mean, deviation = statistics(torch.as_tensor(space.values).double())
         deviation = torch.where(deviation > 0, deviation, 1.0)
-        sides[name] = ((torch.as_tensor(space.values).double() - mean) / deviation).numpy()
-    return {**sides, "joint": np.concatenate([*sides.values()], axis=1)}
+        for columns, split in zip(parts, splits, strict=True):
+            columns.append((torch.as_tensor(split.raw[name].values) - mean) / deviation)
+    return [torch.cat(columns, dim=1).numpy() for columns in parts]
 
 
 def _unit_targets(split: EvaluationSplit) -> Float[Array, "g d"]:
