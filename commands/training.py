@@ -238,6 +238,9 @@ def embed(
         str | None,
         typer.Argument(metavar="DATASET", callback=dataset_name, help="Default: the one it was trained on."),
     ] = None,
+    joint: Annotated[
+        bool, typer.Option("--joint", help="Also the joint space, beside the first side that has one row a group.")
+    ] = False,
     cache: CacheOption = None,
 ) -> None:
     """Cache what a run's adapters make of cached features."""
@@ -245,7 +248,7 @@ def embed(
     from featcache.studies.adapters.embed import embed as apply
     from featcache.trainer.run import load_run
 
-    for features in apply(open_cache(cache), load_run(run), dataset=dataset):
+    for features in apply(open_cache(cache), load_run(run), dataset=dataset, joint=joint):
         echo(f"{features.dataset}/{features.view}/{features.name}: {len(features)} rows of {features.width}")
 
 

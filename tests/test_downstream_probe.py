@@ -18,6 +18,7 @@ from featcache.errors import FeaturesNotCached, UsageError
 from featcache.metrics.probes.logistic import choose_logistic
 from featcache.metrics.probes.zero_shot import class_vectors
 from featcache.store.rows import write_rows
+from featcache.studies.adapters.embed import JOINT, embed
 from featcache.studies.adapters.train import Workbench, train
 from featcache.studies.downstream.probe import ProbeSettings, probe
 from featcache.trainer.config import FitConfig
@@ -246,6 +247,28 @@ def test_what_cannot_be_probed_is_refused_with_what_there_is(cached, run):
     ):
         with pytest.raises(error, match=says):
             probe(cached, "photos", arrays, runs, settings)
+
+
+def test_a_cached_joint_is_the_runs_own_and_is_probed_by_its_run_alone(run, tmp_path):
+    cache = Cache(tmp_path / "cache")
+    photos_data(cache)
+    opened = load_run(run)
+    *sides, joint = embed(cache, opened, joint=True)
+    images, captions = (each.values for each in sides)
+    means = unit(captions.reshape(PHOTOS, 3, -1).mean(axis=1))
+    np.testing.assert_allclose(joint.values, unit(unit(images) + means), atol=1e-5)
+    assert (joint.view, joint.layer) == ("images", JOINT) and joint.ids.tolist() == sides[0].ids.tolist()
+    assert joint.run_splits.tolist() == sides[0].run_splits.tolist() and "train" in joint.run_splits
+    with pytest.raises(UsageError, match="is a joint space"):
+        probe(cache, "photos", [f"{joint.encoder}/{JOINT}"], [], PROBE)
+    with pytest.raises(UsageError, match="no row of captions"):
+        bare = tiny_dataset(PHOTOS + 5, 3, name="photos")
+        values = np.zeros((PHOTOS + 5, 12), np.float32) + 1
+        store_layers(cache, replace(bare, name="more"), "images", "vit", {"last.mean": values})
+        captions_of = replace(tiny_dataset(PHOTOS, 3, name="more"))
+        rows = np.ones((3 * PHOTOS, 10), np.float32)
+        store_layers(cache, captions_of, "captions", "lm", {"last.mean": rows})
+        embed(cache, opened, dataset="more", joint=True)
 
 
 def test_a_run_on_splits_that_have_changed_since_is_refused(tmp_path):

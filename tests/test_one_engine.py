@@ -28,7 +28,10 @@ ALLOWED: dict[str, tuple[str, str]] = {
     # spaces and rows are made, nothing is scored
     "joint": ("trainer.joints", "makes a space of the sides' spaces"),
     "mixed": ("trainer.joints", "makes a space of the sides' spaces"),
-    "group_mean": ("trainer.sides, studies.downstream.groups", "makes one row of the rows of a group"),
+    "group_mean": (
+        "trainer.sides, studies.downstream.groups, studies.adapters.embed",
+        "makes one row of the rows of a group",
+    ),
     "pairing.*": ("studies.alignment.*", "brings rows of two arrays together"),
     "neighbors": (
         "studies.alignment.common_rows, trainer.subsets",

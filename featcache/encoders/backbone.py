@@ -166,14 +166,14 @@ def _load_transformers(spec: EncoderSpec, options: EncodeOptions, files: WeightF
     network = network.eval().requires_grad_(False)
     config = network.config
     config.use_cache = False
-    trunk = network.base_model if spec.bits_per_byte else network
+    trunk = network.base_model if spec.bits_per_byte or spec.prompt else network
     structure = {"class": spec.model, "arguments": spec.model_args, "config": _config_hash(spec, files)}
     usual = 1 + int(getattr(config, "num_register_tokens", 0) or 0)  # CLS and registers; the probe checks it
     if spec.prefix_tokens not in (None, usual):
         structure["prefix_tokens"] = spec.prefix_tokens
     return Backbone(
         module=network,
-        run=lambda inputs: trunk(**inputs).last_hidden_state,
+        run=lambda inputs: _last_hidden(trunk(**inputs), spec),
         blocks=_blocks(network, spec),
         ends_with_block=spec.last == "block",
         final_norm=_submodule(network, spec.final_norm, spec) if spec.final_norm else None,
@@ -185,6 +185,17 @@ def _load_transformers(spec: EncoderSpec, options: EncodeOptions, files: WeightF
         structure=structure,
         pretrained={},
     )
+
+
+def _last_hidden(output: Any, spec: EncoderSpec) -> Any:
+    """What follows the last block; nothing of a task's own output, whose last block is all that is kept."""
+    hidden = getattr(output, "last_hidden_state", None)
+    if hidden is None and spec.last == "output":
+        raise UsageError(
+            f"{spec.model} gives no last hidden state, which {spec.name} wants\n"
+            '  Declare last = "block" in its entry, or the class without the head'
+        )
+    return hidden
 
 
 def _patch(config: Any) -> tuple[int, int] | None:

@@ -117,7 +117,7 @@ def build(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) -> Enco
     sample = preprocessor.sample()
     with measured(backbone) as probe:
         probed = forward(backbone, preprocessor, options, [sample], names)
-    if spec.modality == "image":
+    if spec.modality == "image" and spec.prompt is None:
         _check_prefix(spec, backbone, image=tuple(sample.shape[:2]), hidden=probe.shape)
     card = Card(
         name=spec.name,

@@ -83,6 +83,7 @@ class EncoderSpec(_Table):
     pooling: tuple[Pooling, ...] = Field(min_length=1)
     bits_per_byte: bool = False
     prefix_tokens: int | None = Field(default=None, ge=0)
+    prompt: str | None = Field(default=None, min_length=1)
     default: str
     dtype: Literal["float16", "float32"]
     max_tokens: int | None = Field(default=None, gt=0)
@@ -110,6 +111,10 @@ class EncoderSpec(_Table):
             raise ValueError('`prefix` belongs to modality "text"')
         if self.prefix_tokens is not None and self.modality != "image":
             raise ValueError('`prefix_tokens` belongs to modality "image"')
+        if self.prompt is not None and (self.library, self.modality) != ("transformers", "image"):
+            raise ValueError('`prompt` belongs to library "transformers" and modality "image"')
+        if self.prompt is not None and "cls" in self.pooling:
+            raise ValueError("an entry with a `prompt` has no CLS token: pool by patch-mean, mean or last-token")
         if self.default.rpartition(".")[2] not in self.pooling:
             raise ValueError(f"`default` {self.default!r} has no pooling of {list(self.pooling)}")
         return self

@@ -109,7 +109,7 @@ def load_text_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Bac
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
-    paths = [path for path in files.settings if path.name in TOKENIZER_FILES] or [*files.tensors, *files.settings]
+    paths = _tokenizer_files(files)
     longest = min(spec.max_tokens or 1, getattr(backbone.module.config, "max_position_embeddings", None) or 1 << 30)
     if is_e5_file(paths[0]):
         tokenizer, characters = read_e5_tokenizer(paths[0])
@@ -129,6 +129,15 @@ def load_text_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Bac
     tokenizer.enable_truncation(longest)
     ids = [number for number in (loaded.pad_token_id, loaded.eos_token_id, 0) if number is not None]
     return TextPreprocessor(tokenizer, ids[0], longest, _hash_contents(paths), spec.prefix)
+
+
+def hash_tokenizer(files: WeightFiles) -> str:
+    """Hash of the files that make the tokenizer, hex."""
+    return _hash_contents(_tokenizer_files(files))
+
+
+def _tokenizer_files(files: WeightFiles) -> list[Path]:
+    return [path for path in files.settings if path.name in TOKENIZER_FILES] or [*files.tensors, *files.settings]
 
 
 def _hash_contents(paths: list[Path]) -> str:

@@ -80,6 +80,8 @@ def _whole(spec: EncoderSpec, options: EncodeOptions) -> list[str]:
         needed.append(_VOCABULARY)
     elif spec.library == "transformers" and spec.preprocessing is None:
         needed.append("preprocessor_config.json")
+    if spec.prompt is not None:
+        needed.append(_VOCABULARY)
     return needed if options.random else [*needed, _TENSORS]
 
 

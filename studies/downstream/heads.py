@@ -23,8 +23,8 @@ from featcache.metrics.probes.linear_map import ALPHAS, fit_ridge_map
 from featcache.studies.downstream.groups import TaskGroups, task_groups
 from featcache.studies.downstream.head_files import Head, read_head
 from featcache.studies.downstream.head_inputs import HeadInputs, head_inputs
-from featcache.studies.downstream.sources import runs_on_data
-from featcache.studies.downstream.spaces import TaskSpace, task_spaces
+from featcache.studies.downstream.sources import LabelRule, runs_on_data
+from featcache.studies.downstream.spaces import TaskSpace, baseline_of, caveats, task_spaces
 from featcache.studies.downstream.tables import TaskResult, array_names, plain, write_task_table
 from featcache.studies.tables import check_table_path
 
@@ -121,12 +121,15 @@ def feed_head(
     if not opened and not loaded:
         raise UsageError("nothing to feed the head with\n  Name arrays, or a run with --run")
     untrained, remark = _untrained(cache, dataset, backbone, head, settings)
-    used = [features for run in opened for features in run.sides.values()] + [*loaded.values(), own.rows]
+    used = [features for run in opened for features in run.sides.values()] + [*loaded.values()]
+    label = settings.label or NUMBERS
+    rule = LabelRule(dataset, label) if label in own.rows.labels else None
+    used = [own.rows, *(features for features in used if rule is None or not rule.forbids(features))]
     used += [run.reference for run in opened if run.reference is not None]
     used += [] if untrained is None else [untrained.rows]
     drawn = opened[0].run.config["split"].get("drawn_validation", []) if opened else []
     groups = task_groups(used, None, drawn=drawn, seed=settings.seed)
-    spaces = task_spaces(groups, opened, loaded, None, width=settings.width, seed=settings.seed)
+    spaces = task_spaces(groups, opened, loaded, rule, width=settings.width, seed=settings.seed)
     inputs = groups.means(own.rows, own.values).astype(np.float64)
     task = _Task(head, groups, inputs, head.logits(inputs), settings)
     logits = {}
@@ -135,7 +138,14 @@ def feed_head(
             on_space(space.name)
         logits[space.name] = (space, outputs)
     result = _result(task, dataset, backbone, own, logits, spaces, out)
-    notes = [own.note, remark, *groups.notes, *(note for run in opened for note in run.notes), *_meaning(head)]
+    notes = [
+        *caveats(spaces),
+        own.note,
+        remark,
+        *groups.notes,
+        *(note for run in opened for note in run.notes),
+        *_meaning(head),
+    ]
     result = replace(result, notes=[*filter(None, notes), *result.notes])
     shared = {"command": "heads", "dataset": dataset, "overlay": own.rows.overlay, "runs": ", ".join(map(str, runs))}
     shared |= {"backbone": backbone, "head": str(head_path), "head_digest": head.digest, "head_input": own.recipe}
@@ -251,7 +261,7 @@ def _result(
             rows.append(hit_row(replace(row, metric="head_top5_accuracy", k=5), hits))
     predictions.append(_most_frequent(task, against))
     judged = [space for space, _ in outputs.values()]
-    baseline = _baseline(spaces)
+    baseline = baseline_of(spaces)
     contrasts = [Contrast(each.name, (baseline,), family=FAMILY) for each in judged if each.name != baseline]
     plain_rows = accuracy_rows(predictions, true, repeats=repeats, balanced=(False,))
     differences = accuracy_contrasts(predictions, true, contrasts, repeats=repeats, balanced=(False,))
@@ -309,10 +319,3 @@ def _meaning(head: Head) -> list[str]:
     if head.kind == "segmentation":
         return ["Caveat: outputs are the mean over patches of each class's logit; no map, and no intersection of areas"]
     return []
-
-
-def _baseline(spaces: Sequence[TaskSpace]) -> str:
-    """The raw image side; without one the first raw space."""
-    raw = [space for space in spaces if space.stage == "raw" and space.values is not None]
-    images = [space for space in raw if space.sources[0].modality == "image"]
-    return next((space.name for space in [*images, *raw]), "")

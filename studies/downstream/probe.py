@@ -15,9 +15,10 @@ from featcache.metrics.probes.accuracy_rows import Predictions, accuracy_contras
 from featcache.metrics.probes.logistic import PENALTIES, choose_logistic
 from featcache.metrics.probes.nearest import TEMPERATURE, knn_classes
 from featcache.metrics.probes.zero_shot import class_vectors, zero_shot_classes
+from featcache.studies.adapters.embed import JOINT
 from featcache.studies.downstream.groups import TaskGroups, choose_label, task_groups
 from featcache.studies.downstream.sources import LabelRule, RunOnData, runs_on_data
-from featcache.studies.downstream.spaces import TaskSpace, task_spaces
+from featcache.studies.downstream.spaces import TaskSpace, baseline_of, caveats, task_spaces
 from featcache.studies.downstream.tables import TaskResult, array_names, plain, write_task_table
 from featcache.studies.tables import check_table_path
 from featcache.trainer.run import apply
@@ -86,6 +87,12 @@ def probe(
     opened = runs_on_data(cache, dataset, runs)
     loaded = {name: cache.load(dataset, name) for name in arrays}
     every = [*(features for run in opened for features in run.sides.values()), *loaded.values()]
+    joints = [name for name, features in loaded.items() if features.layer == JOINT]
+    if joints:
+        raise UsageError(
+            f"{joints[0]} is a joint space, which has seen views that its own does not name\n"
+            "  Name its run instead, with --run: then no side that is made from the label enters it"
+        )
     rule = LabelRule(dataset, choose_label(every, settings.label), settings.label_views)
     references = [run.reference for run in opened if run.reference is not None]
     used = [features for features in [*every, *references] if not rule.forbids(features)]
@@ -108,7 +115,7 @@ def probe(
         groups.notes.extend(notes)
     true = groups.codes[groups.rows["test"]]
     predictions.append(_majority(groups, rule.label))
-    baseline = _baseline(spaces)
+    baseline = baseline_of(spaces)
     contrasts = [
         Contrast(space.name, (baseline,), family=FAMILY)
         for space in spaces
@@ -123,7 +130,7 @@ def probe(
         {split: len(rows) for split, rows in groups.rows.items()},
         len(groups.classes),
         {space.name: array_names(space.sources) for space in spaces},
-        [*groups.notes, *(note for run in opened for note in run.notes), *_caveats(spaces)],
+        [*groups.notes, *(note for run in opened for note in run.notes), *caveats(spaces)],
         out,
     )
     shared = {"command": "probe", "dataset": dataset, "overlay": used[0].overlay, "runs": ", ".join(map(str, runs))}
@@ -197,20 +204,3 @@ def _zero_shot(run: RunOnData, groups: TaskGroups, rule: LabelRule) -> tuple[lis
                 row = replace(row, convention=how, d=vectors.shape[1], d_against=vectors.shape[1])
                 said.append(Predictions(row, zero_shot_classes(rows[groups.rows["test"]], vectors)))
     return said, notes
-
-
-def _baseline(spaces: Sequence[TaskSpace]) -> str:
-    """The raw image side; without one the first raw space."""
-    raw = [space for space in spaces if space.stage == "raw" and space.values is not None]
-    images = [space for space in raw if space.sources[0].modality == "image"]
-    return next((space.name for space in [*images, *raw]), "")
-
-
-def _caveats(spaces: Sequence[TaskSpace]) -> list[str]:
-    """What nobody may miss: spaces that are left out, and what else has seen the label, if in part."""
-    left = [f"Caveat: {space.name}: {space.note}" for space in spaces if space.values is None]
-    told = dict[str, list[str]]()
-    for space in spaces:
-        if space.values is not None and space.note and space.stage != "random":
-            told.setdefault(space.note, []).append(space.name)
-    return left + [f"Caveat: {', '.join(names)}: {note}" for note, names in told.items()]

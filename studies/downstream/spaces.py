@@ -151,3 +151,20 @@ def _joined(*notes: str) -> str:
 def _hint(rule: LabelRule | None, arrays: Sequence[Features]) -> str:
     hints = [] if rule is None else [rule.hint(features) for features in arrays]
     return "; ".join(dict.fromkeys(filter(None, hints)))
+
+
+def baseline_of(spaces: Sequence[TaskSpace]) -> str:
+    """The raw image side; without one the first raw space."""
+    raw = [space for space in spaces if space.stage == "raw" and space.values is not None]
+    images = [space for space in raw if space.sources[0].modality == "image"]
+    return next((space.name for space in [*images, *raw]), "")
+
+
+def caveats(spaces: Sequence[TaskSpace]) -> list[str]:
+    """What nobody may miss: spaces that are left out, and what else has seen the label, if in part."""
+    left = [f"Caveat: {space.name}: {space.note}" for space in spaces if space.values is None]
+    told = dict[str, list[str]]()
+    for space in spaces:
+        if space.values is not None and space.note and space.stage != "random":
+            told.setdefault(space.note, []).append(space.name)
+    return left + [f"Caveat: {', '.join(names)}: {note}" for note, names in told.items()]
