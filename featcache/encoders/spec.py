@@ -3,7 +3,7 @@
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -97,27 +97,35 @@ class EncoderSpec(_Table):
     def _consistent(self) -> "EncoderSpec":
         if not _NAME.fullmatch(self.name):
             raise ValueError("a name has lower-case letters, digits, '-' and '_'")
-        if self.library == "timm" and (not self.arch or self.modality != "image"):
-            raise ValueError('library "timm" needs `arch` and modality "image"')
-        if self.library == "transformers" and not self.model:
-            raise ValueError('library "transformers" needs `model`, the class')
-        if self.config and (self.library != "transformers" or self.source.file is None):
-            raise ValueError('`config` belongs to library "transformers" and a source of one `file`')
-        if (self.source.file or "").endswith(".onnx") and self.library == "transformers" and not self.config:
-            raise ValueError("an ONNX file states no configuration: `config` is wanted, as the class takes it")
-        if (self.modality == "text") != (self.max_tokens is not None):
-            raise ValueError('`max_tokens` belongs to modality "text", and there it is required')
-        if self.prefix and self.modality != "text":
-            raise ValueError('`prefix` belongs to modality "text"')
-        if self.prefix_tokens is not None and self.modality != "image":
-            raise ValueError('`prefix_tokens` belongs to modality "image"')
-        if self.prompt is not None and (self.library, self.modality) != ("transformers", "image"):
-            raise ValueError('`prompt` belongs to library "transformers" and modality "image"')
-        if self.prompt is not None and "cls" in self.pooling:
-            raise ValueError("an entry with a `prompt` has no CLS token: pool by patch-mean, mean or last-token")
+        for wrong, why in (*self._library_contradictions(), *self._modality_contradictions()):
+            if wrong:
+                raise ValueError(why)
         if self.default.rpartition(".")[2] not in self.pooling:
             raise ValueError(f"`default` {self.default!r} has no pooling of {list(self.pooling)}")
         return self
+
+    def _library_contradictions(self) -> Iterator[tuple[bool, str]]:
+        """What does not fit the library -> what is wanted."""
+        timm, transformers = self.library == "timm", self.library == "transformers"
+        yield timm and (not self.arch or self.modality != "image"), 'library "timm" needs `arch` and modality "image"'
+        yield transformers and not self.model, 'library "transformers" needs `model`, the class'
+        belongs = '`config` belongs to library "transformers" and a source of one `file`'
+        yield bool(self.config) and (not transformers or self.source.file is None), belongs
+        onnx = (self.source.file or "").endswith(".onnx")
+        wanted = "an ONNX file states no configuration: `config` is wanted, as the class takes it"
+        yield onnx and transformers and not self.config, wanted
+
+    def _modality_contradictions(self) -> Iterator[tuple[bool, str]]:
+        """What does not fit the modality -> what is wanted."""
+        text, image = self.modality == "text", self.modality == "image"
+        wanted = '`max_tokens` belongs to modality "text", and there it is required'
+        yield text != (self.max_tokens is not None), wanted
+        yield bool(self.prefix) and not text, '`prefix` belongs to modality "text"'
+        yield self.prefix_tokens is not None and not image, '`prefix_tokens` belongs to modality "image"'
+        wanted = '`prompt` belongs to library "transformers" and modality "image"'
+        yield self.prompt is not None and not (image and self.library == "transformers"), wanted
+        wanted = "an entry with a `prompt` has no CLS token: pool by patch-mean, mean or last-token"
+        yield self.prompt is not None and "cls" in self.pooling, wanted
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class Training:
         panel: Further references that are measured after it.
         varied: Column -> value of what the experiment varies, "control" among them.
         transfer: Side as typed, and the other encoder whose features its adapter is measured on, stitched.
+        probe: Label column that is read off its spaces; "" for none.
     """
 
     selection: Selection
@@ -37,6 +38,7 @@ class Training:
     panel: tuple[str, ...]
     varied: Mapping[str, Any] = field(default_factory=lambda: {})
     transfer: tuple[tuple[str, str], ...] = ()
+    probe: str = ""
 
     @property
     def title(self) -> str:
@@ -55,7 +57,8 @@ class Outcome:
         panel: View, encoder and layer of a reference -> path of its tables below the folder of the study, without their
             endings; None where the training itself failed.
         error: Type and message of what failed, "" where all went well.
-        transfers: Side=encoder -> path of the tables of its adapter on another encoder's features, likewise.
+        transfers: Side→encoder -> path of the table of its adapter on another encoder's features, likewise.
+        probes: Label -> path of the table of its probes, likewise.
     """
 
     folder: str
@@ -63,6 +66,7 @@ class Outcome:
     panel: Mapping[str, str] | None = None
     error: str = ""
     transfers: Mapping[str, str] = field(default_factory=lambda: {})
+    probes: Mapping[str, str] = field(default_factory=lambda: {})
 
 
 def _text(value: Any) -> str:
@@ -205,14 +209,14 @@ def _trainings(
     if "depth" in settings:
         selection = _at_depth(cache, selection, settings["depth"])
     panel = tuple(name for name in source.experiment.panel if name != selection.reference)
-    transfer = _transfers(source, selection)
+    transfer, probed = _transfers(source, selection), source.experiment.probe
     columns = {name: _column_value(name, value) for name, value in varied.items()}
     if not config.reads_reference:
-        yield Training(selection, config, run_folder(selection, config), panel, columns, transfer)
+        yield Training(selection, config, run_folder(selection, config), panel, columns, transfer, probed)
         return
     for reference in (selection.reference, *panel):
         other = replace(selection, reference=reference)
-        yield Training(other, config, run_folder(other, config), (), columns, transfer)
+        yield Training(other, config, run_folder(other, config), (), columns, transfer, probed)
 
 
 def _transfers(source: Source, selection: Selection) -> tuple[tuple[str, str], ...]:
@@ -304,5 +308,5 @@ def one_each(trainings: Sequence[Training]) -> list[Training]:
         base = known or training
         panel = tuple(dict.fromkeys((*base.panel, *training.panel)))
         transfer = tuple(dict.fromkeys((*base.transfer, *training.transfer)))
-        first[training.folder] = replace(base, panel=panel, transfer=transfer)
+        first[training.folder] = replace(base, panel=panel, transfer=transfer, probe=base.probe or training.probe)
     return [*first.values()]

@@ -78,6 +78,7 @@ class Experiment(_Strict):
         leave_out: Combinations that are not trained: those that have all values of a rule, or one of each list.
         transfer: Encoder of a side -> others whose features a ridge regression maps to its own, for the trained adapter
             to be measured on them as it is.
+        probe: Label column that is read off the spaces of every training; "" for none.
         profiles: Changes by name; "quick" and "full" are there without any.
         plots: What is plotted.
     """
@@ -91,6 +92,7 @@ class Experiment(_Strict):
     controls: list[Control] = []
     leave_out: list[Rule] = []
     transfer: dict[str, list[str]] = {}
+    probe: str = ""
     profiles: dict[Literal["quick", "full"], Profile] = {}
     plots: list[Plot] = []
 

@@ -94,6 +94,8 @@ def _tables_of(
     for name, path in outcome.transfers.items():
         table = pl.read_parquet(out / f"{path}.metrics.parquet")
         yield {**columns, "panel": False, "transfer": name}, {"metrics": table}
+    for path in outcome.probes.values():
+        yield {**columns, "panel": False}, {"metrics": pl.read_parquet(out / f"{path}.metrics.parquet")}
 
 
 def _literal(value: Any) -> "pl.Expr":

@@ -15,6 +15,7 @@ from featcache.selectors import parse_selector
 from featcache.storage.outputs import parquet_bytes, write_output
 from featcache.studies.adapters.results import final_results
 from featcache.studies.adapters.train import Workbench, train
+from featcache.studies.downstream.probe import ProbeSettings, probe
 from featcache.studies.experiments.plan import Outcome, Training, run_path
 from featcache.studies.experiments.transfer import stitched_rows
 from featcache.trainer.defaults import Selection
@@ -67,7 +68,15 @@ class Worker:
                 transfers[f"{_encoder_of(side)}→{encoder}"] = path
             except (FeatcacheError, MetricError) as error:
                 errors.append(f"transfer to {encoder}: {type(error).__name__}: {error}")
-        return Outcome(training.folder, computed, panel, "\n".join(errors), transfers)
+        probes = dict[str, str]()
+        if training.probe:
+            try:
+                probes[training.probe] = path = probe_path(bench, training)
+                computed |= self._measure_probe(training, path)
+            except (FeatcacheError, MetricError) as error:
+                errors.append(f"probe of {training.probe}: {type(error).__name__}: {error}")
+                probes.clear()
+        return Outcome(training.folder, computed, panel, "\n".join(errors), transfers, probes)
 
     def _bench(self, selection: Selection) -> Workbench:
         if selection not in self._benches:
@@ -92,6 +101,16 @@ class Worker:
         if file.is_file():
             return False
         rows = stitched_rows(run.adapters(), training.config, bench, other, epoch=run.config["selected_epoch"])
+        write_output(file, parquet_bytes(frame(rows, Row)))
+        return True
+
+    def _measure_probe(self, training: Training, path: str) -> bool:
+        file = self.out / f"{path}.metrics.parquet"
+        if file.is_file():
+            return False
+        settings = ProbeSettings(training.probe, halves=training.config.halves)
+        result = probe(self.cache, training.selection.dataset, (), [run_path(self.out, training)], settings)
+        rows = [replace(row, seconds=0.0) for row in result.rows]
         write_output(file, parquet_bytes(frame(rows, Row)))
         return True
 
@@ -126,6 +145,13 @@ def transfer_path(bench: Workbench, other: Workbench, training: Training) -> str
     identities = [run_identity(each.sides, each.reference, training.config) for each in (bench, other)]
     canonical = json.dumps({"run": identities[0], "stitched": identities[1]}, sort_keys=True, separators=(",", ":"))
     return f"transfer/{blake3(canonical.encode()).hexdigest(length=16)}"
+
+
+def probe_path(bench: Workbench, training: Training) -> str:
+    """Where the table of a probe lies: named by the run's identity and the label."""
+    identity = {"run": run_identity(bench.sides, bench.reference, training.config), "probe": training.probe}
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return f"probe/{blake3(canonical.encode()).hexdigest(length=16)}"
 
 
 def panel_rows(run: Run, bench: Workbench, training: Training) -> tuple[list[Row], list[ContrastRow]]:
