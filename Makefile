@@ -28,6 +28,7 @@ WORKERS ?= 2
 PROFILE ?= quick
 STUDY ?= study
 EXPERIMENTS ?= $(filter-out experiments/claims.toml,$(wildcard experiments/*.toml))
+COMPETENCE ?= efficientnet-lite0 efficientnet-lite1 efficientnet-lite2 dinov2-small-saliency efficientnet-lite2-random0 names-de/minilm
 ONLY ?=
 RUNS ?= $(patsubst %/config.json,%,$(wildcard runs/*/*/config.json runs/*/*/*/config.json))
 
@@ -76,6 +77,7 @@ align: setup ## Measure the alignment of two cached encoders: DATASET= X= Y= K=
 study: setup ## Run the experiments and judge the claims: PROFILE=quick|full EXPERIMENTS="experiments/a.toml" STUDY= CACHE=
 	@failed=; for file in $(EXPERIMENTS); do \
 	  $(FEATCACHE) sweep $$file --profile $(PROFILE) --out '$(STUDY)' --figures $(if $(word 2,$(EXPERIMENTS)),--skip-uncached) $(cache_option) || failed="$$failed $$file"; done; \
+	$(FEATCACHE) competence openmoji $(COMPETENCE) --skip-uncached --out '$(STUDY)/competence/$(PROFILE)/rows.parquet' $(cache_option); \
 	$(FEATCACHE) ledger --profile $(PROFILE) --out '$(STUDY)' --figures; \
 	test -z "$$failed" || { echo "Not whole:$$failed" >&2; exit 1; }
 

@@ -47,6 +47,7 @@ COMMANDS = {
     "grid": alignment.grid,
     "curve": alignment.curve,
     "ceiling": alignment.ceiling,
+    "competence": alignment.competence,
     "probe": downstream.probe,
     "heads": downstream.heads,
     "report": training.report,

@@ -17,6 +17,7 @@ from featcache.provenance import provenance
 from featcache.selectors import parse_selector
 from featcache.studies.alignment.common_rows import CommonRows, common_rows
 from featcache.studies.downstream.probe import ProbeSettings, probe
+from featcache.studies.experiments.plan import is_cached
 from featcache.studies.tables import check_table_path, table, write_table
 
 LEAST = 3  # encoders
@@ -198,6 +199,34 @@ def competence(
     if out is not None:
         write_table(table(rows, [provenance()] * len(rows)), out)
     return CompetenceResult(rows, result, common, out)
+
+
+def cached_encoders(cache: Cache, dataset: str, encoders: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The encoders that the cache has features of, and the others."""
+    there = {name: is_cached(cache, dataset, name) for name in encoders}
+    return [name for name in encoders if there[name]], [name for name in encoders if not there[name]]
+
+
+def parse_performance(typed: Sequence[str]) -> dict[str, float] | None:
+    """Performances as typed, ENCODER=NUMBER each; None where there are none.
+
+    Raises:
+        UsageError: If one is not of that form.
+
+    Example:
+        >>> parse_performance(["resnet18=0.7", "captions/gpt2=0.6"])
+        {'resnet18': 0.7, 'captions/gpt2': 0.6}
+    """
+    values: dict[str, float] = {}
+    for text in typed:
+        name, _, number = text.rpartition("=")
+        try:
+            values[name] = float(number)
+        except ValueError:
+            values[name] = math.nan
+        if not name or not math.isfinite(values[name]):
+            raise UsageError(f"performance {text!r}: wanted ENCODER=NUMBER, as in resnet18=0.7")
+    return values or None
 
 
 def _probed(cache: Cache, dataset: str, encoders: Sequence[str], label: str | None) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Claims are judged by their rows: estimators against slow oracles, Holm within a family, errors as often as said."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from typer.testing import CliRunner
 
 from featcache.commands.app import app
 from featcache.metrics.measure.row import ContrastRow, Row, frame
+from featcache.studies.competence import Competence, rank_correlation
 from featcache.studies.experiments.spec import ExperimentInvalid, load_experiment, varied_names
 from featcache.studies.ledger.claims import Claim, load_claims
-from featcache.studies.ledger.estimators import ESTIMATORS, of_contrast, of_difference, of_trend
+from featcache.studies.ledger.estimators import ESTIMATORS, of_contrast, of_difference, of_rank, of_trend
 from featcache.studies.ledger.ledger import Entry, judge, ledger_page, with_verdicts, write_ledger
 from tests.rooms import ROOT
 
@@ -55,6 +57,7 @@ def claim(estimator: str, **changes: Any) -> Claim:
         "contrast": {"contrast": "joint − x"},
         "difference": {"a": {"control": ""}, "b": {"control": "shuffled"}},
         "trend": {"over": "swap"},
+        "rank": {},
     }
     words = {"id": "one", "source": "us", "text": "It is so", "experiment": "e", "expect": "above"}
     return Claim(**{**words, "estimator": estimator, **usual[estimator], **changes})
@@ -325,6 +328,9 @@ def test_a_claim_that_is_not_of_its_form_is_named(tmp_path: Path, change: tuple[
 
 def test_every_shipped_claim_is_of_a_shipped_experiment_and_of_columns_that_it_has() -> None:
     for one in load_claims(SHIPPED):
+        if one.estimator == "rank":
+            assert one.over in Competence.__dataclass_fields__, one.id
+            continue
         file = ROOT / "experiments" / f"{one.experiment}.toml"
         varied = varied_names(load_experiment(file, "quick").experiment)
         known = {*varied, "adapter", "control", "trained_on", "transfer", *Row.__dataclass_fields__}
@@ -332,3 +338,35 @@ def test_every_shipped_claim_is_of_a_shipped_experiment_and_of_columns_that_it_h
         assert used <= known, one.id
         several = {name for name in ("adapter", "loss") if name in varied}
         assert several <= used, one.id  # rows of several recipes give no effect
+
+
+def ranks(performance: list[float], scores: list[float]) -> pl.DataFrame:
+    rows = [
+        Competence("openmoji", f"e{number}", "mutual_knn", value, better, "given", 100, 10, "{}")
+        for number, (value, better) in enumerate(zip(scores, performance, strict=True))
+    ]
+    return pl.DataFrame([asdict(row) for row in rows])
+
+
+def test_a_rank_is_spearmans_correlation_with_the_share_of_orders_as_strong() -> None:
+    rng = np.random.default_rng(0)
+    performance, scores = rng.normal(size=5).tolist(), rng.normal(size=5).tolist()
+    effect = of_rank(claim("rank", over="performance"), ranks(performance, scores))
+    wanted = stats.spearmanr(performance, scores).statistic
+    every = [stats.spearmanr(performance, order).statistic for order in permutations(scores)]
+    assert effect.value == pytest.approx(wanted) and effect.n == 5
+    assert effect.p == pytest.approx(np.mean([abs(one) >= abs(wanted) - 1e-9 for one in every]))
+
+
+def test_ranks_of_encoders_that_have_nothing_to_do_with_each_other_err_in_one_of_twenty() -> None:
+    rng, false = np.random.default_rng(1), 0
+    for _ in range(2_000):
+        false += (rank_correlation(rng.normal(size=6), rng.normal(size=6).cumsum()).p or 1.0) <= 0.05
+    assert 0.03 <= false / 2_000 <= 0.065
+
+
+def test_three_encoders_cannot_decide_and_many_are_counted_by_drawn_orders() -> None:
+    assert rank_correlation([1, 2, 3], [1, 2, 3]).p == pytest.approx(1 / 3)
+    many = rank_correlation(range(12), range(12))
+    assert many.rho == pytest.approx(1.0) and many.p is not None and many.p < 1e-3 and "drawn" not in many.method
+    assert rank_correlation([1, 1, 1], [1, 2, 3]).rho is None

@@ -27,7 +27,7 @@ class Claim(BaseModel):
         where: Column -> value, or list of values, of the rows; split "test" unless it says otherwise.
         a: For "difference", what the rows have of which those of b are subtracted.
         b: The others.
-        over: For "trend", the column whose slope is estimated.
+        over: For "trend", the column whose slope is estimated; for "rank", the one that is correlated with the score.
         scale: Of that column.
         family: Claims of one family are corrected together (Holm); by default those of one source.
         needs: dataset, reference or layers -> value that the tables must have for the claim as it was made; on other
@@ -40,7 +40,7 @@ class Claim(BaseModel):
     source: str
     text: str
     experiment: str
-    estimator: Literal["contrast", "difference", "trend"]
+    estimator: Literal["contrast", "difference", "trend", "rank"]
     expect: Literal["above", "below"]
     metric: str = "mutual_knn"
     contrast: str = ""
@@ -59,7 +59,7 @@ class _File(BaseModel):
     claims: Annotated[list[Claim], Field(min_length=1)]
 
 
-_WANTED = {"contrast": ("contrast",), "difference": ("a", "b"), "trend": ("over",)}
+_WANTED = {"contrast": ("contrast",), "difference": ("a", "b"), "trend": ("over",), "rank": ("over",)}
 
 
 def load_claims(file: Path) -> list[Claim]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
+from featcache.studies.competence import rank_correlation
 from featcache.studies.experiments.seeds import student
 from featcache.studies.experiments.spec import CONTEXT
 from featcache.studies.experiments.tables import ROW_KEYS, selected
@@ -22,6 +23,7 @@ LEVEL = 0.95
 SEEDS = "over {n} seeds (initial weights, draws, subsets), on the same test groups; Student's t"
 BOTH = "over test groups (random halves) and {n} seeds; Student's t, Satterthwaite's degrees of freedom"
 SAMPLES = "over test groups (random halves), of one seed; Student's t"
+RANKS = "none; p over {n} encoders, {method}"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Effect:
         high: Upper end.
         p: Two-sided; None where it cannot be given.
         interval: What the interval is of.
-        n: Seeds.
+        n: Seeds; of ranks, encoders.
         test_groups: Groups of the test split.
         rows: Rows that it was computed from.
         note: Why there is no effect or no interval, or "".
@@ -144,6 +146,20 @@ def of_trend(claim: Claim, rows: "pl.DataFrame") -> Effect:
     return _over_seeds(pl.DataFrame(slopes), len(rows))
 
 
+def of_rank(claim: Claim, rows: "pl.DataFrame") -> Effect:
+    """Spearman's correlation over encoders of the score with a column, with the exact p of a permutation test.
+
+    Args:
+        claim: Reads over.
+        rows: One row an encoder, as `featcache competence` writes them.
+    """
+    if claim.over not in rows.columns:
+        return Effect(note=f"no column {claim.over}")
+    result = rank_correlation(rows[claim.over].to_list(), rows["value"].to_list())
+    words = RANKS.format(n=result.n, method=result.method)
+    return Effect(result.rho, p=result.p, interval=words, n=result.n, test_groups=rows["n"][0], rows=len(rows))
+
+
 def _says_the_same(rows: "pl.DataFrame", one: str, other: str) -> bool:
     """Whether two columns tell the same rows apart, as train_groups and trained_on do."""
     pairs = rows.select(list(dict.fromkeys((one, other)))).n_unique()
@@ -182,5 +198,5 @@ def _mixed(rows: "pl.DataFrame", keys: "list[str] | tuple[str, ...]") -> str:
 
 
 ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
-    {"contrast": of_contrast, "difference": of_difference, "trend": of_trend}
+    {"contrast": of_contrast, "difference": of_difference, "trend": of_trend, "rank": of_rank}
 )

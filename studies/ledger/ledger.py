@@ -39,7 +39,7 @@ class Entry:
         low: Lower end of the interval, not adjusted for other claims.
         high: Upper end.
         interval: What the interval is of.
-        n: Seeds.
+        n: Seeds; of ranks, encoders.
         test_groups: Groups of the test split.
         p: Two-sided.
         family: Claims that p_holm is adjusted among.
@@ -107,6 +107,8 @@ def _entries(
     )  # fmt: skip
     if table is None:
         command = f"featcache sweep experiments/{claim.experiment}.toml --profile {profile}"
+        if claim.estimator == "rank":
+            command = f"featcache competence DATASET ENCODER ENCODER ENCODER --out {file}"
         yield replace(blank, note=f"no tables of {claim.experiment}; run: {command}")
         return
     where = {"metric": claim.metric, "split": "test", **_usual(claim), **claim.where}
@@ -126,6 +128,7 @@ def _entries(
 def _usual(claim: Claim) -> dict[str, Any]:
     """What rows are taken unless the claim compares them: trained adapters, and pairs that are right."""
     usual = {"control": ""} if claim.estimator == "contrast" else {"control": "", "stage": "trained"}
+    usual |= {"stage": "raw"} if claim.estimator == "rank" else {}
     return {name: value for name, value in usual.items() if name not in {**claim.a, **claim.b}}
 
 
@@ -211,7 +214,8 @@ def _line(entry: Entry) -> str:
     on = " against ".join(filter(None, (entry.dataset, entry.reference)))
     effect = "–" if entry.effect is None else f"{entry.metric}: {entry.effect:+.3f}"
     interval = "" if entry.low is None or entry.high is None else f" [{entry.low:+.3f}, {entry.high:+.3f}]"
-    n = f"{entry.n} seeds, {entry.test_groups or 0} test groups" if entry.n else "–"
+    what = "encoders" if entry.estimator == "rank" else "seeds"
+    n = f"{entry.n} {what}, {entry.test_groups or 0} test groups" if entry.n else "–"
     p = p_text(entry.p_holm) or "–"
     verdict = f"**{entry.verdict}**" + (f"; {entry.note}" if entry.note else "")
     cells = (
