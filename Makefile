@@ -72,14 +72,14 @@ train: setup ## Train adapters on cached features: ADAPTER=linear|mlp|bottleneck
 align: setup ## Measure the alignment of two cached encoders: DATASET= X= Y= K=
 	@$(FEATCACHE) align '$(or $(DATASET),openmoji)' $(or $(X),efficientnet-lite0) $(or $(Y),minilm) $(call option,k,$(K)) $(cache_option)
 
-# every experiment goes on where it was interrupted; one that fails does not keep the others from running, nor the claims
-# from being judged; of several, one whose features are not cached is skipped
+# goes on where it was interrupted; trainings that fail do not keep the others from running, nor the claims from being
+# judged; of several experiments, what has no cached features is skipped
 study: setup ## Run the experiments and judge the claims: PROFILE=quick|full EXPERIMENTS="experiments/a.toml" STUDY= CACHE=
-	@failed=; for file in $(EXPERIMENTS); do \
-	  $(FEATCACHE) sweep $$file --profile $(PROFILE) --out '$(STUDY)' --figures $(if $(word 2,$(EXPERIMENTS)),--skip-uncached) $(cache_option) || failed="$$failed $$file"; done; \
+	@$(FEATCACHE) sweep $(EXPERIMENTS) --profile $(PROFILE) --out '$(STUDY)' --figures $(if $(word 2,$(EXPERIMENTS)),--skip-uncached) $(cache_option); \
+	failed=$$?; \
 	$(FEATCACHE) competence openmoji $(COMPETENCE) --skip-uncached --out '$(STUDY)/competence/$(PROFILE)/rows.parquet' $(cache_option); \
 	$(FEATCACHE) ledger --profile $(PROFILE) --out '$(STUDY)' --figures; \
-	test -z "$$failed" || { echo "Not whole:$$failed" >&2; exit 1; }
+	exit $$failed
 
 pull: setup ## Fetch features from colleagues: REMOTE= ARRAYS="flickr30k/*/gpt2" CACHE=
 	@$(FEATCACHE) pull $(or $(REMOTE),$(error name a place, as in make pull REMOTE=s3://lab/cache)) $(ARRAYS) $(cache_option)

@@ -227,8 +227,8 @@ def competence(
         list[str] | None,
         typer.Option(
             metavar="ENCODER=NUMBER",
-            help="How well an encoder does on a task, higher is better; one of each encoder. Default: the accuracy of a "
-            "linear probe.",
+            help="How well an encoder does on a task, higher is better; one of each. Default: the accuracy of a linear "
+            "probe.",
         ),
     ] = None,
     label: Annotated[
@@ -245,8 +245,8 @@ def competence(
 ) -> None:
     """Show whether encoders that do better on a task stand closer to the others.
 
-    Each encoder's mean alignment with the others against its performance, with Spearman's correlation and the exact p of
-    a permutation test.
+    Each encoder's mean alignment with the others against its performance, with Spearman's correlation and the exact p
+    of a permutation test.
     """
     from featcache.cache import open_cache
     from featcache.report.alignment import show_competence

@@ -14,7 +14,7 @@ ProfileOption = Annotated[
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Experiment: experiments/adapters.toml")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Experiments: experiments/adapters.toml")],
     profile: ProfileOption = "quick",
     change: Annotated[
         list[str] | None,
@@ -37,7 +37,7 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained.")] = False,
     cache: CacheOption = None,
 ) -> None:
-    """Run an experiment: every combination of its grid, over processes, into tidy tables.
+    """Run experiments: every combination of their grids, over processes, into tidy tables.
 
     A run that is there is not computed again, so that the same command goes on where it was interrupted. Trainings that
     fail are listed at the end, with exit code 1; the others go on.
@@ -46,23 +46,25 @@ def sweep(
     from featcache.report.sweeps import show_figures, show_plan, show_skipped, show_sweep, sweep_progress
     from featcache.studies.experiments.processes import Resources, default_processes
     from featcache.studies.experiments.spec import load_experiment
-    from featcache.studies.experiments.sweep import extractions, planned, run_sweep
+    from featcache.studies.experiments.sweep import experiment_names, extractions, planned, run_sweeps
 
-    source = load_experiment(file, profile, change or ())
+    sources = [load_experiment(file, profile, change or ()) for file in files]
     resources = Resources(cache, out, default_processes() if processes is None else processes, threads)
-    if skip_uncached and (commands := extractions(source, resources)):
-        some = bool(planned(source, resources, skip_uncached=True)["trainings"])
-        show_skipped(source, commands, some=some)
-        if not some:
-            return
-    if dry_run:
-        return show_plan(source, planned(source, resources, skip_uncached=skip_uncached))
-    with sweep_progress(resources.processes) as on_done:
-        result = run_sweep(source, resources, on_done, skip_uncached=skip_uncached)
-    show_sweep(result)
-    if figures:
-        show_figures(result.folder, write_sweep_figures(result))
-    if result.failures:
+    plans = [planned(source, resources, skip_uncached=skip_uncached) for source in sources]
+    for source, plan in zip(sources, plans, strict=True):
+        if skip_uncached and (commands := extractions(source, resources)):
+            show_skipped(source, commands, some=bool(plan["trainings"]))
+        if dry_run:
+            show_plan(source, plan)
+    if dry_run or not any(plan["trainings"] for plan in plans):
+        return
+    with sweep_progress(resources.processes, experiment_names(sources, plans)) as on_done:
+        results = run_sweeps(sources, resources, on_done, skip_uncached=skip_uncached)
+    for result in results:
+        show_sweep(result)
+        if figures:
+            show_figures(result.folder, write_sweep_figures(result))
+    if any(result.failures for result in results):
         raise typer.Exit(1)
 
 

@@ -20,8 +20,12 @@ _METRICS = ("mutual_knn", "cka_debiased")
 
 
 @contextmanager
-def sweep_progress(processes: int) -> "Iterator[OnDone]":
+def sweep_progress(processes: int, names: Mapping[str, str]) -> "Iterator[OnDone]":
     """A line on stderr for each training that has ended, with the time that is left; yields what it is passed to.
+
+    Args:
+        processes: Trainings at a time.
+        names: Run folder -> name of its experiment, of several; empty for one.
 
     The time that is left follows from the trainings that were computed, not from those that were there.
     """
@@ -32,8 +36,9 @@ def sweep_progress(processes: int) -> "Iterator[OnDone]":
         computed += outcome.computed
         each = (time.monotonic() - started) / computed if computed else 0.0
         left = f", {_duration(each * (total - ended))} left" if computed and ended < total else ""
-        state = "failed" if outcome.error else "done" if outcome.computed else "was there"
-        console(stderr=True).print(f"[{ended}/{total}] {training.title}: {state}{left}")
+        state = "failed" if outcome.error or outcome.lacking else "done" if outcome.computed else "was there"
+        name = f"{names[training.folder]}: " if training.folder in names else ""
+        console(stderr=True).print(f"[{ended}/{total}] {name}{training.title}: {state}{left}")
 
     console(stderr=True).print(f"{count(max(processes, 1), 'training')} at a time")
     yield on_done
@@ -134,7 +139,10 @@ def show_ledger(entries: "Sequence[Entry]", files: "Sequence[Path]") -> None:
         interval = "–" if entry.low is None or entry.high is None else f"[{entry.low:+.3f}, {entry.high:+.3f}]"
         p = p_text(entry.p_holm) or "–"
         rows.append(
-            (entry.claim, entry.reference, entry.metric, effect, interval, entry.n, p, entry.verdict, entry.note)
+            (entry.claim, entry.dataset, entry.reference, entry.metric, effect, interval, entry.n, p, entry.verdict)
         )
-    print_table(("claim", "reference", "metric", "effect", "95 %", "seeds", "p (Holm)", "verdict", "note"), rows)
+    print_table(("claim", "data set", "reference", "metric", "effect", "95 %", "n", "p (Holm)", "verdict"), rows)
+    notes = [(entry.claim, entry.note) for entry in entries if entry.note]
+    if notes:
+        print_table(("claim", "note"), [*dict.fromkeys(notes)], title="\nNotes")
     console().print(f"\nThe ledger: {', '.join(str(file) for file in files)}")

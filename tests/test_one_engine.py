@@ -40,6 +40,11 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "measure.contrasts.holm": ("studies.ledger.ledger", "corrects claims of several experiments together"),
     # downstream tasks: predicted classes in, rows with chance, interval and verdict out
     "probes.*": ("studies.downstream.*", "classifiers, linear maps, and the tidy rows of their accuracy"),
+    "distribution_gap": ("studies.adapters.controls", "the gap between two sides in one space, which is no alignment"),
+    "modality_gap": ("studies.adapters.controls", "the same"),
+    "intrinsic_dimension": ("studies.adapters.controls", "a property of one space"),
+    "spectrum_noise": ("studies.adapters.controls", "makes a space"),
+    "sweeps.ridge.ridge_paths": ("studies.adapters.controls", "makes spaces"),
     # names of metrics and what they need, so that graphs are searched deep enough and refusals come before reading
     "METRICS": ("studies.alignment.result", "names"),
     "table.Metric": ("studies.alignment.*", "names and options"),

@@ -49,24 +49,46 @@ class Training:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one training and its panel.
+    """What came of one training and of what is measured after it.
 
     Args:
         folder: Of the run, below the folder of the study.
         computed: Whether anything was trained or measured; False where all of it was there.
-        panel: View, encoder and layer of a reference -> path of its tables below the folder of the study, without their
-            endings; None where the training itself failed.
+        panel: Reference as typed -> its view, encoder and layer, and the path of its tables below the folder of the
+            study, without their endings; None where the training itself failed.
         error: Type and message of what failed, "" where all went well.
         transfers: Side→encoder -> path of the table of its adapter on another encoder's features, likewise.
         probes: Label -> path of the table of its probes, likewise.
+        lacking: Key of one of the three -> why it is not there.
     """
 
     folder: str
     computed: bool = False
-    panel: Mapping[str, str] | None = None
+    panel: Mapping[str, tuple[str, str]] | None = None
     error: str = ""
     transfers: Mapping[str, str] = field(default_factory=lambda: {})
     probes: Mapping[str, str] = field(default_factory=lambda: {})
+    lacking: Mapping[str, str] = field(default_factory=lambda: {})
+
+    def asked_for(self, training: Training) -> "Outcome":
+        """The same with nothing but what one training asks for, where several share a run; errors put together."""
+        transfers = [transfer_label(side, encoder) for side, encoder in training.transfer]
+        wanted = (*training.panel, *transfers, training.probe)
+        errors = [self.error, *(why for name, why in self.lacking.items() if name in wanted)]
+        return replace(
+            self,
+            panel=None if self.panel is None else {name: self.panel[name] for name in training.panel
+                                                   if name in self.panel},
+            error="\n".join(filter(None, errors)),
+            transfers={name: path for name, path in self.transfers.items() if name in transfers},
+            probes={name: path for name, path in self.probes.items() if name == training.probe},
+            lacking={},
+        )  # fmt: skip
+
+
+def transfer_label(side: str, encoder: str) -> str:
+    """How tables call a transfer: the encoder of a side as typed, and the other one."""
+    return f"{parse_selector(side.rpartition('=')[2]).encoder}→{encoder}"
 
 
 def _text(value: Any) -> str:

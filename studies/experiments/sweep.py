@@ -1,7 +1,7 @@
 """A sweep: an experiment's trainings, those that are not there yet, and then its tables."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,17 @@ def planned(source: Source, resources: Resources, *, skip_uncached: bool = False
     return {"trainings": trainings, "there": there}
 
 
+def experiment_names(sources: Sequence[Source], plans: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Run folder -> the first experiment that has it, of several; of one experiment none, since all are its own."""
+    if len(sources) < 2:
+        return {}
+    names: dict[str, str] = {}
+    for source, one in zip(sources, plans, strict=True):
+        for training in one["trainings"]:
+            names.setdefault(training.folder, source.name)
+    return names
+
+
 def extractions(source: Source, resources: Resources) -> list[str]:
     """The commands that make the features which an experiment lacks, of further references and transfers too.
 
@@ -72,26 +83,41 @@ def extractions(source: Source, resources: Resources) -> list[str]:
 def run_sweep(
     source: Source, resources: Resources, on_done: OnDone | None = None, *, skip_uncached: bool = False
 ) -> Sweep:
+    """One sweep; as `run_sweeps`."""
+    (sweep,) = run_sweeps([source], resources, on_done, skip_uncached=skip_uncached)
+    return sweep
+
+
+def run_sweeps(
+    sources: Sequence[Source], resources: Resources, on_done: OnDone | None = None, *, skip_uncached: bool = False
+) -> list[Sweep]:
     """Trains and measures what is not there, and writes the tables of everything that is.
 
     The run folders are the state of a sweep: after any interruption the same call goes on with those that are missing,
-    and writes the same tables.
+    and writes the same tables. Several experiments share processes, and each run that two of them have.
 
     Args:
-        source: The experiment.
+        sources: The experiments.
         resources: Cache, folder, processes and threads.
         on_done: Called with each training that has ended.
-        skip_uncached: Leave out what has no cached features.
+        skip_uncached: Leave out what has no cached features; an experiment of which nothing is left writes no tables.
 
     Raises:
         ExperimentInvalid: As `plan`.
     """
-    trainings = plan(open_cache(resources.cache), source, skip_uncached=skip_uncached)
-    unique = one_each(trainings)
+    cache = open_cache(resources.cache)
+    plans = [(source, plan(cache, source, skip_uncached=skip_uncached)) for source in sources]
+    plans = [(source, trainings) for source, trainings in plans if trainings or not skip_uncached]
+    unique = one_each([training for _, trainings in plans for training in trainings])
     outcomes = {outcome.folder: outcome for outcome in run_all(unique, resources, on_done)}
-    tables = gather(source, trainings, outcomes, resources.out)
-    sweep = Sweep(source, folder_of(resources.out, source), trainings, outcomes, tables)
-    write_tables(sweep.folder, tables, _summary(sweep))
+    return [_gathered(source, trainings, outcomes, resources.out) for source, trainings in plans]
+
+
+def _gathered(source: Source, trainings: list[Training], outcomes: Mapping[str, Outcome], out: Path) -> Sweep:
+    """The sweep of one experiment, its tables written; of a run that is shared it has only what it asked for."""
+    own = {training.folder: outcomes[training.folder].asked_for(training) for training in one_each(trainings)}
+    sweep = Sweep(source, folder_of(out, source), trainings, own, gather(source, trainings, own, out))
+    write_tables(sweep.folder, sweep.tables, _summary(sweep))
     return sweep
 
 

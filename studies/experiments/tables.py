@@ -88,7 +88,7 @@ def _tables_of(
     settled = convergence_rows(own["metrics"], training.config, context["trained_on"])
     own["metrics"] = pl.concat([own["metrics"], frame(settled, Row)])
     yield {**columns, "panel": False}, own
-    for name, path in (outcome.panel or {}).items():
+    for name, path in (outcome.panel or {}).values():
         tables = {each: pl.read_parquet(out / f"{path}.{each}.parquet") for each in PANEL_TABLES}
         yield {**columns, "reference": name, "panel": True}, tables
     for name, path in outcome.transfers.items():

@@ -1,6 +1,8 @@
 """The work of one process of a sweep: trainings and panels into the folder of a study, features paired once."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,11 @@ from featcache.cache import Cache
 from featcache.errors import FeatcacheError
 from featcache.metrics.errors import MetricError
 from featcache.metrics.measure.row import ContrastRow, Row, frame
-from featcache.selectors import parse_selector
 from featcache.storage.outputs import parquet_bytes, write_output
 from featcache.studies.adapters.results import final_results
 from featcache.studies.adapters.train import Workbench, train
 from featcache.studies.downstream.probe import ProbeSettings, probe
-from featcache.studies.experiments.plan import Outcome, Training, run_path
+from featcache.studies.experiments.plan import Outcome, Training, run_path, transfer_label
 from featcache.studies.experiments.transfer import stitched_rows
 from featcache.trainer.defaults import Selection
 from featcache.trainer.errors import NotPaired
@@ -50,33 +51,27 @@ class Worker:
         bench = self._bench(training.selection)
         # a run of other features in that folder is of an older state of the cache: the folder is the sweep's own
         run = train(bench, training.config, run_path(self.out, training), overwrite=True)
-        computed, panel, errors = not run.already_there, dict[str, str](), list[str]()
+        computed, lacking = not run.already_there, dict[str, str]()
+        panel, transfers, probes = dict[str, tuple[str, str]](), dict[str, str](), dict[str, str]()
         for reference in training.panel:
-            try:
+            with _noted(lacking, reference, "reference"):
                 other = self._bench(replace(training.selection, reference=reference))
                 path = panel_path(bench, other, training)
                 computed |= self._measure_panel(run, other, training, path)
-                panel[reference_name(other)] = path
-            except (FeatcacheError, MetricError) as error:
-                errors.append(f"reference {reference}: {type(error).__name__}: {error}")
-        transfers = dict[str, str]()
+                panel[reference] = reference_name(other), path
         for side, encoder in training.transfer:
-            try:
+            label = transfer_label(side, encoder)
+            with _noted(lacking, label, "transfer"):
                 other = self._bench(transferred(training.selection, side, encoder))
                 path = transfer_path(bench, other, training)
                 computed |= self._measure_transfer(run, bench, other, training, path)
-                transfers[f"{_encoder_of(side)}→{encoder}"] = path
-            except (FeatcacheError, MetricError) as error:
-                errors.append(f"transfer to {encoder}: {type(error).__name__}: {error}")
-        probes = dict[str, str]()
+                transfers[label] = path
         if training.probe:
-            try:
-                probes[training.probe] = path = probe_path(bench, training)
+            with _noted(lacking, training.probe, "probe of"):
+                path = probe_path(bench, training)
                 computed |= self._measure_probe(training, path)
-            except (FeatcacheError, MetricError) as error:
-                errors.append(f"probe of {training.probe}: {type(error).__name__}: {error}")
-                probes.clear()
-        return Outcome(training.folder, computed, panel, "\n".join(errors), transfers, probes)
+                probes[training.probe] = path
+        return Outcome(training.folder, computed, panel, "", transfers, probes, lacking)
 
     def _bench(self, selection: Selection) -> Workbench:
         if selection not in self._benches:
@@ -136,8 +131,13 @@ def transferred(selection: Selection, side: str, encoder: str) -> Selection:
     return replace(selection, encoders=encoders)
 
 
-def _encoder_of(side: str) -> str:
-    return parse_selector(side.rpartition("=")[2]).encoder
+@contextmanager
+def _noted(lacking: dict[str, str], name: str, what: str) -> Iterator[None]:
+    """Keeps an error of ours as the reason why something is not there; the rest goes on."""
+    try:
+        yield
+    except (FeatcacheError, MetricError) as error:
+        lacking[name] = f"{what} {name}: {type(error).__name__}: {error}"
 
 
 def transfer_path(bench: Workbench, other: Workbench, training: Training) -> str:
