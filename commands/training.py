@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from featcache.commands.options import CacheOption, JsonOption, dataset_name, echo
-from featcache.trainer.kinds import ADAPTER_KINDS
+from featcache.trainer.kinds import SOLVED_KINDS, TRAINED_KINDS, JointKind, LossKind
 
 if TYPE_CHECKING:
     from featcache.trainer.defaults import Selection
@@ -72,8 +72,9 @@ def train(
     reference: Annotated[
         str | None,
         typer.Option(
-            help="The stronger encoder to measure against (target, teacher); it is never trained on. "
-            "Default: the data set's, if it has one; none: the sides are measured against each other alone."
+            help="The stronger encoder to measure against (target, teacher); nothing but --loss cka and --adapter "
+            "ridge is trained on it. Default: the data set's, if it has one; none: the sides are measured against each "
+            "other alone."
         ),
     ] = None,
     adapter: Annotated[
@@ -81,14 +82,45 @@ def train(
         typer.Option(
             metavar="KIND",
             parser=_adapter,
-            help=f"Kind of every adapter: {', '.join(ADAPTER_KINDS)}; or side=kind,side=kind. identity freezes "
-            "a side.  [default: linear]",
+            help=f"Kind of every adapter: {', '.join(TRAINED_KINDS)}; or side=kind,side=kind. identity freezes "
+            f"a side. In closed form, of all sides at once: {', '.join(SOLVED_KINDS)}.  [default: linear]",
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs, every one of them measured.  [default: 20]")] = None,
     width: Annotated[int | None, typer.Option(help="Dimensions of the joint space.  [default: 256]")] = None,
     batch: Annotated[int | None, typer.Option(help="Rows a step.  [default: 512]")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.  [default: 0.001]")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Decoupled weight decay.  [default: 0.1]")] = None,
+    loss: Annotated[
+        LossKind | None,
+        typer.Option(
+            help="Loss between two sides: symmetric InfoNCE (CLIP), sigmoid (SigLIP), or 1 - CKA of their kernel with "
+            "the reference's, which trains on the reference. labels is a control: it tells the data set's labels apart "
+            "and sees no pair.  [default: infonce]"
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Temperature of the loss, fixed.  [default: learned, from .07; SigLIP: .1]")
+    ] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Label smoothing of InfoNCE.  [default: 0]")] = None,
+    mixup: Annotated[
+        bool | None, typer.Option("--mixup", help="Train on mixtures of two pairs, half as many rows (FuseMix).")
+    ] = None,
+    keep_geometry: Annotated[
+        float | None,
+        typer.Option(
+            metavar="λ",
+            help="Weight of the divergence between neighbourhoods before and after the adapter (STRUCTURE "
+            "takes 10).  [default: 0]",
+        ),
+    ] = None,
+    joint: Annotated[
+        JointKind | None,
+        typer.Option(
+            help="The joint space: normalised sum; concatenation; sum with weights chosen on validation; or with "
+            "weights learned in training.  [default: sum]"
+        ),
+    ] = None,
     captions: Annotated[
         Literal["sample", "all", "mean"] | None,
         typer.Option(help="Rows of a group: one drawn each epoch, all, or their mean.  [default: sample]"),
@@ -104,8 +136,8 @@ def train(
         typer.Option("--pair-weight", metavar="A+B=W", help="Weight of a pair of sides in the loss.  [default: 1]"),
     ] = None,
     select: Annotated[
-        Literal["retrieval", "alignment"] | None,
-        typer.Option(help="The epoch kept is the best on validation by.  [default: retrieval]"),
+        Literal["retrieval", "alignment", "last"] | None,
+        typer.Option(help="The epoch kept is the best on validation by, or the last.  [default: retrieval]"),
     ] = None,
     hits: Annotated[
         Literal["content", "group"] | None,
@@ -156,7 +188,9 @@ def train(
 
     typed, dataset = dataset, dataset_name(dataset)
     config = make_config(
-        adapter=adapter, epochs=epochs, width=width, batch=batch, lr=lr, captions=captions,
+        adapter=adapter, epochs=epochs, width=width, batch=batch, lr=lr, weight_decay=weight_decay, loss=loss,
+        temperature=temperature, label_smoothing=label_smoothing, mixup=mixup, keep_geometry=keep_geometry,
+        joint=joint, captions=captions,
         missing=missing, pair_weights=parse_pair_weights(pair_weight or []), select=select, hits=hits,
         shuffle_pairs=shuffle_pairs, k=k, seed=seed, device=device,
     )  # fmt: skip
@@ -204,6 +238,9 @@ def embed(
         str | None,
         typer.Argument(metavar="DATASET", callback=dataset_name, help="Default: the one it was trained on."),
     ] = None,
+    joint: Annotated[
+        bool, typer.Option("--joint", help="Also the joint space, beside the first side that has one row a group.")
+    ] = False,
     cache: CacheOption = None,
 ) -> None:
     """Cache what a run's adapters make of cached features."""
@@ -211,7 +248,7 @@ def embed(
     from featcache.studies.adapters.embed import embed as apply
     from featcache.trainer.run import load_run
 
-    for features in apply(open_cache(cache), load_run(run), dataset=dataset):
+    for features in apply(open_cache(cache), load_run(run), dataset=dataset, joint=joint):
         echo(f"{features.dataset}/{features.view}/{features.name}: {len(features)} rows of {features.width}")
 
 

@@ -9,8 +9,9 @@ there, and DataInvalid, with the row, where files contradict their format or eac
 
 import importlib
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 
@@ -31,7 +32,12 @@ class DatasetEntry:
     views: tuple[str, ...]  # the default of each modality first; "names-*" stands for one view a language
     needs_root: bool  # the data can only come from a folder of the user's
     ways: tuple[str, ...]  # how to get the data, one way a line
+    labels: tuple[str, ...] = ()  # label columns, in their order; a folder's are its own
     takes_root: bool = True  # false where the data comes from installed packages and a root would mean nothing
+    # view -> label columns that its contents are made from: no probe of such a label may see them
+    made_from: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {})
+    # view -> (label columns that its contents give away in part, how)
+    hints_at: Mapping[str, tuple[tuple[str, ...], str]] = field(default_factory=lambda: {})
 
     def load_opener(self) -> Opener:
         """The opener, imported now."""
@@ -48,14 +54,17 @@ _ENTRIES = (
         views=("images", "captions", "names-*"),
         needs_root=False,
         takes_root=False,
+        labels=("group", "subgroup"),
         ways=("pip install 'featcache[demo]'",),
+        made_from={"captions": ("group", "subgroup")},  # each ends with the words of its subgroup, as "fruit, food"
+        hints_at={"names-*": (("group", "subgroup"), "a name may say the group, as in 'face' or 'button'")},
     ),
     DatasetEntry(
         name="flickr30k",
         opener="flickr30k:open_flickr30k",
         description="31,783 photos of people and animals in action, five English captions each",
         licence="non-commercial research and education only; the photos belong to their Flickr users",
-        views=("images", "captions"),
+        views=("images", "captions", "captions-de"),
         needs_root=False,
         ways=(
             "online and without --root: the Parquet files of the Hub repository nlphuji/flickr30k are downloaded "
@@ -65,6 +74,8 @@ _ENTRIES = (
             "from https://cs.stanford.edu/people/karpathy/deepimagesent/)",
             "--root DIR with a copy of nlphuji/flickr30k at refs/convert/parquet: DIR/TEST/test/*.parquet",
             "--root DIR with a copy of lmms-lab/flickr30k (DIR/data/*.parquet) beside dataset_flickr30k.json",
+            "for the view captions-de, five German captions a photo: data/task2 of https://github.com/multi30k/dataset "
+            "in DIR too, or DIR/multi30k.jsonl",
         ),
     ),
     DatasetEntry(
@@ -74,9 +85,11 @@ _ENTRIES = (
         licence="no licence stated by the authors; cite Krizhevsky 2009",
         views=("images", "prompts"),
         needs_root=True,
+        made_from={"prompts": ("class",)},
         ways=(
             "--root DIR with cifar-10-binary.tar.gz, packed or unpacked, from https://www.cs.toronto.edu/~kriz/cifar.html",
         ),
+        labels=("class",),
     ),
     DatasetEntry(
         name="cifar100",
@@ -85,8 +98,26 @@ _ENTRIES = (
         licence="no licence stated by the authors; cite Krizhevsky 2009",
         views=("images", "prompts"),
         needs_root=True,
+        made_from={"prompts": ("class", "superclass")},
         ways=(
             "--root DIR with cifar-100-binary.tar.gz, packed or unpacked, from https://www.cs.toronto.edu/~kriz/cifar.html",
+        ),
+        labels=("superclass", "class"),
+    ),
+    DatasetEntry(
+        name="imagenet",
+        opener="imagenet:open_imagenet",
+        description="photos of the 1,000 ImageNet classes (ILSVRC 2012), from a folder of yours, whole or in part",
+        licence="non-commercial research and education only (terms of access at image-net.org)",
+        views=("images",),
+        needs_root=True,
+        ways=(
+            "--root DIR with train/<wnid>/*.JPEG and val/<wnid>/*.JPEG, one of the two or both; or <wnid>/*.JPEG "
+            "alone, which is the train split",
+            "--root DIR as Kaggle's imagenet-object-localization-challenge unpacks: ILSVRC/Data/CLS-LOC/, "
+            "LOC_synset_mapping.txt, LOC_val_solution.csv",
+            "a flat val/*.JPEG needs its classes: LOC_val_solution.csv, imagenet_2012_validation_synset_labels.txt, or "
+            "ILSVRC2012_devkit_t12/ beside it; fewer than 1,000 classes need LOC_synset_mapping.txt, for their numbers",
         ),
     ),
     DatasetEntry(
@@ -126,6 +157,31 @@ def missing(name: str, what: str, looked: tuple[str, ...]) -> DataMissing:
     lines += [f"  Looked at: {place}" for place in looked]
     lines += [f"  To get it: {way}" for way in DATASETS[name].ways]
     return DataMissing("\n".join(lines))
+
+
+def made_from_labels(dataset: str, view: str) -> tuple[str, ...]:
+    """Label columns that the contents of a view are made from; none of a data set that is not in the table.
+
+    Example:
+        >>> made_from_labels("cifar100", "prompts"), made_from_labels("cifar100", "images")
+        (('class', 'superclass'), ())
+    """
+    entry = DATASETS.get(dataset)
+    of = {} if entry is None else entry.made_from
+    return tuple(label for pattern, labels in of.items() if fnmatchcase(view, pattern) for label in labels)
+
+
+def label_hint(dataset: str, view: str, label: str) -> str:
+    """How the contents of a view give a label away in part; "" where nothing is known.
+
+    Example:
+        >>> label_hint("openmoji", "names-de", "group")
+        "a name may say the group, as in 'face' or 'button'"
+    """
+    entry = DATASETS.get(dataset)
+    of = {} if entry is None else entry.hints_at
+    hints = (how for pattern, (labels, how) in of.items() if label in labels and fnmatchcase(view, pattern))
+    return next(hints, "")
 
 
 def extract_command(dataset: str, encoder: str = "ENCODER", *, view: str = "", root: Path | None = None) -> str:

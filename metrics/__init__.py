@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from featcache.metrics.certainty.calibration import Calibrated, MaxNull, calibrate, max_null
     from featcache.metrics.certainty.intervals import Interval, query_interval, sample_interval, scores_interval
     from featcache.metrics.certainty.moments import chance_cka, moments_cka, moments_hsic, moments_knn
+    from featcache.metrics.certainty.noise import spectrum_noise
     from featcache.metrics.certainty.nulls import Null, permutation_null, permutation_null_cka, permutation_null_knn
     from featcache.metrics.combine import group_mean, joint, mixed
     from featcache.metrics.errors import MetricError
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     from featcache.metrics.preparation import clamped, outlier_threshold, prepared
     from featcache.metrics.scores.answers import Answers, right_answers
     from featcache.metrics.scores.correlation import cca, pwcca, svcca
+    from featcache.metrics.scores.dimension import IntrinsicDimension, intrinsic_dimension
     from featcache.metrics.scores.dissimilarity import rsa
-    from featcache.metrics.scores.hypersphere import alignment_loss, modality_gap, uniformity
+    from featcache.metrics.scores.hypersphere import alignment_loss, distribution_gap, modality_gap, uniformity
     from featcache.metrics.scores.independence import hsic
     from featcache.metrics.scores.kernels import cka, rv
     from featcache.metrics.scores.local import cknna
@@ -65,6 +67,7 @@ _MODULES = {
     "certainty.calibration": "Calibrated MaxNull calibrate max_null",
     "certainty.intervals": "Interval query_interval sample_interval scores_interval",
     "certainty.moments": "chance_cka moments_cka moments_hsic moments_knn",
+    "certainty.noise": "spectrum_noise",
     "certainty.nulls": "Null permutation_null permutation_null_cka permutation_null_knn",
     "errors": "MetricError",
     "knn.approximate": "approximate_neighbors",
@@ -83,8 +86,9 @@ _MODULES = {
     "preparation": "clamped outlier_threshold prepared",
     "scores.answers": "Answers right_answers",
     "scores.correlation": "cca pwcca svcca",
+    "scores.dimension": "IntrinsicDimension intrinsic_dimension",
     "scores.dissimilarity": "rsa",
-    "scores.hypersphere": "alignment_loss modality_gap uniformity",
+    "scores.hypersphere": "alignment_loss distribution_gap modality_gap uniformity",
     "scores.independence": "hsic",
     "scores.kernels": "cka rv",
     "scores.local": "cknna",

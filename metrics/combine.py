@@ -34,18 +34,17 @@ def mixed(spaces: Sequence[X], weights: Sequence[float]) -> Mixed:
         >>> mixed([np.array([[3.0, 0.0]]), np.array([[0.0, 2.0]])], [0.25, 0.75]).round(3)
         array([[0.5  , 0.   , 0.   , 0.866]], dtype=float32)
     """
-    on_simplex = all(weight >= 0 for weight in weights) and abs(sum(weights) - 1) < 1e-6
-    if len(weights) != len(spaces) or not on_simplex:
-        raise BadChoice(f"weights = {[*weights]}: wanted {len(spaces)} of 0 or more that sum to 1")
+    _check_weights(weights, len(spaces))
     units = _unit_spaces(spaces)
     parts = [np.sqrt(weight) * unit for weight, unit in zip(weights, units, strict=True)]
     return float32_like(np.concatenate(parts, axis=1), spaces[0])
 
 
-def joint(spaces: Sequence[X]) -> Mixed:
-    """Unit rows in the direction of the sum of the spaces' unit rows: where adapters meet.
+def joint(spaces: Sequence[X], weights: Sequence[float] | None = None) -> Mixed:
+    """Unit rows in the direction of the sum of the spaces' unit rows, perhaps weighted: where adapters meet.
 
-    Arguments, result [n, d] and errors as `mixed`, but of one width; ZeroRow also where rows cancel.
+    Arguments, result [n, d] and errors as `mixed`, but of one width and with equal weights where none are given;
+    ZeroRow also where rows cancel.
 
     Example:
         >>> joint([np.array([[3.0, 0.0]]), np.array([[0.0, 2.0]])]).round(3)
@@ -55,6 +54,9 @@ def joint(spaces: Sequence[X]) -> Mixed:
     widths = [unit.shape[1] for unit in units]
     if len(set(widths)) > 1:
         raise BadShape(f"spaces are {' and '.join(map(str, widths))} wide: a sum needs one width; `mixed` takes any")
+    if weights is not None:
+        _check_weights(weights, len(units))
+        units = [weight * unit for weight, unit in zip(weights, units, strict=True)]
     return float32_like(unit_rows(reduce(np.add, units), "the sum of the spaces"), spaces[0])
 
 
@@ -74,6 +76,12 @@ def group_mean(x: X, groups: Groups) -> tuple[Means, list[Hashable]]:
     by_group = values[np.argsort(codes, kind="stable")]
     means = np.add.reduceat(by_group, np.cumsum(sizes) - sizes, axis=0) / sizes[:, None]
     return float32_like(means, x), order
+
+
+def _check_weights(weights: Sequence[float], count: int) -> None:
+    on_simplex = all(weight >= 0 for weight in weights) and abs(sum(weights) - 1) < 1e-6
+    if len(weights) != count or not on_simplex:
+        raise BadChoice(f"weights = {[*weights]}: wanted {count} of 0 or more that sum to 1")
 
 
 def _unit_spaces(spaces: Sequence[X]) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Chart types as small multiples in altair; the one module that imports it."""
+"""Chart types of runs as small multiples in altair, which only this module and `point_charts` import."""
 
 from collections.abc import Sequence
 from typing import Any

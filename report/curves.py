@@ -24,6 +24,7 @@ def alignment_over_epochs(runs: Sequence[RunResults]) -> Figure | None:
     Runs without a reference show the agreement of their sides.
     """
     panels, titles = [], []
+    runs = _by_steps(runs)
     several = len(runs) > 1
     for metric in metrics_of(runs):
         for run in runs:
@@ -51,6 +52,7 @@ def alignment_over_epochs(runs: Sequence[RunResults]) -> Figure | None:
 def loss_over_epochs(runs: Sequence[RunResults]) -> Figure | None:
     """Draws the training loss, and the validation loss where the run measured it; None without either."""
     panels, titles = [], []
+    runs = _by_steps(runs)
     for run in runs:
         rows: Rows = []
         for split, colours in (("train", (theme.INK, theme.INK)), ("validation", theme.series(1))):
@@ -65,7 +67,7 @@ def loss_over_epochs(runs: Sequence[RunResults]) -> Figure | None:
         "loss_over_epochs",
         "Loss over epochs",
         f"{caption}{_units(titles)}; lower is better.{_notes(runs)}",
-        f"Lines of the contrastive loss over epochs. {caption}",
+        f"Lines of the training loss over epochs. {caption}",
         _written(panels),
         charts.epochs(panels, columns=columns_for(len(runs)), y_titles=titles),
     )
@@ -74,6 +76,7 @@ def loss_over_epochs(runs: Sequence[RunResults]) -> Figure | None:
 def retrieval_over_epochs(runs: Sequence[RunResults]) -> Figure | None:
     """Draws R@10 on validation over epochs in every direction, chance dashed; None without epochs."""
     panels = []
+    runs = _by_steps(runs)
     for run in runs:
         rows: Rows = []
         for place, (direction, name) in enumerate(run.directions().items()):
@@ -94,6 +97,11 @@ def retrieval_over_epochs(runs: Sequence[RunResults]) -> Figure | None:
         _written(panels),
         charts.epochs(panels, columns=columns_for(len(runs)), y_titles=["R@10, validation"] * len(panels)),
     )
+
+
+def _by_steps(runs: Sequence[RunResults]) -> list[RunResults]:
+    """The runs that have epochs: not those in closed form."""
+    return [run for run in runs if not run.solved]
 
 
 def _alignment_rows(run: RunResults, metric: str) -> Rows:

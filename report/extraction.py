@@ -9,6 +9,7 @@ from featcache.report.console import console, count, print_table, size
 
 if TYPE_CHECKING:
     from featcache.data.views import Dataset
+    from featcache.extraction.cost import EncoderCost
     from featcache.extraction.estimate import Estimate
     from featcache.extraction.extract import Extracted
     from featcache.extraction.job import Job
@@ -59,6 +60,28 @@ def show_estimates(jobs: "Sequence[Job]", costs: "Sequence[Estimate]", *, proces
         if cost.sample_batches == 1:
             sample = count(range(cost.sample_rows), "row")
             console().print(f"{job.card.name}: there was time for one batch of {sample} only: a rough estimate.")
+
+
+def show_costs(costs: "Sequence[EncoderCost]") -> None:
+    """Shows what a row costs each encoder, and what measured it."""
+    rows = [
+        (
+            f"{cost.view}/{cost.encoder}",
+            f"{cost.layer}, {cost.width:,}",
+            f"{cost.parameters / 1e6:.1f}",
+            f"{cost.flops / 1e9:.3f}",
+            f"{cost.prepare_ms:.2f}",
+            f"{cost.forward_ms:.2f}",
+        )
+        for cost in costs
+    ]
+    print_table(("encoder", "top layer, width", "M parameters", "GFLOP a row", "ms to prepare", "ms to run"), rows)
+    for first in {(cost.device, cost.processor): cost for cost in costs}.values():
+        console().print(
+            f"Medians on {first.device} ({first.processor}), {count(first.threads, 'thread')}; "
+            f"batches of {first.batch}, {count(first.rows, 'row')} of {first.dataset}, {first.repeats} times. FLOP: "
+            "matrix products, convolutions and attention, a multiplication and its addition as two, padding included."
+        )
 
 
 def show_dataset(dataset: "Dataset", guess: "Selection | None" = None, caveat: str = "") -> None:

@@ -20,6 +20,7 @@ from featcache.report.runs import (
     metrics_of,
     mixture_text,
     number,
+    solution_text,
 )
 from featcache.report.seeds import headline_run, interval_text, pool_seeds, same_features
 from featcache.report.sentences import OLD_FORMAT, caveats, headline, listed, run_findings, selection
@@ -220,14 +221,18 @@ def _settings_facts(run: RunResults) -> list[tuple[str, str]]:
     kept = (
         f"epoch{'s' if run.seeds else ''} {', '.join(str(epoch) for epoch in epochs)} of {settings.get('epochs', '?')}"
     )
-    kept += f", best on validation by {settings.get('select', '?')}"
+    if run.solved:
+        kept = "; ".join(dict.fromkeys(solution_text(one.config.get("chosen", {})) for one in run.each))
+    kept += (
+        ", the last" if settings.get("select") == "last" else f", best on validation by {settings.get('select', '?')}"
+    )
     facts = [
         ("groups", counts),
         ("split", str(split.get("rule", ""))),
         ("left out as leaks", ", ".join(f"{count:,} {name}" for name, count in split.get("left_out", {}).items())),
         ("adapter", adapter_name(run).replace(", pairs shuffled", ", training pairs shuffled: a control")),
         ("settings", ", ".join(chosen)),
-        ("kept", kept if epochs else ""),
+        ("chosen" if run.solved else "kept", kept if epochs else ""),
     ]
     return [(name, text) for name, text in facts if text]
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.errors import UsageError
+from featcache.trainer.kinds import HYPERPARAMETERS, SOLVED_KINDS
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import ContrastRow, Row
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 RECALLS = ("R@1", "R@5", "R@10")
 REFERENCE = "reference"
 _TITLES = {"mutual_knn": "mutual-kNN", "cka_debiased": "debiased CKA", "cka_linear": "linear CKA"}
+_NO_ALIGNMENT = frozenset({"loss", "centroid_gap", "distribution_gap", "intrinsic_dimension"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,11 @@ class RunResults:
         return bool(self.settings.get("shuffle_pairs"))
 
     @property
+    def solved(self) -> bool:
+        """Whether its adapters were solved in closed form: there are no epochs."""
+        return self.settings.get("adapter") in SOLVED_KINDS
+
+    @property
     def selected_epoch(self) -> int | None:
         """The epoch whose adapters were measured on the test split; None for several seeds."""
         return None if self.seeds else self.config.get("selected_epoch")
@@ -85,7 +92,7 @@ class RunResults:
         """The metrics of alignment that the test split was measured with; the first is the one to be spoken of."""
         joint = {"space": "joint", "against": REFERENCE} if self.reference else {}
         rows = self.find(stage="trained", split="test", direction="", **joint)
-        return list(dict.fromkeys(row.metric for row in rows if row.metric != "loss"))
+        return list(dict.fromkeys(row.metric for row in rows if row.metric not in _NO_ALIGNMENT))
 
     def names(self) -> dict[str, str]:
         """A name for each side, and for "reference" where there is one.
@@ -205,7 +212,34 @@ def adapter_name(run: RunResults) -> str:
     adapter = run.settings.get("adapter", run.path.name)
     if isinstance(adapter, dict):
         adapter = ", ".join(f"{side} {kind}" for side, kind in adapter.items())
-    return str(adapter) + (", pairs shuffled" if run.is_control else "")
+    return ", ".join([str(adapter), *training_choices(run.settings), *(["pairs shuffled"] if run.is_control else [])])
+
+
+def solution_text(chosen: Mapping[str, Any]) -> str:
+    """The hyper-parameters of a closed form in words.
+
+    Example:
+        >>> solution_text({"regularization": 0.1, "dimensions": 64, "score": 0.5, "candidates": 30})
+        'regularization 0.1, dimensions 64'
+    """
+    return ", ".join(f"{name} {value:g}" for name, value in chosen.items() if name in HYPERPARAMETERS)
+
+
+def training_choices(settings: Mapping[str, Any]) -> list[str]:
+    """What a training chose other than the default of its loss, regularisers and joint space, in words.
+
+    Example:
+        >>> training_choices({"loss": "siglip", "mixup": True, "keep_geometry": 10.0, "joint": "sum"})
+        ['siglip', 'mixup', 'keep-geometry 10']
+    """
+    loss, joint = settings.get("loss", "infonce"), settings.get("joint", "sum")
+    numbers = {name: settings.get(name) for name in ("temperature", "label_smoothing", "keep_geometry")}
+    return [
+        *([loss] if loss != "infonce" else []),
+        *(["mixup"] if settings.get("mixup") else []),
+        *(f"{name.replace('_', '-')} {value:g}" for name, value in numbers.items() if value),
+        *([f"joint {joint}"] if joint != "sum" else []),
+    ]
 
 
 def unique_labels(names: Sequence[str], runs: Sequence[RunResults]) -> list[str]:

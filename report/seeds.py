@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 _RANGE = "range over"
 _IDENTITY = ("stage", "space", "against", "metric", "direction", "split", "k")
-_CRITERIA = {"retrieval": "mean R@10 of all directions", "alignment": "mutual-kNN of the joint space"}
+_RECALL = "mean R@10 of all directions"
+_CRITERIA = {"retrieval": _RECALL, "alignment": "mutual-kNN of the joint space", "last": _RECALL}
 
 
 def pool_seeds(runs: Sequence[RunResults]) -> list[RunResults]:
@@ -72,7 +73,7 @@ def same_features(runs: Sequence[RunResults]) -> bool:
 
 
 def on_validation(run: RunResults) -> float | None:
-    """What the run selects its epoch by, at the selected epoch on validation; the mean over seeds."""
+    """What the run selects its epoch by (R@10 where it kept the last), at that epoch on validation; mean over seeds."""
     values: list[float] = []
     for one in run.each:
         rows = one.find(stage="trained", split="validation", epoch=one.selected_epoch)

@@ -201,7 +201,7 @@ def _mixing(run: RunResults) -> str:
 def _over_training(run: RunResults) -> str:
     rows = run.find(space="joint", metric=run.metrics[0], split="validation", against="reference")
     curve = [row for row in rows if row.stage in ("untrained", "trained") and row.epoch is not None]
-    if len(curve) < 2:
+    if len(curve) < 2 or run.solved:
         return ""
     peak, last = max(curve, key=number), max(curve, key=lambda row: row.epoch or 0)
     chosen = f"; the epoch kept is {run.selected_epoch}" if run.selected_epoch is not None else ""

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.report.console import console, print_table
+from featcache.report.runs import solution_text, training_choices
+from featcache.trainer.kinds import SOLVED_KINDS
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import Row
@@ -21,9 +23,17 @@ def show_training(run: "Run") -> None:
     against = f"against {reference['encoder']}/{reference['layer']}" if reference else "without a reference"
     adapter = settings["adapter"]
     kinds = adapter if isinstance(adapter, str) else ", ".join(f"{side} {kind}" for side, kind in adapter.items())
+    kinds += " adapters" + "".join(f", {choice}" for choice in training_choices(settings))
     control = ", pairs shuffled: a control" if settings.get("shuffle_pairs") else ""
-    console().print(f"{run.config['dataset']}: {sides} {against}, {kinds} adapters, seed {settings['seed']}{control}")
-    kept = f"epoch {run.config['selected_epoch']} of {settings['epochs']} kept by validation {settings['select']}"
+    console().print(f"{run.config['dataset']}: {sides} {against}, {kinds}, seed {settings['seed']}{control}")
+    chosen = run.config.get("chosen", {})
+    by = "as the last" if settings["select"] == "last" else f"by validation {settings['select']}"
+    kept = f"epoch {run.config['selected_epoch']} of {settings['epochs']} kept {by}"
+    if adapter in SOLVED_KINDS:
+        kept = f"in closed form; {solution_text(chosen)} chosen by validation {settings['select']}"
+    if "joint_weights" in chosen:
+        weights = ", ".join(f"{side} {weight:.2f}" for side, weight in chosen["joint_weights"].items())
+        kept += f"; joint weights {weights}, chosen by validation alignment"
     how = "was there already" if run.already_there else f"trained in {run.config['seconds']:.1f} s"
     left_out = [f"{count} {split}" for split, count in run.config["split"].get("left_out", {}).items()]
     dropped = f"; left out as leaks: {' and '.join(left_out)} groups" if left_out else ""

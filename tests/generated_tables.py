@@ -4,6 +4,7 @@ import inspect
 import math
 from pathlib import Path
 
+from featcache.extraction.cost import EncoderCost
 from featcache.limits import LIMITS
 from featcache.metrics import METRICS
 from featcache.metrics.measure.row import ContrastRow, Row, columns_page
@@ -31,6 +32,7 @@ def pages() -> dict[Path, str]:
     """Each page with generated tables -> its text as it stands, with the tables of today."""
     tables = {
         "metrics.md": {"table": table()},
+        "experiments.md": {"costs": columns_page(EncoderCost)},
         "runs.md": {"rows": columns_page(Row), "contrasts": columns_page(ContrastRow)},
         "security.md": {"limits": limits()},
     }

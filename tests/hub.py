@@ -60,6 +60,21 @@ def bert_repo(folder: Path, *, seed: int = 0, pooler: bool = True) -> Path:
     return folder
 
 
+def distilbert_repo(folder: Path, *, seed: int = 0) -> Path:
+    """DistilBERT of two layers with a word list of its own."""
+    from transformers import DistilBertConfig, DistilBertModel
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "two", "men", "on", "the", "beach", "."]
+    _seed_and_quieten(seed)
+    config = DistilBertConfig(
+        vocab_size=len(words), max_position_embeddings=32, dim=32, n_layers=2, n_heads=2, hidden_dim=64
+    )
+    DistilBertModel(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    _write_json(folder / "tokenizer_config.json", {"do_lower_case": True, "tokenizer_class": "DistilBertTokenizer"})
+    return folder
+
+
 def dinov2_repo(folder: Path, *, registers: bool = False, seed: int = 0) -> Path:
     """DINOv2 of two layers on 28 px, with or without register tokens."""
     from transformers import (

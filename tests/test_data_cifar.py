@@ -9,6 +9,7 @@ import pytest
 
 from featcache import data
 from featcache.data import cifar
+from featcache.data.datasets import DATASETS
 
 NAMES = {
     "batches.meta.txt": "airplane\nautomobile\nbird\n\n",
@@ -96,12 +97,14 @@ def test_ids_splits_and_labels_follow_the_files(tmp_path):
     splits = dict(zip(dataset.overlay.groups, dataset.overlay.splits, strict=True))
     assert [splits[f"train-{row:05d}"] for row in (27, 28, 29)] == ["train", "validation", "validation"]
     assert splits["test-00000"] == "test" and splits["bird"] == ""
+    assert tuple(dataset.overlay.labels) == DATASETS["cifar10"].labels
     labels = dict(zip(dataset.overlay.groups, dataset.overlay.labels["class"], strict=True))
     assert labels["train-00007"] == "automobile" and labels["bird"] == "bird"
 
 
 def test_the_superclass_of_a_class_is_that_of_its_images(tmp_path):
     dataset = data.open_dataset("cifar100", root=unpacked(tmp_path, "cifar100", contents("cifar100")))
+    assert tuple(dataset.overlay.labels) == DATASETS["cifar100"].labels
     above = dict(zip(dataset.overlay.groups, dataset.overlay.labels["superclass"], strict=True))
     assert above["bus"] == "vehicles" and above["shark"] == "fish" and above["train-00001"] == "vehicles"
 

@@ -1,6 +1,7 @@
 """Do the three layouts of Flickr30k give one data set, and is every contradiction refused by name?"""
 
 import collections
+import gzip
 import io
 import json
 from pathlib import Path
@@ -313,3 +314,103 @@ def test_the_real_sample_opens_whole():
     assert [int(file[:-4]) for file in images.ids] == sorted(int(file[:-4]) for file in images.ids)
     assert texts.read(3) == "Two people hold each other near a pond."
     assert images.read(7000).size == (224, 224) and dataset.notes == ()
+
+
+# --- German captions --------------------------------------------------------------------------------------------
+
+
+def german(file: str) -> list[str]:
+    return [f"Zwei  Männer, Nummer {place} , sehen auf {file[:-4]} ." for place in range(5)]
+
+
+def write_lines(root: Path, files=FILES, **changes) -> None:
+    records = [{"image": file, "split": "train", "de": german(file), **changes} for file in files]
+    (root / "multi30k.jsonl").write_text("\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n")
+
+
+def write_task2(root: Path, splits: dict[str, tuple[str, ...]]) -> Path:
+    raw, lists = root / "data/task2/raw", root / "data/task2/image_splits"
+    for folder in (raw, lists):
+        folder.mkdir(parents=True, exist_ok=True)
+    for split, files in splits.items():
+        (lists / f"{split}_images.txt").write_text("\n".join(files) + "\n")
+        for place in range(5):
+            lines = "".join(german(file)[place] + "\n" for file in files)
+            (raw / f"{split}.{place + 1}.de.gz").write_bytes(gzip.compress(lines.encode()))
+    return root
+
+
+def test_both_layouts_of_the_german_captions_give_one_view_with_the_ids_of_the_english_one(tmp_path):
+    alone = open_(folder_layout(tmp_path / "a"))
+    write_lines(folder_layout(tmp_path / "b"))
+    published = {"train": (FILES[1], FILES[0]), "val": FILES[2:3], "test_2016": FILES[3:]}
+    lines, task2 = open_(tmp_path / "b"), open_(write_task2(folder_layout(tmp_path / "c"), published))
+    assert set(alone.views) == {"images", "captions"} and set(lines.views) == {"images", "captions", "captions-de"}
+    for dataset in (lines, task2):
+        for name in ("images", "captions"):
+            assert dataset.views[name].root == alone.views[name].root
+        view = dataset.views["captions-de"]
+        assert view.ids == alone.views["captions"].ids and view.groups == alone.views["captions"].groups
+        assert view.read(0) == "Zwei Männer, Nummer 0 , sehen auf 36979."
+        assert dataset.overlay.root == alone.overlay.root and dataset.notes == alone.notes
+    assert lines.views["captions-de"].root == task2.views["captions-de"].root
+
+
+def test_german_captions_of_some_photos_open_beside_any_layout_and_the_others_are_counted(tmp_path):
+    write_lines(split_layout(tmp_path, FILES[:4]), FILES[:2])
+    dataset = open_(tmp_path)
+    assert dataset.views["captions-de"].groups == ("10002456",) * 5 + ("1000092795",) * 5
+    assert dataset.notes[-1] == "2 photos have no German captions"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "multi30k.jsonl line 2 is not"),
+        ("[1, 2]", "multi30k.jsonl line 2 is not"),
+        ('{"image": "1.jpg"}', "multi30k.jsonl line 2 is not"),
+        ('{"image": 1, "de": ["a", "b", "c", "d", "e"]}', "line 2: `image` is a file name"),
+        ('{"image": "1.jpg", "de": ["a", "b", "c", "d", null]}', "line 2: .*`de` a list of captions"),
+        ('{"image": "1.jpg", "de": ["a", "b"]}', "line 2: 1.jpg has 2 German captions, not 5"),
+        ('{"image": "1.jpg", "de": ["a", "b", "c", "d", "e"]}', "1 photos with German captions are not in the data"),
+        ('{"image": "a.jpg", "de": ["a", "b", "c", "d", "e"]}', "'a.jpg' is no Flickr30k file name"),
+        ('{"image": "36979.jpg", "de": ["a", "b", "c", "d", " "]}', "'36979.jpg#4' has an empty text"),
+        (json.dumps({"image": FILES[0], "de": german(FILES[0])}), "the photo 1000092795.jpg stands more than once"),
+    ],
+)
+def test_a_malformed_line_of_german_captions_is_refused_by_name(tmp_path, line, said):
+    write_lines(folder_layout(tmp_path), FILES[:1])
+    with (tmp_path / "multi30k.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(data.DataInvalid, match=said):
+        open_(tmp_path)
+
+
+def test_published_german_files_that_lack_lines_parts_or_bytes_are_refused_by_name(tmp_path):
+    write_task2(folder_layout(tmp_path), {"train": FILES})
+    part = tmp_path / "data/task2/raw/train.3.de.gz"
+    whole = part.read_bytes()
+    part.write_bytes(gzip.compress(b"ein Satz\n"))
+    with pytest.raises(data.DataInvalid, match=r"train.3.de.gz has 1 captions, and train_images.txt names 5 photos"):
+        open_(tmp_path)
+    for damaged in (whole[:-20], b"no gzip", gzip.compress(b"\xff\n" * 5)):
+        part.write_bytes(damaged)
+        with pytest.raises(data.DataInvalid, match=r"train.3.de.gz cannot be read"):
+            open_(tmp_path)
+    part.unlink()
+    with pytest.raises(data.DataMissing, match=r"the German captions of train lack 1 files"):
+        open_(tmp_path)
+
+
+def test_german_captions_that_are_there_twice_are_refused(tmp_path):
+    write_lines(write_task2(folder_layout(tmp_path), {"train": FILES}))
+    with pytest.raises(data.DataInvalid, match="holds German captions twice"):
+        open_(tmp_path)
+
+
+def test_a_file_that_unpacks_to_far_more_than_the_published_ones_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("featcache.data.flickr30k_german._LARGEST", 1000)
+    write_task2(folder_layout(tmp_path), {"train": FILES})
+    (tmp_path / "data/task2/raw/train.1.de.gz").write_bytes(gzip.compress(b"a\n" * 5000))
+    with pytest.raises(data.DataInvalid, match="train.1.de.gz holds more than"):
+        open_(tmp_path)

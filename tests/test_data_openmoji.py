@@ -10,6 +10,7 @@ import pytest
 
 from featcache import data
 from featcache.data import openmoji
+from featcache.data.datasets import DATASETS
 
 # RMS of two drawings of 48 x 48 pixels, of 255. Of pairs whose nouns differ, those under 28 are one drawing varied:
 # devils (7), locked and unlocked (12), faces (from 12), police car and taxi from the front (22), inbox and outbox (25),
@@ -52,6 +53,7 @@ def near_pairs(dataset, distances, keys, threshold=NEAR):
 def test_it_has_about_1160_rows_in_seven_groups(dataset):
     assert len(dataset.views["images"]) == 1176
     assert set(dataset.overlay.labels["group"]) == set(openmoji.GROUPS)
+    assert tuple(dataset.overlay.labels) == DATASETS["openmoji"].labels
     assert len(set(dataset.overlay.labels["subgroup"])) > 60
 
 

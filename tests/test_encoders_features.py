@@ -18,6 +18,7 @@ TINY_VIT = {"img_size": 28, "embed_dim": 32, "depth": 2, "num_heads": 2}
 BUILDERS: dict[str, Callable[[Path], Path]] = {
     "gpt2": hub.gpt2_repo,
     "bert-base": hub.bert_repo,
+    "distilbert": hub.distilbert_repo,
     "clip-vit-b32-text": hub.clip_repo,
     "clip-vit-b32": hub.clip_repo,
     "dinov2-small": hub.dinov2_repo,
@@ -27,7 +28,7 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "resnet18": lambda folder: hub.timm_repo(folder, "resnet18.a1_in1k", size=64),
     "wav2vec2-base": hub.wav2vec2_repo,
 }
-TEXT = ("gpt2", "bert-base", "clip-vit-b32-text")
+TEXT = ("gpt2", "bert-base", "distilbert", "clip-vit-b32-text")
 TRANSFORMERS_IMAGE = ("clip-vit-b32", "dinov2-small", "dinov2-small-reg")
 TIMM_VIT = ("dinov2-small-timm", "dinov2-small-reg-timm")
 
@@ -148,9 +149,10 @@ def reference(library: Library, name: str, kind: Any) -> Any:
 
 @pytest.mark.parametrize("name", TEXT)
 def test_text_layers_are_transformers_hidden_states(library: Library, name: str) -> None:
-    from transformers import AutoTokenizer, BertModel, CLIPTextModel, GPT2Model
+    from transformers import AutoTokenizer, BertModel, CLIPTextModel, DistilBertModel, GPT2Model
 
-    kinds = {"gpt2": GPT2Model, "bert-base": BertModel, "clip-vit-b32-text": CLIPTextModel}
+    kinds = {"gpt2": GPT2Model, "bert-base": BertModel, "distilbert": DistilBertModel}
+    kinds |= {"clip-vit-b32-text": CLIPTextModel}
     encoder, plain = library.encoder(name), reference(library, name, kinds[name])
     tokenizer = AutoTokenizer.from_pretrained(library.folder(name))
     for caption, row in zip(CAPTIONS, rows(encoder), strict=True):

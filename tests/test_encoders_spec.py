@@ -7,6 +7,7 @@ from featcache.errors import UnknownEncoder, UsageError
 
 PLANNED = {
     "efficientnet-lite0 efficientnet-lite1 efficientnet-lite2 minilm gemma3-270m gpt2 gpt2-medium bert-base",
+    "distilbert distilbert-64",
     "clip-vit-b32 clip-vit-b32-text resnet18 resnet18-tv wav2vec2-base",
     *(f"dinov2-{size}{form}" for size in ("small", "base", "large", "giant") for form in ("", "-timm", "-reg")),
     *(f"dinov2-{size}-reg-timm" for size in ("small", "base", "large", "giant")),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from PIL import Image
 
@@ -166,3 +167,30 @@ def test_a_second_extraction_needs_no_weights_loaded_and_gives_every_layer_once(
     assert layers["resnet18"] == {"0.mean", "1.mean", "2.mean", "3.mean", "last.mean"}, "block 4 is the last layer"
     assert {"2.mean", "last.mean", "last.last-token", "lm.bits-per-byte"} <= layers["gpt2"]
     assert {"0.cls", "2.patch-mean", "last.cls", "last.patch-mean"} <= layers["dinov2-small"]
+
+
+def test_the_audit_runs_with_the_encoders_of_the_published_study_and_its_claims_are_of_these_alone(job: Job) -> None:
+    more = {"resnet18-tv": "timm/resnet18.tv_in1k", "distilbert-64": "distilbert/distilbert-base-uncased"}
+    hub.into_cache(
+        hub.timm_repo(job.folder / "tv", "resnet18.tv_in1k", size=64), job.folder / "hub", more["resnet18-tv"]
+    )
+    hub.into_cache(hub.distilbert_repo(job.folder / "distil"), job.folder / "hub", more["distilbert-64"])
+    job.run("extract", "flickr30k", *more, "--root", "flickr")
+    small = {
+        "epochs": 2,
+        "k": 3,
+        "width": 16,
+        "drawn_validation": 0.3,
+        "permutations": 39,
+        "halves": 20,
+        "untrained": 2,
+    }
+    words = [word for name, value in small.items() for word in ("--set", f"{name}={value}")]
+    job.run("sweep", str(ROOT / "experiments/audit.toml"), "--processes", "0", *words)
+    contrasts = pl.read_parquet(job.folder / "study/audit/quick/contrasts.parquet")
+    readings = contrasts.filter(pl.col("contrast").str.contains("parts?$"), pl.col("metric").str.contains("mutual_knn"))
+    assert len(readings) == 2 * 4 * 2  # adapters, H1 and H2 of raw and adapted parts, own row kept or not
+    job.run("ledger", str(ROOT / "experiments/claims.toml"))
+    ledger = pl.read_parquet(job.folder / "study/ledger/quick/ledger.parquet").filter(experiment="audit")
+    assert set(ledger["reference"]) == {"images/dinov2-small/last.cls"} and ledger["effect"].is_not_null().all()
+    assert set(ledger["source"]) == {"published study"} and len(ledger) == 16

@@ -36,6 +36,7 @@ REFUSED: list[tuple[str, dict[str, str]]] = [
     ("faiss", {"studies/extra.py": "import faiss"}),
     ("obstore", {"data/extra.py": "from obstore.store import S3Store"}),
     ("huggingface_hub", {"sharing/extra.py": "import huggingface_hub"}),
+    ("onnx", {"encoders/extra.py": "import onnx"}),
     ("ray", {"studies/extra.py": "import ray"}),
     ("altair", {"commands/extra.py": "import altair"}),
 ]

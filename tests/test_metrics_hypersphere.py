@@ -11,6 +11,7 @@ from scipy.spatial.distance import pdist
 from featcache.metrics import (
     alignment_loss,
     clamped,
+    distribution_gap,
     errors,
     modality_gap,
     outlier_threshold,
@@ -135,3 +136,66 @@ def test_unfit_layers_and_quantiles_are_refused():
     broken[7, 1, 0] = np.nan
     with pytest.raises(errors.NotFinite, match="row 7"):
         prepared(broken)
+
+
+# -- distribution gap -------------------------------------------------------------------------------------------------
+
+
+def slow_gap(x, y):
+    """Energy distance over pairs of different rows, one by one; those between spaces as far as variances say."""
+    a, b = (rows - rows.mean(axis=0) for rows in (units(x), units(y)))
+    n = len(a)
+    pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
+    within = [np.mean([np.linalg.norm(rows[i] - rows[j]) for i, j in pairs]) for rows in (a, b)]
+    variances = a.var(axis=0, ddof=1).sum() + b.var(axis=0, ddof=1).sum()
+    square = np.mean([np.sum((a[i] - b[j]) ** 2) for i, j in pairs])
+    between = np.mean([np.linalg.norm(a[i] - b[j]) for i, j in pairs])
+    return 2 * between * np.sqrt(variances / square) - sum(within)
+
+
+def test_distribution_gap_is_the_energy_distance_of_centred_unit_rows_in_tiles_of_any_size(monkeypatch):
+    rng = RNG(0)
+    x, y = rng.standard_normal((40, 6)) + 1, rng.exponential(size=(40, 6))
+    expected = slow_gap(x, y)
+    assert expected > 0.005
+    assert distribution_gap(x, y) == pytest.approx(expected, abs=1e-10)
+    monkeypatch.setattr("featcache.metrics.scores.kernels._TILE_ENTRIES", 1)  # tiles of 16 rows
+    assert distribution_gap(x, y) == pytest.approx(expected, abs=1e-10)
+
+
+def test_distribution_gap_is_symmetric_blind_to_length_and_0_of_a_space_with_itself():
+    rng = RNG(1)
+    x, y = rng.standard_normal((30, 5)) + 1, rng.standard_normal((30, 5))
+    assert distribution_gap(x, y) == pytest.approx(distribution_gap(y, x), abs=1e-12)
+    assert distribution_gap(x * rng.uniform(1, 9, (30, 1)), y) == pytest.approx(distribution_gap(x, y), abs=1e-12)
+    assert distribution_gap(x, x) == pytest.approx(0, abs=1e-12)
+    turn = np.linalg.qr(rng.standard_normal((5, 5)))[0]
+    assert distribution_gap(x @ turn, y @ turn) == pytest.approx(distribution_gap(x, y), abs=1e-12)
+    assert distribution_gap(np.ones((4, 3)), -np.ones((4, 3))) == 0
+
+
+def test_a_space_and_its_mirror_image_differ_in_their_centroids_alone():
+    cap = RNG(0).standard_normal((400, 3)) * [0.1, 0.1, 0] + [0, 0, 1]
+    other = RNG(1).standard_normal((400, 3)) * [0.1, 0.1, 0] + [0, 0, -1]  # the same cap at the other pole
+    wide = RNG(2).standard_normal((400, 3)) * [0.4, 0.4, 0] + [0, 0, 1]
+    assert modality_gap(cap, other) > 1.9 and abs(distribution_gap(cap, other)) < 0.2 / 400 + 1e-3
+    assert modality_gap(cap, wide) < 0.2 and distribution_gap(cap, wide) > 0.1
+
+
+def test_distribution_gap_of_one_distribution_is_0_to_within_a_fifth_of_one_over_n():
+    for n, d, match in ((30, 5, 0.0), (30, 5, 0.7), (100, 20, 0.0)):
+        gaps = []
+        for seed in range(100):
+            common, one, two = RNG(seed).standard_normal((3, n, d))
+            a, b = (match**0.5 * common + (1 - match) ** 0.5 * own + 0.3 for own in (one, two))
+            gaps.append(distribution_gap(a, b))
+        assert abs(np.mean(gaps)) < 0.2 / n + 3 * np.std(gaps) / 10
+
+
+def test_distribution_gap_needs_rows_that_can_be_the_same_samples_of_one_width():
+    with pytest.raises(errors.BadShape, match="x has 4 rows and y 5"):
+        distribution_gap(np.ones((4, 3)), np.ones((5, 3)))
+    with pytest.raises(errors.BadShape):
+        distribution_gap(np.ones((4, 3)), np.ones((4, 2)))
+    with pytest.raises(errors.TooFewRows, match="at least 2 rows"):
+        distribution_gap(np.ones((1, 3)), np.ones((1, 3)))

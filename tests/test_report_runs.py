@@ -302,6 +302,14 @@ def test_a_score_that_could_not_be_computed_is_left_out(tmp_path: Path) -> None:
     assert [*rows["raw", "average"]] == ["cka_debiased"]
 
 
+def test_gaps_and_dimensions_are_no_metric_of_alignment(tmp_path: Path) -> None:
+    run = load_runs([write_run(tmp_path / "run", encoders=("resnet18", "gpt2", None))])[0]
+    of = {"stage": "trained", "split": "test"}
+    gaps = [Row(*run.sides[:2], metric, 0.1, **of) for metric in ("centroid_gap", "distribution_gap")]
+    more = replace(run, scores=(*gaps, Row("joint", "", "intrinsic_dimension", 9.0, **of), *run.scores))
+    assert more.metrics == run.metrics and summary_table([more]) == summary_table([run])
+
+
 def test_the_average_and_maximum_are_those_of_the_rows_above(tmp_path: Path) -> None:
     rows = {(row.group, row.space): row.scores for row in summary_table([write_run(tmp_path / "run")])}
     assert rows["raw", "average"]["mutual_knn"].value == pytest.approx((0.473 + 0.150) / 2)

@@ -92,7 +92,7 @@ def test_the_clean_part_has_every_score_and_verdict_that_the_test_split_has(warn
         full, part = (of(table, split=split).select(keys).rows() for split in ("test", CLEAN))
         assert full == part and full
     sizes = of(warned.table("metrics"), metric="mutual_knn").group_by("split").agg(pl.col("n").unique())
-    assert dict(sizes.rows()) == {"validation": [45], "test": [160], CLEAN: [60]}
+    assert dict(sizes.rows()) == {"train": [220], "validation": [45], "test": [160], CLEAN: [60]}
 
 
 def test_clean_scores_are_those_of_a_test_split_that_never_had_the_copies(bench, warned, tmp_path):

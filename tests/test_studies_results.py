@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from featcache.metrics import cka, mixed, mutual_knn
+from featcache.studies.adapters.headline import HEADLINE, headline_contrasts
 from featcache.studies.adapters.results import (
-    HEADLINE,
     Evaluation,
     final_results,
-    headline_contrasts,
-    simplex,
     weights_text,
 )
 from featcache.trainer.config import FitConfig
 from featcache.trainer.fit import fit_paired, untrained_adapters
+from featcache.trainer.joints import simplex
 from featcache.trainer.sides import pair_sides
+from featcache.trainer.subsets import training_groups
 from featcache.trainer.tracking import METRICS, embed_split, epoch_rows
 from tests.trainer_planted import planted_sides
 
@@ -79,8 +79,12 @@ def test_every_row_says_of_which_stage_split_and_epoch_it_is(either):
         ("raw", "test", None),
         ("mixed", "validation", None),
         ("mixed", "test", None),
+        ("ridge", "validation", None),
+        ("ridge", "test", None),
+        ("noise", "test", None),
         ("untrained", "test", 0),
         ("trained", "test", fitted.selected_epoch),
+        ("trained", "train", fitted.selected_epoch),
     }
 
 
@@ -90,8 +94,8 @@ def test_spaces_are_measured_with_null_and_interval_on_test_and_plainly_on_valid
     aligned = [row for row in results.rows if row.metric in METRICS]
     for row in aligned:
         assert row.chance is not None or row.stage == "untrained"
-        on_test = row.split == "test" and row.stage != "untrained"
-        assert (row.null == "39 permutations", row.ci_low is not None) == (on_test, on_test), row
+        on_test = row.split == "test" and row.stage not in ("untrained", "noise")
+        assert (row.null == "39 permutations", row.ci_low is not None) == (on_test and row.stage != "ridge", on_test)
         assert "rows=unit" in row.convention
         if on_test:
             assert row.ci_low < row.value < row.ci_high and "new samples" in row.estimand
@@ -106,7 +110,7 @@ def test_spaces_are_measured_with_null_and_interval_on_test_and_plainly_on_valid
         against = [(row.space, row.metric) for row in rows if row.against == "reference"]
         assert against == [(space, metric) for space in spaces for metric in METRICS]
         between = {(row.space, row.against) for row in rows if row.against != "reference"}
-        assert between == (set() if stage == "untrained" else set(combinations(sides, 2)))
+        assert between == set(combinations(sides, 2))
 
 
 def test_raw_scores_are_those_of_the_group_means_at_length_one(two):
@@ -121,13 +125,35 @@ def test_raw_scores_are_those_of_the_group_means_at_length_one(two):
 def test_trained_scores_are_those_of_the_selected_epochs_weights_on_test(either):
     evaluation, fitted, results = either
     again = epoch_rows(evaluation.test, fitted.adapters, fitted.config, fitted.selected_epoch)
-    trained = find(results.rows, stage="trained")
+    trained = find(results.rows, stage="trained", split="test")
+    unmatched = ("centroid_gap", "distribution_gap", "intrinsic_dimension")
+    trained = [row for row in trained if row.metric not in unmatched]
     names = [(row.space, row.against, row.metric, row.direction) for row in trained]
     assert names == [(row.space, row.against, row.metric, row.direction) for row in again]
     assert [row.value for row in trained] == pytest.approx([row.value for row in again], abs=1e-9)
     assert sum(row.metric == "R@1" for row in trained) == len(evaluation.paired.sides) * (
         len(evaluation.paired.sides) - 1
     )
+
+
+def test_alignment_is_measured_once_on_training_groups_that_have_everything(either):
+    evaluation, fitted, results = either
+    rows = find(results.rows, stage="trained", split="train")
+    assert {row.against for row in rows} == {"reference"} and {row.metric for row in rows} == set(METRICS)
+    paired = fitted.paired.part("train")
+    whole = paired.reference.isfinite().all(dim=1)
+    for side in paired.sides.values():
+        whole &= side.present
+    assert {row.n for row in rows} == {int(whole.sum())}
+    assert evaluation.training(CONFIG).paired.groups.tolist() == paired.groups[whole.numpy()].tolist()
+
+
+def test_training_groups_of_a_subset_are_those_that_were_trained_on(either):
+    evaluation, fitted, _ = either
+    config = CONFIG.model_copy(update={"train_groups": 24})
+    own, every = evaluation.training(config), evaluation.training(CONFIG)
+    subset = set(training_groups(fitted.paired, config).groups)
+    assert set(own.paired.groups) == subset & set(every.paired.groups) and len(subset) == 24
 
 
 # -- untrained --------------------------------------------------------------------------------------------------------
@@ -259,6 +285,8 @@ def recorded_scores(results, metric):
     """Scores on test by the names of the contrasts, from the rows of the table."""
     scores = {}
     for row in find(results.rows, split="test", metric=metric, against="reference"):
+        if row.stage in ("ridge", "noise"):
+            continue
         side = not row.space.startswith(("joint", "mixed"))
         name = {"raw": f"raw {row.space}", "mixed": f"mixed {metric}", "untrained": f"untrained {row.space}"}
         trained = f"adapted {row.space}" if side else row.space
@@ -349,7 +377,9 @@ def test_where_only_pairs_tell_what_is_shared_the_joint_is_above_raw_untrained_m
 
 def test_a_test_split_too_small_for_halves_keeps_its_scores_and_differences_and_says_why_no_more():
     _, _, results = run(*planted_sides(28))
-    rows = [row for row in find(results.rows, split="test", metric="mutual_knn") if row.stage != "untrained"]
+    rows = [
+        row for row in find(results.rows, split="test", metric="mutual_knn") if row.stage not in ("untrained", "noise")
+    ]
     assert all(row.value is not None and row.ci_low is None and "no interval" in row.note for row in rows)
     contrasts = find(results.contrasts, metric="mutual_knn")
     assert len(contrasts) == len(titles("xy"))
@@ -364,11 +394,17 @@ def test_a_test_split_too_small_for_halves_keeps_its_scores_and_differences_and_
 def test_without_a_reference_there_are_no_contrasts_and_sides_are_measured_against_each_other():
     evaluation, _, results = run(planted_sides(200, third=True)[0], None)
     assert results.contrasts == [] and evaluation.mixtures == ([], {})
-    assert {row.stage for row in results.rows} == {"raw", "trained", "untrained"}
+    assert {row.stage for row in results.rows} == {"raw", "trained", "untrained", "noise"}
     pairs = set(combinations("xyz", 2))
     aligned = [row for row in results.rows if row.metric in METRICS]
     assert {(row.space, row.against) for row in aligned} == pairs
-    assert {(row.stage, row.split) for row in aligned} == {("raw", "validation"), ("raw", "test"), ("trained", "test")}
+    assert {(row.stage, row.split) for row in aligned} == {
+        ("raw", "validation"),
+        ("raw", "test"),
+        ("noise", "test"),
+        ("trained", "test"),
+        ("untrained", "test"),
+    }
     assert sum((row.stage, row.metric) == ("trained", "R@10") for row in results.rows) == 6
 
 

@@ -14,10 +14,10 @@ from featcache.cache import Cache
 from featcache.data.views import View
 from featcache.errors import FeaturesNotCached, UsageError
 from featcache.studies.adapters.embed import embed, embedding_layer, run_name, weights_hash
-from featcache.studies.adapters.results import simplex
 from featcache.studies.adapters.train import Workbench, train
 from featcache.trainer.config import FitConfig
 from featcache.trainer.defaults import Selection
+from featcache.trainer.joints import simplex
 from featcache.trainer.run import apply, load_run
 from featcache.trainer.run_files import changed_files
 from tests.alignment_cache import store_layers
@@ -231,7 +231,8 @@ def test_trainings_of_one_process_share_pairing_raw_graphs_and_mixtures(two, cou
     assert (counted["paired"], counted["mixed"]) == (1, 21 + 2), "neither paired nor mixed again"
     assert [times_searched(counted, space) for space in raw] == first, "no raw graph searched again"
     each = (len(counted["searched"]) - searches) / len(others)
-    assert each == (3 + 1) * 3 + 3 + 2 * 3, "an epoch, the test table and each untrained draw: joint and both sides"
+    tables = 3 + 3  # of test and of training groups
+    assert each == (3 + 1) * 3 + tables + 2 * 3, "an epoch, each table and each untrained draw: joint and both sides"
     for space in raw:
         assert times_searched(counted, space) <= 2, "once plainly, and once deeper for halves"
 

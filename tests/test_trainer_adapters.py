@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional
 
 from featcache.errors import UsageError
-from featcache.trainer.adapters import ADAPTERS, Adapter, build_adapters, module_key
+from featcache.trainer.adapters import Adapter, build_adapters, module_key
+from featcache.trainer.architectures import ADAPTERS
 from featcache.trainer.config import AdapterKind
 
 LEARNT = [kind for kind in ADAPTERS if kind != "identity"]
@@ -58,6 +59,61 @@ def test_the_bottleneck_keeps_its_input_beside_the_narrow_path():
         residual.inner[2].weight.zero_()
         residual.inner[2].bias.zero_()
         torch.testing.assert_close(adapter(rows), last(rows))
+
+
+def standard(rows):
+    return (rows - rows.mean(dim=1, keepdim=True)) / (rows.var(dim=1, correction=0, keepdim=True) + 1e-5).sqrt()
+
+
+def test_the_normed_mlp_is_two_layers_with_a_norm_after_each():
+    adapter = Adapter("normed-mlp", torch.zeros(6), torch.ones(6), 4, torch.Generator().manual_seed(0)).eval()
+    rows = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
+    first, _, norm, _, second, last = adapter.net
+    hidden = norm(torch.nn.functional.gelu(rows @ first.weight.T + first.bias))
+    assert hidden.shape == (5, 1024)
+    torch.testing.assert_close(adapter.net(rows), last(hidden @ second.weight.T + second.bias))
+
+
+def test_the_fusemix_stack_is_four_residual_blocks_at_the_features_width():
+    adapter = Adapter("fusemix", torch.zeros(6), torch.ones(6), 3, torch.Generator().manual_seed(0)).eval()
+    weights = [layer for layer in adapter.modules() if isinstance(layer, torch.nn.Linear)]
+    assert [tuple(layer.weight.shape) for layer in weights] == [(24, 6), (6, 24)] * 4 + [(3, 6)]
+    h = rows = torch.randn(5, 6)
+    for widen, narrow in zip(weights[:-1:2], weights[1::2], strict=True):
+        h = h + functional.gelu(standard(h) @ widen.weight.T + widen.bias) @ narrow.weight.T + narrow.bias
+    wanted = standard(h) @ weights[-1].weight.T + weights[-1].bias
+    with torch.no_grad():
+        torch.testing.assert_close(adapter(rows), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_fusemix_drops_six_tenths_in_training_alone_from_a_generator_of_its_own():
+    first, second = (
+        Adapter("fusemix", torch.zeros(50), torch.ones(50), 8, torch.Generator().manual_seed(0)) for _ in range(2)
+    )
+    drop = next(layer for layer in first.modules() if type(layer).__name__ == "_Dropout")
+    ones = torch.ones(400, 50)
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    kept = drop.train()(ones)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (kept == 0).float().mean().item() == pytest.approx(0.6, abs=0.02)
+    assert kept.max().item() == pytest.approx(1 / 0.4) and torch.equal(drop.eval()(ones), ones)
+    rows = torch.randn(5, 50)
+    drop.train()(ones)  # the same masks follow from the same place in the stream
+    other = next(layer for layer in second.modules() if type(layer).__name__ == "_Dropout")
+    other.train()(ones), other(ones)
+    assert torch.equal(first.train()(rows), second.train()(rows))
+
+
+def test_the_gated_layer_is_sails():
+    adapter = Adapter("gated", torch.zeros(6), torch.ones(6), 3, torch.Generator().manual_seed(0))
+    net, rows = adapter.net, 4 * torch.randn(5, 6)
+    assert net.gate.weight.shape == net.value.weight.shape == (48, 6)
+    h = standard(rows)
+    gate = (h @ net.gate.weight.T + net.gate.bias).clamp(0, 6)
+    wanted = (gate * (h @ net.value.weight.T + net.value.bias)) @ net.out.weight.T + net.out.bias
+    with torch.no_grad():
+        torch.testing.assert_close(adapter(rows), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_the_initial_weights_have_pytorchs_default_range():

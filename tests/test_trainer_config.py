@@ -1,6 +1,9 @@
 """Settings are checked once, whoever gives them; sides that settings name must be there."""
 
+import json
+
 import pytest
+from blake3 import blake3
 from pydantic import ValidationError
 
 from featcache import trainer
@@ -102,3 +105,54 @@ def test_a_setting_that_is_not_allowed_is_named_with_what_is():
         make_config(nosuch=1)
     with pytest.raises(UsageError, match="halves = 19"):
         make_config(halves=19)
+
+
+# -- recipes ----------------------------------------------------------------------------------------------------------
+
+PINNED = {
+    "6b06f504b590d4948ad27deefed8abcb4b21e527c395c82df94988b806fad289": {},
+    "489b371e14612c0e22e7d25a09fb640f4f8762e62108028a1a36c2e73443b0bd": {"adapter": "mlp", "epochs": 5, "seed": 3},
+}
+
+
+@pytest.mark.parametrize("pinned", PINNED)
+def test_runs_from_before_a_setting_existed_keep_their_hash(pinned):
+    canonical = json.dumps(FitConfig(**PINNED[pinned]).recorded(), sort_keys=True, separators=(",", ":"))
+    assert blake3(canonical.encode()).hexdigest() == pinned
+
+
+def test_a_new_setting_that_is_no_default_is_recorded_and_read_back():
+    config = FitConfig(loss="siglip", mixup=True, keep_geometry=10)
+    assert {"loss", "mixup", "keep_geometry"} <= set(config.recorded()) and "temperature" not in config.recorded()
+    assert FitConfig.model_validate(config.recorded()) == config
+
+
+@pytest.mark.parametrize(
+    ("choices", "says"),
+    [
+        ({"loss": "siglip", "label_smoothing": 0.1}, "label_smoothing belongs to the loss infonce, not to siglip"),
+        ({"loss": "cka", "temperature": 0.1}, "the loss cka has no temperature"),
+        ({"loss": "cka", "mixup": True}, "no mixup"),
+        ({"mixup": True, "batch": 3}, "batch 4 or more"),
+        ({"adapter": "cca", "epochs": 5, "lr": 0.1}, "adapter cca is solved in closed form: it has no epochs, lr"),
+        ({"adapter": "cca", "pair_weights": {"a+b": 2.0}}, "it has no pair_weights"),
+        ({"adapter": "cca", "joint": "learned"}, "it has no joint learned"),
+        ({"adapter": "cca", "select": "last"}, "it has no last epoch to select"),
+        ({"adapter": "asif", "width": 64}, "it has no width"),
+        ({"adapter": {"a": "cca", "b": "linear"}}, "adapter cca is solved for all sides at once: name it alone"),
+        ({"temperature": 0.001}, "temperature = 0.001"),
+        ({"keep_geometry": -1.0}, "keep_geometry = -1.0"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_with_the_reason(choices, says):
+    with pytest.raises(UsageError, match=says):
+        make_config(**choices)
+
+
+@pytest.mark.parametrize(
+    "choices", [{"loss": "cka"}, {"adapter": "ridge"}, {"joint": "weighted"}, {"select": "alignment"}]
+)
+def test_what_is_trained_or_chosen_on_a_reference_needs_one(choices):
+    make_config(**choices).check_reference(True)
+    with pytest.raises(UsageError, match="there is none"):
+        make_config(**choices).check_reference(False)

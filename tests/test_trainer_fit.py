@@ -12,9 +12,10 @@ import torch
 
 from featcache.errors import UsageError
 from featcache.trainer.config import FitConfig
+from featcache.trainer.draws import deranged, draw_rows
 from featcache.trainer.errors import TrainingDiverged
-from featcache.trainer.fit import _deranged, _EpochLoop, draw_rows, fit, untrained_adapters
-from featcache.trainer.losses import pairwise_loss
+from featcache.trainer.fit import _EpochLoop, fit, untrained_adapters
+from featcache.trainer.losses import Objective, pairwise_loss
 from featcache.trainer.optimizer import AdamW, learning_rate
 from featcache.trainer.sides import Side, pair_sides
 from featcache.trainer.tracking import EvaluationSplit, embed_split, epoch_rows, retrieval_rows
@@ -125,6 +126,12 @@ def test_the_selected_epoch_is_the_first_best_on_validation_by_the_declared_crit
         assert seen[2].alignment == joint.value
 
 
+def test_the_last_epoch_is_kept_where_that_is_wanted(data):
+    result = fit(*data, changed(select="last", epochs=12))
+    first = fit(*data, changed(epochs=12))
+    assert result.selected_epoch == 12 and [row.value for row in result.rows] == [row.value for row in first.rows]
+
+
 def test_the_kept_weights_are_those_of_the_selected_epoch(data):
     # over-trained on purpose, so that the best epoch is not the last
     config = changed(epochs=8, lr=0.3, select="alignment")
@@ -189,7 +196,7 @@ def test_two_whole_sides_are_drawn_as_0_1_drew_them(captions, shuffled):
     x, y = two_sides()
     for seed in range(5):
         partner = old_deranged(40, seed) if shuffled else torch.arange(40)
-        assert not shuffled or torch.equal(partner, _deranged(40, seed))
+        assert not shuffled or torch.equal(partner, deranged(40, seed))
         wanted = old_epoch_pairs(x, y, partner, captions, torch.Generator().manual_seed(seed))
         (rows_x, rows_y), groups = draw([x, y], captions, seed, [torch.arange(40), partner])
         assert all(torch.equal(a, b) for a, b in zip((rows_x, rows_y, groups), wanted, strict=True))
@@ -216,7 +223,7 @@ def test_two_whole_sides_train_on_the_draws_of_0_1(captions, shuffled):
         for number, chosen in enumerate(torch.arange(len(groups)).tensor_split(batches)):
             both = {"x": adapters.embed("x", x.values[rows_x[chosen]])}
             both["y"] = adapters.embed("y", y.values[rows_y[chosen]])
-            loss = pairwise_loss(both, adapters.log_scale, groups[chosen])
+            loss = pairwise_loss(both, Objective("infonce", adapters.log_scale), groups[chosen])
             loss.backward()
             optimizer.step(learning_rate(epoch * batches + number, 2 * batches, config.lr, config.warmup))
             total += loss.item() * len(chosen)
@@ -275,7 +282,7 @@ def test_a_side_that_is_missing_is_drawn_as_missing_and_the_others_as_they_are(c
 def test_shuffled_sides_never_meet_their_own_group_nor_each_others():
     sides = [some_side([1] * 30) for _ in range(4)]
     for seed in range(20):
-        partners = [torch.arange(30)] + [_deranged(30, seed, shift) for shift in (1, 2, 3)]
+        partners = [torch.arange(30)] + [deranged(30, seed, shift) for shift in (1, 2, 3)]
         assert all(sorted(partner.tolist()) == list(range(30)) for partner in partners)
         rows, _ = draw(sides, "all", seed, partners)
         for a, b in combinations(range(4), 2):
@@ -295,12 +302,66 @@ def test_shuffled_sides_never_meet_their_own_group_nor_each_others():
         {"adapter": {"x": "linear", "y": "identity"}, "width": 12},
         {"batch": 2000},
         {"pair_weights": {"y+x": 3.0}},
+        {"adapter": "fusemix"},
+        {"adapter": "gated"},
+        {"loss": "siglip"},
+        {"loss": "siglip", "temperature": 0.05},
+        {"loss": "cka"},
+        {"temperature": 0.05, "label_smoothing": 0.05},
+        {"mixup": True, "captions": "all"},
+        {"keep_geometry": 10.0},
+        {"joint": "learned"},
     ],
 )
 def test_every_choice_trains(data, change):
     result = fit(*data, changed(**change))
     losses = [row.value for row in find(result.rows, metric="loss", split="validation")]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "change", [{"adapter": "fusemix"}, {"loss": "siglip", "mixup": True}, {"loss": "cka"}, {"joint": "learned"}]
+)
+def test_every_choice_is_a_function_of_its_seed(data, change):
+    first, again, other = (fit(*data, changed(epochs=2, seed=seed, **change)) for seed in (1, 1, 2))
+    assert torch.equal(weights_of(first), weights_of(again)) and not torch.equal(weights_of(first), weights_of(other))
+
+
+def test_a_fixed_temperature_stays_and_a_learned_one_moves(data):
+    fixed, learned = (fit(*data, changed(temperature=value)) for value in (0.05, None))
+    assert fixed.adapters.log_scale.exp().item() == pytest.approx(20)
+    assert learned.adapters.log_scale.exp().item() != pytest.approx(1 / 0.07, abs=1e-4)
+
+
+def test_what_is_applied_drops_nothing_out(data):
+    adapters = fit(*data, changed(adapter="fusemix")).adapters
+    assert not adapters.training
+    rows = torch.from_numpy(data[0]["x"].values[:9])
+    assert torch.equal(adapters.embed("x", rows), adapters.embed("x", rows))
+
+
+def test_trained_on_the_reference_the_joint_is_nearer_to_it_on_training_rows_than_any_other(data):
+    def on_training_rows(**change):
+        fitted = fit(*data, changed(**change))
+        split = EvaluationSplit("train", fitted.paired.part("train"))
+        rows = find(epoch_rows(split, fitted.adapters, fitted.config, 1), space="joint", against="reference")
+        return np.array([row.value for row in rows])
+
+    ceiling = on_training_rows(loss="cka", epochs=30, lr=1e-2, select="last")
+    others = [{}, {"loss": "siglip"}, {"keep_geometry": 10.0}, {"mixup": True}, {"adapter": "mlp"}]
+    others += [{"adapter": kind} for kind in ("procrustes", "cca", "csa", "asif")] + [{"joint": "weighted"}]
+    for change in others:
+        assert (ceiling > on_training_rows(**change) + 0.05).all(), change  # mutual k-NN and debiased CKA
+
+
+def test_a_kernel_that_is_trained_on_wrong_rows_of_the_reference_is_no_nearer_on_test(data):
+    scores = []
+    for shuffled in (False, True):
+        fitted = fit(*data, changed(loss="cka", epochs=12, shuffle_pairs=shuffled))
+        split = EvaluationSplit("test", fitted.paired.part("test"))
+        rows = epoch_rows(split, fitted.adapters, fitted.config, 1)
+        scores.append(find(rows, space="x", against="reference", metric="cka_debiased")[0].value)
+    assert scores[0] > scores[1] + 0.15
 
 
 def test_a_frozen_side_stays_what_it_was(data):
@@ -400,7 +461,7 @@ def test_missing_rows_are_never_read(three, monkeypatch):
         rows, groups = draw_rows(*arguments)
         return [torch.where(numbers < 0, numbers - 4, numbers) for numbers in rows], groups
 
-    monkeypatch.setattr("featcache.trainer.fit.draw_rows", at_another_place)
+    monkeypatch.setattr("featcache.trainer.draws.draw_rows", at_another_place)
     assert torch.equal(weights_of(fit(lacking, reference, config)), weights_of(result))
 
 

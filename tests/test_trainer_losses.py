@@ -6,7 +6,16 @@ from itertools import combinations
 import pytest
 import torch
 
-from featcache.trainer.losses import INITIAL_LOG_SCALE, MAXIMAL_LOG_SCALE, info_nce, pairwise_loss
+from featcache.trainer.kinds import LOSS_KINDS
+from featcache.trainer.losses import (
+    MAXIMAL_LOG_SCALE,
+    PAIR_LOSSES,
+    Objective,
+    info_nce,
+    kernel_loss,
+    pairwise_loss,
+    siglip,
+)
 from featcache.trainer.optimizer import AdamW, learning_rate
 
 
@@ -62,7 +71,7 @@ def test_masked_pairs_receive_no_gradient():
 
 def test_the_temperature_starts_at_seven_hundredths_and_its_inverse_is_capped_at_one_hundred():
     x, y = unit(6, 4, 0), unit(6, 4, 1)
-    assert 1 / math.exp(INITIAL_LOG_SCALE) == pytest.approx(0.07)
+    assert 1 / math.exp(PAIR_LOSSES["infonce"].log_scale) == pytest.approx(0.07)
     over = torch.tensor(9.0, dtype=torch.float64, requires_grad=True)
     loss = info_nce(x, y, over)
     assert loss.item() == info_nce(x, y, torch.tensor(math.log(100.0), dtype=torch.float64)).item()
@@ -116,7 +125,7 @@ def test_the_loss_of_many_sides_equals_the_obvious_loop_over_pairs_and_present_r
     everywhere = dict.fromkeys(names, [1] * 8)
     typed = {"+".join(pair): weight for pair, weight in weights.items()}
     log_scale = torch.tensor(1.3, dtype=torch.float64)
-    loss = pairwise_loss(sides, log_scale, torch.tensor(GROUPS), typed, present)
+    loss = pairwise_loss(sides, Objective("infonce", log_scale), torch.tensor(GROUPS), typed, present)
     expected = obvious_pairs(sides, math.exp(1.3), GROUPS, weights, MASKS if masked else everywhere)
     assert loss.item() == pytest.approx(expected, rel=1e-9)
 
@@ -126,7 +135,9 @@ def test_of_two_whole_sides_it_is_the_contrastive_loss_less_the_logarithm_of_the
     log_scale = torch.tensor(1.0, dtype=torch.float64)
     groups = torch.tensor([0, 0, 1, 2, 2, 2, 3])
     wanted = info_nce(x, y, log_scale, groups) - math.log(7)
-    assert pairwise_loss({"x": x, "y": y}, log_scale, groups).item() == pytest.approx(wanted.item(), rel=1e-12)
+    assert pairwise_loss({"x": x, "y": y}, Objective("infonce", log_scale), groups).item() == pytest.approx(
+        wanted.item(), rel=1e-12
+    )
 
 
 def test_rows_that_are_missing_give_no_gradient_and_change_nothing():
@@ -138,7 +149,7 @@ def test_rows_that_are_missing_give_no_gradient_and_change_nothing():
         for name, mask in present.items():
             sides[name][~mask] = filler  # whatever stands in their place
             sides[name].requires_grad_()
-        loss = pairwise_loss(sides, log_scale, groups, None, present)
+        loss = pairwise_loss(sides, Objective("infonce", log_scale), groups, None, present)
         losses.append(loss.item())
         gradients.append(torch.autograd.grad(loss, [*sides.values()]))
     assert losses[0] == losses[1] == losses[2]
@@ -154,16 +165,20 @@ def test_a_pair_that_meets_in_fewer_than_two_rows_is_left_out():
         name: torch.tensor(mask, dtype=torch.bool) for name, mask in (("a", [1, 1]), ("b", [1, 1]), ("c", [1, 0]))
     }
     log_scale = torch.tensor(0.0, dtype=torch.float64)
-    loss = pairwise_loss(sides, log_scale, None, {"a+b": 3.0, "a+c": 5.0}, present)
-    assert loss.item() == pytest.approx(pairwise_loss({n: sides[n] for n in "ab"}, log_scale).item())
-    nothing = pairwise_loss({n: sides[n] for n in "bc"}, log_scale, None, None, present)
+    loss = pairwise_loss(sides, Objective("infonce", log_scale), None, {"a+b": 3.0, "a+c": 5.0}, present)
+    assert loss.item() == pytest.approx(
+        pairwise_loss({n: sides[n] for n in "ab"}, Objective("infonce", log_scale)).item()
+    )
+    nothing = pairwise_loss({n: sides[n] for n in "bc"}, Objective("infonce", log_scale), None, None, present)
     assert nothing.item() == 0 and not nothing.requires_grad
 
 
 def test_twice_the_weights_are_the_same_loss():
     log_scale = torch.tensor(0.5, dtype=torch.float64)
     once, twice = (
-        pairwise_loss(three(), log_scale, None, {"a+b": scale, "a+c": 3 * scale, "b+c": 0.5 * scale})
+        pairwise_loss(
+            three(), Objective("infonce", log_scale), None, {"a+b": scale, "a+c": 3 * scale, "b+c": 0.5 * scale}
+        )
         for scale in (1.0, 2.0)
     )
     assert once.item() == pytest.approx(twice.item(), rel=1e-12)
@@ -172,7 +187,107 @@ def test_twice_the_weights_are_the_same_loss():
 def test_guessing_costs_nothing_whatever_the_batch():
     for rows in (2, 8, 33):
         x = torch.ones(rows, 3) / math.sqrt(3)
-        assert abs(pairwise_loss({"x": x, "y": x, "z": x}, torch.tensor(2.0)).item()) < 1e-6
+        assert abs(pairwise_loss({"x": x, "y": x, "z": x}, Objective("infonce", torch.tensor(2.0))).item()) < 1e-6
+
+
+# -- other losses -----------------------------------------------------------------------------------------------------
+
+MIXED = [[0, 5], [1, 0], [2, 6], [3, 7], [4, 2], [8, 9], [9, 3]]
+
+
+def meet(a, b):
+    """Whether two rows, of one group or of several, show the same thing."""
+    return bool(set(a if isinstance(a, list) else [a]) & set(b if isinstance(b, list) else [b]))
+
+
+def similarity(a, b):
+    return sum(float(i) * float(j) for i, j in zip(a, b, strict=True))
+
+
+def test_the_settings_offer_exactly_the_losses_of_the_table():
+    assert set(LOSS_KINDS) == {*PAIR_LOSSES, "labels"}
+
+
+@pytest.mark.parametrize("groups", [[0, 1, 2, 3, 4, 5, 6], [0, 0, 1, 2, 2, 2, 3], MIXED])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_smoothed_infonce_equals_the_loop_over_rows_and_targets(groups, smoothing):
+    x, y, scale, total = unit(7, 5, 0), unit(7, 5, 1), math.exp(1.3), 0.0
+    for queries, gallery in ((x, y), (y, x)):
+        for i in range(7):
+            allowed = [j for j in range(7) if j == i or not meet(groups[i], groups[j])]
+            logits = [scale * similarity(queries[i], gallery[j]) for j in allowed]
+            norm = math.log(sum(math.exp(value) for value in logits))
+            for j, logit in zip(allowed, logits, strict=True):
+                target = (1 - smoothing) * (j == i) + smoothing / len(allowed)
+                total -= target * (logit - norm) / 14
+    log_scale = torch.tensor(1.3, dtype=torch.float64)
+    assert info_nce(x, y, log_scale, torch.tensor(groups), smoothing=smoothing).item() == pytest.approx(total)
+
+
+def test_smoothing_is_that_of_torch_where_no_group_repeats_and_masked_pairs_give_no_nan():
+    x, y = unit(7, 5, 0).requires_grad_(), unit(7, 5, 1)
+    log_scale = torch.tensor(1.3, dtype=torch.float64)
+    logits = log_scale.exp() * (x @ y.T)
+    partner = torch.arange(7)
+    wanted = [torch.nn.functional.cross_entropy(each, partner, label_smoothing=0.2) for each in (logits, logits.T)]
+    assert info_nce(x, y, log_scale, smoothing=0.2).item() == pytest.approx(sum(wanted).item() / 2)
+    info_nce(x, y, log_scale, torch.tensor([0, 0, 1, 2, 2, 2, 3]), smoothing=0.2).backward()
+    assert x.grad is not None and x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("groups", [[0, 1, 2, 3, 4, 5, 6], [0, 0, 1, 2, 2, 2, 3], MIXED])
+def test_the_sigmoid_loss_equals_the_loop_over_all_pairs_but_those_of_one_group(groups):
+    x, y, total = unit(7, 5, 0), unit(7, 5, 1), 0.0
+    for i in range(7):
+        for j in range(7):
+            if i != j and meet(groups[i], groups[j]):
+                continue
+            logit = 20 * similarity(x[i], y[j]) - 3
+            total -= math.log(1 / (1 + math.exp(-logit if i == j else logit))) / 7
+    parameters = (torch.tensor(math.log(20.0), dtype=torch.float64), torch.tensor(-3.0, dtype=torch.float64))
+    assert siglip(x, y, *parameters, torch.tensor(groups)).item() == pytest.approx(total, rel=1e-9)
+
+
+def test_the_sigmoid_loss_starts_at_scale_10_and_bias_minus_10():
+    assert math.exp(PAIR_LOSSES["siglip"].log_scale) == pytest.approx(10) and PAIR_LOSSES["siglip"].bias == -10
+
+
+@pytest.mark.parametrize("batch", [2, 8, 33])
+def test_the_guess_of_the_sigmoid_loss_is_the_best_bias_without_any_similarity(batch):
+    zeros = torch.zeros(batch, 3, dtype=torch.float64)
+    at = [siglip(zeros, zeros, torch.tensor(0.0), bias).item() for bias in torch.arange(-6.0, 1.0, 0.01)]
+    assert min(at) == pytest.approx(PAIR_LOSSES["siglip"].guess(batch), rel=1e-4)
+
+
+def test_the_kernel_loss_is_one_minus_cka_of_the_stacked_kernels_entry_by_entry():
+    x, y, reference = unit(6, 4, 0), unit(6, 4, 1), 3 * unit(6, 5, 2)
+    rows = [*x, *y]
+    target = [row / row.norm() for row in (*reference, *reference)]
+
+    def centred(rows):
+        kernel = [[similarity(a, b) for b in rows] for a in rows]
+        means = [sum(row) / 12 for row in kernel]
+        return [[kernel[i][j] - means[i] - means[j] + sum(means) / 12 for j in range(12)] for i in range(12)]
+
+    def product(a, b):
+        return sum(a[i][j] * b[i][j] for i in range(12) for j in range(12))
+
+    own, wanted = centred(rows), centred(target)
+    cka = product(own, wanted) / math.sqrt(product(own, own) * product(wanted, wanted))
+    assert kernel_loss(x, y, reference).item() == pytest.approx(1 - cka, rel=1e-9)
+
+
+def test_the_kernel_loss_leaves_out_pairs_whose_reference_is_missing():
+    x, y, reference = unit(6, 4, 0), unit(6, 4, 1), unit(6, 5, 2)
+    reference[[1, 4]] = torch.nan
+    kept = [0, 2, 3, 5]
+    assert kernel_loss(x, y, reference).item() == pytest.approx(kernel_loss(x[kept], y[kept], reference[kept]).item())
+    x, present = x.requires_grad_(), {"x": torch.tensor([1, 1, 1, 1, 1, 0]).bool(), "y": torch.ones(6).bool()}
+    objective = Objective("cka", torch.tensor(0.0))
+    loss = pairwise_loss({"x": x, "y": y}, objective, None, None, present, reference)
+    loss.backward()
+    assert x.grad is not None and not x.grad[[1, 4, 5]].any() and x.grad[[0, 2, 3]].any()
+    assert loss.item() == pytest.approx(kernel_loss(x[[0, 2, 3]], y[[0, 2, 3]], reference[[0, 2, 3]]).item() - 1)
 
 
 # -- steps ------------------------------------------------------------------------------------------------------------

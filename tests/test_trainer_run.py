@@ -97,7 +97,7 @@ def test_the_configuration_names_everything_the_run_depends_on(finished, bench):
 def test_the_tables_have_the_declared_columns(finished):
     metrics, contrasts = finished.table("metrics"), finished.table("contrasts")
     assert metrics.columns == [*columns(Row)] and contrasts.columns == [*columns(ContrastRow)]
-    assert set(metrics["stage"]) == {"raw", "untrained", "trained", "mixed"}
+    assert set(metrics["stage"]) == {"raw", "untrained", "trained", "mixed", "ridge", "noise"}
     assert metrics["value"].is_finite().all() and contrasts["value"].is_finite().all()
     assert set(contrasts["verdict"]) <= {"above", "below", "cannot tell", "cannot tell after correction"}
     points = finished.table("map")

@@ -161,7 +161,7 @@ def test_the_held_out_loss_is_the_weighted_mean_over_pairs_of_batches_as_large_a
             for batch in torch.arange(50).tensor_split(3):
                 loss = info_nce(rows[a][batch], rows[b][batch], adapters.log_scale) - np.log(len(batch))
                 total += weight * float(loss) * len(batch) / 50
-    row = loss_row(three, embed_split(three, adapters), adapters.log_scale, config)
+    row = loss_row(three, embed_split(three, adapters), adapters, config)
     assert row.value == pytest.approx(total / weight_sum, abs=1e-6)
     assert (row.space, row.against, row.n, row.higher_is_better) == ("joint", "", 50, False)
 

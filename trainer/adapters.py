@@ -1,84 +1,13 @@
-"""Adapter architectures, chosen from a table: maps of one side's features into the joint space."""
+"""Adapters: what maps the features of every side into the joint space, and all that training changes."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from featcache.errors import UsageError
-
-
-def _linear(d_in: int, d_out: int, generator: torch.Generator) -> nn.Linear:
-    # PyTorch's default initialisation, but drawn from our generator: the global one stays untouched. (Building on the
-    # meta device would leave it alone too, but imports sympy.)
-    with torch.random.fork_rng(devices=[]):
-        layer = nn.Linear(d_in, d_out)
-    bound = 1 / math.sqrt(d_in)
-    with torch.no_grad():
-        layer.weight.uniform_(-bound, bound, generator=generator)
-        layer.bias.uniform_(-bound, bound, generator=generator)
-    return layer
-
-
-class _Residual(nn.Module):
-    """h + f(h)."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, h: Tensor) -> Tensor:
-        return h + self.inner(h)
-
-
-def linear(d: int, width: int, generator: torch.Generator) -> nn.Module:
-    """One linear map, d to width.
-
-    Source:
-        LiMBeR (Merullo et al. 2022, arXiv:2209.15162); FROMAGe (Koh et al. 2023, arXiv:2301.13823).
-    """
-    return _linear(d, width, generator)
-
-
-def mlp(d: int, width: int, generator: torch.Generator) -> nn.Module:
-    """Linear, GELU, Linear: d to width to width.
-
-    Source:
-        LLaVA-1.5 (Liu et al. 2023, arXiv:2310.03744), section 3.
-    """
-    return nn.Sequential(_linear(d, width, generator), nn.GELU(), _linear(width, width, generator))
-
-
-def bottleneck(d: int, width: int, generator: torch.Generator) -> nn.Module:
-    """From d to d/4, GELU, back to d, with a residual; then a linear map to width.
-
-    Source:
-        LilT (Khan and Fu 2023, arXiv:2303.11866).
-    """
-    narrow = max(1, d // 4)
-    inner = nn.Sequential(_linear(d, narrow, generator), nn.GELU(), _linear(narrow, d, generator))
-    return nn.Sequential(_Residual(inner), _linear(d, width, generator))
-
-
-def identity(d: int, width: int, generator: torch.Generator) -> nn.Module:
-    """Leaves standardised features as they are: a frozen side; d must be the joint width.
-
-    Raises:
-        UsageError: If it is not.
-    """
-    if d != width:
-        raise UsageError(f"adapter identity leaves {d} dimensions, but the joint space has {width}\n  Use width {d}")
-    return nn.Identity()
-
-
-ADAPTERS: dict[str, Callable[[int, int, torch.Generator], nn.Module]] = {
-    "linear": linear,
-    "mlp": mlp,
-    "bottleneck": bottleneck,
-    "identity": identity,
-}
+from featcache.trainer.architectures import ADAPTERS
+from featcache.trainer.joints import JOINTS
 
 
 class Adapter(nn.Module):
@@ -123,17 +52,38 @@ class Adapter(nn.Module):
 
 
 class Adapters(nn.Module):
-    """The adapter of every side and the temperature: everything that training changes.
+    """The adapter of every side, the parameters of the loss and of the joint space: everything that training changes.
 
     Args:
         sides: Name of a side -> its adapter.
         log_scale: Logarithm of the initial inverse temperature.
+        bias: Initial bias of the loss's logits; None for a loss that has none.
+        joint: A key of JOINTS.
+        classifier: Initial weights of each class [c, width], for a loss that tells labels apart; else None.
     """
 
-    def __init__(self, sides: Mapping[str, Adapter], log_scale: float) -> None:
+    joint_weights: Tensor
+
+    def __init__(
+        self,
+        sides: Mapping[str, Adapter],
+        log_scale: float,
+        bias: float | None = None,
+        joint: str = "sum",
+        classifier: Float[Tensor, "c width"] | None = None,
+    ) -> None:
         super().__init__()
+        self.names = [*sides]
+        self.joint = joint
         self.sides = nn.ModuleDict({module_key(name): adapter for name, adapter in sides.items()})
         self.log_scale = nn.Parameter(torch.tensor(log_scale))
+        self.bias = None if bias is None else nn.Parameter(torch.tensor(bias))
+        self.classifier = None if classifier is None else nn.Parameter(classifier)
+        weights = JOINTS[joint].weights
+        self.joint_logits = nn.Parameter(torch.zeros(len(sides))) if weights == "learned" else None
+        if weights == "chosen":
+            self.register_buffer("joint_weights", torch.full((len(sides),), 1 / len(sides)))
+        self.eval()
 
     def __getitem__(self, side: str) -> Adapter:
         adapter = self.sides[module_key(side)]
@@ -151,6 +101,34 @@ class Adapters(nn.Module):
         """Maps rows of a side into the joint space and L2-normalises them."""
         return nn.functional.normalize(self[side](features), dim=1)
 
+    def weights(self) -> Float[Tensor, " sides"]:
+        """Weight of each side in the joint space; together 1."""
+        if self.joint_logits is not None:
+            return self.joint_logits.softmax(dim=0)
+        if JOINTS[self.joint].weights == "chosen":
+            return self.joint_weights
+        return torch.full((len(self.names),), 1 / len(self.names))
+
+    def join(self, spaces: Mapping[str, Float[Tensor, "n width"]]) -> Float[Tensor, "n joint_width"]:
+        """The joint space of some sides, of unit rows: a pair of sides keeps the ratio of its weights."""
+        own = dict(zip(self.names, self.weights().tolist(), strict=True))
+        weights = [own[name] for name in spaces]
+        total = sum(weights)
+        shares = [weight / total for weight in weights] if total else [1 / len(weights)] * len(weights)
+        return JOINTS[self.joint].combine([*spaces.values()], shares)
+
+    def weighted_sum(self, spaces: Mapping[str, Float[Tensor, "b width"]]) -> Float[Tensor, "b width"]:
+        """Unit rows in the direction of the weighted sum of all sides, through which weights are learned."""
+        total = sum((weight * spaces[name] for name, weight in zip(self.names, self.weights(), strict=True)), start=0.0)
+        return nn.functional.normalize(torch.as_tensor(total), dim=1)
+
+
+def copy_settings(source: Adapters, target: Adapters) -> None:
+    """Copies what is neither drawn nor trained: training statistics, anchors kept and their power, chosen weights."""
+    settings = dict(source.named_buffers())
+    for name, buffer in target.named_buffers():
+        buffer.copy_(settings[name])
+
 
 def module_key(side: str) -> str:
     """Name of a side as a module's name, which takes no dot.
@@ -162,10 +140,27 @@ def module_key(side: str) -> str:
     return side.replace(".", ":")
 
 
+def statistics(values: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """Mean and standard deviation of each dimension.
+
+    Centred first, since the variance of float32 features far from zero would cancel; float64 takes thrice as long.
+    """
+    mean = values.mean(dim=0)
+    return mean, (values - mean).square_().mean(dim=0).sqrt()
+
+
 def build_adapters(
-    kinds: Mapping[str, str], rows: Mapping[str, Float[Tensor, "n d"]], *, width: int, log_scale: float, seed: int
+    kinds: Mapping[str, str],
+    rows: Mapping[str, Float[Tensor, "n d"]],
+    *,
+    width: int,
+    log_scale: float,
+    seed: int,
+    bias: float | None = None,
+    joint: str = "sum",
+    classes: int = 0,
 ) -> Adapters:
-    """Untrained adapters that standardise by the statistics of the training rows given.
+    """Untrained adapters, ready to be applied, that standardise by the statistics of the training rows given.
 
     Args:
         kinds: Name of a side -> a key of ADAPTERS.
@@ -173,6 +168,9 @@ def build_adapters(
         width: Dimensions of the joint space.
         log_scale: Logarithm of the initial inverse temperature.
         seed: Of the initial weights.
+        bias: Initial bias of the loss's logits; None for a loss that has none.
+        joint: A key of JOINTS.
+        classes: Of a loss that tells labels apart; else 0.
 
     Example:
         >>> rows = {"images": torch.randn(9, 5), "captions": torch.randn(9, 3)}
@@ -182,10 +180,7 @@ def build_adapters(
         torch.Size([4, 2])
     """
     generator = torch.Generator().manual_seed(seed)
-    sides: dict[str, Adapter] = {}
-    for name, values in rows.items():
-        # centred first, since the variance of float32 features far from zero would cancel; float64 takes thrice as long
-        mean = values.mean(dim=0)
-        std = (values - mean).square_().mean(dim=0).sqrt()
-        sides[name] = Adapter(kinds[name], mean, std, width, generator)
-    return Adapters(sides, log_scale)
+    sides = {name: Adapter(kinds[name], *statistics(values), width, generator) for name, values in rows.items()}
+    # drawn after the sides, which so begin where those of any other loss do
+    classifier = torch.randn(classes, width, generator=generator) / width**0.5 if classes else None
+    return Adapters(sides, log_scale, bias, joint, classifier)

@@ -1,38 +1,51 @@
-"""Training of one adapter a side for a fixed number of epochs, each measured on validation."""
+"""Training of one adapter a side: by steps, each epoch measured on validation, or in closed form."""
 
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from featcache.devices import check_device
-from featcache.errors import UsageError
 from featcache.features import Features
 from featcache.metrics.errors import ConstantSpace, NotFinite, ZeroRow
 from featcache.metrics.measure.row import Row
-from featcache.trainer.adapters import Adapters, build_adapters
+from featcache.trainer.adapters import Adapters, build_adapters, copy_settings
 from featcache.trainer.config import FitConfig
+from featcache.trainer.draws import TrainingRows
 from featcache.trainer.errors import TrainingDiverged
-from featcache.trainer.losses import INITIAL_LOG_SCALE, MAXIMAL_LOG_SCALE, pairwise_loss
-from featcache.trainer.optimizer import AdamW, learning_rate
-from featcache.trainer.sides import PairedSides, Side, pair_sides
-from featcache.trainer.tracking import EvaluationSplit, epoch_rows
+from featcache.trainer.joints import JOINTS, simplex
+from featcache.trainer.labels import check_labels, class_count, class_numbers
+from featcache.trainer.losses import MAXIMAL_LOG_SCALE, batch_loss, initial_parameters
+from featcache.trainer.optimizer import AdamW, learning_rate, rising
+from featcache.trainer.regularizers import lost_geometry, mixup
+from featcache.trainer.sides import PairedSides, pair_sides
+from featcache.trainer.solve import solve
+from featcache.trainer.subsets import training_part
+from featcache.trainer.tracking import (
+    EvaluationSplit,
+    embed_split,
+    epoch_rows,
+    joint_alignment,
+    mean_recall,
+    validation_score,
+)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an observer is given after each epoch; number 0 is the state before training.
+    """What an observer is given after each epoch; number 0 is the state before training, 1 of 1 a closed form.
 
     Args:
         number: Epochs trained so far.
         of: Epochs in all.
-        loss: Mean training loss, in nats below a guess among the batch; None before training.
+        loss: Mean training loss, in nats below a guess among the batch; None before training and of a closed form.
         retrieval: Mean R@10 of all directions on validation.
         alignment: Mutual k-NN of the joint space with the reference on validation; None without reference.
         seconds: Since training began.
@@ -57,9 +70,10 @@ class Fitted:
         config: Its settings.
         paired: The paired features, on the CPU.
         adapters: Weights of the selected epoch, on the CPU.
-        selected_epoch: Best on validation by config.select, 1 to config.epochs.
+        selected_epoch: Best on validation by config.select (or the last), 1 to config.epochs; 1 of a closed form.
         rows: What was measured of every epoch, on validation.
         seconds: Of training and tracking.
+        chosen: What else validation decided: hyper-parameters of a closed form, weights of the joint space.
     """
 
     config: FitConfig
@@ -68,6 +82,7 @@ class Fitted:
     selected_epoch: int
     rows: list[Row]
     seconds: float
+    chosen: dict[str, Any] = field(default_factory=lambda: {})
 
 
 def fit(
@@ -89,7 +104,7 @@ def fit(
 
     Raises:
         NotPaired: If the arrays do not share groups, splits and overlay.
-        UsageError: If the device is not there, or settings do not fit the sides.
+        UsageError: If the device is not there, or settings do not fit the sides, the reference or the labels.
         TrainingDiverged: If the loss is not finite, or the adapters map every row to nothing.
     """
     config.check_sides(sides)
@@ -113,17 +128,33 @@ def fit_paired(
     """
     started = time.perf_counter()
     check_device(config.device)
-    if config.select == "alignment" and paired.reference is None:
-        raise UsageError("--select alignment needs a reference to align with\n  Name one, or select by retrieval")
+    config.check_reference(paired.reference is not None)
+    check_labels(paired, config)
     weights_seed, draws_seed, control_seed = (int(s) for s in np.random.SeedSequence(config.seed).generate_state(3))
-    train = paired.part("train")
-    adapters = untrained_adapters(paired, config, weights_seed)
+    part = training_part(paired, config)
+    rows = TrainingRows(part, config, draws_seed, control_seed)
+    validation = validation or EvaluationSplit("validation", paired.part("validation"))
+    tracker = _Tracker(validation, config, started, on_epoch)
+    chosen: dict[str, Any] = {}
+    if config.solved:
+        solution, chosen = solve(config.solved, rows, config, partial(validation_score, validation, config))
+        tracker.measure(untrained_adapters(paired, config, weights_seed, like=solution), 0, None)
+        tracker.measure(solution, 1, None)
+    else:
+        _train(untrained_adapters(paired, config, weights_seed), rows, class_numbers(part), tracker)
+    if JOINTS[config.joint].weights == "chosen":
+        chosen |= _choose_joint(tracker.best, validation, config)
+    seconds = time.perf_counter() - started
+    return Fitted(config, paired, tracker.best, tracker.best_epoch, tracker.rows, seconds, chosen)
+
+
+def _train(adapters: Adapters, rows: TrainingRows, labels: Tensor, tracker: "_Tracker") -> None:
+    """Trains adapters by steps; the tracker measures every epoch and keeps the best."""
+    config = tracker.config
+    adapters.log_scale.requires_grad_(config.temperature is None)
     first = copy.deepcopy(adapters)
     adapters.to(config.device)
-    loop = _EpochLoop(train, config, draws_seed, control_seed)
-    tracker = _Tracker(
-        validation or EvaluationSplit("validation", paired.part("validation")), config, started, on_epoch
-    )
+    loop = _EpochLoop(rows, labels, config)
     optimizer = _optimizer(adapters, config)
     for epoch in range(1, config.epochs + 1):
         loss = loop.run_epoch(epoch, adapters, optimizer)
@@ -135,64 +166,103 @@ def fit_paired(
         except (NotFinite, ZeroRow, ConstantSpace) as error:
             # the same features could be measured before the first step
             raise _diverged(f"the adapters cannot be measured any more ({error})", epoch, config) from error
-    seconds = time.perf_counter() - started
-    return Fitted(config, paired, tracker.best, tracker.best_epoch, tracker.rows, seconds)
 
 
-def untrained_adapters(paired: PairedSides, config: FitConfig, seed: int | None = None) -> Adapters:
-    """Adapters before the first step, standardised by the training rows.
+def _choose_joint(adapters: Adapters, validation: EvaluationSplit, config: FitConfig) -> dict[str, Any]:
+    """Sets the weights of the joint space to the first best on validation, and returns them."""
+    spaces = embed_split(validation, adapters).spaces
+    parts = {name: torch.as_tensor(spaces[name].values) for name in adapters.names}
+    best = -math.inf
+    weights = adapters.weights()
+    for tried in map(torch.tensor, simplex(len(parts))):
+        adapters.joint_weights.copy_(tried)
+        score = joint_alignment(validation, adapters.join(parts), config)
+        if score > best:
+            best, weights = score, tried
+    adapters.joint_weights.copy_(weights)
+    named = dict(zip(adapters.names, (round(weight, 6) for weight in weights.tolist()), strict=True))
+    return {"joint_weights": named, "joint_score": best}
+
+
+def untrained_adapters(
+    paired: PairedSides, config: FitConfig, seed: int | None = None, *, like: Adapters | None = None
+) -> Adapters:
+    """Adapters before the first step, standardised by the training rows; of a closed form, with drawn weights.
 
     Args:
         paired: The paired features.
         config: Reads adapter and width; and seed, where none is given.
         seed: Of the weights.
+        like: Trained ones, whose width and settings they have.
     """
     if seed is None:
         seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
-    rows = {name: side.values for name, side in paired.part("train").sides.items()}
-    return build_adapters(config.adapter_kinds(rows), rows, width=config.width, log_scale=INITIAL_LOG_SCALE, seed=seed)
+    rows = {name: side.values for name, side in training_part(paired, config).sides.items()}
+    width = config.width if like is None else like.width
+    initial, classes = initial_parameters(config), class_count(paired, config)
+    adapters = build_adapters(config.adapter_kinds(rows), rows, width=width, seed=seed, classes=classes, **initial)
+    if like is not None:
+        copy_settings(like, adapters)
+    return adapters
 
 
 class _EpochLoop:
-    """The training rows of every epoch, and the steps over them."""
+    """The steps over the training rows of every epoch."""
 
-    def __init__(self, train: PairedSides, config: FitConfig, draws_seed: int, control_seed: int) -> None:
-        averaged = config.captions == "mean"
-        self.sides = {name: side.averaged() if averaged else side for name, side in train.sides.items()}
+    def __init__(self, rows: TrainingRows, labels: Tensor, config: FitConfig) -> None:
+        self.rows = rows
+        self.labels = labels.to(config.device) if config.loss == "labels" else None
         # drawn on the CPU, so that every device sees the same rows
-        self.values = {name: side.values.to(config.device) for name, side in self.sides.items()}
-        groups = len(train.groups)
-        self.partners = [torch.arange(groups)] * len(self.sides)
-        if config.shuffle_pairs:
-            self.partners[1:] = [_deranged(groups, control_seed, shift) for shift in range(1, len(self.sides))]
+        self.values = {name: side.values.to(config.device) for name, side in rows.sides.items()}
+        self.reference = (
+            rows.reference.to(config.device) if config.loss == "cka" and rows.reference is not None else None
+        )
         self.config = config
-        self.generator = torch.Generator().manual_seed(draws_seed)
 
     def run_epoch(self, epoch: int, adapters: Adapters, optimizer: AdamW) -> float:
         """Trains one epoch and returns its mean loss."""
         config, device = self.config, self.config.device
-        drawn, groups = draw_rows([*self.sides.values()], self.partners, config.captions, self.generator)
-        rows = {name: numbers.to(device) for name, numbers in zip(self.sides, drawn, strict=True)}
+        drawn, groups, batches = self.rows.next_epoch()
+        rows = {name: numbers.to(device) for name, numbers in drawn.items()}
         groups = groups.to(device)
         masks = {name: numbers >= 0 for name, numbers in rows.items()}
         masks = {} if all(bool(mask.all()) for mask in masks.values()) else masks
-        batches = math.ceil(len(groups) / config.batch)
         total = torch.zeros((), device=groups.device)
-        for number, chosen in enumerate(torch.arange(len(groups), device=groups.device).tensor_split(batches)):
-            embedded = {name: adapters.embed(name, self.values[name][rows[name][chosen]]) for name in rows}
+        adapters.train()
+        for number, chosen in enumerate(batches):
+            step = (epoch - 1) * len(batches) + number
+            batch = {name: self.values[name][rows[name][chosen]] for name in rows}
             present = {name: mask[chosen] for name, mask in masks.items()} or None
-            loss = pairwise_loss(embedded, adapters.log_scale, groups[chosen], config.pair_weights, present)
+            geometry = config.keep_geometry * rising(step, config.epochs * len(batches), config.warmup)
+            loss = self._loss(adapters, batch, groups[chosen], present, geometry)
             if loss.requires_grad:
                 loss.backward()
-            step = (epoch - 1) * batches + number
-            optimizer.step(learning_rate(step, config.epochs * batches, config.lr, config.warmup))
+            optimizer.step(learning_rate(step, config.epochs * len(batches), config.lr, config.warmup))
             with torch.no_grad():
                 adapters.log_scale.clamp_(max=MAXIMAL_LOG_SCALE)
             total += loss.detach() * len(chosen)
+        adapters.eval()
         mean = float(total) / len(groups)
         if not math.isfinite(mean):
             raise _diverged(f"the training loss is {mean}", epoch, config)
         return mean
+
+    def _loss(
+        self,
+        adapters: Adapters,
+        batch: dict[str, Tensor],
+        groups: Tensor,
+        present: dict[str, Tensor] | None,
+        geometry: float,
+    ) -> Tensor:
+        """The loss between the sides of a batch, and as much of the geometry that the adapters lose."""
+        config, numbers = self.config, groups
+        reference, labels = (None if each is None else each[groups] for each in (self.reference, self.labels))
+        if config.mixup:
+            batch, numbers, present = mixup(batch, groups, present, self.rows.generator)
+        embedded = {name: adapters.embed(name, rows) for name, rows in batch.items()}
+        loss = batch_loss(adapters, config, embedded, numbers, present=present, reference=reference, labels=labels)
+        return loss + geometry * lost_geometry(batch, embedded, present) if geometry else loss
 
 
 def _diverged(what: str, epoch: int, config: FitConfig) -> TrainingDiverged:
@@ -222,7 +292,7 @@ class _Tracker:
     def measure(self, adapters: Adapters, epoch: int, loss: float | None) -> None:
         """Adds the rows of one epoch; its weights are kept if none before it scored as high."""
         rows = epoch_rows(self.validation, adapters, self.config, epoch)
-        retrieval = float(np.mean([row.value or 0.0 for row in rows if row.metric == "R@10"]))
+        retrieval = mean_recall(rows)
         joint = ("joint", "reference", "mutual_knn")
         alignment = next((row.value for row in rows if (row.space, row.against, row.metric) == joint), None)
         if loss is not None:
@@ -230,53 +300,18 @@ class _Tracker:
                 Row("joint", "", "loss", loss, stage="trained", split="train", epoch=epoch, higher_is_better=False)
             )
         self.rows += rows
-        score = retrieval if self.config.select == "retrieval" or alignment is None else alignment
+        scores = {"retrieval": retrieval, "alignment": alignment or 0.0, "last": float(epoch)}
+        score = scores[self.config.select]
         if epoch and score > self.best_score:
             self.best, self.best_epoch, self.best_score = adapters, epoch, score
         if self.on_epoch:
             seconds = time.perf_counter() - self.started
-            self.on_epoch(Epoch(epoch, self.config.epochs, loss, retrieval, alignment, seconds))
-
-
-def draw_rows(
-    sides: Sequence[Side], partners: Sequence[Int[Tensor, " g"]], captions: str, generator: torch.Generator
-) -> tuple[list[Int[Tensor, " p"]], Int[Tensor, " p"]]:
-    """Draws the rows of one epoch, shuffled.
-
-    Args:
-        sides: Training rows of each side.
-        partners: The group of each side that every group is paired with.
-        captions: "all": every row of the largest side of a group once; else one row a group and side.
-        generator: CPU generator of the draw.
-
-    Returns:
-        Row of each side, -1 where the side is missing, and the group of each.
-    """
-    counts = [side.counts[partner] for side, partner in zip(sides, partners, strict=True)]
-    largest = torch.stack(counts).amax(dim=0)
-    repeats = largest if captions == "all" else torch.ones_like(largest)
-    groups = torch.repeat_interleave(torch.arange(len(repeats)), repeats)
-    before = repeats.cumsum(0) - repeats
-    within = torch.arange(len(groups)) - before[groups]
-    offsets = torch.rand(len(sides), len(repeats), generator=generator, dtype=torch.float64)
-    rows: list[Tensor] = []
-    for side, partner, count, offset in zip(sides, partners, counts, offsets, strict=True):
-        drawn = (offset * count).long()
-        chosen = side.starts[partner][groups] + (within + drawn[groups]) % count.clamp(min=1)[groups]
-        rows.append(torch.where(count[groups] > 0, chosen, -1))
-    order = torch.randperm(len(groups), generator=generator)
-    return [numbers[order] for numbers in rows], groups[order]
-
-
-def _deranged(count: int, seed: int, shift: int = 1) -> Int[Tensor, " g"]:
-    # a random cycle through all groups, each side another shift along it: no two sides of a group meet
-    cycle = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    partner = torch.empty_like(cycle)
-    partner[cycle] = cycle.roll(shift)
-    return partner
+            epochs = 1 if self.config.solved else self.config.epochs
+            self.on_epoch(Epoch(epoch, epochs, loss, retrieval, alignment, seconds))
 
 
 def _optimizer(adapters: Adapters, config: FitConfig) -> AdamW:
     weights = list(adapters.parameters())
     decayed = [weight for weight in weights if weight.ndim > 1]
-    return AdamW(decayed, [weight for weight in weights if weight.ndim <= 1], config.weight_decay)
+    plain = [weight for weight in weights if weight.ndim <= 1]
+    return AdamW(decayed, plain, config.weight_decay, config.clip)

@@ -19,15 +19,19 @@ class AdamW:
         decayed: Weights under weight decay.
         plain: Weights without it (biases, temperature).
         weight_decay: Decoupled decay, times the learning rate, a step.
+        clip: Norm of all gradients together that they are scaled down to; None leaves them.
 
     Source:
         Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2.
     """
 
-    def __init__(self, decayed: Iterable[Tensor], plain: Iterable[Tensor], weight_decay: float) -> None:
+    def __init__(
+        self, decayed: Iterable[Tensor], plain: Iterable[Tensor], weight_decay: float, clip: float | None = None
+    ) -> None:
         self._decayed = list(decayed)
         self._weights = self._decayed + list(plain)
         self._weight_decay = weight_decay
+        self._clip = clip
         self._first = [torch.zeros_like(weight) for weight in self._weights]
         self._second = [torch.zeros_like(weight) for weight in self._weights]
         self._steps = 0
@@ -39,6 +43,8 @@ class AdamW:
         A weight without a gradient keeps its value.
         """
         self._steps += 1
+        if self._clip is not None:
+            self._scale_gradients(self._clip)
         correction1 = 1 - _BETA1**self._steps
         correction2 = math.sqrt(1 - _BETA2**self._steps)
         for weight in self._decayed:
@@ -51,6 +57,13 @@ class AdamW:
             second.mul_(_BETA2).addcmul_(weight.grad, weight.grad, value=1 - _BETA2)
             weight.addcdiv_(first, (second.sqrt() / correction2).add_(_EPSILON), value=-lr / correction1)
             weight.grad = None
+
+    def _scale_gradients(self, largest: float) -> None:
+        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm() if gradients else torch.zeros(())
+        factor = (largest / norm.clamp(min=largest)).to(norm)  # 1 where the norm is below
+        for gradient in gradients:
+            gradient.mul_(factor)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
@@ -66,7 +79,18 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
         >>> [round(learning_rate(step, 4, 1.0, 0.25), 3) for step in range(4)]
         [1.0, 1.0, 0.75, 0.25]
     """
-    rising = round(warmup * steps)
-    if step < rising:
-        return peak * (step + 1) / rising
-    return peak * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
+    warm = round(warmup * steps)
+    if step < warm:
+        return peak * (step + 1) / warm
+    return peak * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
+
+
+def rising(step: int, steps: int, warmup: float) -> float:
+    """Linear rise to 1 over the first share `warmup` of the steps.
+
+    Example:
+        >>> [rising(step, 8, 0.5) for step in range(5)]
+        [0.25, 0.5, 0.75, 1.0, 1.0]
+    """
+    warm = round(warmup * steps)
+    return min(1.0, (step + 1) / warm) if warm else 1.0

@@ -18,11 +18,13 @@ from featcache.features import Features
 from featcache.provenance import commit, library_version
 from featcache.storage.outputs import parquet_bytes
 from featcache.trainer import run_format1
-from featcache.trainer.adapters import Adapters, build_adapters, module_key
+from featcache.trainer.adapters import Adapters, build_adapters, copy_settings, module_key
 from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import RunDamaged, RunExists
+from featcache.trainer.losses import initial_parameters
 from featcache.trainer.run_files import FORMAT, damaged, read_config, read_table
 from featcache.trainer.run_search import is_run, no_run
+from featcache.trainer.solve import solved_width
 
 if TYPE_CHECKING:
     import polars as pl
@@ -70,11 +72,28 @@ class Run:
             # any two rows give the shapes; every value is loaded over
             rows = {name: torch.zeros(2, len(weights[f"sides.{module_key(name)}.mean"])) for name in self.sides}
             kinds = settings.adapter_kinds(self.sides)
-            adapters = build_adapters(kinds, rows, width=settings.width, log_scale=0.0, seed=0)
+            width = solved_width(weights) if settings.solved else settings.width
+            classes = len(weights["classifier"]) if settings.loss == "labels" else 0
+            initial = initial_parameters(settings)
+            adapters = build_adapters(kinds, rows, width=width, seed=0, classes=classes, **initial)
             adapters.load_state_dict(weights)
         except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise damaged(self.path, f"{path.name} cannot be used: {error}") from error
-        return adapters.eval()
+        return adapters
+
+    def untrained(self) -> Adapters:
+        """Adapters of the same shapes before the first step, with the run's statistics and the seed of its weights.
+
+        Raises:
+            RunDamaged: As `adapters`.
+        """
+        trained, settings = self.adapters(), FitConfig.model_validate(self.config["config"])
+        rows = {name: torch.zeros(2, len(trained[name].mean)) for name in self.sides}
+        seed = int(np.random.SeedSequence(settings.seed).generate_state(1)[0])
+        kinds, parameters = settings.adapter_kinds(self.sides), initial_parameters(settings)
+        adapters = build_adapters(kinds, rows, width=trained.width, seed=seed, **parameters)
+        copy_settings(trained, adapters)
+        return adapters
 
     def adapters_for(self, sides: Mapping[str, Features]) -> Adapters:
         """As `adapters`, of a run on these very features.
@@ -117,13 +136,16 @@ def load_run(path: Path) -> Run:
     return Run(path, config, version)
 
 
-def apply(run: Run, features: Features, *, side: str | None = None) -> Float[NDArray[np.float32], "n width"]:
+def apply(
+    run: Run, features: Features, *, side: str | None = None, adapters: Adapters | None = None
+) -> Float[NDArray[np.float32], "n width"]:
     """Embeds features of one of a run's encoders in its joint space.
 
     Args:
         run: A finished run.
         features: Rows of any data set, from the encoder and layer that one side was trained on.
         side: Name of the side, where several were trained on that encoder and layer.
+        adapters: Used instead of the run's own, as its untrained ones.
 
     Returns:
         L2-normalised rows, in the order of the features.
@@ -132,7 +154,7 @@ def apply(run: Run, features: Features, *, side: str | None = None) -> Float[NDA
         UsageError: If the run has no adapter for this encoder and layer, or several and `side` is not given.
     """
     side = _side_for(run, features, side)
-    adapters = run.adapters()
+    adapters = run.adapters() if adapters is None else adapters
     width = len(adapters[side].mean)
     if features.values.shape[1] != width:
         raise UsageError(
@@ -177,7 +199,7 @@ def run_identity(
 
     And whether validation and test groups that leak are left out: nothing else that is done about them changes a score.
     """
-    settings = config.model_dump(mode="json")
+    settings = config.recorded()
     recorded = ("view", "encoder", "layer", "digest", "root", "encoder_hash")
     first = next(iter(sides.values()))
     canonical = json.dumps(settings, sort_keys=True, separators=(",", ":"))

@@ -82,6 +82,7 @@ class _Config(BaseModel):
     control: str | None = None
     split: _Split = _Split()
     selected_epoch: int | None = None
+    chosen: dict[str, Any] = {}
     seconds: float | None = None
     versions: dict[str, Any] = {}
 

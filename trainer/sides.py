@@ -19,7 +19,6 @@ from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import NotPaired
 
 USED_SPLITS = ("train", "validation", "test")
-VALIDATION_SHARE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +58,14 @@ class Side:
         means, _ = group_mean(self.values, self.groups.numpy())
         return Side(torch.as_tensor(means).to(self.values), numbers, counts.cumsum(0) - counts, counts)
 
+    def first(self, count: int) -> "Side":
+        """The first so many rows of every group, in their order; all of a group that has no more."""
+        within = torch.arange(len(self.groups)) - self.starts[self.groups]
+        kept = within < count
+        counts = self.counts.clamp(max=count)
+        contents = None if self.contents is None else self.contents[kept.numpy()]
+        return Side(self.values[kept], self.groups[kept], counts.cumsum(0) - counts, counts, contents)
+
     def take(self, groups: Int[Tensor, " m"]) -> "Side":
         """The rows of some groups, renumbered 0 to m-1 in the order given."""
         counts = self.counts[groups]
@@ -85,6 +92,7 @@ class PairedSides:
         splits: "train", "validation", "test" -> group numbers, ascending.
         split: What config.json records: rule, counts, hashes of validation and test ids, and the validation groups
             where they were drawn.
+        classes: Labels that training groups have, sorted; the same for every part.
     """
 
     sides: dict[str, Side]
@@ -93,6 +101,7 @@ class PairedSides:
     labels: NDArray[Any]
     splits: dict[str, Int[Tensor, " m"]]
     split: dict[str, Any]
+    classes: tuple[str, ...] = ()
     _parts: dict[str, "PairedSides"] = field(default_factory=lambda: {}, repr=False)
 
     def split_of(self) -> dict[str, str]:
@@ -129,13 +138,13 @@ def pair_sides(sides: Mapping[str, Features], reference: Features | None, config
     A training group takes part if it has rows of two sides or more (of all, with config.missing = "drop"), a
     validation or test group if it has rows of all sides and the reference. Groups that take no part, and those in
     another split than train, validation and test, are counted. Where the data set has no validation split, a seeded
-    tenth of the training groups becomes one.
+    share of the training groups becomes one; with drawn_test all groups are split anew, whatever the data set says.
 
     Args:
         sides: Name -> features, two or more.
         reference: Features that alignment is measured against; several rows of a group are averaged. None: the sides
             are measured against each other alone.
-        config: Reads split_seed, missing and k.
+        config: Reads split_seed, missing, k, first_groups, first_rows, drawn_test and drawn_validation.
 
     Raises:
         NotPaired: If data set or overlay differ, no group is shared, a split is missing or too small for k, a row is
@@ -148,7 +157,11 @@ def pair_sides(sides: Mapping[str, Features], reference: Features | None, config
     _check_finite(arrays)
     groups, complete = _used_groups(sides, reference, config)
     rows = {role: _side(features, groups) for role, features in arrays.items()}
+    if config.first_rows != "all":
+        rows |= {name: rows[name].first(config.first_rows) for name in sides}
     published = _published_splits(arrays, groups)
+    if config.drawn_test is not None:
+        published = _drawn_test(groups, complete, config)
     dataset = next(iter(sides.values())).dataset
     splits, rule = _splits(groups, published, complete, config, dataset)
     _check_unseen(arrays, set(groups[splits["test"]].tolist()))
@@ -168,7 +181,9 @@ def pair_sides(sides: Mapping[str, Features], reference: Features | None, config
         record["training_groups_with"] = in_training
     numbers = {name: torch.from_numpy(indices) for name, indices in splits.items()}
     means = None if reference is None else _padded_means(rows["reference"])
-    return PairedSides({name: rows[name] for name in sides}, means, groups, _labels(sides, groups), numbers, record)
+    labels = _labels(sides, groups)
+    classes = tuple(sorted(set(labels[splits["train"]].tolist()) - {""}))
+    return PairedSides({name: rows[name] for name in sides}, means, groups, labels, numbers, record, classes)
 
 
 def leave_out(paired: PairedSides, groups: Mapping[str, Iterable[str]], k: int, dataset: str) -> PairedSides:
@@ -266,6 +281,8 @@ def _used_groups(
         used = [group for group in every if group in measured]
     else:
         used = [group for group in every if group in measured or sum(group in sets[name] for name in sides) >= 2]
+    if config.first_groups != "all":
+        used = used[: config.first_groups]
     return np.array(used, dtype=str), np.array([group in measured for group in used])
 
 
@@ -316,6 +333,17 @@ def _published_splits(arrays: Mapping[str, Features], groups: NDArray[Any]) -> N
     return published.astype(str)
 
 
+def _drawn_test(groups: NDArray[Any], complete: NDArray[np.bool_], config: FitConfig) -> NDArray[Any]:
+    """Split of each group, "train" or "test", drawn by id among those that can be measured."""
+    wanted = config.drawn_test or 0.0
+    count = round(wanted * len(groups)) if wanted < 1 else int(wanted)
+    by_id = np.argsort(groups, kind="stable")
+    candidates = by_id[complete[by_id]]
+    splits = np.full(len(groups), "train", dtype=object)
+    splits[np.random.default_rng(config.split_seed).permutation(candidates)[:count]] = "test"
+    return splits.astype(str)
+
+
 def _labels(sides: Mapping[str, Features], groups: NDArray[Any]) -> NDArray[Any]:
     for features in sides.values():
         for column in features.labels.values():
@@ -343,12 +371,14 @@ def _splits(
     # Drawn by id, so that the draw depends on the set of training groups and not on their order.
     train = splits["train"][np.argsort(groups[splits["train"]], kind="stable")]
     candidates = train[complete[train]]
-    share = max(1, round(VALIDATION_SHARE * len(train)))
+    share = max(1, round(config.drawn_validation * len(train)))
     drawn = np.random.default_rng(config.split_seed).permutation(candidates)[:share]
     splits["validation"] = np.sort(drawn)
     splits["train"] = np.setdiff1d(splits["train"], drawn)
-    rule = f"no validation split: {VALIDATION_SHARE:.0%} of the training groups, drawn with seed {config.split_seed}"
-    return splits, rule
+    rule = f"{100 * config.drawn_validation:.3g}% of the training groups, drawn with seed {config.split_seed}"
+    if config.drawn_test is not None:
+        return splits, f"test drawn with seed {config.split_seed} in place of the data set's own; validation: {rule}"
+    return splits, f"no validation split: {rule}"
 
 
 def _more_groups(splits: Mapping[str, NDArray[np.int64]]) -> str:

@@ -10,14 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from featcache.metrics import Answers, joint, retrieval, right_answers
+from featcache.metrics import Answers, retrieval, right_answers
 from featcache.metrics.measure.engine import measure
 from featcache.metrics.measure.row import Row
 from featcache.metrics.measure.settings import MeasureSettings
 from featcache.metrics.measure.space import ArraySpace
 from featcache.trainer.adapters import Adapters
 from featcache.trainer.config import FitConfig
-from featcache.trainer.losses import pairwise_loss
+from featcache.trainer.labels import class_numbers
+from featcache.trainer.losses import batch_loss
 from featcache.trainer.sides import PairedSides
 
 RECALLS = (1, 5, 10)
@@ -111,7 +112,7 @@ def embed_split(split: EvaluationSplit, adapters: Adapters) -> Embedded:
         name: torch.nn.functional.normalize(replace(side, values=rows[name]).means()) for name, side in sides.items()
     }
     joints = {
-        name: torch.as_tensor(joint([means[part] for part in parts])) for name, parts in joint_names([*sides]).items()
+        name: adapters.join({part: means[part] for part in parts}) for name, parts in joint_names([*sides]).items()
     }
     return Embedded(rows, {name: ArraySpace(values, name) for name, values in (means | joints).items()})
 
@@ -158,14 +159,16 @@ def retrieval_rows(split: EvaluationSplit, embedded: Embedded, hits: str = "cont
 
 
 @torch.no_grad()
-def loss_row(split: EvaluationSplit, embedded: Embedded, log_scale: Float[Tensor, ""], config: FitConfig) -> Row:
+def loss_row(split: EvaluationSplit, embedded: Embedded, adapters: Adapters, config: FitConfig) -> Row:
     """Held-out loss: the first row of each group and side, in order, in batches as large as in training."""
     rows = {name: embedded.rows[name][side.starts] for name, side in split.paired.sides.items()}
-    n = len(split.paired.groups)
+    n, reference = len(split.paired.groups), split.paired.reference
+    labels = class_numbers(split.paired) if config.loss == "labels" else None
     total = torch.zeros(())
     for chosen in torch.arange(n).tensor_split(math.ceil(n / config.batch)):
         batch = {name: values[chosen] for name, values in rows.items()}
-        total += pairwise_loss(batch, log_scale, chosen, config.pair_weights) * len(chosen)
+        target, own = (None if each is None else each[chosen] for each in (reference, labels))
+        total += batch_loss(adapters, config, batch, chosen, reference=target, labels=own) * len(chosen)
     return Row("joint", "", "loss", float(total) / n, split=split.name, n=n, higher_is_better=False)
 
 
@@ -173,6 +176,27 @@ def epoch_rows(split: EvaluationSplit, adapters: Adapters, config: FitConfig, ep
     """Everything that is tracked of one epoch's weights, on the CPU."""
     embedded = embed_split(split, adapters)
     rows = alignment_rows(split, embedded.spaces, alignment_settings(config))
-    rows += [*retrieval_rows(split, embedded, config.hits), loss_row(split, embedded, adapters.log_scale, config)]
+    rows += [*retrieval_rows(split, embedded, config.hits), loss_row(split, embedded, adapters, config)]
     stage = "trained" if epoch else "untrained"
     return [replace(row, stage=stage, epoch=epoch) for row in rows]
+
+
+def mean_recall(rows: Sequence[Row]) -> float:
+    """Mean R@10 over all directions."""
+    recalls = [row.value or 0.0 for row in rows if row.metric == "R@10"]
+    return sum(recalls) / len(recalls)
+
+
+def joint_alignment(split: EvaluationSplit, values: Float[Tensor, "g width"], config: FitConfig) -> float:
+    """Mutual k-NN of a joint space, one row a group, with the reference, which must be there."""
+    settings = replace(alignment_settings(config), metrics=("mutual_knn",))
+    (row,) = measure([ArraySpace(values, "joint")], split.reference, settings).rows
+    return row.value or 0.0
+
+
+def validation_score(split: EvaluationSplit, config: FitConfig, adapters: Adapters) -> float:
+    """What selects on validation, as `select` of the configuration says; higher is better."""
+    embedded = embed_split(split, adapters)
+    if config.select == "retrieval":
+        return mean_recall(retrieval_rows(split, embedded, config.hits))
+    return joint_alignment(split, torch.as_tensor(embedded.spaces["joint"].values), config)

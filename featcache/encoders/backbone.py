@@ -11,8 +11,9 @@ import torch
 from blake3 import blake3
 from torch import Tensor, nn
 
+from featcache.encoders.fill import fill, named_tensors, refuse
 from featcache.encoders.spec import EncodeOptions, EncoderSpec
-from featcache.encoders.tensors import hash_files, hash_tensors, read_names, read_tensors
+from featcache.encoders.tensors import hash_files, hash_tensors, read_names
 from featcache.encoders.weights import WeightFiles
 from featcache.errors import UsageError, WeightsInvalid, WeightsMissing
 from featcache.store.digest import canonical
@@ -92,7 +93,7 @@ def _load_timm(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) ->
     if options.random:
         tensors = hash_tensors(network.state_dict())
     else:
-        _fill(network, spec, files)
+        fill(network, spec, files)
         tensors = hash_files(files.tensors)
     network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     prefix = int(getattr(network, "num_prefix_tokens", 0))
@@ -138,32 +139,6 @@ def _timm_network(spec: EncoderSpec, options: EncodeOptions, arguments: dict[str
         raise WeightsInvalid(f"timm cannot build {spec.arch} with {arguments} for {spec.name}: {error}") from error
 
 
-def _fill(network: nn.Module, spec: EncoderSpec, files: WeightFiles) -> None:
-    tensors = {name: tensor for file in files.tensors for name, tensor in read_tensors(file).items()}
-    wanted = network.state_dict()
-    if spec.source.order and files.folder is None:
-        if len(tensors) != len(wanted):
-            raise WeightsInvalid(f"{files.tensors[0]} holds {len(tensors)} tensors; {spec.arch} has {len(wanted)}")
-        tensors = dict(zip(wanted, tensors.values(), strict=True))
-    unlike = [name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape]
-    problems = {
-        "missing": sorted(wanted.keys() - tensors.keys()),
-        "not of this network": sorted(tensors.keys() - wanted.keys()),
-        "of another shape": sorted(unlike),
-    }
-    _refuse(spec, files, problems)
-    network.load_state_dict({name: value.to(wanted[name].dtype) for name, value in tensors.items()}, assign=True)
-
-
-def _refuse(spec: EncoderSpec, files: WeightFiles, problems: dict[str, list[str]]) -> None:
-    lines = [
-        f"  {what}: {len(names)} tensors, such as {', '.join(names[:3])}" for what, names in problems.items() if names
-    ]
-    if lines:
-        where = ", ".join(str(file) for file in files.tensors)
-        raise WeightsInvalid("\n".join([f"the weights in {where} do not fit {spec.name}", *lines]))
-
-
 def _read_config(folder: Path | None) -> dict[str, Any]:
     if folder is None:
         return {}
@@ -191,14 +166,14 @@ def _load_transformers(spec: EncoderSpec, options: EncodeOptions, files: WeightF
     network = network.eval().requires_grad_(False)
     config = network.config
     config.use_cache = False
-    trunk = network.base_model if spec.bits_per_byte else network
-    structure = {"class": spec.model, "arguments": spec.model_args, "config": _config_hash(files)}
+    trunk = network.base_model if spec.bits_per_byte or spec.prompt else network
+    structure = {"class": spec.model, "arguments": spec.model_args, "config": _config_hash(spec, files)}
     usual = 1 + int(getattr(config, "num_register_tokens", 0) or 0)  # CLS and registers; the probe checks it
     if spec.prefix_tokens not in (None, usual):
         structure["prefix_tokens"] = spec.prefix_tokens
     return Backbone(
         module=network,
-        run=lambda inputs: trunk(**inputs).last_hidden_state,
+        run=lambda inputs: _last_hidden(trunk(**inputs), spec),
         blocks=_blocks(network, spec),
         ends_with_block=spec.last == "block",
         final_norm=_submodule(network, spec.final_norm, spec) if spec.final_norm else None,
@@ -212,6 +187,17 @@ def _load_transformers(spec: EncoderSpec, options: EncodeOptions, files: WeightF
     )
 
 
+def _last_hidden(output: Any, spec: EncoderSpec) -> Any:
+    """What follows the last block; nothing of a task's own output, whose last block is all that is kept."""
+    hidden = getattr(output, "last_hidden_state", None)
+    if hidden is None and spec.last == "output":
+        raise UsageError(
+            f"{spec.model} gives no last hidden state, which {spec.name} wants\n"
+            '  Declare last = "block" in its entry, or the class without the head'
+        )
+    return hidden
+
+
 def _patch(config: Any) -> tuple[int, int] | None:
     size = getattr(config, "patch_size", None)
     if isinstance(size, int):
@@ -220,6 +206,8 @@ def _patch(config: Any) -> tuple[int, int] | None:
 
 
 def _pretrained(kind: Any, spec: EncoderSpec, files: WeightFiles) -> Any:
+    if files.folder is None and spec.config:
+        return _filled(kind, spec, files)
     extra = {}
     if files.folder is None:
         extra["gguf_file"] = files.tensors[0].name
@@ -240,9 +228,28 @@ def _pretrained(kind: Any, spec: EncoderSpec, files: WeightFiles) -> Any:
     except (RuntimeError, ValueError, OSError) as error:
         raise WeightsInvalid(f"the weights in {folder} do not fit {spec.name} ({spec.model}): {error}") from error
     names = [name for file in files.tensors for name in read_names(file)] if files.folder else []
-    _refuse(
-        spec, files, {"missing": sorted(info["missing_keys"]), "of blocks too many": _surplus(network, spec, names)}
+    refuse(spec, files, {"missing": sorted(info["missing_keys"]), "of blocks too many": _surplus(network, spec, names)})
+    return network
+
+
+def _filled(kind: Any, spec: EncoderSpec, files: WeightFiles) -> Any:
+    """A network of the entry's configuration; transformers itself maps a checkpoint's names to those of its version."""
+    network, info = kind.from_pretrained(
+        None,
+        config=_configuration(kind, spec, files),
+        state_dict=named_tensors(spec, files),
+        dtype=torch.float32,
+        attn_implementation=spec.attention,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # refused below, by name
+        **spec.model_args,
     )
+    problems = {
+        "missing": sorted(info["missing_keys"]),
+        "not of this network": sorted(info["unexpected_keys"]),
+        "of another shape": sorted(str(each[0]) for each in info["mismatched_keys"]),
+    }
+    refuse(spec, files, problems)
     return network
 
 
@@ -272,18 +279,24 @@ def _check_gguf(spec: EncoderSpec) -> None:
 
 
 def _random_network(kind: Any, spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) -> Any:
-    if files.folder is None:
-        _check_gguf(spec)
-        file = (*files.tensors, *files.settings)[0]
-        config = kind.config_class.from_pretrained(
-            file.parent, gguf_file=file.name, attn_implementation=spec.attention, local_files_only=True
-        )
-    else:
-        config = kind.config_class.from_pretrained(
-            files.folder, attn_implementation=spec.attention, local_files_only=True
-        )
+    config = _configuration(kind, spec, files)
     with _seeded(options.seed):
         return kind(config, **spec.model_args).to(torch.float32)
+
+
+def _configuration(kind: Any, spec: EncoderSpec, files: WeightFiles) -> Any:
+    """What the files state, or the entry where they state nothing."""
+    if files.folder is not None:
+        return kind.config_class.from_pretrained(
+            files.folder, attn_implementation=spec.attention, local_files_only=True
+        )
+    if spec.config:
+        return kind.config_class(**spec.config, attn_implementation=spec.attention)
+    _check_gguf(spec)
+    file = (*files.tensors, *files.settings)[0]
+    return kind.config_class.from_pretrained(
+        file.parent, gguf_file=file.name, attn_implementation=spec.attention, local_files_only=True
+    )
 
 
 def _check_type(kind: Any, spec: EncoderSpec, files: WeightFiles) -> None:
@@ -299,11 +312,12 @@ def _check_type(kind: Any, spec: EncoderSpec, files: WeightFiles) -> None:
         )
 
 
-def _config_hash(files: WeightFiles) -> str:
+def _config_hash(spec: EncoderSpec, files: WeightFiles) -> str:
     """Hash of what the configuration says about features; a GGUF file's is part of its tensors' hash."""
-    if files.folder is None:
+    if files.folder is None and not spec.config:
         return "gguf"
-    return blake3(canonical(_without_volatile(_read_config(files.folder)))).hexdigest()
+    config = spec.config if files.folder is None else _without_volatile(_read_config(files.folder))
+    return blake3(canonical(config)).hexdigest()
 
 
 def _without_volatile(value: Any) -> Any:

@@ -51,6 +51,11 @@ class Encoder:
         self._options = options
         self._row = row
 
+    @property
+    def module(self) -> torch.nn.Module:
+        """The frozen network, for who measures it."""
+        return self._backbone.module
+
     def prepare(self, item: Any) -> Any:
         """One decoded row (PIL image, str, mono waveform) to a small tensor; pure, and safe to call from many threads.
 
@@ -112,7 +117,7 @@ def build(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) -> Enco
     sample = preprocessor.sample()
     with measured(backbone) as probe:
         probed = forward(backbone, preprocessor, options, [sample], names)
-    if spec.modality == "image":
+    if spec.modality == "image" and spec.prompt is None:
         _check_prefix(spec, backbone, image=tuple(sample.shape[:2]), hidden=probe.shape)
     card = Card(
         name=spec.name,

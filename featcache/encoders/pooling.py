@@ -14,6 +14,7 @@ class Positions:
 
     mask: Tensor | None = None  # [b, t] true where a token is real, padding on the right; None: nothing is padded
     prefix: int = 0  # tokens before the first patch: CLS and registers
+    patches: Tensor | None = None  # [t] true where a token is a patch, among those of a prompt; None: behind the prefix
 
 
 class Inputs(NamedTuple):
@@ -46,7 +47,9 @@ def cls(hidden: Tensor, positions: Positions) -> Tensor:
 
 
 def patch_mean(hidden: Tensor, positions: Positions) -> Tensor:
-    """Mean over the patches of [b, t, d], without CLS and registers."""
+    """Mean over the patches of [b, t, d], without CLS, registers and prompt."""
+    if positions.patches is not None:
+        return hidden[:, positions.patches].mean(1)
     return hidden[:, positions.prefix :].mean(1)
 
 

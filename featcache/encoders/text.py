@@ -1,8 +1,8 @@
 """Preprocessing of text: token ids, padded on the right and masked; and bits per byte of a causal language model."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
+from featcache.encoders.e5_file import E5_PAD, is_e5_file, read_e5_tokenizer
 from featcache.encoders.pooling import Inputs, Positions
 from featcache.encoders.spec import EncoderSpec
 from featcache.encoders.weights import TOKENIZER_FILES, WeightFiles
@@ -41,6 +42,8 @@ class TextPreprocessor:
     pad_id: int  # fills the masked places; the end token where the model has no pad token
     max_tokens: int  # kept of a caption, those included that the tokenizer adds
     files: str  # hash of the tokenizer's files
+    prefix: str = ""  # put before every text
+    characters: Mapping[int, str] = field(default_factory=dict)  # code point -> what stands for it; part of the files
 
     def binds(self) -> dict[str, Any]:
         """As `Preprocessor`."""
@@ -51,6 +54,7 @@ class TextPreprocessor:
                 "truncation": "right",
                 "padding": "right, masked",
                 "special_tokens": True,
+                **({"prefix": self.prefix} if self.prefix else {}),
             }
         }
 
@@ -60,7 +64,10 @@ class TextPreprocessor:
             size = len(item.encode())
         except (AttributeError, UnicodeEncodeError) as error:
             raise ExtractionFailed(f"not a text that UTF-8 can hold: {error}") from None
-        encoding = self.tokenizer.encode(item)
+        text = item.translate(self.characters) if self.characters else item
+        if self.prefix and not text.strip():
+            raise ExtractionFailed(f"the text {item!r} is empty: it has no tokens")
+        encoding = self.tokenizer.encode(self.prefix + text)
         ends = [
             end for (_, end), added in zip(encoding.offsets, encoding.special_tokens_mask, strict=True) if not added
         ]
@@ -102,7 +109,12 @@ def load_text_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Bac
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
-    paths = [path for path in files.settings if path.name in TOKENIZER_FILES] or [*files.tensors, *files.settings]
+    paths = _tokenizer_files(files)
+    longest = min(spec.max_tokens or 1, getattr(backbone.module.config, "max_position_embeddings", None) or 1 << 30)
+    if is_e5_file(paths[0]):
+        tokenizer, characters = read_e5_tokenizer(paths[0])
+        tokenizer.enable_truncation(longest)
+        return TextPreprocessor(tokenizer, E5_PAD, longest, _hash_contents(paths), spec.prefix, characters)
     folder = paths[0].parent
     extra = {"gguf_file": paths[0].name} if paths[0].suffix == ".gguf" else {}
     try:
@@ -112,12 +124,20 @@ def load_text_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Bac
     backend = getattr(loaded, "backend_tokenizer", None)
     if backend is None:
         raise WeightsInvalid(f"{folder} has only a slow tokenizer; a tokenizer.json is wanted")
-    longest = min(spec.max_tokens or 1, getattr(backbone.module.config, "max_position_embeddings", None) or 1 << 30)
     tokenizer = Tokenizer.from_str(backend.to_str())
     tokenizer.no_padding()
     tokenizer.enable_truncation(longest)
     ids = [number for number in (loaded.pad_token_id, loaded.eos_token_id, 0) if number is not None]
-    return TextPreprocessor(tokenizer, ids[0], longest, _hash_contents(paths))
+    return TextPreprocessor(tokenizer, ids[0], longest, _hash_contents(paths), spec.prefix)
+
+
+def hash_tokenizer(files: WeightFiles) -> str:
+    """Hash of the files that make the tokenizer, hex."""
+    return _hash_contents(_tokenizer_files(files))
+
+
+def _tokenizer_files(files: WeightFiles) -> list[Path]:
+    return [path for path in files.settings if path.name in TOKENIZER_FILES] or [*files.tensors, *files.settings]
 
 
 def _hash_contents(paths: list[Path]) -> str:

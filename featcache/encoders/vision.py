@@ -27,12 +27,13 @@ NEAR_CONSTANT = 8  # levels of 255: a picture none of whose channels spans more 
 class ImageSettings:
     """Resize, crop, normalise: what timm's and transformers' own transforms do, as declared values."""
 
-    resize: int | tuple[int, int]  # shorter edge in pixels, or (height, width)
+    resize: int | tuple[int, int]  # shorter edge in pixels, or the longer one (`fit`), or (height, width)
     crop: tuple[int, int]  # (height, width) in pixels of the central crop
     offset: str  # how half a pixel of the crop's corner is rounded: "even" (timm) or "down" (transformers)
     interpolation: str  # filter of PIL's resize
     mean: tuple[float, ...]  # of each channel, pixels scaled to [0, 1]
     std: tuple[float, ...]
+    fit: str = "cover"  # the shorter edge is resized and the rest cropped; "contain": the longer, padded with black
 
     def binds(self) -> dict[str, Any]:
         """The settings as JSON, the image library among them: other libraries give other pixels."""
@@ -45,6 +46,7 @@ class ImageSettings:
             "interpolation": self.interpolation,
             "mean": list(self.mean),
             "std": list(self.std),
+            **({} if self.fit == "cover" else {"fit": self.fit}),
         }
 
 
@@ -58,6 +60,7 @@ def settings_from_entry(entry: Preprocessing) -> ImageSettings:
         interpolation=entry.interpolation,
         mean=entry.mean,
         std=entry.std,
+        fit=entry.fit,
     )
 
 
@@ -154,7 +157,7 @@ def prepare_image(image: "Image", settings: ImageSettings) -> "Tensor":
         raise ExtractionFailed(
             f"a picture of {image.width} × {image.height} pixels: too narrow to be resized by its shorter edge"
         )
-    image = image.resize(_resized(image.size, settings.resize), Resampling[settings.interpolation.upper()])
+    image = image.resize(_resized(image.size, settings), Resampling[settings.interpolation.upper()])
     height, width = settings.crop
     if image.width < width or image.height < height:
         image = _padded(image, max(image.width, width), max(image.height, height))
@@ -163,11 +166,19 @@ def prepare_image(image: "Image", settings: ImageSettings) -> "Tensor":
     return torch.from_numpy(np.array(image, dtype=np.uint8))
 
 
-def _resized(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int, int]:
-    """(width, height) after the resize; the longer edge is rounded down, as torchvision and transformers do."""
+def _resized(size: tuple[int, int], settings: ImageSettings) -> tuple[int, int]:
+    """(width, height) after the resize.
+
+    The longer edge is rounded down, as torchvision and transformers do; the shorter one to the nearest, as
+    albumentations does.
+    """
     width, height = size
+    resize = settings.resize
     if not isinstance(resize, int):
         return resize[1], resize[0]
+    if settings.fit == "contain":
+        scale = resize / max(size)
+        return max(1, round(width * scale)), max(1, round(height * scale))
     if width <= height:
         return resize, int(resize * height / width)
     return int(resize * width / height), resize
@@ -239,12 +250,74 @@ class ImagePreprocessor:
         return self.prepare(Image.new("RGB", (320, 240), (120, 60, 30)))
 
 
+@dataclass(frozen=True)
+class PromptedImages(ImagePreprocessor):
+    """Photos for a vision-language model, each with the same prompt around it."""
+
+    prompt: str
+    tokens: tuple[int, ...]  # of the prompt, its image token repeated once for each patch
+    image_token: int
+    tokenizer: str  # hash of its files
+
+    def binds(self) -> dict[str, Any]:
+        """As `Preprocessor`."""
+        return {**super().binds(), "prompt": {"text": self.prompt, "ids": list(self.tokens), "files": self.tokenizer}}
+
+    def batches(self, prepared: "Sequence[Tensor]", device: str) -> "list[Inputs]":
+        """One batch of all photos, with the tokens of the prompt."""
+        import torch
+
+        from featcache.encoders.pooling import Inputs, Positions
+
+        (plain,) = super().batches(prepared, device)
+        ids = torch.tensor(self.tokens, device=device)
+        tokens = ids.expand(len(prepared), -1)
+        inputs = {**plain.tensors, "input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        return [Inputs(plain.rows, inputs, Positions(patches=ids == self.image_token))]
+
+
 def load_image_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Backbone") -> ImagePreprocessor:
     """Settings from the entry, else from what the repository declares; WeightsInvalid if that is not supported."""
+    images = ImagePreprocessor(_settings(spec, files, backbone))
+    return images if spec.prompt is None else _prompted(spec, spec.prompt, files, backbone, images)
+
+
+def _prompted(
+    spec: EncoderSpec, prompt: str, files: WeightFiles, backbone: "Backbone", images: ImagePreprocessor
+) -> PromptedImages:
+    """The prompt's tokens, with as many image tokens as the network makes of a photo."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from featcache.encoders.text import hash_tokenizer
+
+    network: Any = backbone.module
+    token = getattr(network.config, "image_token_id", None)
+    if token is None or not hasattr(network, "get_image_features") or files.folder is None:
+        raise WeightsInvalid(f"{spec.model} reads no photo at an image token, which the `prompt` of {spec.name} needs")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError, KeyError) as error:
+        raise WeightsInvalid(f"no tokenizer can be made of the files in {files.folder}: {error}") from error
+    ids = tokenizer(prompt).input_ids
+    if ids.count(token) != 1:
+        raise WeightsInvalid(
+            f"the prompt of {spec.name} holds the image token {ids.count(token)} times, and not once: {prompt!r}"
+        )
+    (sample,) = images.batches([images.sample()], "cpu")
+    with torch.inference_mode():
+        features = network.get_image_features(pixel_values=sample.tensors["pixel_values"])
+    patches = len(getattr(features, "pooler_output", features)[0])
+    at = ids.index(token)
+    tokens = (*ids[:at], *[token] * patches, *ids[at + 1 :])
+    return PromptedImages(images.settings, prompt, tokens, token, hash_tokenizer(files))
+
+
+def _settings(spec: EncoderSpec, files: WeightFiles, backbone: "Backbone") -> ImageSettings:
     if spec.preprocessing is not None:
-        return ImagePreprocessor(settings_from_entry(spec.preprocessing))
+        return settings_from_entry(spec.preprocessing)
     if spec.library == "timm":
-        return ImagePreprocessor(settings_from_timm(backbone.pretrained))
+        return settings_from_timm(backbone.pretrained)
     if files.folder is None:
         raise WeightsInvalid(f"{spec.name} has neither `preprocessing` nor a repository that declares it")
-    return ImagePreprocessor(settings_from_transformers(files.folder))
+    return settings_from_transformers(files.folder)

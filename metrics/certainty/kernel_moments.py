@@ -9,11 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featcache.metrics.certainty.floor import LEAST_P
 from featcache.metrics.knn.precision import full_precision
 from featcache.metrics.scores.gram import GramKernel, LinearKernel, centring
-
-LEAST_P = 1e-3
-"""Tails of a closed form are not known to be exact below this: p is never given as less."""
 
 _SINGLE = 1 << 32  # multiply-adds of a kernel [n, n] from which on its products are in float32
 _PANEL_ENTRIES = 1 << 21

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from featcache.metrics.certainty.kernel_moments import LEAST_P
+from featcache.metrics.certainty.floor import LEAST_P
 
 if TYPE_CHECKING:
     import polars as pl
@@ -22,7 +22,8 @@ class Row:
     Args:
         space: Name of the space.
         against: Name of what it is compared with: the reference, or another space.
-        metric: A name of METRICS; or "R@1", "median_rank", "loss", ... of a run.
+        metric: A name of METRICS; or "R@1", "loss", "centroid_gap", ... of a run (docs/runs.md), "probe_accuracy", ...
+            of a downstream task.
         value: The score; None where the metric cannot be computed, and `note` says why.
         convention: The options it was computed with, and which of the metric's published forms they mean.
         higher_is_better: Whether a higher score means more aligned.
@@ -46,7 +47,8 @@ class Row:
         backend: What searched the graphs; of other metrics, what prepared the spaces.
         seconds: Time of the score, its null and its interval, without what spaces share.
         note: Why there is no score, no null or no interval, or "".
-        stage: Of a run: "raw", "adapted", "untrained", "trained", "mixed" or "".
+        stage: Of a run: "raw", "untrained", "trained", "permuted", "mixed", "ridge", "noise", "stitched" or ""
+            (docs/runs.md). Of a downstream task also "random", "reference", "control" and "chance".
         split: "train", "validation", "test", "test (clean)" (its groups that do not leak, where others do) or "".
         epoch: Epoch of the weights, 0 before training; None for spaces without weights.
         direction: "a→b" for retrieval, else "".
@@ -145,7 +147,7 @@ class ContrastRow:
     split: str = ""
 
 
-def columns(kind: type[Row] | type[ContrastRow]) -> dict[str, type]:
+def columns(kind: type[Any]) -> dict[str, type]:
     """Column names and plain types (str, int, float, bool), in their order.
 
     Example:
@@ -182,7 +184,7 @@ def frame(rows: Iterable[Row] | Iterable[ContrastRow], kind: type[Row] | type[Co
     return pl.DataFrame([asdict(row) for row in rows], schema=schema(kind))
 
 
-def columns_page(kind: type[Row] | type[ContrastRow]) -> str:
+def columns_page(kind: type[Any]) -> str:
     """A Markdown table of the columns: name, type, and the meaning that the class's docstring gives.
 
     Example:

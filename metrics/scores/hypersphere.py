@@ -1,4 +1,4 @@
-"""Modality gap, alignment and uniformity of features on the unit sphere."""
+"""Modality gap (of centroids and of distributions), alignment and uniformity of features on the unit sphere."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from featcache.metrics.arrays import X, Y, as_float64, check_same_width, checked, unit_rows
 from featcache.metrics.comparison import Comparison, RowComparison, check_amount
-from featcache.metrics.errors import TooFewRows
+from featcache.metrics.errors import BadShape, TooFewRows
 from featcache.metrics.scores.kernels import row_tiles
 
 
@@ -25,6 +25,56 @@ def modality_gap(x: X, y: Y) -> float:
     Source: Liang et al. 2022, arXiv:2203.02053.
     """
     return ModalityGap()(x, y)
+
+
+def distribution_gap(x: X, y: Y) -> float:
+    """Energy distance between two spaces' unit rows once each is centred: the modality gap that no shift closes.
+
+    2 E|a - b| - E|a - a'| - E|b - b'| over rows of different samples. The means are those of the sample, which lie too
+    near to their own rows: distances between the spaces are scaled so that their mean square is what the two variances
+    give. So where the two have one distribution apart from their means it is 0 on average, to within .2 / n by
+    simulation, however matching rows depend on each other, and may lie below 0. LOWER is closer. Not scaled
+    by the spread of the rows. Symmetric; invariant to the length of rows; turning only one of the spaces changes it. In
+    float64, in tiles of about 16 MB. Spaces and errors as `modality_gap`; TooFewRows below 2 rows.
+
+    Example:
+        >>> x = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> distribution_gap(x, x), round(distribution_gap(x, np.array([[1.0, 0.0]] * 4)), 3)
+        (0.0, 0.7)
+
+    Source: Szekely & Rizzo 2013, J. Statistical Planning and Inference 143:8 (energy distance); over pairs of different
+    samples as Gretton et al. 2012, JMLR 13, lemma 6. Centroid and distribution are told apart as in arXiv:2604.00279,
+    whose own formula this is not.
+    """
+    a, b = (unit_rows(as_float64(space, name), name) for space, name in ((x, "x"), (y, "y")))
+    check_same_width(a, b)
+    n = len(a)
+    if len(b) != n:
+        raise BadShape(f"x has {n} rows and y {len(b)}; row i of both must be the same sample")
+    if n < 2:
+        raise TooFewRows(f"wanted at least 2 rows, got {n}")
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    squares = n * float(np.vdot(a, a) + np.vdot(b, b))  # over (n - 1) n: what the variances give
+    if not squares:
+        return 0.0
+    matches = float(np.vdot(a - b, a - b))
+    between = _distances_of_others(a, b) * float(np.sqrt(squares / (squares - matches)))
+    return (2 * between - _distances_of_others(a, a) - _distances_of_others(b, b)) / (n * (n - 1))
+
+
+def _distances_of_others(a: np.ndarray, b: np.ndarray) -> float:
+    """Sum of |a_i - b_j| over i and j that differ."""
+    squares, total = np.einsum("ij,ij->i", b, b), 0.0
+    for part in row_tiles(len(a)):
+        distances = a[part] @ b.T
+        distances *= -2
+        distances += np.einsum("ij,ij->i", a[part], a[part])[:, None]
+        distances += squares
+        np.sqrt(np.maximum(distances, 0, out=distances), out=distances)
+        rows = np.arange(len(distances))
+        distances[rows, part.start + rows] = 0
+        total += float(distances.sum())
+    return total
 
 
 def alignment_loss(x: X, y: Y, *, power: float = 2.0) -> float:

@@ -2,37 +2,44 @@
 
 import itertools
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from featcache.metrics import mixed
-from featcache.metrics.measure.contrasts import Contrast
 from featcache.metrics.measure.engine import measure
 from featcache.metrics.measure.row import CLEAN, ContrastRow, Row
 from featcache.metrics.measure.settings import MeasureSettings
 from featcache.metrics.measure.space import ArraySpace
+from featcache.studies.adapters.controls import (
+    dimension_rows,
+    gap_rows,
+    mean_rows,
+    noise_rows,
+    ridge_rows,
+    whole_groups,
+)
+from featcache.studies.adapters.headline import headline_contrasts, joint_and_parts
+from featcache.studies.adapters.self_kept import self_kept_results
 from featcache.trainer.adapters import Adapters
 from featcache.trainer.config import FitConfig
 from featcache.trainer.fit import Fitted, untrained_adapters
+from featcache.trainer.joints import JOINTS, concatenation, simplex
 from featcache.trainer.sides import PairedSides
+from featcache.trainer.subsets import training_groups, training_part
 from featcache.trainer.tracking import (
     EvaluationSplit,
     alignment_rows,
     alignment_settings,
     embed_split,
-    joint_names,
     loss_row,
     retrieval_rows,
 )
 
-HEADLINE = "headline"
-MIXTURES = 70  # mixtures that are tried at most
+TRAINING_GROUPS = 2_000  # of which alignment is measured in training, at most
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Evaluation:
     paired: PairedSides
     config: FitConfig
     leaking: frozenset[str] = frozenset()
+    _ridge: dict[tuple[Any, ...], list[Row]] = field(default_factory=lambda: {}, repr=False)
 
     @cached_property
     def validation(self) -> EvaluationSplit:
@@ -81,6 +89,41 @@ class Evaluation:
         if left.all() or left.sum() <= self.config.k:
             return None
         return EvaluationSplit(CLEAN, self.paired.subset(CLEAN, numbers[torch.from_numpy(left)]))
+
+    @cached_property
+    def permuted(self) -> EvaluationSplit:
+        """The test split with every side but the first permuted across groups, each in its own way."""
+        part = self.paired.part("test")
+        first, *others = part.sides
+        # the same for all trainings: no group keeps its own rows, and no two sides meet again
+        cycle = torch.from_numpy(np.random.default_rng(0).permutation(len(part.groups)))
+        place = torch.argsort(cycle)
+        moved = {name: part.sides[name].take(cycle.roll(shift)[place]) for shift, name in enumerate(others, start=1)}
+        return EvaluationSplit("test", replace(part, sides={first: part.sides[first], **moved}, _parts={}))
+
+    @cached_property
+    def _training(self) -> EvaluationSplit | None:
+        return _whole_groups(self.paired.part("train"), self.config.k)
+
+    def ridge(self, config: FitConfig) -> list[Row]:
+        """Ridge regression of the training groups of a configuration to the reference: rows on validation and test."""
+        subset = () if config.train_groups == "all" else (config.train_groups, config.seed)
+        key = (config.group_rows, *subset)
+        if key not in self._ridge:
+            train = training_part(self.paired, config)
+            # no null: a map that was fitted to the reference is no unrelated space
+            settings = replace(self.settings, null="none")
+            self._ridge[key] = ridge_rows(train, self.validation, self.tests, alignment_settings(config), settings)
+        return self._ridge[key]
+
+    def training(self, config: FitConfig) -> EvaluationSplit | None:
+        """Groups trained on that have all sides and the reference; None for too few, or without a reference.
+
+        The same for all trainings on all groups; of the others those of their subset.
+        """
+        if config.train_groups == "all":
+            return self._training
+        return _whole_groups(training_groups(self.paired, config), config.k)
 
     @property
     def tests(self) -> list[EvaluationSplit]:
@@ -104,7 +147,14 @@ class Evaluation:
         rows = alignment_rows(self.validation, self.validation.raw, alignment_settings(self.config))
         for split in self.tests:
             rows += alignment_rows(split, split.raw, self.settings)
+            spaces = [*split.raw.values(), *([split.reference] if split.reference else [])]
+            rows += [replace(row, split=split.name) for row in dimension_rows(spaces)]
         return [replace(row, stage="raw") for row in rows]
+
+    @cached_property
+    def noise_rows(self) -> list[Row]:
+        """Noise with the spectra of the raw features in their place, on test."""
+        return noise_rows(self.tests, alignment_settings(self.config))
 
     @cached_property
     def mixtures(self) -> tuple[list[Row], dict[tuple[str, str], ArraySpace]]:
@@ -137,20 +187,71 @@ class Evaluation:
         return rows + test_rows, best
 
 
+def _whole_groups(train: PairedSides, k: int) -> EvaluationSplit | None:
+    """Training groups that have all sides and the reference, TRAINING_GROUPS of them at most; None for too few."""
+    numbers = whole_groups(train, TRAINING_GROUPS)
+    return EvaluationSplit("train", train.subset("train", numbers)) if len(numbers) > k else None
+
+
 def final_results(fitted: Fitted, evaluation: Evaluation, *, control: Adapters | None = None) -> Results:
-    """Everything that is measured once of a training, on the test split and on its clean part.
+    """Everything that is measured once of a training: on the test split, its clean part, and on training groups.
 
     Args:
         fitted: The training.
         evaluation: Of the same paired sides.
         control: Adapters of a control (pairs shuffled), for the contrast trained minus control.
     """
-    results = Results([*evaluation.raw_rows, *evaluation.mixtures[0]], [])
-    untrained = [untrained_adapters(fitted.paired, fitted.config, seed) for seed in _seeds(fitted.config)]
+    shared = [*evaluation.raw_rows, *evaluation.mixtures[0], *evaluation.ridge(fitted.config), *evaluation.noise_rows]
+    results = Results(shared, [])
+    untrained = [
+        untrained_adapters(fitted.paired, fitted.config, seed, like=fitted.adapters) for seed in _seeds(fitted.config)
+    ]
     for split in evaluation.tests:
         measured = _results_on(split, fitted, evaluation, untrained, control)
         results = Results(results.rows + measured.rows, results.contrasts + measured.contrasts)
-    return results
+    kept = _self_kept(fitted, evaluation)
+    more = permuted_rows(fitted, evaluation) + training_rows(fitted, evaluation)
+    return Results(results.rows + more + kept.rows, results.contrasts + kept.contrasts)
+
+
+def _self_kept(fitted: Fitted, evaluation: Evaluation) -> Results:
+    """H1 and H2 with every group among its own neighbours, on test; nothing unless the settings ask for it."""
+    test, config = evaluation.test, fitted.config
+    if not config.keep_self or test.reference is None:
+        return Results([], [])
+    sides = [*evaluation.paired.sides]
+    raw = {f"raw {name}": space for name, space in test.raw.items()}
+    trained = {_label(name, sides): space for name, space in embed_split(test, fitted.adapters).spaces.items()}
+    contrasts = joint_and_parts(sides)
+    rows, differences = self_kept_results(raw | trained, test.reference, evaluation.settings, contrasts)
+    named = [
+        replace(row, space=row.space.removeprefix("raw "), stage="raw")
+        if row.space in raw
+        else replace(row, space=row.space.removeprefix("adapted "), stage="trained", epoch=fitted.selected_epoch)
+        for row in rows
+    ]
+    return Results([replace(row, split="test") for row in named], [replace(row, split="test") for row in differences])
+
+
+def permuted_rows(fitted: Fitted, evaluation: Evaluation) -> list[Row]:
+    """Alignment and retrieval of trained spaces on the permuted test split; none unless the settings ask for them."""
+    if not fitted.config.permute_evaluation:
+        return []
+    test = evaluation.permuted
+    embedded = embed_split(test, fitted.adapters)
+    rows = alignment_rows(test, embedded.spaces, evaluation.settings)
+    rows += retrieval_rows(test, embedded, fitted.config.hits)
+    return [replace(row, stage="permuted", epoch=fitted.selected_epoch) for row in rows]
+
+
+def training_rows(fitted: Fitted, evaluation: Evaluation) -> list[Row]:
+    """Alignment of the trained spaces with the reference on groups trained on: where training on it is a ceiling."""
+    split = evaluation.training(fitted.config)
+    if split is None:
+        return []
+    spaces = embed_split(split, fitted.adapters).spaces
+    rows = measure(spaces, split.reference, alignment_settings(fitted.config)).rows
+    return [replace(row, stage="trained", split="train", epoch=fitted.selected_epoch) for row in rows]
 
 
 def _results_on(
@@ -164,72 +265,45 @@ def _results_on(
     config, embedded = fitted.config, embed_split(test, fitted.adapters)
     trained = alignment_rows(test, embedded.spaces, evaluation.settings)
     trained += retrieval_rows(test, embedded, config.hits)
-    trained.append(loss_row(test, embedded, fitted.adapters.log_scale, config))
+    trained.append(loss_row(test, embedded, fitted.adapters, config))
+    trained += [replace(row, split=test.name) for row in _unmatched_rows(embedded.spaces, test)]
     rows = [replace(row, stage="trained", epoch=fitted.selected_epoch) for row in trained]
+    if JOINTS[config.joint].weights != "equal":
+        text = weights_text([*evaluation.paired.sides], fitted.adapters.weights().tolist())
+        rows = [replace(row, weights=text) if row.space == "joint" and row.against else row for row in rows]
     drawn = [embed_split(test, adapters) for adapters in untrained]
     rows += [replace(row, stage="untrained", epoch=0) for row in retrieval_rows(test, drawn[0], config.hits)]
     draws = [each.spaces for each in drawn]
     means, contrasts = _untrained_and_contrasts(test, embedded.spaces, draws, evaluation, control)
-    return Results(rows + means, contrasts)
+    # last, so that it finds the graphs that contrasts search deeper than it needs
+    return Results([*rows, *means, *_untrained_without_reference(test, draws, config)], contrasts)
 
 
-def simplex(parts: int) -> list[tuple[float, ...]]:
-    """Weights of a mixture of so many parts: a grid on the simplex, as fine as MIXTURES allow, ends included.
+def _unmatched_rows(spaces: Mapping[str, ArraySpace], test: EvaluationSplit) -> list[Row]:
+    """Gaps between the sides of adapted spaces, and the intrinsic dimension of each."""
+    return [*gap_rows(spaces, [*test.paired.sides]), *dimension_rows(spaces.values())]
 
-    Example:
-        >>> simplex(2)[:3], len(simplex(2)), len(simplex(3))
-        ([(0.0, 1.0), (0.05, 0.95), (0.1, 0.9)], 21, 66)
-    """
-    steps = next(
-        steps for steps in (20, 10, 5, 4, 3, 2, 1) if math.comb(steps + parts - 1, steps) <= MIXTURES or steps == 1
-    )
-    # so many steps in a row, with bars between the parts
-    bars = itertools.combinations(range(steps + parts - 1), parts - 1)
-    ends = [(-1, *places, steps + parts - 1) for places in bars]
-    return [tuple((b - a - 1) / steps for a, b in itertools.pairwise(places)) for places in ends]
+
+def _untrained_without_reference(
+    test: EvaluationSplit, draws: Sequence[Mapping[str, ArraySpace]], config: FitConfig
+) -> list[Row]:
+    """What is measured of untrained spaces without a reference: sides against each other, gaps, intrinsic dimension."""
+    sides, plain = [*test.paired.sides], alignment_settings(config)
+    measured = [
+        [*measure({name: spaces[name] for name in sides}, None, plain).rows, *_unmatched_rows(spaces, test)]
+        for spaces in draws
+    ]
+    return [replace(row, stage="untrained", split=test.name, epoch=0) for row in mean_rows(measured)]
 
 
 def mixture(spaces: Mapping[str, ArraySpace], weights: Sequence[float], name: str) -> ArraySpace:
     """The space whose cosine kernel is the weighted sum of the spaces' cosine kernels."""
-    return ArraySpace(mixed([space.values for space in spaces.values()], weights), name)
+    return ArraySpace(concatenation([torch.as_tensor(space.values) for space in spaces.values()], weights), name)
 
 
 def weights_text(names: Sequence[str], weights: Sequence[float]) -> str:
     """Weights by side as JSON, as the tidy row keeps them."""
     return json.dumps(dict(zip(names, weights, strict=True)), ensure_ascii=False)
-
-
-def headline_contrasts(
-    sides: Sequence[str], untrained: int, *, mixtures: Sequence[str], control: bool
-) -> list[Contrast]:
-    """The declared family of a run: what its page and summary judge, corrected together.
-
-    Args:
-        sides: Names of the sides.
-        untrained: Initialisations that stand for untrained adapters.
-        mixtures: Metrics that have a best mixture of raw kernels.
-        control: Whether a control is compared as well.
-    """
-    raw, adapted = [f"raw {side}" for side in sides], [f"adapted {side}" for side in sides]
-    family: dict[str, Any] = {"family": HEADLINE}
-    contrasts = [
-        Contrast("joint", tuple(raw), "average", name="joint − average of raw parts", **family),
-        Contrast("joint", tuple(raw), "max", name="joint − best raw part", **family),
-        Contrast("joint", tuple(adapted), "average", name="joint − average of adapted parts", **family),
-        Contrast("joint", tuple(adapted), "max", name="joint − best adapted part", **family),
-    ]
-    for metric in mixtures:
-        name = "joint − best mixture of raw kernels"
-        contrasts.append(Contrast("joint", (f"mixed {metric}",), name=name, metrics=(metric,), **family))
-    for space in ("joint", *adapted):
-        parts = tuple(f"untrained {number} {space}" for number in range(untrained))
-        contrasts.append(Contrast(space, parts, "average", name=f"{space}: trained − untrained", **family))
-    pairs = [name for name in joint_names(sides) if name != "joint"]
-    if pairs:
-        contrasts.append(Contrast("joint", tuple(pairs), "max", name="joint of all − best joint of a pair", **family))
-    if control:
-        contrasts.append(Contrast("joint", ("control joint",), name="joint: trained − pairs shuffled", **family))
-    return contrasts
 
 
 def _untrained_and_contrasts(

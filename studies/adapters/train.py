@@ -17,6 +17,7 @@ from featcache.trainer.config import FitConfig
 from featcache.trainer.defaults import Selection
 from featcache.trainer.errors import LeaksFound, RunDamaged, RunExists
 from featcache.trainer.fit import OnEpoch, fit_paired
+from featcache.trainer.labels import check_labels
 from featcache.trainer.run import (
     Run,
     existing_run,
@@ -30,7 +31,8 @@ from featcache.trainer.sides import PairedSides, leave_out, pair_sides
 from featcache.trainer.unfinished import clear_unfinished, unfinished_folder
 
 OnLeak = Literal["stop", "warn", "drop"]
-_PAIRING = ("split_seed", "missing", "k")  # what pairing depends on
+# what pairing depends on
+_PAIRING = ("split_seed", "missing", "k", "first_groups", "first_rows", "drawn_test", "drawn_validation")
 _MEASURING = ("k", "permutations", "halves")  # what raw scores and mixtures depend on
 
 
@@ -124,11 +126,13 @@ def train(
         RunExists: If `out` holds something else.
         LeaksFound: If groups leak and `on_leak` is "stop"; nothing is written then.
         NotPaired: If the arrays do not share groups, splits and overlay, or too few groups do not leak.
-        UsageError: If the device is not there, or the control is of other sides or no control.
+        UsageError: If the device is not there, there are no labels to train on, or the control is of other sides or no
+            control.
         TrainingDiverged: If the loss is not finite.
     """
     out = Path(out)
     config.check_sides(features.sides)
+    config.check_reference(features.reference is not None)
     leaks = features.leaks(config)
     if on_leak == "stop":
         _refuse(leaks)
@@ -138,6 +142,7 @@ def train(
     if existing is not None:
         return existing
     shuffled = None if control is None else _control_adapters(control, features)
+    check_labels(features.paired(config, on_leak), config)
     features.evaluation(config, on_leak)  # before anything is written: the sides may not pair
     try:
         with unfinished_folder(out, overwrite=overwrite) as folder:
@@ -175,7 +180,9 @@ def _train_into(
     declared = {**identity, "split": split, **run_provenance(config)}
     write_json(folder / "config.json", declared)
     fitted = fit_paired(paired, config, validation=evaluation.validation, on_epoch=on_epoch)
-    outcome = {"selected_epoch": fitted.selected_epoch, "seconds": round(fitted.seconds, 3)}
+    outcome: dict[str, Any] = {"selected_epoch": fitted.selected_epoch, "seconds": round(fitted.seconds, 3)}
+    if fitted.chosen:
+        outcome["chosen"] = fitted.chosen
     results = final_results(fitted, evaluation, control=control)
     # without times, so that equal trainings write equal files
     rows = [replace(row, seconds=0.0) for row in (*fitted.rows, *results.rows)]

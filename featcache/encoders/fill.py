@@ -1,0 +1,57 @@
+"""Filling of a network with the tensors of files: each of its own gets exactly one."""
+
+import torch
+from torch import Tensor, nn
+
+from featcache.encoders.spec import EncoderSpec
+from featcache.encoders.tensors import read_tensors
+from featcache.encoders.weights import WeightFiles
+from featcache.errors import WeightsInvalid
+
+
+def fill(network: nn.Module, spec: EncoderSpec, files: WeightFiles) -> None:
+    """Gives a network the tensors of its files, in the network's own types.
+
+    Raises:
+        WeightsInvalid: If a tensor is missing, of another shape, or not of this network.
+    """
+    tensors = named_tensors(spec, files)
+    wanted = network.state_dict()
+    if spec.source.order and files.folder is None:
+        if len(tensors) != len(wanted):
+            raise WeightsInvalid(f"{files.tensors[0]} holds {len(tensors)} tensors; {spec.arch} has {len(wanted)}")
+        tensors = dict(zip(wanted, tensors.values(), strict=True))
+    unlike = [name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape]
+    problems = {
+        "missing": sorted(wanted.keys() - tensors.keys()),
+        "not of this network": sorted(tensors.keys() - wanted.keys()),
+        "of another shape": sorted(unlike),
+    }
+    refuse(spec, files, problems)
+    network.load_state_dict({name: value.to(wanted[name].dtype) for name, value in tensors.items()}, assign=True)
+
+
+def named_tensors(spec: EncoderSpec, files: WeightFiles) -> dict[str, Tensor]:
+    """The network's tensors of its files; those of a single file under the names that the entry's source makes."""
+    tensors = {name: tensor for file in files.tensors for name, tensor in read_tensors(file).items()}
+    if files.folder is not None:
+        return tensors
+    source = spec.source
+    missing = [piece for pieces in source.pieces.values() for piece in pieces if piece not in tensors]
+    refuse(spec, files, {"pieces that are missing": missing})
+    own = {
+        name.removeprefix(source.prefix): tensor for name, tensor in tensors.items() if name.startswith(source.prefix)
+    }
+    for name, pieces in source.pieces.items():
+        own[name] = torch.cat([tensors[piece] for piece in pieces], 1)
+    return own
+
+
+def refuse(spec: EncoderSpec, files: WeightFiles, problems: dict[str, list[str]]) -> None:
+    """Raises WeightsInvalid if there is a problem; says how many tensors each has, and names three."""
+    lines = [
+        f"  {what}: {len(names)} tensors, such as {', '.join(names[:3])}" for what, names in problems.items() if names
+    ]
+    if lines:
+        where = ", ".join(str(file) for file in files.tensors)
+        raise WeightsInvalid("\n".join([f"the weights in {where} do not fit {spec.name}", *lines]))

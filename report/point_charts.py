@@ -1,0 +1,139 @@
+"""Charts of means with intervals: over a number, by name, and effects around zero."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from featcache.report import theme
+
+Rows = list[dict[str, Any]]
+_WIDTHS = {1: 420, 2: 300, 3: 210}
+_HEIGHT, _ROW = 180, 20
+_BETWEEN, _SERIES = 5, 9  # pixels between labels, and of each series of one label
+
+
+def lines(
+    panels: Sequence[tuple[str, Rows]], *, columns: int, colours: dict[str, str], titles: tuple[str, str], log: bool
+) -> dict[str, Any]:
+    """Draws means over a number, a line for each series, with intervals.
+
+    Args:
+        panels: (title, rows) a panel. A row has x, value, series, and ci_low, ci_high or None.
+        columns: Panels side by side.
+        colours: Series -> colour, in the order of the legend.
+        titles: Of both axes.
+        log: Whether x is on a logarithmic scale.
+
+    Returns:
+        A Vega-Lite specification.
+    """
+    charts = []
+    x_scale = alt.Scale(type="log", base=2, nice=False) if log else alt.Scale(nice=False, zero=False)
+    ticks = sorted({row["x"] for _, rows in panels for row in rows})
+    axis = alt.Axis(title=titles[0], values=ticks, format="~g", labelOverlap=True)
+    for i, (title, rows) in enumerate(panels):
+        x = alt.X("x:Q", scale=x_scale, axis=axis)
+        y_title = titles[1] if i % columns == 0 else ""
+        y = alt.Y("value:Q", scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(title=y_title, tickCount=5))
+        base = alt.Chart(alt.Data(values=rows))
+        colour = _colour(colours)
+        layers = [
+            base.transform_filter("datum.ci_low != null")
+            .mark_rule(strokeWidth=1.4, opacity=0.7, aria=False)
+            .encode(x=x, y=alt.Y("ci_low:Q"), y2="ci_high:Q", color=colour),
+            base.mark_line(strokeWidth=2, aria=False).encode(x=x, y=y, color=colour, detail="series:N"),
+            base.mark_point(size=34, filled=True, opacity=1).encode(x=x, y=y, color=colour, shape=_shape(colours)),
+        ]
+        charts.append(alt.layer(*layers).properties(title=title, width=_WIDTHS[columns], height=_HEIGHT))
+    return _finished(alt.concat(*charts, columns=columns))
+
+
+def named_points(
+    panels: Sequence[tuple[str, Rows]], *, columns: int, colours: dict[str, str], title: str
+) -> dict[str, Any]:
+    """Draws means by name from top to bottom, the series of a name one below the other, with intervals.
+
+    Args:
+        panels: (title, rows) a panel. A row has label, value, series, and ci_low, ci_high or None.
+        columns: Panels side by side; the first of each row has the labels, if those of all panels are the same.
+        colours: Series -> colour, in the order of the legend.
+        title: Of the axis.
+
+    Returns:
+        A Vega-Lite specification.
+    """
+    orders = [[*dict.fromkeys(row["label"] for row in rows)] for _, rows in panels]
+    same = all(order == orders[0] for order in orders)
+    charts = []
+    for i, ((name, rows), order) in enumerate(zip(panels, orders, strict=True)):
+        labels = alt.Axis(
+            labelLimit=260, labelColor=theme.INK, grid=True, title=None, labels=not same or i % columns == 0
+        )
+        y = alt.Y("label:N", sort=order, axis=labels, scale=alt.Scale(padding=0.25))
+        offset = alt.YOffset("series:N", sort=list(colours), scale=alt.Scale(domain=list(colours)))
+        base = alt.Chart(alt.Data(values=rows))
+        x_scale, colour = alt.Scale(zero=False, nice=True), _colour(colours)
+        rule = (
+            base.transform_filter("datum.ci_low != null")
+            .mark_rule(strokeWidth=1.4, aria=False)
+            .encode(x=alt.X("ci_low:Q", scale=x_scale), x2="ci_high:Q", y=y, yOffset=offset, color=colour)
+        )
+        points = base.mark_point(size=38, filled=True, opacity=1).encode(
+            x=alt.X("value:Q", scale=x_scale, axis=alt.Axis(title=title, tickCount=5)),
+            y=y,
+            yOffset=offset,
+            color=colour,
+            shape=_shape(colours),
+        )
+        step = max(_ROW, _SERIES * len(colours) + _BETWEEN)
+        charts.append(
+            alt.layer(rule, points).properties(title=name, width=_WIDTHS[columns], height=step * max(1, len(order)))
+        )
+    return _finished(alt.concat(*charts, columns=columns))
+
+
+def effects(rows: Rows, *, title: str) -> dict[str, Any]:
+    """Draws effects with intervals around zero, from top to bottom (a forest plot).
+
+    Args:
+        rows: A row has label, value, ci_low and ci_high (None where there is no interval), verdict and _colour.
+        title: Of the axis.
+
+    Returns:
+        A Vega-Lite specification.
+    """
+    order = [row["label"] for row in rows]
+    y = alt.Y("label:N", sort=order, axis=alt.Axis(labelLimit=560, labelColor=theme.INK, grid=True, title=None))
+    base = alt.Chart(alt.Data(values=rows))
+    colour = alt.Color("_colour:N", scale=None)
+    layers = [
+        alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=theme.INK, aria=False).encode(x="zero:Q"),
+        base.transform_filter("datum.ci_low != null")
+        .mark_rule(strokeWidth=2, aria=False)
+        .encode(x="ci_low:Q", x2="ci_high:Q", y=y, color=colour),
+        base.mark_point(size=44, filled=True, opacity=1).encode(
+            x=alt.X("value:Q", axis=alt.Axis(title=title, tickCount=7)), y=y, color=colour
+        ),
+        base.transform_calculate(end="datum.ci_high == null ? datum.value : max(datum.value, datum.ci_high)")
+        .mark_text(align="left", dx=8, fontSize=10)
+        .encode(x="end:Q", y=y, text="verdict:N", color=colour),
+    ]
+    chart = alt.layer(*layers).properties(width=420, height=_ROW * max(1, len(rows)))
+    return _finished(alt.concat(chart, columns=1))
+
+
+def _colour(colours: dict[str, str]) -> alt.Color:
+    legend = alt.Legend(title=None, symbolType="circle", columns=4, labelLimit=220) if len(colours) > 1 else None
+    return alt.Color("series:N", legend=legend).scale(domain=list(colours), range=list(colours.values()))
+
+
+def _shape(colours: dict[str, str]) -> alt.Shape:
+    """A shape for each series beside its colour, for those who see no colour and for print in grey."""
+    shapes = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
+    own = [shapes[number % len(shapes)] for number in range(len(colours))]
+    return alt.Shape("series:N", legend=None).scale(domain=list(colours), range=own)
+
+
+def _finished(chart: alt.ConcatChart) -> dict[str, Any]:
+    return chart.to_dict(validate=False) | {"config": theme.configuration()}

@@ -1,0 +1,173 @@
+"""Figures of a study: the plots of each sweep, from its table of points, and the claims of the ledger as a forest."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from featcache.report import theme
+from featcache.report.figure import Figure, require_renderer
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from featcache.studies.experiments.sweep import Sweep
+    from featcache.studies.ledger.ledger import Entry
+
+Rows = list[dict[str, Any]]
+_LOG_FROM = 16.0  # a number whose largest value is so many times the smallest is drawn on a logarithmic scale
+_VERDICTS = {"held": "#009E73", "failed": "#D55E00"}
+# what is the same for all points of a plot, or said by its title, is no part of a panel's
+_SAID = ("stage", "split", "against", "k")
+
+
+def write_sweep_figures(sweep: "Sweep") -> list[str]:
+    """Draws every plot of a sweep that has points, as PNG, SVG and CSV beside its tables; returns the PNGs' names.
+
+    Raises:
+        UsageError: If what draws is not installed.
+    """
+    require_renderer()
+    figures = [
+        figure
+        for plot in sweep.source.experiment.plots
+        if (figure := plot_figure(plot.name, plot.x, sweep.tables.points.filter(plot=plot.name), sweep))
+    ]
+    for figure in figures:
+        figure.write(sweep.folder, formats=("png", "svg"))
+    return [f"{figure.name}.png" for figure in figures]
+
+
+def plot_figure(name: str, x: str, points: "pl.DataFrame", sweep: "Sweep") -> Figure | None:
+    """One plot of a sweep; None without points.
+
+    Args:
+        name: Of the plot.
+        x: Column on its axis.
+        points: Its rows of the table of points.
+        sweep: For question and file names.
+    """
+    from featcache.report import point_charts
+
+    if points.is_empty():
+        return None
+    rows = _rows(points)
+    series = dict.fromkeys(row["series"] for row in rows)
+    colours = {one: theme.series(number)[0] for number, one in enumerate(series)}
+    panels = [
+        (panel, [row for row in rows if row["panel"] == panel]) for panel in dict.fromkeys(row["panel"] for row in rows)
+    ]
+    columns, score = min(3, len(panels)), _score(points)
+    if all(row["x"] is not None for row in rows) and len({row["x"] for row in rows}) > 1:
+        numbers = [row["x"] for row in rows]
+        log = min(numbers) > 0 and max(numbers) / min(numbers) >= _LOG_FROM
+        titles = (x, score)
+        spec = point_charts.lines(
+            [(panel, sorted(own, key=lambda row: row["x"])) for panel, own in panels],
+            columns=columns, colours=colours, titles=titles, log=log,
+        )  # fmt: skip
+    else:
+        spec = point_charts.named_points(panels, columns=columns, colours=colours, title=score)
+    words = "; ".join(dict.fromkeys(row["interval"] for row in rows if row["interval"])) or "no interval: one run"
+    return Figure(
+        _stem(name),
+        f"{sweep.source.name}: {name}",
+        f"{sweep.source.experiment.question} Means over seeds; intervals: {words}.",
+        f"{name} by {x}",
+        rows,
+        spec,
+    )
+
+
+def _rows(points: "pl.DataFrame") -> Rows:
+    rests = [json.loads(text) for text in points["rest"]]
+    keys = dict.fromkeys(key for rest in rests for key in rest)
+    by_direction = any("→" in text for text in (*points["colour"], *points["facet"]))
+    said = (*_SAID, *(("space",) if by_direction else ()))  # a direction names its space
+    varied = [key for key in keys if len({json.dumps(rest.get(key)) for rest in rests}) > 1 and key not in said]
+    rows: Rows = []
+    for point, rest in zip(points.iter_rows(named=True), rests, strict=True):
+        parts = [point["facet"], *(_said(key, rest[key]) for key in varied if key in rest)]
+        rows.append(
+            {
+                "panel": " · ".join(part for part in parts if part),
+                "label": point["x"],
+                "x": point["x_number"] if point["x_number"] is None or math.isfinite(point["x_number"]) else None,
+                "series": point["colour"] or "all",
+                "value": point["y"],
+                "ci_low": point["low"],
+                "ci_high": point["high"],
+                "runs": point["runs"],
+                "interval": point["interval"],
+            }
+        )
+    return rows
+
+
+def _score(points: "pl.DataFrame") -> str:
+    """The metric, if all points are of one that no panel names."""
+    metrics = {json.loads(text).get("metric") for text in points["rest"]}
+    return f"{metrics.pop()}, mean" if len(metrics) == 1 and None not in metrics else "mean"
+
+
+def _said(key: str, value: Any) -> str:
+    if key == "control":
+        return f"{value} pairs" if value else ""
+    if key in ("dataset", "space", "metric", "direction", "adapter", "loss", "variant", "transfer"):
+        return str(value)
+    if key == "reference":
+        return f"against {str(value).split('/')[1]}"
+    return f"{key} {value}"
+
+
+def write_ledger_figure(entries: "Sequence[Entry]", folder: Path) -> str | None:
+    """Draws the claims that have an effect as a forest plot, as PNG, SVG and CSV; returns the PNG's name.
+
+    Raises:
+        UsageError: If what draws is not installed.
+    """
+    require_renderer()
+    figure = ledger_figure(entries)
+    if figure is None:
+        return None
+    figure.write(folder, formats=("png", "svg"))
+    return f"{figure.name}.png"
+
+
+def ledger_figure(entries: "Sequence[Entry]") -> Figure | None:
+    """The forest plot of a ledger: effects of the two metrics of alignment and of recall; None without any.
+
+    Trends have units of their own (per doubling, per unit) and are left to the table.
+    """
+    from featcache.report import point_charts
+
+    shown = [entry for entry in entries if entry.effect is not None and entry.estimator != "trend"]
+    if not shown:
+        return None
+    rows: Rows = [
+        {
+            "label": f"{entry.claim} · {entry.dataset} · {entry.reference.split('/')[1] if entry.reference else ''}",
+            "value": entry.effect,
+            "ci_low": entry.low,
+            "ci_high": entry.high,
+            "verdict": entry.verdict,
+            "metric": entry.metric,
+            "source": entry.source,
+            "_colour": _VERDICTS.get(entry.verdict, theme.MUTED),
+        }
+        for entry in shown
+    ]
+    return Figure(
+        "claims",
+        "Claims and their effects",
+        "Effect of each claim with its 95 % interval; a verdict is a test after Holm's correction within its source.",
+        "Forest plot of the claims' effects around zero",
+        rows,
+        point_charts.effects(rows, title="effect (difference of scores)"),
+    )
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,0 +1,160 @@
+"""Groups with a label and a split, on which the spaces of a downstream task meet; one row a group."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from featcache.data.datasets import extract_command
+from featcache.errors import UsageError
+from featcache.features import Features
+from featcache.metrics import group_mean
+from featcache.metrics.probes.accuracy import class_codes
+from featcache.trainer.errors import NotPaired
+
+SPLITS = ("train", "validation", "test")
+DRAWN = 0.1  # of the training groups, where there is no validation split
+
+
+@dataclass(frozen=True, eq=False)
+class TaskGroups:
+    """The groups of a task.
+
+    Args:
+        names: [g] group ids.
+        rows: Split -> row numbers below g; no group stands in two.
+        classes: Names of the classes of training groups, sorted; empty where the task has no labels.
+        codes: [g] class of each group; a class that no training group has gets a number behind them.
+        notes: What is to be said of groups left out and of drawn splits.
+    """
+
+    names: NDArray[np.object_]
+    rows: dict[str, np.ndarray]
+    classes: list[str]
+    codes: np.ndarray
+    notes: list[str]
+
+    def means(self, features: Features, values: np.ndarray | None = None) -> Float[np.ndarray, "g d"]:
+        """One row a group: the mean of its rows of an array, in float32.
+
+        Args:
+            features: The array, which has rows of every group.
+            values: Rows [n, d] taken instead of the array's own, such as adapted ones.
+        """
+        rows = np.asarray(features.values if values is None else values)
+        number = {name: place for place, name in enumerate(self.names.tolist())}
+        of = np.array([number.get(group, -1) for group in features.groups.tolist()])
+        kept = np.flatnonzero(of >= 0)
+        kept = kept[np.argsort(of[kept], kind="stable")]
+        if len(kept) == len(self.names):
+            return rows[kept].astype(np.float32)
+        means, _ = group_mean(rows[kept].astype(np.float32), of[kept])
+        return np.asarray(means)
+
+
+def task_groups(
+    arrays: Sequence[Features], label: str | None, *, drawn: Sequence[str] = (), seed: int = 0
+) -> TaskGroups:
+    """The groups that all arrays have, with their classes and splits.
+
+    Args:
+        arrays: Arrays of one data set, one or more.
+        label: Label column; None for a task without labels.
+        drawn: Groups that are validation where the data set has no such split, as a run drew them; else a seeded tenth
+            of the training groups.
+        seed: Of that draw.
+
+    Raises:
+        NotPaired: If arrays are of several data sets or share no group, a split is missing, or an array is of a run
+            that was trained on groups that are test groups now.
+        UsageError: If there is no such label column.
+    """
+    first = arrays[0]
+    others = {features.dataset for features in arrays} - {first.dataset}
+    if others:
+        raise NotPaired(f"arrays of {first.dataset} and {', '.join(sorted(others))}: choose arrays of one data set")
+    shared = set.intersection(*(set(features.groups.tolist()) for features in arrays))
+    named = {group: str(value) for group, value in _column(arrays, label).items()} if label else None
+    split_of = dict(zip(first.groups.tolist(), first.splits.astype(str).tolist(), strict=True))
+    every = list(dict.fromkeys(first.groups.tolist()))
+    names = [group for group in every if group in shared and (named is None or named.get(group))]
+    names = [group for group in names if split_of[group] in SPLITS]
+    if not names:
+        raise NotPaired(
+            f"no group of {first.dataset} is in all of {', '.join(features.name for features in arrays)} with a split"
+            + (f" and a label {label}" if label else "")
+            + "\n  Choose views of the same samples"
+        )
+    notes: list[str] = []
+    if len(names) < len(every):
+        why = "without label or split, or not in every array" if label else "without split, or not in every array"
+        notes.append(f"{len(every) - len(names):,} of {len(every):,} groups take no part: {why}")
+    splits = np.array([split_of[group] for group in names])
+    rows = {split: np.flatnonzero(splits == split) for split in SPLITS}
+    _check_splits(rows, first.dataset)
+    if not len(rows["validation"]):
+        _draw_validation(rows, names, drawn, seed, notes)
+    _check_unseen(arrays, {names[row] for row in rows["test"]})
+    labels = np.array([named[group] if named else "" for group in names], dtype=object)
+    classes = sorted(set(labels[rows["train"]].tolist())) if named else []
+    codes = class_codes(labels, classes)
+    unseen = int(np.count_nonzero(codes[rows["test"]] >= len(classes))) if named else 0
+    if unseen:
+        notes.append(f"{unseen:,} test groups have a class that no training group has: always missed")
+    return TaskGroups(np.array(names, dtype=object), rows, classes, codes, notes)
+
+
+def choose_label(arrays: Sequence[Features], label: str | None) -> str:
+    """The label column: the one that is named, else the first; UsageError with those that there are."""
+    there = list(dict.fromkeys(name for features in arrays for name in features.labels))
+    if not there:
+        raise UsageError(f"{arrays[0].dataset} has no labels to probe for\n  Choose a data set that has")
+    if label is not None and label not in there:
+        raise UsageError(f"no label {label!r} in {arrays[0].dataset}; it has {', '.join(there)}")
+    return label or there[0]
+
+
+def _column(arrays: Sequence[Features], label: str) -> dict[str, str]:
+    for features in arrays:
+        if label in features.labels:
+            return dict(zip(features.groups.tolist(), features.labels[label].tolist(), strict=True))
+    raise UsageError(f"no label {label!r} in {arrays[0].dataset}")
+
+
+def _check_splits(rows: dict[str, np.ndarray], dataset: str) -> None:
+    for split in ("train", "test"):
+        if not len(rows[split]):
+            counts = ", ".join(f"{name} {len(each)}" for name, each in rows.items())
+            raise NotPaired(
+                f"{dataset} has no {split} groups that take part ({counts})\n  Give it a split column with train and "
+                f"test, and extract again: nothing is encoded\n  Run: {extract_command(dataset)}"
+            )
+
+
+def _draw_validation(
+    rows: dict[str, np.ndarray], names: Sequence[str], drawn: Sequence[str], seed: int, notes: list[str]
+) -> None:
+    train = rows["train"]
+    if drawn:
+        wanted = set(drawn)
+        held = np.array([row for row in train if names[row] in wanted], np.int64)
+        how = "those that the run drew"
+    else:
+        order = train[np.argsort([names[row] for row in train], kind="stable")]  # the draw depends on the set alone
+        held = np.random.default_rng(seed).permutation(order)[: max(1, round(DRAWN * len(order)))]
+        how = f"{DRAWN:.0%} of the training groups, drawn with seed {seed}"
+    rows["validation"], rows["train"] = np.sort(held), np.setdiff1d(train, held)
+    notes.append(f"no validation split: {how}")
+
+
+def _check_unseen(arrays: Sequence[Features], test: set[str]) -> None:
+    for features in arrays:
+        pairs = zip(features.groups.tolist(), features.run_splits.tolist(), strict=False)
+        seen = sorted({group for group, split in pairs if group in test and split != "test"})
+        if seen:
+            raise NotPaired(
+                f"{features.name} ({features.view}) are embeddings of a run that did not have {len(seen)} of the "
+                f"{len(test)} test groups in its test split, the first {seen[0]!r}\n  Train that run and embed again"
+            )
