@@ -74,13 +74,13 @@ def ledger(
     ] = Path("experiments/claims.toml"),
     profile: ProfileOption = "quick",
     out: OutOption = Path("study"),
-    figures: Annotated[bool, typer.Option("--figures", help="Draw the claims as a forest plot, too.")] = False,
+    figures: Annotated[bool, typer.Option("--figures", help="Draw the claims as forest plots, too.")] = False,
 ) -> None:
     """Judge claims by the tables of a study.
 
     Effect, interval and verdict (held, failed, cannot tell here) of each claim go to ledger.parquet and ledger.md.
     """
-    from featcache.report.study_figures import write_ledger_figure
+    from featcache.report.study_figures import write_ledger_figures
     from featcache.report.sweeps import show_figures, show_ledger
     from featcache.studies.ledger.claims import load_claims
     from featcache.studies.ledger.ledger import judge, write_ledger
@@ -88,5 +88,5 @@ def ledger(
     entries = judge(load_claims(claims), out, profile)
     folder = out / "ledger" / profile
     show_ledger(entries, write_ledger(entries, folder))
-    if figures and (name := write_ledger_figure(entries, folder)):
-        show_figures(folder, [name])
+    if figures:
+        show_figures(folder, write_ledger_figures(entries, folder))

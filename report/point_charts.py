@@ -10,13 +10,21 @@ from featcache.report import theme
 Rows = list[dict[str, Any]]
 _WIDTHS = {1: 420, 2: 300, 3: 210}
 _HEIGHT, _ROW = 180, 20
+_FOREST = 420
+_CLOSE = 25  # values of x from which on points would touch
 _BETWEEN, _SERIES = 5, 9  # pixels between labels, and of each series of one label
 
 
 def lines(
-    panels: Sequence[tuple[str, Rows]], *, columns: int, colours: dict[str, str], titles: tuple[str, str], log: bool
+    panels: Sequence[tuple[str, Rows]],
+    *,
+    columns: int,
+    colours: dict[str, str],
+    titles: tuple[str, str],
+    log: bool,
+    key: str,
 ) -> dict[str, Any]:
-    """Draws means over a number, a line for each series, with intervals.
+    """Draws means over a number, a line for each series, with intervals: rules, or a band where points stand close.
 
     Args:
         panels: (title, rows) a panel. A row has x, value, series, and ci_low, ci_high or None.
@@ -24,33 +32,37 @@ def lines(
         colours: Series -> colour, in the order of the legend.
         titles: Of both axes.
         log: Whether x is on a logarithmic scale.
+        key: Title of the legend.
 
     Returns:
         A Vega-Lite specification.
     """
     charts = []
     x_scale = alt.Scale(type="log", base=2, nice=False) if log else alt.Scale(nice=False, zero=False)
-    ticks = sorted({row["x"] for _, rows in panels for row in rows})
-    axis = alt.Axis(title=titles[0], values=ticks, format="~g", labelOverlap=True)
     for i, (title, rows) in enumerate(panels):
+        ticks = sorted({row["x"] for row in rows})
+        close = len(ticks) > _CLOSE
+        shown: dict[str, Any] = {} if close else {"values": ticks}
+        axis = alt.Axis(title=titles[0], labelExpr="format(datum.value, '~g')", labelOverlap=True, **shown)
         x = alt.X("x:Q", scale=x_scale, axis=axis)
         y_title = titles[1] if i % columns == 0 else ""
         y = alt.Y("value:Q", scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(title=y_title, tickCount=5))
-        base = alt.Chart(alt.Data(values=rows))
-        colour = _colour(colours)
+        base, colour = alt.Chart(alt.Data(values=rows)), _colour(colours, key)
+        spread = base.transform_filter("datum.ci_low != null")
+        interval = spread.mark_area(opacity=0.2, aria=False) if close else spread.mark_rule(opacity=0.7, aria=False)
         layers = [
-            base.transform_filter("datum.ci_low != null")
-            .mark_rule(strokeWidth=1.4, opacity=0.7, aria=False)
-            .encode(x=x, y=alt.Y("ci_low:Q"), y2="ci_high:Q", color=colour),
+            interval.encode(x=x, y=alt.Y("ci_low:Q"), y2="ci_high:Q", color=colour),
             base.mark_line(strokeWidth=2, aria=False).encode(x=x, y=y, color=colour, detail="series:N"),
-            base.mark_point(size=34, filled=True, opacity=1).encode(x=x, y=y, color=colour, shape=_shape(colours)),
         ]
+        if not close:
+            points = base.mark_point(size=34, filled=True, opacity=1)
+            layers.append(points.encode(x=x, y=y, color=colour, shape=_shape(colours)))
         charts.append(alt.layer(*layers).properties(title=title, width=_WIDTHS[columns], height=_HEIGHT))
     return _finished(alt.concat(*charts, columns=columns))
 
 
 def named_points(
-    panels: Sequence[tuple[str, Rows]], *, columns: int, colours: dict[str, str], title: str
+    panels: Sequence[tuple[str, Rows]], *, columns: int, colours: dict[str, str], title: str, key: str
 ) -> dict[str, Any]:
     """Draws means by name from top to bottom, the series of a name one below the other, with intervals.
 
@@ -59,6 +71,7 @@ def named_points(
         columns: Panels side by side; the first of each row has the labels, if those of all panels are the same.
         colours: Series -> colour, in the order of the legend.
         title: Of the axis.
+        key: Title of the legend.
 
     Returns:
         A Vega-Lite specification.
@@ -73,7 +86,7 @@ def named_points(
         y = alt.Y("label:N", sort=order, axis=labels, scale=alt.Scale(padding=0.25))
         offset = alt.YOffset("series:N", sort=list(colours), scale=alt.Scale(domain=list(colours)))
         base = alt.Chart(alt.Data(values=rows))
-        x_scale, colour = alt.Scale(zero=False, nice=True), _colour(colours)
+        x_scale, colour = alt.Scale(zero=False, nice=True), _colour(colours, key)
         rule = (
             base.transform_filter("datum.ci_low != null")
             .mark_rule(strokeWidth=1.4, aria=False)
@@ -115,16 +128,17 @@ def effects(rows: Rows, *, title: str) -> dict[str, Any]:
         base.mark_point(size=44, filled=True, opacity=1).encode(
             x=alt.X("value:Q", axis=alt.Axis(title=title, tickCount=7)), y=y, color=colour
         ),
-        base.transform_calculate(end="datum.ci_high == null ? datum.value : max(datum.value, datum.ci_high)")
-        .mark_text(align="left", dx=8, fontSize=10)
-        .encode(x="end:Q", y=y, text="verdict:N", color=colour),
+        base.mark_text(align="left", fontSize=10).encode(
+            x=alt.value(_FOREST + 10), y=y, text="verdict:N", color=colour
+        ),
     ]
-    chart = alt.layer(*layers).properties(width=420, height=_ROW * max(1, len(rows)))
+    chart = alt.layer(*layers).properties(width=_FOREST, height=_ROW * max(1, len(rows)))
     return _finished(alt.concat(chart, columns=1))
 
 
-def _colour(colours: dict[str, str]) -> alt.Color:
-    legend = alt.Legend(title=None, symbolType="circle", columns=4, labelLimit=220) if len(colours) > 1 else None
+def _colour(colours: dict[str, str], key: str) -> alt.Color:
+    legend = alt.Legend(title=key, symbolType="circle", symbolOpacity=1, columns=4, labelLimit=220)
+    legend = legend if len(colours) > 1 else None
     return alt.Color("series:N", legend=legend).scale(domain=list(colours), range=list(colours.values()))
 
 

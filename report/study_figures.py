@@ -13,11 +13,13 @@ from featcache.report.figure import Figure, require_renderer
 if TYPE_CHECKING:
     import polars as pl
 
+    from featcache.studies.experiments.spec import Plot
     from featcache.studies.experiments.sweep import Sweep
     from featcache.studies.ledger.ledger import Entry
 
 Rows = list[dict[str, Any]]
-_LOG_FROM = 16.0  # a number whose largest value is so many times the smallest is drawn on a logarithmic scale
+_LOG_FROM = 16.0  # a number whose largest value is so many times the smallest is drawn on a logarithmic scale,
+_LOG_VALUES = 15  # if it has no more values than that
 _VERDICTS = {"held": "#009E73", "failed": "#D55E00"}
 # what is the same for all points of a plot, or said by its title, is no part of a panel's
 _SAID = ("stage", "split", "against", "k")
@@ -33,19 +35,18 @@ def write_sweep_figures(sweep: "Sweep") -> list[str]:
     figures = [
         figure
         for plot in sweep.source.experiment.plots
-        if (figure := plot_figure(plot.name, plot.x, sweep.tables.points.filter(plot=plot.name), sweep))
+        if (figure := plot_figure(plot, sweep.tables.points.filter(plot=plot.name), sweep))
     ]
     for figure in figures:
         figure.write(sweep.folder, formats=("png", "svg"))
     return [f"{figure.name}.png" for figure in figures]
 
 
-def plot_figure(name: str, x: str, points: "pl.DataFrame", sweep: "Sweep") -> Figure | None:
+def plot_figure(plot: "Plot", points: "pl.DataFrame", sweep: "Sweep") -> Figure | None:
     """One plot of a sweep; None without points.
 
     Args:
-        name: Of the plot.
-        x: Column on its axis.
+        plot: The plot.
         points: Its rows of the table of points.
         sweep: For question and file names.
     """
@@ -62,20 +63,21 @@ def plot_figure(name: str, x: str, points: "pl.DataFrame", sweep: "Sweep") -> Fi
     columns, score = min(3, len(panels)), _score(points)
     if all(row["x"] is not None for row in rows) and len({row["x"] for row in rows}) > 1:
         numbers = [row["x"] for row in rows]
-        log = min(numbers) > 0 and max(numbers) / min(numbers) >= _LOG_FROM
-        titles = (x, score)
+        few = len(set(numbers)) <= _LOG_VALUES
+        log = few and min(numbers) > 0 and max(numbers) / min(numbers) >= _LOG_FROM
+        titles = (plot.x, score)
         spec = point_charts.lines(
             [(panel, sorted(own, key=lambda row: row["x"])) for panel, own in panels],
-            columns=columns, colours=colours, titles=titles, log=log,
+            columns=columns, colours=colours, titles=titles, log=log, key=plot.colour,
         )  # fmt: skip
     else:
-        spec = point_charts.named_points(panels, columns=columns, colours=colours, title=score)
+        spec = point_charts.named_points(panels, columns=columns, colours=colours, title=score, key=plot.colour)
     words = "; ".join(dict.fromkeys(row["interval"] for row in rows if row["interval"])) or "no interval: one run"
     return Figure(
-        _stem(name),
-        f"{sweep.source.name}: {name}",
+        _stem(plot.name),
+        f"{sweep.source.name}: {plot.name}",
         f"{sweep.source.experiment.question} Means over seeds; intervals: {words}.",
-        f"{name} by {x}",
+        f"{plot.name} by {plot.x}",
         rows,
         spec,
     )
@@ -86,7 +88,12 @@ def _rows(points: "pl.DataFrame") -> Rows:
     keys = dict.fromkeys(key for rest in rests for key in rest)
     by_direction = any("→" in text for text in (*points["colour"], *points["facet"]))
     said = (*_SAID, *(("space",) if by_direction else ()))  # a direction names its space
-    varied = [key for key in keys if len({json.dumps(rest.get(key)) for rest in rests}) > 1 and key not in said]
+    told = {"": [(point["x"],) for point in points.iter_rows(named=True)], **{key: _values(rests, key) for key in keys}}
+    varied: list[str] = []
+    for key in keys:
+        follows = any(_follows(told[key], told[other]) for other in ("", *varied))
+        if key not in said and len(set(told[key])) > 1 and not follows:
+            varied.append(key)
     rows: Rows = []
     for point, rest in zip(points.iter_rows(named=True), rests, strict=True):
         parts = [point["facet"], *(_said(key, rest[key]) for key in varied if key in rest)]
@@ -106,6 +113,15 @@ def _rows(points: "pl.DataFrame") -> Rows:
     return rows
 
 
+def _values(rests: Sequence[dict[str, Any]], key: str) -> list[tuple[str, ...]]:
+    return [(json.dumps(rest.get(key)),) for rest in rests]
+
+
+def _follows(values: Sequence[tuple[str, ...]], others: Sequence[tuple[str, ...]]) -> bool:
+    """Whether values are a function of others, such as a batch size that goes with the data set."""
+    return len(set(zip(values, others, strict=True))) == len(set(others))
+
+
 def _score(points: "pl.DataFrame") -> str:
     """The metric, if all points are of one that no panel names."""
     metrics = {json.loads(text).get("metric") for text in points["rest"]}
@@ -122,46 +138,50 @@ def _said(key: str, value: Any) -> str:
     return f"{key} {value}"
 
 
-def write_ledger_figure(entries: "Sequence[Entry]", folder: Path) -> str | None:
-    """Draws the claims that have an effect as a forest plot, as PNG, SVG and CSV; returns the PNG's name.
+def write_ledger_figures(entries: "Sequence[Entry]", folder: Path) -> list[str]:
+    """Draws the claims of each source as a forest plot, as PNG, SVG and CSV; returns the PNGs' names.
 
     Raises:
         UsageError: If what draws is not installed.
     """
     require_renderer()
-    figure = ledger_figure(entries)
-    if figure is None:
-        return None
-    figure.write(folder, formats=("png", "svg"))
-    return f"{figure.name}.png"
+    sources = dict.fromkeys(entry.source for entry in entries)
+    figures = [ledger_figure([entry for entry in entries if entry.source == source], source) for source in sources]
+    drawn = [figure for figure in figures if figure is not None]
+    for figure in drawn:
+        figure.write(folder, formats=("png", "svg"))
+    return [f"{figure.name}.png" for figure in drawn]
 
 
-def ledger_figure(entries: "Sequence[Entry]") -> Figure | None:
-    """The forest plot of a ledger: effects of the two metrics of alignment and of recall; None without any.
+def ledger_figure(entries: "Sequence[Entry]", source: str) -> Figure | None:
+    """The forest plot of a source's claims: effects that are differences of scores; None without any.
 
-    Trends have units of their own (per doubling, per unit) and are left to the table.
+    Trends and rank correlations have units of their own and are left to the table.
+
+    Args:
+        entries: Of one source.
+        source: Its name.
     """
     from featcache.report import point_charts
 
-    shown = [entry for entry in entries if entry.effect is not None and entry.estimator != "trend"]
+    shown = [entry for entry in entries if entry.effect is not None and entry.estimator in ("contrast", "difference")]
     if not shown:
         return None
     rows: Rows = [
         {
-            "label": f"{entry.claim} · {entry.dataset} · {entry.reference.split('/')[1] if entry.reference else ''}",
+            "label": " · ".join(filter(None, (entry.claim, entry.dataset, *entry.reference.split("/")[1:2]))),
             "value": entry.effect,
             "ci_low": entry.low,
             "ci_high": entry.high,
             "verdict": entry.verdict,
             "metric": entry.metric,
-            "source": entry.source,
             "_colour": _VERDICTS.get(entry.verdict, theme.MUTED),
         }
         for entry in shown
     ]
     return Figure(
-        "claims",
-        "Claims and their effects",
+        f"claims-{_stem(source)}",
+        f"Claims: {source}",
         "Effect of each claim with its 95 % interval; a verdict is a test after Holm's correction within its source.",
         "Forest plot of the claims' effects around zero",
         rows,

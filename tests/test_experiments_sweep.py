@@ -25,7 +25,7 @@ from featcache.studies.experiments.convergence import convergence_rows
 from featcache.studies.experiments.plan import one_each
 from featcache.studies.experiments.processes import Resources, run_all
 from featcache.studies.experiments.spec import load_experiment
-from featcache.studies.experiments.sweep import Sweep, extractions, plan, run_sweep
+from featcache.studies.experiments.sweep import Sweep, extractions, plan, run_sweep, run_sweeps
 from featcache.studies.experiments.tables import TABLES
 from featcache.studies.experiments.work import Worker
 from featcache.trainer.config import FitConfig
@@ -274,6 +274,23 @@ def test_trainings_that_fail_are_listed_with_their_errors_and_the_others_go_on(
         "width 8, seed 0, train_groups 4000",
     }
     assert "Joint space on test, mutual_knn" in out
+
+
+def test_experiments_of_one_command_share_runs_and_each_has_what_its_file_asks_for(
+    cache: Cache, finished: Sweep, tmp_path: Path
+) -> None:
+    plain = EXPERIMENT.replace('panel = ["captions/minilm"]\n', "").replace("seed = [0, 1]", "seed = [0]")
+    (tmp_path / "panel.toml").write_text(EXPERIMENT.replace("seed = [0, 1]", "seed = [0]"), encoding="utf-8")
+    (tmp_path / "plain.toml").write_text(plain, encoding="utf-8")
+    sources = [load_experiment(tmp_path / name) for name in ("plain.toml", "panel.toml")]
+    ended: list[str] = []
+    done = run_sweeps(sources, resources(cache, tmp_path / "study"), lambda training, *_: ended.append(training.folder))
+    assert len(ended) == 2 and [len(sweep.trainings) for sweep in done] == [2, 2]
+    whole = finished.tables.rows.filter(pl.col("seed") == 0)
+    for sweep, panel in zip(done, (False, True), strict=True):
+        wanted = whole if panel else whole.filter(~pl.col("panel"))
+        assert sweep.tables.rows.drop("experiment").equals(wanted.drop("experiment"))
+        assert (sweep.folder / "rows.parquet").is_file() and sweep.folder.parent.name == sweep.source.name
 
 
 def test_a_run_of_features_that_changed_since_is_trained_again(file: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Figures of a study: every point of a plot is drawn where its table has it, and files are whole."""
 
 import csv
+import json
 from pathlib import Path
 
 import polars as pl
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 from featcache.commands import app as program
 from featcache.report.study_figures import ledger_figure, plot_figure
 from featcache.studies.experiments.processes import Resources
-from featcache.studies.experiments.spec import load_experiment
+from featcache.studies.experiments.spec import Plot, load_experiment
 from featcache.studies.experiments.sweep import Sweep, run_sweep
 from featcache.studies.ledger.ledger import Entry
 from tests.spine import tiny_cache
@@ -73,7 +74,7 @@ def test_the_command_draws_every_plot_that_has_points(sweep: Sweep) -> None:
 
 
 def panels(sweep: Sweep, name: str, x: str) -> dict[str, list[dict[str, object]]]:
-    figure = plot_figure(name, x, sweep.tables.points.filter(plot=name), sweep)
+    figure = plot_figure(Plot(name=name, x=x), sweep.tables.points.filter(plot=name), sweep)
     assert figure is not None
     return {row["panel"]: [one for one in figure.rows if one["panel"] == row["panel"]] for row in figure.rows}
 
@@ -90,8 +91,20 @@ def test_what_is_varied_and_on_no_axis_makes_panels_of_its_own(sweep: Sweep) -> 
     }  # none for the space
 
 
+def test_what_follows_from_an_axis_or_another_panel_makes_no_panels(sweep: Sweep) -> None:
+    rest = [{"dataset": d, "batch": b, "train_groups": n} for d, b in (("a", 64), ("b", 512)) for n in (64, "all")]
+    numbers = [64.0, 831.0, 64.0, 6993.0]
+    plot = [
+        {"plot": "p", "x": str(x), "x_number": x, "y": 0.5, "rest": json.dumps(one), "colour": "", "facet": "",
+         "interval": "", "low": None, "high": None, "runs": 1}
+        for x, one in zip(numbers, rest, strict=True)
+    ]  # fmt: skip
+    figure = plot_figure(Plot(name="p", x="trained_on"), pl.DataFrame(plot), sweep)
+    assert figure is not None and [row["panel"] for row in figure.rows] == ["a", "a", "b", "b"]
+
+
 def test_without_points_there_is_no_figure(sweep: Sweep) -> None:
-    assert plot_figure("nothing", "seed", sweep.tables.points.filter(plot="nothing"), sweep) is None
+    assert plot_figure(Plot(name="nothing", x="seed"), sweep.tables.points.filter(plot="nothing"), sweep) is None
 
 
 def test_the_forest_shows_effects_with_their_verdicts_and_leaves_trends_to_the_table(tmp_path: Path) -> None:
@@ -99,9 +112,13 @@ def test_the_forest_shows_effects_with_their_verdicts_and_leaves_trends_to_the_t
                  verdict="held", estimator="contrast", metric="mutual_knn")  # fmt: skip
     slope = Entry("slope", "plan", "Text", "a", "quick", "openmoji", "images/big/last", effect=3.0, estimator="trend")
     none = Entry("none", "plan", "Text", "a", "quick")
-    figure = ledger_figure([held, slope, none])
-    assert figure is not None and [row["label"] for row in figure.rows] == ["h1 · openmoji · big"]
+    figure = ledger_figure([held, slope, none], "draft plan")
+    assert (
+        figure is not None
+        and figure.name == "claims-draft-plan"
+        and [row["label"] for row in figure.rows] == ["h1 · openmoji · big"]
+    )
     names = figure.write(tmp_path, formats=("png",))
     table = pl.read_csv(tmp_path / names[-1])
     assert table["verdict"].to_list() == ["held"] and table["value"].to_list() == [0.1]
-    assert ledger_figure([slope, none]) is None
+    assert ledger_figure([slope, none], "draft plan") is None
