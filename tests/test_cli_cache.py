@@ -16,9 +16,11 @@ from tests.spine import tiny_cache
 from tests.test_cli import featcache
 
 # commands of the study: tests/test_cli.py, tests/test_demo.py, tests/test_cli_alignment.py,
-# tests/test_experiments_sweep.py, tests/test_ledger.py
+# tests/test_experiments_sweep.py, tests/test_ledger.py, tests/test_studies_competence.py, tests/test_cost.py,
+# tests/test_downstream_probe.py, tests/test_downstream_heads.py
 SWEPT_ELSEWHERE = {
     "demo", "datasets", "encoders", "train", "embed", "align", "grid", "curve", "ceiling", "report", "sweep", "ledger",
+    "competence", "cost", "probe", "heads",
 }  # fmt: skip
 
 FILED = ("--dataset", "openmoji", "--encoder", "mine")

@@ -50,7 +50,7 @@ def eventually(holds: Callable[[], object], process: "subprocess.Popen[str]") ->
         assert process.poll() is None and time.monotonic() < until, process.communicate()[0]
 
 
-def source_file(folder: Path, n: int = 40_000) -> Path:
+def source_file(folder: Path, n: int = 200_000) -> Path:
     path = folder / "features.npy"
     np.save(path, np.random.default_rng(0).standard_normal((n, 4)).astype(np.float16))
     (folder / "ids.txt").write_text("".join(f"row {number}\n" for number in range(n)))
@@ -73,7 +73,7 @@ def test_gc_beside_an_import_that_was_stopped_once_its_row_table_stands_takes_no
         process.send_signal(signal.SIGCONT)
         assert process.wait() == 0, process.communicate()[0]
     cache = Cache(root)
-    assert list(verify(cache, deep=True)) == [] and len(cache.load("mine", "theirs").ids) == 40_000
+    assert list(verify(cache, deep=True)) == [] and len(cache.load("mine", "theirs").ids) == 200_000
     assert leftovers(cache).found == () and os.listdir(root / FOLDER) == []
 
 

@@ -65,6 +65,8 @@ def test_every_public_function_of_two_spaces_is_in_the_table():
     for module in HOMES:
         for name, function in getmembers(module, isfunction):
             of_pairs = list(signature(function).parameters)[:2] == ["x", "y"]
+            if name == "distribution_gap":  # a property of two sides in one space, which says nothing of alignment
+                continue
             if function.__module__ == module.__name__ and of_pairs and not name.startswith("_"):
                 assert function in in_table, name
 
