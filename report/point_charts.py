@@ -78,28 +78,32 @@ def named_points(
     """
     orders = [[*dict.fromkeys(row["label"] for row in rows)] for _, rows in panels]
     same = all(order == orders[0] for order in orders)
+    apart = any(len({row["series"] for row in rows if row["label"] == label}) > 1
+                for (_, rows), order in zip(panels, orders, strict=True) for label in order)  # fmt: skip
+    lanes = len(colours) if apart else 1
     charts = []
     for i, ((name, rows), order) in enumerate(zip(panels, orders, strict=True)):
         labels = alt.Axis(
             labelLimit=260, labelColor=theme.INK, grid=True, title=None, labels=not same or i % columns == 0
         )
         y = alt.Y("label:N", sort=order, axis=labels, scale=alt.Scale(padding=0.25))
-        offset = alt.YOffset("series:N", sort=list(colours), scale=alt.Scale(domain=list(colours)))
+        beside = alt.YOffset("series:N", sort=list(colours), scale=alt.Scale(domain=list(colours)))
+        offset: dict[str, Any] = {"yOffset": beside} if apart else {}
         base = alt.Chart(alt.Data(values=rows))
         x_scale, colour = alt.Scale(zero=False, nice=True), _colour(colours, key)
         rule = (
             base.transform_filter("datum.ci_low != null")
             .mark_rule(strokeWidth=1.4, aria=False)
-            .encode(x=alt.X("ci_low:Q", scale=x_scale), x2="ci_high:Q", y=y, yOffset=offset, color=colour)
+            .encode(x=alt.X("ci_low:Q", scale=x_scale), x2="ci_high:Q", y=y, color=colour, **offset)
         )
         points = base.mark_point(size=38, filled=True, opacity=1).encode(
             x=alt.X("value:Q", scale=x_scale, axis=alt.Axis(title=title, tickCount=5)),
             y=y,
-            yOffset=offset,
             color=colour,
             shape=_shape(colours),
+            **offset,
         )
-        step = max(_ROW, _SERIES * len(colours) + _BETWEEN)
+        step = max(_ROW, _SERIES * lanes + _BETWEEN)
         charts.append(
             alt.layer(rule, points).properties(title=name, width=_WIDTHS[columns], height=step * max(1, len(order)))
         )

@@ -102,7 +102,7 @@ def _rows(points: "pl.DataFrame") -> Rows:
                 "panel": " · ".join(part for part in parts if part),
                 "label": point["x"],
                 "x": point["x_number"] if point["x_number"] is None or math.isfinite(point["x_number"]) else None,
-                "series": point["colour"] or "all",
+                "series": point["colour"] or "none",
                 "value": point["y"],
                 "ci_low": point["low"],
                 "ci_high": point["high"],
@@ -130,7 +130,7 @@ def _score(points: "pl.DataFrame") -> str:
 
 def _said(key: str, value: Any) -> str:
     if key == "control":
-        return f"{value} pairs" if value else ""
+        return {"shuffled": "pairs shuffled", "labels": "trained on labels"}.get(str(value), str(value or ""))
     if key in ("dataset", "space", "metric", "direction", "adapter", "loss", "variant", "transfer"):
         return str(value)
     if key == "reference":
