@@ -78,7 +78,8 @@ def ledger(
 ) -> None:
     """Judge claims by the tables of a study.
 
-    Effect, interval and verdict (held, failed, cannot tell here) of each claim go to ledger.parquet and ledger.md.
+    Effect, interval and verdict (held, failed, cannot tell here) of each claim go to ledger.parquet and ledger.md in
+    the study's ledger/PROFILE; of another file than claims.toml in a folder of its name below.
     """
     from featcache.report.study_figures import write_ledger_figures
     from featcache.report.sweeps import show_figures, show_ledger
@@ -86,7 +87,7 @@ def ledger(
     from featcache.studies.ledger.ledger import judge, write_ledger
 
     entries = judge(load_claims(claims), out, profile)
-    folder = out / "ledger" / profile
+    folder = out / "ledger" / profile / ("" if claims.stem == "claims" else claims.stem)
     show_ledger(entries, write_ledger(entries, folder))
     if figures:
         show_figures(folder, write_ledger_figures(entries, folder))

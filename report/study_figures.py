@@ -21,8 +21,6 @@ Rows = list[dict[str, Any]]
 _LOG_FROM = 16.0  # a number whose largest value is so many times the smallest is drawn on a logarithmic scale,
 _LOG_VALUES = 15  # if it has no more values than that
 _VERDICTS = {"held": "#009E73", "failed": "#D55E00"}
-# what is the same for all points of a plot, or said by its title, is no part of a panel's
-_SAID = ("stage", "split", "against", "k")
 
 
 def write_sweep_figures(sweep: "Sweep") -> list[str]:
@@ -86,13 +84,12 @@ def plot_figure(plot: "Plot", points: "pl.DataFrame", sweep: "Sweep") -> Figure 
 def _rows(points: "pl.DataFrame") -> Rows:
     rests = [json.loads(text) for text in points["rest"]]
     keys = dict.fromkeys(key for rest in rests for key in rest)
-    by_direction = any("→" in text for text in (*points["colour"], *points["facet"]))
-    said = (*_SAID, *(("space",) if by_direction else ()))  # a direction names its space
-    told = {"": [(point["x"],) for point in points.iter_rows(named=True)], **{key: _values(rests, key) for key in keys}}
+    axes = {name: [(str(text),) for text in points[name]] for name in ("x", "colour", "facet")}
+    told = {**axes, **{key: _values(rests, key) for key in keys}}
     varied: list[str] = []
-    for key in keys:
-        follows = any(_follows(told[key], told[other]) for other in ("", *varied))
-        if key not in said and len(set(told[key])) > 1 and not follows:
+    for key in keys:  # what follows from an axis, or from what panels say already, needs no panels of its own
+        follows = any(_follows(told[key], told[other]) for other in (*axes, *varied))
+        if len(set(told[key])) > 1 and not follows:
             varied.append(key)
     rows: Rows = []
     for point, rest in zip(points.iter_rows(named=True), rests, strict=True):

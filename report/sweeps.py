@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from featcache.studies.ledger.ledger import Entry
 
 _METRICS = ("mutual_knn", "cka_debiased")
+_CONTRASTS = ("joint − average of raw parts", "joint − best raw part")
 
 
 @contextmanager
@@ -79,6 +80,7 @@ def show_sweep(sweep: "Sweep") -> None:
     console().print(f"{sweep.source.name} ({sweep.source.profile}): {sweep.source.experiment.question}")
     for metric in _METRICS:
         _show_metric(sweep, metric)
+    _show_contrasts(sweep)
     there = sum(outcome.panel is not None for outcome in sweep.outcomes.values())
     computed = sum(outcome.computed and not outcome.error for outcome in sweep.outcomes.values())
     console().print(
@@ -102,6 +104,22 @@ def show_failures(sweep: "Sweep") -> None:
     for error in dict.fromkeys(sweep.failures.values()):
         titles = [title for title, own in sweep.failures.items() if own == error]
         to.print(f"  {'; '.join(titles)}:\n    " + error.replace("\n", "\n    "))
+
+
+def _show_contrasts(sweep: "Sweep") -> None:
+    """The joint space against its raw parts, with each run's own verdicts."""
+    from featcache.studies.experiments.summary import joint_contrasts
+
+    found = joint_contrasts(sweep.source, sweep.tables.contrasts, _METRICS[0], _CONTRASTS)
+    if not found:
+        return
+    rows = [
+        (one.label or "base", one.reference)
+        + tuple("{:+.3f} {}".format(*one.values[name]) if name in one.values else "–" for name in _CONTRASTS)
+        for one in found
+    ]
+    title = f"\nJoint space minus its raw parts on test, {_METRICS[0]} (mean over seeds; verdicts of single runs)"
+    print_table(("varied", "reference", "− average", "− best"), rows, title=title)
 
 
 def _show_metric(sweep: "Sweep", metric: str) -> None:

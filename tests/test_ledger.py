@@ -287,8 +287,8 @@ def test_the_ledger_has_each_claim_on_each_reference_and_says_where_its_rows_are
         *(pl.col(name) == value for name, value in wanted.items() if name != "over")
     )
     assert len(again) == 9
-    assert (
-        "featcache sweep experiments/nosuch.toml" in entries[3].note and "no such rows among the 9" in entries[4].note
+    assert "featcache sweep experiments/nosuch.toml" in entries[3].note and entries[4].note.startswith(
+        "no space 'images'"
     )
     files = write_ledger(entries, study / "ledger")
     first = [file.read_bytes() for file in files]
@@ -297,6 +297,19 @@ def test_the_ledger_has_each_claim_on_each_reference_and_says_where_its_rows_are
     assert read["verdict"].to_list() == [one.verdict for one in entries] and read.schema["p_holm"] == pl.Float64
     page = ledger_page(entries)
     assert page.count("**held**") == 2 and "A dose lowers it \\| by much" in page and "## them" in page
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"contrast": "joint - x"}, "no contrast 'joint - x'; the nearest there is: joint − x"),
+        ({"metric": "mutual_kn"}, "no metric 'mutual_kn'; the nearest there is: mutual_knn"),
+        ({"where": {"splitt": "test"}}, "no column splitt in the table of e; the nearest there is: split"),
+    ],
+)
+def test_what_a_claim_mistypes_is_named_with_the_nearest(study: Path, change: dict[str, Any], words: str) -> None:
+    (one, *_) = judge([claim("contrast", **change)], study, "quick")
+    assert one.note == words and one.effect is None
 
 
 def test_the_command_writes_and_shows_the_ledger(study: Path) -> None:

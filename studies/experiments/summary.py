@@ -52,3 +52,47 @@ def joint_scores(source: Source, rows: "pl.DataFrame", metric: str) -> list[Join
         label = ", ".join(f"{name} {at[name]}" for name in axes if at[name] not in ("", None))
         scores.append(JointScore(label, str(at["reference"]), *mean_interval(cell, "value"), len(cell)))
     return scores
+
+
+@dataclass(frozen=True)
+class JointContrast:
+    """How the joint space stands to its parts, of one combination against one reference.
+
+    Args:
+        label: What was varied but the seed, in words.
+        reference: View, encoder and layer.
+        values: Contrast -> its mean over seeds and its verdicts, each with the number of seeds.
+    """
+
+    label: str
+    reference: str
+    values: dict[str, tuple[float, str]]
+
+
+def joint_contrasts(
+    source: Source, contrasts: "pl.DataFrame", metric: str, names: tuple[str, ...]
+) -> list[JointContrast]:
+    """Contrasts on test of each combination against each reference, mean over seeds, in the order of the plan.
+
+    Args:
+        source: The experiment.
+        contrasts: Its table.
+        metric: A name of METRICS.
+        names: Of the contrasts.
+    """
+    import polars as pl
+
+    shown = contrasts.filter(pl.col("contrast").is_in(names), metric=metric, split="test")
+    shown = shown.filter(pl.col("value").is_not_null())
+    axes = [column_of(name) for name in varied_names(source.experiment) if name != "seed"] + ["control"]
+    found: list[JointContrast] = []
+    for key, cell in shown.group_by([*axes, "reference"], maintain_order=True):
+        at = dict(zip((*axes, "reference"), key, strict=True))
+        label = ", ".join(f"{name} {at[name]}" for name in axes if at[name] not in ("", None))
+        values: dict[str, tuple[float, str]] = {}
+        for (name,), own in cell.group_by(["contrast"], maintain_order=True):
+            counts = own["verdict"].value_counts(sort=True).iter_rows()
+            words = ", ".join(f"{verdict} {count}" if len(own) > 1 else str(verdict) for verdict, count in counts)
+            values[str(name)] = sum(own["value"].to_list()) / len(own), words
+        found.append(JointContrast(label, str(at["reference"]), values))
+    return found

@@ -73,6 +73,11 @@ def load_claims(file: Path) -> list[Claim]:
         claims = _File.model_validate(tomllib.loads(file.read_text(encoding="utf-8"))).claims
     except ValidationError as error:
         raise ExperimentInvalid("\n  ".join(_problem(one, file) for one in error.errors())) from None
+    except FileNotFoundError:
+        raise ExperimentInvalid(
+            f"no claims at {file}: the shipped ones are experiments/claims.toml of the checkout\n"
+            "  Run it there, or name a file of your own (docs/experiments.md)"
+        ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ExperimentInvalid(f"{file} cannot be read: {error}") from None
     ids = [claim.id for claim in claims]

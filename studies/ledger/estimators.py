@@ -12,7 +12,7 @@ from scipy.special import stdtr, stdtrit
 
 from featcache.studies.competence import rank_correlation
 from featcache.studies.experiments.seeds import student
-from featcache.studies.experiments.spec import CONTEXT
+from featcache.studies.experiments.spec import CONTEXT, nearest
 from featcache.studies.experiments.tables import ROW_KEYS, selected
 from featcache.studies.ledger.claims import Claim
 
@@ -73,7 +73,10 @@ def of_contrast(claim: Claim, rows: "pl.DataFrame") -> Effect:
         claim: Reads contrast.
         rows: Contrasts of one data set and reference.
     """
+    known = rows["contrast"].unique().to_list()
     rows = matching(rows, {"contrast": claim.contrast})
+    if rows.is_empty():
+        return Effect(note=f"no contrast {claim.contrast!r}{nearest(claim.contrast, known)}")
     mixed = _mixed(rows, ())
     if rows.is_empty() or mixed:
         return Effect(rows=len(rows), note=mixed)

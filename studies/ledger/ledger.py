@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.metrics.measure.contrasts import holm
 from featcache.metrics.measure.row import p_text
 from featcache.storage.outputs import parquet_bytes, write_output
+from featcache.studies.experiments.spec import nearest
 from featcache.studies.ledger.claims import Claim
 from featcache.studies.ledger.estimators import ESTIMATORS, Effect, matching
 
@@ -114,7 +115,8 @@ def _entries(
     where = {"metric": claim.metric, "split": "test", **_usual(claim), **claim.where}
     rows = matching(table, where)
     if rows.is_empty():
-        yield replace(blank, selection=_json(where), note=f"no such rows among the {len(table)} of {claim.experiment}")
+        note = _mistyped(table, where, claim) or f"no such rows among the {len(table)} of {claim.experiment}"
+        yield replace(blank, selection=_json(where), note=note)
         return
     for (dataset, reference), part in rows.group_by(["dataset", "reference"], maintain_order=True):
         effect = ESTIMATORS[claim.estimator](claim, part)
@@ -123,6 +125,18 @@ def _entries(
         layers = part["layers"].unique().to_list()
         at = {"dataset": str(dataset), "reference": str(reference), "layers": layers[0] if len(layers) == 1 else ""}
         yield replace(_filled(blank, effect), **at, selection=_json(found))
+
+
+def _mistyped(table: "pl.DataFrame", where: Mapping[str, Any], claim: Claim) -> str:
+    """Which column or value of a claim the table does not have at all, with the nearest that it has; "" for none."""
+    for name in (*where, *claim.a, *claim.b, *filter(None, [claim.over])):
+        if name not in table.columns:
+            return f"no column {name} in the table of {claim.experiment}{nearest(name, table.columns)}"
+    for name, wanted in where.items():
+        there = table[name].unique().to_list()
+        if isinstance(wanted, str) and wanted not in there:
+            return f"no {name} {wanted!r}{nearest(wanted, [str(one) for one in there if one])}"
+    return ""
 
 
 def _usual(claim: Claim) -> dict[str, Any]:
