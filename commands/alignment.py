@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from featcache.commands.options import CacheOption, DatasetArgument, JsonOption, echo
+from featcache.commands.options import CacheOption, DatasetArgument, JsonOption, SeedOption, TableOption, echo
 
 XArgument = Annotated[str, typer.Argument(metavar="X", help="[view/]encoder[/layer.pooling][@digest].")]
 YArgument = Annotated[str, typer.Argument(metavar="Y", help="The other one.")]
@@ -32,12 +32,7 @@ SplitOption = Annotated[
         "groups alone."
     ),
 ]
-SeedOption = Annotated[int, typer.Option(help="Seed of every draw.", min=0)]
 PermutationsOption = Annotated[int, typer.Option(help="Permutations behind each null.", min=19)]
-OutOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Also write a tidy table here, as Parquet: replaced if it is there."),
-]
 
 
 def align(
@@ -75,7 +70,7 @@ def align(
     pairing: PairingOption = "mean",
     split: SplitOption = None,
     seed: SeedOption = 0,
-    out: OutOption = None,
+    out: TableOption = None,
     json: JsonOption = False,
     cache: CacheOption = None,
 ) -> None:
@@ -123,7 +118,7 @@ def grid(
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the grids as heat maps: .png or .svg.")
     ] = None,
-    out: OutOption = None,
+    out: TableOption = None,
     json: JsonOption = False,
     cache: CacheOption = None,
 ) -> None:
@@ -162,7 +157,7 @@ def curve(
     pairing: PairingOption = "mean",
     split: SplitOption = None,
     seed: SeedOption = 0,
-    out: OutOption = None,
+    out: TableOption = None,
     json: JsonOption = False,
     cache: CacheOption = None,
 ) -> None:
@@ -196,7 +191,7 @@ def ceiling(
     pairing: PairingOption = "mean",
     split: SplitOption = None,
     seed: SeedOption = 0,
-    out: OutOption = None,
+    out: TableOption = None,
     json: JsonOption = False,
     cache: CacheOption = None,
 ) -> None:
@@ -239,7 +234,7 @@ def competence(
     skip_uncached: Annotated[
         bool, typer.Option("--skip-uncached", help="Leave out encoders that are not cached, and say which.")
     ] = False,
-    out: OutOption = None,
+    out: TableOption = None,
     json: JsonOption = False,
     cache: CacheOption = None,
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from featcache.commands.options import CacheOption, DatasetArgument, JsonOption
+from featcache.commands.options import CacheOption, DatasetArgument, JsonOption, SeedOption, TableOption
 
 ArraysArgument = Annotated[
     list[str] | None,
@@ -15,13 +15,9 @@ RunOption = Annotated[
     list[Path] | None,
     typer.Option("--run", metavar="DIR", help="A run folder: its raw, adapted and joint spaces; several times."),
 ]
-SeedOption = Annotated[int, typer.Option(help="Seed of every draw.", min=0)]
+WidthOption = Annotated[int, typer.Option(help="Of random projections; a run has its own.", min=1)]
 HalvesOption = Annotated[
     int, typer.Option(help="Random halves of the test groups behind intervals of differences; even.", min=20)
-]
-OutOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Also write a tidy table here, as Parquet: replaced if it is there."),
 ]
 
 
@@ -41,10 +37,10 @@ def probe(
             "it. Several times; those of the packaged data sets are known.",
         ),
     ] = None,
-    width: Annotated[int, typer.Option(help="Of random projections; a run has its own.", min=1)] = 256,
+    width: WidthOption = 256,
     halves: HalvesOption = 200,
     seed: SeedOption = 0,
-    out: OutOption = None,
+    out: TableOption = None,
     json: JsonOption = False,
     cache: CacheOption = None,
 ) -> None:
@@ -97,10 +93,10 @@ def heads(
         str | None,
         typer.Option(metavar="NAME", help="Label column that numbers the head's outputs. Default: index, if there."),
     ] = None,
-    width: Annotated[int, typer.Option(help="Of random projections; a run has its own.", min=1)] = 256,
+    width: WidthOption = 256,
     halves: HalvesOption = 200,
     seed: SeedOption = 0,
-    out: OutOption = None,
+    out: TableOption = None,
     json: JsonOption = False,
     cache: CacheOption = None,
 ) -> None:

@@ -11,6 +11,7 @@ from featcache.commands.options import (
     FloatRangeOption,
     OpenedDatasetArgument,
     RootOption,
+    TableOption,
     parse_range,
 )
 
@@ -141,10 +142,7 @@ def cost(
     rows: Annotated[int, typer.Option(help="Rows of the sample, spread over the view.", min=1)] = 64,
     batch: Annotated[int, typer.Option(help="Rows of a forward pass.", min=1)] = 16,
     repeats: Annotated[int, typer.Option(help="Passes of each batch that are measured.", min=1)] = 3,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Also write a tidy table here, as Parquet: replaced if it is there."),
-    ] = None,
+    out: TableOption = None,
 ) -> None:
     """Measure what a row costs encoders: parameters, floating-point operations, milliseconds on this machine.
 

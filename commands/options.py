@@ -35,6 +35,11 @@ FloatRangeOption = Annotated[
         "refused.",
     ),
 ]
+SeedOption = Annotated[int, typer.Option(help="Seed of every draw.", min=0)]
+TableOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Also write a tidy table here, as Parquet: replaced if it is there."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]

@@ -51,15 +51,15 @@ def sweep(
     sources = [load_experiment(file, profile, change or ()) for file in files]
     resources = Resources(cache, out, default_processes() if processes is None else processes, threads)
     plans = [planned(source, resources, skip_uncached=skip_uncached) for source in sources]
-    for source, plan in zip(sources, plans, strict=True):
-        if skip_uncached and (commands := extractions(source, resources)):
-            show_skipped(source, commands, some=bool(plan["trainings"]))
+    for plan in plans:
+        if skip_uncached and (commands := extractions(plan.source, resources)):
+            show_skipped(plan.source, commands, some=bool(plan.trainings))
         if dry_run:
-            show_plan(source, plan)
-    if dry_run or not any(plan["trainings"] for plan in plans):
+            show_plan(plan)
+    if dry_run or not any(plan.trainings for plan in plans):
         return
-    with sweep_progress(resources.processes, experiment_names(sources, plans)) as on_done:
-        results = run_sweeps(sources, resources, on_done, skip_uncached=skip_uncached)
+    with sweep_progress(resources.processes, experiment_names(plans)) as on_done:
+        results = run_sweeps(plans, resources, on_done)
     for result in results:
         show_sweep(result)
         if figures:

@@ -154,6 +154,14 @@ class Cache:
             raise self.not_cached(dataset, wanted, incomplete=matches[0] if matches else None)
         return choose_array(self.folder, dataset, wanted, complete)
 
+    def holds(self, dataset: str, selector: Selector | str) -> bool:
+        """Whether `find` has an array of that name; its other errors are raised."""
+        try:
+            self.find(dataset, selector)
+        except FeaturesNotCached:
+            return False
+        return True
+
     def select(self, dataset: str, selector: str) -> list[FeatureArray]:
         """Every array, complete or not, that a name with globs matches; an open layer or view means all of them.
 

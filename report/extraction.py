@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from featcache.data.splits import LEAST_GROUPS
-from featcache.report.console import console, count, print_table, size
+from featcache.report.console import console, count, duration, print_table, size
 
 if TYPE_CHECKING:
     from featcache.data.views import Dataset
@@ -147,18 +147,6 @@ def show_extracted(result: "Extracted") -> None:
         listed = "; ".join(f"{failure.id}: {failure.why}" for failure in result.failed[:5])
         more = f"; and {len(result.failed) - 5} more" if len(result.failed) > 5 else ""
         console().print(f"  {count(result.failed, 'row')} failed and will be dropped when loading: {listed}{more}")
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them.
-
-    Example:
-        >>> duration(9.4), duration(400), duration(9000)
-        ('9 s', '6.7 min', '2.5 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _result_line(result: "Extracted") -> str:

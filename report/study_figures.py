@@ -85,11 +85,11 @@ def _rows(points: "pl.DataFrame") -> Rows:
     rests = [json.loads(text) for text in points["rest"]]
     keys = dict.fromkeys(key for rest in rests for key in rest)
     axes = {name: [(str(text),) for text in points[name]] for name in ("x", "colour", "facet")}
-    told = {**axes, **{key: _values(rests, key) for key in keys}}
+    columns = {**axes, **{key: _values(rests, key) for key in keys}}
     varied: list[str] = []
     for key in keys:  # what follows from an axis, or from what panels say already, needs no panels of its own
-        follows = any(_follows(told[key], told[other]) for other in (*axes, *varied))
-        if len(set(told[key])) > 1 and not follows:
+        follows = any(_follows(columns[key], columns[other]) for other in (*axes, *varied))
+        if len(set(columns[key])) > 1 and not follows:
             varied.append(key)
     rows: Rows = []
     for point, rest in zip(points.iter_rows(named=True), rests, strict=True):

@@ -3,9 +3,9 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from featcache.report.console import console, count, print_table
+from featcache.report.console import console, count, duration, print_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from featcache.studies.experiments.plan import Outcome, Training
     from featcache.studies.experiments.processes import OnDone
     from featcache.studies.experiments.spec import Source
-    from featcache.studies.experiments.sweep import Sweep
+    from featcache.studies.experiments.sweep import Planned, Sweep
     from featcache.studies.ledger.ledger import Entry
 
 _METRICS = ("mutual_knn", "cka_debiased")
@@ -36,7 +36,7 @@ def sweep_progress(processes: int, names: Mapping[str, str]) -> "Iterator[OnDone
         nonlocal computed
         computed += outcome.computed
         each = (time.monotonic() - started) / computed if computed else 0.0
-        left = f", {_duration(each * (total - ended))} left" if computed and ended < total else ""
+        left = f", {duration(each * (total - ended))} left" if computed and ended < total else ""
         state = "failed" if outcome.error or outcome.lacking else "done" if outcome.computed else "was there"
         name = f"{names[training.folder]}: " if training.folder in names else ""
         console(stderr=True).print(f"[{ended}/{total}] {name}{training.title}: {state}{left}")
@@ -45,16 +45,9 @@ def sweep_progress(processes: int, names: Mapping[str, str]) -> "Iterator[OnDone
     yield on_done
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def show_plan(source: "Source", planned: Mapping[str, Any]) -> None:
+def show_plan(planned: "Planned") -> None:
     """What a sweep would train, and what is there."""
-    there: Mapping[str, bool] = planned["there"]
-    trainings: Sequence[Training] = planned["trainings"]
+    source, trainings, there = planned.source, planned.trainings, planned.there
     console().print(f"{source.name} ({source.profile}): {source.experiment.question}")
     rows = [
         (training.title, "there" if there[training.folder] else "to train", training.folder) for training in trainings
@@ -110,13 +103,13 @@ def _show_contrasts(sweep: "Sweep") -> None:
     """The joint space against its raw parts, with each run's own verdicts."""
     from featcache.studies.experiments.summary import joint_contrasts
 
-    found = joint_contrasts(sweep.source, sweep.tables.contrasts, _METRICS[0], _CONTRASTS)
-    if not found:
+    contrasts = joint_contrasts(sweep.source, sweep.tables.contrasts, _METRICS[0], _CONTRASTS)
+    if not contrasts:
         return
     rows = [
         (one.label or "base", one.reference)
         + tuple("{:+.3f} {}".format(*one.values[name]) if name in one.values else "–" for name in _CONTRASTS)
-        for one in found
+        for one in contrasts
     ]
     title = f"\nJoint space minus its raw parts on test, {_METRICS[0]} (mean over seeds; verdicts of single runs)"
     print_table(("varied", "reference", "− average", "− best"), rows, title=title)

@@ -17,7 +17,6 @@ from featcache.provenance import provenance
 from featcache.selectors import parse_selector
 from featcache.studies.alignment.common_rows import CommonRows, common_rows
 from featcache.studies.downstream.probe import ProbeSettings, probe
-from featcache.studies.experiments.plan import is_cached
 from featcache.studies.tables import check_table_path, table, write_table
 
 LEAST = 3  # encoders
@@ -203,7 +202,7 @@ def competence(
 
 def cached_encoders(cache: Cache, dataset: str, encoders: Sequence[str]) -> tuple[list[str], list[str]]:
     """The encoders that the cache has features of, and the others."""
-    there = {name: is_cached(cache, dataset, name) for name in encoders}
+    there = {name: cache.holds(dataset, name) for name in encoders}
     return [name for name in encoders if there[name]], [name for name in encoders if not there[name]]
 
 

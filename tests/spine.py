@@ -33,6 +33,20 @@ def tiny_dataset(photos: int = 160, captions: int = 5, *, name: str = "openmoji"
     return Dataset(name, views, overlay, "public domain", "made by a test")
 
 
+TINY_BASE = """
+[base]
+dataset = "openmoji"
+sides = ["efficientnet-lite0", "minilm"]
+reference = "efficientnet-lite2"
+epochs = 2
+batch = 32
+k = 5
+permutations = 39
+halves = 20
+untrained = 2
+"""  # of an experiment over `tiny_cache`: seconds a training
+
+
 def tiny_cache(root: Path, *, photos: int = 160, captions: int = 5) -> Cache:
     """A cache of openmoji's three default encoders whose features share an 8-dimensional latent."""
     cache, dataset = Cache(root / "cache"), tiny_dataset(photos, captions)

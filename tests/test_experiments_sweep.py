@@ -26,30 +26,23 @@ from featcache.studies.experiments.plan import one_each
 from featcache.studies.experiments.processes import Resources, run_all
 from featcache.studies.experiments.spec import load_experiment
 from featcache.studies.experiments.summary import joint_contrasts
-from featcache.studies.experiments.sweep import Sweep, extractions, plan, run_sweep, run_sweeps
+from featcache.studies.experiments.sweep import Sweep, extractions, plan, planned, run_sweep, run_sweeps
 from featcache.studies.experiments.tables import TABLES
 from featcache.studies.experiments.work import Worker
 from featcache.trainer.config import FitConfig
 from featcache.trainer.defaults import Selection
 from featcache.trainer.run import load_run
 from featcache.trainer.run_search import runs_below
-from tests.spine import tiny_cache
+from tests.spine import TINY_BASE, tiny_cache
 
-EXPERIMENT = """
+EXPERIMENT = (
+    """
 question = "Why?"
 controls = ["untrained"]
 panel = ["captions/minilm"]
-[base]
-dataset = "openmoji"
-sides = ["efficientnet-lite0", "minilm"]
-reference = "efficientnet-lite2"
-epochs = 2
-batch = 32
-k = 5
-permutations = 39
-halves = 20
-untrained = 2
-[grid]
+"""
+    + TINY_BASE
+    + """[grid]
 width = [4, 8]
 seed = [0, 1]
 [[plots]]
@@ -58,6 +51,7 @@ x = "width"
 colour = "space"
 where = { stage = "trained", split = "test", metric = "mutual_knn", against = "reference" }
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +292,9 @@ def test_experiments_of_one_command_share_runs_and_each_has_what_its_file_asks_f
     (tmp_path / "plain.toml").write_text(plain, encoding="utf-8")
     sources = [load_experiment(tmp_path / name) for name in ("plain.toml", "panel.toml")]
     ended: list[str] = []
-    done = run_sweeps(sources, resources(cache, tmp_path / "study"), lambda training, *_: ended.append(training.folder))
+    means = resources(cache, tmp_path / "study")
+    plans = [planned(source, means) for source in sources]
+    done = run_sweeps(plans, means, lambda training, *_: ended.append(training.folder))
     assert len(ended) == 2 and [len(sweep.trainings) for sweep in done] == [2, 2]
     whole = finished.tables.rows.filter(pl.col("seed") == 0)
     for sweep, panel in zip(done, (False, True), strict=True):

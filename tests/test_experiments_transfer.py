@@ -16,7 +16,7 @@ from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import NotPaired
 from featcache.trainer.fit import fit_paired
 from featcache.trainer.tracking import EvaluationSplit, alignment_rows, embed_split
-from tests.spine import store, tiny_cache, tiny_dataset
+from tests.spine import TINY_BASE, store, tiny_cache, tiny_dataset
 from tests.trainer_planted import planted_sides
 
 CONFIG = FitConfig(epochs=4, batch=32, width=16, k=5, lr=5e-3, permutations=39, halves=20, untrained=2)
@@ -87,17 +87,9 @@ def test_a_sweep_measures_transfers_once_and_says_of_which_encoder(tmp_path: Pat
     file.write_text(
         """
 question = "Why?"
-[base]
-dataset = "openmoji"
-sides = ["efficientnet-lite0", "minilm"]
-reference = "efficientnet-lite2"
-epochs = 2
-batch = 32
-k = 5
-permutations = 39
-halves = 20
-untrained = 2
-[transfer]
+"""
+        + TINY_BASE
+        + """[transfer]
 efficientnet-lite0 = ["other", "absent", "efficientnet-lite0"]
 """
     )

@@ -14,21 +14,14 @@ from featcache.studies.experiments.processes import Resources
 from featcache.studies.experiments.spec import Plot, load_experiment
 from featcache.studies.experiments.sweep import Sweep, run_sweep
 from featcache.studies.ledger.ledger import Entry
-from tests.spine import tiny_cache
+from tests.spine import TINY_BASE, tiny_cache
 
-EXPERIMENT = """
+EXPERIMENT = (
+    """
 question = "Why?"
-[base]
-dataset = "openmoji"
-sides = ["efficientnet-lite0", "minilm"]
-reference = "efficientnet-lite2"
-epochs = 2
-batch = 32
-k = 5
-permutations = 39
-halves = 20
-untrained = 2
-[grid]
+"""
+    + TINY_BASE
+    + """[grid]
 width = [4, 64]
 adapter = ["linear", "mlp"]
 seed = [0, 1]
@@ -48,6 +41,7 @@ name = "nothing"
 x = "seed"
 where = { stage = "nosuch" }
 """
+)
 
 
 @pytest.fixture(scope="module")

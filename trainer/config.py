@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from itertools import combinations
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -192,9 +194,8 @@ class FitConfig(BaseModel):
             return ""
         if not isinstance(self.adapter, str):
             return f"adapter {solved[0]} is solved for all sides at once: name it alone, without sides"
-        fields = FitConfig.model_fields
-        default = {name: fields[name].get_default(call_default_factory=True) for name in unused_settings(self.adapter)}
-        changed = [name for name, value in default.items() if getattr(self, name) != value]
+        default = default_settings()
+        changed = [name for name in unused_settings(self.adapter) if getattr(self, name) != default[name]]
         changed += ["joint learned"] if self.joint == "learned" else []
         changed += ["last epoch to select"] if self.select == "last" else []
         return f"adapter {self.adapter} is solved in closed form: it has no {', '.join(changed)}" if changed else ""
@@ -233,9 +234,8 @@ class FitConfig(BaseModel):
 
         So a run from before they existed and one that leaves them alone are the same.
         """
-        settings = self.model_dump(mode="json")
-        default = {name: FitConfig.model_fields[name].default for name in _ADDED}
-        return {name: value for name, value in settings.items() if name not in default or value != default[name]}
+        settings, default = self.model_dump(mode="json"), default_settings()
+        return {name: value for name, value in settings.items() if name not in _ADDED or value != default[name]}
 
     def adapter_kinds(self, sides: Iterable[str]) -> dict[str, str]:
         """Architecture of each side's adapter.
@@ -271,6 +271,13 @@ class FitConfig(BaseModel):
                 raise UsageError(f"pair weights {pair!r} and {pairs[pair]!r} are of one pair; give one")
         if self.pair_weights and all(pair_weight(self.pair_weights, a, b) == 0 for a, b in combinations(names, 2)):
             raise UsageError("every pair of sides has weight 0: there is nothing to train")
+
+
+@cache
+def default_settings() -> Mapping[str, Any]:
+    """The default of every setting."""
+    fields = FitConfig.model_fields.items()
+    return MappingProxyType({name: known.get_default(call_default_factory=True) for name, known in fields})
 
 
 def unused_settings(adapter: str) -> tuple[str, ...]:

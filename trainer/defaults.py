@@ -9,7 +9,7 @@ from blake3 import blake3
 
 from featcache.cache import Cache
 from featcache.data.datasets import DATASETS
-from featcache.errors import FeaturesNotCached, UsageError
+from featcache.errors import UsageError
 from featcache.features import Features
 from featcache.selectors import Selector, check_name, parse_selector
 from featcache.trainer.config import FitConfig, check_side_names, make_config
@@ -63,6 +63,11 @@ class Selection:
     def target(self) -> str | None:
         """Selector of the reference."""
         return self.reference and _in_view(self.reference, self.views[-1] if self.views else "")
+
+    @property
+    def selectors(self) -> tuple[str, ...]:
+        """Selectors of the sides, and of the reference last."""
+        return (*self.sides.values(), *([self.target] if self.target else []))
 
     def named(self, features: Mapping[str, Features]) -> dict[str, Features]:
         """Features by name of their side: the name that was given, else one as short as is unique.
@@ -233,13 +238,7 @@ def old_sides(
 
 
 def _is_cached(cache: Cache, selection: Selection) -> bool:
-    try:
-        for selector in (*selection.sides.values(), selection.target):
-            if selector:
-                cache.find(selection.dataset, selector)
-    except FeaturesNotCached:
-        return False
-    return True
+    return all(cache.holds(selection.dataset, selector) for selector in selection.selectors)
 
 
 def run_folder(selection: Selection, config: FitConfig, *, drop_leaks: bool = False) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from featcache.trainer.labels import check_labels, class_count, class_numbers
 from featcache.trainer.losses import MAXIMAL_LOG_SCALE, batch_loss, initial_parameters
 from featcache.trainer.optimizer import AdamW, learning_rate, rising
 from featcache.trainer.regularizers import lost_geometry, mixup
+from featcache.trainer.seeds import stream_seed
 from featcache.trainer.sides import PairedSides, pair_sides
 from featcache.trainer.solve import solve
 from featcache.trainer.subsets import training_part
@@ -130,18 +130,18 @@ def fit_paired(
     check_device(config.device)
     config.check_reference(paired.reference is not None)
     check_labels(paired, config)
-    weights_seed, draws_seed, control_seed = (int(s) for s in np.random.SeedSequence(config.seed).generate_state(3))
     part = training_part(paired, config)
-    rows = TrainingRows(part, config, draws_seed, control_seed)
+    draws, control = stream_seed(config.seed, "draws"), stream_seed(config.seed, "control")
+    rows = TrainingRows(part, config, draws, control)
     validation = validation or EvaluationSplit("validation", paired.part("validation"))
     tracker = _Tracker(validation, config, started, on_epoch)
     chosen: dict[str, Any] = {}
     if config.solved:
         solution, chosen = solve(config.solved, rows, config, partial(validation_score, validation, config))
-        tracker.measure(untrained_adapters(paired, config, weights_seed, like=solution), 0, None)
+        tracker.measure(untrained_adapters(paired, config, like=solution), 0, None)
         tracker.measure(solution, 1, None)
     else:
-        _train(untrained_adapters(paired, config, weights_seed), rows, class_numbers(part), tracker)
+        _train(untrained_adapters(paired, config), rows, class_numbers(part), tracker)
     if JOINTS[config.joint].weights == "chosen":
         chosen |= _choose_joint(tracker.best, validation, config)
     seconds = time.perf_counter() - started
@@ -196,7 +196,7 @@ def untrained_adapters(
         like: Trained ones, whose width and settings they have.
     """
     if seed is None:
-        seed = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
+        seed = stream_seed(config.seed, "weights")
     rows = {name: side.values for name, side in training_part(paired, config).sides.items()}
     width = config.width if like is None else like.width
     initial, classes = initial_parameters(config), class_count(paired, config)

@@ -24,6 +24,7 @@ from featcache.trainer.errors import RunDamaged, RunExists
 from featcache.trainer.losses import initial_parameters
 from featcache.trainer.run_files import FORMAT, damaged, read_config, read_table
 from featcache.trainer.run_search import is_run, no_run
+from featcache.trainer.seeds import stream_seed
 from featcache.trainer.solve import solved_width
 
 if TYPE_CHECKING:
@@ -69,13 +70,10 @@ class Run:
             weights = load_file(path)
             if self.format == 1:
                 weights = run_format1.renamed_weights(weights)
-            # any two rows give the shapes; every value is loaded over
-            rows = {name: torch.zeros(2, len(weights[f"sides.{module_key(name)}.mean"])) for name in self.sides}
-            kinds = settings.adapter_kinds(self.sides)
+            widths = {name: len(weights[f"sides.{module_key(name)}.mean"]) for name in self.sides}
             width = solved_width(weights) if settings.solved else settings.width
             classes = len(weights["classifier"]) if settings.loss == "labels" else 0
-            initial = initial_parameters(settings)
-            adapters = build_adapters(kinds, rows, width=width, seed=0, classes=classes, **initial)
+            adapters = _blank_adapters(settings, widths, width, classes=classes)
             adapters.load_state_dict(weights)
         except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise damaged(self.path, f"{path.name} cannot be used: {error}") from error
@@ -88,10 +86,8 @@ class Run:
             RunDamaged: As `adapters`.
         """
         trained, settings = self.adapters(), FitConfig.model_validate(self.config["config"])
-        rows = {name: torch.zeros(2, len(trained[name].mean)) for name in self.sides}
-        seed = int(np.random.SeedSequence(settings.seed).generate_state(1)[0])
-        kinds, parameters = settings.adapter_kinds(self.sides), initial_parameters(settings)
-        adapters = build_adapters(kinds, rows, width=trained.width, seed=seed, **parameters)
+        widths = {name: len(trained[name].mean) for name in self.sides}
+        adapters = _blank_adapters(settings, widths, trained.width, seed=stream_seed(settings.seed, "weights"))
         copy_settings(trained, adapters)
         return adapters
 
@@ -117,6 +113,15 @@ class Run:
             RunDamaged: If it cannot be read, or is not of its form.
         """
         return read_table(self.path, name, self.format)
+
+
+def _blank_adapters(
+    settings: FitConfig, widths: Mapping[str, int], width: int, *, seed: int = 0, classes: int = 0
+) -> Adapters:
+    """Adapters for features of those widths; all but weights that are drawn by the seed is to be copied over."""
+    rows = {name: torch.zeros(2, own) for name, own in widths.items()}  # any two give the shapes
+    kinds, initial = settings.adapter_kinds(widths), initial_parameters(settings)
+    return build_adapters(kinds, rows, width=width, seed=seed, classes=classes, **initial)
 
 
 def load_run(path: Path) -> Run:

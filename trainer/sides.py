@@ -17,8 +17,7 @@ from featcache.features import Features
 from featcache.metrics import group_mean
 from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import NotPaired
-
-USED_SPLITS = ("train", "validation", "test")
+from featcache.trainer.splits import check_sizes, check_unseen, drawn_test, used_splits
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,12 +160,12 @@ def pair_sides(sides: Mapping[str, Features], reference: Features | None, config
         rows |= {name: rows[name].first(config.first_rows) for name in sides}
     published = _published_splits(arrays, groups)
     if config.drawn_test is not None:
-        published = _drawn_test(groups, complete, config)
+        published = drawn_test(groups, complete, config)
     dataset = next(iter(sides.values())).dataset
-    splits, rule = _splits(groups, published, complete, config, dataset)
-    _check_unseen(arrays, set(groups[splits["test"]].tolist()))
+    splits, rule = used_splits(groups, published, complete, config, dataset)
+    check_unseen(arrays, set(groups[splits["test"]].tolist()))
     in_training = {name: int(rows[name].present[splits["train"]].sum()) for name in sides}
-    _check_sizes(splits, in_training, config.k, dataset)
+    check_sizes(splits, in_training, config.k, dataset)
     record = {
         "rule": rule,
         "groups": {role: len(set(features.groups.tolist())) for role, features in arrays.items()},
@@ -250,18 +249,6 @@ def _check_finite(arrays: Mapping[str, Features]) -> None:
             )
 
 
-def _check_unseen(arrays: Mapping[str, Features], test: set[str]) -> None:
-    """Refuses embeddings of a run that was trained, with other splits, on what is a test group now."""
-    for role, features in arrays.items():
-        pairs = zip(features.groups.tolist(), features.run_splits.tolist(), strict=False)
-        seen = sorted({group for group, split in pairs if group in test and split != "test"})
-        if seen:
-            raise NotPaired(
-                f"{role} ({features.name}) are embeddings of a run that had {len(seen)} of the {len(test)} test groups "
-                f"in another split, the first {seen[0]!r}: the splits changed since\n  Train that run and embed again"
-            )
-
-
 def _used_groups(
     sides: Mapping[str, Features], reference: Features | None, config: FitConfig
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -333,17 +320,6 @@ def _published_splits(arrays: Mapping[str, Features], groups: NDArray[Any]) -> N
     return published.astype(str)
 
 
-def _drawn_test(groups: NDArray[Any], complete: NDArray[np.bool_], config: FitConfig) -> NDArray[Any]:
-    """Split of each group, "train" or "test", drawn by id among those that can be measured."""
-    wanted = config.drawn_test or 0.0
-    count = round(wanted * len(groups)) if wanted < 1 else int(wanted)
-    by_id = np.argsort(groups, kind="stable")
-    candidates = by_id[complete[by_id]]
-    splits = np.full(len(groups), "train", dtype=object)
-    splits[np.random.default_rng(config.split_seed).permutation(candidates)[:count]] = "test"
-    return splits.astype(str)
-
-
 def _labels(sides: Mapping[str, Features], groups: NDArray[Any]) -> NDArray[Any]:
     for features in sides.values():
         for column in features.labels.values():
@@ -352,52 +328,3 @@ def _labels(sides: Mapping[str, Features], groups: NDArray[Any]) -> NDArray[Any]
             labels[numbers[numbers >= 0]] = column[rows[numbers >= 0]]
             return labels.astype(str)
     return np.full(len(groups), "")
-
-
-def _splits(
-    groups: NDArray[Any], published: NDArray[Any], complete: NDArray[np.bool_], config: FitConfig, dataset: str
-) -> tuple[dict[str, NDArray[np.int64]], str]:
-    splits = {name: np.flatnonzero((published == name) & (complete | (name == "train"))) for name in USED_SPLITS}
-    for name in ("train", "test"):
-        if not len(splits[name]):
-            values = ", ".join(f"{split!r}: {(published == split).sum()}" for split in sorted(set(published.tolist())))
-            raise NotPaired(
-                f"{dataset} has no {name} split among its {len(groups)} paired groups (found {values})\n"
-                f'  Give the data set a split column with "train" and "test", and extract again: nothing is encoded\n'
-                f"  Run: {extract_command(dataset)}\n  for an encoder of each view"
-            )
-    if len(splits["validation"]):
-        return splits, "train, validation and test as extracted: the data set's own, or drawn by a hash of the group"
-    # Drawn by id, so that the draw depends on the set of training groups and not on their order.
-    train = splits["train"][np.argsort(groups[splits["train"]], kind="stable")]
-    candidates = train[complete[train]]
-    share = max(1, round(config.drawn_validation * len(train)))
-    drawn = np.random.default_rng(config.split_seed).permutation(candidates)[:share]
-    splits["validation"] = np.sort(drawn)
-    splits["train"] = np.setdiff1d(splits["train"], drawn)
-    rule = f"{100 * config.drawn_validation:.3g}% of the training groups, drawn with seed {config.split_seed}"
-    if config.drawn_test is not None:
-        return splits, f"test drawn with seed {config.split_seed} in place of the data set's own; validation: {rule}"
-    return splits, f"no validation split: {rule}"
-
-
-def _more_groups(splits: Mapping[str, NDArray[np.int64]]) -> str:
-    """What to do where a split has too few groups for k."""
-    most = min(len(splits["validation"]), len(splits["test"])) - 1
-    lower = f"Train with --k {most} or lower, or use" if most > 0 and len(splits["train"]) > 1 else "Use"
-    return f"{lower} a larger data set; a folder of your own is split anew by featcache extract DIR --split 60/20/20"
-
-
-def _check_sizes(splits: dict[str, NDArray[np.int64]], in_training: Mapping[str, int], k: int, dataset: str) -> None:
-    for name, least in (("train", 2), ("validation", k + 1), ("test", k + 1)):
-        if len(splits[name]) < least:
-            raise NotPaired(
-                f"the {name} split of {dataset} has {len(splits[name])} paired groups; k = {k} needs at least {least}\n"
-                f"  {_more_groups(splits)}"
-            )
-    for name, count in in_training.items():
-        if count < 2:
-            raise NotPaired(
-                f"{name} has rows in {count} of the {len(splits['train'])} training groups of {dataset}; an adapter "
-                f"needs at least 2\n  Leave that side out, or extract more of it"
-            )

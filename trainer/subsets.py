@@ -14,9 +14,9 @@ from featcache.errors import UsageError
 from featcache.metrics import neighbors
 from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import NotPaired
+from featcache.trainer.seeds import stream_seed
 from featcache.trainer.sides import PairedSides
-
-_STREAM = 3  # of a seed's streams: after those of weights, draws and control
+from featcache.trainer.splits import drawn_by_id
 
 
 def training_part(paired: PairedSides, config: FitConfig) -> PairedSides:
@@ -59,10 +59,8 @@ def _subset(train: PairedSides, wanted: int, seed: int) -> PairedSides:
     there = len(train.groups)
     if wanted > there:
         raise UsageError(f"train_groups = {wanted}: there are {there} training groups\n  Name fewer, or all")
-    by_id = np.argsort(train.groups, kind="stable")
-    stream = int(np.random.SeedSequence(seed).generate_state(_STREAM + 1)[_STREAM])
-    drawn = np.sort(np.random.default_rng(stream).permutation(by_id)[:wanted])
-    subset = train.subset("train", torch.from_numpy(drawn))
+    drawn = drawn_by_id(train.groups, np.arange(there), wanted, stream_seed(seed, "subset"))
+    subset = train.subset("train", torch.from_numpy(np.sort(drawn)))
     for name, side in subset.sides.items():
         if int(side.present.sum()) < 2:
             raise NotPaired(f"{name} has rows in fewer than 2 of {wanted} training groups\n  Train on more of them")

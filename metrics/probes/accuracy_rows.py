@@ -13,7 +13,7 @@ from featcache.metrics.probes.accuracy import accuracies, accuracy, chance_accur
 from featcache.metrics.scores.retrieval import clustered_wilson
 
 LEAST_ROWS = 4
-_WILSON = "accuracy of the classifier as it was trained, new test groups"
+_ESTIMAND = "accuracy of the classifier as it was trained, new test groups"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ def accuracy_rows(
                     chance=chance_accuracy(each.classes, true, balanced=weighed),
                     ci_low=low,
                     ci_high=high,
-                    estimand=_WILSON,
+                    estimand=_ESTIMAND,
                     interval=how,
                 )
             )
@@ -120,7 +120,7 @@ def hit_row(row: Row, hits: np.ndarray) -> Row:
         hits: [n] whether each test group is right.
     """
     low, high = clustered_wilson(hits, range(len(hits)))
-    how = {"estimand": _WILSON, "interval": "Wilson, over test groups"}
+    how = {"estimand": _ESTIMAND, "interval": "Wilson, over test groups"}
     return replace(row, value=float(np.mean(hits)), n=len(hits), ci_low=low, ci_high=high, **how)
 
 
@@ -140,7 +140,7 @@ def explained_row(row: Row, predicted: np.ndarray, true: np.ndarray, mean: np.nd
     masks = halves.masks.astype(np.float64)
     half = halves.half_width(1 - (masks @ missed) / (masks @ whole), 0.95, of_graphs=False)
     ends = {"ci_low": value - half, "ci_high": min(1.0, value + half)}
-    return replace(row, value=value, n=len(true), estimand=_WILSON, interval=halves.method, **ends)
+    return replace(row, value=value, n=len(true), estimand=_ESTIMAND, interval=halves.method, **ends)
 
 
 def metric_name(way: str, balanced: bool = False) -> str:

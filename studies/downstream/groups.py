@@ -12,10 +12,9 @@ from featcache.errors import UsageError
 from featcache.features import Features
 from featcache.metrics import group_mean
 from featcache.metrics.probes.accuracy import class_codes
+from featcache.trainer.config import VALIDATION_SHARE
 from featcache.trainer.errors import NotPaired
-
-SPLITS = ("train", "validation", "test")
-DRAWN = 0.1  # of the training groups, where there is no validation split
+from featcache.trainer.splits import USED_SPLITS, drawn_by_id, seen_by_run
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +79,7 @@ def task_groups(
     split_of = dict(zip(first.groups.tolist(), first.splits.astype(str).tolist(), strict=True))
     every = list(dict.fromkeys(first.groups.tolist()))
     names = [group for group in every if group in shared and (named is None or named.get(group))]
-    names = [group for group in names if split_of[group] in SPLITS]
+    names = [group for group in names if split_of[group] in USED_SPLITS]
     if not names:
         raise NotPaired(
             f"no group of {first.dataset} is in all of {', '.join(features.name for features in arrays)} with a split"
@@ -92,7 +91,7 @@ def task_groups(
         why = "without label or split, or not in every array" if label else "without split, or not in every array"
         notes.append(f"{len(every) - len(names):,} of {len(every):,} groups take no part: {why}")
     splits = np.array([split_of[group] for group in names])
-    rows = {split: np.flatnonzero(splits == split) for split in SPLITS}
+    rows = {split: np.flatnonzero(splits == split) for split in USED_SPLITS}
     _check_splits(rows, first.dataset)
     if not len(rows["validation"]):
         _draw_validation(rows, names, drawn, seed, notes)
@@ -142,17 +141,15 @@ def _draw_validation(
         held = np.array([row for row in train if names[row] in wanted], np.int64)
         how = "those that the run drew"
     else:
-        order = train[np.argsort([names[row] for row in train], kind="stable")]  # the draw depends on the set alone
-        held = np.random.default_rng(seed).permutation(order)[: max(1, round(DRAWN * len(order)))]
-        how = f"{DRAWN:.0%} of the training groups, drawn with seed {seed}"
+        held = drawn_by_id(np.array(names), train, max(1, round(VALIDATION_SHARE * len(train))), seed)
+        how = f"{VALIDATION_SHARE:.0%} of the training groups, drawn with seed {seed}"
     rows["validation"], rows["train"] = np.sort(held), np.setdiff1d(train, held)
     notes.append(f"no validation split: {how}")
 
 
 def _check_unseen(arrays: Sequence[Features], test: set[str]) -> None:
     for features in arrays:
-        pairs = zip(features.groups.tolist(), features.run_splits.tolist(), strict=False)
-        seen = sorted({group for group, split in pairs if group in test and split != "test"})
+        seen = seen_by_run(features, test)
         if seen:
             raise NotPaired(
                 f"{features.name} ({features.view}) are embeddings of a run that did not have {len(seen)} of the "

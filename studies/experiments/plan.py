@@ -1,17 +1,18 @@
 """From an experiment to its trainings: every combination of what is varied, with its features, settings and folder."""
 
+import functools
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from featcache.cache import Cache
-from featcache.errors import FeaturesNotCached, UsageError
+from featcache.errors import UsageError
 from featcache.selectors import parse_selector
 from featcache.studies.experiments.spec import BY_SIDE, SOURCE, ExperimentInvalid, Source
-from featcache.trainer.config import UNUSED_BY_LABELS, FitConfig, make_config, unused_settings
+from featcache.trainer.config import UNUSED_BY_LABELS, FitConfig, default_settings, make_config, unused_settings
 from featcache.trainer.defaults import Selection, run_folder
 from featcache.trainer.kinds import SOLVED_KINDS
 
@@ -108,9 +109,11 @@ def plan(cache: Cache, source: Source, *, skip_uncached: bool = False) -> list[T
         FeaturesNotCached: If layers are named by depth and none is cached.
     """
     trainings: list[Training] = []
+    holds = functools.cache(cache.holds)  # combinations share their features
     for varied, settings in combinations(source):
         try:
-            if skip_uncached and not _is_whole(cache, _selection(settings)):
+            selection = _selection(settings)
+            if skip_uncached and not all(holds(selection.dataset, each) for each in selection.selectors):
                 continue
             trainings += _trainings(cache, source, varied, settings)
         except ExperimentInvalid:
@@ -119,27 +122,13 @@ def plan(cache: Cache, source: Source, *, skip_uncached: bool = False) -> list[T
             named = [f"{name} {_text(value)}" for name, value in varied.items() if value != ""]
             which = ", ".join(named) or "base"
             raise ExperimentInvalid(f"{source.file}: {which}: {error}") from error
-    return [_cached_part(cache, training) for training in trainings] if skip_uncached else trainings
+    return [_cached_part(holds, training) for training in trainings] if skip_uncached else trainings
 
 
-def is_cached(cache: Cache, dataset: str, selector: str) -> bool:
-    """Whether there are features of that name."""
-    try:
-        cache.find(dataset, selector)
-    except FeaturesNotCached:
-        return False
-    return True
-
-
-def _is_whole(cache: Cache, selection: Selection) -> bool:
-    needed = [*selection.sides.values(), *([selection.target] if selection.target else [])]
-    return all(is_cached(cache, selection.dataset, selector) for selector in needed)
-
-
-def _cached_part(cache: Cache, training: Training) -> Training:
+def _cached_part(holds: Callable[[str, str], bool], training: Training) -> Training:
     dataset = training.selection.dataset
-    panel = tuple(name for name in training.panel if is_cached(cache, dataset, name))
-    transfer = tuple(pair for pair in training.transfer if is_cached(cache, dataset, pair[1]))
+    panel = tuple(name for name in training.panel if holds(dataset, name))
+    transfer = tuple(pair for pair in training.transfer if holds(dataset, pair[1]))
     return replace(training, panel=panel, transfer=transfer)
 
 
@@ -184,8 +173,7 @@ def combinations(source: Source) -> Iterator[tuple[dict[str, Any], dict[str, Any
 
 def _matches(rule: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     """Whether settings have each value of a rule, or one of its list; those that are not named are the defaults."""
-    default = {name: known.get_default(call_default_factory=True) for name, known in FitConfig.model_fields.items()}
-    own = default | dict(settings)
+    own = {**default_settings(), **settings}
     return all(own.get(name) in (wanted if isinstance(wanted, list) else [wanted]) for name, wanted in rule.items())
 
 

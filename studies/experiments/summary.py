@@ -1,5 +1,6 @@
 """The short summary of a sweep: the joint space's scores on test, mean over seeds, for each combination."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,13 +46,10 @@ def joint_scores(source: Source, rows: "pl.DataFrame", metric: str) -> list[Join
 
     wanted = {"space": "joint", "against": "reference", "metric": metric, "split": "test", "stage": "trained"}
     shown = rows.filter(*(pl.col(name) == value for name, value in wanted.items()), pl.col("value").is_not_null())
-    axes = [column_of(name) for name in varied_names(source.experiment) if name != "seed"] + ["control"]
-    scores: list[JointScore] = []
-    for key, cell in shown.group_by([*axes, "reference"], maintain_order=True):
-        at = dict(zip((*axes, "reference"), key, strict=True))
-        label = ", ".join(f"{name} {at[name]}" for name in axes if at[name] not in ("", None))
-        scores.append(JointScore(label, str(at["reference"]), *mean_interval(cell, "value"), len(cell)))
-    return scores
+    return [
+        JointScore(label, reference, *mean_interval(cell, "value"), len(cell))
+        for label, reference, cell in _combinations(source, shown)
+    ]
 
 
 @dataclass(frozen=True)
@@ -84,15 +82,20 @@ def joint_contrasts(
 
     shown = contrasts.filter(pl.col("contrast").is_in(names), metric=metric, split="test")
     shown = shown.filter(pl.col("value").is_not_null())
-    axes = [column_of(name) for name in varied_names(source.experiment) if name != "seed"] + ["control"]
-    found: list[JointContrast] = []
-    for key, cell in shown.group_by([*axes, "reference"], maintain_order=True):
-        at = dict(zip((*axes, "reference"), key, strict=True))
-        label = ", ".join(f"{name} {at[name]}" for name in axes if at[name] not in ("", None))
+    means: list[JointContrast] = []
+    for label, reference, cell in _combinations(source, shown):
         values: dict[str, tuple[float, str]] = {}
         for (name,), own in cell.group_by(["contrast"], maintain_order=True):
             counts = own["verdict"].value_counts(sort=True).iter_rows()
             words = ", ".join(f"{verdict} {count}" if len(own) > 1 else str(verdict) for verdict, count in counts)
             values[str(name)] = sum(own["value"].to_list()) / len(own), words
-        found.append(JointContrast(label, str(at["reference"]), values))
-    return found
+        means.append(JointContrast(label, reference, values))
+    return means
+
+
+def _combinations(source: Source, table: "pl.DataFrame") -> Iterator[tuple[str, str, "pl.DataFrame"]]:
+    """What was varied but the seed, in words, the reference, and the rows of each combination, in their order."""
+    axes = [column_of(name) for name in varied_names(source.experiment) if name != "seed"] + ["control"]
+    for (*values, reference), cell in table.group_by([*axes, "reference"], maintain_order=True):
+        label = ", ".join(f"{name} {at}" for name, at in zip(axes, values, strict=True) if at not in ("", None))
+        yield label, str(reference), cell

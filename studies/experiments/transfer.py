@@ -17,6 +17,7 @@ from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import NotPaired
 from featcache.trainer.sides import PairedSides
 from featcache.trainer.solve import PENALTIES
+from featcache.trainer.splits import same_splits
 from featcache.trainer.subsets import training_groups
 from featcache.trainer.tracking import EvaluationSplit, alignment_rows, embed_split, retrieval_rows
 
@@ -47,7 +48,7 @@ def stitched_rows(
         Stitching by an affine map: Lenc and Vedaldi 2015, arXiv:1411.5908; Bansal et al. 2021, arXiv:2106.07682.
     """
     paired, moved = bench.paired(config), other.paired(config)
-    if any(paired.split[what] != moved.split[what] for what in ("n", "hashes")):
+    if not same_splits(paired.split, moved.split):
         raise NotPaired(
             "the encoder that an adapter is transferred to has rows of other groups, so that splits differ\n"
             "  Extract both encoders for the same rows"

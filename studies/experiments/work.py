@@ -1,9 +1,10 @@
 """The work of one process of a sweep: trainings and panels into the folder of a study, features paired once."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from featcache.trainer.defaults import Selection
 from featcache.trainer.errors import NotPaired
 from featcache.trainer.fit import Fitted
 from featcache.trainer.run import Run, run_identity
+from featcache.trainer.splits import same_splits
 
 BENCHES = 4  # selections whose features and raw scores a process keeps
 PANEL_TABLES = {"metrics": Row, "contrasts": ContrastRow}
@@ -64,12 +66,12 @@ class Worker:
             with _noted(lacking, label, "transfer"):
                 other = self._bench(transferred(training.selection, side, encoder))
                 path = transfer_path(bench, other, training)
-                computed |= self._measure_transfer(run, bench, other, training, path)
+                computed |= self._write_once(path, partial(self._stitched, run, bench, other, training))
                 transfers[label] = path
         if training.probe:
             with _noted(lacking, training.probe, "probe of"):
                 path = probe_path(bench, training)
-                computed |= self._measure_probe(training, path)
+                computed |= self._write_once(path, partial(self._probed, training))
                 probes[training.probe] = path
         return Outcome(training.folder, computed, panel, "", transfers, probes, lacking)
 
@@ -91,23 +93,21 @@ class Worker:
             write_output(files[name], parquet_bytes(table))
         return True
 
-    def _measure_transfer(self, run: Run, bench: Workbench, other: Workbench, training: Training, path: str) -> bool:
+    def _write_once(self, path: str, measure: Callable[[], list[Row]]) -> bool:
+        """Measures and writes rows that are not there; whether it did."""
         file = self.out / f"{path}.metrics.parquet"
         if file.is_file():
             return False
-        rows = stitched_rows(run.adapters(), training.config, bench, other, epoch=run.config["selected_epoch"])
-        write_output(file, parquet_bytes(frame(rows, Row)))
+        write_output(file, parquet_bytes(frame(measure(), Row)))
         return True
 
-    def _measure_probe(self, training: Training, path: str) -> bool:
-        file = self.out / f"{path}.metrics.parquet"
-        if file.is_file():
-            return False
+    def _stitched(self, run: Run, bench: Workbench, other: Workbench, training: Training) -> list[Row]:
+        return stitched_rows(run.adapters(), training.config, bench, other, epoch=run.config["selected_epoch"])
+
+    def _probed(self, training: Training) -> list[Row]:
         settings = ProbeSettings(training.probe, halves=training.config.halves)
         result = probe(self.cache, training.selection.dataset, (), [run_path(self.out, training)], settings)
-        rows = [replace(row, seconds=0.0) for row in result.rows]
-        write_output(file, parquet_bytes(frame(rows, Row)))
-        return True
+        return [replace(row, seconds=0.0) for row in result.rows]
 
 
 def reference_name(bench: Workbench) -> str:
@@ -120,8 +120,7 @@ def panel_path(bench: Workbench, other: Workbench, training: Training) -> str:
     """Where the tables of another reference lie: named by the run's identity and that reference's digest and root."""
     identities = [run_identity(each.sides, each.reference, training.config) for each in (bench, other)]
     identity = {"run": identities[0], "reference": identities[1]["reference"]}
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return f"panel/{blake3(canonical.encode()).hexdigest(length=16)}"
+    return _named("panel", identity)
 
 
 def transferred(selection: Selection, side: str, encoder: str) -> Selection:
@@ -143,15 +142,19 @@ def _noted(lacking: dict[str, str], name: str, what: str) -> Iterator[None]:
 def transfer_path(bench: Workbench, other: Workbench, training: Training) -> str:
     """Where the table of a transfer lies: named by the run's identity and that of the other features."""
     identities = [run_identity(each.sides, each.reference, training.config) for each in (bench, other)]
-    canonical = json.dumps({"run": identities[0], "stitched": identities[1]}, sort_keys=True, separators=(",", ":"))
-    return f"transfer/{blake3(canonical.encode()).hexdigest(length=16)}"
+    return _named("transfer", {"run": identities[0], "stitched": identities[1]})
 
 
 def probe_path(bench: Workbench, training: Training) -> str:
     """Where the table of a probe lies: named by the run's identity and the label."""
     identity = {"run": run_identity(bench.sides, bench.reference, training.config), "probe": training.probe}
+    return _named("probe", identity)
+
+
+def _named(kind: str, identity: dict[str, Any]) -> str:
+    """A path below the folder of the study, from everything that decides what stands there."""
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return f"probe/{blake3(canonical.encode()).hexdigest(length=16)}"
+    return f"{kind}/{blake3(canonical.encode()).hexdigest(length=16)}"
 
 
 def panel_rows(run: Run, bench: Workbench, training: Training) -> tuple[list[Row], list[ContrastRow]]:
@@ -166,8 +169,7 @@ def panel_rows(run: Run, bench: Workbench, training: Training) -> tuple[list[Row
         NotPaired: If the other reference has rows of other groups, so that the splits are not those of the run.
     """
     paired, evaluation = bench.paired(training.config), bench.evaluation(training.config)
-    recorded = run.config["split"]
-    if any(paired.split[what] != recorded[what] for what in ("n", "hashes")):
+    if not same_splits(paired.split, run.config["split"]):
         raise NotPaired(
             f"{training.selection.dataset}: the reference of the panel has rows of other groups than that of the run "
             f"{run.path}, so that splits differ\n  Extract both references for the same view"

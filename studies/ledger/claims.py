@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from featcache.metrics.measure.row import ContrastRow, Row, columns
 from featcache.studies.experiments.spec import ExperimentInvalid, nearest
 
 Select = dict[str, Any]
@@ -99,8 +98,3 @@ def _problem(error: Any, file: Path) -> str:
         known = Claim.model_fields if len(error["loc"]) > 1 else _File.model_fields
         return f"{file}: unknown key {place}{nearest(str(error['loc'][-1]), known)}"
     return f"{file}: {place}: {error['msg']}"
-
-
-def row_columns(claim: Claim) -> dict[str, type]:
-    """Columns that the rows of a claim's estimator have beside those of the sweep."""
-    return columns(ContrastRow if claim.estimator == "contrast" else Row)

@@ -78,7 +78,7 @@ def of_contrast(claim: Claim, rows: "pl.DataFrame") -> Effect:
     if rows.is_empty():
         return Effect(note=f"no contrast {claim.contrast!r}{nearest(claim.contrast, known)}")
     mixed = _mixed(rows, ())
-    if rows.is_empty() or mixed:
+    if mixed:
         return Effect(rows=len(rows), note=mixed)
     rows = rows.filter(rows["value"].is_not_null() & rows["ci_low"].is_not_null())
     if rows.is_empty():

@@ -1,0 +1,19 @@
+"""Seeds of the streams of random numbers of a training, one a purpose, so that none moves what another draws."""
+
+from typing import Literal, get_args
+
+import numpy as np
+
+Purpose = Literal["weights", "draws", "control", "subset"]  # a new one goes to the end
+PURPOSES: tuple[str, ...] = get_args(Purpose)
+
+
+def stream_seed(seed: int, purpose: Purpose) -> int:
+    """The seed of one purpose of a training with a seed: initial weights, draws of rows, wrong pairs, or its subset.
+
+    Example:
+        >>> stream_seed(0, "weights") == int(np.random.SeedSequence(0).generate_state(1)[0])
+        True
+    """
+    place = PURPOSES.index(purpose)
+    return int(np.random.SeedSequence(seed).generate_state(place + 1)[place])
