@@ -79,8 +79,8 @@ def align(
     Neighbour graphs are kept in the cache and travel with it; a deeper one serves every smaller k.
     """
     from featcache.cache import open_cache
-    from featcache.report.alignment import show_alignment, show_layers
-    from featcache.report.progress import step_progress
+    from featcache.report.terminal.alignment import show_alignment, show_layers
+    from featcache.report.terminal.progress import step_progress
     from featcache.studies.alignment.align import align_cached
     from featcache.studies.alignment.grid import LayerGrids, align_layers
     from featcache.studies.alignment.settings import DEFAULT_METRICS, AlignSettings, parse_null
@@ -124,9 +124,9 @@ def grid(
 ) -> None:
     """Compare every layer of several encoders with every layer of the others."""
     from featcache.cache import open_cache
-    from featcache.report.alignment import show_layers
-    from featcache.report.layer_map import check_figure_path, draw_layers
-    from featcache.report.progress import step_progress
+    from featcache.report.figures.layer_map import check_figure_path, draw_layers
+    from featcache.report.terminal.alignment import show_layers
+    from featcache.report.terminal.progress import step_progress
     from featcache.studies.alignment.grid import align_layers
     from featcache.studies.alignment.settings import DEFAULT_METRICS, AlignSettings
 
@@ -166,8 +166,8 @@ def curve(
     Scores of neighbours fall as galleries grow: compare encoders only at one size.
     """
     from featcache.cache import open_cache
-    from featcache.report.alignment import show_curves
-    from featcache.report.progress import step_progress
+    from featcache.report.terminal.alignment import show_curves
+    from featcache.report.terminal.progress import step_progress
     from featcache.studies.alignment.curves import curves_cached, parse_sizes
     from featcache.studies.alignment.settings import AlignSettings
 
@@ -201,8 +201,8 @@ def ceiling(
     kernels, which need no training.
     """
     from featcache.cache import open_cache
-    from featcache.report.alignment import show_ceilings
-    from featcache.report.progress import step_progress
+    from featcache.report.terminal.alignment import show_ceilings
+    from featcache.report.terminal.progress import step_progress
     from featcache.studies.alignment.curves import ceilings_cached
     from featcache.studies.alignment.settings import AlignSettings
 
@@ -244,8 +244,8 @@ def competence(
     of a permutation test.
     """
     from featcache.cache import open_cache
-    from featcache.report.alignment import show_competence
-    from featcache.report.progress import step_progress
+    from featcache.report.terminal.alignment import show_competence
+    from featcache.report.terminal.progress import step_progress
     from featcache.studies.competence import cached_encoders, parse_performance
     from featcache.studies.competence import competence as measure_competence
 

@@ -34,7 +34,7 @@ def list_arrays(
 ) -> None:
     """List what is cached, or what colleagues have."""
     from featcache.cache import open_cache
-    from featcache.report.console import show_entries
+    from featcache.report.terminal.console import show_entries
 
     place, pattern = _place_and_pattern(list(arrays or ()), cache)
     store = open_cache(place)
@@ -89,9 +89,9 @@ def show(
     from featcache.cache import open_cache
     from featcache.entries import describe_key
     from featcache.maintenance.health import array_health
-    from featcache.report.console import show_keys, show_other_names
-    from featcache.report.health import show_health
-    from featcache.report.progress import step_progress
+    from featcache.report.terminal.console import show_keys, show_other_names
+    from featcache.report.terminal.health import show_health
+    from featcache.report.terminal.progress import step_progress
     from featcache.store.digest import differences
 
     store = open_cache(cache)
@@ -139,7 +139,7 @@ def verify(
 
 
 def _verify_runs(runs: list[Path], *, as_json: bool) -> int:
-    from featcache.report.maintenance import show_run_files
+    from featcache.report.terminal.maintenance import show_run_files
     from featcache.trainer.run_files import changed_files
     from featcache.trainer.unfinished import unfinished
 
@@ -150,8 +150,8 @@ def _verify_runs(runs: list[Path], *, as_json: bool) -> int:
 def _verify_arrays(pattern: str, cache: str | None, deep: bool, *, as_json: bool) -> int:
     from featcache.cache import open_cache
     from featcache.maintenance.verify import verify as check
-    from featcache.report.console import count, show_problems
-    from featcache.report.progress import step_progress
+    from featcache.report.terminal.console import count, show_problems
+    from featcache.report.terminal.progress import step_progress
 
     store = open_cache(cache)
     entries = store.entries(pattern)
@@ -184,8 +184,8 @@ def repair(
     from featcache.data.options import OpenOptions
     from featcache.maintenance.repair import Sources
     from featcache.maintenance.repair import repair as mend
-    from featcache.report.maintenance import show_repair, show_step
-    from featcache.report.progress import step_progress
+    from featcache.report.terminal.maintenance import show_repair, show_step
+    from featcache.report.terminal.progress import step_progress
 
     remote = open_cache(source) if source else None
     options = OpenOptions(float_range=parse_range(float_range))
@@ -209,7 +209,7 @@ def remove(
 ) -> None:
     """Delete arrays from the cache; asks first."""
     from featcache.cache import open_cache
-    from featcache.report.console import count, show_entries
+    from featcache.report.terminal.console import count, show_entries
 
     store = open_cache(cache)
     matches = [array for selector in selectors for array in store.select(dataset, selector)]
@@ -233,7 +233,7 @@ def move(
     """Rename a data set, a view or an encoder."""
     from featcache.cache import open_cache
     from featcache.maintenance.gc import rename
-    from featcache.report.console import show_entries
+    from featcache.report.terminal.console import show_entries
 
     store = open_cache(cache)
     show_entries(store.entries_of(rename(store, old, new)), store, as_json=False)
@@ -243,7 +243,7 @@ def usage(arrays: PatternArgument = "*", cache: CacheOption = None, json: JsonOp
     """Show what takes how much room."""
     from featcache.cache import open_cache
     from featcache.maintenance.gc import usage as measure
-    from featcache.report.maintenance import show_usage
+    from featcache.report.terminal.maintenance import show_usage
 
     store = open_cache(cache)
     show_usage(measure(store, arrays), store, as_json=json)
@@ -272,7 +272,7 @@ def collect(
     from featcache.cache import open_cache
     from featcache.maintenance.gc import clean, leftovers
     from featcache.maintenance.superseded import drop_superseded, superseded_arrays
-    from featcache.report.maintenance import show_leftovers, show_superseded
+    from featcache.report.terminal.maintenance import show_leftovers, show_superseded
 
     store = open_cache(cache)
     if superseded:
@@ -296,7 +296,7 @@ def doctor(
     """
     from featcache.cache import Cache
     from featcache.maintenance.doctor import probe
-    from featcache.report.maintenance import show_findings
+    from featcache.report.terminal.maintenance import show_findings
     from featcache.storage.open import open_folder
 
     raise typer.Exit(show_findings(probe(Cache(cache), open_folder(remote) if remote else None), as_json=json))

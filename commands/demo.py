@@ -4,7 +4,7 @@ from pathlib import Path
 from time import perf_counter
 
 from featcache.commands.extraction import run_jobs
-from featcache.report.console import console
+from featcache.report.terminal.console import console
 
 KINDS = ("linear", "mlp", "bottleneck")
 
@@ -24,11 +24,11 @@ def run_demo(cache_root: str | None, out: Path) -> Path:
     from featcache.encoders import EncodeOptions, encoder_spec
     from featcache.extraction.executors import Execution
     from featcache.extraction.job import plan_job
-    from featcache.report.figure import require_renderer
-    from featcache.report.leaks import show_leaks
-    from featcache.report.page import check_page_place, write_report
-    from featcache.report.progress import epoch_progress
-    from featcache.report.training import show_runs, show_training
+    from featcache.report.figures.figure import require_renderer
+    from featcache.report.page.write import check_page_place, write_report
+    from featcache.report.terminal.leaks import show_leaks
+    from featcache.report.terminal.progress import epoch_progress
+    from featcache.report.terminal.training import show_runs, show_training
     from featcache.studies.adapters.train import Workbench, train
     from featcache.trainer.config import make_config
     from featcache.trainer.defaults import DEMO

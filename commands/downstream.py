@@ -50,8 +50,8 @@ def probe(
     has seen a view made from the label is left out, and the output says so.
     """
     from featcache.cache import open_cache
-    from featcache.report.downstream import show_task
-    from featcache.report.progress import step_progress
+    from featcache.report.terminal.downstream import show_task
+    from featcache.report.terminal.progress import step_progress
     from featcache.studies.downstream.probe import ProbeSettings
     from featcache.studies.downstream.probe import probe as probe_spaces
 
@@ -106,8 +106,8 @@ def heads(
     untrained backbone; with labels, its accuracy too.
     """
     from featcache.cache import open_cache
-    from featcache.report.downstream import show_task
-    from featcache.report.progress import step_progress
+    from featcache.report.terminal.downstream import show_task
+    from featcache.report.terminal.progress import step_progress
     from featcache.studies.downstream.heads import HeadSettings, feed_head, parse_blocks
 
     settings = HeadSettings(norm, parse_blocks(blocks), untrained, label, width=width, halves=halves, seed=seed)

@@ -105,7 +105,7 @@ def extract(
     from featcache.extraction.executors import choose_execution
     from featcache.extraction.job import plan_job
     from featcache.extraction.same_name import open_source, other_folder_note
-    from featcache.report.extraction import show_dataset, show_next
+    from featcache.report.terminal.extraction import show_dataset, show_next
 
     execution = choose_execution(
         device, shard=shard, executor=executor, actors=actors, workers=workers, on_error=on_error
@@ -154,7 +154,7 @@ def cost(
     from featcache.data.open import dataset_source
     from featcache.encoders import EncodeOptions, encoder_spec
     from featcache.extraction.cost import CostSettings, measure_costs
-    from featcache.report.extraction import show_costs
+    from featcache.report.terminal.extraction import show_costs
     from featcache.studies.cost import cost_table
     from featcache.studies.tables import check_table_path, write_table
 
@@ -181,8 +181,8 @@ def guess_encoders(data: "Dataset") -> "Selection":
 def estimate_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution") -> None:
     """Shows what extractions would compute and, at the rate of a measured sample, how long they take."""
     from featcache.extraction.estimate import estimate
-    from featcache.report.extraction import show_estimates
-    from featcache.report.progress import step_progress
+    from featcache.report.terminal.extraction import show_estimates
+    from featcache.report.terminal.progress import step_progress
 
     costs = []
     for job in jobs:
@@ -196,9 +196,9 @@ def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", sour
     from featcache.extraction.executors import run_job
     from featcache.extraction.job import work_left
     from featcache.extraction.outdated import outdated_notes
-    from featcache.report.extraction import print_line, show_extracted, show_notes
-    from featcache.report.leaks import show_leaks
-    from featcache.report.progress import row_progress
+    from featcache.report.terminal.extraction import print_line, show_extracted, show_notes
+    from featcache.report.terminal.leaks import show_leaks
+    from featcache.report.terminal.progress import row_progress
     from featcache.studies.leaks import extracted_leaks
 
     show_notes(execution.notes)
@@ -219,7 +219,7 @@ def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", sour
 def interruptible() -> "Iterator[None]":
     """On Ctrl-C and on SIGTERM, which ends it as Ctrl-C does, the user reads what is kept."""
     from featcache.extraction.interrupts import INTERRUPTIONS, terminable
-    from featcache.report.extraction import show_interrupted
+    from featcache.report.terminal.extraction import show_interrupted
 
     try:
         with terminable():
@@ -233,7 +233,7 @@ def show_job_health(cache: "Cache", job: "Job") -> None:
     """Shows which rows of an extraction deserve a look, by its default layer or, without it, its last."""
     from featcache.entries import entry_of
     from featcache.maintenance.health import array_health
-    from featcache.report.health import show_health, show_unchecked
+    from featcache.report.terminal.health import show_health, show_unchecked
 
     target = job.default_target
     bytes = entry_of(target.array).bytes

@@ -40,7 +40,7 @@ def push(
     Only missing chunks travel, each checked; features, row tables and what was derived go, images and captions never.
     """
     from featcache.cache import Cache, open_cache
-    from featcache.report.sharing import show_terms
+    from featcache.report.terminal.sharing import show_terms
     from featcache.sharing.hub_publish import is_public, terms
 
     store, there = open_cache(cache), Cache(remote)
@@ -118,8 +118,8 @@ def _move(
         choices: Of `plan_transfer`.
     """
     from featcache.errors import Damaged
-    from featcache.report.progress import byte_progress, step_progress
-    from featcache.report.sharing import show_transfer, show_transferred
+    from featcache.report.terminal.progress import byte_progress, step_progress
+    from featcache.report.terminal.sharing import show_transfer, show_transferred
     from featcache.sharing.hub_publish import is_hub, make_repository, write_card
     from featcache.sharing.transfer import plan_transfer, transfer
 
@@ -201,7 +201,7 @@ def import_file(
     from featcache.cache import Cache
     from featcache.interchange.formats.contents import ImportOptions
     from featcache.interchange.importing import import_features
-    from featcache.report.console import show_entries
+    from featcache.report.terminal.console import show_entries
 
     store = Cache(cache)
     options = ImportOptions(format=format, ids=ids, id_column=id_column, modality=modality, dtype=dtype)

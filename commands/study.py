@@ -42,8 +42,8 @@ def sweep(
     A run that is there is not computed again, so that the same command goes on where it was interrupted. Trainings that
     fail are listed at the end, with exit code 1; the others go on.
     """
-    from featcache.report.study_figures import write_sweep_figures
-    from featcache.report.sweeps import show_figures, show_plan, show_skipped, show_sweep, sweep_progress
+    from featcache.report.figures.study_figures import write_sweep_figures
+    from featcache.report.terminal.sweeps import show_figures, show_plan, show_skipped, show_sweep, sweep_progress
     from featcache.studies.experiments.processes import Resources, default_processes
     from featcache.studies.experiments.spec import load_experiment
     from featcache.studies.experiments.sweep import experiment_names, extractions, planned, run_sweeps
@@ -81,8 +81,8 @@ def ledger(
     Effect, interval and verdict (held, failed, cannot tell here) of each claim go to ledger.parquet and ledger.md in
     the study's ledger/PROFILE; of another file than claims.toml in a folder of its name below.
     """
-    from featcache.report.study_figures import write_ledger_figures
-    from featcache.report.sweeps import show_figures, show_ledger
+    from featcache.report.figures.study_figures import write_ledger_figures
+    from featcache.report.terminal.sweeps import show_figures, show_ledger
     from featcache.studies.ledger.claims import load_claims
     from featcache.studies.ledger.ledger import judge, write_ledger
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def encoders(json: JsonOption = False) -> None:
     """List the encoders, packaged and your own."""
     from featcache.encoders import encoder_specs
-    from featcache.report.console import print_json, print_table
+    from featcache.report.terminal.console import print_json, print_table
 
     specs = encoder_specs()
     if json:
@@ -31,7 +31,7 @@ def encoders(json: JsonOption = False) -> None:
 def datasets(json: JsonOption = False) -> None:
     """List the data sets."""
     from featcache.data import DATASETS
-    from featcache.report.console import print_json, print_table
+    from featcache.report.terminal.console import print_json, print_table
 
     entries = list(DATASETS.values())
     if json:
@@ -177,9 +177,9 @@ def train(
     against the reference on the test split.
     """
     from featcache.cache import open_cache
-    from featcache.report.leaks import show_leaks
-    from featcache.report.progress import epoch_progress
-    from featcache.report.training import show_run, show_training
+    from featcache.report.terminal.leaks import show_leaks
+    from featcache.report.terminal.progress import epoch_progress
+    from featcache.report.terminal.training import show_run, show_training
     from featcache.studies.adapters.train import Workbench
     from featcache.studies.adapters.train import train as train_run
     from featcache.trainer.config import make_config, parse_pair_weights
@@ -257,7 +257,7 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder of the page and its figures.")] = Path("report-out"),
 ) -> None:
     """Draw the figures and the page of one or several runs."""
-    from featcache.report.page import write_report
+    from featcache.report.page.write import write_report
 
     echo(f"Page: {write_report(runs, out)}\nFigures: {out / 'figures'}")
 

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featcache.report.page import write_report as write_report
+    from featcache.report.page.write import write_report as write_report
     from featcache.report.runs import load_runs as load_runs
     from featcache.report.sentences import findings as findings
     from featcache.report.tables import contrast_table as contrast_table
@@ -17,7 +17,7 @@ _HOMES = {
     "load_runs": "featcache.report.runs",
     "retrieval_table": "featcache.report.tables",
     "summary_table": "featcache.report.tables",
-    "write_report": "featcache.report.page",
+    "write_report": "featcache.report.page.write",
 }
 __all__ = ["contrast_table", "findings", "load_runs", "retrieval_table", "summary_table", "write_report"]
 

@@ -1,22 +1,18 @@
-"""Leaks between splits on the terminal and the page: what leaks, and the test split beside its clean part."""
+"""Leaks between splits in words, and the test split beside its clean part."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from featcache.report.console import console, print_table
-from featcache.report.figure import escape
 from featcache.report.runs import RunResults, metric_title
-from featcache.report.seeds import headline_run, score_text
+from featcache.report.seeds import score_text
 from featcache.report.tables import contrast_table, retrieval_table, summary_table
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import Row
-    from featcache.studies.leaks import Leak, Leaks
 
-_LISTED = 5
-_TEXT = "identical text"
-_NEAR, _LOOKALIKE = "near-identical image", "look-alike image"
+TEXT = "identical text"
+NEAR, LOOKALIKE = "near-identical image", "look-alike image"
 
 
 @dataclass(frozen=True)
@@ -29,72 +25,32 @@ class CleanRow:
     clean: "Row"
 
 
-def show_leaks(leaks: "Leaks", *, dropped: bool = False) -> None:
-    """Warns on stderr of what stands in two splits; says nothing where nothing does.
-
-    Args:
-        leaks: What was found.
-        dropped: Whether the groups are left out of the run.
-    """
-    out = console(stderr=True)
-    record = leaks.record()
-    if record["groups"]:
-        out.print(f"WARNING: {_groups(record)} stand in an earlier split too, or nearly", style="bold red")
-        _show_rows([row for row in leaks.rows if row.kind not in (_TEXT, _LOOKALIKE)] or leaks.rows)
-        if dropped:
-            out.print("  They are left out of the run (--on-leak drop); leaks.parquet of the run lists all.")
-        else:
-            out.print(
-                "  Scores on them say little of what is new. featcache train scores the test split without them beside "
-                "and lists all in leaks.parquet; --on-leak drop leaves them out, --on-leak stop refuses to train."
-            )
-        if _NEAR in record["rows"]:
-            out.print(
-                "  ≈ is a judgement by features (docs/runs.md): drawings may only look alike, and copies that lost "
-                "much detail are missed. Look at the pairs."
-            )
-    if record["texts"]:
-        out.print(f"Note: {_texts(record)}")
-        _show_rows(leaks.texts_alone())
-    for line in _look_alikes(record):
-        out.print(f"Note: {line}")
-        _show_rows([row for row in leaks.rows if row.kind == _LOOKALIKE])
-    for line in _sampled(record):
-        out.print(f"Note: {line}")
-
-
-def _show_rows(rows: "Sequence[Leak]") -> None:
-    """A line for each kind and split, with the first few ids."""
-    for kind, split in dict.fromkeys((row.kind, row.split) for row in rows):
-        own = [row for row in rows if (row.kind, row.split) == (kind, split)]
-        listed = "; ".join(row.pair for row in own[:_LISTED])
-        more = f"; and {len(own) - _LISTED:,} more" if len(own) > _LISTED else ""
-        console(stderr=True).print(f"  {split}, {len(own):,} {_plural(kind, len(own))}: {listed}{more}")
-
-
-def _plural(kind: str, count: int) -> str:
+def plural(kind: str, count: int) -> str:
+    """A kind of leak, in its plural where there are several."""
     if count == 1:
         return kind
     return "texts of repeated groups" if kind == "text of a repeated group" else f"{kind}s"
 
 
-def _groups(record: Mapping[str, Any]) -> str:
+def groups_text(record: Mapping[str, Any]) -> str:
     """As in "100 of 345 test groups and 3 of 120 validation groups"."""
     counts = {split: record["groups"][split] for split in ("test", "validation") if split in record["groups"]}
     return " and ".join(f"{count:,} of {record['of'][split]:,} {split} groups" for split, count in counts.items())
 
 
-def _texts(record: Mapping[str, Any]) -> str:
+def texts_text(record: Mapping[str, Any]) -> str:
+    """That texts alone stand in two splits, which is not counted as a leak."""
     total = sum(record["texts"].values())
-    listed = " and ".join(f"{count:,} {_plural('text', count)} of {split}" for split, count in record["texts"].items())
+    listed = " and ".join(f"{count:,} {plural('text', count)} of {split}" for split, count in record["texts"].items())
     return (
         f"{listed} {'stands' if total == 1 else 'stand'} in an earlier split too, in groups whose picture was not "
         "found there; a text may be said of two pictures, so that alone is not counted as a leak"
     )
 
 
-def _look_alikes(record: Mapping[str, Any]) -> list[str]:
-    counts = record["rows"].get(_LOOKALIKE, {})
+def look_alikes(record: Mapping[str, Any]) -> list[str]:
+    """A sentence for each view whose copies cannot be told from look-alikes."""
+    counts = record["rows"].get(LOOKALIKE, {})
     listed = " and ".join(f"{count:,} of {split}" for split, count in counts.items())
     return [
         f"{listed} {view} are near-identical to one of an earlier split, but so are {share:.0%} of the training {view} "
@@ -104,7 +60,8 @@ def _look_alikes(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _sampled(record: Mapping[str, Any]) -> list[str]:
+def sampled(record: Mapping[str, Any]) -> list[str]:
+    """A sentence for each view of which a sample was looked at."""
     return [
         f"near-identical {view} were looked for among {looked:,} of {total:,} validation and test rows, a sample"
         for view, (looked, total) in record["looked_at"].items()
@@ -119,15 +76,15 @@ def leak_caveats(run: RunResults) -> list[str]:
         return [] if run.format == 1 else ["Caveat: leaks between the splits were not looked for; train again."]
     kept, found = run.config.get("leaks") != "dropped", record["groups"]
     kinds = [
-        f"{sum(counts.values()):,} {_plural(kind, sum(counts.values()))}"
+        f"{sum(counts.values()):,} {plural(kind, sum(counts.values()))}"
         for kind, counts in record["rows"].items()
-        if kind not in (_TEXT, _LOOKALIKE)
+        if kind not in (TEXT, LOOKALIKE)
     ]
     lines: list[str] = []
     if found and kept:
         why = f" ({', '.join(kinds)})" if kinds else ""
         lines.append(
-            f"Caveat: {_groups(record)} stand in an earlier split too, or nearly{why}; leaks.parquet lists them."
+            f"Caveat: {groups_text(record)} stand in an earlier split too, or nearly{why}; leaks.parquet lists them."
         )
     if kept and "test" in found:
         lines.append(
@@ -136,8 +93,8 @@ def leak_caveats(run: RunResults) -> list[str]:
     if kept and "validation" in found:
         lines.append("Caveat: the epoch was selected on a validation split that leaks.")
     if record["texts"]:
-        lines.append(f"Caveat: {_texts(record)}.")
-    return lines + [f"Caveat: {line}." for line in (*_look_alikes(record), *_sampled(record))]
+        lines.append(f"Caveat: {texts_text(record)}.")
+    return lines + [f"Caveat: {line}." for line in (*look_alikes(record), *sampled(record))]
 
 
 def _beside(run: RunResults, record: Mapping[str, Any]) -> str:
@@ -151,10 +108,11 @@ def _beside(run: RunResults, record: Mapping[str, Any]) -> str:
     joint = [row for row in aligned if row.test.space == "joint"] or aligned
     chosen = joint[-1:] + [row for row in rows if row.metric in ("R@1", "R@10")]
     listed = "; ".join(
-        f"{row.label} {_title(row.metric)} {score_text(row.clean)} instead of {score_text(row.test)}" for row in chosen
+        f"{row.label} {metric_name(row.metric)} {score_text(row.clean)} instead of {score_text(row.test)}"
+        for row in chosen
     )
     chances = " instead of ".join(f"{one.chance:.3f}" for one in (joint[-1].clean, joint[-1].test) if one.chance)
-    smaller = f" That gallery is smaller: chance of {_title(run.metrics[0])} is {chances}." if chances else ""
+    smaller = f" That gallery is smaller: chance of {metric_name(run.metrics[0])} is {chances}." if chances else ""
     return f" On the {left:,} groups without those found: {listed}.{smaller}{_verdicts(run)}"
 
 
@@ -202,43 +160,13 @@ def clean_table(run: RunResults) -> list[CleanRow]:
     return rows
 
 
-def _title(metric: str) -> str:
+def metric_name(metric: str) -> str:
+    """What a reader calls a metric of alignment or a recall."""
     return metric if metric.startswith("R@") else metric_title(metric)
 
 
-def _sizes(run: RunResults) -> tuple[str, str]:
+def sizes(run: RunResults) -> tuple[str, str]:
+    """Titles of the two columns of a clean table."""
     record = run.config["split"]["leaks"]
     total, leaking = record["of"]["test"], record["groups"]["test"]
     return f"test, {total:,} groups", f"without the {leaking:,} found to leak"
-
-
-def show_clean(runs: Sequence[RunResults]) -> None:
-    """Shows the headline run's scores on the test split beside those on its clean part."""
-    run, _ = headline_run(runs)
-    rows = clean_table(run)
-    if rows:
-        whose = f" of {run.label}" if len(runs) > 1 else ""
-        console().print()
-        print_table(
-            ("score", *_sizes(run)),
-            [(f"{row.label}, {_title(row.metric)}", score_text(row.test), score_text(row.clean)) for row in rows],
-            title=f"The test split{whose} beside its clean part",
-        )
-
-
-def clean_html(run: RunResults, heading: str) -> str:
-    """The same as a table of the page, or ""."""
-    rows = clean_table(run)
-    if not rows:
-        return ""
-    title = "The test split beside its clean part" + (f": {heading}" if heading else "")
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("score", *_sizes(run)))
-    lines = "".join(
-        f'<tr><th scope="row">{escape(f"{row.label}, {_title(row.metric)}")}</th>'
-        f"<td>{escape(score_text(row.test))}</td><td>{escape(score_text(row.clean))}</td></tr>"
-        for row in rows
-    )
-    return (
-        f"<h3>{escape(title)}</h3>"
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
-    )

@@ -160,7 +160,7 @@ def test_characters_without_a_plain_form_become_a_question_mark(monkeypatch: pyt
 
 
 def test_json_on_such_a_terminal_loses_no_character(monkeypatch: pytest.MonkeyPatch) -> None:
-    from featcache.report.console import print_json
+    from featcache.report.terminal.console import print_json
 
     out = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     monkeypatch.setattr(sys, "stdout", out)

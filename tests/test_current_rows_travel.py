@@ -16,7 +16,7 @@ from featcache.maintenance.gc import leftovers, rename
 from featcache.maintenance.repair import Sources, repair
 from featcache.maintenance.superseded import drop_superseded, superseded_arrays
 from featcache.maintenance.verify import verify
-from featcache.report.sharing import show_transfer, show_transferred
+from featcache.report.terminal.sharing import show_transfer, show_transferred
 from featcache.sharing.transfer import Sent, Transfer, plan_transfer, transfer
 from featcache.store.array import FeatureArray
 from featcache.store.current import CURRENT, CurrentRows, set_current

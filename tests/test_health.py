@@ -27,7 +27,7 @@ from featcache.extraction.failed_rows import RowSettings
 from featcache.extraction.job import plan_job
 from featcache.maintenance.health import Health, array_health
 from featcache.maintenance.repair import Sources, _open
-from featcache.report.health import health_lines
+from featcache.report.terminal.health import health_lines
 from featcache.sharing.diff import plan_transfer
 from featcache.sharing.transfer import transfer
 from featcache.store.digest import ArrayKey

@@ -17,8 +17,8 @@ from featcache.commands import app, endings, options
 from featcache.errors import FeatcacheError, FeaturesNotCached, RemoteFailed
 from featcache.notices import notice
 from featcache.printing import HIDDEN, printable, redacted, safe_text
-from featcache.report.console import console, print_json, print_table
-from featcache.report.progress import row_progress, step_progress
+from featcache.report.terminal.console import console, print_json, print_table
+from featcache.report.terminal.progress import row_progress, step_progress
 from tests.foreign import N, take_npy, write_ids
 
 HOSTILE = "a\x1b]0;owned\x07\x1b[2J\x9b31m\r\x00\x7f\u202eb\u2066\ufeff[red]c[/] [link=https://x.example]d[/link]"
@@ -213,7 +213,7 @@ def test_the_doctor_shows_no_password(endpoint: str, tmp_path: Path) -> None:
     }
     code = """
 from featcache.maintenance import doctor
-from featcache.report.maintenance import show_findings
+from featcache.report.terminal.maintenance import show_findings
 from featcache.storage import bucket, hub_api
 from featcache.storage.open import open_folder
 bucket._PATIENCE, hub_api._ATTEMPTS = 0.1, 1

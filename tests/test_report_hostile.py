@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from featcache.report import write_report
-from featcache.report.figure import Figure
+from featcache.report.figures.figure import Figure
 from featcache.trainer.run_files import write_manifest
 from tests.test_report_runs import write_run
 
@@ -109,6 +109,6 @@ def test_labels_that_differ_in_a_control_character_stay_two_in_a_drawing() -> No
 
 
 def test_long_text_may_break_anywhere_in_the_page() -> None:
-    css = (Path(__file__).parents[1] / "report" / "page.css").read_text(encoding="utf-8")
+    css = (Path(__file__).parents[1] / "report" / "page" / "page.css").read_text(encoding="utf-8")
     body = re.search(r"body \{(.*?)\}", css, re.DOTALL)
     assert body and "overflow-wrap: anywhere" in body[1]

@@ -9,8 +9,8 @@ import pytest
 
 from featcache.errors import OutputFailed, UsageError
 from featcache.report import contrast_table, findings, load_runs, retrieval_table, summary_table, write_report
-from featcache.report.figure import inline
-from featcache.report.page import draw_figures
+from featcache.report.figures.figure import inline
+from featcache.report.page.write import draw_figures
 from featcache.storage import outputs
 from tests.test_report_runs import FORMAT_1, METRICS, SIDES, change_metrics, write_run
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from featcache.report.console import print_table
-from featcache.report.training import show_run, show_runs, show_training
+from featcache.report.terminal.console import print_table
+from featcache.report.terminal.training import show_run, show_runs, show_training
 from featcache.trainer.run import load_run
 from tests.test_report_runs import FORMAT_1, SIDES, write_run
 

@@ -166,7 +166,7 @@ def test_the_rule_is_the_ratio_of_distances_by_loops_wherever_the_space_lies(sca
 
 def test_in_a_data_set_of_look_alikes_copies_cannot_be_told_and_that_is_said(capsys):
     """Each picture comes in pairs that differ little, wherever they stand: seven triangles and eight."""
-    from featcache.report.leaks import show_leaks
+    from featcache.report.terminal.leaks import show_leaks
 
     rng = RNG(5)
     pairs = np.repeat(rng.standard_normal((60, 16)), 2, axis=0) + 0.1 * rng.standard_normal((120, 16))

@@ -9,10 +9,12 @@ import pytest
 from featcache.cache import Cache
 from featcache.metrics.measure.row import CLEAN
 from featcache.report import findings
-from featcache.report.leaks import clean_html, clean_table, show_leaks
+from featcache.report.leaks import clean_table
+from featcache.report.page.leaks import clean_html
 from featcache.report.runs import load_runs
 from featcache.report.seeds import pool_seeds
-from featcache.report.training import show_run, show_training
+from featcache.report.terminal.leaks import show_leaks
+from featcache.report.terminal.training import show_run, show_training
 from featcache.studies.adapters.train import Workbench, train
 from featcache.trainer.config import FitConfig
 from featcache.trainer.defaults import Selection, run_folder

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from featcache.cache import Cache
 from featcache.commands.app import app
-from featcache.report.page import write_report
-from featcache.report.training import show_run, show_training
+from featcache.report.page.write import write_report
+from featcache.report.terminal.training import show_run, show_training
 from featcache.studies.adapters.embed import embed
 from featcache.studies.adapters.train import Workbench, train
 from featcache.trainer.config import FitConfig, make_config

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from featcache.commands import app as program
-from featcache.report.study_figures import ledger_figure, plot_figure
+from featcache.report.figures.study_figures import ledger_figure, plot_figure
 from featcache.studies.experiments.processes import Resources
 from featcache.studies.experiments.spec import Plot, load_experiment
 from featcache.studies.experiments.sweep import Sweep, run_sweep

@@ -21,8 +21,8 @@ from featcache.data.open import open_dataset
 from featcache.data.options import OpenOptions
 from featcache.errors import UsageError
 from featcache.extraction.same_name import other_folder_note
-from featcache.report.console import print_table
-from featcache.report.extraction import show_dataset, show_next
+from featcache.report.terminal.console import print_table
+from featcache.report.terminal.extraction import show_dataset, show_next
 from featcache.store.rows import write_rows
 from featcache.trainer.defaults import Selection
 from tests.spine import store

@@ -30,7 +30,7 @@ PRELOADED = (
     "featcache.maintenance.repair",
     "featcache.maintenance.verify",
     "featcache.metrics.measure",
-    "featcache.report.page",
+    "featcache.report.page.write",
     "featcache.sharing.transfer",
     "featcache.store.zarr_reader",
     "featcache.studies.adapters.embed",

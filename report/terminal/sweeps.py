@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from featcache.report.console import console, count, duration, print_table
+from featcache.report.terminal.console import console, count, duration, print_table
 
 if TYPE_CHECKING:
     from pathlib import Path

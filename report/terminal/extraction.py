@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from featcache.data.splits import LEAST_GROUPS
-from featcache.report.console import console, count, duration, print_table, size
+from featcache.report.terminal.console import console, count, duration, print_table, size
 
 if TYPE_CHECKING:
     from featcache.data.views import Dataset

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache.report.console import console, count, print_json, print_table, size
+from featcache.report.terminal.console import console, count, print_json, print_table, size
 
 if TYPE_CHECKING:
     from featcache.cache import Cache

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache.report.console import console, print_table
 from featcache.report.runs import solution_text, training_choices
+from featcache.report.terminal.console import console, print_table
 from featcache.trainer.kinds import SOLVED_KINDS
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ def show_runs(paths: Sequence[Path]) -> None:
 
     Runs that differ in their seed only share a column of means and ranges.
     """
-    from featcache.report.leaks import show_clean
     from featcache.report.runs import load_runs, metrics_of
     from featcache.report.seeds import pool_seeds
     from featcache.report.sentences import brief
+    from featcache.report.terminal.leaks import show_clean
 
     runs = pool_seeds(load_runs(paths))
     for metric in metrics_of(runs):

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.errors import UsageError
-from featcache.report import theme
-from featcache.report.alignment import PAIRINGS
-from featcache.report.figure import Figure, require_renderer, shorten
+from featcache.report.figures import theme
+from featcache.report.figures.figure import Figure, require_renderer, shorten
+from featcache.report.terminal.alignment import PAIRINGS
 from featcache.storage.outputs import write_output
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from featcache.errors import UsageError
-from featcache.report.figure import Figure, escape, inline, require_renderer
-from featcache.report.leaks import clean_html
+from featcache.report.figures.figure import Figure, escape, inline, require_renderer
+from featcache.report.page.leaks import clean_html
 from featcache.report.runs import (
     RECALLS,
     RunResults,
@@ -148,9 +148,9 @@ def check_page_place(out: Path) -> None:
 def draw_figures(runs: Sequence[RunResults]) -> list[Figure]:
     """Returns every figure that the runs have data for, in page order."""
     # altair is imported with these, and only when something is drawn
-    from featcache.report.curves import alignment_over_epochs, loss_over_epochs, retrieval_over_epochs
-    from featcache.report.maps import kernel_heatmaps, principal_maps
-    from featcache.report.scores import final_alignment, final_retrieval
+    from featcache.report.figures.curves import alignment_over_epochs, loss_over_epochs, retrieval_over_epochs
+    from featcache.report.figures.maps import kernel_heatmaps, principal_maps
+    from featcache.report.figures.scores import final_alignment, final_retrieval
 
     drawings = (
         final_alignment,

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from featcache.report.console import console, print_json, print_table
+from featcache.report.terminal.console import console, print_json, print_table
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import Row

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.report import theme
-from featcache.report.figure import Figure, require_renderer
+from featcache.report.figures import theme
+from featcache.report.figures.figure import Figure, require_renderer
 
 if TYPE_CHECKING:
     import polars as pl
@@ -48,7 +48,7 @@ def plot_figure(plot: "Plot", points: "pl.DataFrame", sweep: "Sweep") -> Figure 
         points: Its rows of the table of points.
         sweep: For question and file names.
     """
-    from featcache.report import point_charts
+    from featcache.report.figures import point_charts
 
     if points.is_empty():
         return None
@@ -159,7 +159,7 @@ def ledger_figure(entries: "Sequence[Entry]", source: str) -> Figure | None:
         entries: Of one source.
         source: Its name.
     """
-    from featcache.report import point_charts
+    from featcache.report.figures import point_charts
 
     shown = [entry for entry in entries if entry.effect is not None and entry.estimator in ("contrast", "difference")]
     if not shown:

@@ -5,7 +5,7 @@ from typing import Any
 
 import altair as alt
 
-from featcache.report import theme
+from featcache.report.figures import theme
 
 Rows = list[dict[str, Any]]
 Datasets = dict[str, Rows]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from featcache.report.console import console, count, size
+from featcache.report.terminal.console import console, count, size
 
 if TYPE_CHECKING:
     from featcache.maintenance.health import Health

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from featcache.report import charts, theme
-from featcache.report.figure import Figure, shorten
+from featcache.report.figures import charts, theme
+from featcache.report.figures.figure import Figure, shorten
 from featcache.report.runs import RunResults
 from featcache.report.seeds import same_features
 

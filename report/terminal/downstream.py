@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from featcache.report.console import console, print_json, print_table
+from featcache.report.terminal.console import console, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

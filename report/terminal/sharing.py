@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from featcache.not_found import moment
-from featcache.report.console import console, count, print_table, size
+from featcache.report.terminal.console import console, count, print_table, size
 
 if TYPE_CHECKING:
     from featcache.sharing.transfer import Sent, Transfer

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from featcache.printing import safe_text
-from featcache.report.console import console
+from featcache.report.terminal.console import console
 
 if TYPE_CHECKING:
     from featcache.trainer.fit import Epoch

@@ -1,0 +1,1 @@
+"""Figures: rows, words and a Vega-Lite drawing each, written as SVG, PNG and CSV."""
