@@ -75,17 +75,17 @@ def run_findings(run: RunResults) -> list[str]:
     control = "This run is a control: its training pairs were shuffled across groups. " if run.is_control else ""
     if run.reference:
         sentences = [
-            control + _reached(run),
-            *(_other_metric(run, metric) for metric in run.metrics[1:]),
-            _unrelated(run),
-            _training(run),
-            *_other_contrasts(run),
-            _mixing(run),
-            _over_training(run),
+            control + reached(run),
+            *(other_metric(run, metric) for metric in run.metrics[1:]),
+            unrelated(run),
+            training_effect(run),
+            *other_contrasts(run),
+            mixing(run),
+            over_training(run),
         ]
     else:
-        sentences = [control + _between_sides(run)]
-    return [line for line in (*sentences, *_retrieval(run)) if line]
+        sentences = [control + between_sides(run)]
+    return [line for line in (*sentences, *retrieval_sentences(run)) if line]
 
 
 def caveats(runs: Sequence[RunResults]) -> list[str]:
@@ -118,7 +118,8 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
-def _reached(run: RunResults) -> str:
+def reached(run: RunResults) -> str:
+    """The joint's score, and its verdicts against all its parts, by the first metric."""
     metric, where = run.metrics[0], run.names()["reference"]
     joint = _joint(run, metric)
     verdicts = _clauses(_verdicts(run, "parts", metric))
@@ -131,7 +132,7 @@ def _reached(run: RunResults) -> str:
     )
 
 
-def _other_metric(run: RunResults, metric: str) -> str:
+def other_metric(run: RunResults, metric: str) -> str:
     """The verdicts against the parts by another metric: those that differ from the first metric's."""
     first = {row.contrast: row.verdict for row in _verdicts(run, "parts", run.metrics[0])}
     rows = _verdicts(run, "parts", metric)
@@ -148,7 +149,8 @@ def _other_metric(run: RunResults, metric: str) -> str:
     )
 
 
-def _unrelated(run: RunResults) -> str:
+def unrelated(run: RunResults) -> str:
+    """Where the joint's score stands to what unrelated features score; "" where no null was measured."""
     joint = _joint(run, run.metrics[0])
     if joint.null_low is None or joint.null_high is None:
         return ""
@@ -162,7 +164,8 @@ def _unrelated(run: RunResults) -> str:
     )
 
 
-def _training(run: RunResults) -> str:
+def training_effect(run: RunResults) -> str:
+    """What training did to the spaces, against untrained adapters; "" where those were not measured."""
     metric = run.metrics[0]
     rows = _verdicts(run, "training", metric)
     before = run.on_test("untrained", "joint", metric)
@@ -175,7 +178,8 @@ def _training(run: RunResults) -> str:
     return f"{how}, trained against untrained{reached}: {verdicts}."
 
 
-def _other_contrasts(run: RunResults) -> list[str]:
+def other_contrasts(run: RunResults) -> list[str]:
+    """The contrast with a control, and those of no topic."""
     metric, sentences = run.metrics[0], []
     for row in _verdicts(run, "pairing", metric):
         sentences.append(
@@ -186,7 +190,8 @@ def _other_contrasts(run: RunResults) -> list[str]:
     return [line[0].upper() + line[1:] for line in sentences]
 
 
-def _mixing(run: RunResults) -> str:
+def mixing(run: RunResults) -> str:
+    """What mixed raw kernels reach, and the joint's verdict against them; "" where none were."""
     metric = run.metrics[0]
     mixed = run.on_test("mixed", "mixed", metric)
     if mixed is None:
@@ -198,7 +203,8 @@ def _mixing(run: RunResults) -> str:
     return f"Mixing the raw kernels{chosen} reaches {number(mixed):.3f}{verdicts}."
 
 
-def _over_training(run: RunResults) -> str:
+def over_training(run: RunResults) -> str:
+    """Where the alignment peaked over the epochs; "" without epochs."""
     rows = run.find(space="joint", metric=run.metrics[0], split="validation", against="reference")
     curve = [row for row in rows if row.stage in ("untrained", "trained") and row.epoch is not None]
     if len(curve) < 2 or run.solved:
@@ -214,7 +220,8 @@ def _over_training(run: RunResults) -> str:
     )
 
 
-def _between_sides(run: RunResults) -> str:
+def between_sides(run: RunResults) -> str:
+    """How the sides agree before and after training, without a reference."""
     metric = run.metrics[0]
     clauses: list[str] = []
     first = ""
@@ -230,7 +237,8 @@ def _between_sides(run: RunResults) -> str:
     )
 
 
-def _retrieval(run: RunResults) -> list[str]:
+def retrieval_sentences(run: RunResults) -> list[str]:
+    """R@10 of every direction, against chance and untrained adapters."""
     rows = {(row.stage, row.direction): row for row in retrieval_table([run]) if row.metric == "R@10"}
     return [
         _retrieved(run, row, rows.get(("untrained", direction)))

@@ -76,7 +76,7 @@ def test_a_page_of_hostile_labels_and_names_is_whole_and_runs_nothing(first: int
     page.close()
     assert page.scripts == 1 and not page.handlers
     assert all(load.startswith(("#", "figures/", "data:image/png;base64,")) for load in page.loads)
-    assert content.count("<figure ") == content.count("</figure>") == 7
+    assert content.count("<figure ") == content.count("</figure>") == 11
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffe\uffff]", content)
     for drawing in (tmp_path / "out" / "figures").glob("*.svg"):
         svg = Elements()

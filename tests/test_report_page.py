@@ -10,23 +10,28 @@ import pytest
 from featcache.errors import OutputFailed, UsageError
 from featcache.report import contrast_table, findings, load_runs, retrieval_table, summary_table, write_report
 from featcache.report.figures.figure import inline
-from featcache.report.page.write import draw_figures
+from featcache.report.figures.verdicts import hero
+from featcache.report.page.chapters import chapters
 from featcache.storage import outputs
 from tests.test_report_runs import FORMAT_1, METRICS, SIDES, change_metrics, write_run
 
 FIGURES = (
+    "alignment_against_retrieval",
     "alignment_over_epochs",
+    "answer",
+    "concept",
     "final_alignment",
     "final_retrieval",
     "kernels",
     "loss_over_epochs",
     "maps",
     "retrieval_over_epochs",
+    "verdicts",
 )
 
 
 class Page(HTMLParser):
-    """Collects what a browser would load, the table cells, the ids and the text alternatives."""
+    """Collects what a browser would load, the cells of tables but those of figures, the ids and text alternatives."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +54,7 @@ class Page(HTMLParser):
                 self.alternatives.append(value or "")
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] in ("td", "small"):
+        if self.open and self.open[-1] in ("td", "small") and "figure" not in self.open:
             self.cells.append(data)
 
     def handle_endtag(self, tag: str) -> None:
@@ -80,7 +85,7 @@ def written(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_page_loads_nothing_from_elsewhere(written: Path) -> None:
     loads = parse(written).loads
     assert loads
-    assert all(load.startswith(("figures/", "data:image/png;base64,")) for load in loads)
+    assert all(load.startswith(("#", "figures/", "data:image/png;base64,")) for load in loads)
     text = written.read_text(encoding="utf-8")
     assert not re.search(r"url\(\s*['\"]?(?!#)", text)
     assert "@import" not in text
@@ -193,15 +198,20 @@ def test_a_run_without_epochs_retrieval_and_mixing_still_makes_a_page(tmp_path: 
     change_metrics(folder, of_test & ~pl.col("stage").is_in(["mixed", "untrained"]))
     path = write_report([folder], tmp_path / "out")
     drawn = sorted(file.stem for file in (tmp_path / "out" / "figures").glob("*.csv"))
-    assert drawn == ["final_alignment", "kernels", "maps"]
+    assert drawn == ["answer", "concept", "final_alignment", "kernels", "maps", "verdicts"]
     assert "The runs measured no retrieval." in path.read_text(encoding="utf-8")
 
 
 def test_every_drawing_is_valid_vega_lite(runs: list[Path]) -> None:
     import altair as alt
 
-    for figure in draw_figures(load_runs(runs)):
-        alt.Chart.from_dict({**figure.spec, "datasets": {}}, validate=True)
+    loaded = load_runs(runs)
+    every = [figure for chapter in chapters(loaded) for part in chapter.parts for figure in part.figures]
+    drawn = [figure for figure in (hero(loaded), *every) if figure is not None]
+    assert sorted(figure.name for figure in drawn) == list(FIGURES)
+    for figure in drawn:
+        if not figure.drawing:
+            alt.Chart.from_dict({**figure.spec, "datasets": {}}, validate=True)
 
 
 def test_a_report_of_a_missing_run_writes_nothing(tmp_path: Path) -> None:
@@ -226,7 +236,7 @@ def test_text_in_a_drawing_keeps_its_digits_while_coordinates_are_cut() -> None:
 
 def verdicts_of(path: Path) -> list[list[str]]:
     """The cells of each row of the table of contrasts."""
-    section = path.read_text(encoding="utf-8").split('id="verdicts"')[1].split("</section>")[0]
+    section = path.read_text(encoding="utf-8").split('id="verdicts-table"')[1].split("</details>")[0]
     rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', section)
     return [[re.sub(r"<small>.*", "", name), *re.findall(r"<td>(.*?)</td>", cells)] for name, cells in rows]
 
@@ -304,7 +314,7 @@ def test_the_page_of_a_run_without_reference_speaks_of_its_sides_alone(tmp_path:
     path = write_report([folder], tmp_path / "out", formats=())
     text = text_of(path)
     assert "Do adapters bring images (resnet18) and captions (gpt2) together?" in text
-    assert "without a reference there are no contrasts" in text.lower() and 'id="verdicts"' not in text
+    assert "without a reference there are no contrasts" in text.lower() and 'id="verdicts' not in text
     for word in ("the verdicts are above", "read the verdicts", "Best part", "Verdicts, test split", "diamond"):
         assert word not in text, word
     assert "Final agreement of the sides with each other" in text
@@ -369,7 +379,9 @@ def test_a_page_of_ours_is_replaced_also_one_from_before_the_mark(tmp_path: Path
     whole = page.read_text(encoding="utf-8")
     mark = '<meta name="generator" content="featcache">\n'
     assert mark in whole
-    page.write_text((whole.replace(mark, "") if old else whole).replace("<h1>", "<h1>Before: "), encoding="utf-8")
+    eyebrow = '<p class="eyebrow">Alignment report</p>\n'
+    before = whole.replace(mark, "").replace("<h1>", f"{eyebrow}<h1>") if old else whole
+    page.write_text(before.replace("<h1>", "<h1>Before: "), encoding="utf-8")
     assert "<h1>Before: " not in write_report([run], out).read_text(encoding="utf-8")
 
 

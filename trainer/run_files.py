@@ -81,6 +81,7 @@ class _Config(BaseModel):
     reference: _Array | None
     control: str | None = None
     split: _Split = _Split()
+    widths: dict[str, int] = {}
     selected_epoch: int | None = None
     chosen: dict[str, Any] = {}
     seconds: float | None = None

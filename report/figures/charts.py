@@ -202,6 +202,41 @@ def maps(panels: Sequence[tuple[str, Rows]], *, columns: int, colours: dict[str,
     return _finish(data, alt.concat(*charts, columns=columns))
 
 
+def paths(rows: Rows, *, titles: tuple[str, str]) -> dict[str, Any]:
+    """Draws a path over epochs for each run, through two scores.
+
+    Args:
+        rows: In the order of the path. A row has run, epoch, retrieval, alignment, kept, _colour, _text, _tip.
+        titles: Of both axes.
+
+    Returns:
+        A Vega-Lite specification.
+    """
+    data: Datasets = {}
+    x = alt.X("retrieval:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title=titles[0], tickCount=5))
+    y = alt.Y("alignment:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title=titles[1], tickCount=5))
+    colour = alt.Color("_colour:N", scale=None)
+    first = [row for row in rows if row["epoch"] == 0]
+    last = [*{row["run"]: row for row in rows}.values()]
+    base = alt.Chart(_named(data, rows))
+    layers = [
+        base.mark_line(strokeWidth=1.6, opacity=0.7, aria=False).encode(
+            x=x, y=y, color=colour, detail="run:N", order="epoch:Q"
+        ),
+        base.mark_point(size=26, filled=True, opacity=1).encode(x=x, y=y, color=colour, description="_tip:N"),
+        alt.Chart(_named(data, first))
+        .mark_point(size=70, fill="white", opacity=1, strokeWidth=2, aria=False)
+        .encode(x=x, y=y, color=colour),
+        alt.Chart(_named(data, [row for row in rows if row["kept"]]))
+        .mark_point(size=150, strokeWidth=1.6, opacity=1, aria=False)
+        .encode(x=x, y=y, color=alt.value(theme.INK)),
+        alt.Chart(_named(data, last))
+        .mark_text(align="left", dx=10, aria=False)
+        .encode(x=x, y=y, text="run:N", color=alt.Color("_text:N", scale=None)),
+    ]
+    return _finish(data, alt.concat(alt.layer(*layers).properties(width=_WIDTHS[1], height=280)))
+
+
 def spread_labels(values: Sequence[float], *, gap: float) -> list[float]:
     """Moves label positions apart until neighbours stand at least `gap` from each other, order and centre kept.
 

@@ -40,6 +40,7 @@ class Figure:
         alt: What a reader who cannot see it needs.
         rows: Tidy data behind every mark; keys that open with "_" are styling and are not written.
         spec: A Vega-Lite specification.
+        drawing: An SVG document in place of one drawn from `spec`.
     """
 
     name: str
@@ -48,13 +49,14 @@ class Figure:
     alt: str
     rows: list[dict[str, Any]]
     spec: dict[str, Any]
+    drawing: str = ""
 
     @cached_property
     def svg(self) -> str:
         """The figure as an SVG document."""
         import vl_convert
 
-        return vl_convert.vegalite_to_svg(_printable(self.spec))
+        return self.drawing or vl_convert.vegalite_to_svg(_printable(self.spec))
 
     @cached_property
     def png(self) -> bytes:

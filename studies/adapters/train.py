@@ -28,6 +28,7 @@ from featcache.trainer.run import (
 )
 from featcache.trainer.run_files import LEAKS, write_json
 from featcache.trainer.sides import PairedSides, leave_out, pair_sides
+from featcache.trainer.tracking import REFERENCE
 from featcache.trainer.unfinished import clear_unfinished, unfinished_folder
 
 OnLeak = Literal["stop", "warn", "drop"]
@@ -177,7 +178,9 @@ def _train_into(
     leaks = features.leaks(config)
     paired, evaluation = features.paired(config, on_leak), features.evaluation(config, on_leak)
     split = {**paired.split, "leaks": leaks.record()}
-    declared = {**identity, "split": split, **run_provenance(config)}
+    arrays = {**features.sides, **({} if features.reference is None else {REFERENCE: features.reference})}
+    widths = {name: array.width for name, array in arrays.items()}
+    declared = {**identity, "split": split, "widths": widths, **run_provenance(config)}
     write_json(folder / "config.json", declared)
     fitted = fit_paired(paired, config, validation=evaluation.validation, on_epoch=on_epoch)
     outcome: dict[str, Any] = {"selected_epoch": fitted.selected_epoch, "seconds": round(fitted.seconds, 3)}

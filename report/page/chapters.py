@@ -1,0 +1,219 @@
+"""Chapters of the page: figures first, then at most four sentences that follow from the rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from featcache.report.figures.figure import Figure
+from featcache.report.runs import REFERENCE, RunResults, metric_title, number
+from featcache.report.seeds import headline_run, score_text
+from featcache.report.sentences import (
+    between_sides,
+    listed,
+    mixing,
+    other_contrasts,
+    other_metric,
+    over_training,
+    reached,
+    retrieval_sentences,
+    training_effect,
+    unrelated,
+)
+
+_STRONGER = (
+    "Strong models are conjectured to converge to one representation (Huh et al. 2024); here {name} stands for it."
+)
+COLUMNS = 3  # runs up to which figures have a column a run; of more, these are of the headline run alone
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a chapter.
+
+    Args:
+        title: Its heading; "" for a chapter of one part.
+        figures: What is drawn.
+        sentences: At most four.
+        widgets: HTML of what is interactive, below the figures.
+    """
+
+    title: str
+    figures: tuple[Figure | None, ...]
+    sentences: tuple[str, ...]
+    widgets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One chapter: an anchor, a heading and its parts."""
+
+    identity: str
+    title: str
+    parts: tuple[Part, ...]
+
+
+def chapters(runs: Sequence[RunResults]) -> list[Chapter]:
+    """The chapters of the headline run, with the others beside it where they are few.
+
+    Args:
+        runs: From `pool_seeds`.
+    """
+    first, _ = headline_run(runs)
+    shown = runs if len(runs) <= COLUMNS else [first]
+    every = [
+        Chapter("introduction", "Introduction", (_introduction(first),)),
+        Chapter("hypothesis", "Hypothesis", (_hypothesis(first),)),
+        Chapter("method", "Method", (_method(runs, first),)),
+        Chapter("results", "Results", (_alignment(shown, first), _retrieval(shown, first), _spaces(shown, first))),
+        Chapter("implications", "Implications", (_implications(runs, first),)),
+        Chapter("future", "What next", (_future(shown, first),)),
+        Chapter("takeaways", "Takeaways", (_takeaways(shown, first),)),
+    ]
+    return [chapter for chapter in every if any(part.sentences or any(part.figures) for part in chapter.parts)]
+
+
+def _introduction(run: RunResults) -> Part:
+    metric, names = run.metrics[0], run.names()
+    clauses = []
+    for side in run.sides:
+        row = run.on_test("raw", side, metric)
+        clauses += [f"{names[side]} at {score_text(row)}"] if row is not None else []
+    sentences: list[str] = []
+    if run.reference:
+        sentences.append(_STRONGER.format(name=names[REFERENCE]))
+        sentences.append(f"Before any training it agrees with {listed(clauses)} ({metric_title(metric)}).")
+    for a, b in run.pairs[:1]:
+        row = run.on_test("raw", a, metric, b)
+        if row is not None:
+            sentences.append(f"With each other {listed([names[a], names[b]])} agree at {score_text(row)}.")
+    return Part("", (), tuple(sentences))
+
+
+def _hypothesis(run: RunResults) -> Part:
+    if not run.reference:
+        return Part("", (), (between_sides(run),))
+    reference = run.names()[REFERENCE]
+    claims = (
+        f"H1: the joint space is closer to {reference} than the average of its raw parts.",
+        "H2: it is closer than the best of them.",
+    )
+    return Part("", (), (*claims, *filter(None, [mixing(run)])))
+
+
+def _method(runs: Sequence[RunResults], run: RunResults) -> Part:
+    from featcache.report.figures.concept import concept
+    from featcache.report.page.provenance import kept_text, settings_text
+
+    counts = run.config.get("split", {}).get("n", {})
+    groups = listed([f"{count:,} {split}" for split, count in counts.items()])
+    sentences = [
+        f"Frozen encoders ran once over {run.config.get('dataset', '')}; adapters see their cached features alone"
+        + (f" ({groups} groups)." if groups else "."),
+        f"{settings_text(run)}.",
+        f"Kept: {kept_text(run)}." if kept_text(run) else "",
+        "Scores are of the test split, which decided nothing." if run.reference else "",
+    ]
+    return Part("", (concept(runs),), tuple(filter(None, sentences)))
+
+
+def _alignment(shown: Sequence[RunResults], run: RunResults) -> Part:
+    from featcache.report.figures.curves import alignment_over_epochs
+    from featcache.report.figures.scores import final_alignment
+
+    figures = (final_alignment(shown), alignment_over_epochs(shown))
+    if not run.reference:
+        return Part("Alignment", figures, ())
+    others = [other_metric(run, metric) for metric in run.metrics[1:]]
+    sentences = [reached(run), *others[:1], unrelated(run), over_training(run)]
+    return Part("Alignment", figures, tuple(filter(None, sentences)))
+
+
+def _retrieval(shown: Sequence[RunResults], run: RunResults) -> Part:
+    from featcache.report.figures.curves import retrieval_over_epochs
+    from featcache.report.figures.scores import final_retrieval
+
+    figures = (final_retrieval(shown), retrieval_over_epochs(shown))
+    return Part("Retrieval", figures, tuple(retrieval_sentences(run)[:4]))
+
+
+def _spaces(shown: Sequence[RunResults], run: RunResults) -> Part:
+    from featcache.report.figures.maps import kernel_heatmaps, principal_maps
+
+    figures = (principal_maps(shown), kernel_heatmaps(shown))
+    return Part("What the spaces look like", figures, tuple(_geometry(run)))
+
+
+def _geometry(run: RunResults) -> list[str]:
+    """Gaps between the sides before and after training, and intrinsic dimensions."""
+    sentences = []
+    for metric, what in (("centroid_gap", "centroids of the sides lie"), ("distribution_gap", "centred sides lie")):
+        values = {row.stage: number(row) for row in run.find(metric=metric, split="test")}
+        if {"untrained", "trained"} <= values.keys():
+            before, after = values["untrained"], values["trained"]
+            sentences.append(f"The {what} {after:.3f} apart, {before:.3f} before training ({metric_title(metric)}).")
+    rows = run.find(metric="intrinsic_dimension", split="test")
+    raw = {row.space: number(row) for row in rows if row.stage == "raw"}
+    joint = next((number(row) for row in rows if (row.stage, row.space) == ("trained", "joint")), None)
+    if raw and joint is not None:
+        named = {REFERENCE: run.names().get(REFERENCE, "")}
+        texts = [f"{named.get(space, space)} {value:.1f}" for space, value in raw.items()]
+        sentences.append(f"Intrinsic dimension: joint {joint:.1f}; raw {listed(texts)} (TwoNN; low above 10).")
+    return sentences
+
+
+def _implications(runs: Sequence[RunResults], run: RunResults) -> Part:
+    from featcache.report.figures.verdicts import verdict_matrix
+
+    if not run.reference:
+        return Part("", (), ())
+    sentences = [training_effect(run), *other_contrasts(run)[:2]]
+    return Part("", (verdict_matrix(runs),), tuple(filter(None, sentences)))
+
+
+def _future(shown: Sequence[RunResults], run: RunResults) -> Part:
+    from featcache.report.figures.curves import loss_over_epochs
+
+    return Part("", (loss_over_epochs(shown),), tuple(_missing(run)))
+
+
+def _missing(run: RunResults) -> list[str]:
+    """What this report cannot say yet, and what would say it."""
+    sentences = []
+    if run.reference and not run.is_control and not run.config.get("control"):
+        sentences.append(
+            "What true pairs add is not known: train once more with --shuffle-pairs, and name that run as --control."
+        )
+    if not run.seeds and not run.solved:
+        sentences.append("One seed: train with --seed 1, 2, … and report all runs together for the range over seeds.")
+    row = run.find(stage="trained", split="test", direction="", metric=run.metrics[0])[0]
+    if row.n and row.n < 1_000:
+        sentences.append(f"With {row.n:,} test groups intervals are wide: four times as many would halve them.")
+    if not run.reference:
+        sentences.append(
+            "Nothing is judged without a reference: extract a stronger encoder, and name it as --reference."
+        )
+    return sentences
+
+
+def _takeaways(shown: Sequence[RunResults], run: RunResults) -> Part:
+    from featcache.report.answer import answer
+    from featcache.report.figures.curves import alignment_against_retrieval
+
+    sentences = [answer(run)]
+    path = _moved(run)
+    return Part("", (alignment_against_retrieval(shown),), tuple(filter(None, [*sentences, path])))
+
+
+def _moved(run: RunResults) -> str:
+    """How retrieval and alignment moved on validation from the first epoch to the one kept."""
+    from featcache.report.figures.curves import retrieval_path
+
+    path = retrieval_path(run)
+    if len(path) < 2:
+        return ""
+    kept = next((point for point in path if point.epoch == run.selected_epoch), path[-1])
+    first = path[0]
+    return (
+        f"On validation, from epoch {first.epoch} to {kept.epoch}, mean R@10 went from {first.retrieval:.3f} to "
+        f"{kept.retrieval:.3f} and the joint's {metric_title(run.metrics[0])} from {first.alignment:.3f} to "
+        f"{kept.alignment:.3f}."
+    )

@@ -1,0 +1,190 @@
+"""Does the top of the page answer, in the words of the table of contrasts and nothing else?"""
+
+from pathlib import Path
+
+import pytest
+
+from featcache.report.answer import answer, certainty, choice, warnings
+from featcache.report.figures.concept import concept
+from featcache.report.figures.curves import alignment_against_retrieval, retrieval_path
+from featcache.report.figures.verdicts import hero, verdict_matrix
+from featcache.report.page.chapters import chapters
+from featcache.report.runs import RunResults, load_runs
+from featcache.report.seeds import headline_run, pool_seeds
+from featcache.report.tables import contrast_table
+from tests.test_report_runs import FORMAT_1, SIDES, write_run
+
+BEST = "joint − best raw part"
+
+
+def loaded(*folders: Path) -> list[RunResults]:
+    return pool_seeds(load_runs(folders))
+
+
+@pytest.mark.parametrize(
+    "verdict, opening",
+    [
+        ("above", "Yes: by mutual-kNN the joint space is closer to dinov2-small than its best raw part, images ("),
+        ("below", "No: by mutual-kNN the joint space is farther from dinov2-small than its best raw part, images ("),
+        ("cannot tell", "Cannot tell whether the joint space is closer to dinov2-small than its best raw part, images"),
+        ("cannot tell after correction", "Cannot tell whether the joint space is closer to dinov2-small than its best"),
+    ],
+)
+def test_the_answer_opens_with_the_verdict_against_the_best_raw_part(
+    tmp_path: Path, verdict: str, opening: str
+) -> None:
+    (run,) = loaded(write_run(tmp_path / "run", contrasts={BEST: {"verdict": verdict}}))
+    text = answer(run)
+    assert text.startswith(opening)
+    (best,) = [row for row in contrast_table([run]) if (row.contrast, row.metric) == (BEST, "mutual_knn")]
+    (average,) = [
+        row
+        for row in contrast_table([run])
+        if (row.contrast, row.metric) == ("joint − average of raw parts", "mutual_knn")
+    ]
+    assert f"({best.difference} {best.interval})" in text
+    assert f"against the average of its raw parts: {average.text()}." in text
+
+
+def test_seeds_that_agree_are_answered_as_one_and_seeds_that_do_not_are_counted(tmp_path: Path) -> None:
+    same = [write_run(tmp_path / f"a{seed}", seed=seed) for seed in range(3)]
+    (run,) = loaded(*same)
+    assert answer(run).startswith("No: by mutual-kNN the joint space is in each of 3 seeds farther from dinov2-small")
+    assert "over seeds" in certainty(run)
+    other = [
+        write_run(tmp_path / f"b{seed}", seed=seed, contrasts={BEST: {"verdict": "above" if seed else "below"}})
+        for seed in range(3)
+    ]
+    (run,) = loaded(*other)
+    assert answer(run).startswith("Cannot tell whether")
+    assert "for above in 2 of 3, below in 1 of 3 seeds" in answer(run)
+
+
+def test_a_control_says_so_first_and_a_run_without_reference_has_no_verdict(tmp_path: Path) -> None:
+    (control,) = loaded(write_run(tmp_path / "control", shuffle_pairs=True))
+    assert answer(control).startswith("A control, trained on shuffled pairs. ")
+    (bare,) = loaded(write_run(tmp_path / "bare", encoders=("resnet18", "gpt2", None)))
+    assert answer(bare).startswith("After training, images (resnet18) and captions (gpt2) agree at ")
+    assert answer(bare).endswith("without a reference there is no verdict.")
+    assert hero([bare]) is None and verdict_matrix([bare]) is None
+    assert "verdicts need a reference" in certainty(bare)
+
+
+def test_a_run_of_0_1_is_answered_by_its_score_alone() -> None:
+    (old,) = loaded(FORMAT_1)
+    assert "this run has no verdicts" in answer(old)
+    assert verdict_matrix([old]) is None
+    assert hero([old]) is not None
+
+
+def test_how_sure_says_whether_the_other_metric_agrees(tmp_path: Path) -> None:
+    (run,) = loaded(write_run(tmp_path / "run", contrasts={BEST: {"n": 1000}}))
+    first, other = (
+        next(row for row in contrast_table([run]) if (row.contrast, row.metric) == (BEST, metric))
+        for metric in ("mutual_knn", "cka_debiased")
+    )
+    said = certainty(run)
+    assert "other test groups (1,000 of them)" in said and "after Holm's correction over 8 contrasts" in said
+    if first.verdict == other.verdict:
+        assert "The same by debiased CKA." in said
+    else:
+        assert f"By debiased CKA: {other.text()}." in said
+
+
+def test_the_headline_run_is_named_with_its_reason_and_not_by_its_test_score(tmp_path: Path) -> None:
+    runs = loaded(
+        write_run(tmp_path / "a", recall=0.5),
+        write_run(tmp_path / "b", adapter="mlp", recall=0.3, scores={("trained", "joint"): 0.9}),
+    )
+    first, _ = headline_run(runs)
+    assert first.label == "linear" and "best of 2 on validation" in choice(runs)
+    assert choice(runs[:1]) == ""
+    assert not any("mlp" in line for line in warnings(runs))
+
+
+def test_the_hero_has_every_contrast_of_the_joint_beside_the_space_it_is_with(tmp_path: Path) -> None:
+    runs = loaded(write_run(tmp_path / "run"))
+    figure = hero(runs)
+    assert figure is not None
+    assert figure.rows[0]["label"] == "joint, trained"
+    told = {row["label"]: row["contrast"] for row in figure.rows if row["contrast"]}
+    assert told == {
+        "images, raw": "joint − best raw part",
+        "average of the parts, raw": "joint − average of raw parts",
+        "images, adapted": "joint − best adapted part",
+        "average of the parts, adapted": "joint − average of adapted parts",
+        "joint, untrained": "joint: trained − untrained",
+        "raw kernels mixed": "joint − best mixture of raw kernels",
+    }
+    by_label = {row["label"]: row["value"] for row in figure.rows}
+    assert by_label["images, raw"] == 0.473 and by_label["joint, trained"] == 0.307
+    for row in figure.rows:
+        assert f"{row['label']} {row['value']:.3f}" in figure.alt
+
+
+def test_the_matrix_has_a_cell_for_every_contrast_and_says_its_verdict_in_words(tmp_path: Path) -> None:
+    runs = loaded(write_run(tmp_path / "a"), write_run(tmp_path / "b", adapter="mlp"))
+    figure = verdict_matrix(runs)
+    assert figure is not None
+    rows = contrast_table(runs)
+    assert [(row["run"], row["label"], row["metric"], row["verdict"]) for row in figure.rows] == [
+        (row.run, row.contrast, row.metric, row.verdict) for row in rows
+    ]
+    signs = {row["verdict"]: row["sign"] for row in figure.rows}
+    assert signs.items() >= {("above", "▲"), ("below", "▼")}
+
+
+def test_a_matrix_of_many_runs_opens_with_the_headline_run_and_stays_narrow(tmp_path: Path) -> None:
+    runs = loaded(*[write_run(tmp_path / f"w{width}", width=width) for width in (32, 64, 128, 256, 512, 1024, 2048)])
+    figure = verdict_matrix(runs)
+    assert figure is not None
+    first, _ = headline_run(runs)
+    shown = list(dict.fromkeys(row["run"] for row in figure.rows))
+    assert shown[0] == first.label and len(shown) == 6
+    assert len({row["column"] for row in figure.rows}) <= 12
+
+
+def test_the_diagram_has_the_names_widths_and_counts_of_the_run(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", sides=(*SIDES, "names-de"), encoders=("vit", "gpt2", "bert", "dinov2"))
+    figure = concept(loaded(folder))
+    by_node = {row["node"]: row for row in figure.rows}
+    assert by_node["images"]["name"] == "vit" and by_node["reference"]["name"] == "dinov2"
+    assert by_node["data"]["detail"] == "5,000 train, 500 val., 1,000 test"
+    assert by_node["joint"]["detail"] == "d = 256"
+    assert sum(row["kind"] == "adapter" for row in figure.rows) == 3
+    assert figure.svg.startswith("<svg") and figure.png.startswith(b"\x89PNG")
+
+
+def test_the_path_pairs_retrieval_and_alignment_of_the_same_epoch(tmp_path: Path) -> None:
+    runs = loaded(write_run(tmp_path / "run", epochs=4))
+    (run,) = runs
+    path = retrieval_path(run)
+    assert [point.epoch for point in path] == [0, 1, 2, 3, 4]
+    for point in path[1:]:
+        found = [
+            row.value
+            for row in run.find(metric="R@10", split="validation", stage="trained")
+            if row.epoch == point.epoch and row.value is not None
+        ]
+        assert point.retrieval == pytest.approx(sum(found) / len(found))
+        (joint,) = run.find(
+            metric="mutual_knn",
+            split="validation",
+            stage="trained",
+            space="joint",
+            against="reference",
+            epoch=point.epoch,
+        )
+        assert point.alignment == joint.value
+    assert alignment_against_retrieval(runs) is not None
+
+
+def test_no_part_of_a_chapter_has_more_than_four_sentences_and_its_figure_comes_first(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", sides=(*SIDES, "names-de"), encoders=("vit", "gpt2", "bert", "dinov2"))
+    for runs in (loaded(folder), loaded(write_run(tmp_path / "two"))):
+        every = chapters(runs)
+        assert [chapter.title for chapter in every] == [
+            *("Introduction", "Hypothesis", "Method", "Results", "Implications", "What next", "Takeaways")
+        ]
+        for part in (part for chapter in every for part in chapter.parts):
+            assert len(part.sentences) <= 4
