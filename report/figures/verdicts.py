@@ -52,8 +52,8 @@ def hero(runs: Sequence[RunResults]) -> Figure | None:
         "answer",
         f"How close each space is to {names['reference']}",
         f"Further right is closer. Dot: score on the test split{size}; line: {line}; hollow: untrained; "
-        f"diamond: average{null}{chance}. Brackets: what the joint space is compared with on the same groups, difference and 95 % "
-        "interval; the verdict is a test corrected for all contrasts.",
+        f"diamond: average{null}{chance}. Brackets: what the joint space is compared with on the same "
+        "groups, difference and 95 % interval; the verdict is a test corrected for all contrasts.",
         f"{answer(run)} Scores: " + "; ".join(f"{row['label']} {row['value']:.3f}" for row in rows) + ".",
         written,
         verdict_charts.brackets(rows, contrasts, band=band, title=title[0].upper() + title[1:]),
