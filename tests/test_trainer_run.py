@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from featcache.errors import UsageError
 from featcache.metrics.measure.row import ContrastRow, Row, columns
-from featcache.studies.adapters.pictures import block_means
+from featcache.studies.adapters.pictures.maps import block_means
 from featcache.studies.adapters.train import Workbench, train
 from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import RunDamaged, RunExists, RunMissing
