@@ -13,16 +13,17 @@ from safetensors import safe_open
 
 from featcache.errors import UsageError
 from featcache.metrics.measure.row import ContrastRow, Row, columns
-from featcache.studies.adapters.pictures import block_means
+from featcache.studies.adapters.pictures.maps import block_means
 from featcache.studies.adapters.train import Workbench, train
 from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import RunDamaged, RunExists, RunMissing
 from featcache.trainer.run import apply, load_run
-from featcache.trainer.run_files import FILES, FORMAT, LEAKS, MANIFEST, changed_files
+from featcache.trainer.run_files import FILES, FORMAT, LEAKS, MANIFEST, PICTURES, changed_files
 from featcache.trainer.sides import hash_ids
 from tests.trainer_planted import planted_sides
 
 QUICK = FitConfig(epochs=2, batch=32, width=16, k=5, lr=5e-3, permutations=39, halves=20, untrained=2)
+EVERY = [*FILES, LEAKS, *(f"{name}.parquet" for name in PICTURES), MANIFEST]
 
 
 def changed(**update):
@@ -61,7 +62,7 @@ def resealed(folder, name, content):
 
 
 def test_a_run_folder_holds_the_declared_files_and_nothing_else(finished):
-    assert sorted(path.name for path in finished.path.iterdir()) == sorted([*FILES, LEAKS, MANIFEST])
+    assert sorted(path.name for path in finished.path.iterdir()) == sorted(EVERY)
     assert [path.name for path in finished.path.parent.iterdir()] == ["run"]
 
 
@@ -158,13 +159,13 @@ def test_the_split_is_hashed_and_written_before_the_first_step(bench, tmp_path, 
 # -- whole or absent --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["epoch", "map_table"])
+@pytest.mark.parametrize("where", ["epoch", "picture_tables"])
 def test_a_run_killed_in_the_middle_leaves_nothing(bench, tmp_path, monkeypatch, where):
     def kill(*_):
         raise KeyboardInterrupt
 
-    if where == "map_table":
-        monkeypatch.setattr("featcache.studies.adapters.train.map_table", kill)
+    if where == "picture_tables":
+        monkeypatch.setattr("featcache.studies.adapters.train.picture_tables", kill)
     with pytest.raises(KeyboardInterrupt):
         train(bench, QUICK, tmp_path / "run", on_epoch=kill if where == "epoch" else None)
     assert list(tmp_path.iterdir()) == []
@@ -276,13 +277,13 @@ def test_files_and_folder_may_be_read_as_the_umask_says(bench, tmp_path, umask):
         os.umask(before)
     assert run.path.stat().st_mode & 0o777 == 0o777 & ~umask
     modes = {path.name: path.stat().st_mode & 0o777 for path in run.path.iterdir()}
-    assert modes == dict.fromkeys([*FILES, LEAKS, MANIFEST], 0o666 & ~umask)
+    assert modes == dict.fromkeys(EVERY, 0o666 & ~umask)
 
 
 # -- damage -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*FILES, LEAKS, MANIFEST])
+@pytest.mark.parametrize("name", EVERY)
 def test_one_flipped_bit_in_any_file_is_noticed(copied, name):
     path = copied / name
     whole = path.read_bytes()
@@ -300,7 +301,7 @@ def test_one_flipped_bit_in_any_file_is_noticed(copied, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*FILES, LEAKS, MANIFEST])
+@pytest.mark.parametrize("name", EVERY)
 def test_one_flipped_bit_at_any_place_is_noticed(copied, name):
     whole = (copied / name).read_bytes()
     places = range(len(whole)) if len(whole) < 4_000 else range(0, len(whole), 1 + len(whole) // 2_000)
@@ -314,7 +315,7 @@ def test_one_flipped_bit_at_any_place_is_noticed(copied, name):
             assert name in ("config.json", MANIFEST)
 
 
-@pytest.mark.parametrize("name", [*FILES, LEAKS, MANIFEST])
+@pytest.mark.parametrize("name", EVERY)
 def test_a_run_without_a_file_is_damaged_and_may_be_overwritten(bench, copied, name):
     (copied / name).unlink()
     with pytest.raises(RunDamaged, match=rf"{name} missing\n.*--overwrite"):

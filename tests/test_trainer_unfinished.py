@@ -17,7 +17,7 @@ from featcache.trainer.errors import RunExists
 from featcache.trainer.run import load_run
 from featcache.trainer.run_files import changed_files
 from featcache.trainer.unfinished import clear_unfinished, unfinished, unfinished_folder
-from tests.test_trainer_run import QUICK, bench, changed, copied, finished  # noqa: F401
+from tests.test_trainer_run import EVERY, QUICK, bench, changed, copied, finished  # noqa: F401
 
 REPOSITORY = Path(__file__).parents[1]
 TRAINER = """
@@ -69,6 +69,14 @@ def test_training_removes_them_and_leaves_nothing_but_the_run(bench, tmp_path):
     leave(tmp_path, "0" * 8, config_json="{}")
     train(bench, changed(epochs=1), tmp_path / "run")
     assert names(tmp_path) == ["run"]
+
+
+def test_every_file_of_a_run_is_known_as_ours(tmp_path):
+    making = leave(tmp_path, "0" * 8)
+    for name in EVERY:
+        (making / name).write_bytes(b"")
+    clear_unfinished(tmp_path / "run")
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("kind", ["another's", "foreign file", "0.1", "link", "elsewhere"])

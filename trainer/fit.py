@@ -74,6 +74,8 @@ class Fitted:
         rows: What was measured of every epoch, on validation.
         seconds: Of training and tracking.
         chosen: What else validation decided: hyper-parameters of a closed form, weights of the joint space.
+        milestones: Epoch -> adapters at that epoch, on the CPU, in rising order: those of `milestone_epochs` and the
+            selected one. Weights that were chosen for the joint space are those of every milestone.
     """
 
     config: FitConfig
@@ -83,6 +85,18 @@ class Fitted:
     rows: list[Row]
     seconds: float
     chosen: dict[str, Any] = field(default_factory=lambda: {})
+    milestones: dict[int, Adapters] = field(default_factory=lambda: {})
+
+
+def milestone_epochs(epochs: int) -> tuple[int, ...]:
+    """The epochs whose adapters are kept until the pictures are made: 0 (untrained), 1, 2, 5, 10, 20, 50 … and the last.
+
+    Example:
+        >>> milestone_epochs(20), milestone_epochs(1)
+        ((0, 1, 2, 5, 10, 20), (0, 1))
+    """
+    steps = [leading * 10**power for power in range(len(str(epochs))) for leading in (1, 2, 5)]
+    return (0, *(step for step in steps if step < epochs), epochs)
 
 
 def fit(
@@ -144,8 +158,11 @@ def fit_paired(
         _train(untrained_adapters(paired, config), rows, class_numbers(part), tracker)
     if JOINTS[config.joint].weights == "chosen":
         chosen |= _choose_joint(tracker.best, validation, config)
+        for adapters in tracker.milestones.values():
+            adapters.joint_weights.copy_(tracker.best.joint_weights)
     seconds = time.perf_counter() - started
-    return Fitted(config, paired, tracker.best, tracker.best_epoch, tracker.rows, seconds, chosen)
+    kept = dict(sorted({**tracker.milestones, tracker.best_epoch: tracker.best}.items()))
+    return Fitted(config, paired, tracker.best, tracker.best_epoch, tracker.rows, seconds, chosen, kept)
 
 
 def _train(adapters: Adapters, rows: TrainingRows, labels: Tensor, tracker: "_Tracker") -> None:
@@ -275,7 +292,7 @@ def _diverged(what: str, epoch: int, config: FitConfig) -> TrainingDiverged:
 
 
 class _Tracker:
-    """Measures every epoch on validation and keeps the best weights."""
+    """Measures every epoch on validation and keeps the best weights, and those of milestones."""
 
     def __init__(
         self, validation: EvaluationSplit, config: FitConfig, started: float, on_epoch: OnEpoch | None
@@ -285,12 +302,15 @@ class _Tracker:
         self.started = started
         self.on_epoch = on_epoch
         self.rows: list[Row] = []
+        self.epochs = 1 if config.solved else config.epochs
+        self.milestones: dict[int, Adapters] = {}
         self.best: Adapters
         self.best_epoch = 0
         self.best_score = -math.inf
 
     def measure(self, adapters: Adapters, epoch: int, loss: float | None) -> None:
-        """Adds the rows of one epoch; its weights are kept if none before it scored as high."""
+        """Adds the rows of one epoch; its weights, which nothing may change any more, are kept if none before it
+        scored as high, or at a milestone."""
         rows = epoch_rows(self.validation, adapters, self.config, epoch)
         retrieval = mean_recall(rows)
         joint = ("joint", "reference", "mutual_knn")
@@ -304,10 +324,11 @@ class _Tracker:
         score = scores[self.config.select]
         if epoch and score > self.best_score:
             self.best, self.best_epoch, self.best_score = adapters, epoch, score
+        if epoch in milestone_epochs(self.epochs):
+            self.milestones[epoch] = adapters
         if self.on_epoch:
             seconds = time.perf_counter() - self.started
-            epochs = 1 if self.config.solved else self.config.epochs
-            self.on_epoch(Epoch(epoch, epochs, loss, retrieval, alignment, seconds))
+            self.on_epoch(Epoch(epoch, self.epochs, loss, retrieval, alignment, seconds))
 
 
 def _optimizer(adapters: Adapters, config: FitConfig) -> AdamW:

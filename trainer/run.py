@@ -107,7 +107,9 @@ class Run:
         return self.adapters()
 
     def table(self, name: str) -> "pl.DataFrame":
-        """One of TABLES, or "leaks"; "metrics" and "contrasts" as `featcache.metrics.measure.row` declares them.
+        """One of TABLES, "leaks" or one of PICTURES; "metrics" and "contrasts" as `featcache.metrics.measure.row` has them.
+
+        "leaks" and PICTURES are empty where a run from before them has none.
 
         Raises:
             RunDamaged: If it cannot be read, or is not of its form.

@@ -25,11 +25,27 @@ MANIFEST = "manifest.json"
 TABLES = ("metrics", "contrasts", "map", "kernels")
 FILES = ("config.json", "adapters.safetensors", *(f"{name}.parquet" for name in TABLES))
 LEAKS = "leaks.parquet"  # no part of FILES: a run written before leaks were looked for has none
-_COLUMNS = {  # that are read of the tables that no row class declares, as studies/adapters/pictures.py writes them
-    "map": {"id": "String", "label": "String", "space": "String", "px": "Float64", "py": "Float64"},
+PICTURES = ("stages", "spaces", "agreement", "neighbors", "answers", "kernel_rows")  # nor these tables
+_POINT = {"px": "Float64", "py": "Float64"}
+_COLUMNS = {  # that are read of the tables that no row class declares, as studies/adapters/pictures writes them
+    "map": {"id": "String", "label": "String", "space": "String", **_POINT},
     "kernels": {"space": "String", "row": "Int64", "col": "Int64", "value": "Float64"},
     "leaks": dict.fromkeys(("id", "split", "match_id", "match_split", "group", "kind"), "String"),
+    "stages": {"id": "String", "label": "String", "epoch": "Int64", "space": "String", **_POINT},
+    "spaces": {"space": "String", "epoch": "Int64", **_POINT, "stress": "Float64"},
+    "agreement": {"a": "String", "a_epoch": "Int64", "b": "String", "b_epoch": "Int64", "value": "Float64"},
+    "neighbors": {"id": "String", "label": "String", "space": "String", "rank": "Int64", "neighbor": "String"},
+    "answers": {
+        **dict.fromkeys(("direction", "query", "group", "label"), "String"),
+        **{"first_right": "Int64", "margin": "Float64", "rank": "Int64"},
+        **{"answer": "String", "answer_group": "String", "right": "Boolean"},
+    },
+    "kernel_rows": {
+        **{"space": "String", "row": "Int64", "col": "Int64"},
+        **{"row_id": "String", "row_label": "String", "value": "Float64"},
+    },
 }
+_MAY_LACK = ("epoch", "a_epoch", "b_epoch", "margin")  # columns of PICTURES that may have no value
 _PIECE = 2**20
 # what comes of a file that has another content than the trainer writes
 _NO_SENSE = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError, Damaged)
@@ -165,12 +181,21 @@ def changed_files(path: Path) -> list[str] | None:
     """
     if not (path / MANIFEST).exists():
         return None if parsed_config(path).get("format") == 1 else [MANIFEST]
+    recorded = _recorded(path)
+    names = dict.fromkeys((*FILES, *recorded))
+    try:
+        return [name for name in names if recorded.get(name) is None or _hash_file(path / name) != recorded[name]]
+    except _NO_SENSE as error:
+        raise damaged(path, f"{MANIFEST} cannot be read: {error}") from error
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """File name -> blake3 as the manifest has it; RunDamaged if it cannot be read."""
     try:
         recorded = json.loads(read_plain(path / MANIFEST, "json"))["blake3"]
         if not isinstance(recorded, dict) or any(Path(name).name != name for name in recorded):
             raise ValueError("it names no files of the folder")
-        names = dict.fromkeys((*FILES, *recorded))
-        return [name for name in names if recorded.get(name) is None or _hash_file(path / name) != recorded[name]]
+        return recorded
     except _NO_SENSE as error:
         raise damaged(path, f"{MANIFEST} cannot be read: {error}") from error
 
@@ -201,8 +226,16 @@ def _holds(stored: "pl.DataType", wanted: "pl.DataType") -> bool:
     return stored == wanted or (stored.is_numeric() and wanted.is_numeric() and stored.is_float() == wanted.is_float())
 
 
+def _lacks_values(column: "pl.Series") -> bool:
+    if column.dtype.is_float() and not column.is_finite().all():  # which looks past null
+        return True
+    return column.name not in _MAY_LACK and column.null_count() > 0
+
+
 def read_table(path: Path, name: str, version: int) -> "pl.DataFrame":
     """A table of a run; "metrics" and "contrasts" with the columns and types that `metrics.measure.row` declares.
+
+    A table that runs may lack, and this one does, is empty.
 
     Raises:
         RunDamaged: If it cannot be read, lacks a column, or a column is of another type.
@@ -210,6 +243,8 @@ def read_table(path: Path, name: str, version: int) -> "pl.DataFrame":
     import polars as pl
 
     file = f"{name}.parquet"
+    if name in (*PICTURES, Path(LEAKS).stem) and (version == 1 or file not in _recorded(path)):
+        return pl.DataFrame(schema={column: getattr(pl, dtype) for column, dtype in _COLUMNS[name].items()})
     try:
         if version == 1:
             return run_format1.table(path, name)
@@ -223,6 +258,9 @@ def read_table(path: Path, name: str, version: int) -> "pl.DataFrame":
         other = [column for column, dtype in declared.items() if not _holds(frame.schema[column], dtype)]
         if other:
             raise ValueError(f"column {other[0]} holds {frame.schema[other[0]]}, wanted {declared[other[0]]}")
+        lacking = [column for column in declared if name in PICTURES and _lacks_values(frame[column])]
+        if lacking:
+            raise ValueError(f"column {lacking[0]} has rows without a value")
         return frame
     # a panic of polars is no Exception
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, *_NO_SENSE) as error:

@@ -30,6 +30,7 @@ class Side:
         starts: [g] first row of each group.
         counts: [g] rows of each group; 0 where this side is missing.
         contents: [n] content hash of each row, "" where unknown; None where no row's is known, as of averaged rows.
+        ids: [n] id of each row; None of averaged rows.
     """
 
     values: Float[Tensor, "n d"]
@@ -37,6 +38,7 @@ class Side:
     starts: Int[Tensor, " g"]
     counts: Int[Tensor, " g"]
     contents: NDArray[Any] | None = None
+    ids: NDArray[Any] | None = None
 
     @property
     def present(self) -> Bool[Tensor, " g"]:
@@ -62,8 +64,8 @@ class Side:
         within = torch.arange(len(self.groups)) - self.starts[self.groups]
         kept = within < count
         counts = self.counts.clamp(max=count)
-        contents = None if self.contents is None else self.contents[kept.numpy()]
-        return Side(self.values[kept], self.groups[kept], counts.cumsum(0) - counts, counts, contents)
+        contents, ids = (None if each is None else each[kept.numpy()] for each in (self.contents, self.ids))
+        return Side(self.values[kept], self.groups[kept], counts.cumsum(0) - counts, counts, contents, ids)
 
     def take(self, groups: Int[Tensor, " m"]) -> "Side":
         """The rows of some groups, renumbered 0 to m-1 in the order given."""
@@ -72,8 +74,8 @@ class Side:
         numbers = torch.repeat_interleave(torch.arange(len(groups)), counts)
         within = torch.arange(len(numbers)) - (ends - counts)[numbers]
         rows = self.starts[groups][numbers] + within
-        contents = None if self.contents is None else self.contents[rows.numpy()]
-        return Side(self.values[rows], numbers, ends - counts, counts, contents)
+        contents, ids = (None if each is None else each[rows.numpy()] for each in (self.contents, self.ids))
+        return Side(self.values[rows], numbers, ends - counts, counts, contents, ids)
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,7 +289,7 @@ def _side(features: Features, groups: NDArray[Any]) -> Side:
     values = features.tensor()[torch.from_numpy(order)].float()  # faster than NumPy's own conversion of halves
     contents = features.hashes[order] if len(features.hashes) else None
     groups_of_rows, starts, counts = (torch.from_numpy(part) for part in (numbers[order], starts, counts))
-    return Side(values, groups_of_rows, starts, counts, contents)
+    return Side(values, groups_of_rows, starts, counts, contents, features.ids[order])
 
 
 def _padded_means(side: Side) -> Float[Tensor, "g d"]:

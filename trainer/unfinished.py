@@ -19,7 +19,7 @@ from featcache.trainer.run_files import write_manifest
 from featcache.trainer.run_search import is_run
 
 _OWNER, _MAKING, _REPLACED = ".owner", ".making", ".replaced"
-_OURS = re.compile(r"(config|manifest)\.json|adapters\.safetensors|[a-z]+\.parquet").fullmatch
+_OURS = re.compile(r"(config|manifest)\.json|adapters\.safetensors|[a-z_]+\.parquet").fullmatch
 _BEGINNING_SECONDS = 60.0  # in which an owner's file that is empty may still be written
 
 

@@ -9,7 +9,7 @@ from featcache.cache import Cache
 from featcache.errors import UsageError
 from featcache.features import Features
 from featcache.metrics.measure.row import ContrastRow, Row, frame
-from featcache.studies.adapters.pictures import kernel_table, map_table
+from featcache.studies.adapters.pictures.tables import picture_tables
 from featcache.studies.adapters.results import Evaluation, final_results
 from featcache.studies.leaks import IDENTICAL, Leaks, Source, find_leaks
 from featcache.trainer.adapters import Adapters
@@ -192,8 +192,7 @@ def _train_into(
     tables = {
         "metrics": frame(rows, Row),
         "contrasts": frame(results.contrasts, ContrastRow),
-        "map": map_table(fitted, evaluation.splits),
-        "kernels": kernel_table(fitted, evaluation.test),
+        **picture_tables(fitted, evaluation),
         Path(LEAKS).stem: leaks.table(),
     }
     write_results(folder, fitted.adapters, identity, tables)

@@ -13,6 +13,7 @@ import numpy as np
 from blake3 import blake3
 from hypothesis import strategies as st
 
+from featcache.trainer.run_files import PICTURES, TABLES
 from tests.attack import grammar
 from tests.attack.attacks import Attack, Ground, Problem, badly_ended, last_line
 from tests.attack.readers import OF_RUNS, OF_UNFINISHED, Reader, loaded, oracle, wrong
@@ -86,7 +87,7 @@ def _seal_run(path: Path) -> None:
 
 _ARRAY = "cache/tiny/captions/gpt2/last.mean/*"
 _JSON, _TABLE = grammar.mangled_json, grammar.mangled_table
-_RUN_TABLES = ("metrics", "contrasts", "map", "kernels", "leaks")
+_RUN_TABLES = (*TABLES, "leaks", *PICTURES)
 
 
 def _npy_member(content: bytes) -> st.SearchStrategy[bytes]:
