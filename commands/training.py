@@ -35,9 +35,8 @@ def datasets(json: JsonOption = False) -> None:
 
     entries = list(DATASETS.values())
     if json:
-        print_json(
-            [{"name": d.name, "views": d.views, "description": d.description, "licence": d.licence} for d in entries]
-        )
+        fields = ("name", "views", "description", "licence", "citation")
+        print_json([{field: getattr(entry, field) for field in fields} for entry in entries])
         return
     rows = [(d.name, ", ".join(d.views), d.description, d.licence) for d in entries]
     print_table(("data set", "views", "what", "licence"), rows)

@@ -92,6 +92,7 @@ class EncoderSpec(_Table):
     attention: Literal["sdpa", "eager"] = "sdpa"
     layers: tuple[str, ...] | None = None
     licence: str = Field(min_length=1)
+    citation: str = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> "EncoderSpec":
