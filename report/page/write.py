@@ -36,6 +36,7 @@ from featcache.storage.outputs import named_output_errors, write_output
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import Row
+    from featcache.studies.exhibits import Exhibits
 
 PAGE = "index.html"
 # of a page of ours: the second is that of pages before the first
@@ -76,13 +77,20 @@ _NO_TEST = "Two intervals that overlap, or do not, are no test"
 _NONE = '<span aria-label="not measured">–</span>'
 
 
-def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str] = ("png", "svg")) -> Path:
+def write_report(
+    runs: Sequence[Path | str | RunResults],
+    out: Path,
+    *,
+    formats: Sequence[str] = ("png", "svg"),
+    exhibits: "Exhibits | None" = None,
+) -> Path:
     """Writes the page of one or several runs, its figures and the data behind each figure.
 
     Args:
-        runs: Run folders.
+        runs: Run folders, or runs already loaded.
         out: Folder to write to; made if missing. Files of the same names are replaced.
         formats: Figure files to write beside the page, of "png" and "svg"; the data is always written as CSV.
+        exhibits: Captions and thumbnails of the headline run.
 
     Returns:
         The path of the page, `out`/index.html; the figures stand in `out`/figures.
