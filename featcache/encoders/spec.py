@@ -181,6 +181,11 @@ def encoder_specs() -> dict[str, EncoderSpec]:
     return packaged | {name: _entry(name, {**tables, **own}, path) for name in own}
 
 
+def packaged_specs() -> dict[str, EncoderSpec]:
+    """The encoders that come with featcache, by name."""
+    return dict(_packaged()[0])
+
+
 def encoder_spec(name: str) -> EncoderSpec:
     """One encoder by name.
 
