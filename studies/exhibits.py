@@ -111,7 +111,7 @@ def exhibit_ids(run: Run) -> Wanted:
             groups |= dict.fromkeys(line[column] for column in of_groups)
             for view, row in zip(directions.get(line.get("direction", ""), ()), ("query", "answer"), strict=False):
                 rows.setdefault(view, {})[line[row]] = None
-    return Wanted({view: [*ids] for view, ids in rows.items()}, [*groups])
+    return Wanted({view: [*ids] for view, ids in rows.items()}, tuple(groups))
 
 
 def load_exhibits(
@@ -154,11 +154,11 @@ def load_exhibits(
             )
         return Exhibits(notes=_withheld(name, entry, [modality for modality in asked if asked[modality] is None]))
     try:
+        wanted = _some(run, exhibit_ids(run) if wanted is None else wanted)
         dataset = _open(name, root)
         there = [dataset.views[view] for view in views if view in dataset.views]
         shown = [view for view in there if _is_shown(entry, view, asked)]
         _check_asked(run, there, shown, asked)
-        wanted = _some(run, exhibit_ids(run) if wanted is None else wanted)
     except (DataError, UsageError, OSError) as error:
         if True in asked.values() or root is not None:
             raise UsageError(f"nothing of {name} can be shown: {error}") from error
@@ -259,10 +259,9 @@ def _read(views: "Sequence[View]", wanted: Wanted, recorded: Mapping[str, Mappin
         content, skipped = _contents(view, sorted(numbers[:most]), recorded[view.name] or {})
         shown[view.modality][view.name] = content
         absent = len(set(wanted.rows.get(view.name, ())) - set(view.ids))
-        skipped |= {
-            "not in the data set": absent,
-            f"more than a page shows ({MOST[view.modality]:,})": len(numbers[most:]),
-        }
+        absent += len(set(wanted.groups) - set(first_rows[view.name]))
+        skipped["not in the data set as it is now"] = absent
+        skipped[f"more than a page shows ({MOST[view.modality]:,})"] = len(numbers[most:])
         if any(skipped.values()):
             listed = "; ".join(f"{count:,} {why}" for why, count in skipped.items() if count)
             notes.append(f"{view.name}: {len(content):,} rows are shown, and these are not: {listed}.")
