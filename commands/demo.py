@@ -3,6 +3,7 @@
 from pathlib import Path
 from time import perf_counter
 
+from featcache.commands.exhibits import headline_exhibits
 from featcache.commands.extraction import run_jobs
 from featcache.report.terminal.console import console
 
@@ -26,6 +27,7 @@ def run_demo(cache_root: str | None, out: Path) -> Path:
     from featcache.extraction.job import plan_job
     from featcache.report.figures.figure import require_renderer
     from featcache.report.page.write import check_page_place, write_report
+    from featcache.report.runs import load_runs
     from featcache.report.terminal.leaks import show_leaks
     from featcache.report.terminal.progress import epoch_progress
     from featcache.report.terminal.training import show_runs, show_training
@@ -53,7 +55,8 @@ def run_demo(cache_root: str | None, out: Path) -> Path:
         show_training(runs[-1])
     say("3. The result")
     show_runs([run.path for run in runs])
-    page = write_report([run.path for run in runs], out)
+    loaded = load_runs([run.path for run in runs])
+    page = write_report(loaded, out, exhibits=headline_exhibits(loaded, cache=cache_root))
     say(f"\nThe page with every figure: {page.resolve()}  ({perf_counter() - started:.0f} s in all)")
     return page
 

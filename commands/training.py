@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from featcache.commands.options import CacheOption, JsonOption, dataset_name, echo
+from featcache.commands.options import CacheOption, JsonOption, RootOption, dataset_name, echo
 from featcache.trainer.kinds import SOLVED_KINDS, TRAINED_KINDS, JointKind, LossKind
 
 if TYPE_CHECKING:
@@ -35,9 +35,8 @@ def datasets(json: JsonOption = False) -> None:
 
     entries = list(DATASETS.values())
     if json:
-        print_json(
-            [{"name": d.name, "views": d.views, "description": d.description, "licence": d.licence} for d in entries]
-        )
+        fields = ("name", "views", "description", "licence", "citation")
+        print_json([{field: getattr(entry, field) for field in fields} for entry in entries])
         return
     rows = [(d.name, ", ".join(d.views), d.description, d.licence) for d in entries]
     print_table(("data set", "views", "what", "licence"), rows)
@@ -255,11 +254,34 @@ def embed(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
     out: Annotated[Path, typer.Option(help="Folder of the page and its figures.")] = Path("report-out"),
+    thumbnails: Annotated[
+        bool | None,
+        typer.Option(
+            "--thumbnails/--no-thumbnails",
+            help="Show pictures of the rows that the page names. Default: where their licence lets a page show them.",
+        ),
+    ] = None,
+    texts: Annotated[
+        bool | None, typer.Option("--texts/--no-texts", help="Show captions of these rows. Default: as for pictures.")
+    ] = None,
+    root: RootOption = None,
+    cache: CacheOption = None,
 ) -> None:
-    """Draw the figures and the page of one or several runs."""
-    from featcache.report.page.write import write_report
+    """Draw the figures and the page of one or several runs.
 
-    echo(f"Page: {write_report(runs, out)}\nFigures: {out / 'figures'}")
+    Pictures and captions are of the headline run, and compared with what was encoded where the cache on this disk knows
+    it. Nothing is downloaded.
+    """
+    from featcache.commands.exhibits import headline_exhibits
+    from featcache.report.page.write import check_page_place, write_report
+    from featcache.report.runs import load_runs
+
+    check_page_place(out)
+    loaded = load_runs(runs)
+    exhibits = headline_exhibits(loaded, texts=texts, thumbnails=thumbnails, root=root, cache=cache)
+    echo(f"Page: {write_report(loaded, out, exhibits=exhibits)}\nFigures: {out / 'figures'}")
+    for note in exhibits.notes:
+        echo(note, err=True)
 
 
 def demo(

@@ -15,6 +15,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 
+from featcache.data.citations import (
+    ELLIOTT_2016,
+    HUH_2024,
+    KARPATHY_2015,
+    KRIZHEVSKY_2009,
+    OPENMOJI,
+    RADFORD_2021,
+    RUSSAKOVSKY_2015,
+    SRINIVASAN_2021,
+    YOUNG_2014,
+)
 from featcache.data.errors import DataMissing
 from featcache.data.views import Dataset
 
@@ -38,6 +49,9 @@ class DatasetEntry:
     made_from: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {})
     # view -> (label columns that its contents give away in part, how)
     hints_at: Mapping[str, tuple[tuple[str, ...], str]] = field(default_factory=lambda: {})
+    # view -> the line that credits it on a page: these views may be shown to whoever gets the page; no other may
+    may_show: Mapping[str, str] = field(default_factory=lambda: {})
+    citation: str = ""  # BibTeX of what a paper that uses it cites, one entry or several
 
     def load_opener(self) -> Opener:
         """The opener, imported now."""
@@ -58,6 +72,12 @@ _ENTRIES = (
         ways=("pip install 'featcache[demo]'",),
         made_from={"captions": ("group", "subgroup")},  # each ends with the words of its subgroup, as "fruit, food"
         hints_at={"names-*": (("group", "subgroup"), "a name may say the group, as in 'face' or 'button'")},
+        may_show={
+            "images": "drawings: OpenMoji, CC BY-SA 4.0",
+            "captions": "descriptions: Unicode CLDR (Unicode licence), emoji-data (MIT licence)",
+            "names-*": "names: Unicode CLDR (Unicode licence)",
+        },
+        citation=OPENMOJI,
     ),
     DatasetEntry(
         name="flickr30k",
@@ -77,6 +97,7 @@ _ENTRIES = (
             "for the view captions-de, five German captions a photo: data/task2 of https://github.com/multi30k/dataset "
             "in DIR too, or DIR/multi30k.jsonl",
         ),
+        citation=YOUNG_2014 + KARPATHY_2015 + ELLIOTT_2016,
     ),
     DatasetEntry(
         name="cifar10",
@@ -90,6 +111,8 @@ _ENTRIES = (
             "--root DIR with cifar-10-binary.tar.gz, packed or unpacked, from https://www.cs.toronto.edu/~kriz/cifar.html",
         ),
         labels=("class",),
+        may_show={"prompts": "prompts: templates of OpenAI's CLIP, MIT licence"},
+        citation=KRIZHEVSKY_2009 + RADFORD_2021,
     ),
     DatasetEntry(
         name="cifar100",
@@ -103,6 +126,8 @@ _ENTRIES = (
             "--root DIR with cifar-100-binary.tar.gz, packed or unpacked, from https://www.cs.toronto.edu/~kriz/cifar.html",
         ),
         labels=("superclass", "class"),
+        may_show={"prompts": "prompts: templates of OpenAI's CLIP, MIT licence"},
+        citation=KRIZHEVSKY_2009 + RADFORD_2021,
     ),
     DatasetEntry(
         name="imagenet",
@@ -119,6 +144,7 @@ _ENTRIES = (
             "a flat val/*.JPEG needs its classes: LOC_val_solution.csv, imagenet_2012_validation_synset_labels.txt, or "
             "ILSVRC2012_devkit_t12/ beside it; fewer than 1,000 classes need LOC_synset_mapping.txt, for their numbers",
         ),
+        citation=RUSSAKOVSKY_2015,
     ),
     DatasetEntry(
         name="wit_1024",
@@ -132,6 +158,8 @@ _ENTRIES = (
             "(needs pip install 'featcache[encoders]')",
             "--root DIR with a copy of that revision: DIR/data/*.parquet (columns image, text)",
         ),
+        may_show={"captions": "captions: Wikipedia by way of WIT, CC BY-SA 3.0"},
+        citation=SRINIVASAN_2021 + HUH_2024,
     ),
     DatasetEntry(
         name="folder",

@@ -55,7 +55,7 @@ def memo_path(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles, mem
     """Where the card of these files, this entry and these libraries is remembered."""
     settings = [
         _MEMO_FORMAT,
-        spec.model_dump(mode="json", exclude={"layers"}),
+        spec.model_dump(mode="json", exclude={"layers", "citation"}),
         files.fingerprint(),
         files.provenance,
         [options.seed] if options.random else None,

@@ -92,6 +92,7 @@ class EncoderSpec(_Table):
     attention: Literal["sdpa", "eager"] = "sdpa"
     layers: tuple[str, ...] | None = None
     licence: str = Field(min_length=1)
+    citation: str = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> "EncoderSpec":
@@ -178,6 +179,11 @@ def encoder_specs() -> dict[str, EncoderSpec]:
     if shadowed:
         raise UsageError(f"{path} declares {', '.join(shadowed)}, which featcache declares too\n  Rename your entry")
     return packaged | {name: _entry(name, {**tables, **own}, path) for name in own}
+
+
+def packaged_specs() -> dict[str, EncoderSpec]:
+    """The encoders that come with featcache, by name."""
+    return dict(_packaged()[0])
 
 
 def encoder_spec(name: str) -> EncoderSpec:

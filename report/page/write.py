@@ -4,11 +4,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
 from featcache.errors import UsageError
 from featcache.report.answer import answer, certainty, choice, warnings
 from featcache.report.figures.figure import Figure, escape, require_renderer
 from featcache.report.page.chapters import COLUMNS, Chapter, Part, chapters
+from featcache.report.page.citations import citations_bibtex, citations_html
 from featcache.report.page.html import bullets, figure_html, folded, resource
 from featcache.report.page.leaks import clean_html
 from featcache.report.page.provenance import provenance_html, setup_html
@@ -19,22 +21,34 @@ from featcache.report.seeds import headline_run, pool_seeds, same_features
 from featcache.report.sentences import findings, listed
 from featcache.storage.outputs import named_output_errors, write_output
 
+if TYPE_CHECKING:
+    from featcache.studies.exhibits import Exhibits
+
 PAGE = "index.html"
+BIBTEX = "citations.bib"
 # of a page of ours: the second is that of pages before the first
 _MARKS = (b'<meta name="generator" content="featcache">', b'<p class="eyebrow">Alignment report</p>')
 _HEAD_BYTES = 65_536
 
 
-def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str] = ("png", "svg")) -> Path:
+def write_report(
+    runs: Sequence[Path | str | RunResults],
+    out: Path,
+    *,
+    formats: Sequence[str] = ("png", "svg"),
+    exhibits: "Exhibits | None" = None,
+) -> Path:
     """Writes the page of one or several runs, its figures and the data behind each figure.
 
     Args:
-        runs: Run folders.
+        runs: Run folders, or loaded runs.
         out: Folder to write to; made if missing. Files of the same names are replaced.
         formats: Figure files to write beside the page, of "png" and "svg"; the data is always written as CSV.
+        exhibits: Captions and thumbnails of the headline run.
 
     Returns:
-        The path of the page, `out`/index.html; the figures stand in `out`/figures.
+        The path of the page, `out`/index.html; the figures stand in `out`/figures, the BibTeX of what the runs rest on
+        in `out`/citations.bib.
 
     Raises:
         RunMissing: If a folder is not there or `runs` is empty.
@@ -51,7 +65,8 @@ def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str
     with named_output_errors(Path(out)):
         folder.mkdir(parents=True, exist_ok=True)
         drawn = _Drawn(folder, formats)
-        parts = _parts(loaded, drawn)
+        parts = _parts(loaded, drawn, exhibits)
+    write_output(Path(out) / BIBTEX, citations_bibtex(loaded).encode())
     page = Path(out) / PAGE
     write_output(page, Template(resource("page.html")).substitute(parts).encode())
     return page
@@ -73,7 +88,7 @@ class _Drawn:
         return figure_html(figure, self.folder, self.formats)
 
 
-def _parts(runs: Sequence[RunResults], drawn: _Drawn) -> dict[str, str]:
+def _parts(runs: Sequence[RunResults], drawn: _Drawn, exhibits: "Exhibits | None") -> dict[str, str]:
     """What stands in the places of page.html."""
     from featcache.report.figures.verdicts import hero
 
@@ -92,6 +107,7 @@ def _parts(runs: Sequence[RunResults], drawn: _Drawn) -> dict[str, str]:
         "setup": setup_html(runs),
         "reading": reading_html(runs),
         "provenance": provenance_html(runs),
+        "citations": citations_html(runs),
     }
 
 

