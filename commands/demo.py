@@ -10,12 +10,13 @@ from featcache.report.terminal.console import console
 KINDS = ("linear", "mlp", "bottleneck")
 
 
-def run_demo(cache_root: str | None, out: Path) -> Path:
+def run_demo(cache_root: str | None, out: Path, *, verbose: bool = False) -> Path:
     """Extracts the demo's three encoders, trains every kind of adapter, and draws the page of all runs.
 
     Args:
         cache_root: Cache folder, or None for the default.
         out: Folder of the runs and the page.
+        verbose: Print every table and finding.
 
     Returns:
         The page.
@@ -54,8 +55,8 @@ def run_demo(cache_root: str | None, out: Path) -> Path:
             runs.append(train(features, config, folder, overwrite=_is_demo_run(folder), on_epoch=on_epoch))
         show_training(runs[-1])
     say("3. The result")
-    show_runs([run.path for run in runs])
     loaded = load_runs([run.path for run in runs])
+    show_runs([run.path for run in runs], verbose=verbose)
     page = write_report(loaded, out, exhibits=headline_exhibits(loaded, cache=cache_root))
     say(f"\nThe page with every figure: {page.resolve()}  ({perf_counter() - started:.0f} s in all)")
     return page

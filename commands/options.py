@@ -41,6 +41,9 @@ TableOption = Annotated[
     typer.Option(metavar="FILE", help="Also write a tidy table here, as Parquet: replaced if it is there."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print everything that was measured, not the answer and few numbers.")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 PreferOption = Annotated[

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from featcache.commands.options import CacheOption, JsonOption, RootOption, dataset_name, echo
+from featcache.commands.options import CacheOption, JsonOption, RootOption, VerboseOption, dataset_name, echo
 from featcache.trainer.kinds import SOLVED_KINDS, TRAINED_KINDS, JointKind, LossKind
 
 if TYPE_CHECKING:
@@ -168,6 +168,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another run in that folder.")] = False,
     x: Annotated[str | None, typer.Option(help="Old form of the first ENCODER.", hidden=True)] = None,
     y: Annotated[str | None, typer.Option(help="Old form of the second ENCODER.", hidden=True)] = None,
+    verbose: VerboseOption = False,
     cache: CacheOption = None,
 ) -> None:
     """Train adapters on cached features and measure them.
@@ -178,7 +179,7 @@ def train(
     from featcache.cache import open_cache
     from featcache.report.terminal.leaks import show_leaks
     from featcache.report.terminal.progress import epoch_progress
-    from featcache.report.terminal.training import show_run, show_training
+    from featcache.report.terminal.training import show_run
     from featcache.studies.adapters.train import Workbench
     from featcache.studies.adapters.train import train as train_run
     from featcache.trainer.config import make_config, parse_pair_weights
@@ -209,8 +210,7 @@ def train(
             features, config, folder, on_leak=on_leak, overwrite=overwrite,
             control=load_run(control) if control else None, on_epoch=on_epoch,
         )  # fmt: skip
-    show_training(run)
-    show_run(run)
+    show_run(run, verbose=verbose)
 
 
 def left_out_reference(selection: "Selection", typed: str | None) -> str:
@@ -287,6 +287,7 @@ def report(
 def demo(
     cache: CacheOption = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs and the page.")] = Path("runs/demo"),
+    verbose: VerboseOption = False,
 ) -> None:
     """Run the main job on the embedded data set.
 
@@ -294,4 +295,4 @@ def demo(
     """
     from featcache.commands.demo import run_demo
 
-    run_demo(cache, out)
+    run_demo(cache, out, verbose=verbose)

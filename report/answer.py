@@ -1,119 +1,170 @@
-"""The answer of a report in one sentence, how sure it is, and which run it is of."""
+"""The question that runs ask, and its answer in one line."""
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from featcache.report.leaks import clean_part
-from featcache.report.runs import RunResults, metric_title
-from featcache.report.seeds import headline_run, score_text
-from featcache.report.sentences import caveats, listed
+from featcache.report.caveats import OLD_FORMAT
+from featcache.report.names import decimals, span
+from featcache.report.runs import RunResults, metric_title, number
+from featcache.report.seeds import same_features
+from featcache.report.sentences import listed
 from featcache.report.tables import VerdictRow, contrast_table
 
-_OPENINGS = {"above": "Yes", "below": "No"}
-_FAMILY = "after Holm's correction over {count} contrasts"
+if TYPE_CHECKING:
+    from featcache.metrics.measure.row import Row
+
+HEADLINE = "joint − best raw part"
+# verdict -> how the whole answer opens, and the short one
+_OPENINGS = {
+    "above": ("Yes: the joint space is above its best raw part", "Yes: the joint space is above its best raw part"),
+    "below": ("No: the joint space is below its best raw part", "No: the joint space is below its best raw part"),
+    "cannot tell": ("Cannot tell the joint space from its best raw part",) * 2,
+    "cannot tell after correction": (
+        "Cannot tell after correction the joint space from its best raw part",
+        "Cannot tell after correction: joint − best raw part",
+    ),
+}
+
+
+def question(runs: Sequence[RunResults]) -> str:
+    """The question that runs ask."""
+    names = runs[0].names()
+    control = "Control with shuffled pairs: d" if all(run.is_control for run in runs) else "D"
+    if not same_features(runs):
+        return f"{control}o joint spaces come closer to their references? {len(runs)} runs compared"
+    sides = listed([names[side] for side in runs[0].sides])
+    if not runs[0].reference:
+        return f"{control}o adapters bring {sides} together?"
+    return f"{control}oes a joint space of {sides} come closer to {names['reference']}?"
 
 
 def answer(run: RunResults) -> str:
-    """Whether the joint space comes closer to the reference than its raw parts, by the run's first metric.
-
-    The verdicts are those of the contrasts with the best raw part (H2) and with the average of raw parts (H1). Without
-    a reference: how the sides agree.
+    """The answer of a run in one sentence that names everything; see `answers`.
 
     Args:
-        run: One run, or several seeds as one.
+        run: Of one seed, or of several pooled.
     """
-    control = "A control, trained on shuffled pairs. " if run.is_control else ""
+    return answers(run)[0]
+
+
+def answers(run: RunResults) -> list[str]:
+    """The answer of a run in one line each: the whole, then shorter ones, the last of 80 columns at most.
+
+    The verdict is that of the contrast of the joint space with its best raw part, by the run's first metric. Without a
+    reference, the agreement of the sides before and after training; of a control, that it is one.
+    """
+    if run.is_control:
+        against = f" (against {run.names()['reference']})" if run.reference else ""
+        return [
+            "A control: its training pairs were shuffled across groups, so by itself it says nothing of pairing"
+            + against,
+            "A control, its training pairs shuffled: by itself it says nothing of pairing",
+        ]
     if not run.reference:
-        return control + _agreement(run)
-    metric, reference = run.metrics[0], run.names()["reference"]
-    best, average = (raw_contrast(run, kind, metric) for kind in ("max", "average"))
-    if best is None:
-        return f"{control}{_score(run)}; this run has no verdicts.{clean_part(run)}"
-    binding = best.binding.removeprefix("raw ")
-    whose = f"its best raw part, {binding}" if binding else "its best raw part"
-    opening = _OPENINGS.get(unanimous(best), "Cannot tell")
-    sentence = f"{opening}: by {metric_title(metric)} the joint space is {_place(best)} {reference} than {whose}"
-    if opening == "Cannot tell":
-        sentence = f"{opening} whether the joint space is closer to {reference} than {whose} by {metric_title(metric)}"
-        sentence += _seeds(best)
-    sentence += f" ({best.difference} {best.interval})"
-    if average is not None:
-        sentence += f"; against the average of its raw parts: {average.text()}"
-    return f"{control}{sentence}.{clean_part(run)}"
+        return _agreement(run)
+    rows = [row for row in contrast_table([run]) if (row.metric, row.contrast) == (run.metrics[0], HEADLINE)]
+    if not rows:
+        return _no_verdict(run)
+    return _of_seeds(run, rows[0]) if run.seeds else _of_one(run, rows[0])
 
 
-def raw_contrast(run: RunResults, kind: str, metric: str) -> VerdictRow | None:
-    """The contrast of the joint with the best ("max") or the "average" of its raw parts; None where there is none."""
-    rows = [row for row in contrast_table([run]) if row.metric == metric and row.topic == "parts"]
-    return next((row for row in rows if row.rows[0].kind == kind and row.rows[0].parts.startswith("raw ")), None)
+def against_unrelated(row: "Row") -> str:
+    """Where a score stands against the central 95 % of what unrelated features score; "" where there is no such range.
+
+    Example:
+        >>> from featcache.metrics.measure.row import Row
+        >>> against_unrelated(Row("x", "y", "mutual_knn", 0.2, null_low=0.01, null_high=0.03))
+        'above unrelated features'
+    """
+    if row.value is None or row.null_low is None or row.null_high is None:
+        return ""
+    if row.null_low <= row.value <= row.null_high:
+        return "within what unrelated features score"
+    return f"{'above' if row.value > row.null_high else 'below'} unrelated features"
 
 
-def unanimous(row: VerdictRow) -> str:
-    """The verdict that all seeds of a row share, or ""."""
-    verdicts = {one.verdict for one in row.rows}
-    return verdicts.pop() if len(verdicts) == 1 else ""
+def _of_one(run: RunResults, row: VerdictRow) -> list[str]:
+    whole, short = _OPENINGS[row.verdict]
+    p = row.p if row.p.startswith(("<", "≤")) else f"= {row.p}"
+    evidence = f"{row.difference} {row.interval}, p {p}" if row.difference != "–" else row.note
+    return [
+        f"{whole}{_part(row)}, in agreement with {run.names()['reference']}: {evidence} ({_facts(run)})",
+        f"{short}: {evidence}".replace("p = ", "p "),
+        f"{short}: {row.difference}, p {p}".replace("p = ", "p "),
+    ]
 
 
-def certainty(run: RunResults) -> str:
-    """How sure the answer is: what its interval and p are of, and whether the other metrics agree."""
-    best = raw_contrast(run, "max", run.metrics[0]) if run.reference else None
-    if best is None:
-        return "Scores with their intervals only: verdicts need a reference and the contrasts that a training measures."
-    row = best.rows[0]
-    size = f" ({row.n:,} of them)" if row.n else ""
-    if run.seeds:
-        of = f"Each of {len(run.seeds)} seeds is judged on the same test groups{size}; the range is over seeds"
-    else:
-        count = sum(one.family == row.family and one.metric == row.metric for one in run.contrasts)
-        p = f"p {best.p if best.p.startswith('<') else '= ' + best.p} {_FAMILY.format(count=count)}"
-        of = f"95 % interval over other test groups{size}; {p}; about these trained adapters, not other seeds"
-    return f"{of}. {_other_metrics(run)}".strip()
+def _of_seeds(run: RunResults, row: VerdictRow) -> list[str]:
+    verdicts = Counter(one.verdict for one in row.rows)
+    where = f"in agreement with {run.names()['reference']}"
+    if len(verdicts) == 1:
+        whole, short = _OPENINGS[row.rows[0].verdict]
+        seeds = f"in {len(row.rows)} of {len(row.rows)} seeds"
+        return [
+            f"{whole}{_part(row)}, {where}, {seeds}: {row.difference}, {row.interval} ({_facts(run)})",
+            f"{short} {seeds}: {row.difference}",
+            f"{short} {seeds}",
+        ]
+    return [
+        f"The seeds differ: the joint space against its best raw part{_part(row)}, {where}, is {row.verdict} seeds: "
+        f"{row.difference}, {row.interval} ({_facts(run)})",
+        f"The seeds differ: joint − best raw part {row.verdict}",
+        f"The seeds differ on joint − best raw part: {row.difference}",
+    ]
 
 
-def choice(runs: Sequence[RunResults]) -> str:
-    """Which of several runs the answer is of, and why; "" for one."""
-    return headline_run(runs)[1]
+def _no_verdict(run: RunResults) -> list[str]:
+    joint = run.on_test("trained", "joint", run.metrics[0])
+    assert joint is not None  # run.metrics are those that the joint has
+    score = f"{decimals(number(joint))} {span(joint.ci_low, joint.ci_high)}".strip()
+    why = OLD_FORMAT if run.format == 1 else "the run has no contrasts"
+    return [
+        f"No verdict ({why}): the joint space reaches {score} with {run.names()['reference']} ({_facts(run)})",
+        f"No verdict, the run has no contrasts: joint {score} ({metric_title(joint.metric)})",
+    ]
 
 
-def warnings(runs: Sequence[RunResults]) -> list[str]:
-    """The caveats of the headline run and of comparing it, without the word that opens each."""
-    first, _ = headline_run(runs)
-    own = caveats([first]) + [line for line in caveats(runs) if "do not share" in line]
-    lines = [line.removeprefix("Caveat: ") for line in own]
-    return [line[0].upper() + line[1:] for line in lines]
-
-
-def _place(best: VerdictRow) -> str:
-    where = "closer to" if unanimous(best) == "above" else "farther from"
-    return (f"in each of {len(best.rows)} seeds " if len(best.rows) > 1 else "") + where
-
-
-def _seeds(best: VerdictRow) -> str:
-    return f", for {best.verdict} seeds" if len(best.rows) > 1 else ""
-
-
-def _other_metrics(run: RunResults) -> str:
-    first = raw_contrast(run, "max", run.metrics[0])
-    others = [(metric, raw_contrast(run, "max", metric)) for metric in run.metrics[1:]]
-    same, unlike = [], []
-    for metric, row in others:
-        if row is not None and first is not None:
-            (same if row.verdict == first.verdict else unlike).append((metric, row))
-    texts = [f"The same by {listed([metric_title(metric) for metric, _ in same])}."] if same else []
-    texts += [f"By {metric_title(metric)}: {row.text()}." for metric, row in unlike]
-    return " ".join(texts)
-
-
-def _score(run: RunResults) -> str:
-    row = run.on_test("trained", "joint", run.metrics[0])
-    assert row is not None  # run.metrics are those that the joint has
-    return f"The joint space reaches {score_text(row)} against {run.names()['reference']}"
-
-
-def _agreement(run: RunResults) -> str:
-    metric, clauses = run.metrics[0], []
+def _agreement(run: RunResults) -> list[str]:
+    """As in "Agreement of images and captions: .241 before training, .252 [.210, .295] after"."""
+    metric, pairs = run.metrics[0], []
     for a, b in run.pairs:
         raw, trained = (run.on_test(stage, a, metric, b) for stage in ("raw", "trained"))
         if trained is not None:
-            before = f", from {score_text(raw)} raw" if raw is not None else ""
-            clauses.append(f"{run.space_name(a)} and {run.space_name(b)} agree at {score_text(trained)}{before}")
-    return f"After training, {'; '.join(clauses)} ({metric_title(metric)}); without a reference there is no verdict."
+            pairs.append((a, b, raw, trained))
+    texts = [
+        f"{run.space_name(a)} and {run.space_name(b)} {_before(raw)}{decimals(number(trained))} "
+        f"{span(trained.ci_low, trained.ci_high)}".strip()
+        + " after"
+        for a, b, raw, trained in pairs
+    ]
+    before = [number(raw) for _, _, raw, _ in pairs if raw is not None]
+    after = [number(trained) for *_, trained in pairs]
+    interval = span(pairs[0][3].ci_low, pairs[0][3].ci_high) if len(pairs) == 1 else ""
+    short = f"{_between(before)} before training, " if before else ""
+    whose = "The sides agree" if len(pairs) == 1 else f"The {len(pairs)} pairs of sides agree"
+    return [
+        f"Agreement of the sides, before and after training: {'; '.join(texts)} ({_facts(run)}; no verdict)",
+        f"{whose}: {short}{_between(after)} {interval}".strip() + " after",
+    ]
+
+
+def _before(raw: "Row | None") -> str:
+    return f"{decimals(number(raw))} before, " if raw is not None else ""
+
+
+def _between(values: Sequence[float]) -> str:
+    """One number, or the lowest and the highest."""
+    ends = dict.fromkeys((decimals(min(values)), decimals(max(values))))
+    return " to ".join(ends)
+
+
+def _part(row: VerdictRow) -> str:
+    return f", {row.binding.removeprefix('raw ')}" if row.binding else ""
+
+
+def _facts(run: RunResults) -> str:
+    """As in "mutual-kNN, k = 10, 230 test groups, chance .044"."""
+    row = run.find(stage="trained", split="test", direction="", metric=run.metrics[0])[0]
+    facts = [metric_title(row.metric), f"k = {row.k}" if row.k else "", f"{row.n:,} test groups" if row.n else ""]
+    return ", ".join(filter(None, [*facts, f"chance {decimals(row.chance)}" if row.chance is not None else ""]))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from featcache.report.names import shorten
 from featcache.report.runs import RunResults, metric_title
 from featcache.report.seeds import score_text
 from featcache.report.tables import contrast_table, retrieval_table, summary_table
@@ -69,32 +70,47 @@ def sampled(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def leak_caveats(run: RunResults) -> list[str]:
-    """What the splits of a run share, and what it does to its scores."""
+def leak_caveats(run: RunResults) -> list[tuple[str, str]]:
+    """What the splits of a run share, and what it does to its scores: each a sentence, and the same in one line."""
     record = run.config.get("split", {}).get("leaks")
     if record is None:
-        return [] if run.format == 1 else ["Caveat: leaks between the splits were not looked for; train again."]
+        words = "leaks between the splits were not looked for; train again."
+        return [] if run.format == 1 else [(words, words)]
     kept, found = run.config.get("leaks") != "dropped", record["groups"]
     kinds = [
         f"{sum(counts.values()):,} {plural(kind, sum(counts.values()))}"
         for kind, counts in record["rows"].items()
         if kind not in (TEXT, LOOKALIKE)
     ]
-    lines: list[str] = []
+    lines: list[tuple[str, str]] = []
     if found and kept:
         why = f" ({', '.join(kinds)})" if kinds else ""
-        lines.append(
-            f"Caveat: {groups_text(record)} stand in an earlier split too, or nearly{why}; leaks.parquet lists them."
-        )
+        words = f"{groups_text(record)} stand in an earlier split too, or nearly{why}; leaks.parquet lists them."
+        lines.append((words, f"{_counts(record)} groups stand in an earlier split too (leaks.parquet)."))
     if kept and "test" in found:
-        lines.append(
-            f"Caveat: scores on the test split count the groups that were found to leak.{_beside(run, record)}"
-        )
+        words = f"scores on the test split count the groups that were found to leak.{_beside(run, record)}"
+        lines.append((words, f"test scores count the groups that leak.{_verdicts_line(run)}"))
     if kept and "validation" in found:
-        lines.append("Caveat: the epoch was selected on a validation split that leaks.")
+        words = "the epoch was selected on a validation split that leaks."
+        lines.append((words, words))
     if record["texts"]:
-        lines.append(f"Caveat: {texts_text(record)}.")
-    return lines + [f"Caveat: {line}." for line in (*look_alikes(record), *sampled(record))]
+        texts = " and ".join(
+            f"{count:,} {plural('text', count)} of {split}" for split, count in record["texts"].items()
+        )
+        lines.append((f"{texts_text(record)}.", f"{texts} also in an earlier split: no leak by itself."))
+    for view, words in zip(record["look_alike"], look_alikes(record), strict=True):
+        lines.append((f"{words}.", f"copies of {shorten(view)} cannot be told from look-alikes; none is counted."))
+    lines += [(f"{words}.", "near-identical rows were looked for in a sample only.") for words in sampled(record)]
+    return lines
+
+
+def _counts(record: Mapping[str, Any]) -> str:
+    """As in "100 of 160 test and 5 of 45 validation"."""
+    return " and ".join(
+        f"{record['groups'][split]:,} of {record['of'][split]:,} {split}"
+        for split in ("test", "validation")
+        if split in record["groups"]
+    )
 
 
 def _beside(run: RunResults, record: Mapping[str, Any]) -> str:
@@ -118,18 +134,28 @@ def _beside(run: RunResults, record: Mapping[str, Any]) -> str:
 
 def _verdicts(run: RunResults) -> str:
     """Which verdicts are others on the clean part."""
-    full = {(row.metric, row.contrast): row for row in contrast_table([run])}
-    clean = {(row.metric, row.contrast): row for row in contrast_table([run], clean=True)}
+    clean, unlike = _verdicts_that_differ(run)
     if not clean:
         return ""
-    unlike = [
+    if not unlike:
+        return f" All {clean} verdicts are the same there."
+    return f" {len(unlike)} of {clean} verdicts differ there: {'; '.join(unlike)}."
+
+
+def _verdicts_line(run: RunResults) -> str:
+    clean, unlike = _verdicts_that_differ(run)
+    return f" Without them {len(unlike)} of {clean} verdicts differ." if clean else ""
+
+
+def _verdicts_that_differ(run: RunResults) -> tuple[int, list[str]]:
+    """How many contrasts the clean part has, and those of which it says something else."""
+    full = {(row.metric, row.contrast): row for row in contrast_table([run])}
+    clean = {(row.metric, row.contrast): row for row in contrast_table([run], clean=True)}
+    return len(clean), [
         f"{name} by {metric_title(metric)} {row.verdict} instead of {full[metric, name].verdict}"
         for (metric, name), row in clean.items()
         if row.verdict != full[metric, name].verdict
     ]
-    if not unlike:
-        return f" All {len(clean)} verdicts are the same there."
-    return f" {len(unlike)} of {len(clean)} verdicts differ there: {'; '.join(unlike)}."
 
 
 def clean_part(run: RunResults) -> str:

@@ -1,20 +1,18 @@
 """Conclusions in words: every "above", "below" and "cannot tell" is a verdict of the run's table of contrasts."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache.report.leaks import clean_part, leak_caveats
+from featcache.report.caveats import OLD_FORMAT as OLD_FORMAT
+from featcache.report.caveats import caveats as caveats
+from featcache.report.leaks import clean_part
 from featcache.report.runs import RunResults, load_runs, metric_title, mixture_text, number
-from featcache.report.seeds import headline_run, is_range, pool_seeds, same_test, score_text
+from featcache.report.seeds import headline_run, is_range, pool_seeds, score_text
 from featcache.report.tables import RetrievalRow, VerdictRow, contrast_table, retrieval_table
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import Row
-
-_SMALL_TEST = 500
-OLD_FORMAT = "written by featcache 0.1: no contrasts; train again for verdicts"
 
 
 def findings(runs: Sequence[Path | str | RunResults]) -> list[str]:
@@ -86,26 +84,6 @@ def run_findings(run: RunResults) -> list[str]:
     else:
         sentences = [control + between_sides(run)]
     return [line for line in (*sentences, *retrieval_sentences(run)) if line]
-
-
-def caveats(runs: Sequence[RunResults]) -> list[str]:
-    """What limits the reading: leaks, size, kinship with the reference, missing contrasts, controls, unequal tests."""
-    sentences: dict[str, None] = {}
-    for run in runs:
-        whose = f"{run.label}: " if len(runs) > 1 else ""
-        sentences |= dict.fromkeys(leak_caveats(run) + _size(run) + _kinship(run) + _no_contrasts(run, whose))
-        if run.is_control:
-            whose = run.label if len(runs) > 1 else "the run"
-            sentences[
-                f"Caveat: {whose} is a control, its training pairs were shuffled across groups: by itself it says "
-                "nothing of pairing. To test what pairing adds, name its folder as --control of a training on true "
-                "pairs."
-            ] = None
-    if len(runs) > 1 and not same_test(runs):
-        sentences[
-            "Caveat: the runs do not share test groups, features and k, so do not compare their scores with each other."
-        ] = None
-    return list(sentences)
 
 
 def listed(names: Sequence[str]) -> str:
@@ -276,43 +254,6 @@ def _against_chance(run: RunResults, row: RetrievalRow) -> str:
     return ", ".join(counts)
 
 
-def _size(run: RunResults) -> list[str]:
-    row = _any_test_score(run)
-    if row.n is None or row.n >= _SMALL_TEST:
-        return []
-    chance = f" and chance is {row.chance:.3f}" if row.chance is not None else ""
-    return [
-        f"Caveat: the test split has only {row.n:,} groups{chance}; {metric_title(row.metric)} falls as the gallery "
-        "grows, so compare with other studies at equal n and k only."
-    ]
-
-
-def _no_contrasts(run: RunResults, whose: str) -> list[str]:
-    if run.format == 1:
-        return [f"Caveat: {whose}{OLD_FORMAT}."]
-    if not run.reference:
-        return [f"Caveat: {whose}without a reference there are no contrasts, and so no verdicts."]
-    return [] if any(one.contrasts for one in run.each) else [f"Caveat: {whose}the run has no contrasts."]
-
-
-def _kinship(run: RunResults) -> list[str]:
-    if not run.reference:
-        return []
-    names, family = run.names(), _family(run.reference["encoder"])
-    kin = [side for side, source in run.config["sides"].items() if _family(source["encoder"]) == family]
-    return [
-        f"Caveat: the reference {names['reference']} is of the same family as {names[side]}, which agrees with it by "
-        "descent and leaves little headroom."
-        for side in kin
-    ]
-
-
-def _family(encoder: str) -> str:
-    # "resnet18" -> "resnet", "efficientnet-lite0" -> "efficientnet", "tf_efficientnet_b0" -> "efficientnet"
-    words = [word for word in re.split(r"[^a-z]+", encoder.lower()) if len(word) > 2]
-    return words[0] if words else encoder.lower()
-
-
 def _verdicts(run: RunResults, topic: str, metric: str) -> list[VerdictRow]:
     return [row for row in contrast_table([run]) if (row.topic, row.metric) == (topic, metric)]
 
@@ -326,10 +267,6 @@ def _joint(run: RunResults, metric: str) -> "Row":
     row = run.on_test("trained", "joint", metric)
     assert row is not None  # run.metrics are those that the joint has
     return row
-
-
-def _any_test_score(run: RunResults) -> "Row":
-    return run.find(stage="trained", split="test", direction="", metric=run.metrics[0])[0]
 
 
 def _test_of(row: "Row") -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featcache.report.runs import RECALLS, REFERENCE, RunResults, load_runs, number
 
@@ -181,6 +181,23 @@ def contrast_table(runs: Sequence[Path | str | RunResults], *, clean: bool = Fal
             against = name.partition(" − ")[2] or name
             rows.append(VerdictRow(run.label, metric, topic, name, against, own[0].whole, own, binding))
     return rows
+
+
+def epoch_curve(run: RunResults, **columns: Any) -> list[tuple[int, float]]:
+    """(epoch, score) of trained spaces, in order; what untrained ones score is epoch 0 where the curve lacks it.
+
+    Args:
+        run: A run, or several seeds pooled.
+        columns: As of `RunResults.find`, without the stage.
+
+    Returns:
+        The points; none where there are none of trained spaces.
+    """
+    trained = {row.epoch: number(row) for row in run.find(stage="trained", **columns) if row.epoch is not None}
+    if not trained:
+        return []
+    untrained = [(0, number(row)) for row in run.find(stage="untrained", **columns)[:1]]
+    return sorted((dict(untrained) | trained).items())
 
 
 def signed(value: float) -> str:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from featcache.report.answer import answer, certainty, choice, warnings
+from featcache.report.answer import answer
+from featcache.report.certainty import certainty, choice, warnings, whole_answer
 from featcache.report.figures.concept import concept
 from featcache.report.figures.curves import alignment_against_retrieval, retrieval_path
 from featcache.report.figures.verdicts import hero, verdict_matrix
@@ -24,17 +25,20 @@ def loaded(*folders: Path) -> list[RunResults]:
 @pytest.mark.parametrize(
     "verdict, opening",
     [
-        ("above", "Yes: by mutual-kNN the joint space is closer to dinov2-small than its best raw part, images ("),
-        ("below", "No: by mutual-kNN the joint space is farther from dinov2-small than its best raw part, images ("),
-        ("cannot tell", "Cannot tell whether the joint space is closer to dinov2-small than its best raw part, images"),
-        ("cannot tell after correction", "Cannot tell whether the joint space is closer to dinov2-small than its best"),
+        ("above", "Yes: the joint space is above its best raw part, images, in agreement with dinov2-small: "),
+        ("below", "No: the joint space is below its best raw part, images, in agreement with dinov2-small: "),
+        ("cannot tell", "Cannot tell the joint space from its best raw part, images, in agreement with dinov2-small: "),
+        (
+            "cannot tell after correction",
+            "Cannot tell after correction the joint space from its best raw part, images,",
+        ),
     ],
 )
 def test_the_answer_opens_with_the_verdict_against_the_best_raw_part(
     tmp_path: Path, verdict: str, opening: str
 ) -> None:
     (run,) = loaded(write_run(tmp_path / "run", contrasts={BEST: {"verdict": verdict}}))
-    text = answer(run)
+    text = whole_answer(run)
     assert text.startswith(opening)
     (best,) = [row for row in contrast_table([run]) if (row.contrast, row.metric) == (BEST, "mutual_knn")]
     (average,) = [
@@ -42,37 +46,37 @@ def test_the_answer_opens_with_the_verdict_against_the_best_raw_part(
         for row in contrast_table([run])
         if (row.contrast, row.metric) == ("joint − average of raw parts", "mutual_knn")
     ]
-    assert f"({best.difference} {best.interval})" in text
-    assert f"against the average of its raw parts: {average.text()}." in text
+    assert f": {best.difference} {best.interval}, p " in text
+    assert text.endswith(f" Against the average of its raw parts: {average.text()}.")
 
 
 def test_seeds_that_agree_are_answered_as_one_and_seeds_that_do_not_are_counted(tmp_path: Path) -> None:
     same = [write_run(tmp_path / f"a{seed}", seed=seed) for seed in range(3)]
     (run,) = loaded(*same)
-    assert answer(run).startswith("No: by mutual-kNN the joint space is in each of 3 seeds farther from dinov2-small")
+    assert answer(run).startswith("No: the joint space is below its best raw part") and "in 3 of 3 seeds" in answer(run)
     assert "over seeds" in certainty(run)
     other = [
         write_run(tmp_path / f"b{seed}", seed=seed, contrasts={BEST: {"verdict": "above" if seed else "below"}})
         for seed in range(3)
     ]
     (run,) = loaded(*other)
-    assert answer(run).startswith("Cannot tell whether")
-    assert "for above in 2 of 3, below in 1 of 3 seeds" in answer(run)
+    assert answer(run).startswith("The seeds differ: ")
+    assert "above in 2 of 3, below in 1 of 3 seeds" in answer(run)
 
 
 def test_a_control_says_so_first_and_a_run_without_reference_has_no_verdict(tmp_path: Path) -> None:
     (control,) = loaded(write_run(tmp_path / "control", shuffle_pairs=True))
-    assert answer(control).startswith("A control, trained on shuffled pairs. ")
+    assert answer(control).startswith("A control: its training pairs were shuffled across groups")
     (bare,) = loaded(write_run(tmp_path / "bare", encoders=("resnet18", "gpt2", None)))
-    assert answer(bare).startswith("After training, images (resnet18) and captions (gpt2) agree at ")
-    assert answer(bare).endswith("without a reference there is no verdict.")
+    assert answer(bare).startswith("Agreement of the sides, before and after training: images (resnet18) and captions")
+    assert answer(bare).endswith("no verdict)")
     assert hero([bare]) is None and verdict_matrix([bare]) is None
     assert "verdicts need a reference" in certainty(bare)
 
 
 def test_a_run_of_0_1_is_answered_by_its_score_alone() -> None:
     (old,) = loaded(FORMAT_1)
-    assert "this run has no verdicts" in answer(old)
+    assert answer(old).startswith("No verdict (written by featcache 0.1")
     assert verdict_matrix([old]) is None
     assert hero([old]) is not None
 

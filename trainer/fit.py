@@ -310,7 +310,8 @@ class _Tracker:
 
     def measure(self, adapters: Adapters, epoch: int, loss: float | None) -> None:
         """Adds the rows of one epoch; its weights, which nothing may change any more, are kept if none before it
-        scored as high, or at a milestone."""
+        scored as high, or at a milestone.
+        """
         rows = epoch_rows(self.validation, adapters, self.config, epoch)
         retrieval = mean_recall(rows)
         joint = ("joint", "reference", "mutual_knn")

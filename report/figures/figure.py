@@ -12,8 +12,7 @@ from typing import Any
 
 from featcache.errors import LibraryMissing
 from featcache.printing import printable
-
-_LONGEST = 22
+from featcache.report.names import shorten as shorten
 
 
 def require_renderer() -> None:
@@ -134,19 +133,6 @@ def inline(svg: str, *, name: str, alt: str) -> str:
     head = f'<svg role="img" aria-label="{escape(alt)}" viewBox="{box[1]}"'
     head += f' style="min-width:{width * 0.8:.0f}px;max-width:{width:.0f}px">'
     return head + body[opening.end() :]
-
-
-def shorten(name: str, longest: int = _LONGEST) -> str:
-    """Cuts a name in its middle so that both ends stay readable.
-
-    Example:
-        >>> shorten("a-very-long-encoder-name-of-someone", 15)
-        'a-very-…someone'
-    """
-    if len(name) <= longest:
-        return name
-    keep = longest - 1
-    return f"{name[: keep // 2]}…{name[-(keep - keep // 2) :]}"
 
 
 def columns_for(runs: int, *, panels_of_one: int = 1) -> int:

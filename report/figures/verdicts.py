@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from featcache.report.answer import answer, unanimous
+from featcache.report.answer import answer
+from featcache.report.certainty import unanimous
 from featcache.report.figures import theme, verdict_charts
 from featcache.report.figures.figure import Figure, shorten
 from featcache.report.runs import RunResults, metric_title, metrics_of, number
@@ -54,7 +55,7 @@ def hero(runs: Sequence[RunResults]) -> Figure | None:
         f"Further right is closer. Dot: score on the test split{size}; line: {line}; hollow: untrained; "
         f"diamond: average{null}{chance}. Brackets: what the joint space is compared with on the same "
         "groups, difference and 95 % interval; the verdict is a test corrected for all contrasts.",
-        f"{answer(run)} Scores: " + "; ".join(f"{row['label']} {row['value']:.3f}" for row in rows) + ".",
+        f"{answer(run)}. Scores: " + "; ".join(f"{row['label']} {row['value']:.3f}" for row in rows) + ".",
         written,
         verdict_charts.brackets(rows, contrasts, band=band, title=title[0].upper() + title[1:]),
     )

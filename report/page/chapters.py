@@ -198,7 +198,7 @@ def _takeaways(shown: Sequence[RunResults], run: RunResults) -> Part:
     from featcache.report.answer import answer
     from featcache.report.figures.curves import alignment_against_retrieval
 
-    sentences = [answer(run)]
+    sentences = [f"{answer(run)}."]
     path = _moved(run)
     return Part("", (alignment_against_retrieval(shown),), tuple(filter(None, [*sentences, path])))
 

@@ -7,7 +7,8 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from featcache.errors import UsageError
-from featcache.report.answer import answer, certainty, choice, warnings
+from featcache.report.answer import question
+from featcache.report.certainty import certainty, choice, warnings, whole_answer
 from featcache.report.figures.figure import Figure, escape, require_renderer
 from featcache.report.page.chapters import COLUMNS, Chapter, Part, chapters
 from featcache.report.page.citations import citations_bibtex, citations_html
@@ -17,8 +18,8 @@ from featcache.report.page.provenance import provenance_html, setup_html
 from featcache.report.page.reading import reading_html
 from featcache.report.page.tables import alignment_html, headline_first, retrieval_html, run_heading, verdicts_html
 from featcache.report.runs import RunResults, known_formats, load_runs
-from featcache.report.seeds import headline_run, pool_seeds, same_features
-from featcache.report.sentences import findings, listed
+from featcache.report.seeds import headline_run, pool_seeds
+from featcache.report.sentences import findings
 from featcache.storage.outputs import named_output_errors, write_output
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def write_report(
         folder.mkdir(parents=True, exist_ok=True)
         drawn = _Drawn(folder, formats)
         parts = _parts(loaded, drawn, exhibits)
-    write_output(Path(out) / BIBTEX, citations_bibtex(loaded).encode())
+        (Path(out) / BIBTEX).write_text(citations_bibtex(loaded), encoding="utf-8")
     page = Path(out) / PAGE
     write_output(page, Template(resource("page.html")).substitute(parts).encode())
     return page
@@ -95,10 +96,10 @@ def _parts(runs: Sequence[RunResults], drawn: _Drawn, exhibits: "Exhibits | None
     first, _ = headline_run(runs)
     every = chapters(runs)
     return {
-        "title": escape(title(runs)),
+        "title": escape(question(runs)),
         "style": resource("page.css"),
         "script": resource("page.js"),
-        "answer": escape(answer(first)),
+        "answer": escape(whole_answer(first)),
         "hero": drawn.html(hero(runs)),
         "brief": _brief(runs, first),
         "contents": "".join(f'<li><a href="#{each.identity}">{each.title}</a></li>' for each in every),
@@ -167,15 +168,3 @@ def check_page_place(out: Path) -> None:
         raise UsageError(
             f"{page} is no page of featcache, and was left as it is\n  Name another folder, or move that page away"
         )
-
-
-def title(runs: Sequence[RunResults]) -> str:
-    """The question the page answers."""
-    names = runs[0].names()
-    control = "Control with shuffled pairs: d" if all(run.is_control for run in runs) else "D"
-    if not same_features(runs):
-        return f"{control}o joint spaces come closer to their references? {len(runs)} runs compared"
-    sides = listed([names[side] for side in runs[0].sides])
-    if not runs[0].reference:
-        return f"{control}o adapters bring {sides} together?"
-    return f"{control}oes a joint space of {sides} come closer to {names['reference']}?"

@@ -7,6 +7,7 @@ from featcache.report.leaks import (
     LOOKALIKE,
     NEAR,
     TEXT,
+    CleanRow,
     clean_table,
     groups_text,
     look_alikes,
@@ -18,7 +19,8 @@ from featcache.report.leaks import (
 )
 from featcache.report.runs import RunResults
 from featcache.report.seeds import headline_run, score_text
-from featcache.report.terminal.console import console, print_table
+from featcache.report.terminal.console import console
+from featcache.report.terminal.fitted import print_fitted_table
 
 if TYPE_CHECKING:
     from featcache.studies.leaks import Leak, Leaks
@@ -69,15 +71,28 @@ def _show_rows(rows: "Sequence[Leak]") -> None:
         console(stderr=True).print(f"  {split}, {len(own):,} {plural(kind, len(own))}: {listed}{more}")
 
 
-def show_clean(runs: Sequence[RunResults]) -> None:
-    """Shows the headline run's scores on the test split beside those on its clean part."""
+def show_clean(runs: Sequence[RunResults], *, brief: bool = False) -> None:
+    """Shows the headline run's scores on the test split beside those on its clean part.
+
+    Args:
+        runs: Runs.
+        brief: Only the joint space (without a reference, the sides after training) by the first metric, and recalls.
+    """
     run, _ = headline_run(runs)
     rows = clean_table(run)
+    if brief:
+        rows = [row for row in rows if row.test.direction or _is_result(run, row)]
     if rows:
         whose = f" of {run.label}" if len(runs) > 1 else ""
         console().print()
-        print_table(
+        print_fitted_table(
             ("score", *sizes(run)),
             [(f"{row.label}, {metric_name(row.metric)}", score_text(row.test), score_text(row.clean)) for row in rows],
-            title=f"The test split{whose} beside its clean part",
+            title=(f"The test split{whose} beside its clean part",),
         )
+
+
+def _is_result(run: RunResults, row: CleanRow) -> bool:
+    """Whether a row is what the run is about: its joint space, or its trained sides, by the first metric."""
+    trained = row.test.stage == "trained" and row.metric == run.metrics[0]
+    return trained and (row.test.space == "joint" or not run.reference)

@@ -1,4 +1,4 @@
-"""Training on the terminal: what was trained, then alignment, verdicts and retrieval on the test split."""
+"""Training on the terminal: the answer, what was trained, and every table where --verbose asks for it."""
 
 import shlex
 from collections.abc import Sequence
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from featcache.report.runs import solution_text, training_choices
 from featcache.report.terminal.console import console, print_table
+from featcache.report.terminal.fitted import print_parts, print_path
+from featcache.report.terminal.summary import show_answer, show_caveats, show_epochs, show_run_table, show_summary
 from featcache.trainer.kinds import SOLVED_KINDS
 
 if TYPE_CHECKING:
@@ -19,46 +21,93 @@ if TYPE_CHECKING:
 def show_training(run: "Run") -> None:
     """Shows what was trained, and which epoch was kept."""
     settings, reference = run.config["config"], run.config["reference"]
-    sides = " + ".join(f"{one['encoder']}/{one['layer']} ({name})" for name, one in run.config["sides"].items())
-    against = f"against {reference['encoder']}/{reference['layer']}" if reference else "without a reference"
+    sides = [f"{one['encoder']}/{one['layer']} ({name})" for name, one in run.config["sides"].items()]
+    sides = [side + (" +" if side is not sides[-1] else "") for side in sides]
+    against = f"against {reference['encoder']}/{reference['layer']}," if reference else "without a reference,"
     adapter = settings["adapter"]
     kinds = adapter if isinstance(adapter, str) else ", ".join(f"{side} {kind}" for side, kind in adapter.items())
-    kinds += " adapters" + "".join(f", {choice}" for choice in training_choices(settings))
+    choices = [f"{choice}," for choice in training_choices(settings)]
     control = ", pairs shuffled: a control" if settings.get("shuffle_pairs") else ""
-    console().print(f"{run.config['dataset']}: {sides} {against}, {kinds}, seed {settings['seed']}{control}")
-    chosen = run.config.get("chosen", {})
+    seed = f"seed {settings['seed']}{control}"
+    print_parts([f"{run.config['dataset']}:", *sides, against, f"{kinds} adapters,", *choices, seed])
+    how = "was there already;" if run.already_there else f"trained in {run.config['seconds']:.1f} s;"
+    print_parts([f"  {run.path}", how, *_kept(run)])
+
+
+def _kept(run: "Run") -> list[str]:
+    """Which epoch or solution was kept, by what, and which groups were left out, in parts."""
+    settings, chosen = run.config["config"], run.config.get("chosen", {})
     by = "as the last" if settings["select"] == "last" else f"by validation {settings['select']}"
     kept = f"epoch {run.config['selected_epoch']} of {settings['epochs']} kept {by}"
-    if adapter in SOLVED_KINDS:
+    if settings["adapter"] in SOLVED_KINDS:
         kept = f"in closed form; {solution_text(chosen)} chosen by validation {settings['select']}"
+    parts = [kept]
     if "joint_weights" in chosen:
         weights = ", ".join(f"{side} {weight:.2f}" for side, weight in chosen["joint_weights"].items())
-        kept += f"; joint weights {weights}, chosen by validation alignment"
-    how = "was there already" if run.already_there else f"trained in {run.config['seconds']:.1f} s"
+        parts.append(f"joint weights {weights}, chosen by validation alignment")
     left_out = [f"{count} {split}" for split, count in run.config["split"].get("left_out", {}).items()]
-    dropped = f"; left out as leaks: {' and '.join(left_out)} groups" if left_out else ""
-    console().print(f"  {run.path} {how}; {kept}{dropped}")
+    parts += [f"left out as leaks: {' and '.join(left_out)} groups"] if left_out else []
+    return [part + (";" if part is not parts[-1] else "") for part in parts]
 
 
-def show_run(run: "Run") -> None:
-    """Shows one run's tables and what they say."""
-    show_runs([run.path])
-    console().print(
-        f"\nRun folder: {run.path}\nThe page with every figure: featcache report {shlex.quote(str(run.path))}"
-    )
+def show_run(run: "Run", *, verbose: bool = False) -> None:
+    """Shows one run: the answer, what was trained, what `show_runs` shows, and what may come next."""
+    from featcache.report.runs import load_runs
+
+    loaded = load_runs([run.path])
+    show_answer(loaded[0])
+    show_training(run)
+    _show_loaded(loaded, verbose=verbose)
+    console().print()
+    print_path("Run folder:", str(run.path))
+    print_path("The page with every figure: featcache report", shlex.quote(str(run.path)))
+    if not verbose:
+        console().print("Every metric, verdict and finding: the same command with --verbose")
 
 
-def show_runs(paths: Sequence[Path]) -> None:
-    """Shows alignment and retrieval on the test split, a column a run, the headline run's verdicts, and what they say.
+def show_runs(paths: Sequence[Path], *, verbose: bool = False) -> None:
+    """Shows several runs: the headline run's answer, scores and verdicts, and a line for each.
 
-    Runs that differ in their seed only share a column of means and ranges.
+    Runs that differ in their seed only are shown by means and ranges.
+
+    Args:
+        paths: Run folders.
+        verbose: Show every metric of every run, every verdict and every finding instead.
     """
-    from featcache.report.runs import load_runs, metrics_of
-    from featcache.report.seeds import pool_seeds
+    from featcache.report.runs import load_runs
+    from featcache.report.seeds import headline_run, pool_seeds
+
+    runs = pool_seeds(load_runs(paths))
+    show_answer(headline_run(runs)[0])
+    _show_loaded(runs, verbose=verbose)
+
+
+def _show_loaded(runs: Sequence["RunResults"], *, verbose: bool) -> None:
+    from featcache.report.seeds import headline_run
+    from featcache.report.sentences import selection
+    from featcache.report.terminal.leaks import show_clean
+
+    if verbose:
+        _show_everything(runs)
+        return
+    headline, _ = headline_run(runs)
+    for line in selection(runs):
+        print_parts([f"{part};" for part in line.split("; ")[:-1]] + line.split("; ")[-1:])
+    show_summary(headline)
+    if len(runs) > 1:
+        show_run_table(runs)
+    show_epochs(headline)
+    show_clean(runs, brief=True)
+    show_caveats(runs)
+
+
+def _show_everything(runs: Sequence["RunResults"]) -> None:
+    """Alignment and retrieval on the test split, a column a run, the headline run's verdicts, and what they say."""
+    from featcache.report.runs import metrics_of
+    from featcache.report.seeds import headline_run
     from featcache.report.sentences import brief
     from featcache.report.terminal.leaks import show_clean
 
-    runs = pool_seeds(load_runs(paths))
     for metric in metrics_of(runs):
         console().print()
         _show_alignment_of(runs, metric)
@@ -66,6 +115,7 @@ def show_runs(paths: Sequence[Path]) -> None:
     console().print()
     _show_retrieval_of(runs)
     show_clean(runs)
+    show_epochs(headline_run(runs)[0])
     console().print("\nWhat the result says")
     for sentence in brief(runs):
         console().print(f"- {sentence}")

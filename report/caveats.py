@@ -1,0 +1,99 @@
+"""What limits the reading of runs: each caveat as a sentence, and as one line."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from featcache.report.leaks import leak_caveats
+from featcache.report.names import shorten
+from featcache.report.runs import RunResults, metric_title
+from featcache.report.seeds import same_test
+
+_SMALL_TEST = 500
+OLD_FORMAT = "written by featcache 0.1: no contrasts; train again for verdicts"
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """One limit of what runs say.
+
+    Args:
+        text: The sentence of the page.
+        line: The same in one line of a terminal.
+    """
+
+    text: str
+    line: str
+
+
+def caveats(runs: Sequence[RunResults]) -> list[str]:
+    """What limits the reading, in sentences that open with "Caveat: "; as `caveat_list`."""
+    return [f"Caveat: {one.text}" for one in caveat_list(runs)]
+
+
+def caveat_list(runs: Sequence[RunResults]) -> list[Caveat]:
+    """What limits the reading: leaks, size, kinship with the reference, missing contrasts, controls, unequal tests."""
+    every: dict[str, Caveat] = {}
+    for run in runs:
+        whose = f"{run.label}: " if len(runs) > 1 else ""
+        leaks = [Caveat(text, line) for text, line in leak_caveats(run)]
+        for one in leaks + _size(run) + _kinship(run) + _no_contrasts(run, whose):
+            every.setdefault(one.text, one)
+        if run.is_control:
+            who = run.label if len(runs) > 1 else "the run"
+            text = (
+                f"{who} is a control, its training pairs were shuffled across groups: by itself it says nothing of "
+                "pairing. To test what pairing adds, name its folder as --control of a training on true pairs."
+            )
+            every[text] = Caveat(text, f"{shorten(who)} is a control: name it as --control of a run on true pairs.")
+    if len(runs) > 1 and not same_test(runs):
+        text = "the runs do not share test groups, features and k, so do not compare their scores with each other."
+        every[text] = Caveat(text, "do not compare the runs: their test groups, features or k differ.")
+    return list(every.values())
+
+
+def _size(run: RunResults) -> list[Caveat]:
+    row = run.find(stage="trained", split="test", direction="", metric=run.metrics[0])[0]
+    if row.n is None or row.n >= _SMALL_TEST:
+        return []
+    title = metric_title(row.metric)
+    chance = f" and chance is {row.chance:.3f}" if row.chance is not None else ""
+    return [
+        Caveat(
+            f"the test split has only {row.n:,} groups{chance}; {title} falls as the gallery grows, so compare with "
+            "other studies at equal n and k only.",
+            f"only {row.n:,} test groups; compare with other studies at equal n and k only.",
+        )
+    ]
+
+
+def _no_contrasts(run: RunResults, whose: str) -> list[Caveat]:
+    text = ""
+    if run.format == 1:
+        text = f"{OLD_FORMAT}."
+    elif not run.reference:
+        text = "without a reference there are no contrasts, and so no verdicts."
+    elif not any(one.contrasts for one in run.each):
+        text = "the run has no contrasts."
+    return [Caveat(f"{whose}{text}", f"{shorten(whose)}{text}")] if text else []
+
+
+def _kinship(run: RunResults) -> list[Caveat]:
+    if not run.reference:
+        return []
+    names, family = run.names(), _family(run.reference["encoder"])
+    kin = [side for side, source in run.config["sides"].items() if _family(source["encoder"]) == family]
+    return [
+        Caveat(
+            f"the reference {names['reference']} is of the same family as {names[side]}, which agrees with it by "
+            "descent and leaves little headroom.",
+            f"the reference is of the same family as {shorten(side)}: little headroom.",
+        )
+        for side in kin
+    ]
+
+
+def _family(encoder: str) -> str:
+    # "resnet18" -> "resnet", "efficientnet-lite0" -> "efficientnet", "tf_efficientnet_b0" -> "efficientnet"
+    words = [word for word in re.split(r"[^a-z]+", encoder.lower()) if len(word) > 2]
+    return words[0] if words else encoder.lower()
