@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,13 @@ from PIL import Image
 from featcache import data
 from featcache.cache import Cache
 from featcache.commands.exhibits import headline_exhibits
+from featcache.commands.training import report
 from featcache.data import openmoji
 from featcache.data.datasets import DATASETS, DatasetEntry
 from featcache.data.open import DatasetSource
 from featcache.data.views import Dataset
 from featcache.errors import UsageError
+from featcache.report.page import write
 from featcache.report.runs import load_runs
 from featcache.store.rows import write_rows
 from featcache.studies import exhibits
@@ -284,3 +287,29 @@ def test_a_view_that_a_page_may_show_is_one_of_the_data_set_and_has_a_credit(ent
     assert set(entry.may_show) <= set(entry.views) and all(entry.may_show.values())
     if "non-commercial" in entry.licence or entry.licence == "yours":
         assert not entry.may_show
+
+
+def test_the_table_of_the_documentation_says_what_a_page_shows_by_default() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "runs.md").read_text(encoding="utf-8")
+    rows = text.partition("| data set | shown by default |\n|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    said = {}
+    for row in rows:
+        names, views = row.strip("| ").split(" | ")
+        shown = () if views == "nothing" else tuple(re.findall("`(.+?)`", views))
+        said |= dict.fromkeys(re.findall("`(.+?)`", names) or ["folder"], shown)
+    assert said == {name: tuple(entry.may_show) for name, entry in DATASETS.items()}
+
+
+def test_the_command_hands_its_exhibits_to_the_page_and_says_what_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages: list[dict[str, Any]] = []
+    monkeypatch.setattr(write, "write_report", lambda _, out, **options: pages.append(options) or out / "index.html")
+    run = make_run(tmp_path / "run", "openmoji", groups=EMOJI).path
+    report([run], tmp_path / "page", texts=False)
+    (shown,) = [page["exhibits"] for page in pages]
+    assert len(shown.thumbnails["images"]) == len(EMOJI) and not shown.texts
+    report([make_run(tmp_path / "photos", "flickr30k", groups=["1"]).path], tmp_path / "page")
+    assert "flickr30k are not shown" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="--root DIR"):
+        report([tmp_path / "photos"], tmp_path / "page", thumbnails=True, root=tmp_path / "nowhere")
