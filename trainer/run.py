@@ -22,8 +22,8 @@ from featcache.trainer.adapters import Adapters, build_adapters, copy_settings, 
 from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import RunDamaged, RunExists
 from featcache.trainer.losses import initial_parameters
-from featcache.trainer.run_files import FORMAT, damaged, read_config, read_table
-from featcache.trainer.run_search import is_run, no_run
+from featcache.trainer.run_files import FORMAT, damaged, read_table
+from featcache.trainer.run_search import find_run, is_run
 from featcache.trainer.seeds import stream_seed
 from featcache.trainer.solve import solved_width
 
@@ -137,9 +137,7 @@ def load_run(path: Path) -> Run:
         RunDamaged: If a file is missing, is not what was written, or config.json cannot be read.
     """
     path = Path(path)
-    if not is_run(path):
-        raise no_run(path)
-    config, version = read_config(path)
+    config, version = find_run(path)
     return Run(path, config, version)
 
 

@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from featcache.metrics.measure.row import ContrastRow, Row, frame
 
 if TYPE_CHECKING:
     import polars as pl
+    from torch import Tensor
 
 FILES = ("config.json", "adapters.safetensors", "metrics.parquet", "map.parquet", "kernels.parquet")
 SIDES = ("x", "y")
@@ -23,7 +22,7 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, "sides": {side: features[side] for side in SIDES}, "reference": features["reference"]}
 
 
-def renamed_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def renamed_weights(weights: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
     """Weights under the names of `featcache.trainer.adapters.Adapters`."""
     return {name if name == "log_scale" else f"sides.{name}": tensor for name, tensor in weights.items()}
 

@@ -2,9 +2,10 @@
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 from featcache.trainer.errors import RunDamaged, RunMissing
-from featcache.trainer.run_files import parsed_config
+from featcache.trainer.run_files import parsed_config, read_config
 
 _DEPTH = 3  # folders between a folder of runs and a run, as in runs/DATASET/ENCODERS/ADAPTER
 _LISTED = 8
@@ -19,6 +20,18 @@ def is_run(folder: Path) -> bool:
         return "config_hash" in parsed_config(folder)
     except RunDamaged:
         return False
+
+
+def find_run(path: Path) -> tuple[dict[str, Any], int]:
+    """The configuration of a run folder, its files checked against their manifest, and its format.
+
+    Raises:
+        RunMissing: If there is no run; names the runs below it or next to it.
+        RunDamaged: If a file is missing, is not what was written, or config.json cannot be read.
+    """
+    if not is_run(path):
+        raise no_run(path)
+    return read_config(path)
 
 
 def runs_below(folder: Path) -> list[Path]:
