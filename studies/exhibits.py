@@ -339,10 +339,10 @@ def _with_terms(
     exhibits: Exhibits, name: str, entry: DatasetEntry, views: "Sequence[View]", notes: Sequence[str]
 ) -> Exhibits:
     """The exhibits with their credits, and a note on what is shown at somebody's wish."""
-    wished = [view.name for view in views if not _credit(entry, view.name)]
+    credits = dict.fromkeys(filter(None, (_credit(entry, view.name) for view in views)))
     notes = [*exhibits.notes, *notes]
+    wished = " and ".join(view.name for view in views if not _credit(entry, view.name))
     if wished:
-        notes.insert(0, f"{' and '.join(wished)} of {name} are shown at the wish of whoever made this page "
-                        f"({_terms(entry)}).")  # fmt: skip
-    credits = [_credit(entry, view.name) or f"{view.name} of {name}: {_terms(entry)}" for view in views]
-    return replace(exhibits, licence="; ".join(dict.fromkeys(credits)), notes=tuple(notes))
+        credits[f"{wished} of {name}: {_terms(entry)}"] = None
+        notes.insert(0, f"{wished} of {name} are shown at the wish of whoever made this page ({_terms(entry)}).")
+    return replace(exhibits, licence="; ".join(credits), notes=tuple(notes))
