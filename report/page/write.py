@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.errors import UsageError
 from featcache.report.figures.figure import Figure, escape, inline, require_renderer
 from featcache.report.page.leaks import clean_html
+from featcache.report.page.widgets import page_script, widgets_html
 from featcache.report.runs import (
     RECALLS,
     RunResults,
@@ -98,6 +99,8 @@ def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str
     check_page_place(out)
     loaded = pool_seeds(load_runs(runs))
     require_renderer()
+    from featcache.report.figures.maps import label_colours
+
     folder = Path(out) / "figures"
     with named_output_errors(Path(out)):
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +108,8 @@ def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str
     against = any(run.reference for run in loaded)
     parts = {
         "title": escape(title(loaded)),
-        "style": _resource("page.css"),
+        "style": _resource("page.css") + _resource("widgets.css"),
+        "script": page_script(),
         "lead": escape(headline(loaded)),
         "setup": _setup(loaded),
         "findings": _findings(loaded),
@@ -120,6 +124,7 @@ def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str
         "figures": "\n".join(figures),
         "metrics": _metrics(loaded),
         "provenance": _provenance(loaded),
+        "widgets": widgets_html(headline_run(loaded)[0], label_colours(loaded)),
     }
     page = Path(out) / PAGE
     write_output(page, Template(_resource("page.html")).substitute(parts).encode())
