@@ -1,6 +1,7 @@
 """Sliders over epochs: the sides as points of groups, and the plane of spaces."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 from featcache.report.figures import theme
@@ -28,32 +29,28 @@ def stage_slider(run: RunResults, colours: Mapping[str, str]) -> str:
         run: One run.
         colours: Label -> colour; other labels are drawn in that of "other".
     """
-    rows = run.drawn("stages")
+    rows = _placed(run.drawn("stages"))
     if not rows:
         return ""
     epochs, sides, ids = (_distinct(rows, key) for key in ("epoch", "space", "id"))
     epochs.sort()
-    label_of = {row["id"]: str(row["label"]) for row in rows}
+    label_of = {row["id"]: row["label"] or "" for row in rows}
     labels = list(dict.fromkeys(label_of.values()))
     shades = {label: colours.get(label, colours.get("other", theme.OTHER)) for label in labels}
     palette = list(dict.fromkeys([*colours.values(), *shades.values()]))
     shade = [palette.index(shades[label]) for label in labels]
     places = dict(zip([(row["epoch"], row["space"], row["id"]) for row in rows], _square(rows), strict=True))
     xy = [[[places.get((epoch, side, id_)) for id_ in ids] for side in sides] for epoch in epochs]
-    kind = [labels.index(label_of[id_]) for id_ in ids]
+    numbers = {label: number for number, label in enumerate(labels)}
+    kind = [numbers[label_of[id_]] for id_ in ids]
     start, bottom = _start(run, epochs), max(y for _, y in places.values()) + _MARGIN
     shapes = [_SHAPES[place % len(_SHAPES)] for place in range(len(sides))]
     paths = "".join(
-        f'<path data-side="{side}" data-shade="{place}" fill="{escape(colour)}" d="'
-        + "".join(
-            f"M{point[0]} {point[1]}{shapes[side]}"
-            for point, label in zip(xy[start][side], kind, strict=True)
-            if point and shade[label] == place
-        )
+        f'<path data-side="{side}" data-shade="{place}" fill="{escape(palette[place])}" d="'
+        + _marks([point for point, label in zip(xy[start][side], kind, strict=True) if shade[label] == place], shape)
         + '"/>'
-        for side in range(len(sides))
-        for place, colour in enumerate(palette)
-        if place in shade
+        for side, shape in enumerate(shapes)
+        for place in sorted(set(shade))
     )
     data = {
         "epochs": _epoch_names(run, epochs),
@@ -81,7 +78,7 @@ def space_slider(run: RunResults) -> str:
 
     The raw sides and the reference stand still; the joint and the adapted sides move.
     """
-    rows = run.drawn("spaces")
+    rows = _placed(run.drawn("spaces"))
     epochs = sorted({row["epoch"] for row in rows if row["epoch"] is not None})
     if not epochs:
         return ""
@@ -207,14 +204,22 @@ def _distinct(rows: Rows, key: str) -> list[Any]:
     return list(dict.fromkeys(row[key] for row in rows))
 
 
+def _placed(rows: Rows) -> Rows:
+    return [row for row in rows if all(row[key] is not None and isfinite(row[key]) for key in ("px", "py"))]
+
+
+def _marks(points: Sequence[Point | None], shape: str) -> str:
+    return "".join(f"M{point[0]} {point[1]}{shape}" for point in points if point)
+
+
 def _square(rows: Rows) -> list[Point]:
     """Points of rows in units of the drawing, one unit for both axes; y points down, as in SVG."""
     xs, ys = [row["px"] for row in rows], [row["py"] for row in rows]
-    scale = (_SIZE - 2 * _MARGIN) / (max(max(xs) - min(xs), max(ys) - min(ys)) or 1.0)
-    left = (_SIZE - (max(xs) - min(xs)) * scale) / 2
+    (left, right), (bottom, top) = (min(xs), max(xs)), (min(ys), max(ys))
+    scale = (_SIZE - 2 * _MARGIN) / (max(right - left, top - bottom) or 1.0)
+    start = (_SIZE - (right - left) * scale) / 2
     return [
-        (round(left + (x - min(xs)) * scale), round(_MARGIN + (max(ys) - y) * scale))
-        for x, y in zip(xs, ys, strict=True)
+        (round(start + (x - left) * scale), round(_MARGIN + (top - y) * scale)) for x, y in zip(xs, ys, strict=True)
     ]
 
 
@@ -244,10 +249,9 @@ def _key(sides: Sequence[str], shapes: Sequence[str], labels: Sequence[str], sha
     by_colour: dict[str, list[str]] = {}
     for label in labels:
         by_colour.setdefault(shades[label], []).append(label)
-    items += [
-        f"<li>{_swatch(_SHAPES[0], colour)}{escape(own[0] if len(own) == 1 else f'{len(own):,} other labels')}</li>"
-        for colour, own in sorted(by_colour.items(), key=lambda item: len(item[1]) > 1)
-    ]
+    for colour, own in sorted(by_colour.items(), key=lambda item: len(item[1]) > 1):
+        words = f"{len(own):,} other labels" if len(own) > 1 else own[0] or "no label"
+        items.append(f"<li>{_swatch(_SHAPES[0], colour)}{escape(words)}</li>")
     return f'<ul class="key">{"".join(items)}</ul>\n'
 
 

@@ -62,7 +62,7 @@ def neighbour_browser(run: RunResults, samples: Samples) -> str:
     rows = sorted(run.drawn("neighbors"), key=lambda row: row["rank"])
     if not rows:
         return ""
-    label_of = {row["id"]: str(row["label"]) for row in rows}
+    label_of = {row["id"]: row["label"] or "" for row in rows}
     queries = sorted(label_of)
     ids = [*queries, *sorted({row["neighbor"] for row in rows} - label_of.keys())]
     place = {id_: number for number, id_ in enumerate(ids)}
