@@ -14,7 +14,7 @@ _FAMILY = "after Holm's correction over {count} contrasts"
 
 
 def whole_answer(run: RunResults) -> str:
-    """The answer, the verdict against the average of the raw parts, and the score on the clean part, if there is one."""
+    """The answer, the verdict against the average of the raw parts, and the clean part's score, if there is one."""
     average = raw_contrast(run, "average", run.metrics[0]) if run.reference and not run.is_control else None
     beside = f" Against the average of its raw parts: {average.text()}." if average is not None else ""
     return f"{answer(run)}.{beside}{clean_part(run)}"

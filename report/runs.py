@@ -14,6 +14,7 @@ from featcache.trainer.kinds import HYPERPARAMETERS, SOLVED_KINDS
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import ContrastRow, Row
+    from featcache.trainer.run import Run
 
 RECALLS = ("R@1", "R@5", "R@10")
 REFERENCE = "reference"
@@ -126,6 +127,29 @@ class RunResults:
         """A readable name for each direction of retrieval, "a→b"."""
         rows = dict.fromkeys(row.direction for row in self.scores if row.direction)
         return {direction: direction.replace("→", " → ") for direction in rows}
+
+    def drawn(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a table of pictures ("stages", "spaces", "agreement", "neighbors", "answers"); [] without it.
+
+        Read when it is wanted; of several seeds, that of the first.
+
+        Raises:
+            RunDamaged: If it cannot be read.
+        """
+        if name not in self._drawn:
+            there = (self.path / f"{name}.parquet").is_file()
+            self._drawn[name] = self._folder.table(name).to_dicts() if there else []
+        return self._drawn[name]
+
+    @cached_property
+    def _drawn(self) -> dict[str, list[dict[str, Any]]]:
+        return {}
+
+    @cached_property
+    def _folder(self) -> "Run":
+        from featcache.trainer.run import load_run
+
+        return load_run(self.path)
 
     def find(self, **columns: Any) -> "list[Row]":
         """The scores whose columns equal those given, in file order."""

@@ -3,7 +3,7 @@
 import csv
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -106,13 +106,15 @@ def escape(text: str) -> str:
     return html.escape(printable(text))
 
 
-def inline(svg: str, *, name: str, alt: str) -> str:
+def inline(svg: str, *, name: str, alt: str, runs: Mapping[str, str] | None = None) -> str:
     """Makes an SVG fit to stand in one page with others: own ids, fluid width, short numbers, a text alternative.
 
     Args:
         svg: A document such as `Figure.svg`.
         name: Prefix of its ids; Vega names clip paths and gradients alike in every drawing.
         alt: The text alternative.
+        runs: The words of a mark (its `_tip`) -> the label of its run; such marks are given it as `data-run`, by which
+            the table of runs dims and colours them.
 
     Returns:
         The `<svg>` element.
@@ -125,6 +127,8 @@ def inline(svg: str, *, name: str, alt: str) -> str:
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
     body = re.sub(r'\b(?:d|transform)="[^"]*"', lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), body)
     body = re.sub(r' (?:role|aria-roledescription)="graphics-[^"]*"| aria-roledescription="[^"]*"', "", body)
+    if runs:
+        body = _with_runs(body, runs)
     opening = re.search(r"<svg[^>]*>", body)
     box = re.search(r'viewBox="([^"]+)"', body)
     if opening is None or box is None:
@@ -133,6 +137,16 @@ def inline(svg: str, *, name: str, alt: str) -> str:
     head = f'<svg role="img" aria-label="{escape(alt)}" viewBox="{box[1]}"'
     head += f' style="min-width:{width * 0.8:.0f}px;max-width:{width:.0f}px">'
     return head + body[opening.end() :]
+
+
+def _with_runs(body: str, runs: Mapping[str, str]) -> str:
+    labels = {printable(words): label for words, label in runs.items()}
+
+    def marked(match: re.Match[str]) -> str:
+        label = labels.get(html.unescape(match[1]))
+        return match[0] if label is None else f'{match[0]} data-run="{escape(label)}"'
+
+    return re.sub(r'\baria-label="([^"]*)"', marked, body)
 
 
 def columns_for(runs: int, *, panels_of_one: int = 1) -> int:

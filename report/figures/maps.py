@@ -40,7 +40,7 @@ def principal_maps(runs: Sequence[RunResults]) -> Figure | None:
     """Draws the first two principal components of each space, coloured by the commonest labels; None without any."""
     panels: list[tuple[str, Rows]] = []
     every: Rows = []
-    colours = _label_colours(runs)
+    colours = label_colours(runs)
     for run, space, title in _panels(runs):
         points = [row for row in run.map if row["space"] == space]
         if points:
@@ -94,7 +94,8 @@ def _shade(cells: Rows) -> tuple[Rows, float, float]:
     return [{key: row[key] for key in ("row", "col", "shade")} for row in shaded], low, high
 
 
-def _label_colours(runs: Sequence[RunResults]) -> dict[str, str]:
+def label_colours(runs: Sequence[RunResults]) -> dict[str, str]:
+    """The colours of the commonest labels of the first run's map, and that of "other"."""
     counts = Counter(str(row["label"]) for run in runs[:1] for row in run.map if row["space"] == "joint")
     common = [label for label, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
     return dict(zip(common, theme.LABELS, strict=False)) | {"other": theme.OTHER}

@@ -22,6 +22,7 @@ _SIDES = 4  # of these colours are neither a joint's nor a mixture's
 LABELS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 OTHER = "#c9cdd1"
 SEQUENTIAL = "viridis"
+VIRIDIS = ("#440154", "#443983", "#31688e", "#21918c", "#35b779", "#90d743", "#fde725")  # the same, in seven steps
 
 
 def series(number: int) -> tuple[str, str]:

@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from featcache.report.figures.figure import Figure
+from featcache.report.page.html import titled
+from featcache.report.page.samples import Samples
+from featcache.report.page.sliders import space_slider, stage_slider
+from featcache.report.page.widgets import neighbour_browser, retrieval_gallery
 from featcache.report.runs import REFERENCE, RunResults, metric_title, number
 from featcache.report.seeds import headline_run, score_text
 from featcache.report.sentences import (
@@ -51,19 +55,25 @@ class Chapter:
     parts: tuple[Part, ...]
 
 
-def chapters(runs: Sequence[RunResults]) -> list[Chapter]:
+def chapters(runs: Sequence[RunResults], samples: Samples | None = None) -> list[Chapter]:
     """The chapters of the headline run, with the others beside it where they are few.
 
     Args:
         runs: From `pool_seeds`.
+        samples: Captions and pictures of the headline run; None for none.
     """
+    samples = samples or Samples()
     first, _ = headline_run(runs)
     shown = runs if len(runs) <= COLUMNS else [first]
     every = [
         Chapter("introduction", "Introduction", (_introduction(first),)),
         Chapter("hypothesis", "Hypothesis", (_hypothesis(first),)),
         Chapter("method", "Method", (_method(runs, first),)),
-        Chapter("results", "Results", (_alignment(shown, first), _retrieval(shown, first), _spaces(shown, first))),
+        Chapter(
+            "results",
+            "Results",
+            (_alignment(shown, first), _retrieval(shown, first, samples), _spaces(shown, first, samples)),
+        ),
         Chapter("implications", "Implications", (_implications(runs, first),)),
         Chapter("future", "What next", (_future(shown, first),)),
         Chapter("takeaways", "Takeaways", (_takeaways(shown, first),)),
@@ -85,7 +95,7 @@ def _introduction(run: RunResults) -> Part:
         row = run.on_test("raw", a, metric, b)
         if row is not None:
             sentences.append(f"With each other {listed([names[a], names[b]])} agree at {score_text(row)}.")
-    return Part("", (), tuple(sentences))
+    return Part("", (), tuple(sentences), (titled("The spaces over epochs", space_slider(run)),))
 
 
 def _hypothesis(run: RunResults) -> Part:
@@ -115,6 +125,10 @@ def _method(runs: Sequence[RunResults], run: RunResults) -> Part:
     return Part("", (concept(runs),), tuple(filter(None, sentences)))
 
 
+def _results(shown: Sequence[RunResults], run: RunResults, samples: Samples) -> tuple[Part, ...]:
+    return _alignment(shown, run), _retrieval(shown, run, samples), _spaces(shown, run, samples)
+
+
 def _alignment(shown: Sequence[RunResults], run: RunResults) -> Part:
     from featcache.report.figures.curves import alignment_over_epochs
     from featcache.report.figures.scores import final_alignment
@@ -127,19 +141,28 @@ def _alignment(shown: Sequence[RunResults], run: RunResults) -> Part:
     return Part("Alignment", figures, tuple(filter(None, sentences)))
 
 
-def _retrieval(shown: Sequence[RunResults], run: RunResults) -> Part:
+def _retrieval(shown: Sequence[RunResults], run: RunResults, samples: Samples) -> Part:
     from featcache.report.figures.curves import retrieval_over_epochs
     from featcache.report.figures.scores import final_retrieval
 
     figures = (final_retrieval(shown), retrieval_over_epochs(shown))
-    return Part("Retrieval", figures, tuple(retrieval_sentences(run)[:4]))
+    return Part(
+        "Retrieval",
+        figures,
+        tuple(retrieval_sentences(run)[:4]),
+        (titled("Query by query", retrieval_gallery(run, samples)),),
+    )
 
 
-def _spaces(shown: Sequence[RunResults], run: RunResults) -> Part:
-    from featcache.report.figures.maps import kernel_heatmaps, principal_maps
+def _spaces(shown: Sequence[RunResults], run: RunResults, samples: Samples) -> Part:
+    from featcache.report.figures.maps import kernel_heatmaps, label_colours, principal_maps
 
     figures = (principal_maps(shown), kernel_heatmaps(shown))
-    return Part("What the spaces look like", figures, tuple(_geometry(run)))
+    widgets = (
+        titled("The sides over epochs", stage_slider(run, label_colours([run]))),
+        titled("Neighbours, group by group", neighbour_browser(run, samples)),
+    )
+    return Part("What the spaces look like", figures, tuple(_geometry(run)), widgets)
 
 
 def _geometry(run: RunResults) -> list[str]:

@@ -45,6 +45,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], css: str = "") 
     )
 
 
+def titled(title: str, content: str) -> str:
+    """Content below a heading; "" without content."""
+    return f"<h3>{escape(title)}</h3>\n{content}" if content else ""
+
+
 def folded(summary: str, content: str, *, identity: str = "") -> str:
     """Content behind a summary; "" without content."""
     name = f' id="{identity}"' if identity else ""

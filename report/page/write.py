@@ -16,7 +16,9 @@ from featcache.report.page.html import bullets, figure_html, folded, resource
 from featcache.report.page.leaks import clean_html
 from featcache.report.page.provenance import provenance_html, setup_html
 from featcache.report.page.reading import reading_html
+from featcache.report.page.samples import Samples
 from featcache.report.page.tables import alignment_html, headline_first, retrieval_html, run_heading, verdicts_html
+from featcache.report.page.widgets import page_script
 from featcache.report.runs import RunResults, known_formats, load_runs
 from featcache.report.seeds import headline_run, pool_seeds
 from featcache.report.sentences import findings
@@ -94,16 +96,18 @@ def _parts(runs: Sequence[RunResults], drawn: _Drawn, exhibits: "Exhibits | None
     from featcache.report.figures.verdicts import hero
 
     first, _ = headline_run(runs)
-    every = chapters(runs)
+    samples = Samples(exhibits)
+    every = chapters(runs, samples)
     return {
         "title": escape(question(runs)),
-        "style": resource("page.css"),
-        "script": resource("page.js"),
+        "style": resource("page.css") + resource("widgets.css"),
+        "script": page_script(),
         "answer": escape(whole_answer(first)),
         "hero": drawn.html(hero(runs)),
         "brief": _brief(runs, first),
         "contents": "".join(f'<li><a href="#{each.identity}">{each.title}</a></li>' for each in every),
         "chapters": "\n".join(_chapter(each, drawn) for each in every),
+        "pictures": samples.html(),
         "tables": _tables(runs),
         "setup": setup_html(runs),
         "reading": reading_html(runs),
