@@ -133,9 +133,11 @@ def _query(answers: Rows, views: tuple[str, str], samples: Samples) -> str:
     first = answers[0]
     rank = "no right answer" if first["first_right"] is None else f"first right answer: rank {first['first_right']:,}"
     items = "".join(_answer(row, views[1], samples) for row in answers)
-    label = f"{escape(str(first['label']))} · " if first["label"] not in (None, "") else ""
+    label = f'<small class="label">{escape(first["label"])}</small>' if first["label"] else ""
     own = _sample(first["query"], first["group"], views[0], samples)
-    return f'<li><div class="query">{own}<small>{label}{rank}</small></div><ol class="answers">{items}</ol></li>\n'
+    query = f'<div class="query">{own}{label}<small>{rank}</small></div>'
+    return f'<li>{query}<ol class="answers">{items}</ol></li>
+'
 
 
 def _answer(row: Mapping[str, Any], view: str, samples: Samples) -> str:
