@@ -55,10 +55,8 @@ def answers(run: RunResults) -> list[str]:
     reference, the agreement of the sides before and after training; of a control, that it is one.
     """
     if run.is_control:
-        against = f" (against {run.names()['reference']})" if run.reference else ""
         return [
-            "A control: its training pairs were shuffled across groups, so by itself it says nothing of pairing"
-            + against,
+            "A control: its training pairs were shuffled across groups, so by itself it says nothing of pairing",
             "A control, its training pairs shuffled: by itself it says nothing of pairing",
         ]
     if not run.reference:
@@ -70,7 +68,7 @@ def answers(run: RunResults) -> list[str]:
 
 
 def against_unrelated(row: "Row") -> str:
-    """Where a score stands against the central 95 % of what unrelated features score; "" where there is no such range.
+    """Where a score stands against the central 95 % of its null, in words; "" where there is no such range.
 
     Example:
         >>> from featcache.metrics.measure.row import Row
@@ -79,9 +77,11 @@ def against_unrelated(row: "Row") -> str:
     """
     if row.value is None or row.null_low is None or row.null_high is None:
         return ""
+    label = row.null.partition(" within ")[2]
+    what = f"pairs shuffled within equal {label}" if label else "unrelated features"
     if row.null_low <= row.value <= row.null_high:
-        return "within what unrelated features score"
-    return f"{'above' if row.value > row.null_high else 'below'} unrelated features"
+        return f"within what {what} score"
+    return f"{'above' if row.value > row.null_high else 'below'} {what}"
 
 
 def _of_one(run: RunResults, row: VerdictRow) -> list[str]:

@@ -102,7 +102,7 @@ def _show_spaces(run: RunResults) -> None:
     spaces += [(stage, "joint", f"{run.space_name('joint')}, {stage}") for stage in ("untrained", "trained")]
     scores = [(label, run.on_test(stage, space, metric)) for stage, space, label in spaces]
     lines = [(label, _score(row), _interval(row)) for label, row in scores if row is not None]
-    title = (f"Agreement with {shorten(run.names()[REFERENCE])}:", *_facts(run))
+    title = (f"Against {shorten(run.names()[REFERENCE])}:", *_facts(run))
     print_fitted_table(("space", "score", _interval_name(run)), lines, title=title)
 
 
@@ -191,12 +191,10 @@ def _mean_curve(curves: Sequence[Curve]) -> Curve:
 def _facts(run: RunResults) -> list[str]:
     """As in "mutual-kNN, k = 10, 225 test groups, chance .045", in parts."""
     row = run.find(stage="trained", split="test", direction="", metric=run.metrics[0])[0]
-    facts = [
-        f"{metric_title(row.metric)},",
-        f"k = {row.k}," if row.k else "",
-        f"{row.n:,} test groups," if row.n else "",
-    ]
-    return [*facts, f"chance {decimals(row.chance)}" if row.chance is not None else ""]
+    facts = [f"k = {row.k}" if row.k else "", f"{row.n:,} test groups" if row.n else ""]
+    facts = [metric_title(row.metric), *facts, f"chance {decimals(row.chance)}" if row.chance is not None else ""]
+    known = [fact for fact in facts if fact]
+    return [*(f"{fact}," for fact in known[:-1]), known[-1]]
 
 
 def _score(row: "Row | None") -> str:
