@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from featcache.commands.options import CacheOption, DatasetArgument, JsonOption, SeedOption, TableOption, echo
+from featcache.commands.options import (
+    CacheOption,
+    DatasetArgument,
+    JsonOption,
+    SeedOption,
+    TableOption,
+    VerboseOption,
+    echo,
+)
 
 XArgument = Annotated[str, typer.Argument(metavar="X", help="[view/]encoder[/layer.pooling][@digest].")]
 YArgument = Annotated[str, typer.Argument(metavar="Y", help="The other one.")]
@@ -72,6 +80,7 @@ def align(
     seed: SeedOption = 0,
     out: TableOption = None,
     json: JsonOption = False,
+    verbose: VerboseOption = False,
     cache: CacheOption = None,
 ) -> None:
     """Measure the alignment of two cached encoders, and how much of it is chance.
@@ -95,9 +104,9 @@ def align(
         else:
             result = align_cached(store, dataset, x, y, settings, out=out, on_metric=on_metric)
     if isinstance(result, LayerGrids):
-        show_layers(result, as_json=json)
+        show_layers(result, as_json=json, verbose=verbose)
     else:
-        show_alignment(result, as_json=json)
+        show_alignment(result, as_json=json, verbose=verbose)
 
 
 def grid(
@@ -120,6 +129,7 @@ def grid(
     ] = None,
     out: TableOption = None,
     json: JsonOption = False,
+    verbose: VerboseOption = False,
     cache: CacheOption = None,
 ) -> None:
     """Compare every layer of several encoders with every layer of the others."""
@@ -135,7 +145,7 @@ def grid(
     settings = AlignSettings(metrics, k, pairing, split, null, permutations, seed=seed)
     with step_progress("measuring"):
         grids = align_layers(open_cache(cache), dataset, encoders, settings, out=out)
-    show_layers(grids, as_json=json)
+    show_layers(grids, as_json=json, verbose=verbose)
     if figure is not None:
         draw_layers(grids, figure)
         echo(f"Figure: {figure}", err=json)

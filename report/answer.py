@@ -15,14 +15,18 @@ if TYPE_CHECKING:
     from featcache.metrics.measure.row import Row
 
 HEADLINE = "joint − best raw part"
-# verdict -> how the whole answer opens, and the short one
+_CORRECTED = "Cannot tell after correction"
+# verdict -> how the whole answer opens, and shorter ones
 _OPENINGS = {
-    "above": ("Yes: the joint space is above its best raw part", "Yes: the joint space is above its best raw part"),
-    "below": ("No: the joint space is below its best raw part", "No: the joint space is below its best raw part"),
-    "cannot tell": ("Cannot tell the joint space from its best raw part",) * 2,
+    "above": ("Yes: the joint space is above its best raw part", "Yes: the joint is above its best raw part:"),
+    "below": ("No: the joint space is below its best raw part", "No: the joint is below its best raw part:"),
+    "cannot tell": (
+        "Cannot tell the joint space from its best raw part",
+        "Cannot tell the joint from its best raw part:",
+    ),
     "cannot tell after correction": (
-        "Cannot tell after correction the joint space from its best raw part",
-        "Cannot tell after correction: joint − best raw part",
+        f"{_CORRECTED} the joint space from its best raw part",
+        f"{_CORRECTED}: joint − best raw part",
     ),
 }
 
@@ -55,10 +59,8 @@ def answers(run: RunResults) -> list[str]:
     reference, the agreement of the sides before and after training; of a control, that it is one.
     """
     if run.is_control:
-        against = f" (against {run.names()['reference']})" if run.reference else ""
         return [
-            "A control: its training pairs were shuffled across groups, so by itself it says nothing of pairing"
-            + against,
+            "A control: its training pairs were shuffled across groups, so by itself it says nothing of pairing",
             "A control, its training pairs shuffled: by itself it says nothing of pairing",
         ]
     if not run.reference:
@@ -70,7 +72,7 @@ def answers(run: RunResults) -> list[str]:
 
 
 def against_unrelated(row: "Row") -> str:
-    """Where a score stands against the central 95 % of what unrelated features score; "" where there is no such range.
+    """Where a score stands against the central 95 % of its null, in words; "" where there is no such range.
 
     Example:
         >>> from featcache.metrics.measure.row import Row
@@ -79,20 +81,20 @@ def against_unrelated(row: "Row") -> str:
     """
     if row.value is None or row.null_low is None or row.null_high is None:
         return ""
+    label = row.null.partition(" within ")[2]
+    what = f"pairs shuffled within equal {label}" if label else "unrelated features"
     if row.null_low <= row.value <= row.null_high:
-        return "within what unrelated features score"
-    return f"{'above' if row.value > row.null_high else 'below'} unrelated features"
+        return f"within what {what} score"
+    return f"{'above' if row.value > row.null_high else 'below'} {what}"
 
 
 def _of_one(run: RunResults, row: VerdictRow) -> list[str]:
     whole, short = _OPENINGS[row.verdict]
     p = row.p if row.p.startswith(("<", "≤")) else f"= {row.p}"
     evidence = f"{row.difference} {row.interval}, p {p}" if row.difference != "–" else row.note
-    return [
-        f"{whole}{_part(row)}, in agreement with {run.names()['reference']}: {evidence} ({_facts(run)})",
-        f"{short}: {evidence}".replace("p = ", "p "),
-        f"{short}: {row.difference}, p {p}".replace("p = ", "p "),
-    ]
+    named = f"{whole}{_part(run, row)}, in agreement with {run.names()['reference']}"
+    texts = [f"{whole}: {evidence}", f"{short} {evidence}", f"{short} {row.difference}, p {p}"]
+    return [f"{named}: {evidence} ({_facts(run)})", *(text.replace("p = ", "p ") for text in texts)]
 
 
 def _of_seeds(run: RunResults, row: VerdictRow) -> list[str]:
@@ -102,13 +104,13 @@ def _of_seeds(run: RunResults, row: VerdictRow) -> list[str]:
         whole, short = _OPENINGS[row.rows[0].verdict]
         seeds = f"in {len(row.rows)} of {len(row.rows)} seeds"
         return [
-            f"{whole}{_part(row)}, {where}, {seeds}: {row.difference}, {row.interval} ({_facts(run)})",
-            f"{short} {seeds}: {row.difference}",
-            f"{short} {seeds}",
+            f"{whole}{_part(run, row)}, {where}, {seeds}: {row.difference}, {row.interval} ({_facts(run)})",
+            f"{whole} {seeds}: {row.difference}",
+            f"{short.removesuffix(':')} {seeds}: {row.difference}",
         ]
     return [
-        f"The seeds differ: the joint space against its best raw part{_part(row)}, {where}, is {row.verdict} seeds: "
-        f"{row.difference}, {row.interval} ({_facts(run)})",
+        f"The seeds differ: the joint space against its best raw part{_part(run, row)}, {where}, is "
+        f"{row.verdict} seeds: {row.difference}, {row.interval} ({_facts(run)})",
         f"The seeds differ: joint − best raw part {row.verdict}",
         f"The seeds differ on joint − best raw part: {row.difference}",
     ]
@@ -159,8 +161,8 @@ def _between(values: Sequence[float]) -> str:
     return " to ".join(ends)
 
 
-def _part(row: VerdictRow) -> str:
-    return f", {row.binding.removeprefix('raw ')}" if row.binding else ""
+def _part(run: RunResults, row: VerdictRow) -> str:
+    return f", {run.space_name(row.binding.removeprefix('raw '))}" if row.binding else ""
 
 
 def _facts(run: RunResults) -> str:

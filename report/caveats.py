@@ -45,7 +45,7 @@ def caveat_list(runs: Sequence[RunResults]) -> list[Caveat]:
                 f"{who} is a control, its training pairs were shuffled across groups: by itself it says nothing of "
                 "pairing. To test what pairing adds, name its folder as --control of a training on true pairs."
             )
-            every[text] = Caveat(text, f"{shorten(who)} is a control: name it as --control of a run on true pairs.")
+            every[text] = Caveat(text, f"{shorten(who)} is a control: use it as --control of another run.")
     if len(runs) > 1 and not same_test(runs):
         text = "the runs do not share test groups, features and k, so do not compare their scores with each other."
         every[text] = Caveat(text, "do not compare the runs: their test groups, features or k differ.")
@@ -68,14 +68,15 @@ def _size(run: RunResults) -> list[Caveat]:
 
 
 def _no_contrasts(run: RunResults, whose: str) -> list[Caveat]:
-    text = ""
+    text = short = ""
     if run.format == 1:
-        text = f"{OLD_FORMAT}."
+        text, short = f"{OLD_FORMAT}.", "of featcache 0.1, no contrasts; train again."
     elif not run.reference:
         text = "without a reference there are no contrasts, and so no verdicts."
+        short = "without a reference there are no verdicts." if whose else ""
     elif not any(one.contrasts for one in run.each):
         text = "the run has no contrasts."
-    return [Caveat(f"{whose}{text}", f"{shorten(whose)}{text}")] if text else []
+    return [Caveat(f"{whose}{text}", f"{shorten(whose)}{short or text}")] if text else []
 
 
 def _kinship(run: RunResults) -> list[Caveat]:

@@ -97,7 +97,7 @@ def leak_caveats(run: RunResults) -> list[tuple[str, str]]:
         texts = " and ".join(
             f"{count:,} {plural('text', count)} of {split}" for split, count in record["texts"].items()
         )
-        lines.append((f"{texts_text(record)}.", f"{texts} also in an earlier split: no leak by itself."))
+        lines.append((f"{texts_text(record)}.", f"{texts} texts stand in an earlier split too."))
     for view, words in zip(record["look_alike"], look_alikes(record), strict=True):
         lines.append((f"{words}.", f"copies of {shorten(view)} cannot be told from look-alikes; none is counted."))
     lines += [(f"{words}.", "near-identical rows were looked for in a sample only.") for words in sampled(record)]

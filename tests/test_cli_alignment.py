@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from featcache.commands.app import app
 from featcache.metrics import METRICS
+from featcache.metrics.measure.row import Row
+from featcache.report.answer import against_unrelated
 from tests.alignment_cache import PHOTOS, layered_cache
 from tests.test_cli import featcache
 
@@ -36,7 +38,7 @@ def in_json(place: Path, *words: str | Path) -> Any:
 
 def test_align_prints_score_chance_calibrated_p_and_how_they_were_made(tmp_path: Path) -> None:
     place = layered_cache(tmp_path).root
-    printed = run(place, "align", "openmoji", "vit", "lm", "--k", "5", "--permutations", "39")
+    printed = run(place, "align", "openmoji", "vit", "lm", "--k", "5", "--permutations", "39", "--verbose")
     assert "openmoji: vit/last.cls (images, d = 10) and lm/last.mean (captions, d = 8)" in printed
     assert "60 rows, one row a group: the mean of its rows" in printed
     columns = ("metric", "score", "chance", "null range", "calibrated", "p", "n", "k", "convention", "null from")
@@ -46,8 +48,47 @@ def test_align_prints_score_chance_calibrated_p_and_how_they_were_made(tmp_path:
         [line] = [line for line in printed.splitlines() if line.startswith(f"{name} ")]
         assert "0.025" in line and "39 permutations" in line and f" {PHOTOS} " in line
     assert "Neighbour graph of x (cosine): searched and cached." in printed
-    again = run(place, "align", "openmoji", "vit", "lm", "--k", "4")
+    again = run(place, "align", "openmoji", "vit", "lm", "--k", "4", "-v")
     assert "Neighbour graph of x (cosine): cached, 5 deep." in again
+
+
+def test_align_opens_with_the_answer_and_leaves_out_how_it_was_computed(place: Path) -> None:
+    words = ("align", "openmoji", "vit", "lm", "--k", "5", "--permutations", "39")
+    rows = in_json(place, *words)["alignment"]
+    answer, *lines = run(place, *words).splitlines()
+    score, chance = (f"{rows[0][name]:.3f}".removeprefix("0") for name in ("value", "chance"))
+    assert rows[0]["value"] > rows[0]["null_high"]
+    assert answer == f"mutual-kNN {score}, chance {chance}: above unrelated features (p ≤ .025)"
+    [head] = [line for line in lines if line.startswith("metric")]
+    assert re.findall(r"\S+(?: \S+)*", head) == ["metric", "score", "chance", "calibrated", "p", "n", "k"]
+    assert sum(line.startswith(("mutual_knn ", "cka_debiased ")) for line in lines) == 2
+    assert not any("permutations" in line.partition("≤:")[0] or "Neighbour graph" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"null_low": 0.1, "null_high": 0.3}, "within what unrelated features score"),
+        ({"null_low": 0.01, "null_high": 0.1}, "above unrelated features"),
+        ({"null_low": 0.3, "null_high": 0.4}, "below unrelated features"),
+        (
+            {"null_low": 0.1, "null_high": 0.1, "null": "99 permutations within a"},
+            "above pairs shuffled within equal a",
+        ),
+        ({}, ""),
+    ],
+)
+def test_a_score_is_placed_by_the_range_of_its_null(row: dict[str, Any], words: str) -> None:
+    assert against_unrelated(Row("x", "y", "mutual_knn", 0.2, **row)) == words
+
+
+def test_align_names_options_that_are_not_the_default_and_the_direction_of_a_distance(place: Path) -> None:
+    words = ("--metric", "procrustes", "--metric", "cka_rbf:sigma=2", "--metric", "cka_rbf", "--permutations", "19")
+    printed = run(place, "align", "openmoji", "vit", "lm", *words)
+    assert printed.splitlines()[0].startswith("procrustes ") and printed.splitlines()[0].endswith(
+        "lower is more aligned"
+    )
+    assert re.search(r"^cka_rbf sigma=2 ", printed, re.MULTILINE) and re.search(r"^cka_rbf  ", printed, re.MULTILINE)
 
 
 def test_align_of_every_metric_measures_what_it_can_and_says_what_it_cannot(place: Path) -> None:
@@ -70,8 +111,9 @@ def test_align_says_which_metric_has_no_interval_and_shows_the_others(place: Pat
 def test_align_permutes_within_a_label_and_says_so(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "within.parquet"
     words = ("align", "openmoji", "vit", "lm", "--k", "5", "--permutations", "39", "--null", "within:kind")
-    printed = run(place, *words, "--out", out)
+    printed = run(place, *words, "--out", out, "-v")
     assert printed.count("39 permutations within kind") == 2
+    assert "above pairs shuffled within equal kind (p ≤ .025)" in printed.splitlines()[0]
     within, plain = (in_json(place, *line)["alignment"] for line in (words, words[:-2]))
     for row, other in zip(within, plain, strict=True):
         assert row["value"] == other["value"] and row["chance"] != other["chance"] and row["p"] == 1 / 40
@@ -125,7 +167,8 @@ def test_grid_compares_several_encoders_and_draws_them(place: Path, tmp_path: Pa
     figure, out = tmp_path / "drawn" / f"grid.{suffix}", tmp_path / "grid.parquet"
     words = ("grid", "openmoji", "vit", "lm", "big", "--k", "5", "--permutations", "19")
     printed = run(place, *words, "--figure", figure, "--out", out)
-    assert f"Figure: {figure}" in printed and printed.count("mutual_knn") == 3
+    assert f"Figure: {figure}" in printed and printed.count("mutual_knn") == 3 and "null of best" not in printed
+    assert "null of best" in run(place, *words, "--verbose")
     assert pl.read_parquet(out).height == 4 * 3 + 4 + 3
     assert figure.read_bytes().startswith(b"\x89PNG" if suffix == "png" else b"<svg")
 
@@ -215,6 +258,6 @@ def test_graphs_are_listed_verified_pushed_and_serve_a_colleague(tmp_path: Path)
     assert "openmoji/images/vit.last.cls/graph.cosine" in listed and "int32" in listed
     assert "every byte is as recorded" in run(mine, "verify", "--deep")
     run(mine, "push", theirs, "openmoji")
-    printed = run(theirs, "align", "openmoji", "vit", "lm", "--k", "5", "--null", "none")
+    printed = run(theirs, "align", "openmoji", "vit", "lm", "--k", "5", "--null", "none", "-v")
     assert "Neighbour graph of x (cosine): cached, 6 deep." in printed
     assert "Neighbour graph of y (cosine): cached, 6 deep." in printed

@@ -132,9 +132,13 @@ def test_every_command_takes_the_path_or_the_name(here: Path) -> None:
 def test_training_needs_no_reference(here: Path) -> None:
     folder = make_folder(here / "birds", 150)
     plant(folder, Cache())
-    said = run("train", "./birds", "efficientnet-lite0", "minilm", "--epochs", "2")
+    words = ("train", "./birds", "efficientnet-lite0", "minilm", "--epochs", "2")
+    brief, said = run(*words), run(*words, "--verbose")
     assert "without a reference" in said and "images → captions, R@10, trained" in said
     assert "Verdicts" not in said and "Caveat: without a reference there are no contrasts" in said
+    assert brief.splitlines()[0].startswith("Agreement of the sides, before and after training: images (eff")
+    assert "R@1/R@10 images → captions " in brief and "Caveat: without a reference there are no contrasts" in brief
+    assert "R@10, trained" not in brief and "verdicts." in brief
     [folder] = (here / "runs/birds").glob("efficientnet-lite0+minilm--none/*")
     run("report", folder, "--out", "page")
     assert "Agreement of the sides" in (here / "page/index.html").read_text(encoding="utf-8")
@@ -166,7 +170,7 @@ def test_images_alone_are_trained_as_two_encoders_and_train_says_so(here: Path) 
     plant(make_folder(here / "birds", 150, captions=False), Cache())
     with pytest.raises(UsageError, match="featcache train birds efficientnet-lite0 efficientnet-lite2"):
         CliRunner().invoke(app, ["train", "./birds"], catch_exceptions=False)
-    said = run("train", "./birds", "efficientnet-lite0", "efficientnet-lite2", "--epochs", "2")
+    said = run("train", "./birds", "efficientnet-lite0", "efficientnet-lite2", "--epochs", "2", "-v")
     assert "efficientnet-lite0 → efficientnet-lite2, R@10, trained" in said
 
 

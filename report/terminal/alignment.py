@@ -6,7 +6,11 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from featcache.report.answer import against_unrelated
+from featcache.report.names import decimals, span
+from featcache.report.runs import metric_title, number
 from featcache.report.terminal.console import console, print_json, print_table
+from featcache.report.terminal.fitted import print_fitted_table, print_fitting, print_parts
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import Row
@@ -24,18 +28,53 @@ PAIRINGS = {
 }
 
 
-def show_alignment(result: "Result[list[Row]]", *, as_json: bool) -> None:
-    """Shows one line a metric."""
-    settings, scores = result.settings, result.values
+def show_alignment(result: "Result[list[Row]]", *, as_json: bool, verbose: bool = False) -> None:
+    """Shows the first metric in one line, then a line a metric.
+
+    Args:
+        result: What was measured.
+        as_json: Print JSON, which has everything.
+        verbose: Show also the null ranges, conventions, what computed them and how long it took.
+    """
+    scores = result.values
     if as_json:
         print_json(_head(result) | {"alignment": [asdict(row) for row in scores]})
         return
-    _print_head(result)
     rows = [row for row in scores if row.value is not None]
+    if rows:
+        print_fitting(_answers(rows[0]), style="bold")
+    _print_head(result, verbose=verbose)
+    _print_scores(rows, interval=result.settings.interval != "none", verbose=verbose)
+    _print_floor([(row.p, row.null) for row in rows])
+    for estimand in dict.fromkeys(row.estimand.replace(row.metric, "score") for row in rows if row.estimand):
+        console().print(f"Interval: {estimand}.")
+    lower = ", ".join(row.metric for row in rows if not row.higher_is_better)
+    if lower:
+        console().print(f"Lower is more aligned: {lower}.")
+    for row in scores:
+        if row.note:
+            console().print(f"{'Not measured: ' if row.value is None else ''}{row.metric}: {row.note}")
+    _print_foot(result, verbose=verbose)
+
+
+def _answers(row: "Row") -> list[str]:
+    """A score in words, as in "mutual-kNN .174, chance .009: above unrelated features (p ≤ .005)"; then shorter."""
+    title = metric_title(row.metric)
+    score = f"{title} {decimals(number(row))} {span(row.ci_low, row.ci_high)}".strip()
+    chance = f", chance {decimals(row.chance)}" if row.chance is not None else ""
+    p = _p(row.p, row.null).replace("0.", ".")
+    p = f" (p {p if p.startswith('≤') else f'= {p}'})" if row.p is not None else ""
+    place = against_unrelated(row)
+    place = f": {place}" if place else "; no null" if row.null == "none" else ""
+    lower = "; lower is more aligned" if not row.higher_is_better else ""
+    return [f"{score}{chance}{place}{p}{lower}", f"{score}{chance}{place}{p}", f"{score}{place}{p}", f"{score}{p}"]
+
+
+def _print_scores(rows: "Sequence[Row]", *, interval: bool, verbose: bool) -> None:
     from featcache.metrics.measure.settings import unusual_options
 
     columns: dict[str, Callable[[Row], object]] = {
-        "metric": lambda row: row.metric,
+        "metric": lambda row: row.metric if verbose else _metric(row.metric, row.convention),
         "score": lambda row: _number(row.value),
         "chance": lambda row: _number(row.chance),
         "null range": lambda row: _range(row.null_low, row.null_high),
@@ -49,23 +88,34 @@ def show_alignment(result: "Result[list[Row]]", *, as_json: bool) -> None:
         "computed by": lambda row: row.backend,
         "time": lambda row: f"{row.seconds:.2f} s",
     }
-    if settings.interval == "none":
-        del columns["95 % interval"]
-    print_table(tuple(columns), [tuple(cell(row) for cell in columns.values()) for row in rows])
-    _print_floor([(row.p, row.null) for row in rows])
-    for estimand in dict.fromkeys(row.estimand.replace(row.metric, "score") for row in rows if row.estimand):
-        console().print(f"Interval: {estimand}.")
-    lower = ", ".join(row.metric for row in rows if not row.higher_is_better)
-    if lower:
-        console().print(f"Lower is more aligned: {lower}.")
-    for row in scores:
-        if row.note:
-            console().print(f"{'Not measured: ' if row.value is None else ''}{row.metric}: {row.note}")
-    _print_foot(result)
+    details = ("null range", "convention", "null from", "computed by", "time")
+    left_out = ({"95 % interval"} if not interval else set()) | (set(details) if not verbose else set())
+    columns = {name: cell for name, cell in columns.items() if name not in left_out}
+    lines = [tuple(cell(row) for cell in columns.values()) for row in rows]
+    if verbose:
+        print_table(tuple(columns), lines)
+    else:
+        names = list(columns)
+        print_fitted_table(names, lines, alike=(names.index("n"), names.index("k")))
 
 
-def show_layers(grids: "LayerGrids", *, as_json: bool = False) -> None:
-    """Shows the best pair of layers of each two encoders, and a small grid whole."""
+def _metric(name: str, used: str) -> str:
+    """A metric with the options that are not its default."""
+    from featcache.metrics.measure.settings import convention, unusual_options
+    from featcache.metrics.table import METRICS
+
+    default = unusual_options(name, convention(METRICS[name], {}))
+    return f"{name} {unusual_options(name, used).removeprefix(default).strip()}".strip()
+
+
+def show_layers(grids: "LayerGrids", *, as_json: bool = False, verbose: bool = False) -> None:
+    """Shows the best pair of layers of each two encoders, and a small grid whole.
+
+    Args:
+        grids: What was measured.
+        as_json: Print JSON, which has everything.
+        verbose: Show also the nulls, conventions, what computed them and how long it took.
+    """
     if as_json:
         from featcache.studies.tables import identity
 
@@ -73,45 +123,56 @@ def show_layers(grids: "LayerGrids", *, as_json: bool = False) -> None:
         head = {"dataset": grids.dataset, "split": grids.settings.split, "notes": grids.notes}
         print_json({**head, "arrays": arrays, "layers": [asdict(row) for row in grids.scores]})
         return
-    _print_layers(grids)
+    _print_layers(grids, verbose=verbose)
     if grids.table is None:
         console().print("Every pair of layers, not the best alone: --out FILE.parquet, or --json.")
     else:
         console().print(f"Table of every pair of layers: {grids.table}")
 
 
-def _print_layers(grids: "LayerGrids") -> None:
-    from featcache.metrics.measure.settings import unusual_options
-
+def _print_layers(grids: "LayerGrids", *, verbose: bool) -> None:
     split = _split(grids.settings)
-    console().print(f"{grids.dataset}: every pair of layers; {PAIRINGS[grids.settings.pairing]}{split}")
+    print_parts([f"{grids.dataset}: every pair of layers;", f"{PAIRINGS[grids.settings.pairing]}{split}"])
     best = [row for row in grids.scores if row.best]
-    rows = [
-        (
-            row.metric,
-            f"{_encoder(row.encoder_x, grids)}/{row.layer_x}",
-            f"{_encoder(row.encoder_y, grids)}/{row.layer_y}",
-            _number(row.value),
-            _number(row.chance),
-            _range(row.null_low, row.null_high),
-            _p(row.p, row.null),
-            row.n,
-            row.k or "–",
-            unusual_options(row.metric, row.convention),
-            row.backend,
-            f"{row.seconds:.1f} s",
-        )
-        for row in best
-    ]
-    columns = ("metric", "best of x", "best of y", "score", "chance", "null of best", "p", "n", "k", "convention")
-    print_table((*columns, "computed by", "time"), rows)
+    _print_best(best, grids, verbose=verbose)
     if any(row.p is not None for row in best):
-        console().print(f"p and null: {best[0].null}, corrected for the search; chance: of one pair.")
+        print_parts([f"p and null: {best[0].null},", "corrected for the search;", "chance: of one pair."])
     _print_floor([(row.p, row.null) for row in best])
     pairs = {(row.metric, row.k, row.convention, row.encoder_x, row.encoder_y) for row in grids.scores}
     if len(pairs) == 1:
         _print_grid(grids.scores)
     _print_notes(grids.notes)
+
+
+def _print_best(best: "Sequence[LayerScore]", grids: "LayerGrids", *, verbose: bool) -> None:
+    from featcache.metrics.measure.settings import unusual_options
+
+    columns: dict[str, Callable[[LayerScore], object]] = {
+        "metric": lambda row: row.metric if verbose else _metric(row.metric, row.convention),
+        "best of x": lambda row: f"{_encoder(row.encoder_x, grids)}/{row.layer_x}",
+        "best of y": lambda row: f"{_encoder(row.encoder_y, grids)}/{row.layer_y}",
+        "score": lambda row: _number(row.value),
+        "chance": lambda row: _number(row.chance),
+        "null of best": lambda row: _range(row.null_low, row.null_high),
+        "p": lambda row: _p(row.p, row.null),
+        "n": lambda row: row.n,
+        "k": lambda row: row.k or "–",
+        "convention": lambda row: unusual_options(row.metric, row.convention),
+        "computed by": lambda row: row.backend,
+        "time": lambda row: f"{row.seconds:.1f} s",
+    }
+    if not verbose:
+        columns = {
+            name: cell
+            for name, cell in columns.items()
+            if name not in ("null of best", "convention", "computed by", "time")
+        }
+    lines, names = [tuple(cell(row) for cell in columns.values()) for row in best], list(columns)
+    if verbose:
+        print_table(names, lines)
+    else:
+        alike = [names.index(name) for name in ("n", "k", "chance", "metric")]
+        print_fitted_table(names, lines, names=(1, 2), alike=alike)
 
 
 def _encoder(name: str, grids: "LayerGrids") -> str:
@@ -128,12 +189,17 @@ def _print_grid(scores: "Sequence[LayerScore]") -> None:
         return
     first = scores[0]
     values = {(row.layer_x, row.layer_y): f"{row.value:.3f}" for row in scores}
-    lines = [
-        (layer, *(values[layer, column] for column in columns))
-        for layer in dict.fromkeys(row.layer_x for row in scores)
-    ]
+    layers = list(dict.fromkeys(row.layer_x for row in scores))
+    lines = [(layer, *(values[layer, column] for column in columns)) for layer in layers]
+    corner, heads = f"{first.encoder_x} \\ {first.encoder_y}", columns
     console().print()
-    print_table((f"{first.encoder_x} \\ {first.encoder_y}", *columns), lines)
+    if len(corner) + sum(len(column) + 2 for column in columns) > console().width:
+        pooling = {layer.partition(".")[2] for layer in columns}
+        shared = f".{pooling.pop()}" if len(pooling) == 1 else ""
+        corner, heads = "", [column.removesuffix(shared) for column in columns]
+        across = f"{first.encoder_y} across" + (f" (layers {shared})" if shared else "")
+        print_parts([f"{first.encoder_x} down,", across], style="bold")
+    print_table((corner, *heads), lines)
 
 
 def show_curves(result: "Result[Curves]", *, as_json: bool) -> None:
@@ -184,22 +250,26 @@ def show_ceilings(result: "Result[Ceilings]", *, as_json: bool) -> None:
         for metric in metrics
     ]
     held, folds = ceilings.ridge[0].n, len(cells[metrics[0], sources[0]])
-    title = f"Ridge to the reference, {folds} held-out folds of about {held} rows: mean (lowest–highest)"
+    title = f"Ridge to the reference, {folds} held-out folds of about {held} rows: mean (low–high)"
     print_table(("held-out score", *(f"from {source}" for source in sources), "chance"), rows, title=title)
-    console().print("Ridge gives a lower bound of what is linearly there; a raw space may score higher:")
+    print_parts(["Ridge gives a lower bound of what is linearly there;", "a raw space may score higher:"])
     console().print()
     raw = [source for source in ("raw y", *(s for s in every if s.startswith("mixed ")), "raw x") if source in every]
     held_out = [
-        (metric, *(f"{fmean(point.value for point in cells[metric, source]):.3f}" for source in raw))
+        (metric, *(decimals(fmean(point.value for point in cells[metric, source])) for source in raw))
         for metric in metrics
         if (metric, "raw x") in cells
     ]
-    print_table(("same folds", *(source.removeprefix("mixed ") for source in raw)), held_out, title="Without training")
+    heads = [source.removeprefix("mixed ") for source in raw]
+    title, narrow = "Without training", console().width < 14 + sum(len(head) + 2 for head in heads)
+    if narrow:
+        title, heads = f"{title}, mixed with weight w of x", [head.removeprefix("w=") for head in heads]
+    print_table(("same folds", *heads), held_out, title=title)
     console().print()
     weights = list(dict.fromkeys(point.weight for point in ceilings.mixing))
     values = {(point.metric, point.weight): point.value for point in ceilings.mixing}
     mixed = [
-        (metric, *(f"{values[metric, weight]:.3f}" for weight in weights))
+        (metric, *(decimals(values[metric, weight]) for weight in weights))
         for metric in dict.fromkeys(point.metric for point in ceilings.mixing)
     ]
     title = f"w K_x + (1 - w) K_y against the reference, all {ceilings.mixing[0].n} rows"
@@ -221,19 +291,19 @@ def _head(result: "Result[Any]") -> dict[str, Any]:
     return {"dataset": arrays["x"].dataset, **sides, **rows, "notes": result.common.notes}
 
 
-def _print_head(result: "Result[Any]") -> None:
+def _print_head(result: "Result[Any]", *, verbose: bool = True) -> None:
     spaces, settings = result.common.spaces, result.settings
     names = [f"{space.features.name} ({space.features.view}, d = {space.features.width})" for space in spaces]
-    against = f" against {names[2]}" if len(names) > 2 else ""
-    console().print(f"{spaces[0].features.dataset}: {names[0]} and {names[1]}{against}")
-    console().print(
-        f"{spaces[0].n:,} rows, {PAIRINGS[settings.pairing]}{_split(settings)}. Neighbours: self excluded by id."
-    )
+    against = f"against {names[2]}" if len(names) > 2 else ""
+    print_parts([f"{spaces[0].features.dataset}:", names[0], f"and {names[1]}", against])
+    rows, *more = f"{spaces[0].n:,} rows, {PAIRINGS[settings.pairing]}{_split(settings)}.".split("; ")
+    neighbours = "Neighbours: self excluded by id." if verbose else ""
+    print_parts([rows + (";" if more else ""), "; ".join(more), neighbours])
 
 
-def _print_foot(result: "Result[Any]") -> None:
+def _print_foot(result: "Result[Any]", *, verbose: bool = True) -> None:
     _print_notes(result.common.notes)
-    for role, space in zip(("x", "y", "reference"), result.common.spaces, strict=False):
+    for role, space in zip(("x", "y", "reference"), result.common.spaces, strict=False) if verbose else ():
         for metric, origin in space.origins.items():
             console().print(f"Neighbour graph of {role} ({metric}): {origin}.")
     if result.table is not None:
@@ -272,15 +342,16 @@ def _print_floor(nulls: Sequence[tuple[float | None, str]]) -> None:
     for null in dict.fromkeys(null for p, null in nulls if p is not None and p <= (p_floor(null) or 0)):
         draws = re.search(r"(\d+) permutations", null)
         if draws:
-            line = f"p of {draws[1]} permutations cannot be below 1/({draws[1]} + 1); more: --permutations."
+            parts = [f"≤: p of {draws[1]} permutations cannot be below 1/({draws[1]} + 1);", "more: --permutations."]
         else:
-            line = f"the tail of a closed form ({null}) is not read below 0.001; lower: --null permutation."
-        console().print(f"≤: {line}")
+            parts = [f"≤: the tail of a closed form ({null})", "is not read below 0.001;"]
+            parts.append("lower: --null permutation.")
+        print_parts(parts)
 
 
 def _folds(points: Sequence[Any]) -> str:
     values = [point.value for point in points]
-    return f"{fmean(values):.3f} ({min(values):.3f}–{max(values):.3f})"
+    return f"{decimals(fmean(values))} ({decimals(min(values))}–{decimals(max(values))})"
 
 
 def show_competence(result: "CompetenceResult", *, left_out: Sequence[str], as_json: bool) -> None:

@@ -102,7 +102,7 @@ def _show_spaces(run: RunResults) -> None:
     spaces += [(stage, "joint", f"{run.space_name('joint')}, {stage}") for stage in ("untrained", "trained")]
     scores = [(label, run.on_test(stage, space, metric)) for stage, space, label in spaces]
     lines = [(label, _score(row), _interval(row)) for label, row in scores if row is not None]
-    title = (f"Agreement with {shorten(run.names()[REFERENCE])}:", *_facts(run))
+    title = (f"Against {shorten(run.names()[REFERENCE])}:", *_facts(run))
     print_fitted_table(("space", "score", _interval_name(run)), lines, title=title)
 
 
@@ -147,18 +147,21 @@ def _show_retrieval(run: RunResults) -> None:
     rows = {(row.direction, row.metric): row.score for row in retrieval_table([run]) if row.stage == "trained"}
     if rows:
         console().print()
+    chances = [_chance([score for (_, metric), score in rows.items() if metric == name]) for name in ("R@1", "R@10")]
+    chance = f"chance {'/'.join(chances)}" if set(chances) != {"–"} else ""
+    single = len(run.pairs) == 1
     for a, b in run.pairs:
         ways = {way: [rows.get((way, metric)) for metric in ("R@1", "R@10")] for way in (f"{a}→{b}", f"{b}→{a}")}
         ways = {way: scores for way, scores in ways.items() if any(scores)}
         if ways:
-            print_fitting(_retrieval_lines(ways))
+            print_fitting(_retrieval_lines(ways, f", {chance}" if single and chance else ""))
+    if rows and chance and not single:
+        console().print(f"({chance})")
 
 
-def _retrieval_lines(ways: dict[str, "list[Row | None]"]) -> list[str]:
+def _retrieval_lines(ways: dict[str, "list[Row | None]"], tail: str) -> list[str]:
     """The same line with whole names, without spaces around arrows, and with shortened names."""
     scores = ["/".join(map(_score, of)) for of in ways.values()]
-    chances = "/".join(_chance([of[at] for of in ways.values()]) for at in (0, 1))
-    tail = f", chance {chances}" if chances != "–/–" else ""
 
     def line(names: Sequence[str]) -> str:
         return f"R@1/R@10 {', '.join(f'{name} {score}' for name, score in zip(names, scores, strict=True))}{tail}"
@@ -191,12 +194,10 @@ def _mean_curve(curves: Sequence[Curve]) -> Curve:
 def _facts(run: RunResults) -> list[str]:
     """As in "mutual-kNN, k = 10, 225 test groups, chance .045", in parts."""
     row = run.find(stage="trained", split="test", direction="", metric=run.metrics[0])[0]
-    facts = [
-        f"{metric_title(row.metric)},",
-        f"k = {row.k}," if row.k else "",
-        f"{row.n:,} test groups," if row.n else "",
-    ]
-    return [*facts, f"chance {decimals(row.chance)}" if row.chance is not None else ""]
+    facts = [f"k = {row.k}" if row.k else "", f"{row.n:,} test groups" if row.n else ""]
+    facts = [metric_title(row.metric), *facts, f"chance {decimals(row.chance)}" if row.chance is not None else ""]
+    known = [fact for fact in facts if fact]
+    return [*(f"{fact}," for fact in known[:-1]), known[-1]]
 
 
 def _score(row: "Row | None") -> str:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from featcache.trainer.run import Run
 
 
-def show_training(run: "Run") -> None:
-    """Shows what was trained, and which epoch was kept."""
+def show_training(run: "Run", *, folder: bool = True) -> None:
+    """Shows what was trained, and which epoch was kept; and with `folder`, where."""
     settings, reference = run.config["config"], run.config["reference"]
     sides = [f"{one['encoder']}/{one['layer']} ({name})" for name, one in run.config["sides"].items()]
     sides = [side + (" +" if side is not sides[-1] else "") for side in sides]
@@ -31,7 +31,9 @@ def show_training(run: "Run") -> None:
     seed = f"seed {settings['seed']}{control}"
     print_parts([f"{run.config['dataset']}:", *sides, against, f"{kinds} adapters,", *choices, seed])
     how = "was there already;" if run.already_there else f"trained in {run.config['seconds']:.1f} s;"
-    print_parts([f"  {run.path}", how, *_kept(run)])
+    print_parts([f"  {how}", *_kept(run)])
+    if folder:
+        print_path("  Run folder:", str(run.path))
 
 
 def _kept(run: "Run") -> list[str]:
@@ -56,7 +58,7 @@ def show_run(run: "Run", *, verbose: bool = False) -> None:
 
     loaded = load_runs([run.path])
     show_answer(loaded[0])
-    show_training(run)
+    show_training(run, folder=False)
     _show_loaded(loaded, verbose=verbose)
     console().print()
     print_path("Run folder:", str(run.path))
