@@ -136,8 +136,7 @@ def _query(answers: Rows, views: tuple[str, str], samples: Samples) -> str:
     label = f'<small class="label">{escape(first["label"])}</small>' if first["label"] else ""
     own = _sample(first["query"], first["group"], views[0], samples)
     query = f'<div class="query">{own}{label}<small>{rank}</small></div>'
-    return f'<li>{query}<ol class="answers">{items}</ol></li>
-'
+    return f'<li>{query}<ol class="answers">{items}</ol></li>\n'
 
 
 def _answer(row: Mapping[str, Any], view: str, samples: Samples) -> str:
