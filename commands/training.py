@@ -9,6 +9,7 @@ from featcache.commands.options import CacheOption, JsonOption, dataset_name, ec
 from featcache.trainer.kinds import SOLVED_KINDS, TRAINED_KINDS, JointKind, LossKind
 
 if TYPE_CHECKING:
+    from featcache.studies.adapters.comparison import Comparison
     from featcache.trainer.defaults import Selection
 
 
@@ -255,11 +256,34 @@ def embed(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
     out: Annotated[Path, typer.Option(help="Folder of the page and its figures.")] = Path("report-out"),
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Of two runs A and B: measure on the same test groups whether A is closer to the reference than B.",
+        ),
+    ] = False,
+    cache: CacheOption = None,
 ) -> None:
     """Draw the figures and the page of one or several runs."""
-    from featcache.report.page.write import write_report
+    from featcache.report.page.write import check_page_place, write_report
 
-    echo(f"Page: {write_report(runs, out)}\nFigures: {out / 'figures'}")
+    check_page_place(out)
+    comparison = _comparison(runs, cache) if compare else None
+    page = write_report(runs, out, comparison=comparison)
+    echo(f"Page: {page}\nFigures: {out / 'figures'}")
+
+
+def _comparison(runs: list[Path], cache: str | None) -> "Comparison":
+    """The first run against the second; refuses other numbers of runs."""
+    from featcache.cache import open_cache
+    from featcache.errors import UsageError
+    from featcache.studies.adapters.comparison import compare_runs
+    from featcache.trainer.run import load_run
+
+    if len(runs) != 2:
+        raise UsageError(f"--compare takes two runs, A and B; got {len(runs)}\n  Run: featcache report A B --compare")
+    return compare_runs(open_cache(cache), *(load_run(run) for run in runs))
 
 
 def demo(

@@ -207,7 +207,8 @@ def _add_file(inputs: Inputs, path: Path) -> None:
     kind = kind_of(rows)
     if kind is None:
         raise UsageError(
-            f"{path} is a table of no known kind; its columns: {', '.join(rows.columns[:12])}\n  A report is of {ACCEPTED}"
+            f"{path} is a table of no known kind; its columns: {', '.join(rows.columns[:12])}\n"
+            f"  A report is of {ACCEPTED}"
         )
     _ADD.get(kind, _add_table)(inputs, kind, path, rows)
 

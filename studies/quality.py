@@ -174,7 +174,7 @@ def _with_cost(score: dict[str, Any], cost: "pl.DataFrame") -> QualityPoint | No
         row = with_cost(one, cost, on=on).row(0, named=True)
     except (UsageError, ValueError):  # of a name that is of another form than those of encoders, too
         return None
-    numbers = {name: row[f"{on}_{name}"] for name in ("parameters", "flops", "forward_ms")}
+    numbers: dict[str, Any] = {name: row[f"{on}_{name}"] for name in ("parameters", "flops", "forward_ms")}
     if any(value is None for value in numbers.values()):
         return None
-    return QualityPoint(**score, **{name: float(value) for name, value in numbers.items()}, device=cost["device"][0])
+    return QualityPoint(**score, **numbers, device=cost["device"][0])

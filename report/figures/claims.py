@@ -1,6 +1,8 @@
 """Figures of a ledger: the claims of each source as forest plots, each short enough to be read."""
 
+import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +49,8 @@ def claims_figures(entries: "Sequence[Entry]", source: str) -> list[Figure]:
         entries: Of one source, in the order of the ledger.
         source: Its name.
     """
-    shown = [entry for entry in entries if entry.effect is not None and entry.estimator in ("contrast", "difference")]
+    shown = [entry for entry in entries if _finite(entry.effect) is not None]
+    shown = [entry for entry in shown if entry.estimator in ("contrast", "difference")]
     claims = [[e for e in shown if e.claim == claim] for claim in dict.fromkeys(entry.claim for entry in shown)]
     rows = [_lines(claim) for claim in claims]
     ends = [end for own in rows for row in own for end in (row["value"], row["ci_low"], row["ci_high"])]
@@ -80,29 +83,32 @@ def _lines(entries: "Sequence[Entry]") -> Rows:
                 "claim": entry.claim,
                 "label": shorten(on, _LONGEST + 8) or "everywhere",
                 "value": entry.effect,
-                "ci_low": entry.low,
-                "ci_high": entry.high,
-                "verdict": entry.verdict,
+                "ci_low": _finite(entry.low),
+                "ci_high": _finite(entry.high),
+                "verdict": shorten(entry.verdict),
                 "metric": entry.metric,
                 "expected": entry.expect,
                 "_head": "" if place else claim,
                 "_colour": colour,
                 "_shape": shape,
-                "_tip": f"{claim}, {on}: {entry.effect:+.3f}, {entry.verdict}",
+                "_tip": f"{claim}, {on}: {entry.effect:+.3f}, {shorten(entry.verdict)}",
             }
         )
     return rows
 
 
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
 def _figure(rows: Rows, source: str, number: int, pages: int, ends: tuple[float, float]) -> Figure:
     from featcache.report.figures import point_charts
 
-    counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in (*_VERDICTS, "cannot tell here")}
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    told = ", ".join(f"{count} {verdict}" for verdict, count in Counter(row["verdict"] for row in rows).most_common())
     part = f", part {number} of {pages}" if pages > 1 else ""
     return Figure(
         f"claims-{_stem(source)}" + (f"-{number}" if number > 1 else ""),
-        f"Claims: {source}{part}",
+        f"Claims: {shorten(source, 80)}{part}",
         f"{told[0].upper()}{told[1:]}. Effect of each claim with its 95 % interval, not adjusted; the word is the "
         "verdict, a test after Holm's correction within the claim's family (▲ held, ■ failed, ● cannot tell).",
         f"Forest plot of {len(rows)} effects around zero: {told}",

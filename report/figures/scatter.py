@@ -1,5 +1,6 @@
 """Scatter charts with a name at each dot: quality against cost, alignment against competence."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,10 +100,8 @@ def _panel(
 
 
 def _placed(rows: Rows, *, log: bool, span: float) -> Rows:
-    """The rows with the place of each name: at its dot, left of those in the right half, apart where names would touch."""
-    from math import log as logarithm
-
-    at = [logarithm(row["x"]) if log else row["x"] for row in rows]
+    """The rows with the place of each name: left of dots in the right half, apart where names would touch."""
+    at = [math.log(row["x"]) if log else row["x"] for row in rows]
     low, width = min(at), (max(at) - min(at)) or 1.0
     shares = [(place - low) / width for place in at]
     placed = [row | {"left": share > 0.5, "place": row["value"]} for row, share in zip(rows, shares, strict=True)]

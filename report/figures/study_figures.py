@@ -4,7 +4,6 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.report.figures import theme
@@ -70,7 +69,7 @@ def plot_figure(plot: "Plot", sweep: "SweepTables") -> Figure | None:
     metrics = dict.fromkeys(row["metric"] for row in rows)
     score = f"{metric_title(next(iter(metrics)))}, mean" if len(metrics) == 1 and "" not in metrics else "mean"
     if all(row["x"] is not None for row in rows) and len({row["x"] for row in rows}) > 1:
-        numbers = [row["x"] for row in rows]
+        numbers: list[float] = [row["x"] for row in rows]
         few = len(set(numbers)) <= _LOG_VALUES
         log = few and min(numbers) > 0 and max(numbers) / min(numbers) >= _LOG_FROM
         ordered = [(title, sorted(own, key=lambda row: row["x"])) for title, own in panels]
@@ -82,7 +81,7 @@ def plot_figure(plot: "Plot", sweep: "SweepTables") -> Figure | None:
     chance = " Grey: chance." if any(row["chance"] is not None for row in rows) else ""
     return Figure(
         _stem(plot.name),
-        f"{sweep.name}: {plot.name}",
+        f"{shorten(sweep.name, 60)}: {shorten(plot.name, 80)}",
         f"{sweep.question} Means over seeds; intervals: {words}.{chance} Panels of one metric share a scale.",
         f"{plot.name} by {plot.x}, {len(panels)} panels",
         rows,

@@ -175,8 +175,8 @@ def align_figure(table: "InputTable") -> Figure | None:
     return Figure(
         "alignment",
         f"Alignment of {what}",
-        f"{told}. {first['n'] or 0:,} rows of {shorten(first['dataset'])}. Dot: score{interval}; grey band: 95 % of what "
-        "unrelated features score; dark tick: chance.",
+        f"{told}. {first['n'] or 0:,} rows of {shorten(first['dataset'])}. Dot: score{interval}; grey band: 95 % of "
+        "what unrelated features score; dark tick: chance.",
         f"Dots of the alignment of {what}: {told}",
         rows,
         charts.dots([("", rows)], columns=1, order=[row["label"] for row in rows]),

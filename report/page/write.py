@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.errors import UsageError
 from featcache.report.figures.figure import Figure, escape, inline, require_renderer
+from featcache.report.page.comparison import comparison_html
 from featcache.report.page.leaks import clean_html
 from featcache.report.runs import (
     RECALLS,
@@ -36,6 +37,7 @@ from featcache.storage.outputs import named_output_errors, write_output
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import Row
+    from featcache.studies.adapters.comparison import Comparison
 
 PAGE = "index.html"
 # of a page of ours: the second is that of pages before the first
@@ -76,13 +78,20 @@ _NO_TEST = "Two intervals that overlap, or do not, are no test"
 _NONE = '<span aria-label="not measured">–</span>'
 
 
-def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str] = ("png", "svg")) -> Path:
+def write_report(
+    runs: Sequence[Path | str],
+    out: Path,
+    *,
+    formats: Sequence[str] = ("png", "svg"),
+    comparison: "Comparison | None" = None,
+) -> Path:
     """Writes the page of one or several runs, its figures and the data behind each figure.
 
     Args:
         runs: Run folders.
         out: Folder to write to; made if missing. Files of the same names are replaced.
         formats: Figure files to write beside the page, of "png" and "svg"; the data is always written as CSV.
+        comparison: Of two of the runs, from `featcache.studies.adapters.comparison`; its section comes first.
 
     Returns:
         The path of the page, `out`/index.html; the figures stand in `out`/figures.
@@ -102,6 +111,7 @@ def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str
     with named_output_errors(Path(out)):
         folder.mkdir(parents=True, exist_ok=True)
         figures = [_figure(figure, folder, formats) for figure in draw_figures(loaded)]
+        first = _comparison(comparison, folder, formats) if comparison is not None else ""
     against = any(run.reference for run in loaded)
     parts = {
         "title": escape(title(loaded)),
@@ -109,7 +119,7 @@ def write_report(runs: Sequence[Path | str], out: Path, *, formats: Sequence[str
         "lead": escape(headline(loaded)),
         "setup": _setup(loaded),
         "findings": _findings(loaded),
-        "verdicts": _verdicts(loaded) if against else "",
+        "verdicts": first + (_verdicts(loaded) if against else ""),
         "agreement": "Agreement with the reference" if against else "Agreement of the sides",
         "no_test": f"Averages and maxima are taken over the rows above them. {_NO_TEST}: the verdicts are above."
         if against
@@ -188,6 +198,12 @@ def _figure(figure: Figure, folder: Path, formats: Sequence[str]) -> str:
         f'<figure id="{figure.name}"><h3>{escape(figure.title)}</h3>\n<div class="scroll">{picture}</div>\n'
         f'<figcaption>{escape(figure.caption)}</figcaption>\n<p class="files">{links}</p></figure>'
     )
+
+
+def _comparison(comparison: "Comparison", folder: Path, formats: Sequence[str]) -> str:
+    from featcache.report.figures.comparison import comparison_figure
+
+    return comparison_html(comparison, _figure(comparison_figure(comparison), folder, formats))
 
 
 def _setup(runs: Sequence[RunResults]) -> str:

@@ -255,15 +255,16 @@ def entries_of(table: "pl.DataFrame", path: Path) -> list[Entry]:
     Raises:
         UsageError: If it lacks a column, or one is of another type.
     """
+    import polars as pl
+
     wanted = ledger_table([]).schema
     for name, kind in wanted.items():
         if table.schema.get(name) != kind:
             raise UsageError(f"{path}: column {name} is missing or no {kind}\n  Write it again: featcache ledger")
-    plain = {each.name for each in fields(Entry) if each.type is str}
-    return [
-        Entry(**{name: "" if value is None and name in plain else value for name, value in row.items()})
-        for row in table.select(list(wanted)).iter_rows(named=True)
-    ]
+    empty: dict[str, Any] = dict.fromkeys((each.name for each in fields(Entry) if each.type is str), "")
+    empty |= {"n": 0, "rows": 0}
+    filled = table.select(list(wanted)).with_columns(pl.col(name).fill_null(value) for name, value in empty.items())
+    return [Entry(**row) for row in filled.iter_rows(named=True)]
 
 
 def write_ledger(entries: Sequence[Entry], folder: Path) -> tuple[Path, Path]:
