@@ -17,10 +17,12 @@ def headline_exhibits(
     root: Path | None = None,
     cache: str | None = None,
 ) -> "Exhibits":
-    """Captions and thumbnails for the page of some runs: those of the headline run; errors as `load_exhibits`."""
+    """Captions and thumbnails for the page of some runs: those of the headline run, or none; errors as `load_exhibits`."""
     from featcache.report.seeds import headline_run, pool_seeds
-    from featcache.studies.exhibits import load_exhibits
+    from featcache.studies.exhibits import Exhibits, load_exhibits
     from featcache.trainer.run import load_run
 
+    if not runs:
+        return Exhibits()
     first, _ = headline_run(pool_seeds(runs))
     return load_exhibits(load_run(first.path), texts=texts, thumbnails=thumbnails, root=root, cache=cache)

@@ -81,7 +81,7 @@ def ledger(
     Effect, interval and verdict (held, failed, cannot tell here) of each claim go to ledger.parquet and ledger.md in
     the study's ledger/PROFILE; of another file than claims.toml in a folder of its name below.
     """
-    from featcache.report.figures.study_figures import write_ledger_figures
+    from featcache.report.figures.claims import write_ledger_figures
     from featcache.report.terminal.sweeps import show_figures, show_ledger
     from featcache.studies.ledger.claims import load_claims
     from featcache.studies.ledger.ledger import judge, write_ledger

@@ -9,6 +9,8 @@ from featcache.commands.options import CacheOption, JsonOption, RootOption, Verb
 from featcache.trainer.kinds import SOLVED_KINDS, TRAINED_KINDS, JointKind, LossKind
 
 if TYPE_CHECKING:
+    from featcache.report.runs import RunResults
+    from featcache.studies.adapters.comparison import Comparison
     from featcache.trainer.defaults import Selection
 
 
@@ -252,8 +254,22 @@ def embed(
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH",
+            help="Run folders; folders or tables of sweeps and ledgers; tables that align, grid, curve, ceiling, cost "
+            "and competence wrote.",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the page and its figures.")] = Path("report-out"),
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Of two runs A and B: measure on the same test groups whether A is closer to the reference than B.",
+        ),
+    ] = False,
     thumbnails: Annotated[
         bool | None,
         typer.Option(
@@ -267,21 +283,37 @@ def report(
     root: RootOption = None,
     cache: CacheOption = None,
 ) -> None:
-    """Draw the figures and the page of one or several runs.
+    """Draw the figures and the page of runs, sweeps, ledgers and tables.
 
     Pictures and captions are of the headline run, and compared with what was encoded where the cache on this disk knows
     it. Nothing is downloaded.
     """
     from featcache.commands.exhibits import headline_exhibits
+    from featcache.commands.inputs import figures_of_inputs
+    from featcache.report.inputs import read_inputs
     from featcache.report.page.write import check_page_place, write_report
-    from featcache.report.runs import load_runs
 
     check_page_place(out)
-    loaded = load_runs(runs)
-    exhibits = headline_exhibits(loaded, texts=texts, thumbnails=thumbnails, root=root, cache=cache)
-    echo(f"Page: {write_report(loaded, out, exhibits=exhibits)}\nFigures: {out / 'figures'}")
+    inputs = read_inputs(paths)
+    exhibits = headline_exhibits(inputs.runs, texts=texts, thumbnails=thumbnails, root=root, cache=cache)
+    comparison = _comparison(inputs.runs, cache) if compare else None
+    studies = figures_of_inputs(inputs)
+    page = write_report(inputs.runs, out, exhibits=exhibits, comparison=comparison, studies=studies)
+    echo(f"Page: {page}\nFigures: {out / 'figures'}")
     for note in exhibits.notes:
         echo(note, err=True)
+
+
+def _comparison(runs: "list[RunResults]", cache: str | None) -> "Comparison":
+    """The first run against the second; refuses other numbers of runs."""
+    from featcache.cache import open_cache
+    from featcache.errors import UsageError
+    from featcache.studies.adapters.comparison import compare_runs
+    from featcache.trainer.run import load_run
+
+    if len(runs) != 2:
+        raise UsageError(f"--compare takes two runs, A and B; got {len(runs)}\n  Run: featcache report A B --compare")
+    return compare_runs(open_cache(cache), *(load_run(run.path) for run in runs))
 
 
 def demo(

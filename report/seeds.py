@@ -1,5 +1,6 @@
 """Runs that differ in their seed only, as one run of means and ranges; and the headline run among several."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 _RANGE = "range over"
 _IDENTITY = ("stage", "space", "against", "metric", "direction", "split", "k")
+_USUAL = 0.7
 _RECALL = "mean R@10 of all directions"
 _CRITERIA = {"retrieval": _RECALL, "alignment": "mutual-kNN of the joint space", "last": _RECALL}
 
@@ -70,6 +72,102 @@ def same_test(runs: Sequence[RunResults]) -> bool:
 def same_features(runs: Sequence[RunResults]) -> bool:
     """Whether all runs read the same arrays, under the same names of sides."""
     return len({_features_identity(run) for run in runs}) == 1
+
+
+def by_test(runs: Sequence[RunResults]) -> list[list[RunResults]]:
+    """The runs whose scores compare, together: same features, test groups and k; in the order of the first of each."""
+    groups: dict[tuple[object, ...], list[RunResults]] = {}
+    for run in runs:
+        groups.setdefault(_test_identity(run), []).append(run)
+    return [*groups.values()]
+
+
+def by_validation(runs: Sequence[RunResults]) -> list[RunResults]:
+    """The runs from best to worst by what each selects its epoch by on validation, those without it last.
+
+    The order of runs that select by other criteria, or that are controls, says nothing of them: see `headline_run`.
+    """
+    values = {id(run): on_validation(run) for run in runs}
+    return sorted(runs, key=lambda run: -1e9 if (value := values[id(run)]) is None else value, reverse=True)
+
+
+def varied_settings(runs: Sequence[RunResults]) -> dict[str, list[str]]:
+    """Settings other than the seed in which the runs differ -> the value of each run as text, "–" where it has none.
+
+    The one with most values comes first, of equals adapter and loss.
+    """
+    names = dict.fromkeys(name for run in runs for name in run.settings if name != "seed")
+    texts = {name: [_setting_text(run.settings.get(name)) for run in runs] for name in names}
+    differ = {name: values for name, values in texts.items() if len(set(values)) > 1}
+    kinds = ("adapter", "loss")
+    return dict(sorted(differ.items(), key=lambda item: (-len(set(item[1])), item[0] not in kinds)))
+
+
+def recipe_names(runs: Sequence[RunResults]) -> dict[str, str]:
+    """Label of each run -> its adapter and the settings in which it is unlike most of the others, unique among them.
+
+    A setting of which no value is that of seven runs in ten is named of every run.
+    """
+    varied = independent_settings(runs)
+    names: list[str] = []
+    for place, run in enumerate(runs):
+        parts = [
+            adapter_name(run).split(", ")[0] if isinstance(run.settings.get("adapter"), str) else adapter_name(run)
+        ]
+        for name, values in varied.items():
+            usual = max(dict.fromkeys(values), key=values.count)
+            if name != "adapter" and (values[place] != usual or values.count(usual) < _USUAL * len(runs)):
+                parts.append(_choice_text(name, values[place]))
+        names.append(", ".join(filter(None, parts)))
+    unique = unique_labels(names, runs)
+    return {run.label: name for run, name in zip(runs, unique, strict=True)}
+
+
+def independent_settings(runs: Sequence[RunResults]) -> dict[str, list[str]]:
+    """As `varied_settings`, the adapter first, without those that follow from another, as a temperature from a loss."""
+    varied, kept = varied_settings(runs), dict[str, list[str]]()
+    for name in sorted(varied, key=lambda name: name != "adapter"):
+        values = varied[name]
+        follows = any(len({*zip(values, others, strict=True)}) == len(set(others)) for others in kept.values())
+        if not follows:
+            kept[name] = values
+    return kept
+
+
+def _choice_text(name: str, value: str) -> str:
+    """A setting with its value in a few words: kinds by themselves, others behind their name."""
+    if value in ("–", "no"):
+        return ""
+    words = name.replace("_", " ")
+    if name == "shuffle_pairs":
+        return "pairs shuffled"
+    return words if value == "yes" else value if name == "loss" else f"{words} {value}"
+
+
+def _setting_text(value: Any) -> str:
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Mean of one value a seed, with its 95 % interval by Student's t; no interval for one seed, or without spread."""
+    from featcache.studies.experiments.seeds import student
+
+    mean, low, high, _ = student(values)
+    return mean, low, high
+
+
+def kept_loss(run: RunResults) -> list[float]:
+    """The validation loss of the adapters kept, one a seed that has it."""
+    found = [
+        one.find(stage="trained", metric="loss", split="validation", epoch=one.selected_epoch)[:1] for one in run.each
+    ]
+    return [number(row) for rows in found for row in rows]
 
 
 def on_validation(run: RunResults) -> float | None:

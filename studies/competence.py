@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from featcache.selectors import parse_selector
 from featcache.studies.alignment.common_rows import CommonRows, common_rows
 from featcache.studies.downstream.probe import ProbeSettings, probe
 from featcache.studies.tables import check_table_path, table, write_table
+
+if TYPE_CHECKING:
+    import polars as pl
 
 LEAST = 3  # encoders
 _EVERY_ORDER = 8  # encoders up to which every order is counted: 40,320
@@ -198,6 +202,16 @@ def competence(
     if out is not None:
         write_table(table(rows, [provenance()] * len(rows)), out)
     return CompetenceResult(rows, result, common, out)
+
+
+def correlation_of(rows: "pl.DataFrame") -> RankCorrelation:
+    """The rank correlation of a table that `competence` wrote: of performance with mean alignment.
+
+    Args:
+        rows: Has the columns performance and value; rows that lack one are left out.
+    """
+    kept = rows.filter(rows["performance"].is_finite() & rows["value"].is_finite())
+    return rank_correlation(kept["performance"].to_list(), kept["value"].to_list())
 
 
 def cached_encoders(cache: Cache, dataset: str, encoders: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -1,16 +1,21 @@
-"""Tidy tables of measured rows, with the columns that say what was measured, how and when."""
+"""Tidy tables of measured rows, with the columns that say what was measured, how and when; written and read back."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from featcache.errors import UsageError
+from featcache.errors import BeyondLimit, Damaged, UsageError
 from featcache.features import Features
+from featcache.limits import check_limit
 from featcache.storage.outputs import parquet_bytes, write_output
+from featcache.store.parquet_sizes import parquet_sizes
+from featcache.trainer.run_files import read_plain
 
 if TYPE_CHECKING:
     import polars as pl
+
+_CELL_BYTES = 16  # of a cell in memory, beside the bytes of its page
 
 
 def identity(features: Features) -> dict[str, str | int]:
@@ -82,6 +87,34 @@ def write_table(frame: "pl.DataFrame", path: Path) -> None:
     """
     check_table_path(path)
     write_output(path, parquet_bytes(frame))
+
+
+def read_table(path: Path) -> "pl.DataFrame":
+    """Reads a table that anybody may have written: what it unpacks to is checked before anything is decoded.
+
+    Args:
+        path: A Parquet file.
+
+    Raises:
+        UsageError: If there is no such file, or it cannot be read.
+        BeyondLimit: If it is or unpacks to more than the limit of a table.
+    """
+    import polars as pl
+
+    try:
+        content = read_plain(path, "table")
+        sizes = parquet_sizes(content)
+        check_limit("table", sizes.bytes + _CELL_BYTES * sizes.rows * sizes.columns, path)
+        return pl.read_parquet(content)
+    except FileNotFoundError as error:
+        raise UsageError(f"no table at {path}\n  Name a .parquet file that is there") from error
+    except BeyondLimit:
+        raise
+    # a panic of polars is no Exception
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, Damaged) as error:
+        raise UsageError(
+            f"{path} cannot be read as a table: {error}\n  Write it again with the command it is of"
+        ) from error
 
 
 def check_table_path(path: Path | None) -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from featcache.metrics import Answers, retrieval, right_answers
+from featcache.metrics import Answers, Retrieval, retrieval, right_answers
 from featcache.metrics.measure.engine import measure
 from featcache.metrics.measure.row import Row
 from featcache.metrics.measure.settings import MeasureSettings
@@ -125,18 +125,23 @@ def alignment_rows(split: EvaluationSplit, spaces: dict[str, ArraySpace], settin
     return [replace(row, split=split.name) for row in (*rows, *between)]
 
 
+def retrieved(split: EvaluationSplit, embedded: Embedded, query: str, gallery: str, hits: str = "content") -> Retrieval:
+    """Retrieval from one side to another, every row a query; `hits` as of FitConfig."""
+    return retrieval(
+        embedded.rows[query],
+        embedded.rows[gallery],
+        query_groups=split.paired.sides[query].groups.numpy(),
+        gallery_groups=split.paired.sides[gallery].groups.numpy(),
+        ks=RECALLS,
+        answers=split.answers[query, gallery] if hits == "content" else None,
+    )
+
+
 def retrieval_rows(split: EvaluationSplit, embedded: Embedded, hits: str = "content") -> list[Row]:
     """Recall at 1, 5 and 10 with intervals, and median rank, from each side to each other; `hits` as of FitConfig."""
     rows: list[Row] = []
     for query, gallery in permutations(split.paired.sides, 2):
-        result = retrieval(
-            embedded.rows[query],
-            embedded.rows[gallery],
-            query_groups=split.paired.sides[query].groups.numpy(),
-            gallery_groups=split.paired.sides[gallery].groups.numpy(),
-            ks=RECALLS,
-            answers=split.answers[query, gallery] if hits == "content" else None,
-        )
+        result = retrieved(split, embedded, query, gallery, hits)
         one = Row(query, gallery, "", None, convention=HITS[hits], n=len(embedded.rows[query]))
         one = replace(one, split=split.name, direction=f"{query}→{gallery}")
         for k in RECALLS:

@@ -4,7 +4,7 @@ import csv
 import html
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +40,8 @@ class Figure:
         rows: Tidy data behind every mark; keys that open with "_" are styling and are not written.
         spec: A Vega-Lite specification.
         drawing: An SVG document in place of one drawn from `spec`.
+        marks: Words that marks are described by (`aria-label` in the drawing) -> label of the run that they are of; the
+            words of two runs differ.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Figure:
     rows: list[dict[str, Any]]
     spec: dict[str, Any]
     drawing: str = ""
+    marks: dict[str, str] = field(default_factory=lambda: {})
 
     @cached_property
     def svg(self) -> str:

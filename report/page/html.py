@@ -65,7 +65,7 @@ def figure_html(figure: Figure, folder: Path, formats: Sequence[str]) -> str:
         formats: Files beside the CSV.
     """
     names = figure.write(folder, formats=formats)
-    picture = merge_cells(inline(figure.svg, name=figure.name, alt=figure.alt))
+    picture = merge_cells(inline(figure.svg, name=figure.name, alt=figure.alt, runs=figure.marks))
     if len(picture) > _LARGEST_SVG:
         data = base64.b64encode(figure.png).decode("ascii")
         style = picture.split('style="', 1)[1].split('"', 1)[0]

@@ -1,7 +1,7 @@
 """The report: one HTML page that answers first, then shows and proves, and loads nothing."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
@@ -12,10 +12,12 @@ from featcache.report.certainty import certainty, choice, warnings, whole_answer
 from featcache.report.figures.figure import Figure, escape, require_renderer
 from featcache.report.page.chapters import COLUMNS, Chapter, Part, chapters
 from featcache.report.page.citations import citations_bibtex, citations_html
+from featcache.report.page.comparison import comparison_html
 from featcache.report.page.html import bullets, figure_html, folded, resource
 from featcache.report.page.leaks import clean_html
 from featcache.report.page.provenance import provenance_html, setup_html
 from featcache.report.page.reading import reading_html
+from featcache.report.page.runs_table import runs_table
 from featcache.report.page.samples import Samples
 from featcache.report.page.tables import alignment_html, headline_first, retrieval_html, run_heading, verdicts_html
 from featcache.report.page.widgets import page_script
@@ -25,10 +27,15 @@ from featcache.report.sentences import findings
 from featcache.storage.outputs import named_output_errors, write_output
 
 if TYPE_CHECKING:
+    from featcache.studies.adapters.comparison import Comparison
     from featcache.studies.exhibits import Exhibits
 
 PAGE = "index.html"
 BIBTEX = "citations.bib"
+_PLACES = (  # of page.html, but for style and script
+    *("title", "answer", "hero", "brief", "contents", "comparison", "runs", "chapters", "studies"),
+    *("tables", "sources", "pictures"),
+)
 # of a page of ours: the second is that of pages before the first
 _MARKS = (b'<meta name="generator" content="featcache">', b'<p class="eyebrow">Alignment report</p>')
 _HEAD_BYTES = 65_536
@@ -40,21 +47,25 @@ def write_report(
     *,
     formats: Sequence[str] = ("png", "svg"),
     exhibits: "Exhibits | None" = None,
+    comparison: "Comparison | None" = None,
+    studies: Mapping[str, Sequence[Figure]] | None = None,
 ) -> Path:
-    """Writes the page of one or several runs, its figures and the data behind each figure.
+    """Writes the page of runs, and of what else was measured, its figures and the data behind each figure.
 
     Args:
-        runs: Run folders, or loaded runs.
+        runs: Run folders, or loaded runs; none, where there are `studies`.
         out: Folder to write to; made if missing. Files of the same names are replaced.
         formats: Figure files to write beside the page, of "png" and "svg"; the data is always written as CSV.
         exhibits: Captions and thumbnails of the headline run.
+        comparison: Of two of the runs, from `featcache.studies.adapters.comparison`; its section comes first.
+        studies: Heading -> figures of sweeps, ledgers and other tables.
 
     Returns:
         The path of the page, `out`/index.html; the figures stand in `out`/figures, the BibTeX of what the runs rest on
         in `out`/citations.bib.
 
     Raises:
-        RunMissing: If a folder is not there or `runs` is empty.
+        RunMissing: If a folder is not there, or `runs` is empty and there is nothing else.
         RunDamaged: If a folder is not a whole run.
         UsageError: If a format is unknown, the libraries that draw are not installed, or somebody else's page stands
             in `out`.
@@ -62,14 +73,17 @@ def write_report(
     """
     formats = known_formats(formats)
     check_page_place(out)
-    loaded = pool_seeds(load_runs(runs))
+    loaded = pool_seeds(load_runs(runs)) if runs or not studies else []
     require_renderer()
     folder = Path(out) / "figures"
     with named_output_errors(Path(out)):
         folder.mkdir(parents=True, exist_ok=True)
         drawn = _Drawn(folder, formats)
-        parts = _parts(loaded, drawn, exhibits)
-        (Path(out) / BIBTEX).write_text(citations_bibtex(loaded), encoding="utf-8")
+        parts = dict.fromkeys(_PLACES, "") | {"style": _style(), "script": page_script()}
+        if loaded:
+            parts |= _of_runs(loaded, drawn, exhibits, comparison)
+            (Path(out) / BIBTEX).write_text(citations_bibtex(loaded), encoding="utf-8")
+        parts |= _of_studies(studies or {}, drawn, alone=not loaded)
     page = Path(out) / PAGE
     write_output(page, Template(resource("page.html")).substitute(parts).encode())
     return page
@@ -91,8 +105,14 @@ class _Drawn:
         return figure_html(figure, self.folder, self.formats)
 
 
-def _parts(runs: Sequence[RunResults], drawn: _Drawn, exhibits: "Exhibits | None") -> dict[str, str]:
-    """What stands in the places of page.html."""
+def _style() -> str:
+    return resource("page.css") + resource("widgets.css")
+
+
+def _of_runs(
+    runs: Sequence[RunResults], drawn: _Drawn, exhibits: "Exhibits | None", comparison: "Comparison | None"
+) -> dict[str, str]:
+    """What stands in the places of page.html of runs."""
     from featcache.report.figures.verdicts import hero
 
     first, _ = headline_run(runs)
@@ -100,20 +120,72 @@ def _parts(runs: Sequence[RunResults], drawn: _Drawn, exhibits: "Exhibits | None
     every = chapters(runs, samples)
     return {
         "title": escape(question(runs)),
-        "style": resource("page.css") + resource("widgets.css"),
-        "script": page_script(),
-        "answer": escape(whole_answer(first)),
+        "answer": f'<p class="lead" id="verdict">{escape(whole_answer(first))}</p>',
         "hero": drawn.html(hero(runs)),
-        "brief": _brief(runs, first),
-        "contents": "".join(f'<li><a href="#{each.identity}">{each.title}</a></li>' for each in every),
+        "brief": f'<dl class="brief">{_brief(runs, first)}</dl>',
+        "comparison": _comparison(comparison, drawn),
+        "runs": _compared(runs, drawn),
+        "contents": _contents(every, several=len(runs) > 1),
         "chapters": "\n".join(_chapter(each, drawn) for each in every),
         "pictures": samples.html(),
-        "tables": _tables(runs),
-        "setup": setup_html(runs),
-        "reading": reading_html(runs),
-        "provenance": provenance_html(runs),
-        "citations": citations_html(runs),
+        "tables": _section("tables", "Tables", _tables(runs)),
+        "sources": _section("sources", "How to read this, and sources", _sources(runs)),
     }
+
+
+def _contents(every: Sequence[Chapter], *, several: bool) -> str:
+    links = {"runs": "Runs compared"} if several else {}
+    links |= {each.identity: each.title for each in every} | {"tables": "Tables", "sources": "Reading and sources"}
+    return "".join(f'<li><a href="#{identity}">{title}</a></li>' for identity, title in links.items())
+
+
+def _sources(runs: Sequence[RunResults]) -> str:
+    """Metrics and terms, settings, provenance, licences and citations: all folded."""
+    return "\n".join(
+        [
+            folded("Metrics and terms", reading_html(runs), identity="reading"),
+            folded("What was asked: features, groups, settings", setup_html(runs), identity="setup"),
+            folded("Provenance: folders, hashes, versions", provenance_html(runs), identity="provenance"),
+            folded("Licences and citations", citations_html(runs), identity="citations"),
+        ]
+    )
+
+
+def _comparison(comparison: "Comparison | None", drawn: _Drawn) -> str:
+    if comparison is None:
+        return ""
+    from featcache.report.figures.comparison import comparison_figure
+
+    return comparison_html(comparison, drawn.html(comparison_figure(comparison)))
+
+
+def _compared(runs: Sequence[RunResults], drawn: _Drawn) -> str:
+    """The section that compares several runs: their table, and figures of all; "" for one."""
+    from featcache.report.figures.many import adapter_bars, many_figures
+
+    if len(runs) < 2:
+        return ""
+    figures = many_figures(runs) if len(runs) > COLUMNS else [adapter_bars(runs)]
+    pieces = [f"<p>{escape(choice(runs))}</p>", runs_table(runs), *(drawn.html(figure) for figure in figures)]
+    return _section("runs", "Runs compared", "\n".join(pieces))
+
+
+def _of_studies(studies: Mapping[str, Sequence[Figure]], drawn: _Drawn, *, alone: bool) -> dict[str, str]:
+    """Figures of sweeps, ledgers and tables; alone on a page, its title and contents too."""
+    numbered = {f"study-{number}": heading for number, heading in enumerate(studies)}
+    sections = "\n".join(
+        _section(identity, escape(heading), "\n".join(drawn.html(figure) for figure in studies[heading]))
+        for identity, heading in numbered.items()
+    )
+    if not alone:
+        return {"studies": sections}
+    links = "".join(f'<li><a href="#{identity}">{escape(heading)}</a></li>' for identity, heading in numbered.items())
+    title = next(iter(studies), "") if len(studies) == 1 else f"{len(studies)} studies"
+    return {"studies": sections, "title": escape(title), "contents": links}
+
+
+def _section(identity: str, heading: str, content: str) -> str:
+    return f'<section aria-labelledby="{identity}">\n<h2 id="{identity}">{heading}</h2>\n{content}\n</section>'
 
 
 def _brief(runs: Sequence[RunResults], first: RunResults) -> str:
@@ -126,10 +198,7 @@ def _brief(runs: Sequence[RunResults], first: RunResults) -> str:
 
 def _chapter(chapter: Chapter, drawn: _Drawn) -> str:
     parts = "\n".join(_part(part, drawn) for part in chapter.parts)
-    return (
-        f'<section aria-labelledby="{chapter.identity}">\n<h2 id="{chapter.identity}">{chapter.title}</h2>\n'
-        f"{parts}\n</section>"
-    )
+    return _section(chapter.identity, chapter.title, parts)
 
 
 def _part(part: Part, drawn: _Drawn) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TABLES = ("rows", "contrasts", "points")
 SUMMARY = "sweep.json"
-POINTS = ("plot", "x", "x_number", "y", "low", "high", "colour", "facet", "rest", "runs", "interval")
+POINTS = ("plot", "x", "x_number", "y", "low", "high", "chance", "colour", "facet", "rest", "runs", "interval")
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def points(source: Source, rows: "pl.DataFrame") -> "pl.DataFrame":
     import polars as pl
 
     kinds = dict.fromkeys(POINTS, pl.String)
-    kinds |= dict.fromkeys(("x_number", "y", "low", "high"), pl.Float64) | {"runs": pl.Int64}
+    kinds |= dict.fromkeys(("x_number", "y", "low", "high", "chance"), pl.Float64) | {"runs": pl.Int64}
     found = [point for plot in source.experiment.plots for point in _points(plot, source, rows)]
     return pl.DataFrame(found, schema=kinds)
 
@@ -182,6 +182,7 @@ def _points(plot: Plot, source: Source, rows: "pl.DataFrame") -> list[dict[str, 
                 "y": mean,
                 "low": low,
                 "high": high,
+                "chance": cell["chance"].mean() if plot.y == "value" else None,
                 "colour": _label(at, plot.colour),
                 "facet": _label(at, plot.facet),
                 "rest": json.dumps(

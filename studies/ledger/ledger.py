@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featcache.errors import UsageError
 from featcache.metrics.measure.contrasts import holm
 from featcache.metrics.measure.row import p_text
 from featcache.storage.outputs import parquet_bytes, write_output
@@ -242,6 +243,28 @@ def _line(entry: Entry) -> str:
         verdict,
     )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def entries_of(table: "pl.DataFrame", path: Path) -> list[Entry]:
+    """The entries of a ledger that was read back.
+
+    Args:
+        table: As `ledger_table` makes it.
+        path: Where it was read, for the error.
+
+    Raises:
+        UsageError: If it lacks a column, or one is of another type.
+    """
+    import polars as pl
+
+    wanted = ledger_table([]).schema
+    for name, kind in wanted.items():
+        if table.schema.get(name) != kind:
+            raise UsageError(f"{path}: column {name} is missing or no {kind}\n  Write it again: featcache ledger")
+    empty: dict[str, Any] = dict.fromkeys((each.name for each in fields(Entry) if each.type is str), "")
+    empty |= {"n": 0, "rows": 0}
+    filled = table.select(list(wanted)).with_columns(pl.col(name).fill_null(value) for name, value in empty.items())
+    return [Entry(**row) for row in filled.iter_rows(named=True)]
 
 
 def write_ledger(entries: Sequence[Entry], folder: Path) -> tuple[Path, Path]:
