@@ -39,9 +39,9 @@ class Figure:
         alt: What a reader who cannot see it needs.
         rows: Tidy data behind every mark; keys that open with "_" are styling and are not written.
         spec: A Vega-Lite specification.
-        drawing: An SVG document in place of one drawn from `spec`.
         marks: Words that marks are described by (`aria-label` in the drawing) -> label of the run that they are of; the
             words of two runs differ.
+        drawing: An SVG document in place of one drawn from `spec`.
     """
 
     name: str
@@ -50,8 +50,8 @@ class Figure:
     alt: str
     rows: list[dict[str, Any]]
     spec: dict[str, Any]
-    drawing: str = ""
     marks: dict[str, str] = field(default_factory=lambda: {})
+    drawing: str = ""
 
     @cached_property
     def svg(self) -> str:
