@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -46,6 +46,25 @@ class RunResults:
     map: list[dict[str, Any]]
     kernels: list[dict[str, Any]]
     seeds: "tuple[RunResults, ...]" = ()
+    _drawn: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {}, repr=False)
+
+    def drawn(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a table that only figures read, when they are first asked for; of several seeds the first's.
+
+        Args:
+            name: One of `featcache.trainer.run_files.PICTURES`.
+
+        Returns:
+            None of a run that was written before there was such a table.
+
+        Raises:
+            RunDamaged: If the table cannot be read, or is not of its form.
+        """
+        from featcache.trainer.run import load_run
+
+        if name not in self._drawn:
+            self._drawn[name] = load_run(self.path).table(name).to_dicts()
+        return self._drawn[name]
 
     @property
     def each(self) -> "tuple[RunResults, ...]":
@@ -66,6 +85,11 @@ class RunResults:
     def reference(self) -> dict[str, Any] | None:
         """The features of the reference as config.json has them, or None where there is none."""
         return self.config.get("reference")
+
+    @property
+    def drawn_epoch(self) -> int | None:
+        """The epoch that was selected in the run of which maps and kernels are: this one, or the first seed's."""
+        return self.each[0].selected_epoch
 
     @property
     def pairs(self) -> list[tuple[str, str]]:

@@ -1,11 +1,13 @@
-"""Figures over epochs: alignment, loss and retrieval."""
+"""Figures over epochs, alignment, loss and retrieval; and of mixed kernels over their weight."""
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from featcache.report.figures import charts, theme
+from featcache.report.figures import charts, map_charts, theme
 from featcache.report.figures.figure import Figure, columns_for, shorten
-from featcache.report.runs import REFERENCE, RunResults, metric_title, metrics_of, number
+from featcache.report.runs import REFERENCE, RunResults, metric_title, metrics_of, mixture_text, number
+from featcache.report.seeds import headline_run
 from featcache.report.sentences import listed
 
 if TYPE_CHECKING:
@@ -97,6 +99,78 @@ def retrieval_over_epochs(runs: Sequence[RunResults]) -> Figure | None:
         _written(panels),
         charts.epochs(panels, columns=columns_for(len(runs)), y_titles=["R@10, validation"] * len(panels)),
     )
+
+
+def mixing_curve(runs: Sequence[RunResults]) -> Figure | None:
+    """Draws what mixed raw kernels score on validation by the weight of the first side, of the headline run.
+
+    None where a run has three sides or more, no reference, or no mixtures.
+    """
+    run, _ = headline_run(runs)
+    panels: list[tuple[str, Rows, Rows]] = []
+    every: Rows = []
+    captions: list[str] = []
+    for metric in run.metrics if len(run.sides) == 2 else []:
+        points = _mixtures(run, metric)
+        if not points:
+            continue
+        constants = _mixed_with(run, metric)
+        best = next((row for row in points if row["_chosen"]), max(points, key=lambda row: row["value"]))
+        captions.append(f"{metric_title(metric)} {best['value']:.3f} with {best['weights']}")
+        panels.append((metric_title(metric), points, constants))
+        every += [*points, *constants]
+    if not panels:
+        return None
+    caption = f"Best mixture on validation: {listed(captions)}. "
+    return Figure(
+        "mixing_curve",
+        "Mixtures of the raw kernels",
+        f"{caption}The raw kernels of {' and '.join(run.sides)}, weighted and added, against the reference; validation "
+        "split. The ringed point is the weight that was chosen there and measured on test. Dashed: the raw sides alone "
+        f"and the trained joint space{_at_epoch(run)}.",
+        f"Curves of the score of mixed kernels over the weight of {run.sides[0]}. {caption}",
+        every,
+        map_charts.mixtures(panels, columns=len(panels), sides=(shorten(run.sides[0]), shorten(run.sides[1]))),
+    )
+
+
+def _mixtures(run: RunResults, metric: str) -> Rows:
+    """Every mixture that validation saw, by rising weight of the first side."""
+    chosen = {row.weights for row in run.find(stage="mixed", split="test", metric=metric)}
+    rows = []
+    for row in run.find(stage="mixed", split="validation", metric=metric):
+        weights = json.loads(row.weights or "{}")
+        if run.sides[0] in weights:
+            point = {
+                "run": run.label, "metric": metric, "series": "raw kernels mixed", "weight": weights[run.sides[0]],
+                "weights": mixture_text(row), "value": number(row), "n": row.n, "_chosen": row.weights in chosen,
+                "_tip": f"{mixture_text(row)}: {number(row):.3f}",
+            }  # fmt: skip
+            rows.append(point)
+    return sorted(rows, key=lambda row: row["weight"])
+
+
+def _mixed_with(run: RunResults, metric: str) -> Rows:
+    """The raw sides and the joint space on validation, with places for their labels."""
+    of = {"metric": metric, "split": "validation", "against": REFERENCE}
+    rows = [row for side in run.sides for row in run.find(stage="raw", space=side, **of)[:1]]
+    epochs = {one.selected_epoch for one in run.each}
+    # of several seeds, each of its own epoch, there is no one mean row
+    joints = run.find(stage="trained", space="joint", epoch=run.drawn_epoch, **of)[:1] if len(epochs) == 1 else []
+    constants: Rows = []
+    for row in (*rows, *joints):
+        colour, text = theme.space(row.space, run.sides)
+        name = f"{_short(run, row.space)} raw" if row.space in run.sides else "joint, trained"
+        one = {"run": run.label, "metric": metric, "series": name, "weight": None, "weights": ""}
+        constants.append(one | {"value": number(row), "n": row.n, "_colour": colour, "_text": text})
+    span = max((abs(row["value"]) for row in constants), default=1.0) or 1.0
+    places = charts.spread_labels([row["value"] for row in constants], gap=span * 0.075)
+    return [row | {"place": place} for row, place in zip(constants, places, strict=True)]
+
+
+def _at_epoch(run: RunResults) -> str:
+    epochs = {one.selected_epoch for one in run.each} - {None}
+    return f" of epoch {epochs.pop()}" if len(epochs) == 1 and not run.solved else ""
 
 
 def _by_steps(runs: Sequence[RunResults]) -> list[RunResults]:
