@@ -17,7 +17,7 @@ def headline_exhibits(
     root: Path | None = None,
     cache: str | None = None,
 ) -> "Exhibits":
-    """Captions and thumbnails for the page of some runs: those of the headline run, or none; errors as `load_exhibits`."""
+    """Captions and thumbnails for the page of runs: those of the headline run, if any; errors as `load_exhibits`."""
     from featcache.report.seeds import headline_run, pool_seeds
     from featcache.studies.exhibits import Exhibits, load_exhibits
     from featcache.trainer.run import load_run

@@ -1,5 +1,8 @@
 """Names and numbers as short as a reader can still tell them apart."""
 
+from collections import Counter
+from collections.abc import Iterable
+
 _LONGEST = 22
 
 
@@ -14,6 +17,22 @@ def shorten(name: str, longest: int = _LONGEST) -> str:
         return name
     keep = longest - 1
     return f"{name[: keep // 2]}…{name[-(keep - keep // 2) :]}"
+
+
+def short_names(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]:
+    """Each name as `shorten` has it; those that would then be alike with a number.
+
+    Example:
+        >>> short_names(["ab", "x" * 10 + "1" + "x" * 10, "x" * 10 + "2" + "x" * 10], longest=5)
+        {'ab': 'ab', 'xxxxxxxxxx1xxxxxxxxxx': 'xx…xx', 'xxxxxxxxxx2xxxxxxxxxx': 'xx…xx 2'}
+    """
+    short: dict[str, str] = {}
+    seen = Counter[str]()
+    for name in dict.fromkeys(names):
+        cut = shorten(name, longest)
+        seen[cut] += 1
+        short[name] = cut if seen[cut] == 1 else f"{cut} {seen[cut]}"
+    return short
 
 
 def decimals(value: float) -> str:

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -14,7 +14,6 @@ from featcache.trainer.kinds import HYPERPARAMETERS, SOLVED_KINDS
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import ContrastRow, Row
-    from featcache.trainer.run import Run
 
 RECALLS = ("R@1", "R@5", "R@10")
 REFERENCE = "reference"
@@ -47,6 +46,25 @@ class RunResults:
     map: list[dict[str, Any]]
     kernels: list[dict[str, Any]]
     seeds: "tuple[RunResults, ...]" = ()
+    _drawn: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {}, repr=False)
+
+    def drawn(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a table that only figures read, when they are first asked for; of several seeds the first's.
+
+        Args:
+            name: One of `featcache.trainer.run_files.PICTURES`.
+
+        Returns:
+            None of a run that was written before there was such a table.
+
+        Raises:
+            RunDamaged: If the table cannot be read, or is not of its form.
+        """
+        from featcache.trainer.run_files import read_table
+
+        if name not in self._drawn:
+            self._drawn[name] = read_table(self.path, name, self.format).to_dicts()
+        return self._drawn[name]
 
     @property
     def each(self) -> "tuple[RunResults, ...]":
@@ -67,6 +85,11 @@ class RunResults:
     def reference(self) -> dict[str, Any] | None:
         """The features of the reference as config.json has them, or None where there is none."""
         return self.config.get("reference")
+
+    @property
+    def drawn_epoch(self) -> int | None:
+        """The epoch that was selected in the run of which maps and kernels are: this one, or the first seed's."""
+        return self.each[0].selected_epoch
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -127,29 +150,6 @@ class RunResults:
         """A readable name for each direction of retrieval, "a→b"."""
         rows = dict.fromkeys(row.direction for row in self.scores if row.direction)
         return {direction: direction.replace("→", " → ") for direction in rows}
-
-    def drawn(self, name: str) -> list[dict[str, Any]]:
-        """The rows of a table of pictures ("stages", "spaces", "agreement", "neighbors", "answers"); [] without it.
-
-        Read when it is wanted; of several seeds, that of the first.
-
-        Raises:
-            RunDamaged: If it cannot be read.
-        """
-        if name not in self._drawn:
-            there = (self.path / f"{name}.parquet").is_file()
-            self._drawn[name] = self._folder.table(name).to_dicts() if there else []
-        return self._drawn[name]
-
-    @cached_property
-    def _drawn(self) -> dict[str, list[dict[str, Any]]]:
-        return {}
-
-    @cached_property
-    def _folder(self) -> "Run":
-        from featcache.trainer.run import load_run
-
-        return load_run(self.path)
 
     def find(self, **columns: Any) -> "list[Row]":
         """The scores whose columns equal those given, in file order."""
@@ -280,19 +280,21 @@ def unique_labels(names: Sequence[str], runs: Sequence[RunResults]) -> list[str]
 def _load(path: Path) -> RunResults:
     from featcache.metrics.measure.row import ContrastRow, Row
     from featcache.trainer.errors import RunDamaged
-    from featcache.trainer.run import load_run
+    from featcache.trainer.run_files import read_table
+    from featcache.trainer.run_search import find_run
 
-    folder = load_run(path)
-    scores = [Row(**row) for row in folder.table("metrics").to_dicts()]
+    config, version = find_run(path)
+    tables = {name: read_table(path, name, version).to_dicts() for name in ("metrics", "contrasts", "map", "kernels")}
+    scores = [Row(**row) for row in tables["metrics"]]
     run = RunResults(
         path=path,
         label=path.name,
-        config=folder.config,
-        format=folder.format,
+        config=config,
+        format=version,
         scores=tuple(row for row in scores if row.value is not None),
-        contrasts=tuple(ContrastRow(**row) for row in folder.table("contrasts").to_dicts()),
-        map=folder.table("map").to_dicts(),
-        kernels=folder.table("kernels").to_dicts(),
+        contrasts=tuple(ContrastRow(**row) for row in tables["contrasts"]),
+        map=tables["map"],
+        kernels=tables["kernels"],
     )
     if not run.metrics:
         what = "trained joint (alignment with the reference" if run.reference else "trained sides (alignment"

@@ -7,7 +7,7 @@ import pytest
 from featcache.report.answer import answer
 from featcache.report.certainty import certainty, choice, warnings, whole_answer
 from featcache.report.figures.concept import concept
-from featcache.report.figures.curves import alignment_against_retrieval, retrieval_path
+from featcache.report.figures.paths import alignment_against_retrieval, retrieval_path
 from featcache.report.figures.verdicts import hero, verdict_matrix
 from featcache.report.page.chapters import chapters
 from featcache.report.runs import RunResults, load_runs

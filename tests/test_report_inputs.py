@@ -11,7 +11,7 @@ import pytest
 from featcache.commands.inputs import figures_of_inputs
 from featcache.errors import BeyondLimit, UsageError
 from featcache.report.figures.table_figures import table_figures
-from featcache.report.inputs import KINDS, InputTable, Inputs, kind_of, read_inputs
+from featcache.report.inputs import KINDS, Inputs, InputTable, kind_of, read_inputs
 from featcache.studies.experiments.spec import Experiment, Plot, Source
 from featcache.studies.experiments.tables import Tables, points, write_tables
 from featcache.studies.ledger.ledger import Entry, ledger_table, write_ledger

@@ -55,6 +55,7 @@ def write_run(
     epochs: int = 12,
     label_count: int = 5,
     points: int = 60,
+    pictures: bool = True,
     **settings: Any,
 ) -> Path:
     """Writes a run folder as the trainer does, from numbers chosen by the test.
@@ -72,7 +73,8 @@ def write_run(
         n: Test groups.
         epochs: Epochs.
         label_count: Labels of the map.
-        points: Groups of the map.
+        points: Groups of the map, and of the other tables that only figures read.
+        pictures: Whether there are these; runs from before have none.
         settings: Of the training.
     """
     folder.mkdir(parents=True)
@@ -84,6 +86,7 @@ def write_run(
         *_test_rows(by_metric, sides, n, reference=reference),
         *_retrieval_rows(sides, recall, untrained_recall, n),
         *_epoch_rows(knn, sides, recall, epochs, reference=reference),
+        *(_mixture_rows(by_metric, sides) if reference and len(sides) == 2 else []),
     ]
     judged = _contrast_rows(by_metric, sides, contrasts or {}, control=control) if reference else []
     frame(rows, Row).write_parquet(folder / "metrics.parquet")
@@ -91,6 +94,10 @@ def write_run(
     spaces = [*(f"raw {side}" for side in sides), *(["reference"] if reference else []), "joint"]
     _map(spaces, label_count, points).write_parquet(folder / "map.parquet")
     _kernels(spaces, 12).write_parquet(folder / "kernels.parquet")
+    if pictures:
+        tables = picture_tables(sides, reference=reference, epochs=epochs, label_count=label_count, points=points)
+        for name, table in tables.items():
+            table.write_parquet(folder / f"{name}.parquet")
     (folder / "adapters.safetensors").write_bytes(b"")
     config = _config(sides, encoders, n, epochs, settings)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -168,6 +175,18 @@ def _test_rows(by_metric: Mapping[str, Scores], sides: Sequence[str], n: int, *,
             rows += [
                 Row(a, b, metric, value, stage=stage, **bounds) for stage, value in (("raw", 0.05), ("trained", 0.21))
             ]
+    return rows
+
+
+def _mixture_rows(by_metric: Mapping[str, Scores], sides: Sequence[str]) -> list[Row]:
+    """What validation saw of mixtures: the best are those that test was measured with."""
+    rows: list[Row] = []
+    for metric, best in zip(by_metric, (0.95, 0.6), strict=True):
+        for share in (round(step / 20, 2) for step in range(20, -1, -1)):
+            weights = json.dumps(dict(zip(sides, (share, round(1 - share, 2)), strict=True)))
+            value = by_metric[metric]["mixed", "mixed"] - 0.3 * (share - best) ** 2
+            row = Row("mixed", "reference", metric, value, stage="mixed", split="validation", n=500, weights=weights)
+            rows.append(row)
     return rows
 
 
@@ -277,6 +296,69 @@ def _kernels(spaces: Sequence[str], size: int) -> pl.DataFrame:
             for col in range(size)
         ]
     return pl.DataFrame(cells)
+
+
+def picture_tables(
+    sides: Sequence[str], *, reference: bool, epochs: int, label_count: int, points: int, k: int = 10
+) -> dict[str, pl.DataFrame]:
+    """The tables that only figures read: sides that meet over the epochs, a joint space that nears the reference."""
+    rng, kept = np.random.default_rng(2), epochs - 2
+    ids, labels = [f"photo {i}" for i in range(points)], [f"kind {i % label_count}" for i in range(points)]
+    stages = sorted({0, *(one for one in (1, 2, 5, 10, 20, 50, 100) if one < epochs), max(kept, 1), epochs})
+    raw = [*(f"raw {side}" for side in sides), *(["reference"] if reference else [])]
+    centres = rng.normal(size=(label_count, 2))
+    placed: list[dict[str, Any]] = []
+    for epoch in stages:
+        for number, side in enumerate(sides):
+            gap, noise = 3 * number / (1 + epoch), 0.3 * rng.normal(size=(points, 2))
+            places = centres[np.arange(points) % label_count] + noise + [gap, 0.0]
+            for one, label, (px, py) in zip(ids, labels, places.tolist(), strict=True):
+                placed.append({"id": one, "label": label, "epoch": epoch, "space": side, "px": px, "py": py})
+    angles = {name: 2 * np.pi * number / len(raw) for number, name in enumerate(raw)}
+    corners = {(name, None): (float(np.cos(angle)), float(np.sin(angle))) for name, angle in angles.items()}
+    plane: dict[tuple[str, int | None], tuple[float, float]] = {**corners}
+    for epoch in stages:
+        share = 0.8 / (1 + epoch)
+        for side in sides:
+            plane[side, epoch] = (share * corners[f"raw {side}", None][0], share * corners[f"raw {side}", None][1])
+        plane["joint", epoch] = (0.1 - share / 3, share)
+    pairs = [
+        {"a": a, "a_epoch": a_epoch, "b": b, "b_epoch": b_epoch, "value": float(np.exp(-np.hypot(*np.subtract(x, y))))}
+        for ((a, a_epoch), x), ((b, b_epoch), y) in combinations(plane.items(), 2)
+    ]
+    near = [
+        {"id": one, "label": labels[i], "space": space, "rank": rank, "neighbor": ids[(i + rank * step) % points]}
+        for step, space in enumerate([*raw, *sides, "joint"], start=1)
+        for i, one in enumerate(ids)
+        for rank in range(1, min(k, points - 1) + 1)
+    ]
+    answers = [
+        {
+            **{"direction": f"{a}→{b}", "query": f"{a} {i}", "group": ids[i], "label": labels[i], "first_right": i + 1},
+            **{"margin": 0.3 - 0.02 * i, "rank": rank, "answer": f"{b} {(i + rank) % points}"},
+            **{"answer_group": ids[i if rank == i + 1 else (i + rank) % points], "right": rank == i + 1},
+        }
+        for a, b in permutations(sides, 2)
+        for i in range(min(points, 30))
+        for rank in range(1, 6)
+    ]
+    few, cells = min(5, points), list[dict[str, Any]]()
+    for space in [*raw, "joint"]:
+        rows = rng.normal(size=(few, 6)) + 1.0
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        for row, col in np.ndindex(few, few):
+            cell = {"space": space, "row": row, "col": col, "row_id": ids[row], "row_label": labels[row]}
+            cells.append(cell | {"value": float(rows[row] @ rows[col])})
+    whole = pl.col("epoch").cast(pl.Int64)
+    spaces = [{"space": name, "epoch": epoch, "px": x, "py": y} for (name, epoch), (x, y) in plane.items()]
+    return {
+        "stages": pl.DataFrame(placed),
+        "spaces": pl.DataFrame(spaces, infer_schema_length=None).with_columns(whole, stress=pl.lit(0.05)),
+        "agreement": pl.DataFrame(pairs, infer_schema_length=None),
+        "neighbors": pl.DataFrame(near),
+        "answers": pl.DataFrame(answers),
+        "kernel_rows": pl.DataFrame(cells),
+    }
 
 
 def test_every_row_of_the_tables_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_agreement_is_mutual_knn_of_each_pair_once_and_that_of_the_metrics(run: 
     count = len(FIXED) + 3 * len(epochs)
     pairs = {frozenset([row[:2], row[2:4]]) for row in table.iter_rows()}
     assert table.height == len(pairs) == count * (count - 1) // 2
-    for a, a_epoch, b, b_epoch, value in table.iter_rows():
+    for a, _, b, b_epoch, value in table.iter_rows():
         if a == "reference" and b == "joint":
             joint = stages.adapted(b_epoch)["joint"].values
             assert value == mutual_knn(joint, stages.test.paired.reference, k=5)

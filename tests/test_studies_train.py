@@ -232,7 +232,9 @@ def test_trainings_of_one_process_share_pairing_raw_graphs_and_mixtures(two, cou
     assert [times_searched(counted, space) for space in raw] == first, "no raw graph searched again"
     each = (len(counted["searched"]) - searches) / len(others)
     tables = 3 + 3  # of test and of training groups
-    assert each == (3 + 1) * 3 + tables + 2 * 3, "an epoch, each table and each untrained draw: joint and both sides"
+    pictures = 4 * 3  # of test at milestones: epochs 0 to 3
+    searched = (3 + 1) * 3 + tables + 2 * 3 + pictures
+    assert each == searched, "an epoch, each table, each untrained draw and each milestone: joint and both sides"
     for space in raw:
         assert times_searched(counted, space) <= 2, "once plainly, and once deeper for halves"
 

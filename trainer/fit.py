@@ -89,7 +89,7 @@ class Fitted:
 
 
 def milestone_epochs(epochs: int) -> tuple[int, ...]:
-    """The epochs whose adapters are kept until the pictures are made: 0 (untrained), 1, 2, 5, 10, 20, 50 … and the last.
+    """The epochs whose adapters are kept to be drawn: 0 (untrained), 1, 2, 5, 10, 20, 50 … and the last.
 
     Example:
         >>> milestone_epochs(20), milestone_epochs(1)
@@ -309,8 +309,9 @@ class _Tracker:
         self.best_score = -math.inf
 
     def measure(self, adapters: Adapters, epoch: int, loss: float | None) -> None:
-        """Adds the rows of one epoch; its weights, which nothing may change any more, are kept if none before it
-        scored as high, or at a milestone.
+        """Adds the rows of one epoch; its weights are kept if none before it scored as high, or at a milestone.
+
+        Nothing may train these adapters any further.
         """
         rows = epoch_rows(self.validation, adapters, self.config, epoch)
         retrieval = mean_recall(rows)

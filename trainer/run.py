@@ -107,7 +107,7 @@ class Run:
         return self.adapters()
 
     def table(self, name: str) -> "pl.DataFrame":
-        """One of TABLES, "leaks" or one of PICTURES; "metrics" and "contrasts" as `featcache.metrics.measure.row` has them.
+        """One of TABLES, "leaks" or one of PICTURES; "metrics" and "contrasts" as `featcache.metrics.measure.row` says.
 
         "leaks" and PICTURES are empty where a run from before them has none.
 

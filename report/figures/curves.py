@@ -1,13 +1,13 @@
-"""Figures over epochs: alignment, loss and retrieval."""
+"""Figures over epochs, alignment, loss and retrieval; and of mixed kernels over their weight."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from featcache.report.figures import charts, theme
+from featcache.report.figures import charts, map_charts, theme
 from featcache.report.figures.figure import Figure, columns_for, shorten
-from featcache.report.runs import REFERENCE, RunResults, metric_title, metrics_of, number
+from featcache.report.runs import REFERENCE, RunResults, metric_title, metrics_of, mixture_text, number
+from featcache.report.seeds import headline_run
 from featcache.report.sentences import listed
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def loss_over_epochs(runs: Sequence[RunResults]) -> Figure | None:
     for run in runs:
         rows: Rows = []
         for split, colours in (("train", (theme.INK, theme.INK)), ("validation", theme.series(1))):
-            rows += [_point(run, split, row, colours) for row in _curve(run, metric="loss", split=split)]
+            rows += [_point(run, split, row, colours) for row in epoch_curve(run, metric="loss", split=split)]
         if rows:
             panels.append((run.label if len(runs) > 1 else "", rows + _kept(run)))
             titles.append(_OLD_LOSS if run.format == 1 else LOSS)
@@ -82,7 +82,7 @@ def retrieval_over_epochs(runs: Sequence[RunResults]) -> Figure | None:
     for run in runs:
         rows: Rows = []
         for place, (direction, name) in enumerate(run.directions().items()):
-            curve = _curve(run, metric="R@10", split="validation", direction=direction)
+            curve = epoch_curve(run, metric="R@10", split="validation", direction=direction)
             rows += [_point(run, shorten(name, _LONGEST_LABEL), row, theme.series(place)) for row in curve]
             rows += _chance(run, f"chance {name}", curve)
         if rows:
@@ -101,61 +101,76 @@ def retrieval_over_epochs(runs: Sequence[RunResults]) -> Figure | None:
     )
 
 
-@dataclass(frozen=True)
-class PathPoint:
-    """One epoch on validation: mean R@10 of all directions, and the joint's alignment with the reference."""
+def mixing_curve(runs: Sequence[RunResults]) -> Figure | None:
+    """Draws what mixed raw kernels score on validation by the weight of the first side, of the headline run.
 
-    epoch: int
-    retrieval: float
-    alignment: float
-
-
-def retrieval_path(run: RunResults) -> list[PathPoint]:
-    """Retrieval and alignment of every epoch on validation; [] without a reference or epochs."""
-    if not run.reference or run.solved:
-        return []
-    aligned = _curve(run, metric=run.metrics[0], split="validation", space="joint", against=REFERENCE)
-    recalls: dict[int, list[float]] = {}
-    for direction in run.directions():
-        for row in _curve(run, metric="R@10", split="validation", direction=direction):
-            recalls.setdefault(row.epoch or 0, []).append(number(row))
-    return [
-        PathPoint(row.epoch or 0, fmean(recalls[row.epoch or 0]), number(row))
-        for row in aligned
-        if row.epoch or 0 in recalls
-    ]
-
-
-def alignment_against_retrieval(runs: Sequence[RunResults]) -> Figure | None:
-    """Draws the path of each run over its epochs: retrieval across, alignment with the reference up; None without."""
-    rows: Rows = []
-    for place, run in enumerate(runs):
-        for point in retrieval_path(run):
-            kept = point.epoch == run.selected_epoch
-            words = f"{run.label}, epoch {point.epoch}: R@10 {point.retrieval:.3f}, alignment {point.alignment:.3f}"
-            rows.append(
-                {"run": run.label, "epoch": point.epoch, "retrieval": point.retrieval, "alignment": point.alignment}
-                | {"kept": kept, "_colour": theme.series(place)[0], "_text": theme.series(place)[1], "_tip": words}
-            )
-    if not rows:
+    None where a run has three sides or more, no reference, or no mixtures.
+    """
+    run, _ = headline_run(runs)
+    panels: list[tuple[str, Rows, Rows]] = []
+    every: Rows = []
+    captions: list[str] = []
+    for metric in run.metrics if len(run.sides) == 2 else []:
+        points = _mixtures(run, metric)
+        if not points:
+            continue
+        constants = _mixed_with(run, metric)
+        best = next((row for row in points if row["_chosen"]), max(points, key=lambda row: row["value"]))
+        captions.append(f"{metric_title(metric)} {best['value']:.3f} with {best['weights']}")
+        panels.append((metric_title(metric), points, constants))
+        every += [*points, *constants]
+    if not panels:
         return None
-    metric = metric_title(runs[0].metrics[0])
-    kept = " The ring marks the epoch kept." if any(row["kept"] for row in rows) else ""
+    caption = f"Best mixture on validation: {listed(captions)}. "
     return Figure(
-        "alignment_against_retrieval",
-        "Does getting better at the task bring the joint closer to the reference?",
-        "Each line is the path of the joint space over the epochs, on validation: to the right it answers more "
-        f"queries, up it is closer to the reference. The path starts at the hollow dot, before training.{kept}",
-        f"Paths of mean R@10 and {metric} over epochs. "
-        + "; ".join(
-            f"{run.label} from {path[0].retrieval:.3f}, {path[0].alignment:.3f} to {path[-1].retrieval:.3f}, "
-            f"{path[-1].alignment:.3f}"
-            for run in runs
-            if (path := retrieval_path(run))
-        ),
-        rows,
-        charts.paths(rows, titles=("mean R@10 of all directions, validation", f"{metric} with the reference")),
+        "mixing_curve",
+        "Mixtures of the raw kernels",
+        f"{caption}The raw kernels of {' and '.join(run.sides)}, weighted and added, against the reference; validation "
+        "split. The ringed point is the weight that was chosen there and measured on test. Dashed: the raw sides alone "
+        f"and the trained joint space{_at_epoch(run)}.",
+        f"Curves of the score of mixed kernels over the weight of {run.sides[0]}. {caption}",
+        every,
+        map_charts.mixtures(panels, columns=len(panels), sides=(shorten(run.sides[0]), shorten(run.sides[1]))),
     )
+
+
+def _mixtures(run: RunResults, metric: str) -> Rows:
+    """Every mixture that validation saw, by rising weight of the first side."""
+    chosen = {row.weights for row in run.find(stage="mixed", split="test", metric=metric)}
+    rows = []
+    for row in run.find(stage="mixed", split="validation", metric=metric):
+        weights = json.loads(row.weights or "{}")
+        if run.sides[0] in weights:
+            point = {
+                "run": run.label, "metric": metric, "series": "raw kernels mixed", "weight": weights[run.sides[0]],
+                "weights": mixture_text(row), "value": number(row), "n": row.n, "_chosen": row.weights in chosen,
+                "_tip": f"{mixture_text(row)}: {number(row):.3f}",
+            }  # fmt: skip
+            rows.append(point)
+    return sorted(rows, key=lambda row: row["weight"])
+
+
+def _mixed_with(run: RunResults, metric: str) -> Rows:
+    """The raw sides and the joint space on validation, with places for their labels."""
+    of = {"metric": metric, "split": "validation", "against": REFERENCE}
+    rows = [row for side in run.sides for row in run.find(stage="raw", space=side, **of)[:1]]
+    epochs = {one.selected_epoch for one in run.each}
+    # of several seeds, each of its own epoch, there is no one mean row
+    joints = run.find(stage="trained", space="joint", epoch=run.drawn_epoch, **of)[:1] if len(epochs) == 1 else []
+    constants: Rows = []
+    for row in (*rows, *joints):
+        colour, text = theme.space(row.space, run.sides)
+        name = f"{_short(run, row.space)} raw" if row.space in run.sides else "joint, trained"
+        one = {"run": run.label, "metric": metric, "series": name, "weight": None, "weights": ""}
+        constants.append(one | {"value": number(row), "n": row.n, "_colour": colour, "_text": text})
+    span = max((abs(row["value"]) for row in constants), default=1.0) or 1.0
+    places = charts.spread_labels([row["value"] for row in constants], gap=span * 0.075)
+    return [row | {"place": place} for row, place in zip(constants, places, strict=True)]
+
+
+def _at_epoch(run: RunResults) -> str:
+    epochs = {one.selected_epoch for one in run.each} - {None}
+    return f" of epoch {epochs.pop()}" if len(epochs) == 1 and not run.solved else ""
 
 
 def _by_steps(runs: Sequence[RunResults]) -> list[RunResults]:
@@ -169,12 +184,12 @@ def _alignment_rows(run: RunResults, metric: str) -> Rows:
     rows: Rows = []
     for space in (*run.joints(), *run.sides):
         series = _short(run, space) + (" adapted" if space in run.sides else "")
-        curve = _curve(run, metric=metric, split="validation", space=space, against=REFERENCE)
+        curve = epoch_curve(run, metric=metric, split="validation", space=space, against=REFERENCE)
         rows += [_point(run, series, row, theme.space(space, run.sides)) for row in curve]
     for side in run.sides:
         raw = run.find(stage="raw", space=side, metric=metric, against=REFERENCE, split="validation")[:1]
         rows += _constant(run, f"{_short(run, side)} raw", raw, theme.space(side, run.sides))
-    joint = _curve(run, metric=metric, split="validation", space="joint", against=REFERENCE)
+    joint = epoch_curve(run, metric=metric, split="validation", space="joint", against=REFERENCE)
     return rows + _chance(run, "chance", joint) + _kept(run)
 
 
@@ -182,7 +197,7 @@ def _between_sides(run: RunResults, metric: str) -> Rows:
     rows, curve = [], []
     for place, (a, b) in enumerate(run.pairs):
         of = {"metric": metric, "split": "validation", "space": a, "against": b}
-        curve, name = _curve(run, **of), shorten(f"{a} and {b}", _LONGEST_LABEL)
+        curve, name = epoch_curve(run, **of), shorten(f"{a} and {b}", _LONGEST_LABEL)
         rows += [_point(run, f"{name} adapted", row, theme.series(place)) for row in curve]
         rows += _constant(run, f"{name} raw", run.find(stage="raw", **of)[:1], theme.series(place))
     return rows + _chance(run, "chance", curve) + _kept(run)
@@ -192,7 +207,7 @@ def _short(run: RunResults, space: str) -> str:
     return shorten(space if space in run.sides else run.space_name(space), _LONGEST_LABEL)
 
 
-def _curve(run: RunResults, **wanted: Any) -> "list[Row]":
+def epoch_curve(run: RunResults, **wanted: Any) -> "list[Row]":
     """A run's scores by epoch; what the untrained adapters score is epoch 0, where the curve lacks one."""
     trained = [row for row in run.find(stage="trained", **wanted) if row.epoch is not None]
     curve = {row.epoch or 0: row for row in run.find(stage="untrained", **wanted)[:1]}
@@ -258,7 +273,7 @@ def _peaks(runs: Sequence[RunResults]) -> str:
     entries = []
     for run in runs:
         if run.reference:
-            curve = _curve(run, metric=run.metrics[0], split="validation", space="joint", against=REFERENCE)
+            curve = epoch_curve(run, metric=run.metrics[0], split="validation", space="joint", against=REFERENCE)
             if curve:
                 peak, last = max(curve, key=number), curve[-1]
                 end = "the last" if peak is last else f"{number(last):.3f} at the last"
@@ -267,7 +282,7 @@ def _peaks(runs: Sequence[RunResults]) -> str:
 
 
 def _falls(runs: Sequence[RunResults]) -> str:
-    curves = [(run.label, _curve(run, metric="loss", split="train")) for run in runs]
+    curves = [(run.label, epoch_curve(run, metric="loss", split="train")) for run in runs]
     entries = [
         (label, f"{number(curve[0]):.3f} to {number(curve[-1]):.3f}".replace("-", "−"))
         for label, curve in curves
@@ -281,7 +296,7 @@ def _best_recalls(runs: Sequence[RunResults]) -> str:
     for run in runs:
         best = []
         for direction, name in run.directions().items():
-            curve = _curve(run, metric="R@10", split="validation", direction=direction)
+            curve = epoch_curve(run, metric="R@10", split="validation", direction=direction)
             if curve:
                 peak = max(curve, key=number)
                 best.append(f"{name} {number(peak):.3f} at epoch {peak.epoch or 0}")

@@ -1,16 +1,18 @@
-"""Figures of the spaces: kernels as heat maps and principal planes, one panel a space."""
+"""Figures of the spaces: kernels as heat maps, averaged or of five groups, and principal planes, one panel a space."""
 
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from featcache.report.figures import charts, theme
-from featcache.report.figures.figure import Figure, shorten
+from featcache.report.figures import charts, map_charts, theme
+from featcache.report.figures.figure import Figure
+from featcache.report.names import short_names, shorten
 from featcache.report.runs import RunResults
-from featcache.report.seeds import same_features
+from featcache.report.seeds import headline_run, same_features
 
 Rows = list[dict[str, Any]]
-_LONGEST_LABEL = 34
+_LONGEST_LABEL, _LONGEST_NAME = 34, 28  # characters of a title, and of a label in a legend
+_FEW = 12  # groups that a kernel with numbers has room for
 
 
 def kernel_heatmaps(runs: Sequence[RunResults]) -> Figure | None:
@@ -40,16 +42,17 @@ def principal_maps(runs: Sequence[RunResults]) -> Figure | None:
     """Draws the first two principal components of each space, coloured by the commonest labels; None without any."""
     panels: list[tuple[str, Rows]] = []
     every: Rows = []
-    colours = label_colours(runs)
+    by_label = label_colours(runs)
+    names = short_names(by_label, _LONGEST_NAME)
     for run, space, title in _panels(runs):
         points = [row for row in run.map if row["space"] == space]
         if points:
-            panels.append((title, _place(points, colours)))
+            panels.append((title, _place(points, names)))
             every += [{"run": run.label} | row for row in points]
     if not panels:
         return None
     shown = {row["shown"] for _, rows in panels for row in rows}
-    colours = {label: colour for label, colour in colours.items() if label in shown}
+    colours = {names[label]: colour for label, colour in by_label.items() if names[label] in shown}
     labels = len({str(row["label"]) for row in every})
     kinds = f"coloured by label, {len(colours)} of {labels} named" if "other" not in colours else ""
     kinds = kinds or f"coloured by the {len(colours) - 1} commonest of {labels} labels"
@@ -65,14 +68,62 @@ def principal_maps(runs: Sequence[RunResults]) -> Figure | None:
     )
 
 
+def chosen_kernels(runs: Sequence[RunResults]) -> Figure | None:
+    """Draws the cosine of every two of five test groups in each space, of the headline run; None without any."""
+    run, _ = headline_run(runs)
+    cells = [row for row in run.drawn("kernel_rows") if 0 <= row["row"] < _FEW and 0 <= row["col"] < _FEW]
+    if not cells:
+        return None
+    size = 1 + max(max(row["row"], row["col"]) for row in cells)
+    groups = {row["row"]: row for row in reversed(cells)}
+    names = [_group_name(number, groups.get(number)) for number in range(size)]
+    titles, panels = _titles(run), []
+    for space in dict.fromkeys(str(row["space"]) for row in cells):
+        own = [row for row in cells if row["space"] == space]
+        others = [row["value"] for row in own if row["row"] != row["col"]] or [0.0]
+        low, span = min(others), (max(others) - min(others)) or 1.0
+        shaded = [
+            {
+                **{key: row[key] for key in ("row", "col")},
+                "shade": min(1.0, (row["value"] - low) / span),
+                "text": f"{row['value']:.2f}".replace("-", "−"),
+            }
+            for row in own
+        ]
+        title = shorten(titles.get(space, space), _LONGEST_LABEL)
+        panels.append((title, f"cosine {min(others):.2f} to {max(others):.2f}".replace("-", "−"), shaded))
+    return Figure(
+        "chosen_kernels",
+        "Kernels of five groups",
+        f"Cosine similarity of {size} test groups, chosen by a rule: the first two by id of the commonest label, and "
+        "the first of each of the next three (without labels the first by id). Numbers are the cosines; the shade of "
+        "each panel goes from its lowest to its highest between different groups, lighter is more similar.",
+        f"Kernels of {size} groups in {len(panels)} spaces, a number in every cell. Groups: {'; '.join(names)}.",
+        [{"run": run.label} | row for row in cells],
+        map_charts.cells(panels, columns=2 if len(panels) in (2, 4) else min(3, len(panels)), names=names),
+    )
+
+
+def _group_name(number: int, row: dict[str, Any] | None) -> str:
+    """A number, which no two rows share, and what can be read of label and id."""
+    if row is None:
+        return str(number + 1)
+    words = (shorten(str(row["row_label"]), 18), shorten(str(row["row_id"]), 14))
+    return f"{number + 1}  {', '.join(filter(None, words))}"
+
+
+def _titles(run: RunResults) -> dict[str, str]:
+    names = run.names()
+    titles = {f"raw {side}": f"{names[side]}, raw" for side in run.sides}
+    return titles | {"reference": names.get("reference", ""), "joint": run.space_name("joint")}
+
+
 def _panels(runs: Sequence[RunResults]) -> list[tuple[RunResults, str, str]]:
     """(run, space, title) of each panel; spaces that every run shares stand once. Of several seeds, the first's."""
     shared = same_features(runs)
     panels = []
     for i, run in enumerate(runs):
-        names = run.names()
-        titles = {f"raw {side}": f"{names[side]}, raw" for side in run.sides}
-        titles |= {"reference": names.get("reference", ""), "joint": "joint"}
+        titles = _titles(run) | {"joint": "joint"}
         for space in dict.fromkeys(row["space"] for row in (*run.kernels, *run.map)):
             if space == "joint" or i == 0 or not shared:
                 own = len(runs) > 1 and (space == "joint" or not shared)
@@ -101,7 +152,7 @@ def label_colours(runs: Sequence[RunResults]) -> dict[str, str]:
     return dict(zip(common, theme.LABELS, strict=False)) | {"other": theme.OTHER}
 
 
-def _place(points: Rows, colours: dict[str, str]) -> Rows:
+def _place(points: Rows, names: dict[str, str]) -> Rows:
     """Centres and scales one panel to [-1, 1] with one unit for both axes, so that shapes are kept."""
     xs, ys = [row["px"] for row in points], [row["py"] for row in points]
     middle = ((max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2)
@@ -110,7 +161,7 @@ def _place(points: Rows, colours: dict[str, str]) -> Rows:
         {
             "px": round((row["px"] - middle[0]) / reach, 4),
             "py": round((row["py"] - middle[1]) / reach, 4),
-            "shown": str(row["label"]) if str(row["label"]) in colours else "other",
+            "shown": names.get(str(row["label"]), "other"),
             "_tip": f"{row['id']}, {row['label']}",
         }
         for row in points

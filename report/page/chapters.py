@@ -82,6 +82,8 @@ def chapters(runs: Sequence[RunResults], samples: Samples | None = None) -> list
 
 
 def _introduction(run: RunResults) -> Part:
+    from featcache.report.figures.stages import space_plane
+
     metric, names = run.metrics[0], run.names()
     clauses = []
     for side in run.sides:
@@ -95,10 +97,12 @@ def _introduction(run: RunResults) -> Part:
         row = run.on_test("raw", a, metric, b)
         if row is not None:
             sentences.append(f"With each other {listed([names[a], names[b]])} agree at {score_text(row)}.")
-    return Part("", (), tuple(sentences), (titled("The spaces over epochs", space_slider(run)),))
+    return Part("", (space_plane([run]),), tuple(sentences), (titled("The spaces over epochs", space_slider(run)),))
 
 
 def _hypothesis(run: RunResults) -> Part:
+    from featcache.report.figures.curves import mixing_curve
+
     if not run.reference:
         return Part("", (), (between_sides(run),))
     reference = run.names()[REFERENCE]
@@ -106,7 +110,7 @@ def _hypothesis(run: RunResults) -> Part:
         f"H1: the joint space is closer to {reference} than the average of its raw parts.",
         "H2: it is closer than the best of them.",
     )
-    return Part("", (), (*claims, *filter(None, [mixing(run)])))
+    return Part("", (mixing_curve([run]),), (*claims, *filter(None, [mixing(run)])))
 
 
 def _method(runs: Sequence[RunResults], run: RunResults) -> Part:
@@ -155,9 +159,10 @@ def _retrieval(shown: Sequence[RunResults], run: RunResults, samples: Samples) -
 
 
 def _spaces(shown: Sequence[RunResults], run: RunResults, samples: Samples) -> Part:
-    from featcache.report.figures.maps import kernel_heatmaps, label_colours, principal_maps
+    from featcache.report.figures.maps import chosen_kernels, kernel_heatmaps, label_colours, principal_maps
+    from featcache.report.figures.stages import stage_maps
 
-    figures = (principal_maps(shown), kernel_heatmaps(shown))
+    figures = (stage_maps([run]), principal_maps(shown), kernel_heatmaps(shown), chosen_kernels([run]))
     widgets = (
         titled("The sides over epochs", stage_slider(run, label_colours([run]))),
         titled("Neighbours, group by group", neighbour_browser(run, samples)),
@@ -219,7 +224,7 @@ def _missing(run: RunResults) -> list[str]:
 
 def _takeaways(shown: Sequence[RunResults], run: RunResults) -> Part:
     from featcache.report.answer import answer
-    from featcache.report.figures.curves import alignment_against_retrieval
+    from featcache.report.figures.paths import alignment_against_retrieval
 
     sentences = [f"{answer(run)}."]
     path = _moved(run)
@@ -228,7 +233,7 @@ def _takeaways(shown: Sequence[RunResults], run: RunResults) -> Part:
 
 def _moved(run: RunResults) -> str:
     """How retrieval and alignment moved on validation from the first epoch to the one kept."""
-    from featcache.report.figures.curves import retrieval_path
+    from featcache.report.figures.paths import retrieval_path
 
     path = retrieval_path(run)
     if len(path) < 2:

@@ -49,10 +49,10 @@ def direction(stages: Stages, query: str, gallery: str) -> Direction:
     result = retrieval(
         rows[query], rows[gallery], query_groups=groups[query], gallery_groups=groups[gallery], answers=answers
     )
-    unit = [unit_rows(as_float64(rows[name], name), name) for name in (query, gallery)]
+    asked, answering = (unit_rows(as_float64(rows[name], name), name) for name in (query, gallery))
     if answers is not None:
-        return Direction(*unit, answers.sets, answers, result.ranks)
-    return Direction(*unit, groups[query], Exclusion(groups[gallery]), result.ranks)
+        return Direction(asked, answering, answers.sets, answers, result.ranks)
+    return Direction(asked, answering, groups[query], Exclusion(groups[gallery]), result.ranks)
 
 
 def answer_table(stages: Stages) -> "pl.DataFrame":
@@ -127,8 +127,8 @@ def chosen_queries(first_right: Int[np.ndarray, " q"], margin: Float[Array, " q"
 def nearest(ranked: Direction, queries: Int[np.ndarray, " m"], most: int) -> tuple[np.ndarray, np.ndarray]:
     """The nearest gallery rows of some queries, nearest first, and whether each is right.
 
-    Decided in float64, pair by pair in a fixed order, as the ranks of retrieval; of equal rows the wrong ones come first
-    and then the lower number.
+    Decided in float64, pair by pair in a fixed order, as the ranks of retrieval; of equal rows the wrong ones come
+    first, then the lower number.
 
     Returns:
         Gallery rows [m, most] and whether they are right [m, most]; fewer columns in a smaller gallery.

@@ -17,7 +17,7 @@ KERNEL_GROUPS = 5
 
 
 def neighbor_table(stages: Stages, most: int = NEIGHBOR_GROUPS) -> "pl.DataFrame":
-    """The k nearest of the whole test split to each of some groups, in every space: the lists that mutual k-NN compares.
+    """The k nearest test groups to each of some, in every space: the lists that mutual k-NN compares.
 
     Args:
         stages: Of which the selected epoch is taken.

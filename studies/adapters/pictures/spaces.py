@@ -43,7 +43,7 @@ def agreement_table(stages: Stages) -> "pl.DataFrame":
 def space_table(agreement: "pl.DataFrame", chance: float) -> "pl.DataFrame":
     """A plane of the spaces whose distances are as near as may be to −log of their agreement.
 
-    Agreement is floored at chance, so that the logarithm is finite and unrelated spaces are equally far from each other.
+    Agreement is floored at chance, so that the logarithm is finite and unrelated spaces are equally far apart.
 
     Args:
         agreement: From `agreement_table`.
@@ -73,16 +73,16 @@ def space_table(agreement: "pl.DataFrame", chance: float) -> "pl.DataFrame":
 def metric_plane(distances: Float[Array, "n n"]) -> tuple[Float[Array, "n 2"], float]:
     """Points of the plane whose distances are near the given ones: metric multidimensional scaling.
 
-    Classical scaling begins, and majorisation (SMACOF) lowers the stress until it no longer falls; the best of 16 starts,
-    15 of them moved at random by a fixed seed, since a point that lies behind a line of others stays there. Centred and
-    turned onto the principal axes; signs as `principal_plane`. Deterministic.
+    Classical scaling begins, and majorisation (SMACOF) lowers the stress until it no longer falls; the best of 16
+    starts, 15 of them moved at random by a fixed seed, since a point that lies behind a line of others stays there.
+    Centred and turned onto the principal axes; signs as `principal_plane`. Deterministic.
 
     Args:
         distances: Symmetric, 0 on the diagonal.
 
     Returns:
-        The points, and Kruskal's stress-1: the root of the squared errors of all distances over the squared distances of
-        the plane; 0 where it shows every distance as it is, above .2 poor.
+        The points, and Kruskal's stress-1: the root of the squared errors of all distances over the squared distances
+        of the plane; 0 where it shows every distance as it is, above .2 poor.
 
     Example:
         >>> points, stress = metric_plane(np.array([[0.0, 3.0, 5.0], [3.0, 0.0, 4.0], [5.0, 4.0, 0.0]]))
