@@ -33,7 +33,7 @@ def epoch_progress() -> "Iterator[Callable[[Epoch], None]]":
 
         def on_epoch(epoch: "Epoch") -> None:
             loss = "" if epoch.loss is None else f"loss {epoch.loss:.3f}  "
-            alignment = "" if epoch.alignment is None else f", joint–reference mutual-kNN {epoch.alignment:.3f}"
+            alignment = "" if epoch.alignment is None else f", joint mutual-kNN {epoch.alignment:.3f}"
             status.update(
                 f"epoch {epoch.number} of {epoch.of}  {loss}validation: R@10 {epoch.retrieval:.3f}{alignment}"
             )
