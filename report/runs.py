@@ -61,8 +61,10 @@ class RunResults:
             RunDamaged: If the table cannot be read, or is not of its form.
         """
         from featcache.trainer.run_files import read_table
+        from featcache.trainer.run_search import find_run
 
         if name not in self._drawn:
+            find_run(self.path)  # its files are still those that were loaded
             self._drawn[name] = read_table(self.path, name, self.format).to_dicts()
         return self._drawn[name]
 

@@ -25,12 +25,21 @@ def loaded(*folders: Path) -> list[RunResults]:
 @pytest.mark.parametrize(
     "verdict, opening",
     [
-        ("above", "Yes: the joint space is above its best raw part, images, in agreement with dinov2-small: "),
-        ("below", "No: the joint space is below its best raw part, images, in agreement with dinov2-small: "),
-        ("cannot tell", "Cannot tell the joint space from its best raw part, images, in agreement with dinov2-small: "),
+        (
+            "above",
+            "Yes: the joint space is above its best raw part, images (resnet18), in agreement with dinov2-small: ",
+        ),
+        (
+            "below",
+            "No: the joint space is below its best raw part, images (resnet18), in agreement with dinov2-small: ",
+        ),
+        (
+            "cannot tell",
+            "Cannot tell the joint space from its best raw part, images (resnet18), in agreement with dinov2-small: ",
+        ),
         (
             "cannot tell after correction",
-            "Cannot tell after correction the joint space from its best raw part, images,",
+            "Cannot tell after correction the joint space from its best raw part, images (resnet18),",
         ),
     ],
 )

@@ -241,8 +241,8 @@ def test_the_slider_over_spaces_says_the_agreement_of_its_epoch(open_page: Open,
 
 def test_the_marks_of_spaces_stand_as_far_apart_as_the_table_says(open_page: Open, written: Written) -> None:
     spaces = widget(open_page(written.path), "spaces")
-    corners = "all => all.map(one => one.getBoundingClientRect()).map(box => [box.x, box.y])"
-    shown = np.array(spaces.locator(".plot circle").evaluate_all(corners))
+    centre = "all => all.map(one => one.getBoundingClientRect()).map(b => [b.x + b.width / 2, b.y + b.height / 2])"
+    shown = np.array(spaces.locator(".plot circle, .plot path.still").evaluate_all(centre))
     rows = [row for row in written.tables["spaces"] if row["epoch"] in (None, 10)]
     wanted = np.array([[row["px"], -row["py"]] for row in rows])
     apart = [np.linalg.norm(places[:, None] - places[None], axis=2) for places in (shown, wanted)]

@@ -82,7 +82,7 @@ def test_a_run_that_is_filtered_out_is_dimmed_in_the_figures(open_page: Open, co
 def test_the_figures_are_coloured_by_a_column_of_the_table(open_page: Open, compared: Path) -> None:
     page = open_page(compared)
     fills = "all => all.map(one => getComputedStyle(one).fill)"
-    own, legend = page.locator("#own circle"), page.locator("ul.key li")
+    own, legend = page.locator("#own circle"), page.locator("ul.key[aria-live] li")
     page.get_by_label("colour by").select_option(label="joint")
     viridis = ["rgb(144, 215, 67)", "rgb(253, 231, 37)", "rgb(201, 205, 209)", "rgb(68, 1, 84)"]
     assert own.evaluate_all(fills) == viridis  # the sixth of seven steps, the last, grey for no score, the first

@@ -13,17 +13,12 @@ from featcache.report import load_runs
 from featcache.report.figures.figure import inline
 from featcache.report.page.samples import Samples, json_text
 from featcache.report.page.sliders import space_slider, stage_slider
-from featcache.report.page.widgets import (
-    choose_queries,
-    neighbour_browser,
-    page_script,
-    retrieval_gallery,
-    widgets_html,
-)
+from featcache.report.page.widgets import choose_queries, neighbour_browser, page_script, retrieval_gallery
 from featcache.report.runs import RunResults
+from featcache.studies.exhibits import Exhibits
 from featcache.trainer.errors import RunDamaged
 from featcache.trainer.run_files import write_manifest
-from tests.drawn_tables import EPOCHS, Sample, add_tables
+from tests.drawn_tables import EPOCHS, add_tables
 from tests.test_report_runs import write_run
 
 IDS = [f"g{place:02}" for place in range(12)]
@@ -45,15 +40,14 @@ def stored(html: str) -> Any:
 
 def without(run: RunResults, name: str, *rows: dict[str, Any]) -> RunResults:
     """The run with other rows in one of its tables."""
-    changed = replace(run)
-    changed._drawn.update({name: [*rows]})
-    return changed
+    return replace(run, _drawn={name: [*rows]})
 
 
 def test_a_run_without_tables_of_pictures_has_no_widgets(tmp_path: Path) -> None:
-    (run,) = load_runs([write_run(tmp_path / "run")])
+    (run,) = load_runs([write_run(tmp_path / "run", pictures=False)])
     assert run.drawn("stages") == run.drawn("answers") == []
-    assert widgets_html(run, {}) == ""
+    assert stage_slider(run, {}) == space_slider(run) == ""
+    assert neighbour_browser(run, Samples()) == retrieval_gallery(run, Samples()) == ""
 
 
 def test_a_table_that_was_changed_is_an_error_of_ours(tmp_path: Path) -> None:
@@ -134,18 +128,21 @@ def test_neighbours_are_places_of_groups_by_rank(run: RunResults) -> None:
 
 def test_a_picture_stands_in_the_page_once_and_only_if_it_is_shown(run: RunResults) -> None:
     pictures = {**{f"images/{id_}": id_.encode() for id_ in IDS}, "images/elsewhere": b"unseen"}
-    rows_of = {"images": {id_: [f"images/{id_}"] for id_ in IDS}}
-    html = widgets_html(run, {}, Sample({}, pictures, "CC0"), rows_of)
+    first_rows = {"images": {id_: f"images/{id_}" for id_ in IDS}}
+    samples = Samples(Exhibits({}, {"images": pictures}, first_rows, "CC0"))
+    html = neighbour_browser(run, samples) + retrieval_gallery(run, samples) + samples.html()
     (text,) = re.findall(r'id="pictures">(.*?)</script>', html)
     assert len(json.loads(text)) == len(set(json.loads(text))) == len(IDS)
     assert html.count("CC0") == 2
 
 
-def test_a_caption_is_that_of_the_row_then_of_its_group_then_of_its_groups_rows() -> None:
-    rows_of = {"captions": {"g": ["g#0", "g#1"], "h": ["h#0"]}}
-    samples = Samples(Sample({"g#0": "first", "g#1": "second", "h": "whole"}), rows_of)
-    assert [samples.text(name, "g") for name in ("g#1", "g", "other")] == ["second", "first", "first"]
-    assert samples.text("h#0", "h") == "whole" and samples.text("x", "x") == ""
+def test_a_caption_is_that_of_the_row_in_its_view_then_of_its_groups_first_row() -> None:
+    texts = {"captions": {"g#0": "first", "g#1": "second"}, "names-de": {"g#0": "erste"}}
+    samples = Samples(Exhibits(texts, {}, {"captions": {"g": "g#0"}}))
+    shown = [samples.text("g", "captions", row) for row in ("g#1", "g#0", "other")]
+    assert shown == ["second", "first", "first"]
+    assert samples.text("g", "names-de", "g#0") == "erste" and samples.text("g", "images", "g.png") == "first"
+    assert samples.text("g") == "first" and samples.text("x") == "" and Samples().text("g") == ""
 
 
 def test_queries_are_best_by_rank_then_margin_and_drawn_without_either() -> None:

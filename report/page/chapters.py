@@ -1,7 +1,7 @@
 """Chapters of the page: figures first, then at most four sentences that follow from the rows."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from featcache.report.figures.figure import Figure
 from featcache.report.page.html import titled
@@ -38,12 +38,14 @@ class Part:
         figures: What is drawn.
         sentences: At most four.
         widgets: HTML of what is interactive, below the figures.
+        instead: Name of a figure -> HTML of what is interactive and stands in the place of its drawing.
     """
 
     title: str
     figures: tuple[Figure | None, ...]
     sentences: tuple[str, ...]
     widgets: tuple[str, ...] = ()
+    instead: Mapping[str, str] = field(default_factory=lambda: {})
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def _introduction(run: RunResults) -> Part:
         row = run.on_test("raw", a, metric, b)
         if row is not None:
             sentences.append(f"With each other {listed([names[a], names[b]])} agree at {score_text(row)}.")
-    return Part("", (space_plane([run]),), tuple(sentences), (titled("The spaces over epochs", space_slider(run)),))
+    return Part("", (space_plane([run]),), tuple(sentences), instead={"space_plane": space_slider(run)})
 
 
 def _hypothesis(run: RunResults) -> Part:
@@ -163,11 +165,9 @@ def _spaces(shown: Sequence[RunResults], run: RunResults, samples: Samples) -> P
     from featcache.report.figures.stages import stage_maps
 
     figures = (stage_maps([run]), principal_maps(shown), kernel_heatmaps(shown), chosen_kernels([run]))
-    widgets = (
-        titled("The sides over epochs", stage_slider(run, label_colours([run]))),
-        titled("Neighbours, group by group", neighbour_browser(run, samples)),
-    )
-    return Part("What the spaces look like", figures, tuple(_geometry(run)), widgets)
+    widgets = (titled("Neighbours, group by group", neighbour_browser(run, samples)),)
+    instead = {"stage_maps": stage_slider(run, label_colours([run]))}
+    return Part("What the spaces look like", figures, tuple(_geometry(run)), widgets, instead)
 
 
 def _geometry(run: RunResults) -> list[str]:

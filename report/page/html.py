@@ -56,24 +56,30 @@ def folded(summary: str, content: str, *, identity: str = "") -> str:
     return f"<details{name}><summary>{escape(summary)}</summary>\n{content}\n</details>" if content else ""
 
 
-def figure_html(figure: Figure, folder: Path, formats: Sequence[str]) -> str:
+def figure_html(figure: Figure, folder: Path, formats: Sequence[str], instead: str = "") -> str:
     """A figure with caption, files and its numbers as a table; writes the files.
 
     Args:
         figure: The figure.
         folder: Where its files go: the page's "figures".
         formats: Files beside the CSV.
+        instead: HTML that stands in the place of the drawing.
     """
     names = figure.write(folder, formats=formats)
+    if instead:
+        return _figure(figure, names, f'<p class="unseen">{escape(figure.alt)}</p>\n{instead}')
     picture = merge_cells(inline(figure.svg, name=figure.name, alt=figure.alt, runs=figure.marks))
     if len(picture) > _LARGEST_SVG:
         data = base64.b64encode(figure.png).decode("ascii")
         style = picture.split('style="', 1)[1].split('"', 1)[0]
         picture = f'<img alt="{escape(figure.alt)}" style="{style}" src="data:image/png;base64,{data}">'
+    return _figure(figure, names, f'<div class="scroll" tabindex="0">{picture}</div>')
+
+
+def _figure(figure: Figure, names: Sequence[str], picture: str) -> str:
     links = " · ".join(f'<a href="figures/{name}">{name.rsplit(".", 1)[1].upper()}</a>' for name in names)
     return (
-        f'<figure id="{figure.name}"><h3>{escape(figure.title)}</h3>\n'
-        f'<div class="scroll" tabindex="0">{picture}</div>\n'
+        f'<figure id="{figure.name}"><h3>{escape(figure.title)}</h3>\n{picture}\n'
         f'<figcaption>{escape(figure.caption)}</figcaption>\n<p class="files">{links}</p>{_numbers(figure)}</figure>'
     )
 

@@ -15,6 +15,7 @@ _SIZE = 1000  # units of a drawing's width
 _MARGIN = 40
 # marks of sides, drawn from a point: circle, triangle, square, diamond
 _SHAPES = ("m-8 0a8 8 0 1 0 16 0a8 8 0 1 0-16 0", "m0-10l10 17h-20z", "m-7-7h14v14h-14z", "m0-11l11 11-11 11-11-11z")
+_RAW, _DIAMOND = "m-11-11h22v22h-22z", "m0-16l16 16-16 16-16-16z"
 # of the names of spaces, as page.css sets them on a narrow screen
 _LINE_HEIGHT, _LETTER, _GAP = 36, 17, 20
 _LONGEST_NAME = 24
@@ -149,14 +150,13 @@ def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool
 
 
 def _space_mark(run: RunResults, space: str, points: Sequence[Point | None], at: int) -> str:
-    """The mark of a space, hollow where it is raw, and the path that it took."""
+    """The mark of a space, a square where it is raw and a diamond of the reference, and the path that it took."""
     side = space.removeprefix("raw ")
     colour, _ = theme.space(side, run.sides)
     known = [point for point in points[: at + 1] if point]
     x, y = known[-1] if known else (-_SIZE, 0)
     if len(points) == 1:
-        fill = "#fff" if space != side else colour
-        return f'<circle cx="{x}" cy="{y}" r="11" fill="{fill}" stroke="{colour}" stroke-width="4"/>'
+        return f'<path class="still" d="M{x} {y}{_RAW if space != side else _DIAMOND}" fill="{colour}"/>'
     return (
         f'<g class="moving" fill="{colour}" stroke="{colour}"><path d="M{"L".join(f"{x} {y}" for x, y in known)}"/>'
         f'<circle r="11" style="transform:translate({x}px,{y}px)"/></g>'

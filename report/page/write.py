@@ -10,6 +10,7 @@ from featcache.errors import UsageError
 from featcache.report.answer import question
 from featcache.report.certainty import certainty, choice, warnings, whole_answer
 from featcache.report.figures.figure import Figure, escape, require_renderer
+from featcache.report.page.appendix import appendix
 from featcache.report.page.chapters import COLUMNS, Chapter, Part, chapters
 from featcache.report.page.citations import citations_bibtex, citations_html
 from featcache.report.page.comparison import comparison_html
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from featcache.studies.exhibits import Exhibits
 
 PAGE = "index.html"
-BIBTEX = "citations.bib"
+BIBTEX, APPENDIX = "citations.bib", "appendix.md"
 _PLACES = (  # of page.html, but for style and script
     *("title", "answer", "hero", "brief", "contents", "comparison", "runs", "chapters", "studies"),
     *("tables", "sources", "pictures"),
@@ -62,7 +63,7 @@ def write_report(
 
     Returns:
         The path of the page, `out`/index.html; the figures stand in `out`/figures, the BibTeX of what the runs rest on
-        in `out`/citations.bib.
+        in `out`/citations.bib, and the tables of a paper's appendix in `out`/appendix.md.
 
     Raises:
         RunMissing: If a folder is not there, or `runs` is empty and there is nothing else.
@@ -84,6 +85,9 @@ def write_report(
             parts |= _of_runs(loaded, drawn, exhibits, comparison)
             (Path(out) / BIBTEX).write_text(citations_bibtex(loaded), encoding="utf-8")
         parts |= _of_studies(studies or {}, drawn, alone=not loaded)
+        if loaded:
+            text = appendix(loaded, drawn.files())
+            (Path(out) / APPENDIX).write_text(text, encoding="utf-8")
     page = Path(out) / PAGE
     write_output(page, Template(resource("page.html")).substitute(parts).encode())
     return page
@@ -97,12 +101,17 @@ class _Drawn:
         self.formats = formats
         self.figures: list[Figure] = []
 
-    def html(self, figure: Figure | None) -> str:
-        """The figure for the page; "" for None."""
+    def files(self) -> list[tuple[str, str, str]]:
+        """Title, caption and picture of each figure, as its CSV where no picture is written."""
+        suffix = "svg" if "svg" in self.formats else "png" if "png" in self.formats else "csv"
+        return [(one.title, one.caption, f"figures/{one.name}.{suffix}") for one in self.figures]
+
+    def html(self, figure: Figure | None, instead: str = "") -> str:
+        """The figure for the page, what stands instead of its drawing if anything does; "" for None."""
         if figure is None:
             return ""
         self.figures.append(figure)
-        return figure_html(figure, self.folder, self.formats)
+        return figure_html(figure, self.folder, self.formats, instead)
 
 
 def _style() -> str:
@@ -202,7 +211,7 @@ def _chapter(chapter: Chapter, drawn: _Drawn) -> str:
 
 
 def _part(part: Part, drawn: _Drawn) -> str:
-    figures = [drawn.html(figure) for figure in part.figures]
+    figures = [drawn.html(figure, part.instead.get(figure.name, "")) for figure in part.figures if figure is not None]
     lead, *others = [html for html in figures if html] or [""]
     sentences = f"<p>{escape(' '.join(part.sentences))}</p>" if part.sentences else ""
     heading = f'<h3 class="part">{escape(part.title)}</h3>' if part.title else ""
