@@ -19,7 +19,7 @@ from featcache.trainer.config import FitConfig, make_config
 from featcache.trainer.defaults import Selection
 from featcache.trainer.kinds import SOLVED_KINDS
 from featcache.trainer.run import load_run
-from featcache.trainer.run_files import FILES, LEAKS, MANIFEST, changed_files
+from featcache.trainer.run_files import FILES, LEAKS, MANIFEST, PICTURES, changed_files
 from tests.alignment_cache import store_layers
 from tests.spine import tiny_dataset
 
@@ -59,7 +59,9 @@ def runs(bench, tmp_path_factory):
 @pytest.mark.parametrize("kind", SOLVED_KINDS)
 def test_a_solved_run_has_the_files_and_tables_of_a_trained_one(bench, runs, tmp_path, kind):
     run = load_run(runs[kind].path)
-    assert sorted(path.name for path in run.path.iterdir()) == sorted([*FILES, LEAKS, MANIFEST])
+    assert sorted(path.name for path in run.path.iterdir()) == sorted(
+        [*FILES, LEAKS, MANIFEST, *(f"{name}.parquet" for name in PICTURES)]
+    )
     assert run.config["selected_epoch"] == 1 and changed_files(run.path) == []
     assert run.config["chosen"]["candidates"] > 2 and 0.5 < run.config["chosen"]["score"] <= 1
     trained = train(bench, QUICK.model_copy(update={"epochs": 1, "width": 8}), tmp_path / "run")
