@@ -69,6 +69,11 @@ def same_test(runs: Sequence[RunResults]) -> bool:
     return len({_test_identity(run) for run in runs}) == 1
 
 
+def same_validation(runs: Sequence[RunResults]) -> bool:
+    """Whether all runs select their epoch on the same features and validation groups by the same criterion."""
+    return len({_validation_identity(run) for run in runs}) == 1
+
+
 def same_features(runs: Sequence[RunResults]) -> bool:
     """Whether all runs read the same arrays, under the same names of sides."""
     return len({_features_identity(run) for run in runs}) == 1
@@ -151,6 +156,8 @@ def _setting_text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {one}" for name, one in value.items())
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -202,7 +209,7 @@ def headline_run(runs: Sequence[RunResults]) -> tuple[RunResults, str]:
     if len(candidates) > 1:
         values = [on_validation(run) for run in candidates]
         known = [value for value in values if value is not None]
-        if len(known) == len(values) and len({_validation_identity(run) for run in candidates}) == 1:
+        if len(known) == len(values) and same_validation(candidates):
             headline = candidates[known.index(max(known))]
             listed = ", ".join(f"{run.label} {value:.3f}" for run, value in zip(candidates, known, strict=True))
             tied = known.count(max(known))

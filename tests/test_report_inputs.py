@@ -19,8 +19,8 @@ from featcache.studies.quality import quality_against_cost
 from featcache.trainer.errors import RunMissing
 from tests.test_report_runs import write_run
 
-PAIR = {"dataset": "d", "x_view": "images", "x_encoder": "a", "x_layer": "last.mean", "y_view": "captions", "y_encoder": "b",
-        "y_layer": "last.mean"}  # fmt: skip
+PAIR = {"dataset": "d", "x_view": "images", "x_encoder": "a", "x_layer": "last.mean", "y_view": "captions",
+        "y_encoder": "b", "y_layer": "last.mean"}  # fmt: skip
 PLOT = Plot(name="by reference", x="reference", where={"stage": "trained"})
 HOSTILE = '<script>alert("x")</script></style>\u202e' + "x" * 10_000
 
@@ -35,7 +35,8 @@ def sweep_rows(*, encoders: tuple[str, ...] = ("small", "large"), seeds: int = 2
             row = Row("joint", "reference", "mutual_knn", 0.2 + 0.1 * place + 0.01 * seed, n=100, k=10, chance=0.1)
             context = {
                 "experiment": "e", "profile": "quick", "run": f"r{seed}", "dataset": "d", "sides": "a + b",
-                "layers": json.dumps({"images": "a/last.mean", "captions": "b/last.mean"}), "reference": f"images/{encoder}/last.mean",
+                "layers": json.dumps({"images": "a/last.mean", "captions": "b/last.mean"}),
+                "reference": f"images/{encoder}/last.mean",
                 "panel": bool(place), "adapter": "linear", "seed": seed, "control": "", "trained_on": 80,
                 "selected_epoch": 3, "transfer": "",
             }  # fmt: skip
@@ -75,8 +76,8 @@ def curve(size: int, k: int, value: float, repeat: int = 0) -> dict[str, object]
 
 
 def competent(encoder: str, performance: float, value: float) -> dict[str, object]:
-    return {"dataset": "d", "encoder": f"images/{encoder}/last.mean", "metric": "mutual_knn", "value": value, "n": 50, "k": 10,
-            "performance": performance, "performance_of": "probe_accuracy of kind"}  # fmt: skip
+    return {"dataset": "d", "encoder": f"images/{encoder}/last.mean", "metric": "mutual_knn", "value": value, "n": 50,
+            "k": 10, "performance": performance, "performance_of": "probe_accuracy of kind"}  # fmt: skip
 
 
 CURVE = table_of("curve", curve(50, 10, 0.5), curve(50, 10, 0.6, 1), curve(100, 10, 0.4), curve(100, 5, 0.3))
@@ -180,7 +181,7 @@ def test_a_table_that_unpacks_to_more_than_the_limit_is_not_decoded(
         read_inputs([tmp_path / "bomb.parquet"])
 
 
-# -- figures of tables --------------------------------------------------------------------------------------------------
+# -- figures of tables ----------------------------------------------------------------------------------------------
 
 
 def test_curves_show_means_over_draws_against_size_and_against_k() -> None:
@@ -248,8 +249,8 @@ def test_everything_that_is_read_is_drawn_under_names_that_differ(tmp_path: Path
     CURVE.write_parquet(tmp_path / "one.parquet")
     CURVE.write_parquet(tmp_path / "two.parquet")
     table_of("cost", cost("small", 10), cost("large", 90)).write_parquet(tmp_path / "cost.parquet")
-    table_of("competence", *(competent(name, 0.5 + place / 10, 0.2 + place / 10)
-                             for place, name in enumerate(("small", "large", "c")))).write_parquet(tmp_path / "rows.parquet")  # fmt: skip
+    able = [competent(name, 0.5 + place / 10, 0.2 + place / 10) for place, name in enumerate(("small", "large", "c"))]
+    table_of("competence", *able).write_parquet(tmp_path / "rows.parquet")
     names = ("a", "b", "one.parquet", "two.parquet", "cost.parquet", "rows.parquet")
     shown = figures_of_inputs(read_inputs([tmp_path / name for name in names]))
     drawn = [figure.name for figures in shown.values() for figure in figures]

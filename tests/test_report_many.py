@@ -79,6 +79,14 @@ def test_recipes_are_sorted_by_validation_and_the_headline_run_is_marked_whateve
     assert lines[0]["run"] == headline_run(runs)[0].label and lines[0]["value"] == min(row["value"] for row in lines)
 
 
+def test_a_headline_run_that_nothing_chose_is_not_said_to_be_chosen(runs: list[RunResults]) -> None:
+    chosen = joint_distribution(runs)
+    other = replace(runs[-1], config={**runs[-1].config, "config": {**runs[-1].settings, "select": "last"}})
+    named = joint_distribution([*runs[:-1], other])
+    assert chosen is not None and "was chosen on validation" in chosen.caption
+    assert named is not None and "is the first named" in named.caption and "was chosen" not in named.caption
+
+
 def test_raw_parts_stand_once_and_every_seed_has_a_dot(runs: list[RunResults]) -> None:
     figure = joint_distribution(runs)
     assert figure is not None
@@ -185,7 +193,10 @@ def test_the_table_has_a_line_a_recipe_with_its_scores_and_what_they_are_sorted_
 
 
 def test_no_table_of_runs_has_more_than_ten_columns(tmp_path: Path) -> None:
-    settings = [{"width": 2**n, "lr": 1 / n, "batch": 8 + n % 3, "epochs": 5 + n % 4, "weight_decay": n % 2} for n in (1, 2, 3, 4)]  # fmt: skip
+    settings: list[dict[str, Any]] = [
+        {"width": 2**n, "lr": 1 / n, "batch": 8 + n % 3, "epochs": 5 + n % 4, "weight_decay": n % 2}
+        for n in (1, 2, 3, 4)
+    ]
     runs = pool_seeds(load_runs([write_run(tmp_path / f"{n}", **one) for n, one in enumerate(settings)]))
     assert 8 <= runs_table(runs).count('scope="col"') <= 10
 

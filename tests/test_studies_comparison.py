@@ -120,13 +120,15 @@ def test_the_same_features_give_the_same_rows_in_the_same_order(cache: Cache, tr
 
 def test_recall_is_differenced_over_queries_of_whole_groups(cache: Cache, trained: dict[str, Run]) -> None:
     comparison = compare_runs(cache, trained["a"], trained["barely"])
-    arrays = {side: cache.load("openmoji", f"{one['view']}/{one['encoder']}") for side, one in trained["a"].config["sides"].items()}  # fmt: skip
+    sides = trained["a"].config["sides"]
+    arrays = {side: cache.load("openmoji", f"{one['view']}/{one['encoder']}") for side, one in sides.items()}
     hits = []
     for run in (trained["a"], trained["barely"]):
         test = {side: features.splits == "test" for side, features in arrays.items()}
         rows = {side: apply(run, features, side=side)[test[side]] for side, features in arrays.items()}
         groups = {side: features.groups[test[side]] for side, features in arrays.items()}
-        result = retrieval(rows["captions"], rows["images"], query_groups=groups["captions"], gallery_groups=groups["images"], ks=(5,))  # fmt: skip
+        codes = {"query_groups": groups["captions"], "gallery_groups": groups["images"]}
+        result = retrieval(rows["captions"], rows["images"], ks=(5,), **codes)
         hits.append(result.ranks <= 5)
     row = find(comparison, "captions→images: A − B", "R@5")
     per_query = hits[0].astype(float) - hits[1]
@@ -137,7 +139,7 @@ def test_recall_is_differenced_over_queries_of_whole_groups(cache: Cache, traine
     assert ((row.ci_high or 0) - (row.ci_low or 0)) / 2 == pytest.approx(2.1 * error, rel=0.5)
 
 
-# -- what is refused ----------------------------------------------------------------------------------------------------
+# -- what is refused ------------------------------------------------------------------------------------------------
 
 
 def changed(run: Run, place: Path, **changes: object) -> Run:
@@ -187,7 +189,7 @@ def test_features_that_are_not_cached_are_named_with_the_command(trained: dict[s
         compare_runs(Cache(tmp_path / "empty"), trained["a"], trained["b"])
 
 
-# -- page, figure and command -------------------------------------------------------------------------------------------
+# -- page, figure and command ---------------------------------------------------------------------------------------
 
 
 def test_question_and_answer_follow_the_verdict_on_the_joint_spaces(comparison: Comparison) -> None:
@@ -206,7 +208,7 @@ def test_the_figure_and_the_table_have_every_difference(comparison: Comparison) 
     drawn.sort(key=lambda row: metrics.index(row.metric))
     assert [row["value"] for row in figure.rows] == [row.value for row in drawn]
     page = comparison_html(comparison, picture="<figure></figure>")
-    assert page.count("<tr><th scope") == len(comparison.contrasts) and "<figure></figure>" in page
+    assert page.count('<tr><th scope="row"') == len(comparison.contrasts) and "<figure></figure>" in page
     assert "not about other seeds" in page
 
 
@@ -230,7 +232,7 @@ def test_the_command_compares_two_runs_and_refuses_others(
         CliRunner().invoke(program.app, ["report", a, "--compare"], catch_exceptions=False)
 
 
-# -- the size of verdicts -----------------------------------------------------------------------------------------------
+# -- the size of verdicts -------------------------------------------------------------------------------------------
 # That of alignment is shown in tests/test_measure_size.py: A and B are two spaces of one engine. What follows is of
 # recall. Equality there means equal in law, which two trained adapters hardly are, even of two seeds: the verdict is
 # about these two, and a difference of seeds is a true one.
@@ -248,7 +250,8 @@ def recall_verdict(seed: int, groups: int, **options: float) -> str:
     a, b, codes = hits_of_equals(seed, groups, **options)
     halves = Halves(len(codes), codes, repeats=100, seed=seed)
     shares = halves.masks / halves.masks.sum(axis=1, keepdims=True)
-    scores = HalfScores(halves, {"A": a.mean(), "B": b.mean()}, {"A": shares @ a, "B": shares @ b}, {"A": 0, "B": 0}, {}, False)  # fmt: skip
+    on_halves = {"A": shares @ a, "B": shares @ b}
+    scores = HalfScores(halves, {"A": a.mean(), "B": b.mean()}, on_halves, {"A": 0, "B": 0}, {}, of_graphs=False)
     row = contrast_row(Contrast("A", ("B",)), scores, ContrastRow("", "", "", "", "", "R@10"), sign=1, alpha=0.05)
     return "different" if row.p is not None and row.p <= 0.05 else "alike"
 

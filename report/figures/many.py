@@ -17,6 +17,7 @@ from featcache.report.seeds import (
     on_validation,
     over_seeds,
     recipe_names,
+    same_validation,
     score_text,
     varied_settings,
 )
@@ -72,7 +73,7 @@ def joint_distribution(runs: Sequence[RunResults]) -> Figure | None:
                 | _chance(group, metric)
             )
     score = headline.on_test("trained", "joint", headline.metrics[0])
-    told = f"The headline run, {names[headline.label]}, was chosen on validation"
+    told = f"The headline run, {names[headline.label]}, {_chosen(measured)}"
     told += f" and reaches {score_text(score)}" if score else ""
     apart = f" {len(groups)} sets of runs on other features or test groups stand apart." if len(groups) > 1 else ""
     return Figure(
@@ -87,6 +88,17 @@ def joint_distribution(runs: Sequence[RunResults]) -> Figure | None:
         many_charts.ladders(panels, columns=2),
         marks,
     )
+
+
+def _chosen(runs: Sequence[RunResults]) -> str:
+    """How `headline_run` found it, in a few words."""
+    candidates = [run for run in runs if not run.is_control] or [*runs]
+    if len(candidates) == 1:
+        return "is the only one that is no control" if len(runs) > 1 else "is the only one"
+    known = all(on_validation(run) is not None for run in candidates)
+    if known and same_validation(candidates):
+        return "was chosen on validation"
+    return "is the first named, for the recipes share no criterion on validation,"
 
 
 def curves_of_runs(runs: Sequence[RunResults]) -> Figure | None:

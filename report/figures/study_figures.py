@@ -69,7 +69,7 @@ def plot_figure(plot: "Plot", sweep: "SweepTables") -> Figure | None:
     metrics = dict.fromkeys(row["metric"] for row in rows)
     score = f"{metric_title(next(iter(metrics)))}, mean" if len(metrics) == 1 and "" not in metrics else "mean"
     if all(row["x"] is not None for row in rows) and len({row["x"] for row in rows}) > 1:
-        numbers: list[float] = [row["x"] for row in rows]
+        numbers = [float(row["x"] or 0.0) for row in rows]
         few = len(set(numbers)) <= _LOG_VALUES
         log = few and min(numbers) > 0 and max(numbers) / min(numbers) >= _LOG_FROM
         ordered = [(title, sorted(own, key=lambda row: row["x"])) for title, own in panels]

@@ -155,9 +155,7 @@ def _joint(metric: str) -> Callable[[RunResults], _Cell | None]:
         row = run.on_test("trained", "joint", metric)
         if row is None:
             return None
-        # no line ends inside an interval
-        interval = interval_text(row).removeprefix("range ").replace("–", " to ").replace(" ", "\u00a0")
-        return _Cell(f"{number(row):.3f}", f"{number(row):.6g}", interval)
+        return _Cell(f"{number(row):.3f}", f"{number(row):.6g}", interval_text(row).removeprefix("range "))
 
     return read
 
