@@ -9,15 +9,10 @@ from typing import Any
 import pytest
 from scipy.stats import t
 
+from featcache.report.figures.choices import adapter_bars, loss_by_choice
 from featcache.report.figures.figure import Figure
-from featcache.report.figures.many import (
-    adapter_bars,
-    curves_of_runs,
-    joint_distribution,
-    loss_by_choice,
-    many_figures,
-    short_names,
-)
+from featcache.report.figures.many import curves_of_runs, joint_distribution, many_figures
+from featcache.report.figures.recipes import short_names
 from featcache.report.page.runs_table import runs_table
 from featcache.report.runs import RunResults, load_runs
 from featcache.report.seeds import (
