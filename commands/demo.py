@@ -29,6 +29,7 @@ def run_demo(cache_root: str | None, out: Path, *, verbose: bool = False) -> Pat
     from featcache.report.figures.figure import require_renderer
     from featcache.report.page.write import check_page_place, write_report
     from featcache.report.runs import load_runs
+    from featcache.report.terminal.fitted import print_parts
     from featcache.report.terminal.leaks import show_leaks
     from featcache.report.terminal.progress import epoch_progress
     from featcache.report.terminal.training import show_runs, show_training
@@ -40,13 +41,14 @@ def run_demo(cache_root: str | None, out: Path, *, verbose: bool = False) -> Pat
     check_page_place(out)
     started, cache, encoders = perf_counter(), Cache(cache_root), (*DEMO.encoders, str(DEMO.reference))
     say = console().print
-    say(f"1. Extract {DEMO.dataset} with {', '.join(encoders)} into {cache.folder}")
+    print_parts([f"1. Extract {DEMO.dataset} with {', '.join(encoders)}", f"into {cache.folder}"])
     source = DatasetSource(DEMO.dataset)
     dataset = source.open()
     jobs = [plan_job(cache, dataset, encoder_spec(name), EncodeOptions()) for name in encoders]
     run_jobs(cache, jobs, Execution(), source)
     kinds = ", ".join(KINDS)
-    say(f"2. Train {kinds} adapters that join {' and '.join(DEMO.encoders)}; measure against {DEMO.reference}")
+    joined = f"that join {' and '.join(DEMO.encoders)};"
+    print_parts([f"2. Train {kinds} adapters", joined, f"measure against {DEMO.reference}"])
     features, runs = Workbench.load(cache, DEMO), []
     show_leaks(features.leaks(make_config()))
     for config in (make_config(adapter=adapter) for adapter in KINDS):

@@ -155,7 +155,18 @@ class RunResults:
 
     def find(self, **columns: Any) -> "list[Row]":
         """The scores whose columns equal those given, in file order."""
-        return [row for row in self.scores if all(getattr(row, key) == value for key, value in columns.items())]
+        among = self.scores
+        if "metric" in columns and "split" in columns:
+            among = self._by_metric.get((columns.pop("metric"), columns.pop("split")), ())
+        return [row for row in among if all(getattr(row, key) == value for key, value in columns.items())]
+
+    @cached_property
+    def _by_metric(self) -> "dict[tuple[str, str], list[Row]]":
+        """The scores of each metric and split, in file order: what most look-ups ask for."""
+        rows: dict[tuple[str, str], list[Row]] = {}
+        for row in self.scores:
+            rows.setdefault((row.metric, row.split), []).append(row)
+        return rows
 
     def on_test(
         self, stage: str, space: str, metric: str, against: str = REFERENCE, split: str = "test"

@@ -361,6 +361,16 @@ def picture_tables(
     }
 
 
+def test_scores_are_found_as_a_look_at_every_row_finds_them(tmp_path: Path) -> None:
+    (run,) = load_runs([write_run(tmp_path / "run")])
+    asked = [
+        {"metric": row.metric, "split": row.split, "stage": row.stage, "space": row.space} for row in run.scores[::7]
+    ]
+    for columns in (*asked, {"metric": "none", "split": "test"}, {"split": "test"}, {"metric": "R@10"}, {}):
+        rows = [row for row in run.scores if all(getattr(row, name) == value for name, value in columns.items())]
+        assert run.find(**columns) == rows
+
+
 def test_every_row_of_the_tables_is_read_as_it_was_written(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     (run,) = load_runs([folder])
