@@ -217,5 +217,5 @@ def check_tutorial(folder: Path, printed: list[str]) -> None:
     assert briefly and all(re.search(answer, output, re.MULTILINE) for output in briefly)
     assert any(re.search(r"^mutual-kNN \.\d{3}, chance ", output, re.MULTILINE) for output in printed)
     assert (folder / "work/page/index.html").stat().st_size > 100_000
-    assert len(list((folder / "work/page/figures").glob("*.svg"))) == 7
+    assert len(list((folder / "work/page/figures").glob("*.svg"))) == 15
     assert len(re.findall(r"^\S+\.png → \S+\.png#0$", printed[-1], re.MULTILINE)) == 3
