@@ -20,7 +20,6 @@ from featcache.data.open import DatasetSource
 from featcache.errors import FeatcacheError, UsageError
 from featcache.storage.open import is_address
 from featcache.trainer.run import Run
-from featcache.trainer.run_files import damaged
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -100,13 +99,8 @@ def exhibit_ids(run: Run) -> Wanted:
     rows: dict[str, dict[str, None]] = {}
     groups: dict[str, None] = {}
     for table, of_groups in _GROUPS.items():
-        if not (run.path / f"{table}.parquet").is_file():
-            continue
         columns = [*of_groups, *(["direction", "query", "answer"] if table == "answers" else [])]
         frame = run.table(table)
-        lacking = [column for column in columns if column not in frame.columns]
-        if lacking:
-            raise damaged(run.path, f"{table}.parquet has no column {', '.join(lacking)}")
         for line in frame.select(columns).unique(maintain_order=True).iter_rows(named=True):
             groups |= dict.fromkeys(line[column] for column in of_groups)
             for view, row in zip(directions.get(line.get("direction", ""), ()), ("query", "answer"), strict=False):

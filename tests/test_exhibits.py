@@ -56,18 +56,20 @@ def make_run(
         answers: (direction, query, answer) of the table of answers; a row's group is its id up to "#" and suffix.
     """
     views = sides or {"images": "images", "captions": "captions"}
-    write_run(folder, sides=[*views], encoders=["resnet18", *["gpt2"] * (len(views) - 1), None], points=12, epochs=2)
+    encoders = ["resnet18", *["gpt2"] * (len(views) - 1), None]
+    write_run(folder, sides=[*views], encoders=encoders, points=12, epochs=2, pictures=False)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["dataset"] = dataset
     for name, view in views.items():
         config["sides"][name]["view"] = view
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     if groups:
-        near = {"id": list(groups), "space": "joint", "rank": 0, "neighbor": [*groups[1:], groups[0]]}
+        near = {"id": list(groups), "label": "", "space": "joint", "rank": 1, "neighbor": [*groups[1:], groups[0]]}
         pl.DataFrame(near).write_parquet(folder / "neighbors.parquet")
     if answers:
         rows = [
             {"direction": way, "query": one, "answer": two, "group": _stem(one), "answer_group": _stem(two)}
+            | {"label": "", "first_right": 2, "margin": 0.1, "rank": 1, "right": False}
             for way, one, two in answers
         ]
         pl.DataFrame(rows).write_parquet(folder / "answers.parquet")
@@ -161,8 +163,9 @@ def test_the_rows_that_are_wanted_are_those_of_both_tables_once_each(tmp_path: P
 
 def test_a_table_that_lacks_a_column_is_a_damaged_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "openmoji", groups=EMOJI)
-    pl.DataFrame({"id": ["a"], "rank": [0]}).write_parquet(run.path / "neighbors.parquet")
-    with pytest.raises(RunDamaged, match=r"neighbors\.parquet has no column neighbor"):
+    lacking = pl.DataFrame({"id": ["a"], "label": [""], "space": ["joint"], "rank": [1]})
+    lacking.write_parquet(run.path / "neighbors.parquet")
+    with pytest.raises(RunDamaged, match=r"neighbors\.parquet cannot be read: no column neighbor"):
         exhibit_ids(run)
 
 

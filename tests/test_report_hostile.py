@@ -41,7 +41,8 @@ class Elements(HTMLParser):
         self.text: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.scripts += tag in ("script", "iframe", "object", "embed", "base")
+        data = tag == "script" and attrs[:1] == [("type", "application/json")]  # which runs nothing
+        self.scripts += tag in ("script", "iframe", "object", "embed", "base") and not data
         self.handlers += [name for name, _ in attrs if name.startswith("on")]
         self.loads += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
 
@@ -52,10 +53,15 @@ class Elements(HTMLParser):
 def hostile_run(folder: Path, texts: Sequence[str]) -> Path:
     """A run whose labels, ids, notes and versions are `texts` in turn, and its encoders the first two."""
     run = write_run(folder, encoders=(*texts[:2], "dino"), points=12, epochs=2)
-    for name in ("map.parquet", "metrics.parquet", "contrasts.parquet"):
+    tables = ("map", "metrics", "contrasts", "stages", "spaces", "neighbors", "answers", "kernel_rows")
+    for name in (f"{table}.parquet" for table in tables):
         table = pl.read_parquet(run / name)
         turns = pl.Series([texts[row % len(texts)] for row in range(table.height)], dtype=pl.String)
-        columns = [turns.alias(key) for key in ("id", "label", "note") if key in table.columns]
+        columns = [
+            turns.alias(key)
+            for key in ("id", "label", "note", "query", "answer", "row_id", "row_label")
+            if key in table.columns
+        ]
         table.with_columns(columns).write_parquet(run / name)
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     text = " ".join(texts)
@@ -76,7 +82,7 @@ def test_a_page_of_hostile_labels_and_names_is_whole_and_runs_nothing(first: int
     page.close()
     assert page.scripts == 1 and not page.handlers
     assert all(load.startswith(("#", "figures/", "data:image/png;base64,")) for load in page.loads)
-    assert content.count("<figure ") == content.count("</figure>") == 11
+    assert content.count("<figure ") == content.count("</figure>") == 15
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffe\uffff]", content)
     for drawing in (tmp_path / "out" / "figures").glob("*.svg"):
         svg = Elements()

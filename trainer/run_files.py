@@ -255,6 +255,9 @@ def read_table(path: Path, name: str, version: int) -> "pl.DataFrame":
             frame = frame.select(list(declared))
         else:  # these may have more columns
             declared = {column: getattr(pl, dtype) for column, dtype in _COLUMNS.get(name, {}).items()}
+            absent = [column for column in declared if column not in frame.columns]
+            if absent:
+                raise ValueError(f"no column {absent[0]}")
         other = [column for column, dtype in declared.items() if not _holds(frame.schema[column], dtype)]
         if other:
             raise ValueError(f"column {other[0]} holds {frame.schema[other[0]]}, wanted {declared[other[0]]}")
