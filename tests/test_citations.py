@@ -177,3 +177,10 @@ def test_featcache_is_cited_as_its_citation_file_says(tmp_path: Path) -> None:
     _, cited = entries["huh2024platonic"]
     assert re.findall(r"(\w+),", cited["author"]) == re.findall(r"family-names: (\w+)", paper)
     assert said(paper, "url").endswith(cited["eprint"]) and said(paper, "year") == cited["year"]
+
+
+def test_the_sources_of_metrics_are_those_of_their_table() -> None:
+    from featcache.metrics import METRICS
+    from featcache.report.page.citations import METRIC_SOURCES
+
+    assert {name: METRICS[name].source for name in METRIC_SOURCES} == METRIC_SOURCES

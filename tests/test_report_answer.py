@@ -195,7 +195,7 @@ def test_the_path_pairs_retrieval_and_alignment_of_the_same_epoch(tmp_path: Path
 def test_no_part_of_a_chapter_has_more_than_four_sentences_and_its_figure_comes_first(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", sides=(*SIDES, "names-de"), encoders=("vit", "gpt2", "bert", "dinov2"))
     for runs in (loaded(folder), loaded(write_run(tmp_path / "two"))):
-        every = chapters(runs)
+        every = [*chapters(runs)]
         assert [chapter.title for chapter in every] == [
             *("Introduction", "Hypothesis", "Method", "Results", "Implications", "What next", "Takeaways")
         ]

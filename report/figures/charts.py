@@ -46,7 +46,7 @@ def dots(panels: Sequence[tuple[str, Rows]], *, columns: int, order: Sequence[st
     """Draws one dot a space with its null range, interval and chance; hollow dots are untrained.
 
     Args:
-        panels: (title, rows) a panel. A row has metric, label, value, _colour, _hollow, _derived, _tip, and where it
+        panels: (title, rows) a panel. A row has metric, label, value, _colour, _fill, _shape, _size, _tip, and where it
             was measured chance, null_low, null_high, ci_low, ci_high (else None).
         columns: Panels side by side; the first of each row has the labels. Panels of one metric share a scale.
         order: Labels from top to bottom.
@@ -73,22 +73,22 @@ def dots(panels: Sequence[tuple[str, Rows]], *, columns: int, order: Sequence[st
         with_null = alt.Chart(_named(data, [row for row in rows if row["null_low"] is not None]))
         with_interval = alt.Chart(_named(data, [row for row in rows if row["ci_low"] is not None]))
         null = with_null.mark_rule(strokeWidth=8, color="#c4c8cd", aria=False).encode(
-            x=alt.X("null_low:Q", scale=x_scale), x2="null_high:Q", y=y
+            x=alt.X("null_low:Q", scale=x_scale), x2=alt.X2("null_high:Q"), y=y
         )
         chance = base.mark_tick(color=theme.INK, thickness=1.5, size=12, aria=False).encode(
             x=alt.X("chance:Q", scale=x_scale), y=y
         )
         interval = with_interval.mark_rule(strokeWidth=1.5).encode(
-            x=alt.X("ci_low:Q", scale=x_scale), x2="ci_high:Q", y=y, color=alt.Color("_colour:N", scale=None)
+            x=alt.X("ci_low:Q", scale=x_scale), x2=alt.X2("ci_high:Q"), y=y, color=alt.Color("_colour:N", scale=None)
         )
         points = base.mark_point(strokeWidth=2, opacity=1).encode(
             x=x,
             y=y,
             color=alt.Color("_colour:N", scale=None),
-            fill=alt.condition("datum._hollow", alt.value("white"), alt.Fill("_colour:N", scale=None)),
-            shape=alt.condition("datum._derived", alt.value("diamond"), alt.value("circle")),
-            size=alt.condition("datum._derived", alt.value(34), alt.value(60)),
-            description="_tip:N",
+            fill=alt.Fill("_fill:N", scale=None),
+            shape=alt.Shape("_shape:N", scale=None),
+            size=alt.Size("_size:Q", scale=None),
+            description=alt.Description("_tip:N"),
         )
         # the text starts past the interval, so that no rule runs through a number
         values = base.transform_calculate(end="max(datum.value, datum.ci_high)").mark_text(align="left", dx=9)
@@ -126,10 +126,10 @@ def bars(panels: Sequence[tuple[str, Rows]], *, columns: int, colours: dict[str,
         colour = alt.Color("direction:N", legend=legend).scale(domain=list(colours), range=list(colours.values()))
         axis = alt.Axis(title=y_title, tickCount=5)
         bar = base.mark_bar(opacity=0.85).encode(
-            y=alt.Y("value:Q", scale=scale, axis=axis), color=colour, description="_tip:N"
+            y=alt.Y("value:Q", scale=scale, axis=axis), color=colour, description=alt.Description("_tip:N")
         )
         interval = base.mark_rule(strokeWidth=1.5, color=theme.INK).encode(
-            y=alt.Y("ci_low:Q", scale=scale), y2="ci_high:Q"
+            y=alt.Y("ci_low:Q", scale=scale), y2=alt.Y2("ci_high:Q")
         )
         chance = base.mark_tick(color=theme.INK, thickness=2, size=_WIDTHS[columns] / 11, aria=False).encode(
             y=alt.Y("chance:Q", scale=scale)
@@ -195,7 +195,7 @@ def maps(panels: Sequence[tuple[str, Rows]], *, columns: int, colours: dict[str,
             x=alt.X("px:Q", scale=frame, axis=None),
             y=alt.Y("py:Q", scale=frame, axis=None),
             color=colour,
-            description="_tip:N",
+            description=alt.Description("_tip:N"),
         )
         view = alt.ViewBackground(stroke=theme.FAINT)
         charts.append(chart.properties(title=title, width=side, height=side, view=view))
@@ -221,18 +221,20 @@ def paths(rows: Rows, *, titles: tuple[str, str]) -> dict[str, Any]:
     base = alt.Chart(_named(data, rows))
     layers = [
         base.mark_line(strokeWidth=1.6, opacity=0.7, aria=False).encode(
-            x=x, y=y, color=colour, detail="run:N", order="epoch:Q"
+            x=x, y=y, color=colour, detail=alt.Detail("run:N"), order=alt.Order("epoch:Q")
         ),
-        base.mark_point(size=26, filled=True, opacity=1).encode(x=x, y=y, color=colour, description="_tip:N"),
+        base.mark_point(size=26, filled=True, opacity=1).encode(
+            x=x, y=y, color=colour, description=alt.Description("_tip:N")
+        ),
         alt.Chart(_named(data, first))
         .mark_point(size=70, fill="white", opacity=1, strokeWidth=2, aria=False)
         .encode(x=x, y=y, color=colour),
         alt.Chart(_named(data, [row for row in rows if row["kept"]]))
         .mark_point(size=150, strokeWidth=1.6, opacity=1, aria=False)
-        .encode(x=x, y=y, color=alt.value(theme.INK)),
+        .encode(x=x, y=y, color=alt.ColorValue(theme.INK)),
         alt.Chart(_named(data, last))
         .mark_text(align="left", dx=10, aria=False)
-        .encode(x=x, y=y, text="run:N", color=alt.Color("_text:N", scale=None)),
+        .encode(x=x, y=y, text=alt.Text("run:N"), color=alt.Color("_text:N", scale=None)),
     ]
     return _finish(data, alt.concat(alt.layer(*layers).properties(width=_WIDTHS[1], height=280)))
 
@@ -282,17 +284,19 @@ def _epochs_panel(data: Datasets, title: str, rows: Rows, ends: tuple[float, flo
         alt.Chart(_named(data, kept)).mark_rule(color=theme.RULE, aria=False).encode(x=x),
         alt.Chart(_named(data, kept))
         .mark_text(align="center", dy=-6, fontSize=10, color=theme.MUTED)
-        .encode(x=x, y=alt.value(0), text="series:N"),
+        .encode(x=x, y=alt.YValue(0), text=alt.Text("series:N")),
         alt.Chart(_named(data, constants)).mark_rule(strokeDash=[5, 4], strokeWidth=1.5).encode(y=y, color=colour),
         alt.Chart(_named(data, lines))
         .mark_line(strokeWidth=2.2, aria=False)
-        .encode(x=x, y=y, color=colour, detail="series:N"),
+        .encode(x=x, y=y, color=colour, detail=alt.Detail("series:N")),
         alt.Chart(_named(data, lines))
         .mark_circle(size=18, opacity=1 if last <= _DOTTED else 0)  # unseen, it still answers to the pointer
-        .encode(x=x, y=y, color=colour, description="_tip:N"),
+        .encode(x=x, y=y, color=colour, description=alt.Description("_tip:N")),
         alt.Chart(_named(data, labels))
         .mark_text(align="left", dx=8, baseline="middle", aria=False)
-        .encode(x=x, y=alt.Y("place:Q", scale=y_scale), text="series:N", color=alt.Color("_text:N", scale=None)),
+        .encode(
+            x=x, y=alt.Y("place:Q", scale=y_scale), text=alt.Text("series:N"), color=alt.Color("_text:N", scale=None)
+        ),
     ]
     return alt.layer(*layers).properties(title=title, width=_WIDTHS[columns], height=_HEIGHT)
 

@@ -58,7 +58,12 @@ class Figure:
         """The figure as an SVG document."""
         import vl_convert
 
-        return self.drawing or vl_convert.vegalite_to_svg(_printable(self.spec))
+        return self.drawing or vl_convert.vegalite_to_svg(self.printable_spec)
+
+    @property
+    def printable_spec(self) -> dict[str, Any]:
+        """The specification without the control characters at which the renderer ends the process."""
+        return _printable(self.spec)
 
     @cached_property
     def png(self) -> bytes:

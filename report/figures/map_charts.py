@@ -83,17 +83,17 @@ def plane(rows: Rows, labels: Rows, bar: Rows, frame: Frame) -> dict[str, Any]:
         alt.Chart(_named(data, bar)).mark_line(color=theme.MUTED, strokeWidth=2, aria=False).encode(x=x, y=y),
         alt.Chart(_named(data, bar[:1]))
         .mark_text(align="left", dy=-9, fontSize=10, color=theme.MUTED)
-        .encode(x=x, y=y, text="text:N"),
+        .encode(x=x, y=y, text=alt.Text("text:N")),
         alt.Chart(_named(data, paths))
         .mark_line(strokeWidth=1.6, opacity=0.7, aria=False)
-        .encode(x=x, y=y, color=colour, detail="series:N", order="epoch:Q"),
+        .encode(x=x, y=y, color=colour, detail=alt.Detail("series:N"), order=alt.Order("epoch:Q")),
         alt.Chart(_named(data, [row for row in rows if row["_mark"] == "kept"]))
         .mark_point(filled=True, fill="white", size=150, strokeWidth=1.6, opacity=1, aria=False)
         .encode(x=x, y=y, stroke=alt.Stroke("_colour:N", scale=None)),
         *(
             alt.Chart(_named(data, [row for row in rows if row["_mark"] in marks]))
             .mark_point(filled=True, opacity=1, strokeWidth=0, shape=shape, size=size)
-            .encode(x=x, y=y, color=colour, description="_tip:N")
+            .encode(x=x, y=y, color=colour, description=alt.Description("_tip:N"))
             for marks, shape, size in _MARKS
         ),
         *(
@@ -102,7 +102,7 @@ def plane(rows: Rows, labels: Rows, bar: Rows, frame: Frame) -> dict[str, Any]:
             .encode(
                 x=x,
                 y=y,
-                text="text:N",
+                text=alt.Text("text:N"),
                 color=alt.Color("_text:N", scale=None),
                 size=alt.Size("_size:Q", scale=None, legend=None),
             )
@@ -137,8 +137,10 @@ def cells(panels: Sequence[tuple[str, str, Rows]], *, columns: int, names: Seque
         shade = alt.Color("shade:Q", legend=None, scale=alt.Scale(scheme=theme.SEQUENTIAL, domain=[0, 1]))
         ink = alt.condition("datum.shade > 0.5", alt.value(theme.INK), alt.value("white"))
         layers = [
-            base.mark_rect(stroke="white", strokeWidth=1).encode(x=x, y=y, color=shade, description="text:N"),
-            base.mark_text(fontSize=11, aria=False).encode(x=x, y=y, text="text:N", color=ink),
+            base.mark_rect(stroke="white", strokeWidth=1).encode(
+                x=x, y=y, color=shade, description=alt.Description("text:N")
+            ),
+            base.mark_text(fontSize=11, aria=False).encode(x=x, y=y, text=alt.Text("text:N"), color=ink),
         ]
         side = _CELL * len(names)
         title_of = alt.TitleParams(text=title, subtitle=subtitle)
@@ -175,19 +177,21 @@ def mixtures(panels: Sequence[tuple[str, Rows, Rows]], *, columns: int, sides: t
             .mark_rule(strokeDash=[5, 4], strokeWidth=1.5)
             .encode(y=y, color=alt.Color("_colour:N", scale=None)),
             alt.Chart(curve).mark_line(strokeWidth=2.2, color=colour, aria=False).encode(x=x, y=y),
-            alt.Chart(curve).mark_circle(size=20, color=colour, opacity=1).encode(x=x, y=y, description="_tip:N"),
+            alt.Chart(curve)
+            .mark_circle(size=20, color=colour, opacity=1)
+            .encode(x=x, y=y, description=alt.Description("_tip:N")),
             alt.Chart(_named(data, chosen))
             .mark_point(size=90, filled=True, fill=colour, stroke=theme.INK, strokeWidth=1.6, opacity=1, aria=False)
             .encode(x=x, y=y),
             alt.Chart(_named(data, points[len(points) // 2 :][:1]))
             .mark_text(align="left", dx=6, dy=14, color=theme.TEXT["mixed"], aria=False)
-            .encode(x=x, y=y, text="series:N"),
+            .encode(x=x, y=y, text=alt.Text("series:N")),
             alt.Chart(dashed)
             .mark_text(align="left", dx=8, baseline="middle", aria=False)
             .encode(
-                x=alt.value(_CURVE[0]),
+                x=alt.XValue(_CURVE[0]),
                 y=alt.Y("place:Q", scale=scale),
-                text="series:N",
+                text=alt.Text("series:N"),
                 color=alt.Color("_text:N", scale=None),
             ),
         ]

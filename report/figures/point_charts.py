@@ -80,8 +80,8 @@ def _lines_panel(
     interval = spread.mark_area(opacity=0.2, aria=False) if close else spread.mark_rule(opacity=0.7, aria=False)
     layers = [
         *_chance_lines(data, rows, x, y_scale),
-        interval.encode(x=x, y=alt.Y("ci_low:Q", scale=y_scale), y2="ci_high:Q", color=colour),
-        base.mark_line(strokeWidth=2, aria=False).encode(x=x, y=y, color=colour, detail="series:N"),
+        interval.encode(x=x, y=alt.Y("ci_low:Q", scale=y_scale), y2=alt.Y2("ci_high:Q"), color=colour),
+        base.mark_line(strokeWidth=2, aria=False).encode(x=x, y=y, color=colour, detail=alt.Detail("series:N")),
     ]
     if not close:
         points = base.mark_point(size=34, filled=True, opacity=1)
@@ -90,7 +90,7 @@ def _lines_panel(
         labels = _chart(data, _line_ends(rows, ends[1] - ends[0]))
         layers.append(
             labels.mark_text(align="left", dx=8, baseline="middle", aria=False).encode(
-                x=x, y=alt.Y("place:Q", scale=y_scale), text="series:N", color=colour
+                x=x, y=alt.Y("place:Q", scale=y_scale), text=alt.Text("series:N"), color=colour
             )
         )
     return alt.layer(*layers).properties(title=_title(title, width), width=width, height=_HEIGHT)
@@ -117,7 +117,7 @@ def _chance_lines(data: dict[str, Rows], rows: Rows, x: alt.X, y_scale: alt.Scal
         mark = mark.mark_rule(strokeDash=[4, 3], color=_CHANCE, aria=False)
         return [mark.encode(y=alt.Y("value:Q", scale=y_scale))] if values else []
     mark = _chart(data, known).mark_line(strokeDash=[4, 3], strokeWidth=1, color=_CHANCE, aria=False)
-    return [mark.encode(x=x, y=alt.Y("chance:Q", scale=y_scale), detail="series:N")]
+    return [mark.encode(x=x, y=alt.Y("chance:Q", scale=y_scale), detail=alt.Detail("series:N"))]
 
 
 def named_points(
@@ -166,7 +166,7 @@ def _named_panel(
     rule = (
         base.transform_filter("datum.ci_low != null")
         .mark_rule(strokeWidth=1.4, aria=False)
-        .encode(x=alt.X("ci_low:Q", scale=x_scale), x2="ci_high:Q", y=y, color=colour, **offset)
+        .encode(x=alt.X("ci_low:Q", scale=x_scale), x2=alt.X2("ci_high:Q"), y=y, color=colour, **offset)
     )
     points = base.mark_point(size=38, filled=True, opacity=1).encode(
         x=alt.X("value:Q", scale=x_scale, axis=alt.Axis(title=title, tickCount=5)),
@@ -229,16 +229,17 @@ def forest(rows: Rows, *, title: str, ends: tuple[float, float]) -> dict[str, An
         _chart(data, [{"zero": 0}]).mark_rule(color=theme.INK, aria=False)
         .encode(x=alt.X("zero:Q", scale=x_scale)),
         base.transform_filter("datum.ci_low != null").mark_rule(strokeWidth=2, aria=False)
-        .encode(x=alt.X("ci_low:Q", scale=x_scale), x2="ci_high:Q", y=y, color=colour),
+        .encode(x=alt.X("ci_low:Q", scale=x_scale), x2=alt.X2("ci_high:Q"), y=y, color=colour),
         base.mark_point(size=46, filled=True, opacity=1).encode(
             x=alt.X("value:Q", scale=x_scale, axis=alt.Axis(title=title, tickCount=5)),
-            y=y, color=colour, shape=alt.Shape("_shape:N", scale=None), description="_tip:N",
+            y=y, color=colour, shape=alt.Shape("_shape:N", scale=None), description=alt.Description("_tip:N"),
         ),
         base.mark_text(align="left", fontSize=11)
-        .encode(x=alt.value(_FOREST + 10), y=y, text="verdict:N", color=colour),
-        base.mark_text(align="right", fontSize=11, color=theme.MUTED).encode(x=alt.value(-10), y=y, text="label:N"),
+        .encode(x=alt.XValue(_FOREST + 10), y=y, text=alt.Text("verdict:N"), color=colour),
+        base.mark_text(align="right", fontSize=11, color=theme.MUTED)
+        .encode(x=alt.XValue(-10), y=y, text=alt.Text("label:N")),
         _chart(data, heads).mark_text(align="left", fontSize=11, fontWeight=600)
-        .encode(x=alt.value(-left), y=y, text="_head:N"),
+        .encode(x=alt.XValue(-left), y=y, text=alt.Text("_head:N")),
     ]  # fmt: skip
     chart = alt.layer(*layers).properties(width=_FOREST, height=_LINE * max(1, len(rows)))
     return _finished(data, alt.concat(chart, columns=1))

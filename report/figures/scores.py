@@ -111,6 +111,7 @@ def _dot(row: AlignmentRow, metric: str, labels: dict[tuple[str, str], str], run
     label, score = labels[row.group, row.space], row.scores[metric]
     stage = row.space.rpartition(", ")[2]
     name = {"raw": run.sides[0], "trained": "joint"}.get(stage, stage) if row.group == "between" else row.space
+    colour, _ = theme.space(name, run.sides)
     return {
         "run": row.run,
         "metric": metric,
@@ -121,9 +122,10 @@ def _dot(row: AlignmentRow, metric: str, labels: dict[tuple[str, str], str], run
         "null_low": score.null_low,
         "null_high": score.null_high,
         "note": score.note,
-        "_colour": theme.space(name, run.sides)[0],
-        "_hollow": row.group == "untrained" or stage == "untrained",
-        "_derived": row.derived,
+        "_colour": colour,
+        "_fill": "white" if "untrained" in (row.group, stage) else colour,
+        "_shape": "diamond" if row.derived else "circle",
+        "_size": 34 if row.derived else 60,
         "_tip": f"{label}: {score_text(score)}",
     }
 

@@ -164,7 +164,7 @@ def align_figure(table: "InputTable") -> Figure | None:
         numbers = {name: _finite(row[name]) for name in ("chance", "null_low", "null_high", "ci_low", "ci_high")}
         label = shorten(metric_title(row["metric"]), _LONGEST)
         score = {"metric": "", "label": label, "value": row["value"], **numbers, "n": row["n"], "k": row["k"]}
-        look = {"_colour": theme.series(0)[0], "_hollow": False, "_derived": False}
+        look = {"_colour": theme.series(0)[0], "_fill": theme.series(0)[0], "_shape": "circle", "_size": 60}
         rows.append({**score, **look, "_tip": f"{label}: {row['value']:.3f}"})
     if not rows:
         return None

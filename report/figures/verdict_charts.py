@@ -17,7 +17,7 @@ def brackets(rows: Rows, contrasts: Rows, *, band: tuple[float, float] | None, t
 
     Args:
         rows: From top to bottom, the space in question first. A row has label, value, ci_low and ci_high or None,
-            chance or None, _colour, _hollow, _derived, _tip.
+            chance or None, _colour, _fill, _shape, _size, _tip.
         contrasts: A row has label (of the space compared with, a label of `rows`), text, and _colour.
         band: What unrelated features score, or None.
         title: Of the axis.
@@ -38,7 +38,7 @@ def brackets(rows: Rows, contrasts: Rows, *, band: tuple[float, float] | None, t
     layers = [
         base.transform_filter("datum.ci_low != null")
         .mark_rule(strokeWidth=2.4, aria=False)
-        .encode(x=alt.X("ci_low:Q", scale=x_scale), x2="ci_high:Q", y=y, color=colour),
+        .encode(x=alt.X("ci_low:Q", scale=x_scale), x2=alt.X2("ci_high:Q"), y=y, color=colour),
         base.transform_filter("datum.chance != null")
         .mark_tick(color=theme.INK, thickness=1.5, size=13, aria=False)
         .encode(x=alt.X("chance:Q", scale=x_scale), y=y),
@@ -46,10 +46,10 @@ def brackets(rows: Rows, contrasts: Rows, *, band: tuple[float, float] | None, t
             x=x,
             y=y,
             color=colour,
-            fill=alt.condition("datum._hollow", alt.value("white"), alt.Fill("_colour:N", scale=None)),
-            shape=alt.condition("datum._derived", alt.value("diamond"), alt.value("circle")),
-            size=alt.condition("datum._derived", alt.value(46), alt.value(80)),
-            description="_tip:N",
+            fill=alt.Fill("_fill:N", scale=None),
+            shape=alt.Shape("_shape:N", scale=None),
+            size=alt.Size("_size:Q", scale=None),
+            description=alt.Description("_tip:N"),
         ),
     ]
     first = alt.Chart(alt.Data(values=rows[:1])).mark_rule(strokeDash=[3, 3], strokeWidth=1.2, aria=False)
@@ -60,7 +60,7 @@ def brackets(rows: Rows, contrasts: Rows, *, band: tuple[float, float] | None, t
         layers.append(numbers.encode(x=alt.X("end:Q", scale=x_scale), y=y, text=alt.Text("value:Q", format=".3f")))
     if band is not None:
         ends = alt.Chart(alt.Data(values=[{"low": band[0], "high": band[1]}])).mark_rect(color="#d9dce0", aria=False)
-        layers.insert(0, ends.encode(x=alt.X("low:Q", scale=x_scale), x2="high:Q"))
+        layers.insert(0, ends.encode(x=alt.X("low:Q", scale=x_scale), x2=alt.X2("high:Q")))
     layers += _bracket_layers(order, contrasts)
     chart = alt.layer(*layers).properties(width=_WIDTH, height=_ROW * len(order))
     return chart.to_dict(validate=False) | {"config": theme.configuration()}
@@ -82,17 +82,21 @@ def _bracket_layers(order: list[str], contrasts: Rows) -> list[Any]:
         for data, start, stop in pieces:
             rule = alt.Chart(alt.Data(values=[data])).mark_rule(strokeWidth=1.3, color=theme.MUTED, aria=False)
             y = alt.Y("a:N", sort=order, scale=alt.Scale(domain=order))
-            rule = rule.encode(x=start, y=y, y2="b:N") if stop is None else rule.encode(x=start, x2=stop, y=y)
+            rule = rule.encode(x=start, y=y, y2=alt.Y2("b:N")) if stop is None else rule.encode(x=start, x2=stop, y=y)
             layers.append(rule)
     if drawn:
         heading = alt.Chart(alt.Data(values=[{"label": order[0]}])).mark_text(
             align="left", fontSize=11, color=theme.MUTED
         )
-        heading = heading.encode(x=alt.value(end + 7), y=alt.Y("label:N", sort=order), text=alt.value("the joint is …"))
+        heading = heading.encode(
+            x=alt.XValue(end + 7), y=alt.Y("label:N", sort=order), text=alt.TextValue("the joint is …")
+        )
         layers.append(heading)
     texts = alt.Chart(alt.Data(values=drawn)).mark_text(align="left", fontSize=11.5)
     y = alt.Y("label:N", sort=order, scale=alt.Scale(domain=order))
-    layers.append(texts.encode(x=alt.value(end + 7), y=y, text="text:N", color=alt.Color("_colour:N", scale=None)))
+    layers.append(
+        texts.encode(x=alt.XValue(end + 7), y=y, text=alt.Text("text:N"), color=alt.Color("_colour:N", scale=None))
+    )
     return layers
 
 
@@ -113,13 +117,13 @@ def matrix(rows: Rows, *, columns: list[str]) -> dict[str, Any]:
     y = alt.Y("label:N", sort=order, axis=alt.Axis(labelLimit=300, labelColor=theme.INK, title=None))
     layers = [
         base.mark_rect(stroke="white", strokeWidth=2, cornerRadius=3).encode(
-            x=x, y=y, color=alt.Color("_shade:N", scale=None), description="_tip:N"
+            x=x, y=y, color=alt.Color("_shade:N", scale=None), description=alt.Description("_tip:N")
         ),
         base.mark_text(dx=-26, fontSize=13, fontWeight=700, aria=False).encode(
-            x=x, y=y, text="sign:N", color=alt.Color("_colour:N", scale=None)
+            x=x, y=y, text=alt.Text("sign:N"), color=alt.Color("_colour:N", scale=None)
         ),
         base.mark_text(dx=12, fontSize=11.5, aria=False).encode(
-            x=x, y=y, text="text:N", color=alt.Color("_colour:N", scale=None)
+            x=x, y=y, text=alt.Text("text:N"), color=alt.Color("_colour:N", scale=None)
         ),
     ]
     chart = alt.layer(*layers).properties(width=_COLUMN * len(columns), height=26 * len(order))

@@ -115,6 +115,7 @@ def _label(row: AlignmentRow) -> str:
 
 def _dot(row: AlignmentRow, metric: str, run: RunResults) -> dict[str, Any]:
     score, label = row.scores[metric], _label(row)
+    colour, _ = theme.space(row.space, run.sides)
     columns = {
         name: getattr(score, name) for name in ("ci_low", "ci_high", "chance", "null_low", "null_high", "n", "k")
     }
@@ -123,9 +124,10 @@ def _dot(row: AlignmentRow, metric: str, run: RunResults) -> dict[str, Any]:
         "metric": metric,
         "value": number(score),
         **columns,
-        "_colour": theme.space(row.space, run.sides)[0],
-        "_hollow": row.group == "untrained",
-        "_derived": row.derived,
+        "_colour": colour,
+        "_fill": "white" if row.group == "untrained" else colour,
+        "_shape": "diamond" if row.derived else "circle",
+        "_size": 46 if row.derived else 80,
         "_tip": f"{label}: {score_text(score)}",
     }
 

@@ -1,6 +1,6 @@
 """Chapters of the page: figures first, then at most four sentences that follow from the rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from featcache.report.figures.figure import Figure
@@ -57,8 +57,8 @@ class Chapter:
     parts: tuple[Part, ...]
 
 
-def chapters(runs: Sequence[RunResults], samples: Samples | None = None) -> list[Chapter]:
-    """The chapters of the headline run, with the others beside it where they are few.
+def chapters(runs: Sequence[RunResults], samples: Samples | None = None) -> Iterator[Chapter]:
+    """The chapters of the headline run, one after the other, with the other runs beside it where they are few.
 
     Args:
         runs: From `pool_seeds`.
@@ -67,20 +67,19 @@ def chapters(runs: Sequence[RunResults], samples: Samples | None = None) -> list
     samples = samples or Samples()
     first, _ = headline_run(runs)
     shown = runs if len(runs) <= COLUMNS else [first]
-    every = [
-        Chapter("introduction", "Introduction", (_introduction(first),)),
-        Chapter("hypothesis", "Hypothesis", (_hypothesis(first),)),
-        Chapter("method", "Method", (_method(runs, first),)),
-        Chapter(
-            "results",
-            "Results",
-            (_alignment(shown, first), _retrieval(shown, first, samples), _spaces(shown, first, samples)),
-        ),
-        Chapter("implications", "Implications", (_implications(runs, first),)),
-        Chapter("future", "What next", (_future(shown, first),)),
-        Chapter("takeaways", "Takeaways", (_takeaways(shown, first),)),
-    ]
-    return [chapter for chapter in every if any(part.sentences or any(part.figures) for part in chapter.parts)]
+    parts: dict[str, Callable[[], tuple[Part, ...]]] = {
+        "Introduction": lambda: (_introduction(first),),
+        "Hypothesis": lambda: (_hypothesis(first),),
+        "Method": lambda: (_method(runs, first),),
+        "Results": lambda: _results(shown, first, samples),
+        "Implications": lambda: (_implications(runs, first),),
+        "What next": lambda: (_future(shown, first),),
+        "Takeaways": lambda: (_takeaways(shown, first),),
+    }
+    for title, make in parts.items():
+        chapter = Chapter(title.lower().replace(" ", "-"), title, make())
+        if any(part.sentences or any(part.figures) for part in chapter.parts):
+            yield chapter
 
 
 def _introduction(run: RunResults) -> Part:

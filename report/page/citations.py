@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 _ENTRY = re.compile(r"@[A-Za-z]+\s*\{\s*([^\s,{}]+)\s*,")
 _RANDOM = re.compile(r"-random\d+$")
 _NONE = "none declared"
+METRIC_SOURCES = {  # of those that runs have, as featcache.metrics.METRICS says; that would import torch
+    "mutual_knn": "Huh et al. 2024, arXiv:2405.07987",
+    "cka_debiased": "Song et al. 2012, JMLR 13",
+    "cka_linear": "Kornblith et al. 2019, arXiv:1905.00414",
+}
 # as CITATION.cff at the root of the repository has it, which is no part of the installed package
 _FEATCACHE = """@software{{featcache,
   title = {{featcache: a feature cache and lightweight trainer for representational alignment}},
@@ -129,13 +134,11 @@ def _data_sets(runs: Sequence[RunResults]) -> Iterator[Source]:
 
 
 def _metrics(runs: Sequence[RunResults]) -> Iterator[Source]:
-    from featcache.metrics.table import METRICS
-
     for name in metrics_of(runs):
-        metric = METRICS.get(name)
-        if metric is not None:
-            citation = HUH_2024 if "arXiv:2405.07987" in metric.source else ""
-            yield Source("metric", metric_title(name), "", citation, metric.source)
+        if name in METRIC_SOURCES:
+            source = METRIC_SOURCES[name]
+            citation = HUH_2024 if "arXiv:2405.07987" in source else ""
+            yield Source("metric", metric_title(name), "", citation, source)
 
 
 def _software() -> Source:

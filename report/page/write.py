@@ -1,7 +1,7 @@
 """The report: one HTML page that answers first, then shows and proves, and loads nothing."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from featcache.errors import UsageError
 from featcache.report.answer import question
 from featcache.report.certainty import certainty, choice, warnings, whole_answer
 from featcache.report.figures.figure import Figure, escape, require_renderer
+from featcache.report.figures.render import Renderers
 from featcache.report.page.appendix import appendix
 from featcache.report.page.chapters import COLUMNS, Chapter, Part, chapters
 from featcache.report.page.citations import citations_bibtex, citations_html
@@ -77,9 +78,9 @@ def write_report(
     loaded = pool_seeds(load_runs(runs)) if runs or not studies else []
     require_renderer()
     folder = Path(out) / "figures"
-    with named_output_errors(Path(out)):
+    with named_output_errors(Path(out)), Renderers(formats) as renderers:
         folder.mkdir(parents=True, exist_ok=True)
-        drawn = _Drawn(folder, formats)
+        drawn = _Drawn(folder, formats, renderers)
         parts = dict.fromkeys(_PLACES, "") | {"style": _style(), "script": page_script()}
         if loaded:
             parts |= _of_runs(loaded, drawn, exhibits, comparison)
@@ -94,12 +95,20 @@ def write_report(
 
 
 class _Drawn:
-    """Writes figures and keeps them in page order."""
+    """Draws and writes figures, and keeps them in page order."""
 
-    def __init__(self, folder: Path, formats: Sequence[str]) -> None:
+    def __init__(self, folder: Path, formats: Sequence[str], renderers: Renderers) -> None:
         self.folder = folder
         self.formats = formats
+        self.renderers = renderers
         self.figures: list[Figure] = []
+
+    def begun(self, figures: Iterable[Figure | None]) -> list[Figure]:
+        """The figures that there are; they begin to be drawn."""
+        there = [figure for figure in figures if figure is not None]
+        for figure in there:
+            self.renderers.start(figure)
+        return there
 
     def files(self) -> list[tuple[str, str, str]]:
         """Title, caption and picture of each figure, as its CSV where no picture is written."""
@@ -111,6 +120,7 @@ class _Drawn:
         if figure is None:
             return ""
         self.figures.append(figure)
+        self.renderers.finish(figure)
         return figure_html(figure, self.folder, self.formats, instead)
 
 
@@ -125,20 +135,24 @@ def _of_runs(
     from featcache.report.figures.verdicts import hero
 
     first, _ = headline_run(runs)
-    samples = Samples(exhibits)
-    every = chapters(runs, samples)
+    samples, every = Samples(exhibits), list[Chapter]()
+    lead, compared = drawn.begun([hero(runs)]), drawn.begun(_figures_compared(runs))
+    for chapter in chapters(runs, samples):
+        drawn.begun(figure for part in chapter.parts for figure in part.figures)
+        every.append(chapter)
+    # words and tables while figures are drawn, then the figures in page order
     return {
         "title": escape(question(runs)),
         "answer": f'<p class="lead" id="verdict">{escape(whole_answer(first))}</p>',
-        "hero": drawn.html(hero(runs)),
         "brief": f'<dl class="brief">{_brief(runs, first)}</dl>',
-        "comparison": _comparison(comparison, drawn),
-        "runs": _compared(runs, drawn),
         "contents": _contents(every, several=len(runs) > 1),
-        "chapters": "\n".join(_chapter(each, drawn) for each in every),
-        "pictures": samples.html(),
         "tables": _section("tables", "Tables", _tables(runs)),
         "sources": _section("sources", "How to read this, and sources", _sources(runs)),
+        "hero": "".join(drawn.html(figure) for figure in lead),
+        "comparison": _comparison(comparison, drawn),
+        "runs": _compared(runs, compared, drawn),
+        "chapters": "\n".join(_chapter(each, drawn) for each in every),
+        "pictures": samples.html(),
     }
 
 
@@ -168,19 +182,27 @@ def _comparison(comparison: "Comparison | None", drawn: _Drawn) -> str:
     return comparison_html(comparison, drawn.html(comparison_figure(comparison)))
 
 
-def _compared(runs: Sequence[RunResults], drawn: _Drawn) -> str:
-    """The section that compares several runs: their table, and figures of all; "" for one."""
-    from featcache.report.figures.many import adapter_bars, many_figures
+def _figures_compared(runs: Sequence[RunResults]) -> list[Figure | None]:
+    """Figures of all runs at once: few of few runs, none of one."""
+    from featcache.report.figures.choices import adapter_bars
+    from featcache.report.figures.many import many_figures
 
     if len(runs) < 2:
+        return []
+    return [*many_figures(runs)] if len(runs) > COLUMNS else [adapter_bars(runs)]
+
+
+def _compared(runs: Sequence[RunResults], figures: Sequence[Figure], drawn: _Drawn) -> str:
+    """The section that compares several runs: their table, and figures of all; "" for one."""
+    if len(runs) < 2:
         return ""
-    figures = many_figures(runs) if len(runs) > COLUMNS else [adapter_bars(runs)]
     pieces = [f"<p>{escape(choice(runs))}</p>", runs_table(runs), *(drawn.html(figure) for figure in figures)]
     return _section("runs", "Runs compared", "\n".join(pieces))
 
 
 def _of_studies(studies: Mapping[str, Sequence[Figure]], drawn: _Drawn, *, alone: bool) -> dict[str, str]:
     """Figures of sweeps, ledgers and tables; alone on a page, its title and contents too."""
+    drawn.begun(figure for figures in studies.values() for figure in figures)
     numbered = {f"study-{number}": heading for number, heading in enumerate(studies)}
     sections = "\n".join(
         _section(identity, escape(heading), "\n".join(drawn.html(figure) for figure in studies[heading]))
