@@ -6,10 +6,11 @@ from featcache.report.answer import answer
 from featcache.report.caveats import caveats
 from featcache.report.leaks import clean_part
 from featcache.report.runs import RunResults, metric_title
-from featcache.report.seeds import headline_run
+from featcache.report.seeds import headline_run, on_validation, recipe_names
 from featcache.report.sentences import listed
 from featcache.report.tables import VerdictRow, contrast_table
 
+_FEW = 4  # runs that a sentence can name
 _FAMILY = "after Holm's correction over {count} contrasts"
 
 
@@ -42,15 +43,22 @@ def certainty(run: RunResults) -> str:
     if run.seeds:
         of = f"Each of {len(run.seeds)} seeds is judged on the same test groups{size}; the range is over seeds"
     else:
-        count = sum(one.family == row.family and one.metric == row.metric for one in run.contrasts)
+        family = (row.family, row.metric, row.split)
+        count = sum((one.family, one.metric, one.split) == family for one in run.contrasts)
         p = f"p {best.p if best.p.startswith('<') else '= ' + best.p} {_FAMILY.format(count=count)}"
         of = f"95 % interval over other test groups{size}; {p}; about these trained adapters, not other seeds"
     return f"{of}. {_other_metrics(run)}".strip()
 
 
 def choice(runs: Sequence[RunResults]) -> str:
-    """Which of several runs the answer is of, and why; "" for one."""
-    return headline_run(runs)[1]
+    """Which of several runs the answer is of, and why; of more than a few, without the scores of all; "" for one."""
+    first, why = headline_run(runs)
+    if len(runs) <= _FEW:
+        return why
+    name = recipe_names(runs)[first.label]
+    return f"The headline run is {name}, {'the best' if ' best of ' in why else 'one'} of {len(runs)}" + (
+        f" on validation ({on_validation(first):.3f}); the table of runs has the others." if " best of " in why else "."
+    )
 
 
 def warnings(runs: Sequence[RunResults]) -> list[str]:

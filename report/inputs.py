@@ -192,11 +192,12 @@ def _places(path: Path) -> list[Path]:
 
 
 def _below(study: Path) -> list[Path]:
-    """Folders of sweeps, ledgers and tables of competence below a study's folder, each sorted; no runs."""
+    """Folders of sweeps, ledgers and tables of competence in or below a study's folder, each sorted; no runs."""
     depths = ["/".join("*" * depth) for depth in range(1, _DEPTH + 1)]
     sweeps = sorted({path for depth in depths for path in study.glob(depth) if _is_sweep(path)})
     names = ("ledger.parquet", "rows.parquet")
-    tables = sorted({path for depth in depths for name in names for path in study.glob(f"{depth}/{name}")})
+    every = (*names, *(f"{depth}/{name}" for depth in depths for name in names))
+    tables = sorted({path for pattern in every for path in study.glob(pattern)})
     return [*sweeps, *(path for path in tables if path.parent not in sweeps)]
 
 

@@ -25,7 +25,7 @@ from featcache.report.page.tables import alignment_html, headline_first, retriev
 from featcache.report.page.widgets import page_script
 from featcache.report.runs import RunResults, known_formats, load_runs
 from featcache.report.seeds import headline_run, pool_seeds
-from featcache.report.sentences import findings
+from featcache.report.sentences import findings, listed
 from featcache.storage.outputs import named_output_errors, write_output
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def _compared(runs: Sequence[RunResults], figures: Sequence[Figure], drawn: _Dra
     """The section that compares several runs: their table, and figures of all; "" for one."""
     if len(runs) < 2:
         return ""
-    pieces = [f"<p>{escape(choice(runs))}</p>", runs_table(runs), *(drawn.html(figure) for figure in figures)]
+    pieces = [runs_table(runs), *(drawn.html(figure) for figure in figures)]
     return _section("runs", "Runs compared", "\n".join(pieces))
 
 
@@ -211,7 +211,8 @@ def _of_studies(studies: Mapping[str, Sequence[Figure]], drawn: _Drawn, *, alone
     if not alone:
         return {"studies": sections}
     links = "".join(f'<li><a href="#{identity}">{escape(heading)}</a></li>' for identity, heading in numbered.items())
-    title = next(iter(studies), "") if len(studies) == 1 else f"{len(studies)} studies"
+    names = [heading.partition(": ")[0] for heading in studies]
+    title = next(iter(studies)) if len(studies) == 1 else f"A study: {listed(names)}"
     return {"studies": sections, "title": escape(title), "contents": links}
 
 
