@@ -11,7 +11,7 @@ from featcache.report.sentences import listed
 from featcache.report.tables import VerdictRow, contrast_table
 
 _FEW = 4  # runs that a sentence can name
-_FAMILY = "after Holm's correction over {count} contrasts"
+_FAMILY = "after Holm's correction over all {count} contrasts of the metric"
 
 
 def whole_answer(run: RunResults) -> str:
@@ -76,6 +76,6 @@ def _other_metrics(run: RunResults) -> str:
     for metric, row in others:
         if row is not None and first is not None:
             (same if row.verdict == first.verdict else unlike).append((metric, row))
-    texts = [f"The same by {listed([metric_title(metric) for metric, _ in same])}."] if same else []
+    texts = [f"The same verdict by {listed([metric_title(metric) for metric, _ in same])}."] if same else []
     texts += [f"By {metric_title(metric)}: {row.text()}." for metric, row in unlike]
     return " ".join(texts)

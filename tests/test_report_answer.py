@@ -97,9 +97,12 @@ def test_how_sure_says_whether_the_other_metric_agrees(tmp_path: Path) -> None:
         for metric in ("mutual_knn", "cka_debiased")
     )
     said = certainty(run)
-    assert "other test groups (1,000 of them)" in said and "after Holm's correction over 8 contrasts" in said
+    assert (
+        "other test groups (1,000 of them)" in said
+        and "after Holm's correction over all 8 contrasts of the metric" in said
+    )
     if first.verdict == other.verdict:
-        assert "The same by debiased CKA." in said
+        assert "The same verdict by debiased CKA." in said
     else:
         assert f"By debiased CKA: {other.text()}." in said
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
@@ -20,7 +21,8 @@ _COMMAND = (sys.executable, "-P", "-m", "featcache.report.figures.render")  # -P
 class Renderers:
     """Draws figures while others are still being prepared; use it as a context manager.
 
-    Without a second core, or where no process can be started, figures draw themselves when their picture is asked for.
+    Without a second core, and where no process can be started or one ends, figures draw
+    themselves when their picture is asked for.
 
     Args:
         formats: Of "png" and "svg"; a PNG is drawn only where it is among them.
@@ -29,6 +31,7 @@ class Renderers:
     def __init__(self, formats: Sequence[str]) -> None:
         self._png = "png" in formats
         self._threads: ThreadPoolExecutor | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
         self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
         self._drawn: dict[Figure, Future[dict[str, str]]] = {}
 
@@ -37,12 +40,12 @@ class Renderers:
         pipe = subprocess.PIPE
         try:
             for _ in range(count if count > 1 else 0):
-                self._idle.put(subprocess.Popen(_COMMAND, stdin=pipe, stdout=pipe))
+                self._processes.append(subprocess.Popen(_COMMAND, stdin=pipe, stdout=pipe))
+                self._idle.put(self._processes[-1])
         except OSError:
             self._stop()
-            return self
-        if count > 1:
-            self._threads = ThreadPoolExecutor(count)
+        if self._processes:
+            self._threads = ThreadPoolExecutor(len(self._processes))
         return self
 
     def start(self, figure: Figure | None) -> None:
@@ -53,8 +56,9 @@ class Renderers:
     def finish(self, figure: Figure) -> None:
         """Waits for the pictures of a figure that was begun, which `Figure.svg` and `Figure.png` then are."""
         if figure in self._drawn:
-            pictures = self._drawn[figure].result()
-            figure.__dict__["svg"] = pictures["svg"]  # where cached_property looks
+            pictures = self._drawn[figure].result()  # none from a process that ended: the figure draws itself
+            if "svg" in pictures:
+                figure.__dict__["svg"] = pictures["svg"]  # where cached_property looks
             if "png" in pictures:
                 figure.__dict__["png"] = base64.b64decode(pictures["png"])
 
@@ -62,13 +66,15 @@ class Renderers:
         process = self._idle.get()
         assert process.stdin is not None and process.stdout is not None
         request = {"drawing": figure.drawing, "spec": figure.printable_spec, "png": self._png}
-        process.stdin.write(json.dumps(request).encode() + b"\n")
-        process.stdin.flush()
-        answer = process.stdout.readline()
-        self._idle.put(process)
-        if not answer:
-            raise RuntimeError(f"the process that draws figure {figure.name!r} ended")
-        return json.loads(answer)
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        except BrokenPipeError:
+            answer = b""
+        finally:
+            self._idle.put(process)
+        return json.loads(answer) if answer else {}
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -78,9 +84,13 @@ class Renderers:
         self._stop()
 
     def _stop(self) -> None:
-        while not self._idle.empty():
-            process = self._idle.get()
-            process.communicate()  # closes its input, at which it ends
+        for process in self._processes:
+            assert process.stdin is not None and process.stdout is not None
+            with suppress(BrokenPipeError):  # of one that ended before
+                process.stdin.close()  # at which it ends
+            process.stdout.close()
+            process.wait()
+        self._processes.clear()
 
 
 def serve() -> None:

@@ -47,13 +47,14 @@ def hero(runs: Sequence[RunResults]) -> Figure | None:
     title = f"{metric_title(metric)} with {names['reference']}" + (f", k = {k}" if k else "")
     chance = "; dark tick: chance" if any(row["chance"] is not None for row in rows) else ""
     null = "; grey band: 95 % of what unrelated features score" if band else ""
+    mixed = "; mixed: the raw kernels weighted and added, no training" if any(r.group == "mixed" for r in table) else ""
     line = "range over seeds" if any(is_range(row.scores[metric]) for row in table) else "95 % interval"
     written = [{key: value for key, value in row.items()} | _written(row["label"], contrasts) for row in rows]
     return Figure(
         "answer",
         f"How close each space is to {names['reference']}",
         f"Further right is closer. Dot: score on the test split{size}; line: {line}; hollow: untrained; "
-        f"diamond: average{null}{chance}. Brackets: what the joint space is compared with on the same "
+        f"diamond: average{mixed}{null}{chance}. Brackets: what the joint space is compared with on the same "
         "groups, difference and 95 % interval; the verdict is a test corrected for all contrasts.",
         f"{answer(run)}. Scores: " + "; ".join(f"{row['label']} {row['value']:.3f}" for row in rows) + ".",
         written,
