@@ -14,17 +14,15 @@ def figures_of_inputs(inputs: "Inputs") -> "dict[str, list[Figure]]":
         inputs: From `featcache.report.inputs.read_inputs`.
 
     Raises:
-        UsageError: If what draws is not installed, or costs are of several devices.
+        UsageError: If costs are of several devices.
     """
     from featcache.report.figures.claims import ledger_figures
-    from featcache.report.figures.figure import require_renderer
     from featcache.report.figures.quality import quality_figures
     from featcache.report.figures.study_figures import sweep_figures
     from featcache.report.figures.table_figures import competence_figure, table_figures
     from featcache.studies.competence import correlation_of
     from featcache.studies.quality import quality_against_cost
 
-    require_renderer()
     competences = inputs.of_kind("competence")
     costs = [table.rows for table in inputs.of_kind("cost")]
     scores = [sweep.tables.rows for sweep in inputs.sweeps]

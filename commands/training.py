@@ -290,9 +290,11 @@ def report(
     """
     from featcache.commands.exhibits import headline_exhibits
     from featcache.commands.inputs import figures_of_inputs
+    from featcache.report.figures.figure import require_renderer
     from featcache.report.inputs import read_inputs
     from featcache.report.page.write import check_page_place, write_report
 
+    require_renderer()
     check_page_place(out)
     inputs = read_inputs(paths)
     exhibits = headline_exhibits(inputs.runs, texts=texts, thumbnails=thumbnails, root=root, cache=cache)

@@ -19,7 +19,12 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "measure.space.*": ("*", "a named space that is given to the engine"),
     "measure.row.*": ("*", "the tidy rows that it answers with, and their words"),
     # whole questions that have no pair of spaces and a reference: metrics/ answers them with its own chance and nulls
-    "retrieval": ("trainer.tracking", "recall and rank of rows, with chance and interval, from one function"),
+    "retrieval": (
+        "trainer.tracking, studies.adapters.pictures.answers",
+        "recall and rank of rows, with chance and interval, from one function; of single queries, for pictures",
+    ),
+    "measure.recalls.recall_contrasts": ("studies.adapters.comparison", "paired differences of recall"),
+    "measure.contrasts.with_verdicts": ("studies.adapters.comparison", "corrects those of all directions together"),
     "sweeps.grid.*": ("studies.alignment.grid", "every pair of layers, with the null of the best"),
     "sweeps.curve.*": ("studies.alignment.curves", "scores against gallery size and k"),
     "sweeps.ceiling.*": ("studies.alignment.curves", "ridge ceilings and kernel mixtures"),
@@ -47,13 +52,22 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "sweeps.ridge.ridge_paths": ("studies.adapters.controls", "makes spaces"),
     # names of metrics and what they need, so that graphs are searched deep enough and refusals come before reading
     "METRICS": ("studies.alignment.result", "names"),
+    "table.METRICS": ("report.terminal.alignment", "whether options are the usual ones"),
     "table.Metric": ("studies.alignment.*", "names and options"),
     "table.chosen": ("studies.alignment.*", "k and measure of a metric at its options"),
     "comparison.KnnComparison": ("studies.alignment.*", "tells metrics of neighbour graphs from others"),
     "knn.subgraph.depth_for": ("studies.alignment.curves", "how deep a graph serves a gallery size"),
     # types and errors
     "errors.*": ("*", "errors"),
-    "Answers": ("trainer.tracking", "a type"),
+    "Answers": ("trainer.tracking, studies.adapters.pictures.answers", "a type"),
+    "Retrieval": ("trainer.tracking", "a type"),
+    # rows that pages show, by the routines that metrics find them with: nothing is scored
+    "arrays.as_float64": ("studies.adapters.pictures.answers", "unit rows as retrieval has them"),
+    "arrays.unit_rows": ("studies.adapters.pictures.answers", "unit rows as retrieval has them"),
+    "knn.exact.paired_values": ("studies.adapters.pictures.answers", "the nearest answers to a query"),
+    "knn.exclusion.Exclusion": ("studies.adapters.pictures.answers", "right answers are no wrong ones"),
+    "knn.search.tile_rows": ("studies.adapters.pictures.answers", "memory of a tile"),
+    "chance_mutual_knn": ("studies.adapters.pictures.tables", "the floor of an agreement whose logarithm is drawn"),
     "Neighbors": ("studies.alignment.*", "a type"),
     "arrays.Groups": ("studies.alignment.*", "a type"),
     "knn.exact.Measure": ("studies.alignment.*", "a type"),

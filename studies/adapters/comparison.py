@@ -10,9 +10,9 @@ import torch
 from featcache.cache import Cache
 from featcache.errors import UsageError
 from featcache.features import Features
-from featcache.metrics.certainty.halves import Halves
-from featcache.metrics.measure.contrasts import Contrast, HalfScores, contrast_row, with_verdicts
+from featcache.metrics.measure.contrasts import Contrast, with_verdicts
 from featcache.metrics.measure.engine import measure
+from featcache.metrics.measure.recalls import recall_contrasts
 from featcache.metrics.measure.row import CLEAN, ContrastRow, Row
 from featcache.metrics.measure.space import ArraySpace
 from featcache.studies.adapters.results import Evaluation
@@ -25,7 +25,6 @@ from featcache.trainer.splits import same_splits
 from featcache.trainer.tracking import RECALLS, Embedded, EvaluationSplit, embed_split, joint_names, retrieved
 
 FAMILY = "A − B"
-_OF_QUERIES = "difference of these trained adapters, new queries to this gallery"
 
 
 @dataclass(frozen=True)
@@ -264,31 +263,24 @@ def _recalls(
     alike = _same_rows(a, b, splits[0].paired, splits[1].paired)
     rows: list[Row] = []
     contrasts: list[ContrastRow] = []
+    alpha = a.evaluation.settings.alpha
     for query, gallery in permutations(alike, 2):
-        groups = splits[0].paired.sides[query].groups.numpy()
-        halves = Halves(len(groups), groups, repeats=a.config.halves)
-        shares = halves.masks / halves.masks.sum(axis=1, keepdims=True)
-        ranks = [retrieved(split, each, query, gallery, a.config.hits).ranks
-                 for split, each in zip(splits, embedded, strict=True)]  # fmt: skip
-        direction = f"{query}→{gallery}"
-        for k in RECALLS:
-            hits = {name: one <= k for name, one in zip("AB", ranks, strict=True)}
-            means = {name: float(each.mean()) for name, each in hits.items()}
-            rows += [Row(name, "", f"R@{k}", value, k=k, n=len(groups), direction=direction)
-                     for name, value in means.items()]  # fmt: skip
-            scores = HalfScores(
-                halves,
-                means,
-                {name: shares @ each for name, each in hits.items()},
-                dict.fromkeys(hits, 0),
-                {},
-                of_graphs=False,
-            )
-            blank = ContrastRow("", "", "", "", "", f"R@{k}", k=k, n=len(groups), repeats=halves.repeats)
-            contrast = Contrast("A", ("B",), name=f"{direction}: {FAMILY}", family=FAMILY)
-            row = contrast_row(contrast, scores, blank, sign=1, alpha=a.evaluation.settings.alpha)
-            contrasts.append(replace(row, estimand=_OF_QUERIES, method=halves.method))
-    return rows, with_verdicts(contrasts, alpha=a.evaluation.settings.alpha)
+        ranks = {
+            name: retrieved(split, each, query, gallery, a.config.hits).ranks
+            for name, split, each in zip("AB", splits, embedded, strict=True)
+        }
+        scores, differences = recall_contrasts(
+            ranks,
+            splits[0].paired.sides[query].groups.numpy(),
+            ks=RECALLS,
+            repeats=a.config.halves,
+            alpha=alpha,
+            direction=f"{query}→{gallery}",
+            family=FAMILY,
+        )
+        rows += scores
+        contrasts += differences
+    return rows, with_verdicts(contrasts, alpha=alpha)
 
 
 def _same_rows(a: _Measured, b: _Measured, mine: PairedSides, other: PairedSides) -> list[str]:
