@@ -1,5 +1,6 @@
 """What the inputs of a report show besides its runs: the figures of sweeps, ledgers and tables, joins included."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,14 +29,30 @@ def figures_of_inputs(inputs: "Inputs") -> "dict[str, list[Figure]]":
     scores = [sweep.tables.rows for sweep in inputs.sweeps]
     quality = quality_against_cost(scores, [table.rows for table in competences], costs)
     shown: dict[str, list[Figure]] = {}
+    shown["Claims"] = [figure for one in inputs.ledgers for figure in ledger_figures(one.entries)]
     for sweep in inputs.sweeps:
         shown.setdefault(f"{sweep.name}: {sweep.question}", []).extend(sweep_figures(sweep))
-    shown["Claims"] = [figure for one in inputs.ledgers for figure in ledger_figures(one.entries)]
     drawn = [competence_figure(table, correlation_of(table.rows)) for table in competences]
     shown["Competence"] = [figure for figure in drawn if figure is not None]
     shown["Quality against cost"] = quality_figures(quality)
     shown["Tables"] = table_figures(inputs.tables)
     return _named_apart({heading: figures for heading, figures in shown.items() if figures})
+
+
+def check_drawn(inputs: "Inputs", studies: "Mapping[str, Sequence[Figure]]") -> None:
+    """Refuses inputs of which nothing can be drawn.
+
+    Raises:
+        UsageError: If there are no runs and no figures.
+    """
+    from featcache.errors import UsageError
+
+    if not inputs.runs and not studies:
+        named = ", ".join(str(table.path) for table in inputs.tables) or "what was named"
+        raise UsageError(
+            f"nothing to draw of {named}: costs are drawn beside the scores of a sweep or of competence\n"
+            "  Name that sweep's folder too: featcache report study/references/quick costs.parquet"
+        )
 
 
 def _named_apart(shown: "dict[str, list[Figure]]") -> "dict[str, list[Figure]]":
@@ -46,6 +63,7 @@ def _named_apart(shown: "dict[str, list[Figure]]") -> "dict[str, list[Figure]]":
     apart: dict[str, list[Figure]] = {}
     for heading, figures in shown.items():
         for figure in figures:
+            figure = replace(figure, name=f"study-{figure.name}")  # no name of a run's figure or of the page itself
             again = taken[figure.name] = taken.get(figure.name, 0) + 1
             name = figure.name if again == 1 else f"{figure.name}-{again}"
             taken.setdefault(name, 1)

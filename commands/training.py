@@ -203,7 +203,7 @@ def train(
     selection = choose_selection(store, dataset, encoders or (), reference)
     if selection.left_out:
         echo(left_out_reference(selection, typed), err=True)
-    folder = out or Path(run_folder(selection, config, drop_leaks=on_leak == "drop"))
+    folder = out or Path(run_folder(selection, config, drop_leaks=on_leak == "drop", controlled=control is not None))
     features = Workbench.load(store, selection)
     if on_leak != "stop":
         show_leaks(features.leaks(config), dropped=on_leak == "drop")
@@ -289,10 +289,11 @@ def report(
     it. Nothing is downloaded.
     """
     from featcache.commands.exhibits import headline_exhibits
-    from featcache.commands.inputs import figures_of_inputs
+    from featcache.commands.inputs import check_drawn, figures_of_inputs
     from featcache.report.figures.figure import require_renderer
     from featcache.report.inputs import read_inputs
     from featcache.report.page.write import check_page_place, write_report
+    from featcache.report.terminal.pages import show_page
 
     require_renderer()
     check_page_place(out)
@@ -300,10 +301,9 @@ def report(
     exhibits = headline_exhibits(inputs.runs, texts=texts, thumbnails=thumbnails, root=root, cache=cache)
     comparison = _comparison(inputs.runs, cache) if compare else None
     studies = figures_of_inputs(inputs)
+    check_drawn(inputs, studies)
     page = write_report(inputs.runs, out, exhibits=exhibits, comparison=comparison, studies=studies)
-    echo(f"Page: {page}\nFigures: {out / 'figures'}")
-    for note in exhibits.notes:
-        echo(note, err=True)
+    show_page(page, inputs, studies, notes=exhibits.notes)
 
 
 def _comparison(runs: "list[RunResults]", cache: str | None) -> "Comparison":

@@ -1,5 +1,6 @@
 """How sure the answer of a report is, which run it is of, and what to beware of."""
 
+import re
 from collections.abc import Sequence
 
 from featcache.report.answer import answer
@@ -35,6 +36,8 @@ def unanimous(row: VerdictRow) -> str:
 
 def certainty(run: RunResults) -> str:
     """How sure the answer is: what its interval and p are of, and whether the other metrics agree."""
+    if run.is_control:
+        return "A control answers nothing by itself: name its folder as --control of a training on true pairs."
     best = raw_contrast(run, "max", run.metrics[0]) if run.reference else None
     if best is None:
         return "Scores with their intervals only: verdicts need a reference and the contrasts that a training measures."
@@ -55,10 +58,9 @@ def choice(runs: Sequence[RunResults]) -> str:
     first, why = headline_run(runs)
     if len(runs) <= _FEW:
         return why
-    name = recipe_names(runs)[first.label]
-    return f"The headline run is {name}, {'the best' if ' best of ' in why else 'one'} of {len(runs)}" + (
-        f" on validation ({on_validation(first):.3f}); the table of runs has the others." if " best of " in why else "."
-    )
+    name, best = recipe_names(runs)[first.label], re.search(r"the (best|first) of \d+[^(]* on validation", why)
+    how = f"{best[0]} ({on_validation(first):.3f}); the table of runs has the others" if best else "the first named"
+    return f"The headline run is {name}, {how}."
 
 
 def warnings(runs: Sequence[RunResults]) -> list[str]:

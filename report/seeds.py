@@ -24,12 +24,15 @@ def pool_seeds(runs: Sequence[RunResults]) -> list[RunResults]:
     Of such runs every score is a mean, and `ci_low` and `ci_high` are the lowest and the highest (`is_range`). A score
     that does not depend on the seed stays as it is; maps and kernels are those of the first run.
 
+    A training that was measured twice, once beside a control, is one run: the one with the control.
+
     Args:
         runs: Loaded runs.
 
     Returns:
         Runs in the order of the first of each.
     """
+    runs = _once_controlled(runs)
     groups: dict[tuple[Any, ...], list[RunResults]] = {}
     for run in runs:
         key = _recipe(run)
@@ -42,6 +45,16 @@ def pool_seeds(runs: Sequence[RunResults]) -> list[RunResults]:
         return pooled
     labels = unique_labels([_name(run) for run in pooled], pooled)
     return [replace(run, label=label) for run, label in zip(pooled, labels, strict=True)]
+
+
+def _once_controlled(runs: Sequence[RunResults]) -> list[RunResults]:
+    """The runs without those that another, with a control, repeats: equal features, groups, settings and seed."""
+    controlled = {_training(run) for run in runs if run.config.get("control")}
+    return [run for run in runs if run.config.get("control") or _training(run) not in controlled]
+
+
+def _training(run: RunResults) -> tuple[Any, ...]:
+    return *_recipe(run), run.settings.get("seed")
 
 
 def is_range(row: "Row") -> bool:
@@ -116,9 +129,9 @@ def recipe_names(runs: Sequence[RunResults]) -> dict[str, str]:
     varied = independent_settings(runs)
     names: list[str] = []
     for place, run in enumerate(runs):
-        parts = [
-            adapter_name(run).split(", ")[0] if isinstance(run.settings.get("adapter"), str) else adapter_name(run)
-        ]
+        whole = adapter_name(run)
+        parts = [whole.split(", ")[0] if isinstance(run.settings.get("adapter"), str) else whole]
+        parts += ["pairs shuffled"] if run.is_control and "shuffle_pairs" not in varied else []
         for name, values in varied.items():
             usual = max(dict.fromkeys(values), key=values.count)
             if name != "adapter" and (values[place] != usual or values.count(usual) < _USUAL * len(runs)):

@@ -46,14 +46,6 @@ def brief(runs: Sequence[Path | str | RunResults]) -> list[str]:
     return selection(loaded) + [f"{headline.label}: {line}" for line in run_findings(headline)] + caveats(loaded)
 
 
-def headline(runs: Sequence[RunResults]) -> str:
-    """What opens the page: the headline run's joint space, and its verdicts against its parts."""
-    best, _ = headline_run(runs)
-    if len(runs) == 1:
-        return run_findings(best)[0]
-    return f"The headline run is {best.label}. {run_findings(best)[0]}"
-
-
 def selection(runs: Sequence[RunResults]) -> list[str]:
     """How the headline run was chosen among several, and which runs are seeds of one recipe."""
     sentences = [headline_run(runs)[1]]
@@ -93,6 +85,8 @@ def listed(names: Sequence[str]) -> str:
         >>> listed(["a", "b", "c"])
         'a, b and c'
     """
+    if not names:
+        return ""
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
@@ -164,6 +158,8 @@ def other_contrasts(run: RunResults) -> list[str]:
             f"Pairing: the joint against the joint of a control trained on shuffled pairs: {row.text()}. This contrast "
             "alone says what true pairs add."
         )
+        others = [_verdicts(run, "pairing", other) for other in run.metrics[1:]]
+        sentences[-1] += "".join(f" By {metric_title(one.metric)}: {one.text()}." for rows in others for one in rows)
     sentences += [f"{row.contrast}: {row.text()}." for row in _verdicts(run, "other", metric)]
     return [line[0].upper() + line[1:] for line in sentences]
 

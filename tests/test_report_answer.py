@@ -1,19 +1,25 @@
 """Does the top of the page answer, in the words of the table of contrasts and nothing else?"""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 
+from featcache.metrics.measure.row import Row
 from featcache.report.answer import answer
 from featcache.report.certainty import certainty, choice, warnings, whole_answer
 from featcache.report.figures.concept import concept
 from featcache.report.figures.paths import alignment_against_retrieval, retrieval_path
 from featcache.report.figures.verdicts import hero, verdict_matrix
 from featcache.report.page.chapters import chapters
+from featcache.report.page.write import write_report
 from featcache.report.runs import RunResults, load_runs
 from featcache.report.seeds import headline_run, pool_seeds
 from featcache.report.tables import contrast_table
-from tests.test_report_runs import FORMAT_1, SIDES, write_run
+from featcache.trainer.run_files import write_manifest
+from tests.test_report_runs import FORMAT_1, SIDES, change_metrics, write_run
 
 BEST = "joint − best raw part"
 
@@ -138,6 +144,16 @@ def test_the_hero_has_every_contrast_of_the_joint_beside_the_space_it_is_with(tm
         assert f"{row['label']} {row['value']:.3f}" in figure.alt
 
 
+def test_the_hero_brackets_the_control_at_the_score_that_the_difference_leaves(tmp_path: Path) -> None:
+    runs = loaded(write_run(tmp_path / "run", control=True))
+    figure = hero(runs)
+    assert figure is not None
+    (row,) = [row for row in figure.rows if row["label"] == "joint, pairs shuffled"]
+    (contrast,) = [one for one in runs[0].contrasts if (one.parts, one.metric) == ("control joint", "mutual_knn")]
+    assert contrast.value is not None and row["value"] == pytest.approx(0.307 - contrast.value)
+    assert row["contrast"] == contrast.contrast
+
+
 def test_the_matrix_has_a_cell_for_every_contrast_and_says_its_verdict_in_words(tmp_path: Path) -> None:
     runs = loaded(write_run(tmp_path / "a"), write_run(tmp_path / "b", adapter="mlp"))
     figure = verdict_matrix(runs)
@@ -204,3 +220,78 @@ def test_no_part_of_a_chapter_has_more_than_four_sentences_and_its_figure_comes_
         ]
         for part in (part for chapter in every for part in chapter.parts):
             assert len(part.sentences) <= 4
+
+
+# -- pages of every kind ----------------------------------------------------------------------------------------------
+
+
+def test_the_counts_of_the_matrix_are_those_of_its_signs_also_over_seeds(tmp_path: Path) -> None:
+    figure = verdict_matrix(loaded(*[write_run(tmp_path / f"s{seed}", seed=seed) for seed in range(3)]))
+    assert figure is not None
+    signs = [row["sign"] for row in figure.rows]
+    assert signs.count("▼") and f"{signs.count('▲')} above, {signs.count('▼')} below" in figure.caption
+
+
+def test_runs_whose_names_are_cut_alike_stay_two_columns(tmp_path: Path) -> None:
+    folders = [
+        write_run(
+            tmp_path / f"t{place}", adapter={"images": "linear", "captions": "mlp"}, temperature=0.07 + place / 10
+        )
+        for place in range(2)
+    ]
+    figure = verdict_matrix(loaded(*folders))
+    assert figure is not None
+    assert len({(row["label"], row["column"]) for row in figure.rows}) == len(figure.rows)
+
+
+def test_a_training_that_was_measured_again_beside_a_control_is_one_run(tmp_path: Path) -> None:
+    plain, again = write_run(tmp_path / "plain"), write_run(tmp_path / "again", control=True)
+    config = json.loads((again / "config.json").read_text(encoding="utf-8")) | {"control": "c0ffee"}
+    (again / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (again / "manifest.json").unlink()
+    write_manifest(again)
+    (one,) = loaded(plain, again)
+    assert one.path == again
+    other = write_run(tmp_path / "other", seed=1)
+    (pooled,) = loaded(plain, again, other)
+    assert [run.path for run in pooled.each] == [again, other]
+
+
+@pytest.mark.parametrize("kind", ["no retrieval", "no raw rows", "no retrieval beside one with it"])
+def test_runs_that_lack_rows_still_make_a_page(tmp_path: Path, kind: str) -> None:
+    run = write_run(tmp_path / "run", epochs=4)
+    lacking = pl.col("stage") != "raw" if kind == "no raw rows" else pl.col("direction") == ""
+    change_metrics(run, lacking)
+    others = [write_run(tmp_path / "other", adapter="mlp", epochs=4)] if "beside" in kind else []
+    page = write_report([run, *others], tmp_path / "out", formats=()).read_text(encoding="utf-8")
+    assert 'id="verdict"' in page and "Takeaways" in page
+
+
+def test_of_pooled_seeds_the_page_says_whose_maps_it_shows(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / f"s{seed}", seed=seed) for seed in (3, 4)]
+    page = write_report(folders, tmp_path / "out", formats=()).read_text(encoding="utf-8")
+    assert "neighbours and queries are of seed 3 alone" in page
+
+
+def test_the_headline_run_of_many_is_one_and_the_control_is_no_candidate(tmp_path: Path) -> None:
+    runs = loaded(
+        *[write_run(tmp_path / f"w{width}", width=width, recall=width / 1000) for width in (64, 128, 256, 512)],
+        write_run(tmp_path / "control", shuffle_pairs=True, recall=0.9),
+    )
+    assert "width 512, the best of 4 on validation" in choice(runs)
+
+
+def test_gaps_of_several_pairs_of_sides_are_given_by_their_ends(tmp_path: Path) -> None:
+    (run,) = loaded(write_run(tmp_path / "run"))
+    of = {"split": "test", "metric": "centroid_gap"}
+    gaps = [Row("a", "b", value=value, stage=stage, **of) for stage in ("untrained", "trained") for value in (0.1, 0.3)]
+    texts = " ".join(text for chapter in chapters([replace(run, scores=(*run.scores, *gaps))]) for part in chapter.parts
+                     for text in part.sentences)  # fmt: skip
+    assert "The centroids of the sides lie 0.100 to 0.300 apart, 0.100 to 0.300 before training" in texts
+
+
+def test_the_extremes_that_the_gallery_leaves_out_are_those_that_runs_keep() -> None:
+    from featcache.report.page.widgets import EXTREMES
+    from featcache.studies.adapters.pictures import answers
+
+    assert answers.EXTREMES == EXTREMES

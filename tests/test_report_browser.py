@@ -357,7 +357,11 @@ def test_groups_are_listed_by_what_the_joint_gained_over_the_best_raw_part(open_
     most = sorted((id_ for id_ in IDS if gain[id_] > 0), key=lambda id_: (-gain[id_], id_))[:6]
     least = sorted((id_ for id_ in IDS if gain[id_] < 0), key=lambda id_: (gain[id_], id_))[:6]
     lists = [block.get_by_role("button").all_inner_texts() for block in browsed.locator(".gains").all()]
-    wanted = [[f"{id_} {'+' if gain[id_] > 0 else '−'}{abs(gain[id_])}" for id_ in ids] for ids in (most, least)]
+    captions = written.exhibits.texts["captions"]
+    wanted = [
+        [f"{id_} {captions[f'captions/{id_}']} {'+' if gain[id_] > 0 else '−'}{abs(gain[id_])}" for id_ in ids]
+        for ids in (most, least)
+    ]
     assert [[" ".join(text.split()) for text in texts] for texts in lists] == wanted
     browsed.locator(".gains").nth(1).get_by_role("button").first.click()
     assert_shows(browsed, written.tables, least[0])

@@ -241,7 +241,7 @@ def _is_cached(cache: Cache, selection: Selection) -> bool:
     return all(cache.holds(selection.dataset, selector) for selector in selection.selectors)
 
 
-def run_folder(selection: Selection, config: FitConfig, *, drop_leaks: bool = False) -> str:
+def run_folder(selection: Selection, config: FitConfig, *, drop_leaks: bool = False, controlled: bool = False) -> str:
     """Where a run goes when the user names no folder; settings that are not the default add a part and a short hash.
 
     Example:
@@ -249,6 +249,8 @@ def run_folder(selection: Selection, config: FitConfig, *, drop_leaks: bool = Fa
         'runs/openmoji/efficientnet-lite0+minilm--efficientnet-lite2/mlp-s1'
         >>> run_folder(DEMO, FitConfig(epochs=5)).rpartition("/")[2]
         'linear-s0-epochs-5-7074d66d'
+        >>> run_folder(DEMO, FitConfig(), controlled=True).rpartition("/")[2]
+        'linear-s0-controlled'
     """
     selectors = [typed.rpartition("=")[2] for typed in selection.encoders]
     names = [str(parse_selector(one)).replace("/", ".").replace("@", "+") for one in selectors]
@@ -273,4 +275,5 @@ def run_folder(selection: Selection, config: FitConfig, *, drop_leaks: bool = Fa
         text = repr(sorted(changed.items())) + repr(sorted(given))
         readable = re.sub(r"[^A-Za-z0-9.-]+", "", "-".join(parts))[:60]
         own = "-".join(filter(None, (own, readable, blake3(text.encode()).hexdigest()[:8])))
+    own += "-controlled" if controlled else ""
     return f"runs/{check_name(selection.dataset, 'a data set')}/{'+'.join(names)}--{against}/{own}"

@@ -47,6 +47,7 @@ _COLUMNS = {  # that are read of the tables that no row class declares, as studi
 }
 _MAY_LACK = ("epoch", "a_epoch", "b_epoch", "margin")  # columns of PICTURES that may have no value
 _PIECE = 2**20
+_LARGEST = 1e6  # of a coordinate, a cosine or a margin: far beyond any
 # what comes of a file that has another content than the trainer writes
 _NO_SENSE = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError, Damaged)
 
@@ -227,7 +228,7 @@ def _holds(stored: "pl.DataType", wanted: "pl.DataType") -> bool:
 
 
 def _lacks_values(column: "pl.Series") -> bool:
-    if column.dtype.is_float() and not column.is_finite().all():  # which looks past null
+    if column.dtype.is_float() and not (column.is_finite() & (column.abs() < _LARGEST)).all():  # which looks past null
         return True
     return column.name not in _MAY_LACK and column.null_count() > 0
 
@@ -263,7 +264,7 @@ def read_table(path: Path, name: str, version: int) -> "pl.DataFrame":
             raise ValueError(f"column {other[0]} holds {frame.schema[other[0]]}, wanted {declared[other[0]]}")
         lacking = [column for column in declared if name in PICTURES and _lacks_values(frame[column])]
         if lacking:
-            raise ValueError(f"column {lacking[0]} has rows without a value")
+            raise ValueError(f"column {lacking[0]} has rows without a value, or values that are none")
         return frame
     # a panic of polars is no Exception
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, *_NO_SENSE) as error:

@@ -1,5 +1,6 @@
 """The tidy rows of every measurement: their columns, types and meanings, declared once."""
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -242,6 +243,8 @@ def p_text(p: float | None, null: str = "") -> str:
     Example:
         >>> p_text(0.005, "199 permutations"), p_text(0.001, "Pearson III, exact three moments"), p_text(None)
         ('.005', '≤ .001', '')
+        >>> p_text(0.0497), p_text(0.0503)
+        ('.0497', '.050')
     """
     if p is None:
         return ""
@@ -250,7 +253,8 @@ def p_text(p: float | None, null: str = "") -> str:
         return "≤ .001"
     if p < 5e-4:
         return "< .001"
-    return _decimals(p)
+    # what is below .05 must not read as if it were not
+    return f"{math.floor(p * 1e4) / 1e4:.4f}".removeprefix("0") if 0.0495 <= p < 0.05 else _decimals(p)
 
 
 def _signed(value: float) -> str:

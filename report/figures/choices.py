@@ -36,7 +36,7 @@ def loss_by_choice(runs: Sequence[RunResults]) -> Figure | None:
         epochs = [float(one.selected_epoch) for one in run.each if one.selected_epoch is not None]
         for title, values, form in ((f"{kind}: validation loss", kept_loss(run), ".3f"), ("epoch kept", epochs, ".1f")):
             if values:
-                tip = printable(f"{names[run.label]}: {title} {fmean(values):{form}}".replace("-", "−"))
+                tip = printable(f"{names[run.label]}: {title} " + f"{fmean(values):{form}}".replace("-", "−"))
                 marks[tip] = run.label
                 panels.setdefault(title, []).append(_choice_row(run, title, (adapter, width), values, tip))
     if not panels:
@@ -88,7 +88,7 @@ def adapter_bars(runs: Sequence[RunResults]) -> Figure | None:
             panels.append({"title": title, "bars": bars})
     if not panels:
         return None
-    told = "; ".join(f"{bar['label']} {bar['value']:.3f}" for bar in panels[0]["bars"]).replace("-", "−")
+    told = "; ".join(f"{bar['label']} " + f"{bar['value']:.3f}".replace("-", "−") for bar in panels[0]["bars"])
     seeds = any(bar["seed_low"] is not None for panel in panels for bar in panel["bars"])
     thick = "thick line: 95 % of the mean over seeds (Student's t, same test groups); " if seeds else ""
     return Figure(

@@ -300,7 +300,7 @@ def _best_recalls(runs: Sequence[RunResults]) -> str:
             if curve:
                 peak = max(curve, key=number)
                 best.append(f"{name} {number(peak):.3f} at epoch {peak.epoch or 0}")
-        entries.append((run.label, listed(best)))
+        entries += [(run.label, listed(best))] if best else []
     return _listed("Highest R@10", entries, len(runs) > 1)
 
 

@@ -48,7 +48,7 @@ def joint_distribution(runs: Sequence[RunResults]) -> Figure | None:
     measured = [run for run in runs if run.reference]
     if not measured:
         return None
-    headline, _ = headline_run(measured)
+    headline, _ = headline_run(runs)
     names, marks = short_names(runs), {}
     panels: list[dict[str, Any]] = []
     groups = by_test(measured)
@@ -104,7 +104,7 @@ def curves_of_runs(runs: Sequence[RunResults]) -> Figure | None:
     stepped = [run for run in runs if not run.solved]
     if not stepped:
         return None
-    headline, _ = headline_run(stepped)
+    headline, _ = headline_run(runs)
     names, marks = short_names(runs), {}
     setting, values = most_varied(stepped)
     first = by_test(stepped)

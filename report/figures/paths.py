@@ -34,7 +34,7 @@ def retrieval_path(run: RunResults) -> list[PathPoint]:
     return [
         PathPoint(row.epoch or 0, fmean(recalls[row.epoch or 0]), number(row))
         for row in aligned
-        if row.epoch or 0 in recalls
+        if (row.epoch or 0) in recalls
     ]
 
 

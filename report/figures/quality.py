@@ -52,7 +52,7 @@ def _figure(points: "Sequence[QualityPoint]", left_out: Sequence[str]) -> Figure
     return Figure(
         f"cost-{first.of}-{''.join(c if c.isalnum() else '-' for c in first.metric.lower())[:40]}",
         f"{title[0].upper()}{title[1:]}",
-        f"{told} Test split; logarithmic axes of cost; costs as featcache cost measured them.{words}{without}",
+        f"{told} Logarithmic axes of cost; costs as featcache cost measured them.{words}{without}",
         f"Scatter of {metric} over parameters, operations and time of {len(points)} choices. {told}",
         rows,
         scatter.scatter(panels, titles=titles, y_title=metric, colours=datasets, log=True),

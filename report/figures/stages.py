@@ -48,7 +48,7 @@ def stage_maps(runs: Sequence[RunResults]) -> Figure | None:
         "stage_maps",
         "Sides at the stages of training",
         f"First two principal components of {n:,} test groups, {listed(sides)} together, {kinds}; a shape for each "
-        f"side. One basis, centre and scale for all stages ({titles}), so points may be followed from panel to panel. "
+        f"side. One basis, centre and scale for all stages ({titles}), so points may be followed. "
         "The plane shows only part of the variance: read clusters and the gap between the sides, not distances.",
         f"Scatter plots of {n:,} groups, each once a side, at {len(panels)} stages of training: {titles}.",
         [{"run": run.label} | row for row in rows],
@@ -89,7 +89,8 @@ def space_plane(runs: Sequence[RunResults]) -> Figure | None:
         "space_plane",
         "The plane of spaces",
         f"Every space of the run on the test groups: raw sides (squares){reference}, and the adapted sides and the "
-        f"joint space along training, with {_steps(run)}. The nearer two points, the higher their {metric} (k = {k}): "
+        f"joint space along training (in the file {_steps(run)}). The nearer two points, the higher their {metric} "
+        f"(k = {k}): "
         "distances are −log of it (Huh et al. 2024), as well as a plane can show them (metric scaling, stress "
         f"{stress:.2f}; 0 is exact, above .20 poor). Spaces that agree no more than unrelated ones do are drawn as far "
         "apart as these. Directions are arbitrary.",
@@ -101,8 +102,8 @@ def space_plane(runs: Sequence[RunResults]) -> Figure | None:
 
 def _steps(run: RunResults) -> str:
     if run.solved:
-        return "0 beside the untrained adapters and 1 beside the solution"
-    return "the epochs beside the points and a ring around the epoch kept"
+        return "with 0 beside the untrained adapters and 1 beside the solution"
+    return "with the epochs beside the points and a ring around the epoch kept"
 
 
 def _stage_name(run: RunResults, epoch: int) -> str:

@@ -244,9 +244,11 @@ def competence_figure(table: "InputTable", correlation: "RankCorrelation") -> Fi
         }
         for row in kept.iter_rows(named=True)
     ]
+    from featcache.metrics.measure.row import p_text
+
     told = "no rank correlation: one of both does not vary"
     if correlation.rho is not None and correlation.p is not None:
-        told = f"Spearman's ρ = {correlation.rho:+.2f}".replace("-", "−") + f", p = {correlation.p:.3f}"
+        told = f"Spearman's ρ = {correlation.rho:+.2f}".replace("-", "−") + f", p {p_text(correlation.p)}"
     title = metric_title(first["metric"])
     performance = shorten(first["performance_of"].replace("_", " "), 40)
     series = {one: theme.series(place)[0] for place, one in enumerate(dict.fromkeys(row["series"] for row in rows))}

@@ -1,14 +1,16 @@
 """Figures of verdicts: the spaces with what the joint is compared with, and every contrast at a glance."""
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from featcache.report.answer import answer
 from featcache.report.certainty import unanimous
 from featcache.report.figures import theme, verdict_charts
-from featcache.report.figures.figure import Figure, shorten
+from featcache.report.figures.figure import Figure
+from featcache.report.names import short_names, shorten
 from featcache.report.runs import RunResults, metric_title, metrics_of, number
-from featcache.report.seeds import headline_run, is_range, score_text
+from featcache.report.seeds import headline_run, score_text
 from featcache.report.tables import AlignmentRow, VerdictRow, contrast_table, summary_table
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ _LONGEST_LABEL = 34
 _SHADES = {"above": "#dcefe8", "below": "#f7e3d6"}
 _TEXTS = {"above": "#00593f", "below": "#8f3f00"}
 _SIGNS = {"above": "▲", "below": "▼"}
+_SHUFFLED = "joint, pairs shuffled"
 _ORDER = ("joint", "raw", "adapted", "untrained", "mixed")
 
 
@@ -33,7 +36,7 @@ def hero(runs: Sequence[RunResults]) -> Figure | None:
     metric = run.metrics[0]
     table = [row for row in summary_table([run]) if metric in row.scores and _is_shown(row)]
     table.sort(key=lambda row: _ORDER.index(row.group))
-    rows = [_dot(row, metric, run) for row in table]
+    rows = [_dot(row, metric, run) for row in table] + _shuffled(run, metric)
     contrasts = [
         {"label": label, "text": _bracket_text(row), "_colour": _TEXTS.get(unanimous(row), theme.MUTED)}
         | {"contrast": row.contrast, "verdict": row.verdict, "difference": row.difference, "interval": row.interval}
@@ -48,14 +51,15 @@ def hero(runs: Sequence[RunResults]) -> Figure | None:
     chance = "; dark tick: chance" if any(row["chance"] is not None for row in rows) else ""
     null = "; grey band: 95 % of what unrelated features score" if band else ""
     mixed = "; mixed: the raw kernels weighted and added, no training" if any(r.group == "mixed" for r in table) else ""
-    line = "range over seeds" if any(is_range(row.scores[metric]) for row in table) else "95 % interval"
+    line = "range over seeds where a score has one, else 95 % interval" if run.seeds else "95 % interval"
+    spread = "range over seeds" if run.seeds else "95 % interval"
     written = [{key: value for key, value in row.items()} | _written(row["label"], contrasts) for row in rows]
     return Figure(
         "answer",
         f"How close each space is to {names['reference']}",
-        f"Further right is closer. Dot: score on the test split{size}; line: {line}; hollow: untrained; "
+        f"Further right is closer. Dot: score on the test split{size}; line: {line}; hollow: untrained or shuffled; "
         f"diamond: average{mixed}{null}{chance}. Brackets: what the joint space is compared with on the same "
-        "groups, difference and 95 % interval; the verdict is a test corrected for all contrasts.",
+        f"groups, difference and {spread}; the verdict is a test corrected for all contrasts.",
         f"{answer(run)}. Scores: " + "; ".join(f"{row['label']} {row['value']:.3f}" for row in rows) + ".",
         written,
         verdict_charts.brackets(rows, contrasts, band=band, title=title[0].upper() + title[1:]),
@@ -74,18 +78,19 @@ def verdict_matrix(runs: Sequence[RunResults], most: int = 6) -> Figure | None:
     several = len(shown) > 1
     metrics = metrics_of(shown)
     table = [(run, row) for run in shown for row in contrast_table([run])]
+    names = short_names((run.label for run in shown), 18)
     columns = [
-        f"{shorten(run.label, 18)}\n{metric_title(metric)}" if several else metric_title(metric)
+        f"{names[run.label]}\n{metric_title(metric)}" if several else metric_title(metric)
         for run in shown
         for metric in metrics
     ]
     if not table or len(columns) > 12:
-        columns = [shorten(run.label, 18) for run in shown]
+        columns = [*names.values()]
         table = [(run, row) for run, row in table if row.metric == metrics[0]]
     if not table:
         return None
-    rows = [_cell(run, row, several, columns) for run, row in table]
-    counts = {what: sum(row["verdict"] == what for row in rows) for what in ("above", "below")}
+    rows = [_cell(run, row, names[run.label] if several else "", columns) for run, row in table]
+    counts = {what: sum(row["sign"] == sign for row in rows) for what, sign in _SIGNS.items()}
     rest = len(rows) - sum(counts.values())
     told = f"{counts['above']} above, {counts['below']} below, {rest} that cannot be told or differ between seeds"
     return Figure(
@@ -98,6 +103,21 @@ def verdict_matrix(runs: Sequence[RunResults], most: int = 6) -> Figure | None:
         rows,
         verdict_charts.matrix(rows, columns=list(dict.fromkeys(row["column"] for row in rows))),
     )
+
+
+def _shuffled(run: RunResults, metric: str) -> Rows:
+    """The joint of the control that a run was compared with, at its own score less their difference; or nothing."""
+    joint = run.on_test("trained", "joint", metric)
+    rows = [row for row in contrast_table([run]) if (row.metric, row.topic) == (metric, "pairing")]
+    differences = [one.value for row in rows for one in row.rows if one.value is not None]
+    if joint is None or len(differences) != len(run.each):
+        return []
+    value, colour = number(joint) - fmean(differences), theme.space("joint", run.sides)[0]
+    blank = dict.fromkeys(("ci_low", "ci_high", "chance", "null_low", "null_high", "n", "k"))
+    look = {"_colour": colour, "_fill": "white", "_shape": "circle", "_size": 80}
+    return [
+        {"label": _SHUFFLED, "metric": metric, "value": value, **blank, **look, "_tip": f"{_SHUFFLED}: {value:.3f}"}
+    ]
 
 
 def _is_shown(row: AlignmentRow) -> bool:
@@ -136,6 +156,8 @@ def _dot(row: AlignmentRow, metric: str, run: RunResults) -> dict[str, Any]:
 def _compared_with(row: VerdictRow, table: Sequence[AlignmentRow], run: RunResults) -> str:
     """The label of the space that a contrast of the joint is with; "" where it is not drawn."""
     group = row.rows[0].parts.split(" ")[0]
+    if row.topic == "pairing":
+        return _SHUFFLED
     space = {"untrained": "joint", "mixed": "mixed"}.get(group, "average")
     if row.rows[0].kind == "max":
         bindings = {one.binding.removeprefix(f"{group} ") for one in row.rows}
@@ -160,10 +182,10 @@ def _band(scores: "Sequence[Row]") -> tuple[float, float] | None:
     return (min(lows), max(highs)) if lows and highs else None
 
 
-def _cell(run: RunResults, row: VerdictRow, several: bool, columns: Sequence[str]) -> dict[str, Any]:
+def _cell(run: RunResults, row: VerdictRow, name: str, columns: Sequence[str]) -> dict[str, Any]:
     verdict, title = unanimous(row), metric_title(row.metric)
-    column = f"{shorten(run.label, 18)}\n{title}" if several else title
-    column = column if column in columns else shorten(run.label, 18)
+    column = f"{name}\n{title}" if name else title
+    column = column if column in columns else name
     return {
         "label": row.contrast,
         "column": column,

@@ -9,6 +9,7 @@ from featcache.report.command import CONTROL, training_command, without_option
 from featcache.report.leaks import clean_table, metric_name, sizes
 from featcache.report.names import shorten
 from featcache.report.page import markdown
+from featcache.report.page.comparison import CONTRAST_COLUMNS, comparison_answer, comparison_lines, comparison_question
 from featcache.report.runs import (
     RECALLS,
     RunResults,
@@ -25,6 +26,7 @@ from featcache.report.tables import AlignmentRow, contrast_table, retrieval_tabl
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import Row
+    from featcache.studies.adapters.comparison import Comparison
 
 COLUMNS = 4  # runs up to which a run is a column; more are rows
 _LONGEST = 100  # characters of a name in a table
@@ -34,12 +36,15 @@ _JUDGED = (
 )
 
 
-def appendix(runs: Sequence[RunResults], figures: Sequence[tuple[str, str, str]]) -> str:
+def appendix(
+    runs: Sequence[RunResults], figures: Sequence[tuple[str, str, str]], comparison: "Comparison | None" = None
+) -> str:
     """The appendix of one or several runs, as GitHub-flavoured Markdown.
 
     Args:
         runs: From `pool_seeds`.
         figures: Title, caption and path, relative to the file that this will be, of each figure.
+        comparison: Of two of the runs.
 
     Returns:
         The text. A run is a column up to four of them, else a row.
@@ -51,6 +56,7 @@ def appendix(runs: Sequence[RunResults], figures: Sequence[tuple[str, str, str]]
         f"# {markdown.text(question(runs))}",
         markdown.paragraph(f"{whose}{answer(first)}."),
         *(markdown.paragraph(line) for line in selection(runs)),
+        *([] if comparison is None else _compared(comparison)),
         *(["## Caveats", warned] if warned else []),
         "## Settings",
         _matrix(runs, {run.label: _settings(run) for run in runs}),
@@ -293,13 +299,21 @@ def _reproduction(runs: Sequence[RunResults]) -> list[str]:
     return parts
 
 
+def _compared(comparison: "Comparison") -> list[str]:
+    return [
+        f"## {markdown.text(comparison_question(comparison))}",
+        markdown.paragraph(comparison_answer(comparison)),
+        markdown.table(("metric", *CONTRAST_COLUMNS), comparison_lines(comparison, "test")),
+    ]
+
+
 def _title(metric: str) -> str:
     title = metric_title(metric)
     return markdown.text(title[:1].upper() + title[1:])
 
 
 def _interval(run: RunResults) -> str:
-    return "range over seeds" if run.seeds else "95 % interval"
+    return "95 % interval, or range over seeds" if run.seeds else "95 % interval"
 
 
 def _between(low: float, high: float) -> str:

@@ -93,7 +93,8 @@ def _introduction(run: RunResults) -> Part:
     sentences: list[str] = []
     if run.reference:
         sentences.append(_STRONGER.format(name=names[REFERENCE]))
-        sentences.append(f"Before any training it agrees with {listed(clauses)} ({metric_title(metric)}).")
+        if clauses:
+            sentences.append(f"Before any training it agrees with {listed(clauses)} ({metric_title(metric)}).")
     for a, b in run.pairs[:1]:
         row = run.on_test("raw", a, metric, b)
         if row is not None:
@@ -173,10 +174,12 @@ def _geometry(run: RunResults) -> list[str]:
     """Gaps between the sides before and after training, and intrinsic dimensions."""
     sentences = []
     for metric, what in (("centroid_gap", "centroids of the sides lie"), ("distribution_gap", "centred sides lie")):
-        values = {row.stage: number(row) for row in run.find(metric=metric, split="test")}
+        values: dict[str, list[float]] = {}
+        for row in run.find(metric=metric, split="test"):
+            values.setdefault(row.stage, []).append(number(row))
         if {"untrained", "trained"} <= values.keys():
-            before, after = values["untrained"], values["trained"]
-            sentences.append(f"The {what} {after:.3f} apart, {before:.3f} before training ({metric_title(metric)}).")
+            before, after = (_between(values[stage]) for stage in ("untrained", "trained"))
+            sentences.append(f"The {what} {after} apart, {before} before training ({metric_title(metric)}).")
     rows = run.find(metric="intrinsic_dimension", split="test")
     raw = {row.space: number(row) for row in rows if row.stage == "raw"}
     joint = next((number(row) for row in rows if (row.stage, row.space) == ("trained", "joint")), None)
@@ -185,6 +188,11 @@ def _geometry(run: RunResults) -> list[str]:
         texts = [f"{named.get(space, space)} {value:.1f}" for space, value in raw.items()]
         sentences.append(f"Intrinsic dimension: joint {joint:.1f}; raw {listed(texts)} (TwoNN; low above 10).")
     return sentences
+
+
+def _between(values: Sequence[float]) -> str:
+    """One number, or of several pairs of sides the lowest and the highest."""
+    return " to ".join(dict.fromkeys(f"{value:.3f}" for value in (min(values), max(values))))
 
 
 def _implications(runs: Sequence[RunResults], run: RunResults) -> Part:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _ANSWERS = {"above": "Yes", "below": "No: B is closer"}
 _LONGEST = 60
+CONTRAST_COLUMNS = ("A − B", "A", "B", "difference", "95 % interval, unadjusted", "verdict", "p, Holm")
 _READING = (
     "Both runs embed the same test groups, and the scores are differenced on the same random halves of them. Verdicts "
     "are corrected (Holm) within each metric, for retrieval over its directions; the 95 % intervals are not. They are "
@@ -71,14 +72,23 @@ def _of(comparison: "Comparison", split: str) -> "list[ContrastRow]":
     return [row for row in comparison.contrasts if row.split == split]
 
 
+def comparison_lines(comparison: "Comparison", split: str) -> list[tuple[str, ...]]:
+    """The cells of CONTRAST_COLUMNS of every contrast on a split, each behind its metric."""
+    scores = _scores(comparison, split)
+    return [(metric_title(row.metric), *_texts(row, scores)) for row in _of(comparison, split)]
+
+
+def _scores(comparison: "Comparison", split: str) -> "dict[tuple[str, str, str], float | None]":
+    return {(row.space, row.metric, row.direction): row.value for row in comparison.rows if row.split == split}
+
+
 def _table(comparison: "Comparison", split: str) -> str:
-    columns = ("A − B", "A", "B", "difference", "95 % interval, unadjusted", "verdict", "p, Holm")
-    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
+    head = "".join(f'<th scope="col">{name}</th>' for name in CONTRAST_COLUMNS)
     rows, lines = _of(comparison, split), list[str]()
-    scores = {(row.space, row.metric, row.direction): row.value for row in comparison.rows if row.split == split}
+    scores = _scores(comparison, split)
     for metric in dict.fromkeys(row.metric for row in rows):
         title = escape(metric_title(metric))
-        lines.append(f'<tr class="group"><th colspan="{len(columns)}">{title}</th></tr>')
+        lines.append(f'<tr class="group"><th colspan="{len(CONTRAST_COLUMNS)}">{title}</th></tr>')
         lines += [_line(row, scores) for row in rows if row.metric == metric]
     return (
         f'<div class="scroll"><table class="verdicts"><caption>{escape(split[0].upper() + split[1:])} split</caption>'
@@ -87,6 +97,13 @@ def _table(comparison: "Comparison", split: str) -> str:
 
 
 def _line(row: "ContrastRow", scores: "dict[tuple[str, str, str], float | None]") -> str:
+    name, *texts = _texts(row, scores)
+    note = f"<small>{escape(row.note)}</small>" if row.note else ""
+    cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
+    return f'<tr><th scope="row">{escape(name)}{note}</th>{cells}</tr>'
+
+
+def _texts(row: "ContrastRow", scores: "dict[tuple[str, str, str], float | None]") -> tuple[str, ...]:
     from featcache.metrics.measure.row import p_text
 
     name = row.contrast.rpartition(": ")[0]
@@ -96,13 +113,11 @@ def _line(row: "ContrastRow", scores: "dict[tuple[str, str, str], float | None]"
     interval = "–"
     if row.ci_low is not None and row.ci_high is not None:
         interval = f"[{signed(row.ci_low)}, {signed(row.ci_high)}]"
-    texts = [
+    return (
+        name,
         *("–" if value is None else f"{value:.3f}" for value in both),
         "–" if row.value is None else signed(row.value),
         interval,
         row.verdict,
         p_text(row.p_holm) or "–",
-    ]
-    note = f"<small>{escape(row.note)}</small>" if row.note else ""
-    cells = "".join(f"<td>{escape(text)}</td>" for text in texts)
-    return f'<tr><th scope="row">{escape(name)}{note}</th>{cells}</tr>'
+    )

@@ -293,7 +293,7 @@ function neighbours(widget) {
   go(0);
 }
 
-function gains(shared, { label, raw, joint, reference, ids }, go) {
+function gains(shared, { label, raw, joint, reference, ids, texts }, go) {
   if (reference < 0 || joint < 0 || !raw.length) return [];
   const gainOf = (i) => shared(joint, i) - Math.max(...raw.map((space) => shared(space, i)));
   const all = [...label.keys()].map((i) => ({ i, gain: gainOf(i) }));
@@ -304,7 +304,8 @@ function gains(shared, { label, raw, joint, reference, ids }, go) {
   return Object.entries(lists).map(([words, rows]) => {
     const entries = rows.slice(0, 6).map(({ i, gain }) => {
       const entry = button("", () => go(i));
-      entry.append(make("span", { class: "name" }, ids[i]), ` ${gain > 0 ? "+" : "−"}${Math.abs(gain)}`);
+      const caption = texts[i] ? ` ${texts[i].length > 24 ? texts[i].slice(0, 23) + "…" : texts[i]}` : "";
+      entry.append(make("span", { class: "name" }, ids[i]), caption, ` ${gain > 0 ? "+" : "−"}${Math.abs(gain)}`);
       return entry;
     });
     const title = make("span", {}, `Groups where ${words}:`);

@@ -23,7 +23,7 @@ _LONGEST = 60
 _BEST = "joint − best raw part"
 _READING = (
     "In brackets: the 95 % interval of a single run; without brackets: the range over seeds. The verdict is that of "
-    "each run's own paired test; the first line is the best on validation."
+    "each run's own paired test."
 )
 _HEADLINE = ' class="headline"'
 _NONE = '<td data-value=""><span aria-label="not measured">–</span></td>'

@@ -14,10 +14,11 @@ from featcache.report.runs import REFERENCE, RunResults
 
 Rows = list[dict[str, Any]]
 QUERIES = 6  # of each kind in the gallery
+EXTREMES = 12  # best and worst queries that a run keeps, as studies/adapters/pictures/answers.py has it
 KINDS = {
     "best": "Queries whose right answer comes first by the widest margin.",
     "worst": "Queries whose first right answer comes last.",
-    "drawn": "Queries drawn by a hash of their id, without looking at the answers.",
+    "drawn": "Queries drawn by a hash of their id from those that are neither among the best nor among the worst.",
 }
 
 
@@ -92,7 +93,7 @@ def retrieval_gallery(run: RunResults, samples: Samples) -> str:
         f"<summary>{escape(names[direction])}: {kind}</summary>\n"
         f'<p class="note">{KINDS[kind]}</p>\n<ol class="queries">{_queries(chosen, views[direction], samples)}</ol>'
         "</details>\n"
-        for place, (direction, answers) in enumerate(queries.items())
+        for place, (direction, answers) in enumerate((each, queries[each]) for each in queries if each in views)
         for kind, chosen in choose_queries([*answers.values()]).items()
     ]
     options = "".join(f'<option value="{place}">{escape(name)}</option>' for place, name in enumerate(names.values()))
@@ -121,7 +122,8 @@ def choose_queries(queries: Sequence[Rows], count: int = QUERIES) -> dict[str, l
         return first, -(row["margin"] or 0.0), row["query"]
 
     ranked = sorted(queries, key=rank)
-    drawn = sorted(queries, key=lambda query: sha256(query[0]["query"].encode()).digest())
+    rest = ranked[EXTREMES:-EXTREMES] or ranked  # the run kept so many of both ends for their answers
+    drawn = sorted(rest, key=lambda query: sha256(query[0]["query"].encode()).digest())
     return {"best": ranked[:count], "worst": ranked[::-1][:count], "drawn": drawn[:count]}
 
 
@@ -148,7 +150,3 @@ def _sample(name: str, group: str, view: str, samples: Samples) -> str:
     text, picture = samples.text(group, view, name), samples.picture(group, view, name)
     image = f'<span class="picture" data-picture="{picture}"></span>' if picture >= 0 else ""
     return f'{image}<span class="name">{escape(name)}</span>' + (f"<q>{escape(text)}</q>" if text else "")
-
-
-def _distinct(rows: Rows, key: str) -> list[Any]:
-    return list(dict.fromkeys(row[key] for row in rows))

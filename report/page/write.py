@@ -41,6 +41,7 @@ _PLACES = (  # of page.html, but for style and script
 # of a page of ours: the second is that of pages before the first
 _MARKS = (b'<meta name="generator" content="featcache">', b'<p class="eyebrow">Alignment report</p>')
 _HEAD_BYTES = 65_536
+_FEW = 4  # names of studies in a title
 
 
 def write_report(
@@ -87,7 +88,7 @@ def write_report(
             (Path(out) / BIBTEX).write_text(citations_bibtex(loaded), encoding="utf-8")
         parts |= _of_studies(studies or {}, drawn, alone=not loaded)
         if loaded:
-            text = appendix(loaded, drawn.files())
+            text = appendix(loaded, drawn.files(), comparison)
             (Path(out) / APPENDIX).write_text(text, encoding="utf-8")
     page = Path(out) / PAGE
     write_output(page, Template(resource("page.html")).substitute(parts).encode())
@@ -212,7 +213,8 @@ def _of_studies(studies: Mapping[str, Sequence[Figure]], drawn: _Drawn, *, alone
         return {"studies": sections}
     links = "".join(f'<li><a href="#{identity}">{escape(heading)}</a></li>' for identity, heading in numbered.items())
     names = [heading.partition(": ")[0] for heading in studies]
-    title = next(iter(studies)) if len(studies) == 1 else f"A study: {listed(names)}"
+    shown = [*names[:_FEW], f"{len(names) - _FEW} more"] if len(names) > _FEW + 1 else names
+    title = next(iter(studies)) if len(studies) == 1 else f"A study: {listed(shown)}"
     return {"studies": sections, "title": escape(title), "contents": links}
 
 
@@ -223,6 +225,10 @@ def _section(identity: str, heading: str, content: str) -> str:
 def _brief(runs: Sequence[RunResults], first: RunResults) -> str:
     """How sure, which run, and what to beware of, beside the hero."""
     rows = [("How sure?", escape(certainty(first)))]
+    if first.seeds:
+        seed = first.each[0].settings.get("seed")
+        drawn = f"Scores are means over seeds; planes, maps, kernels, neighbours and queries are of seed {seed} alone."
+        rows.append(("Drawn", escape(drawn)))
     rows += [("Which run?", escape(choice(runs)))] if len(runs) > 1 else []
     rows += [("Beware", bullets(warnings(runs), css="caveats"))] if warnings(runs) else []
     return "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in rows)

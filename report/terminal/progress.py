@@ -37,6 +37,8 @@ def epoch_progress() -> "Iterator[Callable[[Epoch], None]]":
             status.update(
                 f"epoch {epoch.number} of {epoch.of}  {loss}validation: R@10 {epoch.retrieval:.3f}{alignment}"
             )
+            if epoch.number == epoch.of:
+                status.update(f"epoch {epoch.number} of {epoch.of} is done; measuring nulls and intervals on test")
 
         yield on_epoch
 
