@@ -9,12 +9,11 @@ from featcache.report.names import decimals, span
 from featcache.report.runs import RunResults, metric_title, number
 from featcache.report.seeds import same_features
 from featcache.report.sentences import listed
-from featcache.report.tables import VerdictRow, contrast_table
+from featcache.report.tables import VerdictRow, raw_contrast
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import Row
 
-HEADLINE = "joint − best raw part"
 _CORRECTED = "Cannot tell after correction"
 # verdict -> how the whole answer opens, and shorter ones
 _OPENINGS = {
@@ -65,10 +64,10 @@ def answers(run: RunResults) -> list[str]:
         ]
     if not run.reference:
         return _agreement(run)
-    rows = [row for row in contrast_table([run]) if (row.metric, row.contrast) == (run.metrics[0], HEADLINE)]
-    if not rows:
+    row = raw_contrast(run, "max", run.metrics[0])
+    if row is None:
         return _no_verdict(run)
-    return _of_seeds(run, rows[0]) if run.seeds else _of_one(run, rows[0])
+    return _of_seeds(run, row) if run.seeds else _of_one(run, row)
 
 
 def against_unrelated(row: "Row") -> str:

@@ -9,7 +9,7 @@ from featcache.report.leaks import clean_part
 from featcache.report.runs import RunResults, metric_title
 from featcache.report.seeds import headline_run, on_validation, recipe_names
 from featcache.report.sentences import listed
-from featcache.report.tables import VerdictRow, contrast_table
+from featcache.report.tables import VerdictRow, raw_contrast
 
 _FEW = 4  # runs that a sentence can name
 _FAMILY = "after Holm's correction over all {count} contrasts of the metric"
@@ -20,12 +20,6 @@ def whole_answer(run: RunResults) -> str:
     average = raw_contrast(run, "average", run.metrics[0]) if run.reference and not run.is_control else None
     beside = f" Against the average of its raw parts: {average.text()}." if average is not None else ""
     return f"{answer(run)}.{beside}{clean_part(run)}"
-
-
-def raw_contrast(run: RunResults, kind: str, metric: str) -> VerdictRow | None:
-    """The contrast of the joint with the best ("max") or the "average" of its raw parts; None where there is none."""
-    rows = [row for row in contrast_table([run]) if row.metric == metric and row.topic == "parts"]
-    return next((row for row in rows if row.rows[0].kind == kind and row.rows[0].parts.startswith("raw ")), None)
 
 
 def unanimous(row: VerdictRow) -> str:

@@ -9,7 +9,7 @@ from featcache.report.caveats import caveats as caveats
 from featcache.report.leaks import clean_part
 from featcache.report.runs import RunResults, load_runs, metric_title, mixture_text, number
 from featcache.report.seeds import headline_run, is_range, pool_seeds, score_text
-from featcache.report.tables import RetrievalRow, VerdictRow, contrast_table, retrieval_table
+from featcache.report.tables import RetrievalRow, VerdictRow, contrast_table, epoch_curve, retrieval_table
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import Row
@@ -179,11 +179,10 @@ def mixing(run: RunResults) -> str:
 
 def over_training(run: RunResults) -> str:
     """Where the alignment peaked over the epochs; "" without epochs."""
-    rows = run.find(space="joint", metric=run.metrics[0], split="validation", against="reference")
-    curve = [row for row in rows if row.stage in ("untrained", "trained") and row.epoch is not None]
+    curve = epoch_curve(run, space="joint", metric=run.metrics[0], split="validation", against="reference")
     if len(curve) < 2 or run.solved:
         return ""
-    peak, last = max(curve, key=number), max(curve, key=lambda row: row.epoch or 0)
+    peak, last = max(curve, key=number), curve[-1]
     chosen = f"; the epoch kept is {run.selected_epoch}" if run.selected_epoch is not None else ""
     what = "On validation the joint's alignment" + (", averaged over seeds," if run.seeds else "")
     if peak.epoch == last.epoch:

@@ -183,21 +183,28 @@ def contrast_table(runs: Sequence[Path | str | RunResults], *, clean: bool = Fal
     return rows
 
 
-def epoch_curve(run: RunResults, **columns: Any) -> list[tuple[int, float]]:
-    """(epoch, score) of trained spaces, in order; what untrained ones score is epoch 0 where the curve lacks it.
+def epoch_curve(run: RunResults, **columns: Any) -> "list[Row]":
+    """Scores of trained spaces by epoch; what untrained ones score is epoch 0, where the curve lacks one.
 
     Args:
         run: A run, or several seeds pooled.
         columns: As of `RunResults.find`, without the stage.
 
     Returns:
-        The points; none where there are none of trained spaces.
+        Rows in the order of their epochs; none where there are none of trained spaces.
     """
-    trained = {row.epoch: number(row) for row in run.find(stage="trained", **columns) if row.epoch is not None}
+    trained = {row.epoch: row for row in run.find(stage="trained", **columns) if row.epoch is not None}
     if not trained:
         return []
-    untrained = [(0, number(row)) for row in run.find(stage="untrained", **columns)[:1]]
-    return sorted((dict(untrained) | trained).items())
+    untrained = run.find(stage="untrained", **columns)
+    curve = ({0: untrained[0]} if untrained else {}) | trained
+    return [curve[epoch] for epoch in sorted(curve)]
+
+
+def raw_contrast(run: RunResults, kind: str, metric: str) -> VerdictRow | None:
+    """The contrast of the joint with the best ("max") or the "average" of its raw parts; None where there is none."""
+    rows = [row for row in contrast_table([run]) if row.metric == metric and row.topic == "parts"]
+    return next((row for row in rows if row.rows[0].kind == kind and row.rows[0].parts.startswith("raw ")), None)
 
 
 def signed(value: float) -> str:

@@ -214,7 +214,8 @@ def test_the_epochs_are_drawn_with_their_first_best_and_last_number(
 ) -> None:
     text = "\n".join(brief(capsys, tmp_path / "run", epochs=12))
     (run,) = load_runs([tmp_path / "run"])
-    curve = dict(epoch_curve(run, split="validation", metric="mutual_knn", space="joint", against="reference"))
+    rows = epoch_curve(run, split="validation", metric="mutual_knn", space="joint", against="reference")
+    curve = {row.epoch or 0: row.value for row in rows}
     best = max(curve, key=lambda epoch: curve[epoch])
     first, peak, last = (f"{curve[at]:.3f}".removeprefix("0") for at in (min(curve), best, max(curve)))
     assert line_of(text, "joint, mutual-kNN").split()[-5:] == [first, peak, "at", str(best), last]

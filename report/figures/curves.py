@@ -9,6 +9,7 @@ from featcache.report.figures.figure import Figure, columns_for, shorten
 from featcache.report.runs import REFERENCE, RunResults, metric_title, metrics_of, mixture_text, number
 from featcache.report.seeds import headline_run
 from featcache.report.sentences import listed
+from featcache.report.tables import epoch_curve
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import Row
@@ -205,14 +206,6 @@ def _between_sides(run: RunResults, metric: str) -> Rows:
 
 def _short(run: RunResults, space: str) -> str:
     return shorten(space if space in run.sides else run.space_name(space), _LONGEST_LABEL)
-
-
-def epoch_curve(run: RunResults, **wanted: Any) -> "list[Row]":
-    """A run's scores by epoch; what the untrained adapters score is epoch 0, where the curve lacks one."""
-    trained = [row for row in run.find(stage="trained", **wanted) if row.epoch is not None]
-    curve = {row.epoch or 0: row for row in run.find(stage="untrained", **wanted)[:1]}
-    curve |= {row.epoch or 0: row for row in trained}
-    return [curve[epoch] for epoch in sorted(curve)] if trained else []
 
 
 def _point(run: RunResults, series: str, row: "Row", colours: tuple[str, str]) -> dict[str, Any]:

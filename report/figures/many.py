@@ -18,6 +18,7 @@ from featcache.report.seeds import (
     same_validation,
     score_text,
 )
+from featcache.report.tables import epoch_curve
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import Row
@@ -225,9 +226,8 @@ def _curve(run: RunResults, metric: str) -> "list[Row]":
     wanted = {"metric": metric, "split": "validation"}
     if metric != "loss":
         wanted |= {"space": "joint", "against": REFERENCE}
-    rows = [row for row in run.find(**wanted) if row.stage in ("untrained", "trained") and row.epoch is not None]
-    by_epoch = {row.epoch: row for row in rows}
-    return [by_epoch[epoch] for epoch in sorted(by_epoch, key=lambda epoch: epoch or 0)] if len(by_epoch) > 1 else []
+    curve = epoch_curve(run, **wanted)
+    return curve if len(curve) > 1 else []
 
 
 def _raw_constants(run: RunResults, metric: str) -> Rows:

@@ -6,9 +6,9 @@ from statistics import fmean
 from typing import Any
 
 from featcache.report.figures import charts, theme
-from featcache.report.figures.curves import epoch_curve
 from featcache.report.figures.figure import Figure
 from featcache.report.runs import REFERENCE, RunResults, metric_title, number
+from featcache.report.tables import epoch_curve
 
 Rows = list[dict[str, Any]]
 

@@ -16,11 +16,10 @@ from featcache.report.seeds import (
     on_validation,
     recipe_names,
 )
-from featcache.report.tables import VerdictRow, contrast_table, signed
+from featcache.report.tables import VerdictRow, raw_contrast, signed
 
 _COLUMNS = 10  # of one table: what a page of 992 pixels holds
 _LONGEST = 60
-_BEST = "joint − best raw part"
 _READING = (
     "In brackets: the 95 % interval of a single run; without brackets: the range over seeds. The verdict is that of "
     "each run's own paired test."
@@ -162,8 +161,8 @@ def _joint(metric: str) -> Callable[[RunResults], _Cell | None]:
 
 def _verdict(metric: str) -> Callable[[RunResults], _Cell | None]:
     def read(run: RunResults) -> _Cell | None:
-        rows = [row for row in contrast_table([run]) if (row.contrast, row.metric) == (_BEST, metric)]
-        return _verdict_cell(rows[0]) if rows else None
+        row = raw_contrast(run, "max", metric)
+        return None if row is None else _verdict_cell(row)
 
     return read
 

@@ -43,14 +43,13 @@ def show_summary(run: RunResults) -> None:
 
 def show_run_table(runs: Sequence[RunResults]) -> None:
     """A line for each of several runs: the joint space, and its verdict against its best raw part."""
-    from featcache.report.answer import HEADLINE
-    from featcache.report.tables import contrast_table
+    from featcache.report.tables import raw_contrast
 
     lines = []
     for run in runs:
         joint = run.on_test("trained", "joint", run.metrics[0])
-        rows = [row for row in contrast_table([run]) if (row.metric, row.contrast) == (run.metrics[0], HEADLINE)]
-        verdict = (rows[0].verdict, rows[0].difference) if rows else ("–", "–")
+        row = raw_contrast(run, "max", run.metrics[0])
+        verdict = ("–", "–") if row is None else (row.verdict, row.difference)
         lines.append((run.label, _score(joint), _interval(joint), *verdict))
     if any(run.reference for run in runs):
         console().print()
@@ -60,20 +59,18 @@ def show_run_table(runs: Sequence[RunResults]) -> None:
 
 def show_epochs(run: RunResults) -> None:
     """Sparklines over the epochs: alignment and retrieval on validation, and the loss."""
-    from featcache.report.tables import epoch_curve
-
     title = metric_title(run.metrics[0])
     on_validation: dict[str, Any] = {"split": "validation", "metric": run.metrics[0]}
     curves: dict[str, Curve] = {}
     if run.reference:
-        curves[f"joint, {title}"] = epoch_curve(run, space="joint", against=REFERENCE, **on_validation)
+        curves[f"joint, {title}"] = _curve(run, space="joint", against=REFERENCE, **on_validation)
     else:
         for a, b in run.pairs:
-            curves[f"{a}, {b}: {title}"] = epoch_curve(run, space=a, against=b, **on_validation)
+            curves[f"{a}, {b}: {title}"] = _curve(run, space=a, against=b, **on_validation)
     curves["mean R@10"] = _mean_curve(
-        [epoch_curve(run, split="validation", metric="R@10", direction=one) for one in run.directions()]
+        [_curve(run, split="validation", metric="R@10", direction=one) for one in run.directions()]
     )
-    curves["training loss"] = epoch_curve(run, split="train", metric="loss")
+    curves["training loss"] = _curve(run, split="train", metric="loss")
     lines = [
         _epoch_line(name, curve, lowest=name == "training loss") for name, curve in curves.items() if len(curve) > 1
     ]
@@ -182,6 +179,12 @@ def _epoch_line(name: str, curve: Curve, *, lowest: bool) -> tuple[str, str, str
     values = [value for _, value in curve]
     epoch, best = (min if lowest else max)(curve, key=lambda point: point[1])
     return name, sparkline(values), decimals(values[0]), f"{decimals(best)} at {epoch}", decimals(values[-1])
+
+
+def _curve(run: RunResults, **columns: Any) -> Curve:
+    from featcache.report.tables import epoch_curve
+
+    return [(row.epoch or 0, number(row)) for row in epoch_curve(run, **columns)]
 
 
 def _mean_curve(curves: Sequence[Curve]) -> Curve:
