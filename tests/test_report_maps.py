@@ -13,7 +13,7 @@ import pytest
 from featcache.report.figures.curves import mixing_curve
 from featcache.report.figures.figure import Figure
 from featcache.report.figures.label_places import Label, place_labels
-from featcache.report.figures.maps import chosen_kernels
+from featcache.report.figures.maps import chosen_kernels, label_colours
 from featcache.report.figures.stages import chosen_stages, space_plane, stage_maps
 from featcache.report.runs import RunResults, load_runs
 from featcache.report.seeds import pool_seeds
@@ -109,7 +109,9 @@ def test_sides_are_told_apart_by_shape_and_labels_by_colour(run: RunResults) -> 
     panel = drawn(stage_maps([run])).spec["concat"][0]["encoding"]
     assert panel["shape"]["field"] == "space" and panel["shape"]["scale"]["domain"] == ["images", "captions"]
     assert len(set(panel["shape"]["scale"]["range"])) == 2
-    assert panel["color"]["scale"]["domain"] == [f"kind {number}" for number in range(5)]
+    colours = dict(zip(panel["color"]["scale"]["domain"], panel["color"]["scale"]["range"], strict=True))
+    assert sorted(colours) == [f"kind {number}" for number in range(5)]
+    assert colours == {label: colour for label, colour in label_colours([run]).items() if label != "other"}
 
 
 def test_at_most_seven_labels_have_a_colour_and_without_labels_the_sides_have(tmp_path: Path) -> None:

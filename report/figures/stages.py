@@ -2,13 +2,13 @@
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from featcache.report.figures import map_charts, theme
 from featcache.report.figures.figure import Figure
 from featcache.report.figures.label_places import Label, Mark, place_labels
+from featcache.report.figures.maps import label_colours
 from featcache.report.names import short_names, shorten
 from featcache.report.runs import RunResults, metric_title
 from featcache.report.seeds import headline_run
@@ -114,12 +114,10 @@ def _stage_name(run: RunResults, epoch: int) -> str:
 
 
 def _stage_colours(rows: Rows, sides: Sequence[str], run: RunResults) -> tuple[dict[str, str], bool]:
-    """Colour of each of the commonest labels, "other" last; or of each side, where there is no more than one label."""
-    counts = Counter(row["label"] for row in rows if row["label"])
-    if len(counts) < 2:
+    """Colour of each label as on the maps, "other" last; or of each side, where there is no more than one label."""
+    if len({row["label"] for row in rows if row["label"]}) < 2:
         return {side: theme.space(side, run.sides)[0] for side in sides}, True
-    common = sorted(counts, key=lambda label: (-counts[label], label))
-    return dict(zip(common, theme.LABELS, strict=False)) | {"other": theme.OTHER}, False
+    return label_colours([run]), False
 
 
 def _placed(rows: Rows, names: dict[str, str], coloured_by: str) -> Rows:
