@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache as once
 from pathlib import Path
 from unittest import mock
@@ -96,13 +96,15 @@ class Limited:
         if operation.kind != "write" or self.capacity is None:
             return
         with self.lock:
-            used = {entry.st_ino: entry.st_size for entry in map(os.stat, self._files())}
+            used = {entry.st_ino: entry.st_size for entry in self._files()}
             if sum(used.values()) + len(operation.data) > self.capacity:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _files(self) -> Iterator[str]:
+    def _files(self) -> Iterator[os.stat_result]:
         for folder, _, names in os.walk(self.root):
-            yield from (path for name in names if os.path.exists(path := os.path.join(folder, name)))
+            for name in names:
+                with suppress(FileNotFoundError):  # of a file that another thread has moved or removed since
+                    yield os.stat(os.path.join(folder, name))
 
     def grow(self) -> None:
         self.capacity = None
