@@ -1,6 +1,7 @@
 """What a report accepts: each kind of input is known by what it holds, and everything else is refused by name."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -272,3 +273,22 @@ def test_hostile_names_stay_text_in_every_figure(tmp_path: Path) -> None:
     for figure in figures:
         assert "<script" not in figure.svg and "\u202e" not in figure.svg
         assert len(figure.name) < 100 and "/" not in figure.name
+
+
+def test_figures_of_tables_never_take_the_name_of_a_runs_figure_or_of_a_place_on_the_page(tmp_path: Path) -> None:
+    from featcache.report.page.write import write_report
+
+    CURVE.write_parquet(tmp_path / "curve.parquet")
+    named = read_inputs([write_run(tmp_path / "run", points=12, epochs=2), tmp_path / "curve.parquet"])
+    studies = figures_of_inputs(named)
+    assert studies and all(figure.name.startswith("study-") for figures in studies.values() for figure in figures)
+    page = write_report(named.runs, tmp_path / "out", formats=(), studies=studies).read_text(encoding="utf-8")
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids)) and any(one.startswith("study-") for one in ids)
+
+
+def test_costs_with_nothing_beside_them_are_refused_with_what_to_name(tmp_path: Path) -> None:
+    from featcache.commands.inputs import check_drawn
+
+    with pytest.raises(UsageError, match=r"nothing to draw of cost\.parquet.*\n  Name that sweep"):
+        check_drawn(Inputs([], [], [], [InputTable("cost", Path("cost.parquet"), pl.DataFrame())]), {})

@@ -390,6 +390,7 @@ def test_a_table_that_the_manifest_does_not_know_is_not_read(run: Run, tmp_path:
     [
         ("stages", pl.col("px").cast(pl.String), "column px holds String, wanted Float64"),
         ("spaces", pl.lit(float("nan")).alias("py"), "column py has rows without a value"),
+        ("stages", pl.lit(1e308).alias("px"), "column px has rows without a value"),
         ("agreement", pl.lit(None, pl.String).alias("b"), "column b has rows without a value"),
         ("answers", pl.lit(1).alias("right"), "column right holds Int32, wanted Boolean"),
     ],
