@@ -1,6 +1,5 @@
 """The question that runs ask, and its answer in one line."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,7 +8,7 @@ from featcache.report.names import decimals, span
 from featcache.report.runs import RunResults, metric_title, number
 from featcache.report.seeds import same_features
 from featcache.report.sentences import listed
-from featcache.report.tables import VerdictRow, raw_contrast
+from featcache.report.tables import VerdictRow, raw_contrast, score_facts
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import Row
@@ -97,10 +96,9 @@ def _of_one(run: RunResults, row: VerdictRow) -> list[str]:
 
 
 def _of_seeds(run: RunResults, row: VerdictRow) -> list[str]:
-    verdicts = Counter(one.verdict for one in row.rows)
     where = f"in agreement with {run.names()['reference']}"
-    if len(verdicts) == 1:
-        whole, short = _OPENINGS[row.rows[0].verdict]
+    if row.unanimous:
+        whole, short = _OPENINGS[row.unanimous]
         seeds = f"in {len(row.rows)} of {len(row.rows)} seeds"
         return [
             f"{whole}{_part(run, row)}, {where}, {seeds}: {row.difference}, {row.interval} ({_facts(run)})",
@@ -167,5 +165,4 @@ def _part(run: RunResults, row: VerdictRow) -> str:
 def _facts(run: RunResults) -> str:
     """As in "mutual-kNN, k = 10, 230 test groups, chance .044"."""
     row = run.find(stage="trained", split="test", direction="", metric=run.metrics[0])[0]
-    facts = [metric_title(row.metric), f"k = {row.k}" if row.k else "", f"{row.n:,} test groups" if row.n else ""]
-    return ", ".join(filter(None, [*facts, f"chance {decimals(row.chance)}" if row.chance is not None else ""]))
+    return ", ".join(score_facts(row, decimals))

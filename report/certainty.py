@@ -1,15 +1,14 @@
 """How sure the answer of a report is, which run it is of, and what to beware of."""
 
-import re
 from collections.abc import Sequence
 
 from featcache.report.answer import answer
 from featcache.report.caveats import caveats
 from featcache.report.leaks import clean_part
 from featcache.report.runs import RunResults, metric_title
-from featcache.report.seeds import headline_run, on_validation, recipe_names
+from featcache.report.seeds import choose_headline, headline_run, recipe_names
 from featcache.report.sentences import listed
-from featcache.report.tables import VerdictRow, raw_contrast
+from featcache.report.tables import raw_contrast
 
 _FEW = 4  # runs that a sentence can name
 _FAMILY = "after Holm's correction over all {count} contrasts of the metric"
@@ -20,12 +19,6 @@ def whole_answer(run: RunResults) -> str:
     average = raw_contrast(run, "average", run.metrics[0]) if run.reference and not run.is_control else None
     beside = f" Against the average of its raw parts: {average.text()}." if average is not None else ""
     return f"{answer(run)}.{beside}{clean_part(run)}"
-
-
-def unanimous(row: VerdictRow) -> str:
-    """The verdict that all seeds of a row share, or ""."""
-    verdicts = {one.verdict for one in row.rows}
-    return verdicts.pop() if len(verdicts) == 1 else ""
 
 
 def certainty(run: RunResults) -> str:
@@ -49,12 +42,12 @@ def certainty(run: RunResults) -> str:
 
 def choice(runs: Sequence[RunResults]) -> str:
     """Which of several runs the answer is of, and why; of more than a few, without the scores of all; "" for one."""
-    first, why = headline_run(runs)
     if len(runs) <= _FEW:
-        return why
-    name, best = recipe_names(runs)[first.label], re.search(r"the (best|first) of \d+[^(]* on validation", why)
-    how = f"{best[0]} ({on_validation(first):.3f}); the table of runs has the others" if best else "the first named"
-    return f"The headline run is {name}, {how}."
+        return headline_run(runs)[1]
+    chosen, how = choose_headline(runs), "the first named"
+    if chosen.place:
+        how = f"{chosen.place} ({max(chosen.scores):.3f}); the table of runs has the others"
+    return f"The headline run is {recipe_names(runs)[chosen.run.label]}, {how}."
 
 
 def warnings(runs: Sequence[RunResults]) -> list[str]:

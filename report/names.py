@@ -1,7 +1,10 @@
 """Names and numbers as short as a reader can still tell them apart."""
 
+import math
+import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 _LONGEST = 22
 
@@ -33,6 +36,39 @@ def short_names(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]
         seen[cut] += 1
         short[name] = cut if seen[cut] == 1 else f"{cut} {seen[cut]}"
     return short
+
+
+def finite(value: Any) -> float | None:
+    """A number that a column holds, or None where it is null, NaN or infinite.
+
+    Example:
+        >>> finite(0.5), finite(float("nan")), finite(None)
+        (0.5, None, None)
+    """
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a finite number.
+
+    Example:
+        >>> is_number("1e-3"), is_number("inf"), is_number("three")
+        (True, False, False)
+    """
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def file_stem(name: str, otherwise: str) -> str:
+    """A name as that of a file: its letters and digits, with hyphens between.
+
+    Example:
+        >>> file_stem("Alignment, by k", "figure"), file_stem("…", "figure")
+        ('alignment-by-k', 'figure')
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80] or otherwise
 
 
 def decimals(value: float) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -205,31 +205,51 @@ def on_validation(run: RunResults) -> float | None:
     return fmean(values)
 
 
-def headline_run(runs: Sequence[RunResults]) -> tuple[RunResults, str]:
-    """The run that a report opens with: the best on validation by the criterion that its own epoch was selected by.
+@dataclass(frozen=True, eq=False)
+class Headline:
+    """The run that a report opens with, and how it was chosen.
+
+    Args:
+        run: The run.
+        candidates: Runs that it was chosen among: those that are no controls, if any.
+        scores: What each scores on validation by the criterion that all share; none where they share no criterion.
+        place: As in "the best of 3 on validation"; "" for one candidate, and where nothing chose.
+    """
+
+    run: RunResults
+    candidates: Sequence[RunResults]
+    scores: Sequence[float] = ()
+    place: str = ""
+
+
+def choose_headline(runs: Sequence[RunResults]) -> Headline:
+    """The best run on validation by the criterion that its own epoch was selected by.
 
     A control (pairs shuffled) is chosen only among controls. Where the runs do not share validation groups, features
     and criterion, none is better: the first stands.
 
     Args:
         runs: From `pool_seeds`.
-
-    Returns:
-        The run, and how it was chosen, in words; "" for one run.
     """
     candidates = [run for run in runs if not run.is_control] or [*runs]
-    headline, why = candidates[0], ""
-    if len(candidates) > 1:
-        values = [on_validation(run) for run in candidates]
-        known = [value for value in values if value is not None]
-        if len(known) == len(values) and same_validation(candidates):
-            headline = candidates[known.index(max(known))]
-            listed = ", ".join(f"{run.label} {value:.3f}" for run, value in zip(candidates, known, strict=True))
-            tied = known.count(max(known))
-            how = f"the first of {tied} that tie" if tied > 1 else f"the best of {len(known)}"
-            why = f", {how} on validation ({_CRITERIA[_select(headline)]}: {listed})"
-        else:
-            why = ", the first named: the runs do not share the validation groups and criterion to be selected by"
+    values = [on_validation(run) for run in candidates]
+    known = [value for value in values if value is not None]
+    if len(candidates) == 1 or len(known) < len(values) or not same_validation(candidates):
+        return Headline(candidates[0], candidates)
+    tied = known.count(max(known))
+    place = f"the first of {tied} that tie" if tied > 1 else f"the best of {len(known)}"
+    return Headline(candidates[known.index(max(known))], candidates, known, f"{place} on validation")
+
+
+def headline_run(runs: Sequence[RunResults]) -> tuple[RunResults, str]:
+    """The run that `choose_headline` chooses, and how, in words; "" for one run."""
+    chosen = choose_headline(runs)
+    headline, candidates, why = chosen.run, chosen.candidates, ""
+    if chosen.place:
+        listed = ", ".join(f"{run.label} {value:.3f}" for run, value in zip(candidates, chosen.scores, strict=True))
+        why = f", {chosen.place} ({_CRITERIA[_select(headline)]}: {listed})"
+    elif len(candidates) > 1:
+        why = ", the first named: the runs do not share the validation groups and criterion to be selected by"
     rest = {"exploratory": [run for run in candidates if run is not headline]}
     rest["control"] = [run for run in runs if run not in candidates]
     listed = "".join(f"; {what}: {', '.join(run.label for run in those)}" for what, those in rest.items() if those)

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from featcache.report.caveats import OLD_FORMAT as OLD_FORMAT
-from featcache.report.caveats import caveats as caveats
+from featcache.report.caveats import caveats
 from featcache.report.leaks import clean_part
 from featcache.report.runs import RunResults, load_runs, metric_title, mixture_text, number
 from featcache.report.seeds import headline_run, is_range, pool_seeds, score_text
-from featcache.report.tables import RetrievalRow, VerdictRow, contrast_table, epoch_curve, retrieval_table
+from featcache.report.tables import RetrievalRow, VerdictRow, contrast_table, epoch_curve, retrieval_table, score_facts
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import Row
@@ -99,7 +98,7 @@ def reached(run: RunResults) -> str:
     seeds = f", over {len(run.seeds)} seeds," if run.seeds else ""
     sides = f" of all {len(run.sides)} sides" if len(run.sides) > 2 else ""
     return (
-        f"Against {where}{seeds} the joint space{sides} reaches {score_text(joint)} ({_test_of(joint)})."
+        f"Against {where}{seeds} the joint space{sides} reaches {score_text(joint)} ({', '.join(score_facts(joint))})."
         f"{clean_part(run)}{verdicts}"
     )
 
@@ -201,7 +200,7 @@ def between_sides(run: RunResults) -> str:
     for a, b in run.pairs:
         raw, trained = (run.on_test(stage, a, metric, b) for stage in ("raw", "trained"))
         if trained is not None:
-            first = first or _test_of(trained)
+            first = first or ", ".join(score_facts(trained))
             before = f" (raw {score_text(raw)})" if raw else ""
             clauses.append(f"{run.space_name(a)} and {run.space_name(b)} agree at {score_text(trained)}{before}")
     return (
@@ -262,10 +261,3 @@ def _joint(run: RunResults, metric: str) -> "Row":
     row = run.on_test("trained", "joint", metric)
     assert row is not None  # run.metrics are those that the joint has
     return row
-
-
-def _test_of(row: "Row") -> str:
-    """As in "mutual-kNN, k = 10, 230 test groups, chance 0.044"."""
-    facts = [metric_title(row.metric), f"k = {row.k}" if row.k else "", f"{row.n:,} test groups" if row.n else ""]
-    facts.append(f"chance {row.chance:.3f}" if row.chance is not None else "")
-    return ", ".join(filter(None, facts))

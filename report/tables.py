@@ -1,13 +1,13 @@
 """Alignment, retrieval and contrasts as rows of one shape for the page, the terminal and the sentences."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from featcache.report.runs import RECALLS, REFERENCE, RunResults, load_runs, number
+from featcache.report.runs import RECALLS, REFERENCE, RunResults, load_runs, metric_title, number
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import ContrastRow, Row
@@ -89,6 +89,12 @@ class VerdictRow:
             return self.rows[0].verdict
         counts = Counter(row.verdict for row in self.rows)
         return ", ".join(f"{verdict} in {count} of {len(self.rows)}" for verdict, count in counts.most_common())
+
+    @property
+    def unanimous(self) -> str:
+        """The verdict that all seeds share, or ""."""
+        verdicts = {row.verdict for row in self.rows}
+        return verdicts.pop() if len(verdicts) == 1 else ""
 
     @property
     def difference(self) -> str:
@@ -205,6 +211,17 @@ def raw_contrast(run: RunResults, kind: str, metric: str) -> VerdictRow | None:
     """The contrast of the joint with the best ("max") or the "average" of its raw parts; None where there is none."""
     rows = [row for row in contrast_table([run]) if row.metric == metric and row.topic == "parts"]
     return next((row for row in rows if row.rows[0].kind == kind and row.rows[0].parts.startswith("raw ")), None)
+
+
+def score_facts(row: "Row", chance: Callable[[float], str] = "{:.3f}".format) -> list[str]:
+    """What a score is of, as in ["mutual-kNN", "k = 10", "230 test groups", "chance 0.044"].
+
+    Args:
+        row: A score on the test split.
+        chance: How the chance level is written.
+    """
+    facts = [metric_title(row.metric), f"k = {row.k}" if row.k else "", f"{row.n:,} test groups" if row.n else ""]
+    return [*filter(None, facts), *([f"chance {chance(row.chance)}"] if row.chance is not None else [])]
 
 
 def signed(value: float) -> str:

@@ -12,7 +12,7 @@ from scipy.stats import t
 from featcache.report.figures.choices import adapter_bars, loss_by_choice
 from featcache.report.figures.figure import Figure
 from featcache.report.figures.many import curves_of_runs, joint_distribution, many_figures
-from featcache.report.figures.recipes import short_names
+from featcache.report.figures.recipes import recipe_labels
 from featcache.report.page.runs_table import runs_table
 from featcache.report.runs import RunResults, load_runs
 from featcache.report.seeds import (
@@ -66,7 +66,7 @@ def test_recipes_are_sorted_by_validation_and_the_headline_run_is_marked_whateve
     figure = joint_distribution(runs)
     assert figure is not None
     lines = [row for row in figure.rows if row["metric"] == "mutual_knn" and row["run"]]
-    assert [row["label"] for row in lines] == [short_names(runs)[run.label] for run in by_validation(runs)]
+    assert [row["label"] for row in lines] == [recipe_labels(runs)[run.label] for run in by_validation(runs)]
     assert [round(row["validation"], 6) for row in lines] == sorted(
         (round(on_validation(run) or 0.0, 6) for run in runs), reverse=True
     )
@@ -157,7 +157,7 @@ def test_settings_that_differ_name_a_recipe_and_what_follows_from_another_does_n
 
 def test_names_of_alike_recipes_are_told_apart(tmp_path: Path) -> None:
     pair = [write_run(tmp_path / ("y" * 200 + name), n=size) for name, size in (("a" * 40, 900), ("b" * 40, 1000))]
-    names = short_names(pool_seeds(load_runs(pair)))
+    names = recipe_labels(pool_seeds(load_runs(pair)))
     assert len(set(names.values())) == 2 and all(len(name) <= 46 for name in names.values())
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from featcache.printing import printable
 from featcache.report.figures import many_charts, theme
-from featcache.report.figures.figure import Figure, shorten
-from featcache.report.figures.recipes import COLOURS, numeric, short_names
+from featcache.report.figures.figure import Figure
+from featcache.report.figures.recipes import COLOURS, numeric, recipe_labels
+from featcache.report.names import shorten
 from featcache.report.runs import RunResults, metric_title, metrics_of, number
 from featcache.report.seeds import by_test, kept_loss, over_seeds
 from featcache.report.sentences import listed
@@ -26,7 +27,7 @@ def loss_by_choice(runs: Sequence[RunResults]) -> Figure | None:
     adapters, widths = ([_choice(run, name) for run in stepped] for name in ("adapter", "width"))
     if len({*zip(adapters, widths, strict=True)}) < 2:
         return None
-    names, marks = short_names(runs), {}
+    names, marks = recipe_labels(runs), {}
     if len(set(widths)) > COLOURS:  # more than there are colours: each choice is a line of its own
         pairs = zip(adapters, widths, strict=True)
         adapters, widths = [f"{adapter}, width {width}" for adapter, width in pairs], [""] * len(stepped)
@@ -78,7 +79,7 @@ def adapter_bars(runs: Sequence[RunResults]) -> Figure | None:
     held = _same_but_adapter(runs)
     if held is None:
         return None
-    names, marks = short_names(runs), {}
+    names, marks = recipe_labels(runs), {}
     metric = metrics_of(held)[0] if any(run.reference for run in held) else ""
     panels: list[dict[str, Any]] = []
     for title, read in ((metric_title(metric), _alignment_of(metric)), ("validation loss", _loss_of)):

@@ -1,14 +1,13 @@
 """Figures of a ledger: the claims of each source as forest plots, each short enough to be read."""
 
-import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.report.figures import theme
-from featcache.report.figures.figure import Figure, require_renderer, shorten
+from featcache.report.figures.figure import Figure, require_renderer
+from featcache.report.names import file_stem, finite, shorten
 
 if TYPE_CHECKING:
     from featcache.studies.ledger.ledger import Entry
@@ -49,7 +48,7 @@ def claims_figures(entries: "Sequence[Entry]", source: str) -> list[Figure]:
         entries: Of one source, in the order of the ledger.
         source: Its name.
     """
-    shown = [entry for entry in entries if _finite(entry.effect) is not None]
+    shown = [entry for entry in entries if finite(entry.effect) is not None]
     shown = [entry for entry in shown if entry.estimator in ("contrast", "difference")]
     claims = [[e for e in shown if e.claim == claim] for claim in dict.fromkeys(entry.claim for entry in shown)]
     rows = [_lines(claim) for claim in claims]
@@ -83,8 +82,8 @@ def _lines(entries: "Sequence[Entry]") -> Rows:
                 "claim": entry.claim,
                 "label": shorten(on, _LONGEST + 8) or "everywhere",
                 "value": entry.effect,
-                "ci_low": _finite(entry.low),
-                "ci_high": _finite(entry.high),
+                "ci_low": finite(entry.low),
+                "ci_high": finite(entry.high),
                 "verdict": shorten(entry.verdict),
                 "metric": entry.metric,
                 "expected": entry.expect,
@@ -97,17 +96,13 @@ def _lines(entries: "Sequence[Entry]") -> Rows:
     return rows
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
 def _figure(rows: Rows, source: str, number: int, pages: int, ends: tuple[float, float]) -> Figure:
     from featcache.report.figures import point_charts
 
     told = ", ".join(f"{count} {verdict}" for verdict, count in Counter(row["verdict"] for row in rows).most_common())
     part = f", part {number} of {pages}" if pages > 1 else ""
     return Figure(
-        f"claims-{_stem(source)}" + (f"-{number}" if number > 1 else ""),
+        f"claims-{file_stem(source, 'claims')}" + (f"-{number}" if number > 1 else ""),
         f"Claims: {shorten(source, 80)}{part}",
         f"{told[0].upper()}{told[1:]}. Effect of each claim with its 95 % interval, not adjusted; the word is the "
         "verdict, a test after Holm's correction within the claim's family (▲ held, ■ failed, ● cannot tell).",
@@ -115,7 +110,3 @@ def _figure(rows: Rows, source: str, number: int, pages: int, ends: tuple[float,
         rows,
         point_charts.forest(rows, title="effect (difference of scores)", ends=ends),
     )
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80] or "claims"

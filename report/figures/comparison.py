@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from featcache.report.figures import theme
-from featcache.report.figures.figure import Figure, shorten
+from featcache.report.figures.figure import Figure
+from featcache.report.names import shorten
 from featcache.report.runs import metric_title
 from featcache.report.tables import signed
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from featcache.report.figures import theme
-from featcache.report.figures.figure import Figure, escape, shorten
+from featcache.report.figures.figure import Figure, escape
+from featcache.report.names import shorten
 from featcache.report.runs import REFERENCE, RunResults, metric_title
 from featcache.report.seeds import headline_run
 from featcache.report.sentences import listed

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from featcache.report.figures import charts, map_charts, theme
-from featcache.report.figures.figure import Figure, columns_for, shorten
+from featcache.report.figures.figure import Figure, columns_for
+from featcache.report.names import shorten
 from featcache.report.runs import REFERENCE, RunResults, metric_title, metrics_of, mixture_text, number
 from featcache.report.seeds import headline_run
 from featcache.report.sentences import listed

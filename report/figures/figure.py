@@ -12,7 +12,6 @@ from typing import Any
 
 from featcache.errors import LibraryMissing
 from featcache.printing import printable
-from featcache.report.names import shorten as shorten
 
 
 def require_renderer() -> None:

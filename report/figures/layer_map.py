@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.errors import UsageError
 from featcache.report.figures import theme
-from featcache.report.figures.figure import Figure, require_renderer, shorten
+from featcache.report.figures.figure import Figure, require_renderer
+from featcache.report.names import shorten
 from featcache.report.terminal.alignment import PAIRINGS
 from featcache.storage.outputs import write_output
 

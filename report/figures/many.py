@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any
 from featcache.printing import printable
 from featcache.report.figures import many_charts, theme
 from featcache.report.figures.choices import adapter_bars, loss_by_choice
-from featcache.report.figures.figure import Figure, shorten
-from featcache.report.figures.recipes import colours_of, most_varied, short_names
+from featcache.report.figures.figure import Figure
+from featcache.report.figures.recipes import colours_of, most_varied, recipe_labels
+from featcache.report.names import shorten
 from featcache.report.runs import REFERENCE, RunResults, metric_title, metrics_of, number
 from featcache.report.seeds import (
+    Headline,
     by_test,
     by_validation,
+    choose_headline,
     headline_run,
     is_range,
     on_validation,
-    same_validation,
     score_text,
 )
 from featcache.report.tables import epoch_curve
@@ -49,8 +51,8 @@ def joint_distribution(runs: Sequence[RunResults]) -> Figure | None:
     measured = [run for run in runs if run.reference]
     if not measured:
         return None
-    headline, _ = headline_run(runs)
-    names, marks = short_names(runs), {}
+    chosen = choose_headline(runs)
+    headline, names, marks = chosen.run, recipe_labels(runs), {}
     panels: list[dict[str, Any]] = []
     groups = by_test(measured)
     for group in groups:
@@ -68,7 +70,7 @@ def joint_distribution(runs: Sequence[RunResults]) -> Figure | None:
                 | _chance(group, metric)
             )
     score = headline.on_test("trained", "joint", headline.metrics[0])
-    told = f"The headline run, {names[headline.label]}, {_chosen(measured)}"
+    told = f"The headline run, {names[headline.label]}, {_chosen(chosen, len(runs))}"
     told += f" and reaches {score_text(score)}" if score else ""
     apart = f" {len(groups)} sets of runs on other features or test groups stand apart." if len(groups) > 1 else ""
     return Figure(
@@ -85,15 +87,13 @@ def joint_distribution(runs: Sequence[RunResults]) -> Figure | None:
     )
 
 
-def _chosen(runs: Sequence[RunResults]) -> str:
-    """How `headline_run` found it, in a few words."""
-    candidates = [run for run in runs if not run.is_control] or [*runs]
-    if len(candidates) == 1:
-        return "is the only one that is no control" if len(runs) > 1 else "is the only one"
-    known = all(on_validation(run) is not None for run in candidates)
-    if known and same_validation(candidates):
+def _chosen(headline: Headline, runs: int) -> str:
+    """How the headline run was chosen, in a few words."""
+    if headline.place:
         return "was chosen on validation"
-    return "is the first named, for the recipes share no criterion on validation,"
+    if len(headline.candidates) > 1:
+        return "is the first named, for the recipes share no criterion on validation,"
+    return "is the only one that is no control" if runs > 1 else "is the only one"
 
 
 def curves_of_runs(runs: Sequence[RunResults]) -> Figure | None:
@@ -106,7 +106,7 @@ def curves_of_runs(runs: Sequence[RunResults]) -> Figure | None:
     if not stepped:
         return None
     headline, _ = headline_run(runs)
-    names, marks = short_names(runs), {}
+    names, marks = recipe_labels(runs), {}
     setting, values = most_varied(stepped)
     first = by_test(stepped)
     panels: list[dict[str, Any]] = []

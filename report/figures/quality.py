@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from featcache.report.figures import scatter, theme
-from featcache.report.figures.figure import Figure, shorten
+from featcache.report.figures.figure import Figure
+from featcache.report.names import shorten
 from featcache.report.runs import metric_title
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from featcache.printing import printable
 from featcache.report.figures import theme
-from featcache.report.figures.figure import shorten
+from featcache.report.names import shorten
 from featcache.report.runs import RunResults
 from featcache.report.seeds import recipe_names, varied_settings
 
@@ -13,7 +13,7 @@ OTHER = "other"
 _LONGEST = 42
 
 
-def short_names(runs: Sequence[RunResults]) -> dict[str, str]:
+def recipe_labels(runs: Sequence[RunResults]) -> dict[str, str]:
     """Label of each run -> a name of its recipe that fits beside a line, unique among them."""
     names: dict[str, str] = {}
     for label, recipe in recipe_names(runs).items():

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from featcache.report.figures import charts, theme
-from featcache.report.figures.figure import Figure, columns_for, shorten
+from featcache.report.figures.figure import Figure, columns_for
+from featcache.report.names import shorten
 from featcache.report.runs import RECALLS, RunResults, metric_title, metrics_of, number
 from featcache.report.seeds import score_text
 from featcache.report.sentences import listed

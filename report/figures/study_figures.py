@@ -1,13 +1,12 @@
 """Figures of a sweep: its plots, drawn from its table of points."""
 
 import json
-import math
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from featcache.report.figures import theme
-from featcache.report.figures.figure import Figure, require_renderer, shorten
+from featcache.report.figures.figure import Figure, require_renderer
+from featcache.report.names import file_stem, finite, is_number, shorten
 from featcache.report.runs import metric_title
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def plot_figure(plot: "Plot", sweep: "SweepTables") -> Figure | None:
         return None
     key = plot.colour.replace("_", " ")
     series = dict.fromkeys(row["series"] for row in rows)
-    if len(series) > 1 and any(_is_number(one) for one in series):  # a number says nothing without its name
+    if len(series) > 1 and any(is_number(one) for one in series):  # a number says nothing without its name
         rows = [row | {"series": f"{key} {row['series']}"} for row in rows]
         series = dict.fromkeys(row["series"] for row in rows)
     colours = {one: theme.series(number)[0] for number, one in enumerate(series)}
@@ -80,7 +79,7 @@ def plot_figure(plot: "Plot", sweep: "SweepTables") -> Figure | None:
     words = "; ".join(dict.fromkeys(row["interval"] for row in rows if row["interval"])) or "no interval: one run"
     chance = " Grey: chance." if any(row["chance"] is not None for row in rows) else ""
     return Figure(
-        _stem(plot.name),
+        file_stem(plot.name, "figure"),
         f"{shorten(sweep.name, 60)}: {shorten(plot.name, 80)}",
         f"{sweep.question} Means over seeds; intervals: {words}.{chance} Panels of one metric share a scale.",
         f"{plot.name} by {plot.x}, {len(panels)} panels",
@@ -132,28 +131,17 @@ def _rows(plot: "Plot", points: "pl.DataFrame") -> Rows:
                 "panel": " · ".join(part for part in parts if part),
                 "metric": metric,
                 "label": labels[point["x"]],
-                "x": _finite(point["x_number"]),
+                "x": finite(point["x_number"]),
                 "series": shorten(point["colour"], _LONGEST) or "none",
                 "value": point["y"],
-                "ci_low": _finite(point["low"]),
-                "ci_high": _finite(point["high"]),
-                "chance": _finite(point["chance"]),
+                "ci_low": finite(point["low"]),
+                "ci_high": finite(point["high"]),
+                "chance": finite(point["chance"]),
                 "runs": point["runs"],
                 "interval": point["interval"],
             }
         )
     return rows
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
 
 
 def _at(plot: "Plot", point: dict[str, Any], rest: dict[str, Any], column: str) -> Any:
@@ -188,7 +176,3 @@ def _said(key: str, value: Any) -> str:
     if key == "reference":
         return f"against {(str(value).split('/') + [str(value)])[1]}"
     return f"{key.replace('_', ' ')} {value}"
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80] or "figure"

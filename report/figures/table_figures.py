@@ -1,12 +1,12 @@
 """Figures of the tables that commands write: curves, layer grids, ceilings, alignment and competence."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from featcache.report.figures import theme
-from featcache.report.figures.figure import Figure, shorten
+from featcache.report.figures.figure import Figure
 from featcache.report.figures.layer_map import layer_figure
+from featcache.report.names import finite, shorten
 from featcache.report.runs import metric_title
 from featcache.report.terminal.alignment import PAIRINGS
 
@@ -21,21 +21,12 @@ _SOURCES = {"x": "linear map of x", "y": "linear map of y", "both": "linear map 
 
 
 def table_figures(tables: "Sequence[InputTable]") -> list[Figure]:
-    """The figures of tables that speak for themselves, named so that no two share a name.
+    """The figures of tables that speak for themselves; those of two tables of a kind share a name.
 
     Costs and competence are drawn by `quality_against_cost` and `competence_figure`, of what studies make of them.
     """
-    from dataclasses import replace
-
-    figures: list[Figure] = []
-    for table in tables:
-        for draw in _DRAWINGS.get(table.kind, ()):
-            figure = draw(table)
-            if figure is not None:
-                taken = [each.name for each in figures]
-                again = sum(name == figure.name or name.startswith(f"{figure.name}-") for name in taken)
-                figures.append(replace(figure, name=f"{figure.name}-{again + 1}") if again else figure)
-    return figures
+    drawn = [draw(table) for table in tables for draw in _DRAWINGS.get(table.kind, ())]
+    return [figure for figure in drawn if figure is not None]
 
 
 def gallery_curve(table: "InputTable") -> Figure | None:
@@ -100,7 +91,7 @@ def ceiling_figure(table: "InputTable") -> Figure | None:
                 "value": sum(values) / len(values),
                 "ci_low": min(values),
                 "ci_high": max(values),
-                "chance": _finite(cell["chance"].mean()),
+                "chance": finite(cell["chance"].mean()),
                 "folds": len(values),
             }
         )
@@ -133,7 +124,7 @@ def mixing_figure(table: "InputTable") -> Figure | None:
         return None
     rows: Rows = [
         {"x": row["weight"], "value": row["value"], "series": "mixture", "metric": row["metric"], "ci_low": None,
-         "ci_high": None, "chance": _finite(row["chance"])}
+         "ci_high": None, "chance": finite(row["chance"])}
         for row in kept.sort("weight").iter_rows(named=True)
     ]  # fmt: skip
     metrics = [*dict.fromkeys(row["metric"] for row in rows)]
@@ -161,7 +152,7 @@ def align_figure(table: "InputTable") -> Figure | None:
 
     rows: Rows = []
     for row in table.rows.filter(table.rows["value"].is_finite()).iter_rows(named=True):
-        numbers = {name: _finite(row[name]) for name in ("chance", "null_low", "null_high", "ci_low", "ci_high")}
+        numbers = {name: finite(row[name]) for name in ("chance", "null_low", "null_high", "ci_low", "ci_high")}
         label = shorten(metric_title(row["metric"]), _LONGEST)
         score = {"metric": "", "label": label, "value": row["value"], **numbers, "n": row["n"], "k": row["k"]}
         look = {"_colour": theme.series(0)[0], "_fill": theme.series(0)[0], "_shape": "circle", "_size": 60}
@@ -285,14 +276,10 @@ def _means(rows: Any, x: str) -> Rows:
         ends = (min(values), max(values)) if len(values) > 1 else (None, None)
         points.append(
             {"x": float(at), "value": sum(values) / len(values), "ci_low": ends[0], "ci_high": ends[1],
-             "chance": _finite(cell["chance"].mean()), "draws": len(values), "series": "score",
+             "chance": finite(cell["chance"].mean()), "draws": len(values), "series": "score",
              "metric": cell["metric"][0], "short_rows": int(cell["short_rows"].sum())}
         )  # fmt: skip
     return points
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _curve(name: str, points: Rows, x: str, y: str, title: str, caption: str) -> Figure:

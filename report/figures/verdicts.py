@@ -5,7 +5,6 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from featcache.report.answer import answer
-from featcache.report.certainty import unanimous
 from featcache.report.figures import theme, verdict_charts
 from featcache.report.figures.figure import Figure
 from featcache.report.names import short_names, shorten
@@ -38,7 +37,7 @@ def hero(runs: Sequence[RunResults]) -> Figure | None:
     table.sort(key=lambda row: _ORDER.index(row.group))
     rows = [_dot(row, metric, run) for row in table] + _shuffled(run, metric)
     contrasts = [
-        {"label": label, "text": _bracket_text(row), "_colour": _TEXTS.get(unanimous(row), theme.MUTED)}
+        {"label": label, "text": _bracket_text(row), "_colour": _TEXTS.get(row.unanimous, theme.MUTED)}
         | {"contrast": row.contrast, "verdict": row.verdict, "difference": row.difference, "interval": row.interval}
         for row in contrast_table([run])
         if row.metric == metric and row.whole == "joint" and (label := _compared_with(row, table, run))
@@ -166,7 +165,7 @@ def _compared_with(row: VerdictRow, table: Sequence[AlignmentRow], run: RunResul
 
 
 def _bracket_text(row: VerdictRow) -> str:
-    verdict = unanimous(row) or row.verdict
+    verdict = row.unanimous or row.verdict
     sign = _SIGNS.get(verdict, "○")
     return f"{sign} {verdict}: {row.difference} {row.interval}"
 
@@ -183,7 +182,7 @@ def _band(scores: "Sequence[Row]") -> tuple[float, float] | None:
 
 
 def _cell(run: RunResults, row: VerdictRow, name: str, columns: Sequence[str]) -> dict[str, Any]:
-    verdict, title = unanimous(row), metric_title(row.metric)
+    verdict, title = row.unanimous, metric_title(row.metric)
     column = f"{name}\n{title}" if name else title
     column = column if column in columns else name
     return {

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from featcache.report.figures.figure import escape, shorten
+from featcache.report.figures.figure import escape
+from featcache.report.names import shorten
 from featcache.report.runs import metric_title
 from featcache.report.tables import signed
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from featcache.report.figures.figure import escape, shorten
+from featcache.report.figures.figure import escape
+from featcache.report.names import is_number, shorten
 from featcache.report.runs import RECALLS, RunResults, metric_title, number
 from featcache.report.seeds import (
     by_test,
@@ -132,21 +133,13 @@ def _setting(
     name: str, runs: Sequence[RunResults], values: Sequence[str]
 ) -> tuple[str, Callable[[RunResults], _Cell | None], bool]:
     by_run = {run.label: value for run, value in zip(runs, values, strict=True)}
-    numbers = all(_is_number(value) for value in values if value != "–")
+    numbers = all(is_number(value) for value in values if value != "–")
 
     def read(run: RunResults) -> _Cell | None:
         value = shorten(by_run[run.label])
         return None if value == "–" else _Cell(value, value)
 
     return "number" if numbers else "text", read, True
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _joint(metric: str) -> Callable[[RunResults], _Cell | None]:

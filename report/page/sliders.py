@@ -5,7 +5,8 @@ from math import isfinite
 from typing import Any
 
 from featcache.report.figures import theme
-from featcache.report.figures.figure import escape, shorten
+from featcache.report.figures.figure import escape
+from featcache.report.names import shorten
 from featcache.report.page.samples import json_script
 from featcache.report.runs import REFERENCE, RunResults
 

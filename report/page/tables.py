@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from featcache.report.caveats import OLD_FORMAT
 from featcache.report.figures.figure import escape
 from featcache.report.page.html import NONE
 from featcache.report.runs import RECALLS, RunResults, metric_title, metrics_of, mixture_text, number
 from featcache.report.seeds import headline_run, interval_text
-from featcache.report.sentences import OLD_FORMAT
 from featcache.report.tables import (
     AlignmentRow,
     RetrievalRow,

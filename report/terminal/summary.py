@@ -196,10 +196,9 @@ def _mean_curve(curves: Sequence[Curve]) -> Curve:
 
 def _facts(run: RunResults) -> list[str]:
     """As in "mutual-kNN, k = 10, 225 test groups, chance .045", in parts."""
-    row = run.find(stage="trained", split="test", direction="", metric=run.metrics[0])[0]
-    facts = [f"k = {row.k}" if row.k else "", f"{row.n:,} test groups" if row.n else ""]
-    facts = [metric_title(row.metric), *facts, f"chance {decimals(row.chance)}" if row.chance is not None else ""]
-    known = [fact for fact in facts if fact]
+    from featcache.report.tables import score_facts
+
+    known = score_facts(run.find(stage="trained", split="test", direction="", metric=run.metrics[0])[0], decimals)
     return [*(f"{fact}," for fact in known[:-1]), known[-1]]
 
 
