@@ -25,3 +25,7 @@ class RunDamaged(FeatcacheError):
 
 class TrainingDiverged(FeatcacheError):
     """The loss or the weights stopped being finite: lower the learning rate."""
+
+
+class EnsembleInvalid(UsageError):
+    """An ensemble's shapes, rates or data do not belong together: give as many as there are members."""

@@ -1,0 +1,1 @@
+"""Synthetic modalities with known redundancy, uniqueness and synergy: label tables and draws."""

@@ -1,0 +1,1 @@
+"""Information of tables of probabilities: entropies, Bayes accuracies, partial information decompositions."""

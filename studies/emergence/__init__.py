@@ -1,0 +1,1 @@
+"""When alignment emerges, and when it predicts performance: encoders trained apart and together on known modalities."""
