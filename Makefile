@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself when it must. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup links demo extract train align study report pull push test test-all attack check docs bench bench-store bench-metrics bench-train clean
+.PHONY: help setup links demo extract train align study report pull push test test-all attack check docs bench bench-store bench-metrics bench-emergence bench-train clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -118,6 +118,9 @@ bench-store: setup ## Measure the store as ratios against raw files, and extract
 
 bench-metrics: setup ## Measure neighbours, CKA and layer grids against faiss and the published forms: DEVICE=cpu|cuda
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/python benchmarks/alignment.py $(call option,device,$(DEVICE))
+
+bench-emergence: setup ## Measure many small encoders trained at once against one module an encoder
+	@$(BIN)/python benchmarks/ensembles.py
 
 bench-train: setup ## Measure training at the size of Flickr30k, and what tracking every epoch adds
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/python benchmarks/training.py

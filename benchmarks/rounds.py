@@ -57,6 +57,12 @@ class Workload:
 # -- timing and telling -----------------------------------------------------------------------------------------------
 
 
+def processor() -> str:
+    """Name of the processor, as the system tells it."""
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "unknown")
+
+
 def seconds(run: Callable[[], object]) -> float:
     started = perf_counter()
     run()

@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from rounds import processor
 
 import featcache.trainer.fit as training
 from featcache.features import Features
@@ -34,12 +35,6 @@ def side(width: int, rows: int, seed: int) -> Features:
     splits = np.array([name for name, count in SPLITS.items() for _ in range(count)], object)
     ids = np.array([f"{name}#{row}" for name in names for row in range(rows)], object)
     return Features(values.astype(np.float16), ids, np.repeat(names, rows), np.repeat(splits, rows), dataset="made up")
-
-
-def processor() -> str:
-    """Name of the processor, as the system tells it."""
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), "unknown")
 
 
 def main() -> None:

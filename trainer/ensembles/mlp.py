@@ -139,4 +139,5 @@ def initial_mlps(
 
 
 def _activated(value: Tensor, activation: Activation) -> Tensor:
-    return value.tanh() if activation == "tanh" else torch.nn.functional.leaky_relu(value, SLOPE)
+    """The activation of what a product has just written, in its place."""
+    return value.tanh_() if activation == "tanh" else torch.nn.functional.leaky_relu_(value, SLOPE)
