@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself when it must. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup links demo extract train align study report pull push test test-all attack check docs bench bench-store bench-metrics bench-emergence bench-train clean
+.PHONY: help setup links demo extract train align study emergence report pull push test test-all attack check docs bench bench-store bench-metrics bench-emergence bench-train clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,6 +27,7 @@ DEVICE ?=
 WORKERS ?= 2
 PROFILE ?= quick
 STUDY ?= study
+EMERGENCE ?= emergence
 EXPERIMENTS ?= $(filter-out experiments/claims.toml,$(wildcard experiments/*.toml))
 COMPETENCE ?= efficientnet-lite0 efficientnet-lite1 efficientnet-lite2 dinov2-small-saliency efficientnet-lite2-random0 names-de/minilm
 ONLY ?=
@@ -80,6 +81,12 @@ study: setup ## Run the experiments and judge the claims: PROFILE=quick|full EXP
 	$(FEATCACHE) competence openmoji $(COMPETENCE) --skip-uncached --out '$(STUDY)/competence/$(PROFILE)/rows.parquet' $(cache_option); \
 	$(FEATCACHE) ledger --profile $(PROFILE) --out '$(STUDY)' --figures; \
 	exit $$failed
+
+# goes on where it was interrupted, by block of encoders
+emergence: setup ## Study when alignment emerges on synthetic modalities, minutes or an hour: PROFILE=quick|standard EMERGENCE=
+	@$(FEATCACHE) emergence synthetic --profile $(PROFILE) --out '$(EMERGENCE)'
+	@$(FEATCACHE) emergence together --profile $(PROFILE) --out '$(EMERGENCE)'
+	@$(FEATCACHE) report '$(EMERGENCE)/synthetic/$(PROFILE)' '$(EMERGENCE)/together/$(PROFILE)' --out '$(EMERGENCE)/page'
 
 pull: setup ## Fetch features from colleagues: REMOTE= ARRAYS="flickr30k/*/gpt2" CACHE=
 	@$(FEATCACHE) pull $(or $(REMOTE),$(error name a place, as in make pull REMOTE=s3://lab/cache)) $(ARRAYS) $(cache_option)

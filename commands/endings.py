@@ -50,8 +50,9 @@ AFTER_INTERRUPTION: Mapping[str, str] = MappingProxyType(
 
 def interruption() -> str:
     """What the user reads when a command was interrupted: what of its work is kept."""
-    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-    return f"Interrupted. {AFTER_INTERRUPTION.get(command, _NOTHING)}"
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    one_of_group, command = " ".join(words[:2]), "".join(words[:1])
+    return f"Interrupted. {AFTER_INTERRUPTION.get(one_of_group) or AFTER_INTERRUPTION.get(command, _NOTHING)}"
 
 
 def exit_code(error: Exception) -> int:

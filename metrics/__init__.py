@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from featcache.metrics.certainty.nulls import Null, permutation_null, permutation_null_cka, permutation_null_knn
     from featcache.metrics.combine import group_mean, joint, mixed
     from featcache.metrics.errors import MetricError
+    from featcache.metrics.information.decompositions import (
+        DECOMPOSITIONS,
+        Decomposition,
+        broja,
+        broja_of_margins,
+        common_information,
+        minimum_information,
+    )
+    from featcache.metrics.information.tables import bayes_accuracy, entropy, mutual_information
     from featcache.metrics.knn.approximate import approximate_neighbors
     from featcache.metrics.knn.gallery import neighbors_in
     from featcache.metrics.knn.graph import Neighbors, neighbors
@@ -70,6 +79,9 @@ _MODULES = {
     "certainty.noise": "spectrum_noise",
     "certainty.nulls": "Null permutation_null permutation_null_cka permutation_null_knn",
     "errors": "MetricError",
+    "information.decompositions": "DECOMPOSITIONS Decomposition broja broja_of_margins common_information"
+    " minimum_information",
+    "information.tables": "bayes_accuracy entropy mutual_information",
     "knn.approximate": "approximate_neighbors",
     "knn.gallery": "neighbors_in",
     "knn.graph": "Neighbors neighbors",

@@ -25,15 +25,18 @@ it lacks, and JSON in escapes.
 
 
 def command_names() -> list[str]:
-    """Every command, in the order of the help page."""
-    return list(typer.main.get_command(app).commands)  # pyright: ignore[reportAttributeAccessIssue]
+    """Every command, in the order of the help page; one of a group with the group's name before it."""
+    names: list[str] = []
+    for name, command in typer.main.get_command(app).commands.items():  # pyright: ignore[reportAttributeAccessIssue]
+        names += [name, *(f"{name} {one}" for one in getattr(command, "commands", ()))]
+    return names
 
 
 def help_page() -> str:
     """The page: the help of the whole, then one section a command."""
     parts = [HEAD, _block([])]
     for name in command_names():
-        parts += [f"## {name}\n", _block([name])]
+        parts += [f"## {name}\n", _block(name.split())]
     return "\n".join(parts)
 
 

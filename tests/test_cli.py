@@ -227,7 +227,7 @@ def test_help_of_every_command_imports_nothing_heavy() -> None:
     code = (
         "import sys, json\nfrom typer.testing import CliRunner\nfrom featcache.commands.app import app\n"
         "for name in json.loads(sys.argv[1]):\n"
-        "    assert CliRunner().invoke(app, [name, '--help']).exit_code == 0, name\n"
+        "    assert CliRunner().invoke(app, [*name.split(), '--help']).exit_code == 0, name\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     command = [sys.executable, "-c", code, json.dumps(command_names())]

@@ -1,6 +1,7 @@
 """The released generator of two modalities whose label reads U unique bits and as many shared ones as remain."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
@@ -127,11 +128,12 @@ def label_bits(generator: Released, uniqueness: int) -> LabelBits:
     return LabelBits(*chosen)
 
 
+@lru_cache(maxsize=16)
 def label_table(generator: Released, uniqueness: int) -> Table:
     """p(y | shared, unique 1, unique 2): softmax of weighted bits, classes reweighted until all are as likely.
 
     Returns:
-        [2^shared, 2^unique, 2^unique, classes]; the last axis sums to 1.
+        [2^shared, 2^unique, 2^unique, classes], not to be written to; the last axis sums to 1.
 
     Raises:
         DataInvalid: If there is no such level.
@@ -148,15 +150,24 @@ def label_table(generator: Released, uniqueness: int) -> Table:
     weights = np.split(_weights(generator)[0], np.cumsum([part.shape[1] for part in parts])[:2])
     terms = [part @ weight for part, weight in zip(parts, weights, strict=True)]
     logits = terms[0][:, None, None] + terms[1][None, :, None] + terms[2][None, None]
-    table = np.exp((logits - logits.max(axis=3, keepdims=True)) / generator.temperature)
-    table /= table.sum(axis=3, keepdims=True)
-    wanted = np.full(generator.classes, 1 / generator.classes)
+    table = softmax_table(logits, generator.temperature)
+    table.setflags(write=False)
+    return table
+
+
+def softmax_table(
+    logits: Float[np.ndarray, "*codes classes"], temperature: float
+) -> Float[np.ndarray, "*codes classes"]:
+    """Softmax over the last axis, classes reweighted until all are as likely within .01, as released."""
+    table = np.exp((logits - logits.max(axis=-1, keepdims=True)) / temperature)
+    table /= table.sum(axis=-1, keepdims=True)
+    wanted = np.full(table.shape[-1], 1 / table.shape[-1])
     for _ in range(_ROUNDS):
-        current = table.mean(axis=(0, 1, 2))
+        current = table.mean(axis=tuple(range(table.ndim - 1)))
         if np.allclose(current, wanted, atol=_TOLERANCE):
             break
         table = table * (wanted / current)
-        table /= table.sum(axis=3, keepdims=True)
+        table /= table.sum(axis=-1, keepdims=True)
     return table
 
 

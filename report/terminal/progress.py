@@ -1,6 +1,7 @@
 """Progress displays on stderr; silent where stderr is no terminal."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -8,9 +9,10 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from featcache.printing import safe_text
-from featcache.report.terminal.console import console
+from featcache.report.terminal.console import console, duration
 
 if TYPE_CHECKING:
+    from featcache.studies.emergence.pool import OnProgress
     from featcache.trainer.fit import Epoch
 
 
@@ -83,3 +85,27 @@ def byte_progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=console(stderr=True), transient=True, disable=silent) as progress:
         task = progress.add_task(_plain(title).plain, total=total)
         yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
+def share_progress(title: str) -> "Iterator[OnProgress]":
+    """A bar of the share that is done, with the time that is left; where there is no terminal, a line for what ended.
+
+    Yields:
+        What takes the share, 0 to 1, and the part that has just ended or "".
+    """
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    started, lines = time.monotonic(), not sys.stderr.isatty()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True, disable=lines) as progress:
+        task = progress.add_task(_plain(title).plain, total=1.0)
+
+        def on_progress(share: float, ended: str) -> None:
+            progress.update(task, completed=share)
+            if lines and ended:
+                left = (time.monotonic() - started) * (1 / share - 1) if 0 < share < 1 else 0.0
+                words = f", about {duration(left)} left" if left >= 1 else ""
+                console(stderr=True).print(_plain(f"[{share:.0%}] {ended}: done{words}"))
+
+        yield on_progress

@@ -143,14 +143,14 @@ class _Workers:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, self.resources))
-        with _environment(dict.fromkeys(THREADS, str(self.resources.threads))):
+        with child_environment(dict.fromkeys(THREADS, str(self.resources.threads))):
             process.start()
         theirs.close()
         return ours, process
 
 
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def child_environment(values: dict[str, str]) -> Iterator[None]:
     """Variables that a process which is started inside the block inherits: libraries read them once, on loading."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
