@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from featcache.commands import alignment, cache, downstream, endings, extraction, sharing, study, training
+from featcache.commands import alignment, cache, downstream, emergence, endings, extraction, sharing, study, training
 
 app = typer.Typer(
     name="featcache",
@@ -68,6 +68,7 @@ COMMANDS = {
 }
 for name, function in COMMANDS.items():
     app.command(name)(function)
+app.add_typer(emergence.app, name="emergence")
 
 
 def main() -> None:

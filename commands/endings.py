@@ -11,6 +11,7 @@ DONE, FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 _NOTHING = "Nothing was changed."
 _GOES_ON = "run the same command again to go on."
 _GRAPHS = "No result was written; neighbour graphs that were finished stay in the cache."
+_BLOCKS = f"Encoders of blocks that were finished stay: {_GOES_ON}"
 AFTER_INTERRUPTION: Mapping[str, str] = MappingProxyType(
     {
         "demo": f"What was extracted and the runs that were finished stay: {_GOES_ON}",
@@ -44,6 +45,11 @@ AFTER_INTERRUPTION: Mapping[str, str] = MappingProxyType(
         "sync": f"What arrived stays: {_GOES_ON}",
         "export": "No file was written.",
         "import": f"What was imported stays: {_GOES_ON}",
+        "emergence": _NOTHING,
+        "emergence synthetic": _BLOCKS,
+        "emergence together": _BLOCKS,
+        "emergence spoken-digits": _BLOCKS,
+        "emergence multibench": _BLOCKS,
     }
 )
 

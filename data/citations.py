@@ -48,6 +48,22 @@ ELLIOTT_2016 = r"""@inproceedings{elliott2016multi30k,
   archivePrefix = {arXiv}
 }
 """
+ALPAYDIN_1998 = r"""@misc{alpaydin1998optical,
+  title = {Optical Recognition of Handwritten Digits},
+  author = {Alpaydin, E. and Kaynak, C.},
+  howpublished = {UCI Machine Learning Repository},
+  year = {1998},
+  url = {https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits}
+}
+"""
+FSDD = r"""@misc{fsdd,
+  title = {{Free Spoken Digit Dataset}},
+  author = {Jackson, Zohar and others},
+  howpublished = {GitHub repository},
+  note = {CC BY-SA 4.0},
+  url = {https://github.com/Jakobovski/free-spoken-digit-dataset}
+}
+"""
 KRIZHEVSKY_2009 = r"""@techreport{krizhevsky2009learning,
   title = {Learning Multiple Layers of Features from Tiny Images},
   author = {Krizhevsky, Alex},

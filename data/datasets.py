@@ -16,7 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from featcache.data.citations import (
+    ALPAYDIN_1998,
     ELLIOTT_2016,
+    FSDD,
     HUH_2024,
     KARPATHY_2015,
     KRIZHEVSKY_2009,
@@ -160,6 +162,21 @@ _ENTRIES = (
         ),
         may_show={"captions": "captions: Wikipedia by way of WIT, CC BY-SA 3.0"},
         citation=SRINIVASAN_2021 + HUH_2024,
+    ),
+    DatasetEntry(
+        name="spoken-digits",
+        opener="spoken_digits:open_spoken_digits",
+        description="1,740 pairs of a digit's image (8 x 8 pixels) and a recording of it, by six speakers",
+        licence="recordings: CC BY-SA 4.0; images: UCI Machine Learning Repository, as scikit-learn holds them",
+        views=("images", "speech"),
+        needs_root=True,
+        labels=("digit", "mixed-17", "mixed-33", "mixed-50", "mixed-67", "mixed-83", "speaker"),
+        ways=(
+            "--root DIR with the recordings, <digit>_<speaker>_<take>.wav, or with recordings/ of them: a copy of "
+            "https://github.com/Jakobovski/free-spoken-digit-dataset",
+            "the images are in a package: pip install scikit-learn",
+        ),
+        citation=ALPAYDIN_1998 + FSDD,
     ),
     DatasetEntry(
         name="folder",
