@@ -4,7 +4,19 @@ from typing import Annotated
 
 import typer
 
-from featcache.commands import alignment, cache, downstream, emergence, endings, extraction, sharing, study, training
+from featcache.commands import (
+    advise,
+    alignment,
+    cache,
+    dials,
+    downstream,
+    emergence,
+    endings,
+    extraction,
+    sharing,
+    study,
+    training,
+)
 
 app = typer.Typer(
     name="featcache",
@@ -50,6 +62,7 @@ COMMANDS = {
     "competence": alignment.competence,
     "probe": downstream.probe,
     "heads": downstream.heads,
+    "advise": advise.advise,
     "report": training.report,
     "ls": cache.list_arrays,
     "show": cache.show,
@@ -68,6 +81,8 @@ COMMANDS = {
 }
 for name, function in COMMANDS.items():
     app.command(name)(function)
+for dial in (dials.swapped, dials.perturb, dials.perturbed, dials.graded):
+    emergence.app.command()(dial)
 app.add_typer(emergence.app, name="emergence")
 
 

@@ -30,6 +30,7 @@ AFTER_INTERRUPTION: Mapping[str, str] = MappingProxyType(
         "competence": _GRAPHS,
         "probe": "No result was written.",
         "heads": "No result was written.",
+        "advise": "No result was written.",
         "report": "Page and figures are not whole: run the same command again.",
         "ls": _NOTHING,
         "show": _NOTHING,
@@ -50,6 +51,10 @@ AFTER_INTERRUPTION: Mapping[str, str] = MappingProxyType(
         "emergence together": _BLOCKS,
         "emergence spoken-digits": _BLOCKS,
         "emergence multibench": _BLOCKS,
+        "emergence swapped": "No table was written.",
+        "emergence perturb": f"What was encoded stays: {_GOES_ON}",
+        "emergence perturbed": "No table was written.",
+        "emergence graded": f"What was encoded stays: {_GOES_ON}",
     }
 )
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from featcache.report.figures.figure import Figure
     from featcache.report.inputs import Inputs
+    from featcache.report.page.study import StudyPage
 
 
 def figures_of_inputs(inputs: "Inputs") -> "dict[str, list[Figure]]":
@@ -39,15 +40,28 @@ def figures_of_inputs(inputs: "Inputs") -> "dict[str, list[Figure]]":
     return _named_apart({heading: figures for heading, figures in shown.items() if figures})
 
 
-def check_drawn(inputs: "Inputs", studies: "Mapping[str, Sequence[Figure]]") -> None:
+def emergence_of_inputs(inputs: "Inputs") -> "StudyPage | None":
+    """The page of the study of emergence, what several generators say together included; None without its tables.
+
+    Args:
+        inputs: From `featcache.report.inputs.read_inputs`.
+    """
+    from featcache.report.page.emergence import emergence_study
+    from featcache.studies.emergence.parts import part_slopes
+
+    return emergence_study(inputs.tables, part_slopes([table.rows for table in inputs.of_kind("maxima")]))
+
+
+def check_drawn(inputs: "Inputs", studies: "Mapping[str, Sequence[Figure]]", study: "StudyPage | None" = None) -> None:
     """Refuses inputs of which nothing can be drawn.
 
     Raises:
         UsageError: If there are no runs and no figures.
     """
     from featcache.errors import UsageError
+    from featcache.report.page.study import figures_of
 
-    if not inputs.runs and not studies:
+    if not inputs.runs and not studies and not (study and figures_of(study)):
         named = ", ".join(str(table.path) for table in inputs.tables) or "what was named"
         raise UsageError(
             f"nothing to draw of {named}: costs are drawn beside the scores of a sweep or of competence\n"

@@ -289,7 +289,7 @@ def report(
     it. Nothing is downloaded.
     """
     from featcache.commands.exhibits import headline_exhibits
-    from featcache.commands.inputs import check_drawn, figures_of_inputs
+    from featcache.commands.inputs import check_drawn, emergence_of_inputs, figures_of_inputs
     from featcache.report.figures.figure import require_renderer
     from featcache.report.inputs import read_inputs
     from featcache.report.page.write import check_page_place, write_report
@@ -300,10 +300,10 @@ def report(
     inputs = read_inputs(paths)
     exhibits = headline_exhibits(inputs.runs, texts=texts, thumbnails=thumbnails, root=root, cache=cache)
     comparison = _comparison(inputs.runs, cache) if compare else None
-    studies = figures_of_inputs(inputs)
-    check_drawn(inputs, studies)
-    page = write_report(inputs.runs, out, exhibits=exhibits, comparison=comparison, studies=studies)
-    show_page(page, inputs, studies, notes=exhibits.notes)
+    studies, study = figures_of_inputs(inputs), emergence_of_inputs(inputs)
+    check_drawn(inputs, studies, study)
+    page = write_report(inputs.runs, out, exhibits=exhibits, comparison=comparison, studies=studies, study=study)
+    show_page(page, inputs, studies, notes=exhibits.notes, study=study.answer if study else ())
 
 
 def _comparison(runs: "list[RunResults]", cache: str | None) -> "Comparison":

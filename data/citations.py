@@ -64,6 +64,15 @@ FSDD = r"""@misc{fsdd,
   url = {https://github.com/Jakobovski/free-spoken-digit-dataset}
 }
 """
+TJANDRASUWITA_2025 = r"""@inproceedings{tjandrasuwita2025understanding,
+  title = {Understanding the Emergence of Multimodal Representation Alignment},
+  author = {Tjandrasuwita, Megan and Ekbote, Chanakya and Ziyin, Liu and Liang, Paul Pu},
+  booktitle = {International Conference on Machine Learning},
+  year = {2025},
+  eprint = {2502.16282},
+  archivePrefix = {arXiv}
+}
+"""
 KRIZHEVSKY_2009 = r"""@techreport{krizhevsky2009learning,
   title = {Learning Multiple Layers of Features from Tiny Images},
   author = {Krizhevsky, Alex},

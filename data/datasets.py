@@ -26,9 +26,11 @@ from featcache.data.citations import (
     RADFORD_2021,
     RUSSAKOVSKY_2015,
     SRINIVASAN_2021,
+    TJANDRASUWITA_2025,
     YOUNG_2014,
 )
 from featcache.data.errors import DataMissing
+from featcache.data.perturbations import original_view
 from featcache.data.views import Dataset
 
 Opener = Callable[[Path | None], Dataset]
@@ -179,6 +181,19 @@ _ENTRIES = (
         citation=ALPAYDIN_1998 + FSDD,
     ),
     DatasetEntry(
+        name="wit_graded",
+        opener="graded_captions:open_wit_graded",
+        description="the captions of wit_1024 in eleven grades: ten forms that a language model wrote ever farther off",
+        licence="no licence stated; the captions derive from Wikipedia by way of WIT (CC BY-SA 3.0)",
+        views=("images", "captions", "captions-grade*"),
+        needs_root=True,
+        ways=(
+            "--root DIR with data.json: the folder perturbed/ of https://github.com/MeganTj/platonic-rep-unique",
+            "for the photos, DIR/data/*.parquet or DIR/*.parquet too: the Hub repository minhuh/prh, revision wit_1024",
+        ),
+        citation=SRINIVASAN_2021 + TJANDRASUWITA_2025,
+    ),
+    DatasetEntry(
         name="folder",
         opener="folder:open_folder",
         description="your own folder, with captions or without: featcache extract ./my_images; folder:NAME names it",
@@ -211,7 +226,7 @@ def made_from_labels(dataset: str, view: str) -> tuple[str, ...]:
         >>> made_from_labels("cifar100", "prompts"), made_from_labels("cifar100", "images")
         (('class', 'superclass'), ())
     """
-    entry = DATASETS.get(dataset)
+    entry, view = DATASETS.get(dataset), original_view(view)
     of = {} if entry is None else entry.made_from
     return tuple(label for pattern, labels in of.items() if fnmatchcase(view, pattern) for label in labels)
 
@@ -223,7 +238,7 @@ def label_hint(dataset: str, view: str, label: str) -> str:
         >>> label_hint("openmoji", "names-de", "group")
         "a name may say the group, as in 'face' or 'button'"
     """
-    entry = DATASETS.get(dataset)
+    entry, view = DATASETS.get(dataset), original_view(view)
     of = {} if entry is None else entry.hints_at
     hints = (how for pattern, (labels, how) in of.items() if label in labels and fnmatchcase(view, pattern))
     return next(hints, "")

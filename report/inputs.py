@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from featcache.studies.experiments.written import SweepTables
     from featcache.studies.ledger.ledger import Entry
 
-_DEPTH = 3  # folders between that of a study and a table of it, as in STUDY/ledger/PROFILE/FILE
+_OWN = ("ledger.parquet", "rows.parquet")  # names that only tables of a report have in the folder of a study
+_DEPTH, _SWEEP_DEPTH = (
+    4,
+    3,
+)  # folders between that of a study and a table or sweep of it, as in STUDY/ledger/PROFILE/FILE
 _TEXT, _NUMBER, _COUNT, _TRUTH = "String", "Float64", "Int64", "Boolean"
 
 
@@ -75,14 +79,23 @@ class Kind:
         what: In words, with the command.
         columns: Name -> polars type.
         only: Column -> value that all rows must have.
+        files: Names of such tables in the folder of a study, which stands for them.
     """
 
     what: str
     columns: Mapping[str, str]
     only: Mapping[str, str] = field(default_factory=lambda: {})
+    files: tuple[str, ...] = ()
 
 
 _SWEEP = "of a sweep, whose sweep.json must lie beside it"
+_SYNTHETIC, _DIAL = "featcache emergence synthetic", "featcache emergence captions or graded"
+_SETTING = {"generator": _TEXT, "width": _COUNT, "architecture": _TEXT}
+_LEVEL = {**_SETTING, "uniqueness": _COUNT}
+_INFORMATION = [
+    f"{name}_{part}" for name in ("broja", "common", "i_min") for part in ("redundancy", "unique", "synergy")
+]
+_LEDGER = {"claim": _TEXT, "estimator": _TEXT, "effect": _NUMBER, "verdict": _TEXT}
 # the first that fits is taken
 KINDS = {
     "points": Kind(f"points.parquet {_SWEEP}", {"plot": _TEXT, "y": _NUMBER, "rest": _TEXT}),
@@ -90,7 +103,102 @@ KINDS = {
         f"contrasts.parquet {_SWEEP}", {"experiment": _TEXT, "run": _TEXT, "contrast": _TEXT, "verdict": _TEXT}
     ),
     "rows": Kind(f"rows.parquet {_SWEEP}", {"experiment": _TEXT, "run": _TEXT, "space": _TEXT, "value": _NUMBER}),
-    "ledger": Kind("featcache ledger", {"claim": _TEXT, "estimator": _TEXT, "effect": _NUMBER, "verdict": _TEXT}),
+    "emergence claims": Kind(
+        _SYNTHETIC, _LEDGER | {"published": _TEXT, "published_value": _NUMBER}, files=("ledger.parquet",)
+    ),
+    "ledger": Kind("featcache ledger", _LEDGER, files=("ledger.parquet",)),
+    "maxima": Kind(
+        _SYNTHETIC,
+        {**_LEVEL, "metric": _TEXT, "phi_depth": _COUNT, "at_depth": _COUNT, "steps": _COUNT}
+        | dict.fromkeys(("value", "population_maximum", "posterior_cka", *_INFORMATION), _NUMBER),
+        files=("maxima.parquet",),
+    ),
+    "by depth": Kind(
+        _SYNTHETIC,
+        {**_LEVEL, "metric": _TEXT, "phi_depth": _COUNT, "depth": _COUNT}
+        | dict.fromkeys(("value", "maximum", "accuracy", "bayes_accuracy"), _NUMBER),
+        files=("by_depth.parquet",),
+    ),
+    "bias": Kind(
+        _SYNTHETIC,
+        {**_LEVEL, "metric": _TEXT, "phi_depth": _COUNT, "unit": _TEXT, "count": _COUNT}
+        | dict.fromkeys(("estimate", "selected", "population"), _NUMBER),
+        files=("bias.parquet",),
+    ),
+    "metric agreement": Kind(
+        _SYNTHETIC,
+        {**_LEVEL, "metric": _TEXT} | dict.fromkeys(("mean", "rank_correlation", "clipped", "missing"), _NUMBER),
+        files=("metric_agreement.parquet",),
+    ),
+    "relations": Kind(
+        _SYNTHETIC,
+        {**_LEVEL, "models": _COUNT, "clusters": _COUNT, "group": _TRUTH}
+        | dict.fromkeys(("question", "x", "y", "metric", "method", "phi_depths", "points", "clustered_by"), _TEXT)
+        | dict.fromkeys(("value", "low", "high", "p"), _NUMBER),
+        files=("relations.parquet",),
+    ),
+    "depth law": Kind(
+        _SYNTHETIC,
+        {**_LEVEL, "outcome": _TEXT, "term": _TEXT, "models": _COUNT, "parameters": _COUNT}
+        | dict.fromkeys(("value", "low", "high", "p"), _NUMBER),
+        files=("depth_law.parquet",),
+    ),
+    "together effects": Kind(
+        "featcache emergence together",
+        {"generator": _TEXT, "use": _TEXT, "side": _TEXT}
+        | dict.fromkeys(("uniqueness", "phi_depth", "steps", "private", "labels", "seeds"), _COUNT)
+        | dict.fromkeys(("lambda", "effect", "low", "high", "accuracy", "baseline"), _NUMBER),
+        files=("effects.parquet",),
+    ),
+    "together kept": Kind(
+        "featcache emergence together",
+        {"generator": _TEXT, "kind": _TEXT, "probe": _TEXT, "used": _TRUTH}
+        | dict.fromkeys(("uniqueness", "phi_depth", "steps", "private", "seed", "side", "bit"), _COUNT)
+        | dict.fromkeys(("lambda", "accuracy"), _NUMBER),
+        files=("kept.parquet",),
+    ),
+    "dial alignment": Kind(
+        _DIAL,
+        dict.fromkeys(("dial", "comparison", "dataset", "dose_words", "metric", "x_encoder", "y_encoder"), _TEXT)
+        | {"dose": _NUMBER, "draw": _COUNT, "value": _NUMBER, "x_depth": _COUNT, "x_default": _TRUTH},
+        files=("alignment.parquet",),
+    ),
+    "dial correlations": Kind(
+        _DIAL,
+        dict.fromkeys(("dial", "comparison", "dose_words", "view", "against", "x", "y", "metric", "method"), _TEXT)
+        | dict.fromkeys(("dose", "value", "low", "high"), _NUMBER)
+        | {"models": _COUNT, "clusters": _COUNT},
+        files=("correlations.parquet",),
+    ),
+    "dial performance": Kind(
+        _DIAL,
+        dict.fromkeys(("dial", "side", "dose_words", "view", "encoder", "layer", "metric"), _TEXT)
+        | {"dose": _NUMBER, "draw": _COUNT, "value": _NUMBER, "depth": _COUNT},
+        files=("performance.parquet",),
+    ),
+    "dial bits": Kind(
+        _DIAL,
+        dict.fromkeys(("encoder", "view", "dose_words"), _TEXT)
+        | {"dose": _NUMBER, "draw": _COUNT, "bits_per_byte": _NUMBER, "n": _COUNT},
+        files=("bits.parquet",),
+    ),
+    "multibench": Kind(
+        "featcache emergence multibench",
+        {"dataset": _TEXT, "fixed": _TEXT, "varied": _TEXT, "fixed_depth": _COUNT, "n": _COUNT}
+        | dict.fromkeys(("metric", "method", "verdict"), _TEXT)
+        | dict.fromkeys(("value", "low", "high", "p_holm", "published"), _NUMBER)
+        | dict.fromkeys(("within", "within_low", "within_high"), _NUMBER),
+        files=("correlations.parquet",),
+    ),
+    "spoken digits": Kind(
+        "featcache emergence spoken-digits",
+        {"label": _TEXT, **dict.fromkeys(("named", "speakers", "models", "n", "k"), _COUNT)}
+        | dict.fromkeys(("share", "broja_redundancy", "broja_unique2", "posterior_cka", "bayes_accuracy1"), _NUMBER)
+        | dict.fromkeys(("cka_debiased", "cka_debiased_low", "cka_debiased_high", "cka_debiased_initial"), _NUMBER)
+        | dict.fromkeys(("mutual_knn", "mutual_knn_low", "mutual_knn_high", "mutual_knn_initial"), _NUMBER)
+        | dict.fromkeys(("accuracy1", "accuracy2"), _NUMBER),
+        files=("dial.parquet",),
+    ),
     "cost": Kind(
         "featcache cost",
         {"dataset": _TEXT, "view": _TEXT, "encoder": _TEXT, "device": _TEXT, "width": _COUNT, "parameters": _COUNT}
@@ -100,6 +208,7 @@ KINDS = {
         "featcache competence",
         {"dataset": _TEXT, "encoder": _TEXT, "metric": _TEXT, "value": _NUMBER, "performance": _NUMBER}
         | {"performance_of": _TEXT, "n": _COUNT, "k": _COUNT},
+        files=("rows.parquet",),
     ),
     "grid": Kind(
         "featcache grid",
@@ -131,7 +240,7 @@ KINDS = {
     ),
 }
 ACCEPTED = "run folders; the folder or a table of a sweep; a study's folder; and tables of " + ", ".join(
-    kind.what for kind in KINDS.values() if kind.what.startswith("featcache")
+    dict.fromkeys(kind.what for kind in KINDS.values() if kind.what.startswith("featcache"))
 )
 
 
@@ -192,13 +301,25 @@ def _places(path: Path) -> list[Path]:
 
 
 def _below(study: Path) -> list[Path]:
-    """Folders of sweeps, ledgers and tables of competence in or below a study's folder, each sorted; no runs."""
+    """Folders of sweeps and the tables that a study's folder stands for, in it or below, each sorted; no runs."""
+    from featcache.trainer.run_search import is_run
+
     depths = ["/".join("*" * depth) for depth in range(1, _DEPTH + 1)]
-    sweeps = sorted({path for depth in depths for path in study.glob(depth) if _is_sweep(path)})
-    names = ("ledger.parquet", "rows.parquet")
+    sweeps = sorted({path for depth in depths[:_SWEEP_DEPTH] for path in study.glob(depth) if _is_sweep(path)})
+    names = tuple(dict.fromkeys(name for kind in KINDS.values() for name in kind.files))
     every = (*names, *(f"{depth}/{name}" for depth in depths for name in names))
-    tables = sorted({path for pattern in every for path in study.glob(pattern)})
-    return [*sweeps, *(path for path in tables if path.parent not in sweeps)]
+    tables = sorted({path for pattern in every for path in study.glob(pattern) if not is_run(path.parent)})
+    return [*sweeps, *(path for path in tables if path.parent not in sweeps and _named_rightly(path))]
+
+
+def _named_rightly(path: Path) -> bool:
+    """Whether a table found by its name is of a kind of that name, or of no command of which others share the name."""
+    from featcache.studies.tables import read_table
+
+    if path.name in _OWN:
+        return True
+    kind = kind_of(read_table(path))
+    return kind is not None and path.name in KINDS[kind].files
 
 
 def _add_file(inputs: Inputs, path: Path) -> None:

@@ -11,8 +11,9 @@ from featcache.data.synthetic.generator import modalities
 from featcache.data.synthetic.released import Released
 from featcache.errors import UsageError
 from featcache.metrics import cka, mutual_knn
+from featcache.metrics.sweeps.released_layers import released_layer, released_scores, unit_rows
 from featcache.studies.emergence import encoders
-from featcache.studies.emergence.encoders import K, layer_scores, load_ensemble, run_block, run_encoders, unit_rows
+from featcache.studies.emergence.encoders import K, load_ensemble, run_block, run_encoders
 from featcache.studies.emergence.pool import Work, run_blocks
 from featcache.studies.emergence.population import exact_accuracy, label_given, population_cka
 from featcache.studies.emergence.profiles import PROFILES, Profile, released_rates
@@ -96,10 +97,10 @@ def test_exact_accuracy_of_the_best_classes_is_bayes() -> None:
 
 def test_a_layer_that_is_constant_or_has_zero_rows_scores_none_and_clips_to_0() -> None:
     x = np.random.default_rng(0).standard_normal((200, 4))
-    assert layer_scores(x, np.ones((200, 3))) == {"cka_clipped": 0.0, "cka_debiased": None, "mutual_knn": None}
+    assert _scores(x, np.ones((200, 3))) == {"cka_clipped": 0.0, "cka_debiased": None, "mutual_knn": None}
     dead = np.maximum(np.random.default_rng(1).standard_normal((200, 1)), 0)
-    assert layer_scores(x, dead)["mutual_knn"] is None
-    apart = layer_scores(x, np.random.default_rng(2).standard_normal((200, 4)))
+    assert _scores(x, dead)["mutual_knn"] is None
+    apart = _scores(x, np.random.default_rng(2).standard_normal((200, 4)))
     assert apart["cka_debiased"] is not None and apart["cka_clipped"] == max(0.0, apart["cka_debiased"])
 
 
@@ -170,3 +171,7 @@ def _half_way(block: int, folder: Path, on_share: encoders.OnShare) -> None:
 
 def _failing(block: int, folder: Path, on_share: encoders.OnShare) -> None:
     raise ValueError(f"block {block}")
+
+
+def _scores(x: np.ndarray, y: np.ndarray) -> dict[str, float | None]:
+    return released_scores(released_layer(x, k=K), released_layer(y, k=K))

@@ -11,6 +11,7 @@ from scipy.stats import pearsonr, spearmanr
 from featcache.data.errors import DataInvalid
 from featcache.data.multibench import PUBLISHED, load_multibench
 from featcache.errors import UsageError
+from featcache.metrics.sweeps.released_layers import released_rows
 from featcache.report.figures.multibench import multibench_figures
 from featcache.report.names import decimals
 from featcache.report.terminal.multibench import show_multibench
@@ -21,7 +22,6 @@ from featcache.studies.emergence.multibench import (
     cells_of,
     cells_table,
     correlations,
-    prepared_rows,
     read_multibench,
     run_multibench,
     with_holm,
@@ -103,7 +103,7 @@ def test_alignment_is_that_of_a_straightforward_reading(avmnist: tuple[Path, Mul
         value = released_cka(layers["fixed"][row["layer0"] - 1], layers["varied"][row["layer1"] - 1])
         assert row["value"] == pytest.approx(value, abs=1e-6)
     rows = layers["fixed"][0]
-    np.testing.assert_allclose(np.linalg.norm(prepared_rows(rows, 0.95), axis=1), 1)
+    np.testing.assert_allclose(np.linalg.norm(released_rows(rows, 0.95), axis=1), 1)
 
 
 def test_an_ended_study_is_read_and_a_broken_one_goes_on(

@@ -34,7 +34,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "joint": ("trainer.joints", "makes a space of the sides' spaces"),
     "mixed": ("trainer.joints", "makes a space of the sides' spaces"),
     "group_mean": (
-        "trainer.sides, studies.downstream.groups, studies.adapters.embed",
+        "trainer.sides, studies.downstream.groups, studies.adapters.embed, studies.advise.labelled",
         "makes one row of the rows of a group",
     ),
     "pairing.*": ("studies.alignment.*", "brings rows of two arrays together"),
@@ -42,9 +42,22 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "studies.alignment.common_rows, trainer.subsets",
         "searches a graph, which the cache then keeps; finds whose rows are swapped",
     ),
-    "measure.contrasts.holm": ("studies.ledger.ledger", "corrects claims of several experiments together"),
+    "measure.contrasts.holm": (
+        "studies.ledger.ledger, studies.emergence.multibench, studies.advise.answers",
+        "corrects claims, cells or uses together",
+    ),
     # downstream tasks: predicted classes in, rows with chance, interval and verdict out
-    "probes.*": ("studies.downstream.*", "classifiers, linear maps, and the tidy rows of their accuracy"),
+    "probes.*": (
+        "studies.downstream.*, studies.emergence.dial_performance, studies.advise.*",
+        "classifiers, linear maps, and the tidy rows of their accuracy and information",
+    ),
+    # emergence: encoders whose chance is known exactly, and coefficients over many of them
+    "sweeps.released_layers.*": (
+        "studies.emergence.*",
+        "single layers in the published convention, exact values beside",
+    ),
+    "information.*": ("studies.emergence.*", "exact informations of tables of probabilities"),
+    "certainty.clustered.*": ("studies.emergence.*", "coefficients over models, with intervals over clusters"),
     "distribution_gap": ("studies.adapters.controls", "the gap between two sides in one space, which is no alignment"),
     "modality_gap": ("studies.adapters.controls", "the same"),
     "intrinsic_dimension": ("studies.adapters.controls", "a property of one space"),
@@ -69,7 +82,8 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "knn.search.tile_rows": ("studies.adapters.pictures.answers", "memory of a tile"),
     "chance_mutual_knn": ("studies.adapters.pictures.tables", "the floor of an agreement whose logarithm is drawn"),
     "Neighbors": ("studies.alignment.*", "a type"),
-    "arrays.Groups": ("studies.alignment.*", "a type"),
+    "arrays.Groups": ("studies.alignment.*, studies.advise.effects", "a type"),
+    "arrays.group_codes": ("studies.advise.effects", "which rows are of one group"),
     "knn.exact.Measure": ("studies.alignment.*", "a type"),
 }
 SCORING = {"compare", "permuted", "on_subsets", "function"}  # methods of a comparison, and a metric's function

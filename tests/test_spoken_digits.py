@@ -225,7 +225,7 @@ def test_the_terminal_has_a_line_for_each_position_and_the_answer_first(
     show_spoken_digits(tables)
     shown = capsys.readouterr().out
     first = tables.dial.row(0, named=True)
-    assert shown.index("Alignment falls with what both tell") < shown.index("mixed-50") < shown.index("speaker  ")
+    assert shown.index("Debiased CKA of the most aligned layers") < shown.index("mixed-50") < shown.index("speaker  ")
     assert f"2.303      .000  {decimals(first['cka_debiased'])}" in shown and "Spearman" in shown
     assert "At one label" not in shown, "four encoders give no coefficient"
     assert shown.rstrip().endswith(str(tables.folder))

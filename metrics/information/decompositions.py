@@ -206,3 +206,8 @@ def _decomposition(redundancy: float, one: float, two: float, together: float, g
     parts = (redundancy, one - redundancy, two - redundancy, together - one - two + redundancy)
     redundancy, unique1, unique2, synergy = (0.0 if abs(part) < _ROUNDING else part for part in parts)
     return Decomposition(redundancy, unique1, unique2, synergy, gap)
+
+
+def decompositions(joint: Joint) -> dict[str, Decomposition]:
+    """A table by every one of DECOMPOSITIONS; arguments and errors as `broja`."""
+    return {name: measure.function(joint) for name, measure in DECOMPOSITIONS.items()}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 # verdict -> colour and shape: either tells them apart
-_VERDICTS = {"held": ("#009E73", "triangle-up"), "failed": ("#D55E00", "square")}
+VERDICTS = {"held": ("#009E73", "triangle-up"), "failed": ("#D55E00", "square")}
 _UNKNOWN = (theme.MUTED, "circle")
 _MOST = 36  # lines of one figure: about the height of a screen
 _LONGEST = 34
@@ -74,7 +74,7 @@ def _lines(entries: "Sequence[Entry]") -> Rows:
     """The lines of a claim; the first has its name."""
     rows: Rows = []
     for place, entry in enumerate(entries):
-        colour, shape = _VERDICTS.get(entry.verdict, _UNKNOWN)
+        colour, shape = VERDICTS.get(entry.verdict, _UNKNOWN)
         on = " · ".join(filter(None, (entry.dataset, *entry.reference.split("/")[1:2])))
         claim = shorten(entry.claim, _LONGEST)
         rows.append(

@@ -21,6 +21,7 @@ from featcache.report.page.provenance import provenance_html, setup_html
 from featcache.report.page.reading import reading_html
 from featcache.report.page.runs_table import runs_table
 from featcache.report.page.samples import Samples
+from featcache.report.page.study import StudyPage, brief_html, figures_of
 from featcache.report.page.tables import alignment_html, headline_first, retrieval_html, run_heading, verdicts_html
 from featcache.report.page.widgets import page_script
 from featcache.report.runs import RunResults, known_formats, load_runs
@@ -52,16 +53,18 @@ def write_report(
     exhibits: "Exhibits | None" = None,
     comparison: "Comparison | None" = None,
     studies: Mapping[str, Sequence[Figure]] | None = None,
+    study: StudyPage | None = None,
 ) -> Path:
     """Writes the page of runs, and of what else was measured, its figures and the data behind each figure.
 
     Args:
-        runs: Run folders, or loaded runs; none, where there are `studies`.
+        runs: Run folders, or loaded runs; none, where there are `studies` or a `study`.
         out: Folder to write to; made if missing. Files of the same names are replaced.
         formats: Figure files to write beside the page, of "png" and "svg"; the data is always written as CSV.
         exhibits: Captions and thumbnails of the headline run.
         comparison: Of two of the runs, from `featcache.studies.adapters.comparison`; its section comes first.
         studies: Heading -> figures of sweeps, ledgers and other tables.
+        study: A page of its own: without runs its question and answer come first; below runs, its chapters.
 
     Returns:
         The path of the page, `out`/index.html; the figures stand in `out`/figures, the BibTeX of what the runs rest on
@@ -76,7 +79,7 @@ def write_report(
     """
     formats = known_formats(formats)
     check_page_place(out)
-    loaded = pool_seeds(load_runs(runs)) if runs or not studies else []
+    loaded = pool_seeds(load_runs(runs)) if runs or not (studies or study) else []
     require_renderer()
     folder = Path(out) / "figures"
     with named_output_errors(Path(out)), Renderers(formats) as renderers:
@@ -86,7 +89,8 @@ def write_report(
         if loaded:
             parts |= _of_runs(loaded, drawn, exhibits, comparison)
             (Path(out) / BIBTEX).write_text(citations_bibtex(loaded), encoding="utf-8")
-        parts |= _of_studies(studies or {}, drawn, alone=not loaded)
+        parts = _joined(parts, _of_study(study, drawn, alone=not loaded) if study else {})
+        parts = _joined(parts, _of_studies(studies or {}, drawn, alone=not (loaded or study)))
         if loaded:
             text = appendix(loaded, drawn.files(), comparison)
             (Path(out) / APPENDIX).write_text(text, encoding="utf-8")
@@ -201,6 +205,30 @@ def _compared(runs: Sequence[RunResults], figures: Sequence[Figure], drawn: _Dra
     return _section("runs", "Runs compared", "\n".join(pieces))
 
 
+def _joined(parts: dict[str, str], more: Mapping[str, str]) -> dict[str, str]:
+    """What stands in each place: of contents and studies both, one after the other."""
+    both = ("contents", "studies")
+    return parts | {name: parts[name] + text if name in both else text for name, text in more.items()}
+
+
+def _of_study(study: StudyPage, drawn: _Drawn, *, alone: bool) -> dict[str, str]:
+    """The chapters of a study's page; alone on a page, its question and answer too."""
+    drawn.begun(figures_of(study))
+    first = drawn.html(study.first)
+    chapters = "\n".join(_chapter(each, drawn) for each in study.chapters)
+    links = "".join(f'<li><a href="#{each.identity}">{escape(each.title)}</a></li>' for each in study.chapters)
+    if not alone:
+        return {"contents": links, "studies": first + chapters}
+    return {
+        "title": escape(study.question),
+        "answer": f'<p class="lead" id="verdict">{escape(" ".join(study.answer))}</p>' if study.answer else "",
+        "hero": first,
+        "brief": brief_html(study),
+        "contents": links,
+        "studies": chapters,
+    }
+
+
 def _of_studies(studies: Mapping[str, Sequence[Figure]], drawn: _Drawn, *, alone: bool) -> dict[str, str]:
     """Figures of sweeps, ledgers and tables; alone on a page, its title and contents too."""
     drawn.begun(figure for figures in studies.values() for figure in figures)
@@ -209,9 +237,9 @@ def _of_studies(studies: Mapping[str, Sequence[Figure]], drawn: _Drawn, *, alone
         _section(identity, escape(heading), "\n".join(drawn.html(figure) for figure in studies[heading]))
         for identity, heading in numbered.items()
     )
-    if not alone:
-        return {"studies": sections}
     links = "".join(f'<li><a href="#{identity}">{escape(heading)}</a></li>' for identity, heading in numbered.items())
+    if not alone:
+        return {"studies": sections, "contents": links}
     names = [heading.partition(": ")[0] for heading in studies]
     shown = [*names[:_FEW], f"{len(names) - _FEW} more"] if len(names) > _FEW + 1 else names
     title = next(iter(studies)) if len(studies) == 1 else f"A study: {listed(shown)}"

@@ -5,18 +5,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.report.terminal.console import console
+from featcache.report.terminal.fitted import print_parts
 
 if TYPE_CHECKING:
     from featcache.report.inputs import Inputs
 
 
-def show_page(page: Path, inputs: "Inputs", studies: Mapping[str, object], *, notes: Sequence[str] = ()) -> None:
-    """Prints the answer of the headline run, and the places of the page, its figures and its appendix.
+def show_page(
+    page: Path, inputs: "Inputs", studies: Mapping[str, object], *, notes: Sequence[str] = (), study: Sequence[str] = ()
+) -> None:
+    """Prints the answer of the headline run or of a study, and the places of the page, its figures and its appendix.
 
     Args:
         page: The page.
         inputs: What it was made of.
         studies: Figures of everything but runs, by heading.
+        study: The answer of a study that has a page of its own, in sentences.
         notes: What else to say on stderr.
     """
     from featcache.report.answer import answer
@@ -25,6 +29,8 @@ def show_page(page: Path, inputs: "Inputs", studies: Mapping[str, object], *, no
     if inputs.runs:
         first, _ = headline_run(pool_seeds(inputs.runs))
         console().print(f"{answer(first)}.")
+    for sentence in study:
+        print_parts(sentence.split(" "))
     console().print(f"Page: {page}\nFigures: {page.parent / 'figures'}")
     if inputs.runs:
         console().print(f"Appendix in Markdown: {page.parent / 'appendix.md'}")

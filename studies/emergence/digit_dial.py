@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from featcache.data.spoken_digits import column_name, label_table
 from featcache.metrics.certainty.clustered import Clustered, Method, clustered_correlation
-from featcache.metrics.information.decompositions import DECOMPOSITIONS
+from featcache.metrics.information.decompositions import decompositions
 from featcache.metrics.information.tables import bayes_accuracy, entropy, mutual_information
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ def dial_row(named: int, speakers: int = 6) -> dict[str, Any]:
     image, clip = joint.sum(axis=1), joint.sum(axis=0)
     parts = {
         f"{name}_{part}": float(getattr(decomposed, part))
-        for name, measure in DECOMPOSITIONS.items()
-        for decomposed in [measure.function(joint)]
+        for name, decomposed in decompositions(joint).items()
         for part in PARTS
     }
     return {

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
 from featcache.data.synthetic.generator import Generator, Modalities, Part, modalities
 from featcache.errors import UsageError
-from featcache.metrics.errors import ConstantSpace, ZeroRow
-from featcache.metrics.table import chosen
+from featcache.metrics.sweeps.released_layers import released_layer, released_scores, unit_rows
 from featcache.storage.outputs import parquet_bytes, write_output
 from featcache.studies.emergence.pool import OnProgress, OnShare, Work, run_blocks
 from featcache.studies.emergence.population import exact_accuracy, label_given, population_cka
@@ -305,8 +303,9 @@ def _alignment(
         layers = ensemble.hidden(_stacked(data.parts["test"].x2[:ROWS] for data in every))
         inputs = ensemble.hidden(_stacked(data.inputs2 for data in every))
     for number, (level, phi_depth) in enumerate(block.members):
+        reference = released_layer(rows1[number], k=K)
         for layer, (rows2, inputs2) in enumerate(zip(layers, inputs, strict=True), start=1):
-            scores = layer_scores(rows1[number], rows2[number].numpy().T) | {
+            scores = released_scores(reference, released_layer(rows2[number].numpy().T, k=K)) | {
                 "cka_population": population_cka(
                     unit_rows(inputs1[number]), unit_rows(inputs2[number].numpy().T), block.generator.shared
                 )
@@ -322,36 +321,6 @@ def _alignment(
                     "n": None if exact else len(rows1[number]),
                     "k": K if metric == "mutual_knn" else None,
                 }
-
-
-def layer_scores(x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"]) -> dict[str, float | None]:
-    """Alignment of two layers on the same rows, which are brought to length 1 first, as released.
-
-    Args:
-        x: [n, dx].
-        y: [n, dy].
-
-    Returns:
-        cka_debiased: linear, unbiased; None where a layer is constant. cka_clipped: 0 where that is below 0 or a layer
-        is constant, as the released code has it. mutual_knn: of K neighbours; None where a layer has zero rows or is
-        constant.
-    """
-    units = [unit_rows(side) for side in (x, y)]
-    comparisons = {"cka_debiased": chosen("cka_debiased")[1], "mutual_knn": chosen("mutual_knn", k=K)[1]}
-    scores: dict[str, float | None] = {}
-    for name, comparison in comparisons.items():
-        try:
-            scores[name] = comparison(units[0], units[1])
-        except (ConstantSpace, ZeroRow):
-            scores[name] = None
-    debiased = scores["cka_debiased"]
-    return {"cka_clipped": max(0.0, debiased or 0.0), **scores}
-
-
-def unit_rows(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Rows of length 1; rows of zeros stay."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(lengths > 0, lengths, 1.0)
 
 
 def _keys(block: Block, level: int, phi_depth: int) -> dict[str, Any]:

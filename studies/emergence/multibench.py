@@ -7,19 +7,14 @@ from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
 from blake3 import blake3
 
 from featcache.devices import check_device
 from featcache.errors import UsageError
 from featcache.metrics.certainty.clustered import Method, clustered_correlation
-from featcache.metrics.comparison import Comparison
-from featcache.metrics.errors import ConstantSpace, ZeroRow
 from featcache.metrics.measure.contrasts import holm
-from featcache.metrics.preparation import clamped, outlier_threshold
-from featcache.metrics.table import chosen
+from featcache.metrics.sweeps.released_layers import ReleasedLayer, released_layer, released_scores
 from featcache.storage.outputs import parquet_bytes, write_output
-from featcache.studies.emergence.encoders import unit_rows
 from featcache.studies.emergence.multibench_models import (
     Block,
     cost,
@@ -324,69 +319,30 @@ def _pair_rows(reference: Block, seed: int, block: Block, folder: Path) -> Itera
     for base, theirs in zip(settings.seeds, _layers(block, folder), strict=True):
         keys = {
             "dataset": block.name, "fixed": reference.modality, "fixed_depth": reference.depth, "fixed_seed": seed,
-            "varied": block.modality, "depth": block.depth, "seed": base, "n": len(theirs[0]),
+            "varied": block.modality, "depth": block.depth, "seed": base, "n": theirs[0].rows,
         }  # fmt: skip
-        for metric, comparison in _comparisons(settings.k).items():
-            others = [_prepared(comparison, y) for y in theirs]
-            for layer0, a in enumerate(ours[metric], start=1):
-                for layer1, b in enumerate(others, start=1):
-                    score = _score(comparison, a, b)
+        for layer0, a in enumerate(ours, start=1):
+            for layer1, b in enumerate(theirs, start=1):
+                for metric, score in released_scores(a, b).items():
                     row = {**keys, "layer0": layer0, "layer1": layer1, "metric": metric, "value": score}
                     yield row | {"k": settings.k if metric == "mutual_knn" else None}
-                    if metric == "cka_debiased":  # a constant layer's is 0 in the released code
-                        yield row | {"metric": "cka_clipped", "value": max(0.0, score or 0.0), "k": None}
-
-
-def _comparisons(k: int) -> dict[str, Comparison[Any]]:
-    return {"cka_debiased": chosen("cka_debiased")[1], "mutual_knn": chosen("mutual_knn", k=k)[1]}
 
 
 @lru_cache(maxsize=1)
-def _reference(block: Block, seed: int, folder: Path) -> dict[str, list[Any]]:
-    """Metric -> every layer of one member, ready to be compared."""
-    layers = _layers(block, folder)[block.settings.seeds.index(seed)]
-    return {name: [_prepared(each, x) for x in layers] for name, each in _comparisons(block.settings.k).items()}
+def _reference(block: Block, seed: int, folder: Path) -> list[ReleasedLayer]:
+    """Every layer of one member, ready to be compared."""
+    return _layers(block, folder)[block.settings.seeds.index(seed)]
 
 
-def _layers(block: Block, folder: Path) -> list[list[np.ndarray]]:
-    """[member][layer] pooled outputs of the first test rows, outliers clamped and rows of length 1."""
+def _layers(block: Block, folder: Path) -> list[list[ReleasedLayer]]:
+    """[member][layer] pooled outputs of the first test rows, ready to be compared."""
     from featcache.trainer.ensembles.sequences import hidden_of
 
     settings = block.settings
     data = open_data(block.name, block.root, settings.validation_rows)
     rows = sequence_rows(data.splits["test"], block.modality, settings.device, most=settings.rows)
     layers = [layer.cpu().numpy() for layer in hidden_of(load_ensemble(block, folder), rows)]
-    return [[prepared_rows(layer[member], settings.quantile) for layer in layers] for member in range(len(layers[0]))]
-
-
-def prepared_rows(layer: np.ndarray, quantile: float) -> np.ndarray:
-    """A layer's rows as they are compared: entries clamped at their exact quantile, then brought to length 1.
-
-    Args:
-        layer: [n, d].
-        quantile: Share of entries that stay; 1 clamps none.
-
-    Example:
-        >>> prepared_rows(np.array([[3.0, 4.0], [0.0, -9.0]]), 0.5)
-        array([[ 0.6,  0.8],
-               [ 0. , -1. ]])
-    """
-    threshold = outlier_threshold(layer, q=quantile, how="exact") if quantile < 1 else None
-    return unit_rows(np.asarray(layer if threshold is None else clamped(layer, threshold), np.float64))
-
-
-def _prepared(comparison: Comparison[Any], x: np.ndarray) -> Any:
-    """A layer ready to be compared; None where it is constant or has zero rows."""
-    try:
-        return comparison.prepare(x)
-    except (ConstantSpace, ZeroRow):
-        return None
-
-
-def _score(comparison: Comparison[Any], a: Any, b: Any) -> float | None:
-    if a is None or b is None:
-        return None
-    try:
-        return float(comparison.compare(a, b))
-    except ConstantSpace:
-        return None
+    return [
+        [released_layer(layer[member], k=settings.k, quantile=settings.quantile) for layer in layers]
+        for member in range(len(layers[0]))
+    ]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from featcache.data.synthetic.generator import Generator
 from featcache.data.synthetic.tables import joint_table
 from featcache.data.synthetic.three import PAIRS, ThreeModalities, three_table
-from featcache.metrics.information.decompositions import DECOMPOSITIONS
+from featcache.metrics.information.decompositions import decompositions
 from featcache.metrics.information.tables import bayes_accuracy, checked, entropy, mutual_information
 
 PARTS = ("redundancy", "unique1", "unique2", "synergy")
@@ -101,8 +101,7 @@ def exact_row(joint: Joint) -> dict[str, float | None]:
     for name, margin in (("1", first), ("2", second), ("12", both)):
         row[f"information{name}"] = mutual_information(margin)
         row[f"bayes_accuracy{name}"] = bayes_accuracy(margin)
-    for name, measure in DECOMPOSITIONS.items():
-        parts = measure.function(p)
+    for name, parts in decompositions(p).items():
         row |= {f"{name}_{part}": getattr(parts, part) for part in (*PARTS, "gap")}
     return row | {"posterior_cka": posterior_cka(p)}
 

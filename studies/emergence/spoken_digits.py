@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
 from featcache.data.spoken_digits import column_name, label_table
 from featcache.errors import UsageError
-from featcache.metrics.errors import ConstantSpace, ZeroRow
-from featcache.metrics.table import chosen
+from featcache.metrics.sweeps.released_layers import ReleasedLayer, released_layer, released_scores
 from featcache.storage.outputs import parquet_bytes, write_output
 from featcache.studies.emergence.digit_dial import correlations, dial_table
 from featcache.studies.emergence.digit_pairs import digit_pairs
@@ -264,7 +262,7 @@ def _alignment_rows(block: Block, trained: "MlpEnsemble", folder: Path) -> Itera
             if stage == "initial" and named:
                 continue  # equal to that of the first position
             for layer, values in enumerate(layers, start=1):
-                for metric, value in _layer_scores(references[number], values[number], block.settings.k).items():
+                for metric, value in released_scores(references[number], values[number]).items():
                     yield {
                         **_keys(block, seed, named if stage == "trained" else None),
                         "stage": stage,
@@ -272,7 +270,7 @@ def _alignment_rows(block: Block, trained: "MlpEnsemble", folder: Path) -> Itera
                         "layer0": REFERENCE_DEPTH,
                         "layer1": layer,
                         "value": value,
-                        "n": len(references[number]),
+                        "n": references[number].rows,
                         "k": block.settings.k if metric == "mutual_knn" else None,
                     }
 
@@ -293,34 +291,15 @@ def load_ensemble(block: Block, folder: Path) -> "MlpEnsemble":
     return MlpEnsemble(block.shape, load_file(file)["parameters"])
 
 
-def _hidden(block: Block, ensemble: "MlpEnsemble") -> list[list[np.ndarray]]:
-    """[n, width] of every hidden layer and member, of the test rows, each row of length 1."""
+def _hidden(block: Block, ensemble: "MlpEnsemble") -> list[list[ReleasedLayer]]:
+    """Every hidden layer and member, of the test rows."""
     import torch
 
     from featcache.trainer.ensembles.fit import columns
 
     with torch.no_grad():
         layers = ensemble.hidden(columns(_rows(block, "test").x))
-    return [[_unit_rows(values.T.double().numpy()) for values in layer] for layer in layers]
-
-
-def _unit_rows(values: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    return values / np.where(lengths > 0, lengths, 1)
-
-
-def _layer_scores(x: Float[np.ndarray, "n dx"], y: Float[np.ndarray, "n dy"], k: int) -> dict[str, float | None]:
-    """Debiased linear CKA, the same clipped at 0 as released, and mutual-kNN; None where a layer is constant."""
-    scores: dict[str, float | None] = {}
-    for name, options in {"cka_debiased": {}, "mutual_knn": {"k": k}}.items():
-        try:
-            scores[name] = chosen(name, **options)[1](x, y)
-        except (ConstantSpace, ZeroRow):
-            scores[name] = None
-    return {"cka_clipped": max(0.0, scores["cka_debiased"] or 0.0), **scores}
-
-
-# -- tables ------------------------------------------------------------------------------------------------------------
+    return [[released_layer(values.T.double().numpy(), k=block.settings.k) for values in layer] for layer in layers]
 
 
 def _keys(block: Block, seed: int, named: int | None) -> dict[str, Any]:

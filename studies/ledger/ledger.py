@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from featcache.errors import UsageError
 from featcache.metrics.measure.contrasts import holm
@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 HELD, FAILED, UNKNOWN = "held", "failed", "cannot tell here"
+
+
+class Expectation(Protocol):
+    """What a claim says of its effect, and what data it is about."""
+
+    @property
+    def expect(self) -> str:
+        """Whether the effect is claimed to be "above" 0, "below" 0, or something that data can only refute."""
+        ...
+
+    @property
+    def needs(self) -> Mapping[Any, str]:
+        """Field of an entry -> the value that it must have for a verdict."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -156,7 +170,7 @@ def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def with_verdicts(entries: Sequence[Entry], claims: Mapping[str, Claim]) -> list[Entry]:
+def with_verdicts(entries: Sequence[Entry], claims: Mapping[str, Expectation]) -> list[Entry]:
     """Entries with Holm's correction within a family, and what follows of the effect and of the claim.
 
     An entry without p counts as one of its family: the family is what was declared. So the chance of any false word in
@@ -176,7 +190,7 @@ def with_verdicts(entries: Sequence[Entry], claims: Mapping[str, Claim]) -> list
     return judged
 
 
-def _judged(entry: Entry, claim: Claim) -> Entry:
+def _judged(entry: Entry, claim: Expectation) -> Entry:
     effect = entry.effect or 0.0
     if entry.p_holm is None or entry.p_holm > ALPHA or not effect:
         alone = entry.p is not None and entry.p <= ALPHA

@@ -1,6 +1,5 @@
 """Pairs of encoders, one a modality, trained together on a task and on a contrastive loss, many pairs at once."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -39,7 +38,7 @@ class PairShape:
     width: int = 32
     depth: int = 3
     features: int = 16
-    joint_width: int = 16
+    joint_width: int = 32
 
     def __post_init__(self) -> None:
         if min(*self.inputs, self.classes, self.width, self.depth, self.features, self.joint_width) < 1:
@@ -64,8 +63,8 @@ class PairMember:
     Args:
         contrast: Weight of the contrastive loss beside the task's: lambda.
         seed: Of the initial values and of the order of rows; equal seeds start and go alike.
-        aligned: How many features, the first ones, the contrastive loss reads. All of them: everything is aligned; fewer:
-            the others are private to their modality.
+        aligned: How many features, the first ones, the contrastive loss reads. All of them: everything is aligned;
+            fewer: the others are private to their modality.
     """
 
     contrast: float
@@ -119,9 +118,9 @@ class PairFit:
 class PairEnsemble:
     """E pairs of encoders with their heads, their parameters in one buffer [E, parameters].
 
-    An encoder is `depth` times (linear, leaky ReLU) and a linear map to its features. Three heads classify: `joint` reads
-    the features of both modalities through one hidden layer, so that it can use what only both together tell; `alone1` and
-    `alone2` are linear and read one modality each.
+    An encoder is `depth` times (linear, leaky ReLU) and a linear map to its features. Three heads classify: `joint`
+    reads the features of both modalities through one hidden layer, so that it can use what only both together tell;
+    `alone1` and `alone2` are linear and read one modality each.
 
     Args:
         shape: Of every pair.
@@ -131,7 +130,9 @@ class PairEnsemble:
 
     def __init__(self, shape: PairShape, members: int, dtype: torch.dtype = torch.float32) -> None:
         self.shape = shape
-        sizes = [size for name in NETWORKS for above, below in shape.sizes[name] for size in ((above, below), (above, 1))]
+        sizes = [
+            size for name in NETWORKS for above, below in shape.sizes[name] for size in ((above, below), (above, 1))
+        ]
         self.flat = FlatParameters(sizes, members=members, dtype=dtype)
         tensors = iter(self.flat.tensors)
         self.networks: dict[str, Network] = {
@@ -200,8 +201,8 @@ def fit_pairs(
 ) -> None:
     """Trains every pair in place on task loss + contrast x symmetric InfoNCE; each ends where the last step left it.
 
-    Losses, clips and steps of a pair are its own: the sum over pairs is differentiated, so that each gets the gradient that
-    it would get alone. Nothing is chosen by validation: no use of the features is preferred to another.
+    Losses, clips and steps of a pair are its own: the sum over pairs is differentiated, so that each gets the gradient
+    that it would get alone. Nothing is chosen by validation: no use of the features is preferred to another.
 
     Args:
         ensemble: Initial parameters.
@@ -313,15 +314,15 @@ class _Batches:
         seeds = [*dict.fromkeys(member.seed for member in members)]
         self._streams = [torch.Generator().manual_seed(stream_seed(seed, "draws")) for seed in seeds]
         self._stream_of = torch.tensor([seeds.index(member.seed) for member in members])
-        self._rows, self._batch, self._places = rows, batch, math.inf
+        self._rows, self._batch, self._start = rows, batch, rows
+        self._order = torch.empty(len(seeds), 0, dtype=torch.long)
 
     def next(self) -> Int[Tensor, "e batch"]:
-        if self._places + self._batch > self._rows:
+        if self._start + self._batch > self._rows:
             self._order = torch.stack([torch.randperm(self._rows, generator=stream) for stream in self._streams])
-            self._places = 0
-        start = int(self._places)
-        self._places = start + self._batch
-        return self._order[:, start : start + self._batch][self._stream_of]
+            self._start = 0
+        self._start += self._batch
+        return self._order[:, self._start - self._batch : self._start][self._stream_of]
 
 
 def _module(sizes: Sequence[tuple[int, int]], dtype: torch.dtype) -> torch.nn.Sequential:
