@@ -103,6 +103,11 @@ def test_means_over_draws_are_said_and_one_encoder_shows_the_other_sides() -> No
     assert value["draws"] == 3 and value["value"] == pytest.approx(0.15 + 0.015 + 0.001)
     one = alignment_by_dose(alignment(encoders=1))
     assert one is not None and {row["series"] for row in one.rows} == {"e0", BEST}
+    swap = {name: name.replace("x_", "?_").replace("y_", "x_").replace("?_", "y_") for name in alignment().columns}
+    fixed = pl.col("fixed").replace({"x": "y", "y": "x"})
+    turned = alignment_by_dose(alignment().with_columns(fixed).rename(swap))
+    assert turned is not None and {row["series"] for row in turned.rows} == {"e0", "e1", BEST}
+    assert "Against lm/1.mean (captions)" in turned.caption
 
 
 def test_a_metric_of_default_layers_alone_has_no_best_pair() -> None:

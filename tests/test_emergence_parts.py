@@ -54,6 +54,19 @@ def test_slopes_are_those_of_least_squares_with_a_constant_a_map() -> None:
     assert np.isnan(plane(np.ones((4, 2)), np.arange(4.0), np.zeros(4, int))).all()
 
 
+def test_parts_whose_sum_never_changes_are_not_told_apart() -> None:
+    tables = [
+        table.with_columns(
+            (1.1 - pl.col(f"{name}_redundancy") - pl.col(f"{name}_unique")).alias(f"{name}_synergy")
+            for name in DECOMPOSITIONS
+        )
+        for table in dials(np.random.default_rng(5), (0.5, 0.0, 0.0))
+    ]
+    found = part_slopes(tables)
+    assert found["value"].is_null().all() and len(found) == 27
+    assert set(found["note"]) == {"the tables do not tell the parts apart"}
+
+
 def test_too_few_generators_say_nothing() -> None:
     assert part_slopes([]).is_empty()
     assert part_slopes(dials(np.random.default_rng(2), (0.5, 0.0, 0.0))[:3]).is_empty()

@@ -179,6 +179,7 @@ def performance_by_dose(performance: "pl.DataFrame | None", bits: "pl.DataFrame 
     named = first.row(0, named=True)
     dial = named.get("dial", "delete")
     colours = _colours([row["series"] for _, own in panels for row in own])
+    unit = "accuracy" if not rows else "bits per byte" if len(panels) == 1 else "accuracy, or bits"
     changes = "; ".join(
         f"{' '.join(title)}: {own[0]['series']} {own[0]['value']:.3f} at the first dose, "
         f"{[row for row in own if row['series'] == own[0]['series']][-1]['value']:.3f} at the last"
@@ -193,22 +194,18 @@ def performance_by_dose(performance: "pl.DataFrame | None", bits: "pl.DataFrame 
         [row for _, own in panels for row in own],
         point_charts.lines(
             panels, columns=point_charts.columns_of(len(panels)), colours=colours,
-            titles=(_AXES.get(dial, "dose"), "accuracy, or bits"), log=False,
+            titles=(_AXES.get(dial, "dose"), unit), log=False,
         ),
     )  # fmt: skip
 
 
 def _lines(rows: "pl.DataFrame", metric: str) -> Rows:
-    """One line an encoder of x at its default layer, against the fixed layer of y, and the best of all pairs."""
+    """One line an encoder at its default layer, against the other side's fixed layer, and the best of all pairs."""
     import polars as pl
 
-    own = rows.filter(pl.col("x_default") & pl.col("fixed").str.contains("y"))
-    many = own["x_encoder"].n_unique() > 1
-    if not many:  # one encoder on this side: the lines are those of the other side's encoders
-        turned = rows.filter(pl.col("y_default") & pl.col("fixed").str.contains("x"))
-        own, side = (turned, "y") if turned["y_encoder"].n_unique() > 1 else (own, "x")
-    else:
-        side = "x"
+    side = _side(rows)
+    other = "y" if side == "x" else "x"
+    own = rows.filter(pl.col(f"{side}_default") & pl.col("fixed").str.contains(other))
     names = short_names([f"{row[f'{side}_encoder']}" for row in own.iter_rows(named=True)], _LONGEST)
     lines: Rows = []
     for (encoder, dose), cell in own.sort("dose", "draw").group_by([f"{side}_encoder", "dose"], maintain_order=True):
@@ -319,12 +316,18 @@ def _word(quantity: str) -> str:
     return quantity.replace("_", " ").partition(",")[0]
 
 
+def _side(rows: "pl.DataFrame") -> str:
+    """The side whose encoders have lines: x, unless it has one encoder and y several."""
+    return "y" if rows["x_encoder"].n_unique() == 1 < rows["y_encoder"].n_unique() else "x"
+
+
 def _against(rows: "pl.DataFrame") -> str:
     import polars as pl
 
+    other = "y" if _side(rows) == "x" else "x"
     fixed = rows.filter(pl.col("fixed") == "xy")
     row = (fixed if len(fixed) else rows).row(0, named=True)
-    return f"Against {shorten(row['y_encoder'])}/{row['y_layer']} ({row['y_view']})"
+    return f"Against {shorten(row[f'{other}_encoder'])}/{row[f'{other}_layer']} ({row[f'{other}_view']})"
 
 
 def _fall(panels: Sequence[tuple[Sequence[str], Rows]]) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 PARTS = ("redundancy", "unique", "synergy")
+_LEAST = 0.05  # of the largest singular value: below it parts are not told apart
 METRICS = ("cka_clipped", "cka_population", "mutual_knn")
 
 
@@ -93,20 +94,30 @@ def _slopes(rows: "pl.DataFrame", metric: str, decomposition: str) -> list[PartS
 
         one = clustered_estimate(statistic, generators)
         ends = {"value": one.value, "low": one.low, "high": one.high, "p": one.p}
-        found.append(PartSlope(metric, decomposition, part, **ends, tables=tables, generators=one.clusters,
-                               note=one.note))  # fmt: skip
+        note = "the tables do not tell the parts apart" if one.value is None else one.note
+        found.append(PartSlope(metric, decomposition, part, **ends, tables=tables, generators=one.clusters, note=note))
     return found
 
 
 def plane(design: Float[np.ndarray, "n p"], y: Float[np.ndarray, " n"], maps: np.ndarray) -> Float[np.ndarray, " p"]:
-    """Slopes of least squares over some columns with a constant for each map; NaN where they are not determined.
+    """Slopes of least squares over some columns with a constant for each map; NaN where they are hardly determined.
+
+    Parts whose sum is the same everywhere cannot be told apart: a direction in which they vary by less than a twentieth
+    of what they vary by in another determines no slope.
 
     Example:
         >>> design = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
         >>> plane(design, 2 * design[:, 0] - design[:, 1] + 5, np.zeros(4, int)).round(6).tolist()
         [2.0, -1.0]
     """
-    constants = (maps[:, None] == np.unique(maps)[None]).astype(float)
-    whole = np.hstack([design, constants])
-    slopes, _, rank, _ = np.linalg.lstsq(whole, y, rcond=None)
-    return slopes[: design.shape[1]] if rank == whole.shape[1] else np.full(design.shape[1], math.nan)
+    of = np.unique(maps, return_inverse=True)[1]
+    counts = np.bincount(of)
+
+    def within(values: np.ndarray) -> np.ndarray:
+        return values - (np.bincount(of, weights=values) / counts)[of]
+
+    columns = np.stack([within(column) for column in design.T], axis=1)
+    sizes = np.linalg.svd(columns, compute_uv=False)
+    if sizes[-1] <= _LEAST * sizes[0]:
+        return np.full(design.shape[1], math.nan)
+    return np.linalg.lstsq(columns, within(y), rcond=None)[0]
