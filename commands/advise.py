@@ -33,11 +33,17 @@ def advise(
             "those of the packaged data sets are known.",
         ),
     ] = None,
+    use: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="joint|alone|few|transfer", help="A use to answer for; several times for several. Default: all."
+        ),
+    ] = None,
     groups: Annotated[
         int, typer.Option(help="Groups that take part, at most; drawn where there are more.", min=60)
     ] = 5000,
     folds: Annotated[int, typer.Option(help="Parts of the groups that are held out in turn.", min=3)] = 5,
-    adapters: Annotated[int, typer.Option(help="Adapters trained for each fold.", min=2)] = 2,
+    adapters: Annotated[int, typer.Option(help="Adapters trained for each fold.", min=2)] = 3,
     steps: Annotated[int, typer.Option(help="Training steps of each adapter.", min=1)] = 200,
     width: Annotated[int, typer.Option(help="Dimensions that adapters map into.", min=2)] = 256,
     seed: SeedOption = 0,
@@ -60,11 +66,12 @@ def advise(
     from featcache.report.terminal.advise import show_advice
     from featcache.report.terminal.progress import step_progress
     from featcache.studies.advise.advise import advise as advise_on
-    from featcache.studies.advise.settings import AdviseSettings
+    from featcache.studies.advise.settings import USES, AdviseSettings
 
     check_figure_path(figure)
-    of_label = {"label": label, "label_views": tuple(label_view or ()), "groups": groups, "folds": folds}
-    settings = AdviseSettings(**of_label, seeds=adapters, steps=steps, width=width, seed=seed)
+    views = tuple(label_view or ())
+    sizes = {"groups": groups, "folds": folds, "seeds": adapters, "steps": steps, "width": width}
+    settings = AdviseSettings(label, tuple(use or USES), views, **sizes, seed=seed)
     with step_progress("training") as on_step:
         advice = advise_on(open_cache(cache), dataset, arrays, settings, out=out, on_step=on_step)
     show_advice(advice, as_json=json, verbose=verbose)

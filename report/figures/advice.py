@@ -37,7 +37,7 @@ def advice_figure(advice: "Advice") -> Figure:
         panels += [
             ([of, "what aligning does to accuracy"], _effects(pair, names)),
             (
-                [f"who knows {shorten(advice.label)},", f"in nats, of {advice.entropy:.2f} there are"],
+                [f"what they know of {shorten(advice.label)}", f"in nats; all there is: {advice.entropy:.2f}"],
                 _information(pair, names),
             ),
         ]

@@ -137,12 +137,10 @@ def named_points(
         A Vega-Lite specification.
     """
     orders, ends, data = _orders(panels), _ends_by_metric(panels), dict[str, Rows]()
-    apart = any(len({row["series"] for row in rows if row["label"] == label}) > 1
-                for (_, rows), order in zip(panels, orders, strict=True) for label in order)  # fmt: skip
-    lanes = len(colours) if apart else 1
     charts = []
     for i, ((name, rows), order) in enumerate(zip(panels, orders, strict=True)):
         same = i % columns > 0 and order == orders[i - 1]
+        lanes = _lanes([own for (_, own), other in zip(panels, orders, strict=True) if other == order], colours)
         charts.append(
             _named_panel(data, name, rows, order, ends[rows[0]["metric"]], colours=colours, lanes=lanes, title=title,
                          key=key, labels=not same, width=_WIDTHS[columns])
@@ -152,12 +150,12 @@ def named_points(
 
 def _named_panel(
     data: dict[str, Rows], name: Sequence[str], rows: Rows, order: list[str], ends: tuple[float, float],
-    *, colours: dict[str, str], lanes: int, title: str, key: str, labels: bool, width: int,
+    *, colours: dict[str, str], lanes: list[str], title: str, key: str, labels: bool, width: int,
 ) -> Any:  # fmt: skip
     axis = alt.Axis(labelLimit=_LABEL_LIMIT, labelColor=theme.INK, grid=True, title=None, labels=labels)
     y = alt.Y("label:N", sort=order, axis=axis, scale=alt.Scale(padding=0.25, domain=order))
-    beside = alt.YOffset("series:N", sort=list(colours), scale=alt.Scale(domain=list(colours)))
-    offset: dict[str, Any] = {"yOffset": beside} if lanes > 1 else {}
+    beside = alt.YOffset("series:N", sort=lanes, scale=alt.Scale(domain=lanes))
+    offset: dict[str, Any] = {"yOffset": beside} if len(lanes) > 1 else {}
     base = _chart(data, rows)
     x_scale, colour = alt.Scale(domain=[*ends], nice=False), _colour(colours, key)
     values = {round(row["chance"], 4) for row in rows if row["chance"] is not None}
@@ -176,8 +174,17 @@ def _named_panel(
     if 0 < len(values) <= _CHANCES:
         mark = chance.mark_rule(strokeDash=[4, 3], color=_CHANCE, aria=False)
         layers.insert(0, mark.encode(x=alt.X("value:Q", scale=x_scale)))
-    step = max(_ROW, _SERIES * lanes + _BETWEEN)
+    step = max(_ROW, _SERIES * len(lanes) + _BETWEEN)
     return alt.layer(*layers).properties(title=_title(name, width), width=width, height=step * max(1, len(order)))
+
+
+def _lanes(panels: Sequence[Rows], colours: dict[str, str]) -> list[str]:
+    """The series that lie one below the other in panels of the same names; none where each name has one only."""
+    of: dict[str, set[str]] = {}
+    for row in (row for rows in panels for row in rows):
+        of.setdefault(row["label"], set()).add(row["series"])
+    there = set[str]().union(*of.values())
+    return [series for series in colours if series in there] if any(len(own) > 1 for own in of.values()) else []
 
 
 def _orders(panels: Sequence[Panel]) -> list[list[str]]:

@@ -12,6 +12,7 @@ from featcache.trainer.sides import PairedSides, Side
 
 _EPOCHS = 8  # each followed by a look at validation, by which the best is kept
 _NEIGHBOURS = 10  # that are looked at on validation
+_RATE = 1e-2  # ten times the default: so few steps would leave adapters near where they were drawn
 
 
 def adapted_spaces(
@@ -23,7 +24,7 @@ def adapted_spaces(
     steps: int,
     seed: int,
 ) -> list[Float[np.ndarray, "n width"]]:
-    """Trains the adapters that `featcache train` trains by default, linear and by symmetric InfoNCE, and maps all rows.
+    """Trains linear adapters by symmetric InfoNCE, as `featcache train` does by default, and maps all rows.
 
     Args:
         spaces: Two or more, row i of the same sample.
@@ -54,6 +55,7 @@ def _config(rows: int, held: int, width: int, steps: int, seed: int) -> FitConfi
         width=width,
         epochs=_EPOCHS,
         steps=max(1, steps // _EPOCHS),
+        lr=_RATE,
         batch=max(2, min(default_settings()["batch"], rows // 2)),
         k=min(_NEIGHBOURS, held - 1),
         seed=seed,

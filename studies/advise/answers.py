@@ -148,7 +148,9 @@ def decide(
 
     A gain counts if it is `least_gain` or more and differs from 0 after Holm's correction. Adapted spaces alone gain:
     align; unless the raw ones beside them gain once more. Only both side by side gain: align with a private part.
-    Neither does, and a gain of `margin` is ruled out: keep apart. Else nobody can tell.
+    Neither does, and a gain of `margin` is ruled out: keep apart. Else nobody can tell. A transfer gains for sure only
+    if both spaces know something of the label in common: of unrelated spaces a classifier of one may still be right
+    about the other more often than chance, by accident, and as often less.
 
     Args:
         use: Which.
@@ -167,6 +169,8 @@ def decide(
     private_gains = private and _gains(effects.private, private_p_holm, alpha, settings)
     if use.kind == "transfer" and redundancy.ci_high <= NOTHING + settings.shortfall:
         return APART, "what both know of the label is next to nothing"
+    if use.kind == "transfer" and gains and redundancy.ci_low <= 0:
+        return OPEN, "a gain, but not for sure of what both know of the label"
     if gains or private_gains:
         extra = effects.extra
         if private_gains and (not gains or (extra is not None and _gains(extra, extra.p, alpha, settings))):

@@ -1,5 +1,6 @@
 """What `advise` is asked, and the margins by which it answers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,7 @@ PAIR, FIRST, SECOND, FORTH, BACK = "both", "first", "second", "first→second", 
 
 # Frozen on the released generator and judged on others: docs/advise.md
 MARGIN = 0.05  # of accuracy: a gain that is ruled out is one of at least this
-LEAST_GAIN = 0.01  # of accuracy: less is no gain, however certain
+LEAST_GAIN = 0.03  # of accuracy: less is no gain, however certain
 NOTHING = 0.02  # nats: redundancy whose upper bound is no more than this, beside the shortfall, is none
 
 
@@ -40,14 +41,15 @@ class Use:
     labels: int = 0
 
 
-def all_uses() -> list[Use]:
-    """Every use that is answered, in the order of the output."""
-    return [
+def uses_of(kinds: Sequence[str] = USES) -> list[Use]:
+    """The uses of some kinds, in the order of the output."""
+    every = [
         Use("joint", PAIR),
         *(Use("alone", side) for side in (FIRST, SECOND)),
         *(Use("few", side, labels) for side in (PAIR, FIRST, SECOND) for labels in LABELS),
         *(Use("transfer", way) for way in (FORTH, BACK)),
     ]
+    return [use for use in every if use.kind in kinds]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class AdviseSettings:
 
     Args:
         label: Label column; None for the data set's first.
+        uses: Kinds of uses that are answered.
         label_views: Views that are made from the label, beside those that the data set's entry names.
         groups: Groups that take part, at most: drawn where there are more.
         folds: Parts of the groups that are held out in turn.
@@ -72,10 +75,11 @@ class AdviseSettings:
     """
 
     label: str | None = None
+    uses: tuple[str, ...] = USES
     label_views: tuple[str, ...] = ()
     groups: int = 5_000
     folds: int = 5
-    seeds: int = 2
+    seeds: int = 3
     draws: int = 10
     width: int = 256
     steps: int = 200
@@ -92,6 +96,8 @@ class AdviseSettings:
                 f"folds {self.folds}, seeds {self.seeds}, draws {self.draws}, steps {self.steps}, width {self.width}: "
                 "wanted 3 folds or more, 2 seeds or more, 1 or more draws and steps, and a width of 2 or more"
             )
+        if not self.uses or set(self.uses) - set(USES):
+            raise BadChoice(f"use {', '.join(self.uses) or 'none'}: wanted one or more of {', '.join(USES)}")
         if self.margin <= 0 or self.least_gain < 0 or not 0 < self.level < 1:
             raise BadChoice("wanted a margin above 0, a least gain of 0 or more and a level between 0 and 1")
 

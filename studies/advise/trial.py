@@ -17,7 +17,7 @@ from featcache.studies.advise.classifiers import (
     transfer,
 )
 from featcache.studies.advise.labelled import Labelled
-from featcache.studies.advise.settings import BACK, FIRST, FORTH, PAIR, SECOND, AdviseSettings, Use, all_uses
+from featcache.studies.advise.settings import BACK, FIRST, FORTH, PAIR, SECOND, AdviseSettings, Use, uses_of
 
 APART, ALIGNED, PRIVATE = "apart", "aligned", "private"
 _SIDES = {PAIR: (0, 1), FIRST: (0,), SECOND: (1,)}
@@ -63,7 +63,7 @@ def run_trial(
     spaces = [rows.spaces[name].astype(np.float64) for name in pair]
     splits = fold_splits(rows.y, rows.folds)
     least = min(int(np.bincount(rows.y[split.train], minlength=split.classes).min()) for split in splits)
-    uses, hits = [use for use in all_uses() if use.labels <= least], dict[Use, dict[str, np.ndarray]]()
+    uses, hits = [use for use in uses_of(settings.uses) if use.labels <= least], dict[Use, dict[str, np.ndarray]]()
     for fold, split in enumerate(splits):
         raw: Blocks = ([spaces[0]], [spaces[1]])
         # unmapped, the coordinates of one side mean nothing to a classifier of the other

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from featcache.metrics.probes.calibrated import group_folds
+from featcache.data.synthetic.generator import Generator, all_bits, draw
+from featcache.data.synthetic.tables import joint_table
+from featcache.metrics.information.decompositions import broja
+from featcache.metrics.information.tables import mutual_information
+from featcache.metrics.probes.calibrated import cross_fit, group_folds
+from featcache.metrics.probes.information_bounds import INFORMATIONS, SHORTFALL, information_rows
 from featcache.studies.advise.advise import advise_rows
 from featcache.studies.advise.answers import AdviceRow
 from featcache.studies.advise.labelled import Labelled
@@ -35,6 +40,8 @@ if TYPE_CHECKING:
 OnStep = Callable[[str], None]
 LEAST_EFFECT = 0.05  # of exact accuracy, above which the sign of an answer is judged
 SEEDS = (0, 1, 2, 3, 4)
+_GAP = 1e-5  # nats: of the exact decomposition
+_GAP = 1e-5  # nats: of the exact decomposition
 _SIDES = {PAIR: "both", FIRST: "0", SECOND: "1", FORTH: "0→1", BACK: "1→0"}  # as `use_accuracies` names them
 Key = tuple[str, str, int]  # use, side, labels
 
@@ -92,7 +99,7 @@ class ValidationSettings:
     advised: tuple[int, ...] = (0,)
     rows: int = 3_000
     draws: int = 10
-    advice: AdviseSettings = AdviseSettings(folds=3, seeds=2, draws=5, width=64, permutations=39)
+    advice: AdviseSettings = AdviseSettings(folds=3, seeds=3, draws=4, width=64, permutations=39)
 
 
 @dataclass(frozen=True)
@@ -266,6 +273,72 @@ def judged(answer: str, exact: float, exact_private: float) -> str:
         return "open"
     right = {ALIGN: exact > 0, APART: exact < 0, PRIVATE: exact_private > -LEAST_EFFECT}[answer]
     return "right" if right else "wrong"
+
+
+@dataclass(frozen=True)
+class CoverageRow:
+    """One quantity of bits whose table is known, as it is and as it was found.
+
+    Args:
+        generator: Of the table.
+        level: Of the table.
+        seed: Of the rows.
+        quantity: One of INFORMATIONS or PARTS.
+        exact: In nats; parts by BROJA of the table.
+        value: As estimated.
+        ci_low: Lower end of the interval of the bounds.
+        ci_high: Upper end.
+        covered: Whether the interval has the exact value in it.
+        close: Whether all three informations of these rows are within the shortfall of the exact ones.
+    """
+
+    generator: str
+    level: int
+    seed: int
+    quantity: str
+    exact: float
+    value: float
+    ci_low: float
+    ci_high: float
+    covered: bool
+    close: bool
+
+
+def bits_coverage(
+    generator: Generator, level: int, *, rows: int = 20_000, seed: int = 0, folds: int = 5, shortfall: float = SHORTFALL
+) -> list[CoverageRow]:
+    """Information found in the bits of both modalities themselves, beside what there is exactly.
+
+    Args:
+        generator: Of the table.
+        level: One of its levels.
+        rows: Drawn.
+        seed: Of the rows and their labels.
+        folds: Of the classifiers.
+        shortfall: That intervals allow for, in nats.
+
+    Raises:
+        DataInvalid: If the generator has no such level.
+    """
+    codes = draw(generator, level, np.random.RandomState(seed))
+    at, size = np.random.default_rng(seed).permutation(len(codes.labels))[:rows], 2**generator.unique
+    bits, y = all_bits(generator.shared + generator.unique).astype(np.float64), codes.labels[at].astype(np.int64)
+    spaces = [bits[codes.shared[at] * size + own[at]] for own in (codes.unique1, codes.unique2)]
+    parts = group_folds(y, folds=folds, seed=seed)
+    first, second = (cross_fit(x, y, parts) for x in spaces)
+    both = cross_fit(np.concatenate(spaces, axis=1), y, parts, parts=(first, second))
+    joint = joint_table(generator.table(level))
+    margins = (joint.sum(axis=1), joint.sum(axis=0), joint.reshape(-1, joint.shape[2]))
+    exact = dict(zip(INFORMATIONS, map(mutual_information, margins), strict=True)) | asdict(broja(joint))
+    found = information_rows(first, second, both, y, shortfall=shortfall)
+    close = all(abs(row.value - exact[row.quantity]) <= shortfall for row in found if row.quantity in INFORMATIONS)
+    return [
+        CoverageRow(
+            generator.name, level, seed, row.quantity, exact[row.quantity], row.value, row.ci_low, row.ci_high,
+            row.ci_low - _GAP <= exact[row.quantity] <= row.ci_high + _GAP, close,
+        )
+        for row in found
+    ]  # fmt: skip
 
 
 def calibration_table(rows: "pl.DataFrame") -> "pl.DataFrame":
