@@ -25,7 +25,7 @@ from featcache.studies.advise.validation import (
     judged,
     run_validation,
 )
-from featcache.studies.emergence.generators import open_generator
+from featcache.studies.emergence.synthetic.generators import open_generator
 
 MOST_OPEN = 0.2
 COVERED = 0.95

@@ -9,8 +9,8 @@ from featcache.commands.options import CacheOption, RootOption, SeedOption
 
 if TYPE_CHECKING:
     from featcache.cache import Cache
-    from featcache.studies.emergence.dial import DialResult
-    from featcache.studies.emergence.dial_performance import Labels
+    from featcache.studies.emergence.dials.doses import DialResult
+    from featcache.studies.emergence.dials.performance import Labels
 
 _DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Data set name, as in the cache.")]
 _ImagesOption = Annotated[str, typer.Option(help="View of the pictures.")]
@@ -47,8 +47,8 @@ def swapped(
     """
     from featcache.cache import open_cache
     from featcache.report.terminal.progress import step_progress
-    from featcache.studies.emergence.dial import DialSettings, DialViews
-    from featcache.studies.emergence.swapped_captions import swapped_captions
+    from featcache.studies.emergence.dials.doses import DialSettings, DialViews
+    from featcache.studies.emergence.dials.swapped_captions import swapped_captions
 
     store, settings = open_cache(cache), DialSettings(rows=rows or None, seed=seed)
     views = DialViews(dataset, images, texts, tuple(image_encoders or ()), tuple(text_encoders or ()))
@@ -83,7 +83,7 @@ def perturb(
     from featcache.data.perturbations import perturbations_of
     from featcache.report.terminal.dials import show_extracted
     from featcache.report.terminal.progress import step_progress
-    from featcache.studies.emergence.perturbed import extract_perturbed
+    from featcache.studies.emergence.dials.perturbed import extract_perturbed
 
     data = open_dataset(dataset, root=root)
     chosen = perturbations_of(data, view, percent, seed=seed, edge=edge)
@@ -109,9 +109,9 @@ def perturbed(
     """Follow alignment and its correlations over perturbed views that emergence perturb encoded."""
     from featcache.cache import open_cache
     from featcache.report.terminal.progress import step_progress
-    from featcache.studies.emergence.dial import DialSettings, DialViews
-    from featcache.studies.emergence.perturbed import cached_perturbations
-    from featcache.studies.emergence.perturbed import perturbed as measure_perturbed
+    from featcache.studies.emergence.dials.doses import DialSettings, DialViews
+    from featcache.studies.emergence.dials.perturbed import cached_perturbations
+    from featcache.studies.emergence.dials.perturbed import perturbed as measure_perturbed
 
     store, settings = open_cache(cache), DialSettings(rows=rows or None, seed=seed)
     views = DialViews(dataset, images, texts, tuple(image_encoders or ()), tuple(text_encoders or ()))
@@ -142,8 +142,8 @@ def graded(
     from featcache.data.graded_captions import parse_grades, read_graded
     from featcache.report.terminal.dials import show_similarities
     from featcache.report.terminal.progress import step_progress
-    from featcache.studies.emergence.dial import DialSettings
-    from featcache.studies.emergence.graded_captions import extract_graded, graded_captions, graded_similarities
+    from featcache.studies.emergence.dials.doses import DialSettings
+    from featcache.studies.emergence.dials.graded_captions import extract_graded, graded_captions, graded_similarities
 
     store, chosen = Cache(cache), parse_grades(grades)
     with step_progress("measuring") as on_step:
@@ -161,7 +161,7 @@ def _labels(store: "Cache", dataset: str, texts: str, label: str | None, root: P
     if label is not None or root is None:
         return label
     from featcache.data.open import open_dataset
-    from featcache.studies.emergence.dial_performance import caption_subjects
+    from featcache.studies.emergence.dials.performance import caption_subjects
 
     return caption_subjects(store, open_dataset(dataset, root=root), texts)
 

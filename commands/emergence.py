@@ -42,10 +42,10 @@ def synthetic(
     """
     from featcache.report.terminal.emergence import show_answers
     from featcache.report.terminal.progress import share_progress
-    from featcache.studies.emergence.answers import answer_emergence
-    from featcache.studies.emergence.encoders import run_encoders
-    from featcache.studies.emergence.generators import open_generator
-    from featcache.studies.emergence.profiles import sized, study_folder
+    from featcache.studies.emergence.questions.answers import answer_emergence
+    from featcache.studies.emergence.synthetic.encoders import run_encoders
+    from featcache.studies.emergence.synthetic.generators import open_generator
+    from featcache.studies.emergence.synthetic.profiles import sized, study_folder
 
     sizes, source = sized(profile, width, activation), open_generator(generator)
     folder = study_folder(out / "synthetic", profile, generator, sizes)
@@ -68,8 +68,8 @@ def together(
     """
     from featcache.report.terminal.progress import share_progress
     from featcache.report.terminal.together import show_together
-    from featcache.studies.emergence.generators import open_generator
-    from featcache.studies.emergence.together import PROFILES, run_together
+    from featcache.studies.emergence.synthetic.generators import open_generator
+    from featcache.studies.emergence.together.training import PROFILES, run_together
 
     source = open_generator(generator)
     folder = out / "together" / (profile if generator == "released" else f"{profile}-{generator}")
@@ -94,8 +94,8 @@ def spoken_digits(
     from featcache.data.open import open_dataset
     from featcache.report.terminal.progress import share_progress
     from featcache.report.terminal.spoken_digits import show_spoken_digits
-    from featcache.studies.emergence.digit_pairs import cache_raw_features
-    from featcache.studies.emergence.spoken_digits import run_spoken_digits
+    from featcache.studies.emergence.digits.encoders import run_spoken_digits
+    from featcache.studies.emergence.digits.pairs import cache_raw_features
 
     cache_raw_features(Cache(cache), open_dataset("spoken-digits", root=root))
     with share_progress("encoders") as on_progress:
@@ -121,8 +121,8 @@ def multibench(
     """
     from featcache.report.terminal.multibench import show_multibench
     from featcache.report.terminal.progress import share_progress
-    from featcache.studies.emergence.multibench import run_multibench
-    from featcache.studies.emergence.multibench_protocol import BASE_SEEDS, MultiBenchSettings
+    from featcache.studies.emergence.multibench.protocol import BASE_SEEDS, MultiBenchSettings
+    from featcache.studies.emergence.multibench.table import run_multibench
 
     settings = MultiBenchSettings(tuple(range(1, depths + 1)), BASE_SEEDS[:seeds], epochs, device=device)
     folder = out / "multibench" / name

@@ -47,7 +47,7 @@ def emergence_of_inputs(inputs: "Inputs") -> "StudyPage | None":
         inputs: From `featcache.report.inputs.read_inputs`.
     """
     from featcache.report.page.emergence import emergence_study
-    from featcache.studies.emergence.parts import part_slopes
+    from featcache.studies.emergence.questions.parts import part_slopes
 
     return emergence_study(inputs.tables, part_slopes([table.rows for table in inputs.of_kind("maxima")]))
 

@@ -9,7 +9,7 @@ from featcache.report.names import decimals
 if TYPE_CHECKING:
     import polars as pl
 
-    from featcache.studies.emergence.ledger import EmergenceEntry
+    from featcache.studies.emergence.questions.ledger import EmergenceEntry
 
 SETTING = ("generator", "width", "architecture")  # of encoders that are compared with each other
 QUESTION = "When does alignment emerge, and does it predict performance?"

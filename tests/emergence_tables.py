@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from featcache.studies.emergence.encoders import EmergenceTables
-from featcache.studies.emergence.written import MODEL
+from featcache.studies.emergence.synthetic.encoders import EmergenceTables
+from featcache.studies.emergence.synthetic.written import MODEL
 
-# of the released label tables, from studies/emergence/oracles.py, to three decimals
+# of the released label tables, from studies/emergence/synthetic/oracles.py, to three decimals
 POSTERIORS = (1.000, 0.828, 0.561, 0.387, 0.261, 0.215, 0.108, 0.084, 0.000)
 PARTS = {
     "broja_redundancy": (1.159, 0.972, 0.749, 0.591, 0.471, 0.384, 0.363, 0.337, 0.273),

@@ -8,9 +8,10 @@ from typer.testing import CliRunner, Result
 
 from featcache.commands.app import app
 from featcache.data.synthetic.released import Released
-from featcache.studies.emergence import generators, profiles, together
-from featcache.studies.emergence.profiles import Profile
-from featcache.studies.emergence.together import PairSettings, TogetherProfile
+from featcache.studies.emergence.synthetic import generators, profiles
+from featcache.studies.emergence.synthetic.profiles import Profile
+from featcache.studies.emergence.together import training as together
+from featcache.studies.emergence.together.training import PairSettings, TogetherProfile
 
 SMALL = Released(shared=3, unique=2, used=3, classes=3, temperature=0.2, rows=3_000)
 

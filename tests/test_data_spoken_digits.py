@@ -26,7 +26,7 @@ from featcache.data.spoken_digits import (
 )
 from featcache.data.views import View
 from featcache.data.wav import decode_wav
-from featcache.studies.emergence.digit_pairs import digit_pairs
+from featcache.studies.emergence.digits.pairs import digit_pairs
 from tests.spoken_clips import wav, write_clips
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "fsdd"

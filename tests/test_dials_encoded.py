@@ -13,15 +13,15 @@ from featcache.data.texts import text_view
 from featcache.data.views import Dataset, Overlay, View
 from featcache.encoders import EncodeOptions
 from featcache.errors import FeaturesNotCached, UsageError
-from featcache.studies.emergence.dial import DialSettings, DialViews
-from featcache.studies.emergence.dial_correlations import BITS
-from featcache.studies.emergence.graded_captions import (
+from featcache.studies.emergence.dials.correlations import BITS
+from featcache.studies.emergence.dials.doses import DialSettings, DialViews
+from featcache.studies.emergence.dials.graded_captions import (
     extract_graded,
     graded_captions,
     graded_similarities,
     similarity_table,
 )
-from featcache.studies.emergence.perturbed import cached_perturbations, extract_perturbed, perturbed
+from featcache.studies.emergence.dials.perturbed import cached_perturbations, extract_perturbed, perturbed
 from tests import hub
 from tests.alignment_cache import store_layers
 from tests.test_dials_data import graded_rows, write_graded

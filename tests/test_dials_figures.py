@@ -201,7 +201,7 @@ def test_the_command_of_graded_captions_reads_what_is_cached(
     app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from featcache.data.graded_captions import open_wit_graded
-    from featcache.studies.emergence import graded_captions as study
+    from featcache.studies.emergence.dials import graded_captions as study
 
     folder = write_graded(tmp_path, graded_rows(24))
     cache, dataset = Cache(tmp_path / "cache"), open_wit_graded(folder)

@@ -18,8 +18,7 @@ from featcache.errors import FeaturesNotCached, UsageError
 from featcache.features import Features
 from featcache.metrics.errors import BadChoice
 from featcache.report.terminal.dials import show_dial
-from featcache.studies.emergence.dial import DialSettings, DialViews, depths_of, drawn_groups, layers_of_view
-from featcache.studies.emergence.dial_correlations import (
+from featcache.studies.emergence.dials.correlations import (
     BITS,
     LEAST_LMS,
     LEAST_MODELS,
@@ -28,8 +27,9 @@ from featcache.studies.emergence.dial_correlations import (
     _correlated,  # pyright: ignore[reportPrivateUsage]
     dial_correlations,
 )
-from featcache.studies.emergence.dial_performance import caption_subjects, column_labels, given_labels
-from featcache.studies.emergence.swapped_captions import swap_levels, swapped_captions, swapped_rows
+from featcache.studies.emergence.dials.doses import DialSettings, DialViews, depths_of, drawn_groups, layers_of_view
+from featcache.studies.emergence.dials.performance import caption_subjects, column_labels, given_labels
+from featcache.studies.emergence.dials.swapped_captions import swap_levels, swapped_captions, swapped_rows
 from featcache.trainer.errors import NotPaired
 from tests.alignment_cache import store_layers
 from tests.spine import tiny_dataset
@@ -342,6 +342,6 @@ def _of_encoder(rng: np.random.Generator, layers: int) -> np.ndarray:
 
 
 def _correlation_blank() -> Any:
-    from featcache.studies.emergence.dial_correlations import _blank  # pyright: ignore[reportPrivateUsage]
+    from featcache.studies.emergence.dials.correlations import _blank  # pyright: ignore[reportPrivateUsage]
 
     return _blank({"dial": "", "comparison": "", "dataset": "", "dose": 0.0, "dose_words": "", "draw": 0, "metric": ""})

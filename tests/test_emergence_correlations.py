@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from featcache.metrics.certainty.clustered import clustered_correlation, crossed_estimate
-from featcache.studies.emergence.correlations import (
+from featcache.studies.emergence.questions.correlations import (
     ARTIFICIAL,
     LEAST_MODELS,
     MEASURED,
@@ -18,9 +18,9 @@ from featcache.studies.emergence.correlations import (
     groups_of_maps,
     relations,
 )
-from featcache.studies.emergence.depth_law import DESIGNS, adjusted_share, depth_law, plane_slope, slope
-from featcache.studies.emergence.estimators import GAP, mean_coefficients, mean_slope
-from featcache.studies.emergence.questions import best_of_models, information, maxima
+from featcache.studies.emergence.questions.depth_law import DESIGNS, adjusted_share, depth_law, plane_slope, slope
+from featcache.studies.emergence.questions.estimators import GAP, mean_coefficients, mean_slope
+from featcache.studies.emergence.questions.maxima import best_of_models, information, maxima
 from tests.emergence_tables import study
 
 DRAWS = 200

@@ -12,11 +12,11 @@ from featcache.data.synthetic.released import Released
 from featcache.errors import UsageError
 from featcache.metrics import cka, mutual_knn
 from featcache.metrics.sweeps.released_layers import released_layer, released_scores, unit_rows
-from featcache.studies.emergence import encoders
-from featcache.studies.emergence.encoders import K, load_ensemble, run_block, run_encoders
 from featcache.studies.emergence.pool import Work, run_blocks
-from featcache.studies.emergence.population import exact_accuracy, label_given, population_cka
-from featcache.studies.emergence.profiles import PROFILES, Profile, released_rates
+from featcache.studies.emergence.synthetic import encoders
+from featcache.studies.emergence.synthetic.encoders import K, load_ensemble, run_block, run_encoders
+from featcache.studies.emergence.synthetic.population import exact_accuracy, label_given, population_cka
+from featcache.studies.emergence.synthetic.profiles import PROFILES, Profile, released_rates
 
 # 5 bits a modality, so that every pair of inputs can be counted
 SMALL = Released(shared=3, unique=2, used=3, classes=3, temperature=0.2, rows=4_000)

@@ -27,9 +27,9 @@ from featcache.report.figures.emergence_performance import (
 )
 from featcache.report.figures.figure import Figure
 from featcache.report.terminal.emergence import show_answers
-from featcache.studies.emergence.answers import Answers, answer_emergence
-from featcache.studies.emergence.claims import load_emergence_claims
-from featcache.studies.emergence.encoders import EmergenceTables
+from featcache.studies.emergence.questions.answers import Answers, answer_emergence
+from featcache.studies.emergence.questions.claims import load_emergence_claims
+from featcache.studies.emergence.synthetic.encoders import EmergenceTables
 from tests.emergence_tables import study
 
 _, PUBLISHED = load_emergence_claims()

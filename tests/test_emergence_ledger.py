@@ -10,16 +10,16 @@ import polars as pl
 import pytest
 
 from featcache.errors import UsageError
-from featcache.studies.emergence.answers import TABLES, Answers, answer_emergence
-from featcache.studies.emergence.claims import CLAIMS, EmergenceClaim, load_emergence_claims
-from featcache.studies.emergence.estimators import ESTIMATORS, Evidence
-from featcache.studies.emergence.ledger import (
+from featcache.studies.emergence.questions.answers import TABLES, Answers, answer_emergence
+from featcache.studies.emergence.questions.claims import CLAIMS, EmergenceClaim, load_emergence_claims
+from featcache.studies.emergence.questions.estimators import ESTIMATORS, Evidence
+from featcache.studies.emergence.questions.ledger import (
     emergence_entries,
     emergence_page,
     emergence_table,
     judge_emergence,
 )
-from featcache.studies.emergence.written import read_emergence
+from featcache.studies.emergence.synthetic.written import read_emergence
 from featcache.studies.experiments.spec import ExperimentInvalid
 from featcache.studies.ledger.ledger import ledger_table
 from tests.emergence_tables import oracles, study, write
@@ -113,7 +113,7 @@ def test_an_estimator_is_not_given_what_it_does_not_read(tmp_path: Path) -> None
 
 
 def evidence(answers: Answers) -> Evidence:
-    from featcache.studies.emergence.questions import best_of_models
+    from featcache.studies.emergence.questions.maxima import best_of_models
 
     best = best_of_models(read_emergence(answers.folder))
     return Evidence(best, answers.maxima, answers.relations, oracles())

@@ -9,8 +9,8 @@ from featcache.data.synthetic.released import Released
 from featcache.data.synthetic.tables import joint_table
 from featcache.data.synthetic.three import PAIRS, ThreeModalities
 from featcache.metrics.information.decompositions import DECOMPOSITIONS
-from featcache.studies.emergence.oracles import PARTS, exact_row, oracle_row, pair_rows, posterior_cka
-from featcache.studies.emergence.population import label_given, population_cka
+from featcache.studies.emergence.synthetic.oracles import PARTS, exact_row, oracle_row, pair_rows, posterior_cka
+from featcache.studies.emergence.synthetic.population import label_given, population_cka
 
 # of the released generator at U = 0 to 8, by closed form and by another solver of BROJA, good to .002
 ORACLES = {

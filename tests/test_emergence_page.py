@@ -16,7 +16,7 @@ from featcache.report.page.emergence import KINDS, emergence_study
 from featcache.report.page.emergence_others import OTHER_KINDS
 from featcache.report.page.study import figures_of
 from featcache.report.page.write import write_report
-from featcache.studies.emergence.answers import TABLES, answer_emergence
+from featcache.studies.emergence.questions.answers import TABLES, answer_emergence
 from featcache.trainer.errors import RunMissing
 from tests.emergence_tables import study, write
 from tests.test_report_inputs import table_of

@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 
 from featcache.report.figures.emergence import generators_figure
-from featcache.studies.emergence.parts import METRICS, part_slopes, plane
-from featcache.studies.emergence.questions import QUANTITIES
-from featcache.studies.emergence.written import DECOMPOSITIONS
+from featcache.studies.emergence.questions.maxima import QUANTITIES
+from featcache.studies.emergence.questions.parts import METRICS, part_slopes, plane
+from featcache.studies.emergence.synthetic.written import DECOMPOSITIONS
 
 GENERATORS = 8
 

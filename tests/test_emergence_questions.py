@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from featcache.errors import UsageError
 from featcache.metrics.errors import BadChoice
-from featcache.studies.emergence.encoders import EmergenceTables
-from featcache.studies.emergence.questions import (
+from featcache.studies.emergence.questions.maxima import (
     best_of_models,
     by_depth,
     expected_maximum,
@@ -21,7 +20,8 @@ from featcache.studies.emergence.questions import (
     maximum_bias,
     metric_agreement,
 )
-from featcache.studies.emergence.written import is_emergence, read_emergence
+from featcache.studies.emergence.synthetic.encoders import EmergenceTables
+from featcache.studies.emergence.synthetic.written import is_emergence, read_emergence
 from tests.emergence_tables import study, write
 
 

@@ -15,8 +15,15 @@ from featcache.metrics.sweeps.released_layers import released_rows
 from featcache.report.figures.multibench import multibench_figures
 from featcache.report.names import decimals
 from featcache.report.terminal.multibench import show_multibench
-from featcache.studies.emergence import multibench as study
-from featcache.studies.emergence.multibench import (
+from featcache.studies.emergence.multibench import table as study
+from featcache.studies.emergence.multibench.models import Block, data_digest, load_ensemble, open_data, sequence_rows
+from featcache.studies.emergence.multibench.protocol import (
+    PROTOCOLS,
+    PUBLISHED_CORRELATIONS,
+    MultiBenchSettings,
+    published_correlation,
+)
+from featcache.studies.emergence.multibench.table import (
     MultiBenchTables,
     best_model,
     cells_of,
@@ -25,13 +32,6 @@ from featcache.studies.emergence.multibench import (
     read_multibench,
     run_multibench,
     with_holm,
-)
-from featcache.studies.emergence.multibench_models import Block, data_digest, load_ensemble, open_data, sequence_rows
-from featcache.studies.emergence.multibench_protocol import (
-    PROTOCOLS,
-    PUBLISHED_CORRELATIONS,
-    MultiBenchSettings,
-    published_correlation,
 )
 from featcache.trainer.ensembles.sequences import hidden_of
 from tests.multibench_files import write_affect, write_avmnist

@@ -43,12 +43,12 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "searches a graph, which the cache then keeps; finds whose rows are swapped",
     ),
     "measure.contrasts.holm": (
-        "studies.ledger.ledger, studies.emergence.multibench, studies.advise.answers",
+        "studies.ledger.ledger, studies.emergence.multibench.table, studies.advise.answers",
         "corrects claims, cells or uses together",
     ),
     # downstream tasks: predicted classes in, rows with chance, interval and verdict out
     "probes.*": (
-        "studies.downstream.*, studies.emergence.dial_performance, studies.advise.*",
+        "studies.downstream.*, studies.emergence.dials.performance, studies.advise.*",
         "classifiers, linear maps, and the tidy rows of their accuracy and information",
     ),
     # emergence: encoders whose chance is known exactly, and coefficients over many of them
@@ -56,7 +56,10 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "studies.emergence.*",
         "single layers in the published convention, exact values beside",
     ),
-    "information.*": ("studies.emergence.*", "exact informations of tables of probabilities"),
+    "information.*": (
+        "studies.emergence.*, studies.advise.validation",
+        "exact informations of tables of probabilities",
+    ),
     "certainty.clustered.*": ("studies.emergence.*", "coefficients over models, with intervals over clusters"),
     "distribution_gap": ("studies.adapters.controls", "the gap between two sides in one space, which is no alignment"),
     "modality_gap": ("studies.adapters.controls", "the same"),

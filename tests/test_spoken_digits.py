@@ -20,10 +20,10 @@ from featcache.metrics.errors import TooFewRows
 from featcache.report.figures.spoken_digits import spoken_digits_figure
 from featcache.report.names import decimals
 from featcache.report.terminal.spoken_digits import show_spoken_digits
-from featcache.studies.emergence import spoken_digits as study
-from featcache.studies.emergence.digit_dial import PARTS, best_of_encoders, dial_row, posterior_cka
-from featcache.studies.emergence.digit_pairs import cache_raw_features, digit_pairs
-from featcache.studies.emergence.spoken_digits import SpokenDigitsSettings, run_spoken_digits
+from featcache.studies.emergence.digits import encoders as study
+from featcache.studies.emergence.digits.dial import PARTS, best_of_encoders, dial_row, posterior_cka
+from featcache.studies.emergence.digits.encoders import SpokenDigitsSettings, run_spoken_digits
+from featcache.studies.emergence.digits.pairs import cache_raw_features, digit_pairs
 from tests.spoken_clips import SPEAKERS, tone, write_clips
 
 TINY = SpokenDigitsSettings(depths=(1, 2), seeds=(0, 1), steps=60, batch=32, width=8, k=5)

@@ -8,7 +8,7 @@ import pytest
 
 from featcache.report.figures.figure import Figure
 from featcache.report.figures.together import parts_figures, together_figures
-from featcache.studies.emergence.together import effects
+from featcache.studies.emergence.together.training import effects
 
 USES = (("joint", "both", 0), ("alone", "0", 0), ("alone", "1", 0), ("few", "both", 5), ("transfer", "0→1", 0),
         ("transfer_mapped", "0→1", 0))  # fmt: skip

@@ -9,8 +9,8 @@ import pytest
 
 from featcache.data.synthetic.released import Released
 from featcache.errors import UsageError
-from featcache.studies.emergence import together
-from featcache.studies.emergence.together import (
+from featcache.studies.emergence.together import training as together
+from featcache.studies.emergence.together.training import (
     CELL,
     PROFILES,
     PairSettings,
@@ -20,7 +20,7 @@ from featcache.studies.emergence.together import (
     run_together,
     together_blocks,
 )
-from featcache.studies.emergence.uses import LABELS, USES
+from featcache.studies.emergence.together.uses import LABELS, USES
 
 SMALL = Released(shared=4, unique=2, used=4, rows=1_500)
 PROFILE = TogetherProfile(

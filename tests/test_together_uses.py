@@ -9,10 +9,10 @@ import torch
 from featcache.data.errors import DataInvalid
 from featcache.data.synthetic.generator import all_bits, modalities
 from featcache.data.synthetic.released import Released, label_bits
-from featcache.studies.emergence.kept import bits_used, held_out_inputs, kept_bits
-from featcache.studies.emergence.population import label_given
-from featcache.studies.emergence.together import PairSettings, train_pairs
-from featcache.studies.emergence.uses import FewLabels, TrainedPairs, few_rows, use_accuracies
+from featcache.studies.emergence.synthetic.population import label_given
+from featcache.studies.emergence.together.kept import bits_used, held_out_inputs, kept_bits
+from featcache.studies.emergence.together.training import PairSettings, train_pairs
+from featcache.studies.emergence.together.uses import FewLabels, TrainedPairs, few_rows, use_accuracies
 from featcache.trainer.ensembles.pairs import PairMember, PairShape, initial_pairs
 from featcache.trainer.ensembles.probes import MlpProbeFit, fit_linear_probes, whitened
 from featcache.trainer.errors import EnsembleInvalid

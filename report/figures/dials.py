@@ -11,7 +11,7 @@ from featcache.report.runs import metric_title
 if TYPE_CHECKING:
     import polars as pl
 
-    from featcache.studies.emergence.dial import DialResult
+    from featcache.studies.emergence.dials.doses import DialResult
 
 Rows = list[dict[str, Any]]
 BEST = "best pair of layers"

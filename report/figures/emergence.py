@@ -12,7 +12,7 @@ from featcache.report.names import decimals, file_stem, finite, shorten
 if TYPE_CHECKING:
     import polars as pl
 
-    from featcache.studies.emergence.claims import Published
+    from featcache.studies.emergence.questions.claims import Published
 
 Rows = list[dict[str, Any]]
 METRICS = {
@@ -280,7 +280,7 @@ def generators_figure(maxima: "Sequence[pl.DataFrame]", slopes: "pl.DataFrame") 
 
     Args:
         maxima: Of any number of studies.
-        slopes: From `featcache.studies.emergence.parts.part_slopes`; may be empty.
+        slopes: From `featcache.studies.emergence.questions.parts.part_slopes`; may be empty.
     """
     import polars as pl
 

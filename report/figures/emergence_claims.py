@@ -10,7 +10,7 @@ from featcache.report.figures.figure import Figure
 from featcache.report.names import file_stem, finite, shorten
 
 if TYPE_CHECKING:
-    from featcache.studies.emergence.ledger import EmergenceEntry
+    from featcache.studies.emergence.questions.ledger import EmergenceEntry
 
 Rows = list[dict[str, Any]]
 _LONGEST = 34

@@ -12,7 +12,7 @@ from featcache.report.names import decimals, finite
 if TYPE_CHECKING:
     import polars as pl
 
-    from featcache.studies.emergence.claims import Published
+    from featcache.studies.emergence.questions.claims import Published
 
 Rows = list[dict[str, Any]]
 _METHODS = {"spearman": "Spearman", "pearson": "Pearson"}

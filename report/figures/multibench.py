@@ -23,7 +23,7 @@ def multibench_figures(correlations: "pl.DataFrame", *, metric: str = "cka_clipp
     """A forest plot a data set; one of which no cell has a coefficient is left out.
 
     Args:
-        correlations: As `featcache.studies.emergence.multibench.run_multibench` writes it, of one data set or several.
+        correlations: As `run_multibench` writes it, of one data set or several.
         metric: Of alignment.
     """
     figures: list[Figure] = []

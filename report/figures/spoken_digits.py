@@ -31,7 +31,7 @@ def spoken_digits_figure(dial: "pl.DataFrame") -> Figure | None:
     """Information, alignment and accuracy over the number of speakers who are named in the label.
 
     Args:
-        dial: From `featcache.studies.emergence.digit_dial.dial_table`, its rows in any order.
+        dial: From `featcache.studies.emergence.digits.dial.dial_table`, its rows in any order.
 
     Returns:
         The figure; None where fewer than two positions have every number that it says or draws.

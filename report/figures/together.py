@@ -96,7 +96,7 @@ def effects_figure(effects: "pl.DataFrame", of: str) -> Figure:
     """Accuracy less that without contrast, over lambda, a line for each U: all features aligned, and the remedy beside.
 
     Args:
-        effects: Rows of `featcache.studies.emergence.together.effects`, of one generator and map.
+        effects: Rows of `featcache.studies.emergence.together.training.effects`, of one generator and map.
         of: Of which, for the title.
     """
     from featcache.report.figures import point_charts

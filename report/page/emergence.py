@@ -33,8 +33,8 @@ from featcache.report.page.chapters import Chapter, Part
 from featcache.report.page.emergence_others import OTHER_KINDS, other_chapters
 from featcache.report.page.html import folded, table
 from featcache.report.page.study import StudyPage
-from featcache.studies.emergence.claims import Published, load_emergence_claims
-from featcache.studies.emergence.ledger import EmergenceEntry, emergence_entries
+from featcache.studies.emergence.questions.claims import Published, load_emergence_claims
+from featcache.studies.emergence.questions.ledger import EmergenceEntry, emergence_entries
 
 if TYPE_CHECKING:
     import polars as pl
@@ -68,8 +68,7 @@ def emergence_study(tables: "Sequence[InputTable]", slopes: "pl.DataFrame | None
 
     Args:
         tables: Of any kinds; those of one folder belong together.
-        slopes: Over the parts of the label's information, from `featcache.studies.emergence.parts.part_slopes` of every
-            table of maxima.
+        slopes: Over the parts of the label's information, from `part_slopes` of every table of maxima.
     """
     studies, others = _studies(tables), other_chapters(tables)
     if not studies:

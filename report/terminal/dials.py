@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from featcache.extraction.extract import Extracted
-    from featcache.studies.emergence.dial import DialResult
-    from featcache.studies.emergence.graded_captions import GradedSimilarity
+    from featcache.studies.emergence.dials.doses import DialResult
+    from featcache.studies.emergence.dials.graded_captions import GradedSimilarity
 
 _COLUMNS = ("dose", "alignment", "95 % interval", "chance", "p", "best pair", "ρ accuracy", "ρ depth")
 
@@ -56,7 +56,7 @@ def show_extracted(done: "Sequence[Extracted]") -> None:
     """Prints what was encoded of perturbed views, a line each.
 
     Args:
-        done: From `featcache.studies.emergence.perturbed.extract_perturbed`.
+        done: From `featcache.studies.emergence.dials.perturbed.extract_perturbed`.
     """
     rows = [(each.view, each.encoder, f"{each.rows:,}", f"{each.reused:,}", f"{len(each.layers)}") for each in done]
     print_fitted_table(("view", "encoder", "rows encoded", "there already", "layers"), rows, names=(0, 1))

@@ -18,8 +18,8 @@ from featcache.report.terminal.fitted import print_fitted_table, print_parts, pr
 if TYPE_CHECKING:
     import polars as pl
 
-    from featcache.studies.emergence.answers import Answers
-    from featcache.studies.emergence.ledger import EmergenceEntry
+    from featcache.studies.emergence.questions.answers import Answers
+    from featcache.studies.emergence.questions.ledger import EmergenceEntry
 
 _COLUMNS = ("U", "max CKA", "exact", "theory", "R", "unique", "S", "ρ align, acc", "ρ depth, acc")
 
@@ -28,7 +28,7 @@ def show_answers(answers: "Answers") -> None:
     """Prints what the study of encoders trained apart says.
 
     Args:
-        answers: From `featcache.studies.emergence.answers.answer_emergence`.
+        answers: From `featcache.studies.emergence.questions.answers.answer_emergence`.
     """
     for setting, maxima in of_settings(answers.maxima):
         if setting:

@@ -8,7 +8,7 @@ from featcache.report.terminal.console import console
 from featcache.report.terminal.fitted import print_fitted_table, print_parts, print_path
 
 if TYPE_CHECKING:
-    from featcache.studies.emergence.multibench import MultiBenchTables
+    from featcache.studies.emergence.multibench.table import MultiBenchTables
 
 METRIC = "cka_clipped"  # that the lines show, as published
 _MODELS = ("modality", "models", "best by validation", "its test", "worst test", "best test")
@@ -19,7 +19,7 @@ def show_multibench(tables: "MultiBenchTables") -> None:
     """Shows a data set's models by modality, and the table of correlations.
 
     Args:
-        tables: From `featcache.studies.emergence.multibench`.
+        tables: From `featcache.studies.emergence.multibench.table`.
     """
     name = str(tables.models["dataset"][0])
     title = f"{PUBLISHED[name].title}: {tables.models['performance'][0]} of {len(tables.models)} models".split(" ")

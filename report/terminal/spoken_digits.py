@@ -9,7 +9,7 @@ from featcache.report.terminal.fitted import print_fitted_table, print_parts, pr
 if TYPE_CHECKING:
     import polars as pl
 
-    from featcache.studies.emergence.spoken_digits import SpokenDigitsTables
+    from featcache.studies.emergence.digits.encoders import SpokenDigitsTables
 
 METRIC = "cka_debiased"  # that the lines show
 _COLUMNS = ("label", "R", "U speech", "CKA", "exact", "kNN", "images", "speech", "ρ align, acc")
@@ -19,7 +19,7 @@ def show_spoken_digits(tables: "SpokenDigitsTables") -> None:
     """Prints what the study found and where its tables are.
 
     Args:
-        tables: From `featcache.studies.emergence.spoken_digits.run_spoken_digits`.
+        tables: From `featcache.studies.emergence.digits.encoders.run_spoken_digits`.
     """
     for sentence in spoken_digits_answer(tables):
         print_parts(sentence.split(" "))

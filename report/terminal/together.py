@@ -9,7 +9,7 @@ from featcache.report.terminal.fitted import print_fitted_table, print_parts, pr
 if TYPE_CHECKING:
     import polars as pl
 
-    from featcache.studies.emergence.together import TogetherTables
+    from featcache.studies.emergence.together.training import TogetherTables
 
 USES = {
     "joint": "both, joint task",
@@ -25,7 +25,7 @@ def show_together(tables: "TogetherTables") -> None:
     """Prints what lambda helps and harms, and where the tables are.
 
     Args:
-        tables: From `featcache.studies.emergence.together.run_together`.
+        tables: From `featcache.studies.emergence.together.training.run_together`.
     """
     effects = tables.effects
     print_parts(together_answer(effects).split(" "))

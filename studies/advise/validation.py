@@ -28,9 +28,9 @@ from featcache.studies.advise.settings import (
     SECOND,
     AdviseSettings,
 )
-from featcache.studies.emergence.generators import RELEASED, open_generator
-from featcache.studies.emergence.together import PairSettings, train_pairs
-from featcache.studies.emergence.uses import TrainedPairs, use_accuracies
+from featcache.studies.emergence.synthetic.generators import RELEASED, open_generator
+from featcache.studies.emergence.together.training import PairSettings, train_pairs
+from featcache.studies.emergence.together.uses import TrainedPairs, use_accuracies
 from featcache.studies.experiments.seeds import student
 from featcache.studies.tables import write_table
 

@@ -13,8 +13,8 @@ from featcache.data.spoken_digits import column_name, label_table
 from featcache.errors import UsageError
 from featcache.metrics.sweeps.released_layers import ReleasedLayer, released_layer, released_scores
 from featcache.storage.outputs import parquet_bytes, write_output
-from featcache.studies.emergence.digit_dial import correlations, dial_table
-from featcache.studies.emergence.digit_pairs import digit_pairs
+from featcache.studies.emergence.digits.dial import correlations, dial_table
+from featcache.studies.emergence.digits.pairs import digit_pairs
 from featcache.studies.emergence.pool import OnProgress, OnShare, Work, run_blocks
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class SpokenDigitsTables:
         models: One row an encoder.
         alignment: One row a speech encoder, its layer and a metric; stage "initial" is before training, whatever the
             label.
-        dial: One row a position of the dial, as `featcache.studies.emergence.digit_dial.dial_table`.
+        dial: One row a position of the dial, as `featcache.studies.emergence.digits.dial.dial_table`.
         correlations: As `featcache.studies.emergence.digit_dial.correlations`.
     """
 

@@ -15,8 +15,8 @@ from featcache.errors import UsageError
 from featcache.metrics.sweeps.released_layers import released_layer, released_scores, unit_rows
 from featcache.storage.outputs import parquet_bytes, write_output
 from featcache.studies.emergence.pool import OnProgress, OnShare, Work, run_blocks
-from featcache.studies.emergence.population import exact_accuracy, label_given, population_cka
-from featcache.studies.emergence.profiles import BATCH, REFERENCE_DEPTH, Profile, released_rates
+from featcache.studies.emergence.synthetic.population import exact_accuracy, label_given, population_cka
+from featcache.studies.emergence.synthetic.profiles import BATCH, REFERENCE_DEPTH, Profile, released_rates
 
 if TYPE_CHECKING:
     import polars as pl
@@ -344,7 +344,7 @@ def _frame(rows: Iterable[dict[str, Any]]) -> "pl.DataFrame":
 def _gathered(generator: Generator, levels: Sequence[int], blocks: Sequence[Block], folder: Path) -> EmergenceTables:
     import polars as pl
 
-    from featcache.studies.emergence.oracles import oracle_row
+    from featcache.studies.emergence.synthetic.oracles import oracle_row
 
     def table(name: str, of: Sequence[Block]) -> "pl.DataFrame":
         frames = [pl.read_parquet(folder / "blocks" / block.name / f"{name}.parquet") for block in of]

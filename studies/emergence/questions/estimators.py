@@ -16,10 +16,10 @@ from featcache.metrics.certainty.clustered import (
     correlation,
     crossed_estimate,
 )
-from featcache.studies.emergence.claims import EmergenceClaim
-from featcache.studies.emergence.correlations import beyond_depth
-from featcache.studies.emergence.depth_law import plane_slope, share_gap
-from featcache.studies.emergence.questions import RELEASED
+from featcache.studies.emergence.questions.claims import EmergenceClaim
+from featcache.studies.emergence.questions.correlations import beyond_depth
+from featcache.studies.emergence.questions.depth_law import plane_slope, share_gap
+from featcache.studies.emergence.questions.maxima import RELEASED
 
 if TYPE_CHECKING:
     import polars as pl
@@ -34,7 +34,7 @@ class Evidence:
     """What claims are judged by.
 
     Args:
-        best: Models, from `featcache.studies.emergence.questions.best_of_models`.
+        best: Models, from `featcache.studies.emergence.questions.maxima.best_of_models`.
         maxima: Of label tables and maps.
         relations: Correlations.
         oracles: Exact quantities of the label tables.
@@ -141,7 +141,7 @@ def of_law(claim: EmergenceClaim, evidence: Evidence) -> Effect:
 
 
 def mean_slope(columns: Mapping[str, np.ndarray], outcome: str, term: str) -> Clustered:
-    """Mean over U of a slope of `featcache.studies.emergence.depth_law.slope`, with interval over depths and maps.
+    """Mean over U of a slope of the law of depths (`slope`), with interval over depths and maps.
 
     Args:
         columns: Of models: uniqueness, depth, phi_depth and the outcome.

@@ -18,7 +18,7 @@ from featcache.metrics.probes.logistic import choose_logistic
 from featcache.selectors import Selector
 from featcache.studies.downstream.groups import TaskGroups, task_groups
 from featcache.studies.downstream.sources import LabelRule
-from featcache.studies.emergence.dial import Dose, OnStep, depths_of, kept_groups
+from featcache.studies.emergence.dials.doses import Dose, OnStep, depths_of, kept_groups
 from featcache.studies.tables import table
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from featcache.data.multibench import MultiBench, Split, load_multibench
 from featcache.errors import UsageError
 from featcache.provenance import provenance
 from featcache.storage.outputs import parquet_bytes, write_output
-from featcache.studies.emergence.multibench_protocol import MultiBenchSettings, protocol_of
+from featcache.studies.emergence.multibench.protocol import MultiBenchSettings, protocol_of
 from featcache.studies.emergence.pool import OnShare
 
 if TYPE_CHECKING:

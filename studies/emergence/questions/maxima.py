@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.metrics.certainty.clustered import correlation
 from featcache.metrics.errors import BadChoice
-from featcache.studies.emergence.encoders import EmergenceTables
-from featcache.studies.emergence.written import CELL, DECOMPOSITIONS, MODEL, SETTING
+from featcache.studies.emergence.synthetic.encoders import EmergenceTables
+from featcache.studies.emergence.synthetic.written import CELL, DECOMPOSITIONS, MODEL, SETTING
 
 if TYPE_CHECKING:
     import polars as pl

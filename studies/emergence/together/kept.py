@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from featcache.data.synthetic.generator import Table, all_bits
-from featcache.studies.emergence.uses import TrainedPairs
+from featcache.studies.emergence.together.uses import TrainedPairs
 
 if TYPE_CHECKING:
     from torch import Tensor

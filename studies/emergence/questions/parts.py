@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from featcache.metrics.certainty.clustered import LEAST_CLUSTERS, clustered_estimate
-from featcache.studies.emergence.written import DECOMPOSITIONS
+from featcache.studies.emergence.synthetic.written import DECOMPOSITIONS
 
 if TYPE_CHECKING:
     import polars as pl

@@ -12,11 +12,11 @@ from featcache.data.synthetic.generator import Generator, Modalities, modalities
 from featcache.errors import UsageError
 from featcache.metrics.sweeps.released_layers import released_layer, released_scores, unit_rows
 from featcache.storage.outputs import parquet_bytes, write_output
-from featcache.studies.emergence.encoders import ROWS, K
-from featcache.studies.emergence.kept import kept_bits
 from featcache.studies.emergence.pool import OnProgress, OnShare, Work, run_blocks
-from featcache.studies.emergence.population import population_cka
-from featcache.studies.emergence.uses import TrainedPairs, use_accuracies
+from featcache.studies.emergence.synthetic.encoders import ROWS, K
+from featcache.studies.emergence.synthetic.population import population_cka
+from featcache.studies.emergence.together.kept import kept_bits
+from featcache.studies.emergence.together.uses import TrainedPairs, use_accuracies
 from featcache.studies.experiments.seeds import student
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from featcache.errors import FeaturesNotCached, UsageError
 from featcache.extraction.extract import Extracted, extract
 from featcache.extraction.job import plan_job
 from featcache.features import Features
-from featcache.studies.emergence.dial import (
+from featcache.studies.emergence.dials.correlations import dial_correlations
+from featcache.studies.emergence.dials.doses import (
     DialResult,
     DialSettings,
     DialViews,
@@ -24,9 +25,8 @@ from featcache.studies.emergence.dial import (
     measure_doses,
     write_tables,
 )
-from featcache.studies.emergence.dial_correlations import dial_correlations
-from featcache.studies.emergence.dial_performance import Labels, bits_per_byte, probe_doses
-from featcache.studies.emergence.swapped_captions import chosen_labels
+from featcache.studies.emergence.dials.performance import Labels, bits_per_byte, probe_doses
+from featcache.studies.emergence.dials.swapped_captions import chosen_labels
 
 if TYPE_CHECKING:
     from featcache.data.views import Dataset

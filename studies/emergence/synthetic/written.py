@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.errors import UsageError
-from featcache.studies.emergence.encoders import EmergenceTables
+from featcache.studies.emergence.synthetic.encoders import EmergenceTables
 from featcache.studies.tables import read_table
 
 if TYPE_CHECKING:

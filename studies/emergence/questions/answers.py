@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.storage.outputs import parquet_bytes, write_output
-from featcache.studies.emergence.claims import load_emergence_claims
-from featcache.studies.emergence.correlations import relations
-from featcache.studies.emergence.depth_law import depth_law
-from featcache.studies.emergence.encoders import EmergenceTables
-from featcache.studies.emergence.estimators import Evidence
-from featcache.studies.emergence.ledger import EmergenceEntry, judge_emergence, write_emergence_ledger
-from featcache.studies.emergence.questions import (
+from featcache.studies.emergence.questions.claims import load_emergence_claims
+from featcache.studies.emergence.questions.correlations import relations
+from featcache.studies.emergence.questions.depth_law import depth_law
+from featcache.studies.emergence.questions.estimators import Evidence
+from featcache.studies.emergence.questions.ledger import EmergenceEntry, judge_emergence, write_emergence_ledger
+from featcache.studies.emergence.questions.maxima import (
     best_of_models,
     by_depth,
     information,
@@ -20,6 +19,7 @@ from featcache.studies.emergence.questions import (
     maximum_bias,
     metric_agreement,
 )
+from featcache.studies.emergence.synthetic.encoders import EmergenceTables
 
 if TYPE_CHECKING:
     import polars as pl
@@ -35,11 +35,11 @@ class Answers:
         folder: Where its tables lie, and the answers beside them.
         profile: Name of its sizes.
         maxima: From `featcache.studies.emergence.questions.maxima`.
-        by_depth: From `featcache.studies.emergence.questions.by_depth`.
-        bias: From `featcache.studies.emergence.questions.maximum_bias`.
-        metric_agreement: From `featcache.studies.emergence.questions.metric_agreement`.
-        relations: From `featcache.studies.emergence.correlations.relations`.
-        depth_law: From `featcache.studies.emergence.depth_law.depth_law`.
+        by_depth: From `featcache.studies.emergence.questions.maxima.by_depth`.
+        bias: From `featcache.studies.emergence.questions.maxima.maximum_bias`.
+        metric_agreement: From `featcache.studies.emergence.questions.maxima.metric_agreement`.
+        relations: From `featcache.studies.emergence.questions.correlations.relations`.
+        depth_law: From `featcache.studies.emergence.questions.depth_law.depth_law`.
         entries: Of the ledger.
     """
 
@@ -58,7 +58,7 @@ def answer_emergence(tables: EmergenceTables, profile: str) -> Answers:
     """Computes every answer and writes it beside the tables: a Parquet file each, ledger.parquet and ledger.md.
 
     Args:
-        tables: Of the encoders; from `featcache.studies.emergence.written.read_emergence` where they lie in a folder.
+        tables: Of the encoders; from `read_emergence` where they lie in a folder.
         profile: Name of their sizes, for the ledger.
 
     Raises:

@@ -11,7 +11,8 @@ from jaxtyping import Int
 from featcache.cache import Cache
 from featcache.features import Features
 from featcache.metrics.errors import BadChoice
-from featcache.studies.emergence.dial import (
+from featcache.studies.emergence.dials.correlations import dial_correlations
+from featcache.studies.emergence.dials.doses import (
     DialResult,
     DialSettings,
     DialViews,
@@ -23,8 +24,7 @@ from featcache.studies.emergence.dial import (
     measure_doses,
     write_tables,
 )
-from featcache.studies.emergence.dial_correlations import dial_correlations
-from featcache.studies.emergence.dial_performance import Labels, bits_per_byte, column_labels, probe_doses
+from featcache.studies.emergence.dials.performance import Labels, bits_per_byte, column_labels, probe_doses
 from featcache.trainer.errors import NotPaired
 
 if TYPE_CHECKING:

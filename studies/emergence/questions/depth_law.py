@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from featcache.metrics.certainty.clustered import Clustered, crossed_estimate
-from featcache.studies.emergence.questions import RELEASED
-from featcache.studies.emergence.written import SETTING
+from featcache.studies.emergence.questions.maxima import RELEASED
+from featcache.studies.emergence.synthetic.written import SETTING
 
 if TYPE_CHECKING:
     import polars as pl
@@ -84,7 +84,7 @@ def depth_law(best: "pl.DataFrame") -> "pl.DataFrame":
     both depths then explains more than any function of the difference. Neither is assumed.
 
     Args:
-        best: From `featcache.studies.emergence.questions.best_of_models`.
+        best: From `featcache.studies.emergence.questions.maxima.best_of_models`.
 
     Returns:
         The rows of `DepthLaw`.

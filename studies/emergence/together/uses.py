@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from featcache.data.errors import DataInvalid
-from featcache.studies.emergence.population import exact_accuracy, label_given
+from featcache.studies.emergence.synthetic.population import exact_accuracy, label_given
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,9 +11,9 @@ import numpy as np
 from featcache.errors import UsageError
 from featcache.metrics.measure.row import p_text
 from featcache.storage.outputs import parquet_bytes, write_output
-from featcache.studies.emergence.claims import EmergenceClaim, Published
-from featcache.studies.emergence.estimators import ESTIMATORS, Evidence
-from featcache.studies.emergence.written import SETTING
+from featcache.studies.emergence.questions.claims import EmergenceClaim, Published
+from featcache.studies.emergence.questions.estimators import ESTIMATORS, Evidence
+from featcache.studies.emergence.synthetic.written import SETTING
 from featcache.studies.ledger.ledger import ALPHA, FAILED, HELD, Entry, entries_of, ledger_table, with_verdicts
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from featcache.metrics.certainty.clustered import Method, clustered_correlation
 from featcache.metrics.measure.contrasts import holm
 from featcache.metrics.sweeps.released_layers import ReleasedLayer, released_layer, released_scores
 from featcache.storage.outputs import parquet_bytes, write_output
-from featcache.studies.emergence.multibench_models import (
+from featcache.studies.emergence.multibench.models import (
     Block,
     cost,
     data_digest,
@@ -24,7 +24,7 @@ from featcache.studies.emergence.multibench_models import (
     run_block,
     sequence_rows,
 )
-from featcache.studies.emergence.multibench_protocol import (
+from featcache.studies.emergence.multibench.protocol import (
     LEAST_MODELS,
     PUBLISHED_METHOD,
     PUBLISHED_METRIC,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from featcache.metrics.certainty.clustered import Clustered, Method, clustered_correlation
-from featcache.studies.emergence.questions import QUANTITIES, RELEASED
-from featcache.studies.emergence.written import SETTING
+from featcache.studies.emergence.questions.maxima import QUANTITIES, RELEASED
+from featcache.studies.emergence.synthetic.written import SETTING
 
 if TYPE_CHECKING:
     import polars as pl
@@ -83,7 +83,7 @@ def relations(best: "pl.DataFrame", maxima: "pl.DataFrame") -> "pl.DataFrame":
     quantities of the label table.
 
     Args:
-        best: From `featcache.studies.emergence.questions.best_of_models`.
+        best: From `featcache.studies.emergence.questions.maxima.best_of_models`.
         maxima: From `featcache.studies.emergence.questions.maxima`.
     """
     import polars as pl

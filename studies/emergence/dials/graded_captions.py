@@ -14,7 +14,8 @@ from featcache.errors import FeaturesNotCached, UsageError
 from featcache.extraction.extract import Extracted
 from featcache.features import Features
 from featcache.metrics.certainty.clustered import correlation
-from featcache.studies.emergence.dial import (
+from featcache.studies.emergence.dials.correlations import dial_correlations
+from featcache.studies.emergence.dials.doses import (
     DialResult,
     DialSettings,
     Dose,
@@ -25,9 +26,8 @@ from featcache.studies.emergence.dial import (
     measure_doses,
     write_tables,
 )
-from featcache.studies.emergence.dial_correlations import dial_correlations
-from featcache.studies.emergence.dial_performance import bits_per_byte
-from featcache.studies.emergence.perturbed import encode_views
+from featcache.studies.emergence.dials.performance import bits_per_byte
+from featcache.studies.emergence.dials.perturbed import encode_views
 
 if TYPE_CHECKING:
     import polars as pl

@@ -1,0 +1,1 @@
+"""Real views of which one is spoilt by known doses: alignment, performance, correlations."""

@@ -1,0 +1,1 @@
+"""The MultiBench table: encoders by modality and depth, correlations by pair."""

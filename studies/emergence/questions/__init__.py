@@ -1,0 +1,1 @@
+"""What the tables of encoders trained apart answer: maxima, correlations, laws, claims."""

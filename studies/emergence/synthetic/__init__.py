@@ -1,0 +1,1 @@
+"""Encoders of two synthetic modalities trained apart: sizes, blocks, tables, and what is exact of them."""

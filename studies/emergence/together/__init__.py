@@ -1,0 +1,1 @@
+"""Encoders of two synthetic modalities trained together: what contrast helps, harms and keeps."""
