@@ -40,6 +40,14 @@ SplitOption = Annotated[
         "groups alone."
     ),
 ]
+ProtocolOption = Annotated[
+    Literal["huh2024", "huh2024-exact"] | None,
+    typer.Option(
+        help="Huh et al. 2024: entries clamped at the .95 quantile of their magnitudes, one threshold an encoder; "
+        "class tokens behind each block, or token means of every hidden state. exact: of all entries; else, as "
+        "published, the mean of each row's quantile."
+    ),
+]
 PermutationsOption = Annotated[int, typer.Option(help="Permutations behind each null.", min=19)]
 
 
@@ -52,6 +60,7 @@ def align(
     layers: Annotated[
         Literal["all"] | None, typer.Option(help="Every layer of X with every layer of Y, and the null of the best.")
     ] = None,
+    protocol: ProtocolOption = None,
     null: Annotated[
         str,
         typer.Option(
@@ -94,12 +103,15 @@ def align(
     from featcache.studies.alignment.grid import LayerGrids, align_layers
     from featcache.studies.alignment.settings import DEFAULT_METRICS, AlignSettings, parse_null
 
-    metrics = tuple(metric or (DEFAULT_METRICS if layers is None else DEFAULT_METRICS[:1]))
+    every = layers is not None or protocol is not None
+    metrics = tuple(metric or (DEFAULT_METRICS[:1] if every else DEFAULT_METRICS))
     kind, within = parse_null(null)
-    settings = AlignSettings(metrics, k, pairing, split, kind, permutations, interval, queries, repeats, seed, within)
+    settings = AlignSettings(
+        metrics, k, pairing, split, kind, permutations, interval, queries, repeats, seed, within, protocol
+    )
     store = open_cache(cache)
     with step_progress("measuring") as on_metric:
-        if layers:
+        if every:
             result = align_layers(store, dataset, [x, y], settings, both_ways=False, out=out)
         else:
             result = align_cached(store, dataset, x, y, settings, out=out, on_metric=on_metric)
@@ -116,6 +128,7 @@ def grid(
     ],
     metric: MetricOption = None,
     k: KOption = 10,
+    protocol: ProtocolOption = None,
     null: Annotated[
         Literal["auto", "permutation", "none"],
         typer.Option(help="Null of each best pair. auto: for metrics of neighbour graphs, which are quick to permute."),
@@ -125,7 +138,12 @@ def grid(
     split: SplitOption = None,
     seed: SeedOption = 0,
     figure: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the grids as heat maps: .png or .svg.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw the grids as heat maps, .png or .svg; of a protocol with language models the best pairs over "
+            "bits per byte.",
+        ),
     ] = None,
     out: TableOption = None,
     json: JsonOption = False,
@@ -134,6 +152,7 @@ def grid(
 ) -> None:
     """Compare every layer of several encoders with every layer of the others."""
     from featcache.cache import open_cache
+    from featcache.report.figures.convergence import draw_convergence
     from featcache.report.figures.layer_map import check_figure_path, draw_layers
     from featcache.report.terminal.alignment import show_layers
     from featcache.report.terminal.progress import step_progress
@@ -142,12 +161,13 @@ def grid(
 
     check_figure_path(figure)
     metrics = tuple(metric or DEFAULT_METRICS[:1])
-    settings = AlignSettings(metrics, k, pairing, split, null, permutations, seed=seed)
+    settings = AlignSettings(metrics, k, pairing, split, null, permutations, seed=seed, protocol=protocol)
     with step_progress("measuring"):
         grids = align_layers(open_cache(cache), dataset, encoders, settings, out=out)
     show_layers(grids, as_json=json, verbose=verbose)
     if figure is not None:
-        draw_layers(grids, figure)
+        draw = draw_layers if protocol is None else draw_convergence
+        draw(grids, figure)
         echo(f"Figure: {figure}", err=json)
 
 

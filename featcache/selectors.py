@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from featcache.errors import UsageError
 
+BITS_PER_BYTE = "lm.bits-per-byte"  # the layer of a causal language model that holds one number a text
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*", re.IGNORECASE)
 _GLOB = re.compile(r"[a-z0-9*?\[][a-z0-9._+*?!:\[\]-]*", re.IGNORECASE)
 

@@ -37,17 +37,41 @@ def outlier_threshold(layers: Layers, *, q: float = 0.95, how: How = "exact") ->
     Source: platonic-rep, commit dcd76ba, `remove_outliers`.
     """
     _check(q, how)
-    values = _flat(layers)
+    return _threshold([_flat(layers)], q, how)
+
+
+def layers_threshold(layers: Sequence[Layers], *, q: float = 0.95, how: How = "exact") -> float:
+    """The same of layers [n, d] of one width that are not stacked: one threshold for all of them.
+
+    Raises:
+        BadShape: Also if they are not of one shape.
+        BadDtype, NotFinite, BadChoice: As `outlier_threshold`; BadChoice also if the list is empty.
+
+    Example:
+        >>> layers_threshold([np.array([[1.0, -2.0]]), np.array([[3.0, -40.0]])], q=0.5)
+        3.0
+    """
+    _check(q, how)
+    if not layers:
+        raise BadChoice("layers: an empty list; wanted one array [n, d] a layer")
+    flat = [_flat(layer, f"layer {i}") for i, layer in enumerate(layers)]
+    if len({each.shape for each in flat}) > 1:
+        raise BadShape(f"layers of {', '.join(str(each.shape) for each in flat)}: wanted one shape")
+    return _threshold(flat, q, how)
+
+
+def _threshold(layers: Sequence[np.ndarray], q: float, how: How) -> float:
     if how == "exact":
-        sizes = np.abs(values).ravel()
+        sizes = np.concatenate([np.abs(layer).ravel() for layer in layers])
         place = min(int(q * len(sizes)), len(sizes) - 1)
         sizes.partition(place)
         return float(sizes[place])
-    step, total = max(1, _BATCH_ENTRIES // values.shape[1]), 0.0
-    for start in range(0, len(values), step):
-        part = np.abs(values[start : start + step]).astype(np.float64)
-        total += float(np.quantile(part, q, axis=1).sum())
-    return total / len(values)
+    rows = len(layers[0])
+    step, total = max(1, _BATCH_ENTRIES // sum(layer.shape[1] for layer in layers)), 0.0
+    for start in range(0, rows, step):
+        part = np.concatenate([np.abs(layer[start : start + step]) for layer in layers], axis=1)
+        total += float(np.quantile(part.astype(np.float64), q, axis=1).sum())
+    return total / rows
 
 
 def clamped(x: Layers, threshold: float) -> Layers:

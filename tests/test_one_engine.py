@@ -58,7 +58,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     ),
     "information.*": (
         "studies.emergence.*, studies.advise.validation",
-        "exact informations of tables of probabilities",
+        "informations of tables of probabilities",
     ),
     "certainty.clustered.*": ("studies.emergence.*", "coefficients over models, with intervals over clusters"),
     "distribution_gap": ("studies.adapters.controls", "the gap between two sides in one space, which is no alignment"),
@@ -85,6 +85,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "knn.search.tile_rows": ("studies.adapters.pictures.answers", "memory of a tile"),
     "chance_mutual_knn": ("studies.adapters.pictures.tables", "the floor of an agreement whose logarithm is drawn"),
     "Neighbors": ("studies.alignment.*", "a type"),
+    "preparation.*": ("studies.alignment.protocol", "Huh et al.'s clamp of features, before anything is measured"),
     "arrays.Groups": ("studies.alignment.*, studies.advise.effects", "a type"),
     "arrays.group_codes": ("studies.advise.effects", "which rows are of one group"),
     "knn.exact.Measure": ("studies.alignment.*", "a type"),

@@ -12,12 +12,13 @@ from featcache.devices import check_device
 from featcache.encoders.audio import load_audio_preprocessor
 from featcache.encoders.backbone import Backbone, library, load_backbone
 from featcache.encoders.card import Card, library_versions
-from featcache.encoders.forward import BITS_PER_BYTE, Preprocessor, forward, layer_names, measured
+from featcache.encoders.forward import Preprocessor, forward, layer_names, measured
 from featcache.encoders.spec import EncodeOptions, EncoderSpec
 from featcache.encoders.text import load_text_preprocessor
 from featcache.encoders.vision import load_image_preprocessor
 from featcache.encoders.weights import WeightFiles
 from featcache.errors import UsageError, WeightsInvalid
+from featcache.selectors import BITS_PER_BYTE
 
 _LARGEST_BATCH_ON_CPU = {"image": 64, "text": 64, "audio": 8}  # beyond it a CPU gains nothing
 _LARGEST_BATCH = 1024

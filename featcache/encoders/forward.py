@@ -12,8 +12,7 @@ from featcache.encoders.backbone import Backbone
 from featcache.encoders.pooling import POOLINGS, Inputs, Positions
 from featcache.encoders.spec import EncodeOptions
 from featcache.encoders.text import bits_per_byte
-
-BITS_PER_BYTE = "lm.bits-per-byte"
+from featcache.selectors import BITS_PER_BYTE
 
 
 class Preprocessor(Protocol):

@@ -221,6 +221,22 @@ def max_null(
     return MaxNull(scores, (i, j), p_values, threshold, null)
 
 
+def calibrated_best(metric: Metric, comparison: Comparison[Any], found: MaxNull, a: Any, b: Any) -> float:
+    """How far the best pair of many is from what the best of permuted ones passes to the best there is, as `calibrate`.
+
+    Args:
+        metric: Of METRICS.
+        comparison: That metric at its options.
+        found: The best pair and its null.
+        a: The first space of the best pair, prepared.
+        b: The second one.
+
+    Returns:
+        In [0, 1]; above 0 just where the best pair's p is at most the level.
+    """
+    return _calibrated(found.null.observed, found.threshold, _best(metric, comparison, a, b))
+
+
 _CLOSED = ("mutual_knn", "cka_linear", "cka_debiased", "rv", "hsic")
 
 

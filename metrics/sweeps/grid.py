@@ -11,7 +11,7 @@ import numba
 import numpy as np
 
 from featcache.metrics.arrays import Groups, X
-from featcache.metrics.certainty.calibration import MaxNull, max_null
+from featcache.metrics.certainty.calibration import MaxNull, calibrated_best, max_null
 from featcache.metrics.certainty.inputs import prepare_all
 from featcache.metrics.comparison import Comparison, KnnComparison, backends
 from featcache.metrics.errors import BadChoice, TooFewRows
@@ -50,6 +50,7 @@ class Grid:
     n: int  # rows of each layer
     k: int | None  # neighbours, where the metric has them
     chance: float | None  # of one pair of unrelated layers; the best of many is higher by chance alone: `max_null`
+    calibrated: float | None  # the best score beyond what the best of permuted pairs passes, in [0, 1]
     max_null: MaxNull | None  # null of the best score, the same permutation for all pairs; None without permutations
     backend: str  # what searched the graphs, or prepared the layers of metrics without
     prepare_seconds: float  # time of the l_x + l_y preparations (in `many_grid`: of all)
@@ -182,6 +183,7 @@ class _Search:
             n=self.n,
             k=getattr(self.comparison, "k", None),
             chance=known_chance(self.comparison, self.n, self.groups),
+            calibrated=calibrated_best(self.metric, self.comparison, null, xs[i], ys[j]) if null else None,
             max_null=null,
             backend=backends(self.comparison, *xs, *ys),
             prepare_seconds=self.seconds,

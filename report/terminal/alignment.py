@@ -132,7 +132,12 @@ def show_layers(grids: "LayerGrids", *, as_json: bool = False, verbose: bool = F
 
 def _print_layers(grids: "LayerGrids", *, verbose: bool) -> None:
     split = _split(grids.settings)
-    print_parts([f"{grids.dataset}: every pair of layers;", f"{PAIRINGS[grids.settings.pairing]}{split}"])
+    from featcache.studies.alignment.protocol import protocol_words
+
+    protocol = grids.settings.protocol
+    prepared = [f"protocol {protocol}: {protocol_words(protocol)}, rows of length 1"] if protocol else []
+    rows = f"{PAIRINGS[grids.settings.pairing]}{split}{';' if protocol else ''}"
+    print_parts([f"{grids.dataset}: every pair of layers;", rows, *prepared])
     best = [row for row in grids.scores if row.best]
     _print_best(best, grids, verbose=verbose)
     if any(row.p is not None for row in best):
@@ -154,6 +159,7 @@ def _print_best(best: "Sequence[LayerScore]", grids: "LayerGrids", *, verbose: b
         "score": lambda row: _number(row.value),
         "chance": lambda row: _number(row.chance),
         "null of best": lambda row: _range(row.null_low, row.null_high),
+        "calibrated": lambda row: _number(row.calibrated, 3),
         "p": lambda row: _p(row.p, row.null),
         "n": lambda row: row.n,
         "k": lambda row: row.k or "–",

@@ -1,8 +1,8 @@
 """Alignment of every layer of some cached encoders with every layer of the others."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations, permutations
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +20,7 @@ from featcache.provenance import provenance
 from featcache.selectors import Selector, parse_selector
 from featcache.store.array import FeatureArray
 from featcache.studies.alignment.common_rows import CachedSpace
+from featcache.studies.alignment.protocol import bits_per_byte, protocol_layers, protocol_words
 from featcache.studies.alignment.result import resolved, rows_for
 from featcache.studies.alignment.settings import AlignSettings
 from featcache.studies.tables import check_table_path, context_columns, table, write_table
@@ -39,6 +40,8 @@ class LayerScore:
         value: The score.
         higher_is_better: Whether a higher score means more aligned.
         best: Whether it is the best of this pair of encoders.
+        calibrated: Of the best pair: how far it is from the threshold to the best there is, in [0, 1]; None of others,
+            and without null.
         n: Rows compared.
         d_x: Width of x.
         d_y: Width of y.
@@ -62,6 +65,7 @@ class LayerScore:
     value: float
     higher_is_better: bool
     best: bool
+    calibrated: float | None
     n: int
     d_x: int
     d_y: int
@@ -87,6 +91,7 @@ class LayerGrids:
         dataset: Data set name.
         settings: How they were measured.
         table: Where the tidy table was written; None for nowhere.
+        bits: Bits per byte of each language model among the encoders that has them; of a protocol.
     """
 
     scores: list[LayerScore]
@@ -95,6 +100,7 @@ class LayerGrids:
     dataset: str
     settings: AlignSettings
     table: Path | None
+    bits: Mapping[str, float] = field(default_factory=lambda: {})
 
 
 def layers_of(cache: Cache, dataset: str, selector: str) -> list[Features]:
@@ -191,14 +197,22 @@ def align_layers(
     settings = resolved(settings, common)
     spaces = iter(common.spaces)
     by_name = {name: [next(spaces) for _ in arrays] for name, arrays in zip(names, layers, strict=True)}
+    notes, bits = common.notes, dict[str, float]()
+    if settings.protocol is not None:
+        prepared = {name: protocol_layers(own, settings.protocol) for name, own in by_name.items()}
+        by_name = {name: own for name, (own, _) in prepared.items()}
+        found = {name: bits_per_byte(cache, own[0].features) for name, own in by_name.items()}
+        bits = {name: value for name, value in found.items() if value is not None}
+        notes = [*notes, *(note for _, left in prepared.values() for note in left)]
     scores: list[LayerScore] = []
     for metric, options in chosen_metrics(settings.measure()):
         pairs = combinations if metric.symmetric or not both_ways else permutations
         for x, y in pairs(by_name, 2):
             grid = _grid(by_name[x], by_name[y], metric, options, settings)
-            scores += _rows(grid, (x, y), (by_name[x], by_name[y]), metric, options)
+            how = f"{convention(metric, options)} {protocol_words(settings.protocol)}".strip()
+            scores += _rows(grid, (x, y), (by_name[x], by_name[y]), metric, how)
     arrays = {(name, each.layer): each for name, layered in zip(names, layers, strict=True) for each in layered}
-    grids = LayerGrids(scores, arrays, common.notes, dataset, settings, out)
+    grids = LayerGrids(scores, arrays, notes, dataset, settings, out, bits)
     if out is not None:
         _write(grids, out, command="grid" if both_ways else "align")
     return grids
@@ -209,7 +223,13 @@ def _write(grids: LayerGrids, out: Path, *, command: str) -> None:
     context: list[dict[str, str | int]] = []
     for row in grids.scores:
         arrays = {"x": grids.arrays[row.encoder_x, row.layer_x], "y": grids.arrays[row.encoder_y, row.layer_y]}
-        context.append({"command": command, **context_columns(grids.settings, versions, **arrays)})
+        context.append(
+            {
+                "command": command,
+                "protocol": grids.settings.protocol or "",
+                **context_columns(grids.settings, versions, **arrays),
+            }
+        )
     doubled = ("encoder_x", "layer_x", "encoder_y", "layer_y")  # the same stand in x_encoder, x_layer ...
     write_table(table(grids.scores, context).drop(doubled), out)
 
@@ -240,7 +260,7 @@ def _rows(
     names: tuple[str, str],
     spaces: tuple[Sequence[CachedSpace], Sequence[CachedSpace]],
     metric: Metric,
-    options: dict[str, Any],
+    how: str,
 ) -> list[LayerScore]:
     grid, seconds = made
     null = grid.max_null
@@ -255,10 +275,11 @@ def _rows(
             encoder_y=names[1],
             layer_y=spaces[1][point.layer_y].features.layer,
             metric=metric.name,
-            convention=convention(metric, options),
+            convention=how,
             value=point.value,
             higher_is_better=metric.higher_is_better,
             best=point.best,
+            calibrated=grid.calibrated if point.best else None,
             n=point.n,
             d_x=spaces[0][point.layer_x].features.width,
             d_y=spaces[1][point.layer_y].features.width,

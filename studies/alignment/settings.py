@@ -1,12 +1,14 @@
 """Settings of an alignment measurement on cached features: how rows are paired, and what is measured of them."""
 
 from dataclasses import dataclass
-from typing import cast, get_args
+from typing import Literal, cast, get_args
 
 from featcache.metrics.arrays import Groups
 from featcache.metrics.errors import BadChoice
 from featcache.metrics.measure.settings import DEFAULT_METRICS, IntervalKind, MeasureSettings, NullKind
 from featcache.metrics.pairing import Mode
+
+Protocol = Literal["huh2024", "huh2024-exact"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class AlignSettings:
         seed: Of every draw.
         within: Name of a label column: permuted groups change places only within equal labels, which leaves what the
             labels explain in the null, so that only finer agreement stands out.
+        protocol: "huh2024" prepares the layers of an encoder as Huh et al. 2024 do, with the threshold of their tables;
+            "huh2024-exact" with that of all entries. None: features as they are cached.
 
     Raises:
         BadChoice: As `MeasureSettings`.
@@ -42,6 +46,7 @@ class AlignSettings:
     repeats: int = 100
     seed: int = 0
     within: str | None = None
+    protocol: Protocol | None = None
 
     def __post_init__(self) -> None:
         self.measure()

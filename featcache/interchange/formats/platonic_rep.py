@@ -22,10 +22,15 @@ from featcache.interchange.formats.files import named_damage
 from featcache.interchange.formats.row_names import RowNames, read_row_names
 from featcache.interchange.formats.torch_file import load_tensors, require_stored, tensor_part
 
-_POOL = re.compile(r"_pool-(avg|none)(?:_prompt-.*)?")
+_POOL = re.compile(r"_pool-(avg|none|cls)|-(cls)$")
 _MOST_LAYERS = 10_000
 _OF_TEXT = ("mask", "loss", "bpb")
-_POOLING = {("text", "avg"): "mean", ("text", "none"): "last-token", ("image", "none"): "cls"}
+_POOLING = {
+    ("text", "avg"): "mean",
+    ("text", "none"): "last-token",
+    ("image", "none"): "cls",
+    ("image", "cls"): "cls",  # "..._pool-cls.pt", and "...-cls.pt" of some published files
+}
 
 
 def read_platonic_rep(source: Path, layer: str | None, options: ImportOptions) -> list[Contents]:
@@ -90,11 +95,12 @@ def _load(source: Path) -> dict[str, Any]:
 
 def _pooling(source: Path, modality: str) -> str:
     pool = _POOL.search(source.stem)
-    pooling = _POOLING.get((modality, pool[1])) if pool else None
+    pooling = _POOLING.get((modality, pool[1] or pool[2])) if pool else None
     if pooling is None:
         raise UsageError(
             f"{source.name}: its name does not tell the pooling of {modality} features. Name it as platonic-rep does: "
-            "..._pool-avg.pt (mean over tokens) or ..._pool-none.pt (last token of a text, class token of an image)"
+            "..._pool-avg.pt (mean over tokens), ..._pool-none.pt (last token of a text) or ..._pool-cls.pt (class "
+            "token of an image)"
         )
     return pooling
 

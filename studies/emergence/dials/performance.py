@@ -15,7 +15,7 @@ from featcache.features import Features
 from featcache.metrics.measure.row import Row
 from featcache.metrics.probes.accuracy_rows import Predictions, accuracy_rows
 from featcache.metrics.probes.logistic import choose_logistic
-from featcache.selectors import Selector
+from featcache.selectors import BITS_PER_BYTE, Selector
 from featcache.studies.downstream.groups import TaskGroups, task_groups
 from featcache.studies.downstream.sources import LabelRule
 from featcache.studies.emergence.dials.doses import Dose, OnStep, depths_of, kept_groups
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from featcache.data.views import Dataset
 
-BITS = "lm.bits-per-byte"
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3)  # of which validation chooses
 DRAWN_SPLIT = "60/10/30"  # of all labelled groups, where the data set's own test split has too few of them
 LEAST_TEST = 200  # labelled groups of a test split
@@ -265,9 +264,9 @@ def bits_per_byte(
 
     rows: list[dict[str, Any]] = []
     for view, (dose, words, draw) in views.items():
-        scored = [array for array in cache.arrays(dataset, view, "*", BITS) if array.is_complete]
+        scored = [array for array in cache.arrays(dataset, view, "*", BITS_PER_BYTE) if array.is_complete]
         for encoder in sorted({array.name.encoder for array in scored}):
-            features = kept_groups(cache.load(dataset, f"{view}/{encoder}/{BITS}", dtype="float32"), groups)
+            features = kept_groups(cache.load(dataset, f"{view}/{encoder}/{BITS_PER_BYTE}", dtype="float32"), groups)
             rows.append(
                 {"encoder": encoder, "view": view, "dose": dose, "dose_words": words, "draw": draw,
                  "bits_per_byte": float(np.mean(features.values, dtype=np.float64)), "n": len(features),
