@@ -5,12 +5,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featcache.cache import Cache
+    from featcache.data.own_rows import make_dataset, make_view
     from featcache.errors import FeatcacheError
     from featcache.features import Features
+    from featcache.own import extract
+    from featcache.pairs import pair
 
 __version__ = "0.1.0"
-__all__ = ["Cache", "FeatcacheError", "Features", "__version__"]
-_HOMES = {"Cache": "featcache.cache", "FeatcacheError": "featcache.errors", "Features": "featcache.features"}
+__all__ = ["Cache", "FeatcacheError", "Features", "__version__", "extract", "make_dataset", "make_view", "pair"]
+_HOMES = {
+    "Cache": "featcache.cache",
+    "FeatcacheError": "featcache.errors",
+    "Features": "featcache.features",
+    "extract": "featcache.own",
+    "make_dataset": "featcache.data.own_rows",
+    "make_view": "featcache.data.own_rows",
+    "pair": "featcache.pairs",
+}
 
 
 def __getattr__(name: str) -> Any:

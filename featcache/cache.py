@@ -193,6 +193,7 @@ class Cache:
         view: str | None = None,
         dtype: str | None = None,
         rows: tuple[int, int] | None = None,
+        split: str | None = None,
     ) -> Features:
         """Loads cached features with the ids and groups of their rows.
 
@@ -204,6 +205,7 @@ class Cache:
             dtype: "float32" converts on the way in; None keeps the stored dtype.
             rows: First row and first row behind the last; None for all. An array of which only some rows were pulled
                 can be loaded in no other way.
+            split: Only rows of this split: "train", "validation", "test" or "other"; None for all.
 
         Returns:
             Features [n, d]; rows that failed at extraction are dropped.
@@ -212,11 +214,19 @@ class Cache:
             FeaturesNotCached: If no complete array has the name.
             Ambiguous, OutdatedRows: As `find`.
             Damaged: If any byte is not as recorded.
+            UsageError: If no row is of the split.
         """
         name = parse_selector(encoder)
         wanted = replace(name, view=view or name.view, layer=layer or name.layer)
         array = self.find(dataset, wanted, partial=rows is not None)
-        return self.load_array(array, dtype=dtype, rows=rows)
+        features = self.load_array(array, dtype=dtype, rows=rows)
+        if split is None:
+            return features
+        chosen = features.splits == split
+        if not chosen.any():
+            there = sorted({name for name in features.splits.tolist() if name})
+            raise UsageError(f"no row of {dataset} is in split {split!r}; there are {', '.join(there) or 'no splits'}")
+        return features.take(chosen)
 
     def load_array(
         self, array: FeatureArray, *, dtype: str | None = None, rows: tuple[int, int] | None = None

@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    import polars as pl
     from torch import Tensor
+
+    from featcache.rows_dataset import FeatureRows
 
 Strings = NDArray[Any]
 
@@ -72,6 +75,36 @@ class Features:
         import torch
 
         return torch.from_numpy(self.values).to(device)
+
+    def rows(self, label: str | None = None) -> "FeatureRows":
+        """The rows as a map-style data set of torch, for a `DataLoader`; its `blocks` iterates without copies.
+
+        Args:
+            label: Label column, whose class number comes with each row; None for rows alone.
+
+        Raises:
+            UsageError: If there is no such label column.
+        """
+        from featcache.errors import UsageError
+        from featcache.rows_dataset import FeatureRows
+
+        if label is not None and label not in self.labels:
+            raise UsageError(f"no label {label!r} in {self.dataset}; it has {', '.join(self.labels) or 'none'}")
+        return FeatureRows(self, label)
+
+    def frame(self, *, values: bool = False) -> "pl.DataFrame":
+        """One row each: id, group, split and labels.
+
+        Args:
+            values: Whether the features come too, as a column "features" of arrays [d].
+        """
+        import polars as pl
+
+        columns = {"id": self.ids, "group": self.groups, "split": self.splits} | dict(self.labels)
+        named = pl.DataFrame({name: column.astype(str).tolist() for name, column in columns.items()})
+        if not values:
+            return named
+        return named.with_columns(pl.Series("features", self.values.astype(np.float32)))
 
     def take(self, rows: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> "Features":
         """The same features for some rows, by number in the order given or by a boolean mask [n]."""

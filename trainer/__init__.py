@@ -8,9 +8,11 @@ if TYPE_CHECKING:
     from featcache.trainer.defaults import DEFAULTS, Selection
     from featcache.trainer.fit import Epoch, Fitted
     from featcache.trainer.run import Run, apply, load_run
+    from featcache.trainer.transform import Adapter
 
 # `fit` itself is trainer.fit.fit: exported here, it would clash with its own module
 _HOME = {
+    "Adapter": "transform",
     "FitConfig": "config",
     "DEFAULTS": "defaults",
     "Selection": "defaults",
@@ -21,7 +23,7 @@ _HOME = {
     "load_run": "run",
 }
 
-__all__ = ["DEFAULTS", "Epoch", "FitConfig", "Fitted", "Run", "Selection", "apply", "load_run"]
+__all__ = ["DEFAULTS", "Adapter", "Epoch", "FitConfig", "Fitted", "Run", "Selection", "apply", "load_run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -35,7 +35,7 @@ from featcache.store.side_file import (
 )
 
 if TYPE_CHECKING:
-    from featcache.encoders import Encoder
+    from featcache.extraction.running import RunningEncoder
 
 WRITERS = 8
 
@@ -97,7 +97,7 @@ class Pass:
     """
 
     view: View
-    encoder: "Encoder"
+    encoder: "RunningEncoder"
     layout: Layout
     arrays: dict[str, FeatureArray]
     reused: Mapping[str, ReusedRows]

@@ -59,7 +59,7 @@ def estimate(cache: Cache, job: Job, *, encoder: "Encoder | None" = None, worker
     chunks, left = work_left(job)
     sample = _Sample(0.0, 0, 0)
     if left:
-        encoder = encoder if encoder is not None else load_encoder(job.spec, job.options, memo=cache.memo)
+        encoder = encoder if encoder is not None else load_encoder(job.entry, job.options, memo=cache.memo)
         layers = [target.layer for target in job.targets if not target.done]
         batch = min(encoder.batch_size(available_bytes(job.options.device)), job.chunk_rows)
         stopwatch = _Stopwatch(lambda prepared: encoder.encode(prepared, layers), perf_counter() + _SECONDS)

@@ -27,7 +27,7 @@ from featcache.store.rows import restore_rows, tables_current, write_rows
 from featcache.store.side_file import side_chunks
 
 if TYPE_CHECKING:
-    from featcache.encoders import Encoder
+    from featcache.extraction.running import RunningEncoder
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def extract(
     cache: Cache,
     job: Job,
     *,
-    encoder: "Encoder | None" = None,
+    encoder: "RunningEncoder | None" = None,
     on_rows: Callable[[int], None] | None = None,
     settings: RowSettings | None = None,
     chunks: Callable[[int], bool] | None = None,
@@ -91,7 +91,7 @@ def extract(
         return extracted
 
 
-def _extract(cache: Cache, job: Job, encoder: "Encoder | None", process: ProcessSettings) -> Extracted:
+def _extract(cache: Cache, job: Job, encoder: "RunningEncoder | None", process: ProcessSettings) -> Extracted:
     if job.done:
         failed = _failures([target.array for target in job.targets], {})
         _record_rows(cache, job)
@@ -99,13 +99,13 @@ def _extract(cache: Cache, job: Job, encoder: "Encoder | None", process: Process
     refuse_full_disk(
         cache, f"{cached_name(job.card, job.options)} over {job.view.name}", _bytes_to_write(job, process.chunks)
     )
-    encoder = encoder if encoder is not None else load_encoder(job.spec, job.options, memo=cache.memo)
+    encoder = encoder if encoder is not None else load_encoder(job.entry, job.options, memo=cache.memo)
     if encoder.card.binds != job.card.binds:
         raise ExtractionFailed(f"the weights of {job.card.name} changed since they were described; run it again")
     return compute(cache, job, encoder, process)
 
 
-def compute(cache: Cache, job: Job, encoder: "Encoder", process: ProcessSettings) -> Extracted:
+def compute(cache: Cache, job: Job, encoder: "RunningEncoder", process: ProcessSettings) -> Extracted:
     """As `extract`, where the row table is written and the encoder loaded: takes no time that grows with the rows."""
     started, done = perf_counter(), Done()
     with named_disk_errors(cache):
@@ -208,7 +208,7 @@ def _covered(spans: Iterable[tuple[int, int]]) -> int:
     return rows
 
 
-def _passes(cache: Cache, job: Job, encoder: "Encoder", process: ProcessSettings, done: Done) -> Iterator[Pass]:
+def _passes(cache: Cache, job: Job, encoder: "RunningEncoder", process: ProcessSettings, done: Done) -> Iterator[Pass]:
     """One pass, unless earlier runs cut some arrays otherwise or let them reuse other rows: then one for each kind."""
     to_do = [target for target in job.targets if not target.done]
     source = process.reuse_from or cache
@@ -232,7 +232,7 @@ def _passes(cache: Cache, job: Job, encoder: "Encoder", process: ProcessSettings
         yield Pass(job.view, encoder, layout, arrays, reused=own, copies=copies, process=process, done=done)
 
 
-def _wanted_layout(job: Job, encoder: "Encoder") -> Layout:
+def _wanted_layout(job: Job, encoder: "RunningEncoder") -> Layout:
     import torch
 
     size = min(encoder.batch_size(available_bytes(job.options.device)), job.chunk_rows)

@@ -8,10 +8,10 @@ from featcache.extraction.loader import Batch
 from featcache.store.records import FLAGS, Flags
 
 if TYPE_CHECKING:
-    from featcache.encoders import Encoder
+    from featcache.extraction.running import RunningEncoder
 
 
-def row_flags(encoder: "Encoder", batch: Batch) -> dict[int, str]:
+def row_flags(encoder: "RunningEncoder", batch: Batch) -> dict[int, str]:
     """Row number -> flag of the rows of a batch that have one; only the encoding pass can know."""
     flags = {number: encoder.flag(row) for number, row in zip(batch.numbers, batch.prepared, strict=True)}
     return {number: flag for number, flag in flags.items() if flag is not None}

@@ -44,11 +44,22 @@ class Job:
 
     dataset: Dataset
     view: View
-    spec: EncoderSpec
+    spec: EncoderSpec | None  # None: an encoder of the caller's own, which no other process can load
     card: Card
     options: EncodeOptions
     targets: tuple[Target, ...]  # in layer order
     chunk_rows: int  # of a new array
+
+    @property
+    def entry(self) -> EncoderSpec:
+        """The entry that the encoder is loaded from.
+
+        Raises:
+            UsageError: If it is one of the caller's own.
+        """
+        if self.spec is None:
+            raise UsageError(f"{self.card.name} is an encoder of the caller's own: only its program can run it")
+        return self.spec
 
     @property
     def done(self) -> bool:
@@ -156,6 +167,23 @@ def plan_job(
     """
     source = choose_view(dataset, spec, view)
     card = describe(spec, options, memo=cache.memo)
+    return replace(plan_card(cache, dataset, source, card, options, layers=layers), spec=spec)
+
+
+def plan_card(
+    cache: Cache,
+    dataset: Dataset,
+    source: View,
+    card: Card,
+    options: EncodeOptions,
+    *,
+    layers: Sequence[str] | None = None,
+) -> Job:
+    """The same of an encoder of which the card is known, over one view.
+
+    Raises:
+        UsageError: If a layer does not exist.
+    """
     widest = max(card.widths.values()) * np.dtype(card.dtype).itemsize
     rows = chunk_rows(len(source), widest)
     chosen = choose_layers(card, layers)
@@ -164,7 +192,7 @@ def plan_job(
     reused = choose_reuse(cache, source, new) if new else {}
     targets = [replace(target, reused=reused.get(target.layer, target.reused)) for target in targets]
     return Job(
-        dataset=dataset, view=source, spec=spec, card=card, options=options, targets=tuple(targets), chunk_rows=rows
+        dataset=dataset, view=source, spec=None, card=card, options=options, targets=tuple(targets), chunk_rows=rows
     )
 
 

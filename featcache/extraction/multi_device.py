@@ -251,7 +251,7 @@ def _work(task: ChildTask, send: Callable[..., None], go: Event) -> Extracted:
 
     remote_job = task.remote_job
     cache, job = open_remote_job(remote_job)
-    encoder = load_encoder(job.spec, job.options, memo=cache.memo)
+    encoder = load_encoder(job.entry, job.options, memo=cache.memo)
     torch.set_num_threads(max(1, torch.get_num_threads() // task.on_cpu))
     if task.first:
         extract(cache, job, encoder=encoder, chunks=lambda chunk: False)

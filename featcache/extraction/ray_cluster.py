@@ -47,7 +47,7 @@ class Worker:
         try:
             torch.set_num_threads(self._threads)
             self._cache, self._job = open_remote_job(self._remote_job)
-            self._encoder = load_encoder(self._job.spec, self._job.options, memo=self._cache.memo)
+            self._encoder = load_encoder(self._job.entry, self._job.options, memo=self._cache.memo)
             if create:
                 self._extract(lambda chunk: False)
         except (DataError, FeatcacheError) as error:

@@ -57,7 +57,7 @@ def make_remote_job(
         source=source.absolute(),
         view=job.view.name,
         layers=tuple(target.layer for target in job.targets),
-        spec=job.spec,
+        spec=job.entry,
         options=replace(job.options, weights=job.options.weights and job.options.weights.expanduser().resolve()),
         cache=str(here.path.resolve() if isinstance(here, LocalFolder) else here),
         rows=dict(job.targets[0].key.binds["rows"]),

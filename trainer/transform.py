@@ -1,0 +1,72 @@
+"""Trained adapters as estimators: load a run, transform features into its joint space."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from torch import nn
+
+from featcache.errors import UsageError
+from featcache.features import Features
+from featcache.trainer.run import Run, apply, load_run
+
+
+class Adapter:
+    """The adapters of a finished run, in the manner of scikit-learn's transformers.
+
+    Example:
+        >>> adapter = Adapter.load("runs/openmoji/linear-s0-0a1b2c3d")  # doctest: +SKIP
+        >>> adapter.transform(cache.load("openmoji", "minilm")).shape  # doctest: +SKIP
+        (1176, 512)
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    @classmethod
+    def load(cls, run: Path | str) -> "Adapter":
+        """Opens a run folder and checks its files.
+
+        Args:
+            run: The folder that `featcache train` wrote.
+
+        Raises:
+            RunMissing, RunDamaged: As `load_run`.
+        """
+        return cls(load_run(Path(run)))
+
+    @property
+    def sides(self) -> list[str]:
+        """Names of the sides that adapters were trained for."""
+        return self.run.sides
+
+    def transform(
+        self, x: "Features | Float[np.ndarray, 'n d']", *, side: str | None = None
+    ) -> Float[np.ndarray, "n width"]:
+        """Rows in the joint space, of length 1, float32.
+
+        Args:
+            x: Features of an encoder and layer that a side was trained on, of any data set; or an array of such rows.
+            side: Which side; needed for an array, and where several sides are of one encoder and layer.
+
+        Raises:
+            UsageError: If the side is not told, or the width is another than it was trained on.
+        """
+        if isinstance(x, Features):
+            return apply(self.run, x, side=side)
+        import torch
+
+        if side is None or side not in self.sides:
+            raise UsageError(f"an array does not say which side it is of: side= one of {', '.join(self.sides)}")
+        adapters = self.run.adapters()
+        width = len(adapters[side].mean)
+        if x.ndim != 2 or x.shape[1] != width:
+            raise UsageError(f"rows of shape {list(x.shape)}: side {side} was trained on [n, {width}]")
+        with torch.inference_mode():
+            return adapters.embed(side, torch.from_numpy(np.ascontiguousarray(x, np.float32))).numpy()
+
+    def module(self, side: str) -> nn.Module:
+        """A side's adapter as a plain module: [n, d] to [n, width], standardised within, not normalised to length 1."""
+        if side not in self.sides:
+            raise UsageError(f"no side {side!r}; there are {', '.join(self.sides)}")
+        return self.run.adapters()[side]
