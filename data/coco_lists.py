@@ -21,6 +21,7 @@ from featcache.data.layouts import caption_lists, files_below
 from featcache.data.limits import check_data_limit
 from featcache.data.options import OpenOptions
 from featcache.data.splits import file_splits
+from featcache.data.texts import whole_characters
 
 _OF_KARPATHY = {"restval": "train"}  # his name of a split -> ours; the others are the same
 
@@ -110,7 +111,7 @@ def _document(path: Path) -> dict[str, Any]:
 def _karpathy(document: Mapping[str, Any], where: str, split: str) -> Iterator[_Listed]:
     for number, image in enumerate(document["images"]):
         sentences = sorted(image["sentences"], key=lambda sentence: int(sentence.get("sentid", 0)))
-        texts = tuple(str(sentence["raw"]) for sentence in sentences)
+        texts = tuple(whole_characters(str(sentence["raw"])) for sentence in sentences)
         own = str(image.get("split", split))
         name, folder = _plain(image["filename"]), str(image.get("filepath", ""))
         yield _Listed(name, folder, _OF_KARPATHY.get(own, own), texts, f"{where} image {number}")
@@ -121,7 +122,9 @@ def _official(document: Mapping[str, Any], where: str, split: str) -> Iterator[_
     for number, annotation in enumerate(document["annotations"]):
         if annotation["image_id"] not in texts:
             raise DataInvalid(f"{where} annotation {number}: there is no image {annotation['image_id']} in the list")
-        texts[annotation["image_id"]].append((int(annotation.get("id", 0)), str(annotation["caption"])))
+        texts[annotation["image_id"]].append(
+            (int(annotation.get("id", 0)), whole_characters(str(annotation["caption"])))
+        )
     for number, image in enumerate(document["images"]):
         captions = tuple(text for _, text in sorted(texts[image["id"]], key=lambda own: own[0]))
         yield _Listed(_plain(image["file_name"]), "", split, captions, f"{where} image {number}")
@@ -129,7 +132,7 @@ def _official(document: Mapping[str, Any], where: str, split: str) -> Iterator[_
 
 def _plain(name: Any) -> str:
     """The name of a file without its folders."""
-    last = str(name).replace("\\", "/").rpartition("/")[2]
+    last = whole_characters(str(name)).replace("\\", "/").rpartition("/")[2]
     if last in ("", ".", ".."):
         raise DataInvalid(f"{name!r} names no image")
     return last

@@ -194,7 +194,7 @@ _ENTRIES = (
         ways=(
             "featcache extract ./my_images, or folder:NAME --root ./my_images: images anywhere below it, and if wanted "
             "captions.csv (columns image, caption) or a .txt beside each image; or WebDataset shards, Parquet files "
-            "with images, COCO's lists: docs/own-data.md",
+            "with images, COCO's lists: docs/layouts.md",
         ),
     ),
     DatasetEntry(
@@ -209,7 +209,7 @@ _ENTRIES = (
         ways=(
             "online: featcache extract hub:ORG/NAME, or hub:ORG/NAME:CONFIG@REVISION (needs pip install "
             "'featcache[encoders]'); what was downloaded once is found offline",
-            "its files in a folder of yours: featcache extract ./DIR (docs/own-data.md)",
+            "its files in a folder of yours: featcache extract ./DIR (docs/layouts.md)",
         ),
     ),
 )

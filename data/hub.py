@@ -85,7 +85,7 @@ def look_up(name: str, repo: str, revision: str) -> Revision:
     failure: Exception | None = None
     if _MAY_DOWNLOAD.get():
         try:
-            commit, sizes = _ask(repo, revision)
+            repo, commit, sizes = _ask(repo, revision)
         except ImportError as error:
             raise missing(name, "huggingface_hub is not installed", (place,)) from error
         except Exception as error:  # of whichever HTTP library its version uses; what is on this machine may do
@@ -93,7 +93,7 @@ def look_up(name: str, repo: str, revision: str) -> Revision:
         else:
             card = download(name, repo, commit, (_CARD,)).path / _CARD if _CARD in sizes else None
             return Revision(repo, revision, commit, sizes, _settings(card))
-    folder = _snapshot(repo, revision)
+    repo, folder = _snapshot(repo, revision)
     if folder is not None:
         files = (path for path in folder.rglob("*") if path.is_file())
         sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
@@ -119,20 +119,21 @@ def download_files(name: str, revision: Revision, paths: Sequence[str]) -> list[
     return files
 
 
-def _ask(repo: str, revision: str) -> tuple[str, dict[str, int]]:
-    """The commit of a revision, and path -> bytes of its files."""
+def _ask(repo: str, revision: str) -> tuple[str, str, dict[str, int]]:
+    """The repository's own spelling, the commit of a revision, and path -> bytes of its files."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
     api = HfApi()
     with without_retry_lines():
-        commit = str(api.repo_info(repo, repo_type="dataset", revision=revision).sha)
+        about = api.repo_info(repo, repo_type="dataset", revision=revision)
+        commit = str(about.sha)
         entries = list(api.list_repo_tree(repo, repo_type="dataset", revision=commit, recursive=True))
-    return commit, {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
+    return about.id, commit, {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
 
 
-def _snapshot(repo: str, revision: str) -> Path | None:
-    """The folder of a revision in the Hub's cache, which the Hub's library calls after its commit; None without one."""
+def _snapshot(repo: str, revision: str) -> tuple[str, Path | None]:
+    """The folder of a revision in the Hub's cache, called after its commit, or None; the repository's own spelling."""
     from huggingface_hub import constants
 
     wanted = f"datasets--{repo.replace('/', '--')}".casefold()
@@ -142,8 +143,8 @@ def _snapshot(repo: str, revision: str) -> Path | None:
             reference = folder / "refs" / revision
             commit = reference.read_text("utf-8").strip() if reference.is_file() else revision
             if (folder / "snapshots" / commit).is_dir():
-                return folder / "snapshots" / commit
-    return None
+                return "/".join(folder.name.split("--")[1:]), folder / "snapshots" / commit
+    return repo, None
 
 
 def _settings(card: Path | None) -> dict[str, Any]:

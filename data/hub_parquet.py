@@ -52,7 +52,7 @@ def open_hub(name: HubName, options: OpenOptions | None = None) -> Dataset:
     read = read_parquet_files if suffix == ".parquet" else read_shards
     own = read(files, configuration.files, options, splits=configuration.splits)
     config = f", configuration {name.config}" if name.config else ""
-    source = f"Hub {name.repo}@{revision.commit} ({revision.reference}{config})"
+    source = f"Hub {revision.repo}@{revision.commit} ({revision.reference}{config})"
     partial = [path for path in configuration.files if _PARTIAL in path]
     note = (f"the Hub converted only the beginning of it ({partial[0]})",) if partial else ()
     layout = replace(own.layout, source=source, notes=(*note, *own.layout.notes))
@@ -78,11 +78,8 @@ def _choose(name: HubName, configurations: Mapping[str, _Configuration]) -> _Con
     if wanted in configurations:
         return configurations[wanted]
     what = f"has no configuration {wanted!r}" if wanted else f"has {len(configurations)} configurations"
-    first = next(iter(configurations))
-    raise DataInvalid(
-        f"hub:{name.repo} {what}; there are: {', '.join(list(configurations)[:20])}\n"
-        f"  Name one, as in: hub:{name.repo}:{first}"
-    )
+    first = f"hub:{name.repo}:{next(iter(configurations))}" if len(configurations) > 1 else f"hub:{name.repo}"
+    raise DataInvalid(f"hub:{name.repo} {what}; there are: {', '.join(list(configurations)[:20])}\n  Write: {first}")
 
 
 def _configurations(revision: Revision, suffix: str) -> dict[str, _Configuration]:

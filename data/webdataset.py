@@ -9,8 +9,9 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from featcache.data.caption_files import COLUMNS, detect_text, is_label
 from featcache.data.datasets import missing
@@ -20,7 +21,8 @@ from featcache.data.images import IMAGE_SUFFIXES
 from featcache.data.layouts import data_files
 from featcache.data.options import OpenOptions
 from featcache.data.splits import file_splits
-from featcache.data.tar_index import Member, TarIndex, index_tar, read_member
+from featcache.data.tar_index import Member, TarIndex, index_tar, read_from, read_member
+from featcache.data.texts import whole_characters
 
 _TEXTS = ("txt", "text", "caption", "cap")  # fields of captions; the first that a sample has is read
 _CLASS, _JSON = "cls", "json"
@@ -83,7 +85,7 @@ def read_shards(
         for sample in _samples(path, name, split, index)
     ]
     samples = _with_image(every, options)
-    known = [_read(sample, options) for sample in samples]
+    known = list(_all_known(samples, options))
     images = _ids(samples)
     gathered = Gathered(tuple(dict.fromkeys(label for each in known for label in each.labels)))
     for sample, image, own in zip(samples, images, known, strict=True):
@@ -151,10 +153,17 @@ def _ids(samples: Sequence[_Sample]) -> tuple[str, ...]:
 # -- texts ------------------------------------------------------------------------------------------------------------
 
 
-def _read(sample: _Sample, options: OpenOptions) -> _Known:
+def _all_known(samples: Sequence[_Sample], options: OpenOptions) -> Iterator[_Known]:
+    for shard, own in groupby(samples, key=lambda sample: sample.shard):
+        with shard.open("rb") as archive:
+            for sample in own:
+                yield _read(archive, sample, options)
+
+
+def _read(archive: BinaryIO, sample: _Sample, options: OpenOptions) -> _Known:
     """Reads the texts of a sample; what cannot be read is left out, and says so."""
     faults: list[str] = []
-    texts = {part: _text(sample, part, faults) for part in _wanted(sample, options)}
+    texts = {part: _text(archive, sample, part, faults) for part in _wanted(sample, options)}
     values = _values(sample, texts, faults)
     declared = options.columns("caption")
     fields = declared or [*_TEXTS, *(f"{_JSON}.{name}" for name in COLUMNS["caption"])]
@@ -175,12 +184,12 @@ def _wanted(sample: _Sample, options: OpenOptions) -> list[str]:
     return [part for part in sample.parts if part in wanted]
 
 
-def _text(sample: _Sample, part: str, faults: list[str]) -> str:
+def _text(archive: BinaryIO, sample: _Sample, part: str, faults: list[str]) -> str:
     member = sample.parts[part]
     try:
         if member.fault:
             raise DataInvalid(member.fault)
-        return detect_text(read_member(sample.shard, member), f"{sample.key}.{part}")[0]
+        return detect_text(read_from(archive, member), f"{sample.key}.{part}")[0]
     except DataInvalid as error:
         faults.append(f"{sample.name}: {member.name!r}: {str(error).partition(chr(10))[0]}")
         return ""
@@ -202,7 +211,7 @@ def _values(sample: _Sample, texts: Mapping[str, str], faults: list[str]) -> dic
 
 def _strings(value: Any) -> list[str]:
     each = value if isinstance(value, list) else [value]
-    plain = [str(one).strip() for one in each if isinstance(one, str | int | float)]
+    plain = [whole_characters(str(one)).strip() for one in each if isinstance(one, str | int | float)]
     return [text for text in plain if text]
 
 

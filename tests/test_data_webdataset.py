@@ -1,5 +1,6 @@
 """Are shards of WebDataset read without unpacking, whatever is broken in them named, and nothing lost of the rest?"""
 
+import io
 import json
 import tarfile
 from pathlib import Path
@@ -162,6 +163,29 @@ def test_what_is_no_plain_tar_is_refused_with_its_remedy(content: bytes, says: s
         open_own(tmp_path)
 
 
+def test_a_flipped_byte_of_any_header_is_an_error(tmp_path: Path) -> None:
+    path = shards(tmp_path, range(3)) / "00000.tar"
+    content = path.read_bytes()
+    for number, member in enumerate(index_tar(path).members):
+        for place in (0, 100 + number, 124 + number, 150, 156, 260, 400):
+            flipped = bytearray(content)
+            flipped[member.start - tarfile.BLOCKSIZE + place] ^= 0x11
+            path.write_bytes(flipped)
+            with pytest.raises(data.DataInvalid, match="00000.tar (is damaged at byte|cannot be read as tar)"):
+                index_tar(path)
+
+
+def test_names_and_texts_that_are_no_whole_characters_are_read_as_such_as_can_be_stored(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for name, content in {"caf\udce9.png": picture(0), "caf\udce9.json": b'{"caption": "half \\ud83d"}'}.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            archive.addfile(header, io.BytesIO(content))
+    dataset = open_own(tmp_path)
+    assert captions_of(dataset) == {r"caf\xe9#0": "half \ufffd"}
+    assert len(dataset.views["images"].root) == len(dataset.views["captions"].root) == 64
+
+
 def test_links_and_names_that_lead_out_are_members_with_a_fault_or_a_name_and_touch_no_disk(tmp_path: Path) -> None:
     outside = tmp_path / "outside.jpg"
     outside.write_bytes(picture(9))
@@ -197,12 +221,15 @@ def test_a_member_that_passes_the_limit_is_refused_with_the_command_that_raises_
 
 
 def test_an_index_equals_what_the_standard_library_extracts(tmp_path: Path) -> None:
-    name = "a" * 150 + ".jpg"  # of which GNU tar and pax write more than one header
+    names = ["first.jpg", "a" * 150 + ".jpg", "b" * 90 + "/" + "c" * 90 + ".jpg", "é.txt", "last.json"]
+    content = write_shard(tmp_path / "x", {"y": "z"})
     for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT):
         path = tmp_path / f"{form}.tar"
         with tarfile.open(path, "w", format=form) as archive:
-            archive.add(write_shard(tmp_path / "x", {"y": "z"}), name if form != tarfile.USTAR_FORMAT else "short.jpg")
-            archive.add(tmp_path, "folder", recursive=False)
+            for name in names:  # a long one has several headers, a path in two parts one
+                if form != tarfile.USTAR_FORMAT or not name.startswith("a"):
+                    archive.add(content, name)
+                    archive.add(tmp_path, f"{name}.folder"[:80], recursive=False)
         with tarfile.open(path) as archive:
             known = {each.name: archive.extractfile(each) for each in archive if each.isfile()}
             index = index_tar(path)
