@@ -7,8 +7,7 @@ of an image are captions of one image, whose bytes are the first row's. Bytes ar
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from featcache.data.parquet_images import Cell, ParquetImages, parquet_schema, r
 from featcache.data.splits import file_splits
 
 if TYPE_CHECKING:
-    pass
+    import polars as pl
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$")  # as the Hub numbers the files of a split
 
@@ -57,53 +56,54 @@ def read_parquet_files(
         if lacking := {columns.image, *columns.read} - parquet_schema(file).keys():
             what = f"{name} has no column {min(lacking)!r}, which {names[0]} has"
             raise DataInvalid(f"{what}\n  Give the folder of files of one kind")
-    rows = list(_rows(files, names, columns))
-    if not rows:
+    frames = [_frame(file, columns) for file in files]
+    if not sum(map(len, frames)):
         raise DataInvalid(f"{names[0]} has no rows")
-    rows, id_note = _with_ids(rows, columns, declared=bool(options.columns("id")))
+    id_column, notes = _id_column(frames, names, columns, declared=bool(options.columns("id")))
     of_file, from_names = (splits, "the card") if splits else file_splits(names)
     gathered, cells, blank = Gathered(columns.labels), dict[str, Cell](), list[str]()
     classes = _class_names(files[0])
-    for row in rows:
-        cells.setdefault(row.id, row.cell)
-        _gather(gathered, row, columns, of_file[row.cell.file], classes, names)
-        blank += [row.id for text in row.captions if not text.strip()]
+    for cell, within, values in _rows(frames, names):
+        image, here = within if id_column is None else str(values[id_column]), f"{names[cell.file]} row {cell.row}"
+        cells.setdefault(image, cell)
+        gathered.add_facts(
+            image,
+            here,
+            group="" if columns.group is None else _cell(values[columns.group]),
+            split=of_file[cell.file] if columns.split is None else _cell(values[columns.split]),
+            labels={column: _label(values[column], classes.get(column, ())) for column in columns.labels},
+        )
+        for text in (text for column in columns.captions for text in _texts(values[column])):
+            if text.strip():
+                gathered.add_caption(image, text, here)
+            else:
+                blank.append(image)
     images = tuple(cells)
     photos = ParquetImages(files, columns.image)
-    notes = [*columns.notes, *id_note, *blank_note(blank)]
     source = f"folder with {len(files):,} Parquet files" if len(files) > 1 else "folder with a Parquet file"
     from_column = f"column {columns.split}" if columns.split else from_names
+    notes = [*columns.notes, *notes, *blank_note(blank)]
     layout = gathered.layout(source, images=images, splits=from_column, notes=notes)
     return OwnData(images, lambda number: photos.read_or_empty(cells[images[number]]), layout)
 
 
-@dataclass(frozen=True)
-class _Row:
-    id: str
-    cell: Cell
-    captions: tuple[str, ...]
-    values: Mapping[str, Any]  # column -> value
-
-
-def _rows(files: Sequence[Path], names: Sequence[str], columns: ParquetColumns) -> Iterator[_Row]:
-    """Every row in order, called by its number in its series."""
-    counts: dict[str, int] = {}
-    for number, file in enumerate(files):
-        series = series_of(names[number])
-        for place, values in enumerate(_records(file, columns)):
-            within = counts[series] = counts.get(series, -1) + 1
-            texts = tuple(text for column in columns.captions for text in _texts(values[column]))
-            yield _Row(f"{series}/{within}".lstrip("/"), Cell(number, place), texts, values)
-
-
-def _records(file: Path, columns: ParquetColumns) -> Iterator[dict[str, Any]]:
+def _frame(file: Path, columns: ParquetColumns) -> "pl.DataFrame":
+    """What is read of a file beside its images; rows without a column where that is nothing."""
     if columns.read:
-        yield from read_columns(file, columns.read).iter_rows(named=True)
-        return
+        return read_columns(file, columns.read)
     import polars as pl
 
-    for _ in range(int(pl.scan_parquet(file, glob=False).select(pl.len()).collect().item())):
-        yield {}
+    return pl.scan_parquet(file, glob=False).select(pl.int_range(pl.len()).alias("")).collect()
+
+
+def _rows(frames: Sequence["pl.DataFrame"], names: Sequence[str]) -> Iterator[tuple[Cell, str, dict[str, Any]]]:
+    """Where each row lies, what it is called by its number in its series, and column -> value."""
+    counts: dict[str, int] = {}
+    for number, frame in enumerate(frames):
+        series = series_of(names[number])
+        for place, values in enumerate(frame.iter_rows(named=True)):
+            within = counts[series] = counts.get(series, -1) + 1
+            yield Cell(number, place), f"{series}/{within}".lstrip("/"), values
 
 
 def series_of(name: str) -> str:
@@ -118,42 +118,32 @@ def series_of(name: str) -> str:
     return folder if stem.isdecimal() else path
 
 
-def _with_ids(rows: list[_Row], columns: ParquetColumns, *, declared: bool) -> tuple[list[_Row], list[str]]:
-    """The rows with the ids of the first column that fits, and a note where rows share them.
+def _id_column(
+    frames: Sequence["pl.DataFrame"], names: Sequence[str], columns: ParquetColumns, *, declared: bool
+) -> tuple[str | None, list[str]]:
+    """The first column that fits as the id, None without one, and a note where rows share ids.
 
     Raises:
         DataInvalid: If the column is declared, and a row has no id in it.
     """
+    import polars as pl
+
     for column, shared in columns.ids:
-        ids = ["" if row.values[column] is None else str(row.values[column]) for row in rows]
-        if not all(ids):
+        ids = pl.concat([frame[column].cast(pl.String).fill_null("") for frame in frames])
+        absent = (ids == "").arg_true()
+        if len(absent):
             if declared:
-                raise DataInvalid(f"column {column!r}: the row {rows[ids.index('')].id} has no id")
+                cell = next(cell for place, (cell, _, _) in enumerate(_rows(frames, names)) if place == absent[0])
+                raise DataInvalid(f"{names[cell.file]} row {cell.row} has no id in column {column!r}")
             continue
-        repeated = len(ids) - len(set(ids))
-        if repeated and not (shared and columns.captions):
-            continue
-        one = f"{repeated:,} rows repeat the {column} of an earlier one and are captions of its image"
-        return [replace(row, id=own) for row, own in zip(rows, ids, strict=True)], [one] if repeated else []
-    return rows, []
-
-
-def _gather(
-    gathered: Gathered,
-    row: _Row,
-    columns: ParquetColumns,
-    split: str,
-    classes: Mapping[str, Sequence[str]],
-    names: Sequence[str],
-) -> None:
-    here = f"{names[row.cell.file]} row {row.cell.row}"
-    labels = {column: _label(row.values[column], classes.get(column, ())) for column in columns.labels}
-    group = "" if columns.group is None else _cell(row.values[columns.group])
-    split = split if columns.split is None else _cell(row.values[columns.split])
-    gathered.add_facts(row.id, here, group=group, split=split, labels=labels)
-    for text in row.captions:
-        if text.strip():
-            gathered.add_caption(row.id, text, here)
+        repeated = len(ids) - ids.n_unique()
+        if not repeated:
+            return column, []
+        if shared and columns.captions:
+            one = f"repeats the {column} of an earlier one and is a caption of its image"
+            many = f"repeat the {column} of an earlier one and are captions of its image"
+            return column, [f"{repeated:,} rows {many}" if repeated > 1 else f"1 row {one}"]
+    return None, []
 
 
 def _texts(value: Any) -> list[str]:

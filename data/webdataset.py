@@ -5,6 +5,7 @@
 "<shard>/<key>" where shards repeat keys. Images are read out of the archives by offsets.
 """
 
+import difflib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,6 +46,7 @@ class _Known:
     group: str
     split: str
     labels: Mapping[str, str]
+    fields: frozenset[str]  # that have been read
     faults: tuple[str, ...]  # why a part of it cannot be read
 
 
@@ -86,6 +88,7 @@ def read_shards(
     ]
     samples = _with_image(every, options)
     known = list(_all_known(samples, options))
+    _check_declared(known, options)
     images = _ids(samples)
     gathered = Gathered(tuple(dict.fromkeys(label for each in known for label in each.labels)))
     for sample, image, own in zip(samples, images, known, strict=True):
@@ -174,8 +177,21 @@ def _read(archive: BinaryIO, sample: _Sample, options: OpenOptions) -> _Known:
         group=_one(values, options.columns("group") or (f"{_JSON}.group",)),
         split=_one(values, options.columns("split") or (f"{_JSON}.split",)),
         labels={_label_name(name): values[name][0] for name in labels if values.get(name)},
+        fields=frozenset(values),
         faults=tuple(faults),
     )
+
+
+def _check_declared(known: Sequence[_Known], options: OpenOptions) -> None:
+    """Refuses a declared field that no sample has."""
+    fields = sorted({name for each in known for name in each.fields})
+    for role, name in options.column:
+        if role != "image" and name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            guess = f"; did you mean --column {role}={near[0]}?" if near else ""
+            raise DataInvalid(
+                f"no sample of the shards has a field {name}{guess}\n  They have: {', '.join(fields[:40])}"
+            )
 
 
 def _wanted(sample: _Sample, options: OpenOptions) -> list[str]:

@@ -50,7 +50,7 @@ def test_rows_that_repeat_the_name_of_an_image_are_its_captions(tmp_path: Path) 
     dataset = open_own(tmp_path)
     assert dataset.views["images"].ids == ("7", "9")
     assert captions_of(dataset) == {"7#0": "one", "7#1": "eins", "9#0": "two"}
-    assert dataset.notes[0] == "1 rows repeat the image_id of an earlier one and are captions of its image"
+    assert dataset.notes[0] == "1 row repeats the image_id of an earlier one and is a caption of its image"
     write_table(tmp_path / "a.parquet", [0, 0, 1], id=[7, 7, 9])
     assert open_own(tmp_path).views["images"].ids == ("a/0", "a/1", "a/2"), "a column id may be another thing's"
 
@@ -104,7 +104,7 @@ def test_where_no_column_is_called_a_caption_the_texts_are_named(tmp_path: Path)
         (("image=imgae",), {}, "has no column 'imgae'; did you mean --column image=image"),
         (("image=caption",), {}, "column 'caption' holds no image bytes but String\n  Columns of bytes: image"),
         (("caption=image",), {}, "column 'image' holds no texts but .*\n  Columns of texts: caption"),
-        (("id=key",), {"key": ["a", None]}, "column 'key': the row a/1 has no id"),
+        (("id=key",), {"key": ["a", None]}, "a.parquet row 1 has no id in column 'key'"),
     ],
 )
 def test_columns_that_are_not_clear_or_not_there_are_asked_for(

@@ -76,6 +76,8 @@ def test_fields_can_be_declared(tmp_path: Path) -> None:
     dataset = open_own(root, "image=right.png", "caption=de.txt", "caption=json.alt")
     assert dataset.views["images"].content(0) == picture(1)
     assert captions_of(dataset) == {"k#0": "eins", "k#1": "one"}
+    with pytest.raises(data.DataInvalid, match="no sample .* has a field json.atl; did you mean .*=json.alt"):
+        open_own(root, "image=right.png", "caption=json.atl")
     members = {"k.png": picture(0), "k.jpg": picture(1)}
     with pytest.raises(data.DataInvalid, match="sample 'k' has several images: png, jpg\n.*--column image=png"):
         open_own(write_shard(tmp_path / "s.tar", members).parent)
