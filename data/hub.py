@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from featcache.data.datasets import missing
+from featcache.data.errors import DataInvalid
 from featcache.data.hub_failures import hub_failure, without_retry_lines
 
 _MAY_DOWNLOAD = ContextVar("may download", default=True)
@@ -80,6 +81,7 @@ def look_up(name: str, repo: str, revision: str) -> Revision:
 
     Raises:
         DataMissing: As `download`.
+        DataInvalid: If it lists paths that lead out of it.
     """
     place = f"Hub data set {repo} at {revision}"
     failure: Exception | None = None
@@ -88,6 +90,8 @@ def look_up(name: str, repo: str, revision: str) -> Revision:
             repo, commit, sizes = _ask(repo, revision)
         except ImportError as error:
             raise missing(name, "huggingface_hub is not installed", (place,)) from error
+        except DataInvalid:
+            raise
         except Exception as error:  # of whichever HTTP library its version uses; what is on this machine may do
             failure = error
         else:
@@ -129,7 +133,11 @@ def _ask(repo: str, revision: str) -> tuple[str, str, dict[str, int]]:
         about = api.repo_info(repo, repo_type="dataset", revision=revision)
         commit = str(about.sha)
         entries = list(api.list_repo_tree(repo, repo_type="dataset", revision=commit, recursive=True))
-    return about.id, commit, {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
+    sizes = {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
+    for path in map(PurePosixPath, sizes):
+        if path.is_absolute() or ".." in path.parts:
+            raise DataInvalid(f"{repo} lists {str(path)!r}, which is no path below it; nothing was downloaded")
+    return about.id, commit, sizes
 
 
 def _snapshot(repo: str, revision: str) -> tuple[str, Path | None]:

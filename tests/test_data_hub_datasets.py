@@ -139,6 +139,14 @@ def test_a_repository_without_data_that_is_read_says_where_it_was_looked_for(hub
         data.open_dataset("hub:Org/Photos")  # which has no conversion either
 
 
+@pytest.mark.parametrize("path", ["../evil.parquet", "data/../../evil.parquet", "/etc/evil.parquet"])
+def test_a_listing_that_leads_out_of_the_repository_is_refused(path: str, hub: DatasetHub) -> None:
+    hub.private["Org/Photos"] = False
+    hub.commit("Org/Photos", {path: b"PAR1"})
+    with pytest.raises(data.DataInvalid, match="Org/Photos lists '.*evil.parquet', which is no path below it"):
+        data.open_dataset("hub:Org/Photos")
+
+
 def test_a_download_beyond_the_limit_is_refused_before_it_begins(
     hub: DatasetHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
