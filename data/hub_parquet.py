@@ -17,7 +17,7 @@ from featcache.data.hub import Revision, download_files, look_up
 from featcache.data.hub_names import HubName
 from featcache.data.limits import check_data_limit
 from featcache.data.options import OpenOptions
-from featcache.data.parquet_rows import read_parquet_files
+from featcache.data.parquet_rows import lacking_files, read_parquet_files
 from featcache.data.splits import named_split
 from featcache.data.views import Dataset
 from featcache.data.webdataset import read_shards
@@ -46,6 +46,8 @@ def open_hub(name: HubName, options: OpenOptions | None = None) -> Dataset:
     options = options or OpenOptions()
     revision, suffix = _with_data(name)
     configuration = _choose(name, _configurations(revision, suffix))
+    if lacking := lacking_files(configuration.files):  # of a download that was interrupted, now that the Hub is away
+        raise missing("hub", f"{name.repo}: {'; '.join(lacking)}", (f"Hub data set {name.repo}@{revision.commit}",))
     size = sum(revision.sizes[path] for path in configuration.files)
     check_data_limit("download", size, f"hub:{name.repo}")
     files = download_files("hub", revision, configuration.files)

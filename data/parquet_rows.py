@@ -7,8 +7,9 @@ of an image are captions of one image, whose bytes are the first row's. Bytes ar
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from featcache.data.datasets import missing
@@ -23,7 +24,7 @@ from featcache.data.splits import file_splits
 if TYPE_CHECKING:
     import polars as pl
 
-_SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$")  # as the Hub numbers the files of a split
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})(-[0-9a-f]+)?$")  # as the Hub numbers the files of a split
 
 
 def read_parquet(root: Path, options: OpenOptions) -> OwnData:
@@ -82,9 +83,25 @@ def read_parquet_files(
     photos = ParquetImages(files, columns.image)
     source = f"folder with {len(files):,} Parquet files" if len(files) > 1 else "folder with a Parquet file"
     from_column = f"column {columns.split}" if columns.split else from_names
-    notes = [*columns.notes, *notes, *blank_note(blank)]
+    notes = [*lacking_files(names), *columns.notes, *notes, *blank_note(blank)]
     layout = gathered.layout(source, images=images, splits=from_column, notes=notes)
     return OwnData(images, lambda number: photos.read_or_empty(cells[images[number]]), layout)
+
+
+def lacking_files(names: Sequence[str]) -> list[str]:
+    """Series of files whose names say of how many they are, and that are not all there.
+
+    Example:
+        >>> lacking_files(["train-00000-of-00002.parquet", "test-00000-of-00001.parquet"])
+        ['1 of 2 files of train are there']
+    """
+    counts = Counter(series_of(name) for name in names)
+    stated = {series_of(name): int(match[1]) for name in names if (match := _SHARD.search(PurePosixPath(name).stem))}
+    return [
+        f"{counts[series]:,} of {total:,} files of {series} are there"
+        for series, total in stated.items()
+        if counts[series] < total
+    ]
 
 
 def _frame(file: Path, columns: ParquetColumns) -> "pl.DataFrame":

@@ -81,6 +81,18 @@ def test_what_was_downloaded_is_found_without_the_hub(
     assert offline.views["images"].root == online.views["images"].root and offline.source == online.source
 
 
+def test_a_download_that_was_interrupted_is_no_data_set_of_what_arrived(hub: DatasetHub, tmp_path: Path) -> None:
+    from featcache.data.hub import without_downloads
+
+    for number in range(2):
+        write_table(tmp_path / f"files/train-0000{number}-of-00002.parquet", range(2))
+    commit = put(hub, tmp_path / "files")
+    data.open_dataset("hub:Org/Photos")
+    (tmp_path / f"hub/datasets--Org--Photos/snapshots/{commit}/train-00001-of-00002.parquet").unlink()
+    with without_downloads(), pytest.raises(data.DataMissing, match="Org/Photos: 1 of 2 files of train are there"):
+        data.open_dataset("hub:Org/Photos")
+
+
 def test_the_cards_configurations_and_splits_are_used(hub: DatasetHub, tmp_path: Path) -> None:
     folder = tmp_path / "files"
     for number, name in enumerate(("en/tr-0", "en/tr-1", "en/te-0", "de/0")):

@@ -24,6 +24,11 @@ def test_rows_are_images_and_captions_counted_in_the_series_of_their_files(tmp_p
     assert dataset.source == "folder with 3 Parquet files" and dataset.notes == ("splits: the names of the files",)
 
 
+def test_files_that_lack_of_a_series_are_said(tmp_path: Path) -> None:
+    write_table(tmp_path / "data/train-00001-of-00003-0a1b.parquet", range(2))
+    assert open_own(tmp_path).notes[0] == "1 of 3 files of train are there"
+
+
 def test_one_file_is_a_data_set_by_its_path(tmp_path: Path) -> None:
     dataset = dataset_source(str(write_table(tmp_path / "My Table.parquet", range(3)))).open()
     assert dataset.name == "my-table" and dataset.views["images"].ids == ("My Table/0", "My Table/1", "My Table/2")
