@@ -76,9 +76,10 @@ def folder_name(root: Path, alias: str | None = None) -> str:
     if alias is not None and (slug != alias or not slug):
         raise DataInvalid(f"folder:{alias}: a name is lower case, digits, '-' and '_'; try folder:{slug or 'mine'}")
     if not slug or slug in DATASETS:
-        raise DataInvalid(
-            f"a folder cannot be called {given!r} in the cache; choose a name: folder:my-{slug or 'data'} --root DIR"
-        )
+        what = f"a folder cannot be called {given!r} in the cache"
+        itself = slug in DATASETS and slug != "folder" and DATASETS[slug].takes_root
+        hint = f"\n  If it is that data set: {slug} --root DIR" if itself else ""
+        raise DataInvalid(f"{what}; choose a name: folder:my-{slug or 'data'} --root DIR{hint}")
     return slug
 
 

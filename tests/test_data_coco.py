@@ -56,6 +56,11 @@ def test_the_official_lists_give_images_captions_and_the_splits_of_their_names(t
     assert any(note.startswith("no test split, which training needs: --split 80/10/10") for note in dataset.notes)
 
 
+def test_a_folder_called_coco_is_told_how_to_be_the_data_set(tmp_path: Path) -> None:
+    with pytest.raises(data.DataInvalid, match="folder:my-coco --root DIR\n  If it is that data set: coco --root DIR"):
+        data.open_dataset("folder", root=official(tmp_path / "coco"))
+
+
 def test_karpathys_list_has_his_splits_and_goes_before_the_official_ones(tmp_path: Path) -> None:
     root = karpathy(
         official(tmp_path),
