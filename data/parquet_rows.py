@@ -6,6 +6,7 @@ of an image are captions of one image, whose bytes are the first row's. Bytes ar
 """
 
 import json
+import mmap
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,15 +17,20 @@ from featcache.data.datasets import missing
 from featcache.data.errors import DataInvalid
 from featcache.data.gathered import Gathered, OwnData, blank_note
 from featcache.data.layouts import data_files
+from featcache.data.limits import check_data_limit
 from featcache.data.options import OpenOptions
 from featcache.data.parquet_columns import ParquetColumns, parquet_columns
 from featcache.data.parquet_images import Cell, ParquetImages, parquet_schema, read_columns
+from featcache.data.parquet_sizes import parquet_sizes
 from featcache.data.splits import file_splits
 
 if TYPE_CHECKING:
     import polars as pl
 
 _SHARD = re.compile(r"-\d{5}-of-(\d{5})(-[0-9a-f]+)?$")  # as the Hub numbers the files of a split
+
+
+_VALUE_BYTES = 16  # of memory for each text, whatever its length
 
 
 def read_parquet(root: Path, options: OpenOptions) -> OwnData:
@@ -57,6 +63,7 @@ def read_parquet_files(
         if lacking := {columns.image, *columns.read} - parquet_schema(file).keys():
             what = f"{name} has no column {min(lacking)!r}, which {names[0]} has"
             raise DataInvalid(f"{what}\n  Give the folder of files of one kind")
+    _check_claims(files, names, columns)
     frames = [_frame(file, columns) for file in files]
     if not sum(map(len, frames)):
         raise DataInvalid(f"{names[0]} has no rows")
@@ -86,6 +93,25 @@ def read_parquet_files(
     notes = [*lacking_files(names), *columns.notes, *notes, *blank_note(blank)]
     layout = gathered.layout(source, images=images, splits=from_column, notes=notes)
     return OwnData(images, lambda number: photos.read_or_empty(cells[images[number]]), layout)
+
+
+def _check_claims(files: Sequence[Path], names: Sequence[str], columns: ParquetColumns) -> None:
+    """Refuses texts that unpack to more than the limit, before any is unpacked; images are read a slice at a time.
+
+    Raises:
+        DataInvalid: If they do, or headers contradict each other or do not say what a column unpacks to.
+    """
+    total = 0
+    for file, name in zip(files, names, strict=True):
+        try:
+            with file.open("rb") as opened:  # the mapping is closed once nothing of it is held
+                content = memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+            sizes = parquet_sizes(content, columns.read)
+        except ValueError as error:
+            remedy = "get the file again, or write it with plain or dictionary encoding"
+            raise DataInvalid(f"{name} cannot be read as Parquet: {error}\n  To mend: {remedy}") from error
+        total += sizes.bytes + sizes.values * _VALUE_BYTES
+        check_data_limit("texts", total, name)
 
 
 def lacking_files(names: Sequence[str]) -> list[str]:

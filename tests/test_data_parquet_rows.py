@@ -133,6 +133,16 @@ def test_files_of_several_kinds_are_refused_and_a_broken_one_is_named(tmp_path: 
         open_own(tmp_path)
 
 
+def test_texts_that_unpack_to_more_than_the_limit_are_refused_before_they_are_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_table(tmp_path / "a.parquet", range(3), caption=["x" * 50_000_000] * 3)
+    assert path.stat().st_size < 200_000, "a bomb is small"
+    monkeypatch.setenv("FEATCACHE_MAX_TEXTS_BYTES", "10000000")
+    with pytest.raises(data.DataInvalid, match=r"a.parquet has [\d,]+ bytes of texts in Parquet.*\n.*run: export"):
+        open_own(tmp_path)
+
+
 def test_a_row_without_an_image_fails_alone_when_it_is_read(tmp_path: Path) -> None:
     path = write_table(tmp_path / "a.parquet", range(3))
     empty = pl.Series([{"bytes": picture(0)}, None, {"bytes": b""}], dtype=pl.Struct({"bytes": pl.Binary}))
