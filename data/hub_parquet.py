@@ -45,7 +45,7 @@ def open_hub(name: HubName, options: OpenOptions | None = None) -> Dataset:
     """
     options = options or OpenOptions()
     revision, suffix = _with_data(name)
-    configuration = _choose(name, _configurations(revision, suffix))
+    configuration = _choose(name, _configurations(revision, suffix), _default(revision.card.get("configs")))
     if lacking := lacking_files(configuration.files):  # of a download that was interrupted, now that the Hub is away
         raise missing("hub", f"{name.repo}: {'; '.join(lacking)}", (f"Hub data set {name.repo}@{revision.commit}",))
     size = sum(revision.sizes[path] for path in configuration.files)
@@ -73,8 +73,16 @@ def _with_data(name: HubName) -> tuple[Revision, str]:
     raise missing("hub", f"{name.repo} has neither Parquet files nor shards", tuple(seen))
 
 
-def _choose(name: HubName, configurations: Mapping[str, _Configuration]) -> _Configuration:
-    wanted = name.config or (DEFAULT if DEFAULT in configurations else "")
+def _default(configs: Any) -> str:
+    """The configuration that a card takes where none is named."""
+    marked = (config for config in configs if isinstance(config, dict)) if isinstance(configs, list) else ()
+    return next(
+        (str(config.get("config_name", DEFAULT)) for config in marked if config.get("default") is True), DEFAULT
+    )
+
+
+def _choose(name: HubName, configurations: Mapping[str, _Configuration], default: str) -> _Configuration:
+    wanted = name.config or (default if default in configurations else "")
     if not wanted and len(configurations) == 1:
         return next(iter(configurations.values()))
     if wanted in configurations:

@@ -67,8 +67,8 @@ def read_parquet_files(
     frames = [_frame(file, columns) for file in files]
     if not sum(map(len, frames)):
         raise DataInvalid(f"{names[0]} has no rows")
-    id_column, notes = _id_column(frames, names, columns, declared=bool(options.columns("id")))
     of_file, from_names = (splits, "the card") if splits else file_splits(names)
+    id_column, notes = _id_column(frames, names, of_file, columns, declared=bool(options.columns("id")))
     gathered, cells, blank = Gathered(columns.labels), dict[str, Cell](), list[str]()
     classes = _class_names(files[0])
     for cell, within, values in _rows(frames, names):
@@ -162,9 +162,16 @@ def series_of(name: str) -> str:
 
 
 def _id_column(
-    frames: Sequence["pl.DataFrame"], names: Sequence[str], columns: ParquetColumns, *, declared: bool
+    frames: Sequence["pl.DataFrame"],
+    names: Sequence[str],
+    of_file: Sequence[str],
+    columns: ParquetColumns,
+    *,
+    declared: bool,
 ) -> tuple[str | None, list[str]]:
     """The first column that fits as the id, None without one, and a note where rows share ids.
+
+    Ids that several splits have are no names of images but numbers that begin anew, unless they are declared.
 
     Raises:
         DataInvalid: If the column is declared, and a row has no id in it.
@@ -182,7 +189,15 @@ def _id_column(
         repeated = len(ids) - ids.n_unique()
         if not repeated:
             return column, []
-        if shared and columns.captions:
+        own = [
+            frame.select(
+                pl.col(column).cast(pl.String).alias("id"),
+                (pl.lit(split) if columns.split is None else pl.col(columns.split).cast(pl.String)).alias("split"),
+            )
+            for frame, split in zip(frames, of_file, strict=True)
+        ]
+        within = declared or pl.concat(own).n_unique() == ids.n_unique()
+        if shared and within and columns.captions:
             one = f"repeats the {column} of an earlier one and is a caption of its image"
             many = f"repeat the {column} of an earlier one and are captions of its image"
             return column, [f"{repeated:,} rows {many}" if repeated > 1 else f"1 row {one}"]

@@ -109,8 +109,18 @@ def test_the_cards_configurations_and_splits_are_used(hub: DatasetHub, tmp_path:
     }  # fmt: skip
     assert dataset.licence.startswith("cc-by-4.0 (") and "splits: the card" in dataset.notes
     assert dataset.name == "org--photos--en" and dataset.source.endswith("(main, configuration en)")
+    put(hub, folder, README=CARD.replace("- config_name: de", "- default: true\n  config_name: de"))
+    assert data.open_dataset("hub:Org/Photos").views["images"].ids == ("de/0", "de/1"), "the card's default"
+    assert data.open_dataset("hub:Org/Photos:en").views["images"].ids[0] == "en/te-0/0"
+
+
+def test_only_the_files_of_the_configuration_are_downloaded(hub: DatasetHub, tmp_path: Path) -> None:
+    for name in ("en/tr-0", "en/te-0", "de/0"):
+        write_table(tmp_path / f"files/{name}.parquet", range(2))
+    put(hub, tmp_path / "files", README=CARD)
+    data.open_dataset("hub:Org/Photos:en")
     fetched = [request for request in hub.requests if "/resolve/" in request and ".parquet" in request]
-    assert not any("/de/" in request for request in fetched), "no other configuration is downloaded"
+    assert fetched and not any("/de/" in request for request in fetched)
 
 
 def test_without_a_card_folders_are_the_configurations(hub: DatasetHub, tmp_path: Path) -> None:

@@ -60,6 +60,14 @@ def test_rows_that_repeat_the_name_of_an_image_are_its_captions(tmp_path: Path) 
     assert open_own(tmp_path).views["images"].ids == ("a/0", "a/1", "a/2"), "a column id may be another thing's"
 
 
+def test_numbers_that_begin_anew_in_each_split_are_no_names_of_images(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_table(tmp_path / f"{split}.parquet", range(2), image_id=[0, 1])
+    assert open_own(tmp_path).views["images"].ids == ("test/0", "test/1", "train/0", "train/1")
+    with pytest.raises(data.DataInvalid, match="train.parquet row 0: group '0' has another split"):
+        open_own(tmp_path, "id=image_id")
+
+
 def test_splits_groups_and_labels_are_columns_and_the_hubs_names_of_classes_are_read(tmp_path: Path) -> None:
     path = write_table(tmp_path / "a.parquet", range(3))
     more = {"split": ["train", "train", "val"], "group": ["x", "x", "y"], "label": [1, 1, 0], "fine_label": [5, 5, 6]}
