@@ -7,17 +7,20 @@ from typing import Annotated
 import typer
 
 from featcache.commands.options import (
+    AllowMissingOption,
     CacheOption,
+    ColumnOption,
     DatasetArgument,
     DryRunOption,
     FloatRangeOption,
     JsonOption,
+    LayoutOption,
     PatternArgument,
     RootOption,
     YesOption,
     confirm,
+    declared_options,
     echo,
-    parse_range,
 )
 
 
@@ -166,6 +169,9 @@ def repair(
         str | None, typer.Option("--from", metavar="REMOTE", help="Cache that may have what is damaged here.")
     ] = None,
     root: RootOption = None,
+    layout: LayoutOption = None,
+    column: ColumnOption = None,
+    allow_missing: AllowMissingOption = False,
     float_range: FloatRangeOption = None,
     weights: Annotated[Path | None, typer.Option(help="Local copy of the encoder's repository.")] = None,
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
@@ -181,14 +187,13 @@ def repair(
     that were recorded.
     """
     from featcache.cache import open_cache
-    from featcache.data.options import OpenOptions
     from featcache.maintenance.repair import Sources
     from featcache.maintenance.repair import repair as mend
     from featcache.report.terminal.maintenance import show_repair, show_step
     from featcache.report.terminal.progress import step_progress
 
     remote = open_cache(source) if source else None
-    options = OpenOptions(float_range=parse_range(float_range))
+    options = declared_options(float_range=float_range, layout=layout, column=column, allow_missing=allow_missing)
     sources = Sources(remote=remote, root=root, options=options, weights=weights, device=device, new_root=new_root)
     store = open_cache(cache)
     steps: list[str] = []

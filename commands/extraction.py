@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from featcache.commands.options import (
+    AllowMissingOption,
     CacheOption,
+    ColumnOption,
     FloatRangeOption,
+    LayoutOption,
     OpenedDatasetArgument,
     RootOption,
     TableOption,
-    parse_range,
+    declared_options,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +40,9 @@ def extract(
         ),
     ] = None,
     root: RootOption = None,
+    layout: LayoutOption = None,
+    column: ColumnOption = None,
+    allow_missing: AllowMissingOption = False,
     float_range: FloatRangeOption = None,
     cache: CacheOption = None,
     layers: Annotated[
@@ -91,16 +97,15 @@ def extract(
         typer.Option("--dry-run", help="Say what would be computed and, from a measured sample, how long it takes."),
     ] = False,
 ) -> None:
-    """Write the features (embeddings) of a data set, or of a folder of yours, into the cache.
+    """Write the features (embeddings) of a data set, or of data of yours, into the cache.
 
-    featcache extract ./my_images guesses captions, splits and encoders, and says so: docs/own-data.md. One pass of an
-    encoder keeps every layer. What is cached is not computed again, and of a data set that was changed, only the rows
-    that are new. An interrupted extraction goes on where it stopped, in the middle of a chunk after Ctrl-C or SIGTERM.
-    Several processes may fill one cache: each commits whole chunks.
+    featcache extract ./my_images guesses layout, captions, splits and encoders, and says so: docs/own-data.md. One pass
+    of an encoder keeps every layer. What is cached is not computed again, and of a data set that was changed, only the
+    rows that are new. An interrupted extraction goes on where it stopped, in the middle of a chunk after Ctrl-C or
+    SIGTERM. Several processes may fill one cache: each commits whole chunks.
     """
     from featcache.cache import Cache
     from featcache.data.open import dataset_source
-    from featcache.data.options import OpenOptions
     from featcache.encoders import EncodeOptions, encoder_spec
     from featcache.extraction.executors import choose_execution
     from featcache.extraction.job import plan_job
@@ -112,7 +117,9 @@ def extract(
     )
     options = EncodeOptions(weights, random is not None, random or 0, execution.devices[0], autocast, compile, dtype)
     store, specs = Cache(cache), [encoder_spec(name) for name in encoders or ()]
-    declared = OpenOptions(float_range=parse_range(float_range), split=split, seed=seed)
+    declared = declared_options(
+        float_range=float_range, split=split, seed=seed, layout=layout, column=column, allow_missing=allow_missing
+    )
     source = dataset_source(dataset, root, declared)
     data = open_source(store, source)
     guess = None if encoders else guess_encoders(data)
@@ -131,6 +138,9 @@ def cost(
     dataset: OpenedDatasetArgument,
     encoders: Annotated[list[str], typer.Argument(metavar="ENCODER", help="Encoders; see: featcache encoders.")],
     root: RootOption = None,
+    layout: LayoutOption = None,
+    column: ColumnOption = None,
+    allow_missing: AllowMissingOption = False,
     cache: CacheOption = None,
     view: Annotated[
         str | None, typer.Option(help="Modality to encode. Default: of each encoder the first that fits.")
@@ -160,7 +170,8 @@ def cost(
 
     check_table_path(out)
     options = EncodeOptions(random=random is not None, seed=random or 0, device=device)
-    data = dataset_source(dataset, root).open()
+    declared = declared_options(layout=layout, column=column, allow_missing=allow_missing)
+    data = dataset_source(dataset, root, declared).open()
     specs = [encoder_spec(name) for name in encoders]
     costs = measure_costs(data, specs, options, CostSettings(rows, batch, repeats), view=view, memo=Cache(cache).memo)
     show_costs(costs)

@@ -2,11 +2,14 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from featcache.printing import safe_text
+
+if TYPE_CHECKING:
+    from featcache.data.options import OpenOptions
 
 
 def dataset_name(text: str | None) -> str | None:
@@ -35,6 +38,27 @@ FloatRangeOption = Annotated[
         "refused.",
     ),
 ]
+LayoutOption = Annotated[
+    str | None,
+    typer.Option(
+        "--layout",
+        metavar="LAYOUT",
+        help="How your data lies: images, coco, webdataset or parquet. Default: what its files tell.",
+    ),
+]
+ColumnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="ROLE=NAME",
+        help="Column of Parquet files, or field of WebDataset samples, that holds the image, caption, id, group, split "
+        "or label; once each, caption and label several times. Default: guessed where clear.",
+    ),
+]
+AllowMissingOption = Annotated[
+    bool,
+    typer.Option("--allow-missing", help="Leave out images that a list names and that are not there; says how many."),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of every draw.", min=0)]
 TableOption = Annotated[
     Path | None,
@@ -56,11 +80,17 @@ PreferOption = Annotated[
 DatasetArgument = Annotated[
     str,
     typer.Argument(
-        metavar="DATASET", callback=dataset_name, help="Data set (featcache datasets), or your folder: ./my_images."
+        metavar="DATASET",
+        callback=dataset_name,
+        help="Data set (featcache datasets), hub:ORG/NAME, or your folder: ./my_images.",
     ),
 ]
 OpenedDatasetArgument = Annotated[
-    str, typer.Argument(metavar="DATASET", help="Data set (featcache datasets), or a folder of yours: ./my_images.")
+    str,
+    typer.Argument(
+        metavar="DATASET",
+        help="Data set (featcache datasets), hub:ORG/NAME[:CONFIG][@REVISION], or a folder of yours: ./my_images.",
+    ),
 ]
 PatternArgument = Annotated[
     str, typer.Argument(metavar="ARRAYS", help="dataset[/view[/encoder[/layer]]][@digest]; parts may hold globs.")
@@ -77,6 +107,37 @@ RemoteArgument = Annotated[
 EncoderArgument = Annotated[
     str, typer.Argument(metavar="ENCODER", help="[view/]encoder[/layer.pooling][@digest], of one array.")
 ]
+
+
+def declared_options(
+    *,
+    float_range: str | None = None,
+    split: str | None = None,
+    seed: int = 0,
+    layout: str | None = None,
+    column: list[str] | None = None,
+    allow_missing: bool = False,
+) -> "OpenOptions":
+    """What a command declares of the user's own data.
+
+    Raises:
+        typer.BadParameter: If a declaration has another form.
+    """
+    from featcache.data.errors import DataInvalid
+    from featcache.data.options import OpenOptions, parse_columns
+
+    try:
+        columns = parse_columns(column or [])
+    except DataInvalid as error:
+        raise typer.BadParameter(str(error)) from None
+    return OpenOptions(
+        float_range=parse_range(float_range),
+        split=split,
+        seed=seed,
+        layout=layout,
+        column=columns,
+        allow_missing=allow_missing,
+    )
 
 
 def parse_range(text: str | None) -> tuple[float, float] | None:

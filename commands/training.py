@@ -31,11 +31,11 @@ def encoders(json: JsonOption = False) -> None:
 
 
 def datasets(json: JsonOption = False) -> None:
-    """List the data sets."""
-    from featcache.data import DATASETS
+    """List the data sets, packaged and your own."""
+    from featcache.data.datasets import DATASETS, declared_datasets
     from featcache.report.terminal.console import print_json, print_table
 
-    entries = list(DATASETS.values())
+    entries = [*DATASETS.values(), *(declared.entry for declared in declared_datasets().values())]
     if json:
         fields = ("name", "views", "description", "licence", "citation")
         print_json([{field: getattr(entry, field) for field in fields} for entry in entries])
@@ -225,8 +225,8 @@ def left_out_reference(selection: "Selection", typed: str | None) -> str:
     from featcache.data.open import is_folder_path
 
     name, dataset, encoder = typed or "", selection.dataset, selection.left_out or ""
-    by_path = is_folder_path(name) and Path(name).expanduser().is_dir()
-    command = f"featcache extract {shlex.quote(name)} {encoder}" if by_path else extract_command(dataset, encoder)
+    as_typed = name.startswith("hub:") or (is_folder_path(name) and Path(name).expanduser().exists())
+    command = f"featcache extract {shlex.quote(name)} {encoder}" if as_typed else extract_command(dataset, encoder)
     return with_cache(
         f"no reference: {encoder} is not cached for {dataset}; say --reference none, or extract it. Run: {command}",
         sys.argv[1:],

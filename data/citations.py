@@ -121,3 +121,22 @@ HUH_2024 = r"""@inproceedings{huh2024platonic,
   archivePrefix = {arXiv}
 }
 """
+LIN_2014 = r"""@inproceedings{lin2014microsoft,
+  title = {Microsoft {COCO}: Common Objects in Context},
+  author = {Lin, Tsung-Yi and Maire, Michael and Belongie, Serge and Hays, James and Perona, Pietro and Ramanan, Deva
+    and Doll{\'a}r, Piotr and Zitnick, C. Lawrence},
+  booktitle = {European Conference on Computer Vision},
+  year = {2014},
+  eprint = {1405.0312},
+  archivePrefix = {arXiv}
+}
+"""
+CHEN_2015 = r"""@misc{chen2015microsoft,
+  title = {Microsoft {COCO} Captions: Data Collection and Evaluation Server},
+  author = {Chen, Xinlei and Fang, Hao and Lin, Tsung-Yi and Vedantam, Ramakrishna and Gupta, Saurabh and Doll{\'a}r,
+    Piotr and Zitnick, C. Lawrence},
+  year = {2015},
+  eprint = {1504.00325},
+  archivePrefix = {arXiv}
+}
+"""

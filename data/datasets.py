@@ -7,21 +7,20 @@ An opener takes the root or None. It raises DataMissing, as `missing` words it, 
 there, and DataInvalid, with the row, where files contradict their format or each other.
 """
 
-import importlib
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 
 from featcache.data.citations import (
     ALPAYDIN_1998,
+    CHEN_2015,
     ELLIOTT_2016,
     FSDD,
     HUH_2024,
     KARPATHY_2015,
     KRIZHEVSKY_2009,
+    LIN_2014,
     OPENMOJI,
     RADFORD_2021,
     RUSSAKOVSKY_2015,
@@ -29,39 +28,11 @@ from featcache.data.citations import (
     TJANDRASUWITA_2025,
     YOUNG_2014,
 )
-from featcache.data.errors import DataMissing
+from featcache.data.declared import Declared, read_declared
+from featcache.data.entries import DatasetEntry
+from featcache.data.errors import DataInvalid, DataMissing
+from featcache.data.hub_names import hub_name_of
 from featcache.data.perturbations import original_view
-from featcache.data.views import Dataset
-
-Opener = Callable[[Path | None], Dataset]
-
-
-@dataclass(frozen=True)
-class DatasetEntry:
-    """One data set that `open_dataset` knows."""
-
-    name: str  # what the user types
-    opener: str  # "module:function" below featcache.data; the function takes the root, or None
-    description: str  # one line
-    licence: str  # terms of the data, one line
-    views: tuple[str, ...]  # the default of each modality first; "names-*" stands for one view a language
-    needs_root: bool  # the data can only come from a folder of the user's
-    ways: tuple[str, ...]  # how to get the data, one way a line
-    labels: tuple[str, ...] = ()  # label columns, in their order; a folder's are its own
-    takes_root: bool = True  # false where the data comes from installed packages and a root would mean nothing
-    # view -> label columns that its contents are made from: no probe of such a label may see them
-    made_from: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {})
-    # view -> (label columns that its contents give away in part, how)
-    hints_at: Mapping[str, tuple[tuple[str, ...], str]] = field(default_factory=lambda: {})
-    # view -> the line that credits it on a page: these views may be shown to whoever gets the page; no other may
-    may_show: Mapping[str, str] = field(default_factory=lambda: {})
-    citation: str = ""  # BibTeX of what a paper that uses it cites, one entry or several
-
-    def load_opener(self) -> Opener:
-        """The opener, imported now."""
-        module, function = self.opener.split(":")
-        return getattr(importlib.import_module(f"featcache.data.{module}"), function)
-
 
 _ENTRIES = (
     DatasetEntry(
@@ -194,21 +165,91 @@ _ENTRIES = (
         citation=SRINIVASAN_2021 + TJANDRASUWITA_2025,
     ),
     DatasetEntry(
+        name="coco",
+        opener="coco:open_coco",
+        description="COCO captions: photos with five English captions each, as Karpathy or COCO's own files list them",
+        licence="captions: CC BY 4.0; the photos belong to their Flickr users (terms at cocodataset.org)",
+        views=("images", "captions"),
+        needs_root=True,
+        takes_options=True,
+        ways=(
+            "--root DIR with annotations/captions_train2017.json, captions_val2017.json (from "
+            "annotations_trainval2017.zip) and the photos, anywhere below DIR: https://cocodataset.org/#download; "
+            "2014 as well",
+            "--root DIR with dataset_coco.json (Karpathy's splits; in caption_datasets.zip from "
+            "https://cs.stanford.edu/people/karpathy/deepimagesent/) and the photos of 2014",
+            "a part of the photos: add --allow-missing",
+        ),
+        may_show={"captions": "captions: COCO Consortium, CC BY 4.0"},
+        citation=LIN_2014 + CHEN_2015 + KARPATHY_2015,
+    ),
+    DatasetEntry(
         name="folder",
         opener="folder:open_folder",
-        description="your own folder, with captions or without: featcache extract ./my_images; folder:NAME names it",
+        description="your own data: a folder of images, COCO lists, WebDataset shards or Parquet files, by its path",
         licence="yours",
         views=("images", "captions"),
         needs_root=True,
+        takes_options=True,
         ways=(
-            "featcache extract ./my_images, or folder --root ./my_images: images anywhere below it, and if wanted "
-            "captions.csv (columns image, caption) or a .txt beside each image: docs/own-data.md",
+            "featcache extract ./my_images, or folder:NAME --root ./my_images: images anywhere below it, and if wanted "
+            "captions.csv (columns image, caption) or a .txt beside each image; or WebDataset shards, Parquet files "
+            "with images, COCO's lists: docs/layouts.md",
+        ),
+    ),
+    DatasetEntry(
+        name="hub",
+        opener="hub_parquet:open_hub",
+        description="a data set of the Hub with images in Parquet or WebDataset: hub:ORG/NAME[:CONFIG][@REVISION]",
+        licence="as its card states",
+        views=("images", "captions"),
+        needs_root=False,
+        takes_root=False,
+        takes_options=True,
+        ways=(
+            "online: featcache extract hub:ORG/NAME, or hub:ORG/NAME:CONFIG@REVISION (needs pip install "
+            "'featcache[encoders]'); what was downloaded once is found offline",
+            "its files in a folder of yours: featcache extract ./DIR (docs/layouts.md)",
         ),
     ),
 )
 
 
 DATASETS = MappingProxyType({entry.name: entry for entry in _ENTRIES})
+
+
+def declared_datasets() -> dict[str, Declared]:
+    """The user's own entries, by name.
+
+    Raises:
+        DataInvalid: If their file is not valid, takes a name of `DATASETS`, or was named and is not there.
+    """
+    path, declared = read_declared()
+    taken = sorted(declared.keys() & DATASETS.keys())
+    if taken:
+        raise DataInvalid(f"{path} declares {', '.join(taken)}, which featcache declares too\n  Rename your entry")
+    return declared
+
+
+def known_entry(name: str) -> DatasetEntry | None:
+    """The entry of a data set, packaged or the user's own; None where there is none, or their file is not valid."""
+    if name in DATASETS:
+        return DATASETS[name]
+    try:
+        own = declared_datasets().get(name)
+    except DataInvalid:  # who opens a data set is told
+        return None
+    return None if own is None else own.entry
+
+
+def source_text(name: str) -> str:
+    """What opens a data set that the cache calls so: a name, "hub:ORG/NAME" or "folder:NAME".
+
+    Example:
+        >>> source_text("openmoji"), source_text("org--photos"), source_text("stamps")
+        ('openmoji', 'hub:org/photos', 'folder:stamps')
+    """
+    return name if known_entry(name) is not None else hub_name_of(name) or f"folder:{name}"
 
 
 def missing(name: str, what: str, looked: tuple[str, ...]) -> DataMissing:
@@ -226,7 +267,7 @@ def made_from_labels(dataset: str, view: str) -> tuple[str, ...]:
         >>> made_from_labels("cifar100", "prompts"), made_from_labels("cifar100", "images")
         (('class', 'superclass'), ())
     """
-    entry, view = DATASETS.get(dataset), original_view(view)
+    entry, view = known_entry(dataset), original_view(view)
     of = {} if entry is None else entry.made_from
     return tuple(label for pattern, labels in of.items() if fnmatchcase(view, pattern) for label in labels)
 
@@ -238,7 +279,7 @@ def label_hint(dataset: str, view: str, label: str) -> str:
         >>> label_hint("openmoji", "names-de", "group")
         "a name may say the group, as in 'face' or 'button'"
     """
-    entry, view = DATASETS.get(dataset), original_view(view)
+    entry, view = known_entry(dataset), original_view(view)
     of = {} if entry is None else entry.hints_at
     hints = (how for pattern, (labels, how) in of.items() if label in labels and fnmatchcase(view, pattern))
     return next(hints, "")
@@ -251,9 +292,9 @@ def extract_command(dataset: str, encoder: str = "ENCODER", *, view: str = "", r
         >>> extract_command("openmoji", "minilm", view="names-de"), extract_command("stamps", "minilm")
         ('featcache extract openmoji minilm --view names-de', 'featcache extract folder:stamps minilm --root DIR')
     """
-    entry = DATASETS.get(dataset)
-    words = ["featcache extract", f"folder:{dataset}" if entry is None else dataset, encoder]
+    entry, text = known_entry(dataset), source_text(dataset)
+    words = ["featcache extract", text, encoder]
     words += [f"--view {view}"] if view else []
-    if root is not None or entry is None or entry.needs_root:
+    if root is not None or (text.startswith("folder:") if entry is None else entry.needs_root):
         words.append(f"--root {shlex.quote(str(root)) if root else 'DIR'}")
     return " ".join(words)

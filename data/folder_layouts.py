@@ -1,55 +1,74 @@
 """Layouts of a folder of images: a caption file, a text file beside each image, images alone or in class folders."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from featcache.data.caption_files import CAPTION_FILES, CaptionTable, detect_text, read_caption_file
+from featcache.data.datasets import missing
 from featcache.data.errors import DataInvalid
+from featcache.data.gathered import Caption, Facts, FolderLayout, Gathered, OwnData
 from featcache.data.image_names import ImageNames
-from featcache.data.splits import named_split, split_names
+from featcache.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES
+from featcache.data.options import OpenOptions
+from featcache.data.splits import named_split
+
+_ARCHIVES = frozenset({".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
 
 
-@dataclass(frozen=True)
-class Caption:
-    """One caption of an image."""
+def read_images(root: Path, options: OpenOptions) -> OwnData:
+    """Reads a folder of image files and what it says of them; ids are paths below it.
 
-    row_id: str
-    image: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What else is known of an image."""
-
-    group: str
-    split: str = ""
-    labels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class FolderLayout:
-    """What a folder says of its images.
-
-    Args:
-        source: How it says so, as in "folder with captions.csv".
-        captions: Ordered by image, and of one image as the folder has them; empty where there are none.
-        facts: Image -> what else is known; images that are not mentioned have no entry.
-        labels: Names of the label columns.
-        splits: Where splits come from, as in "column split of captions.csv"; "" where there are none.
-        notes: What the user should know of how it was read.
+    Raises:
+        DataMissing: If there is no image, or a caption file names one that is not there.
+        DataInvalid: If a caption file contradicts its format or itself, or a link leads out of the folder.
     """
-
-    source: str
-    captions: tuple[Caption, ...] = ()
-    facts: Mapping[str, Facts] = field(default_factory=lambda: {})
-    labels: tuple[str, ...] = ()
-    splits: str = ""
-    notes: tuple[str, ...] = ()
+    images, unread = images_below(root)
+    _check_links(root, images)
+    layout = read_layout(root, images, allow_missing=options.allow_missing)
+    content = [root / image for image in images]
+    return OwnData(images, lambda row: content[row].read_bytes(), replace(layout, notes=(*layout.notes, *unread)))
 
 
-def read_layout(root: Path, images: Sequence[str]) -> FolderLayout:
+def images_below(root: Path) -> tuple[tuple[str, ...], list[str]]:
+    """Paths of all images, sorted, and notes on files that are not read; hidden files and folders are passed over.
+
+    Raises:
+        DataMissing: If there is none.
+    """
+    if not root.is_dir():
+        raise missing("folder", "the root is no folder", (str(root),))
+    wanted = IMAGE_SUFFIXES | OTHER_SUFFIXES | _ARCHIVES | {".tar", ".parquet"}
+    paths = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in wanted)
+    visible = (path for path in paths if not any(part.startswith(".") for part in path.parts))
+    there = [path for path in visible if (root / path).is_file() and path.name not in CAPTION_FILES]
+    images = tuple(sorted(path.as_posix() for path in there if path.suffix.lower() in IMAGE_SUFFIXES))
+    others = Counter(path.suffix.lower() for path in there if path.suffix.lower() not in IMAGE_SUFFIXES)
+    if not images:
+        listed = _listed(others, others)
+        what = "no images below the folder" + (f", but files that are not read: {listed}" if listed else "")
+        raise missing("folder", f"{what}; read are {', '.join(sorted(IMAGE_SUFFIXES))}", (str(root),))
+    notes = {
+        "left out, since such image formats are not read: {}": _listed(others, OTHER_SUFFIXES),
+        "not read, since there are images: {}; --layout webdataset reads them instead": _listed(others, {".tar"}),
+        "not read, since there are images: {}; --layout parquet reads them instead": _listed(others, {".parquet"}),
+    }
+    return images, [note.format(listed) for note, listed in notes.items() if listed]
+
+
+def _listed(counts: Mapping[str, int], of: Collection[str]) -> str:
+    return ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(counts.items()) if suffix in of)
+
+
+def _check_links(root: Path, images: Sequence[str]) -> None:
+    inside = root.resolve()
+    for image in images:
+        if not (root / image).resolve().is_relative_to(inside):
+            raise DataInvalid(f"{image!r} is a link that leads out of {root}; copy the file into the folder")
+
+
+def read_layout(root: Path, images: Sequence[str], *, allow_missing: bool = False) -> FolderLayout:
     """Reads what a folder says of its images.
 
     In this order: a caption file in the folder, caption files in its subfolders, text files beside the images, images
@@ -59,13 +78,14 @@ def read_layout(root: Path, images: Sequence[str]) -> FolderLayout:
     Args:
         root: The folder.
         images: Paths of its images below it, with "/", sorted.
+        allow_missing: Leave out rows of images that are not there, with a note.
 
     Raises:
         DataMissing, DataInvalid: If a caption file names what is not there, or contradicts its format or itself.
     """
     files, notes = _caption_files(root)
     if files:
-        layout = _from_tables(root, images, files)
+        layout = _from_tables(root, images, files, allow_missing)
     else:
         layout = _from_texts(root, images) or FolderLayout("folder of images")
         layout = _with_categories(layout, images)
@@ -97,75 +117,33 @@ def _caption_files(root: Path) -> tuple[list[Path], list[str]]:
     return files, notes
 
 
-def _from_tables(root: Path, images: Sequence[str], files: Sequence[Path]) -> FolderLayout:
+def _from_tables(root: Path, images: Sequence[str], files: Sequence[Path], allow_missing: bool) -> FolderLayout:
     bases = ["" if path.parent == root else path.parent.name for path in files]
     names = [f"{base}/{path.name}".lstrip("/") for base, path in zip(bases, files, strict=True)]
     tables = [read_caption_file(path, name) for path, name in zip(files, names, strict=True)]
-    labels = tuple(dict.fromkeys(label for table in tables for label in table.labels))
-    builder = _Rows(labels)
+    gathered = Gathered(tuple(dict.fromkeys(label for table in tables for label in table.labels)))
     notes: list[str] = []
     for table, base in zip(tables, bases, strict=True):
-        finder = ImageNames(root, images, table.name, base)
-        builder.add(table, finder)
+        finder = ImageNames(root, images, table.name, base, allow_missing=allow_missing)
+        for place, row in zip(table.places, table.rows, strict=True):
+            _add_row(gathered, table, place, row, finder)
         notes += [*table.notes, *finder.check()]
-    if not builder.captions and any("caption" in table.columns for table in tables):
+    if not gathered.captions and any("caption" in table.columns for table in tables):
         raise DataInvalid(f"{names[0]} has a column caption, and none in it")
     where = names[0] if len(names) == 1 else f"{len(names)} files such as {names[0]}"
-    split = any("split" in table.columns for table in tables) and any(fact.split for fact in builder.facts.values())
-    return FolderLayout(
-        source=f"folder with {where}",
-        captions=tuple(sorted(builder.captions, key=lambda caption: caption.image)),  # stable: the file's order stays
-        facts=builder.facts,
-        labels=labels,
-        splits=f"column split of {where}" if split else "",
-        notes=tuple(notes),
-    )
+    return gathered.layout(f"folder with {where}", images=images, splits=f"column split of {where}", notes=notes)
 
 
-class _Rows:
-    """Captions and facts, gathered row by row and checked against the rows before."""
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        self._labels = labels
-        self.captions: list[Caption] = []
-        self.facts: dict[str, Facts] = {}
-        self._of_group: dict[str, tuple[str, ...]] = {}
-        self._ids: set[str] = set()
-        self._count: dict[str, int] = {}
-
-    def add(self, table: CaptionTable, finder: ImageNames) -> None:
-        for place, row in zip(table.places, table.rows, strict=True):
-            here = f"{table.name} {place} ({row['image']!r})"
-            image = finder.find(row["image"], here)
-            self._add_facts(image, row, f"{table.name} {place}", here)
-            if "caption" in table.columns:
-                self._add_caption(image, row, here)
-
-    def _add_caption(self, image: str, row: Mapping[str, str], here: str) -> None:
-        if not row["caption"].strip():
-            raise DataInvalid(
-                f"{here}: the caption is empty\n  To mend: write one, or remove the row; an image needs no caption"
-            )
-        place = self._count[image] = self._count.get(image, -1) + 1
-        row_id = row.get("id", f"{image}#{place}")
-        if not row_id or row_id in self._ids:
-            fault = f"{row_id!r} is used before" if row_id else f"{row_id!r} is empty"
-            raise DataInvalid(f"{here}: the id {fault}\n  To mend: give each row an id of its own, or no column id")
-        self._ids.add(row_id)
-        self.captions.append(Caption(row_id, image, row["caption"]))
-
-    def _add_facts(self, image: str, row: Mapping[str, str], number: str, here: str) -> None:
-        """Rows of one image have one group, rows of one group have one split and one label a column."""
-        cell = row.get("split", "")
-        split = named_split(cell)
-        if split is None:
-            raise DataInvalid(f"{here}: unknown split {cell!r}; known: {split_names()}, or none")
-        group, labels = row.get("group") or image, tuple(row.get(label, "") for label in self._labels)
-        known = self.facts.setdefault(image, Facts(group, split, labels))
-        if known.group != group:
-            raise DataInvalid(f"{number}: {image!r} is in group {group!r} and {known.group!r}")
-        if self._of_group.setdefault(group, (split, *labels)) != (split, *labels):
-            raise DataInvalid(f"{number}: group {group!r} has another split or label in an earlier row")
+def _add_row(gathered: Gathered, table: CaptionTable, place: str, row: Mapping[str, str], finder: ImageNames) -> None:
+    here = f"{table.name} {place} ({row['image']!r})"
+    image = finder.find(row["image"], here)
+    if image is None:
+        return
+    labels = {label: row[label] for label in table.labels}
+    split = row.get("split", "")
+    gathered.add_facts(image, f"{table.name} {place}", group=row.get("group", ""), split=split, labels=labels)
+    if "caption" in table.columns:
+        gathered.add_caption(image, row["caption"], here, row.get("id"))
 
 
 # -- text files and folders -------------------------------------------------------------------------------------------
@@ -193,7 +171,9 @@ def _from_texts(root: Path, images: Sequence[str]) -> FolderLayout | None:
 
 def _with_categories(layout: FolderLayout, images: Sequence[str]) -> FolderLayout:
     """Folders as the label "category", where every image lies in one and there are two or more."""
-    parts = [_below_split(image) for image in images]
+    parts = [PurePosixPath(image).parts[:-1] for image in images]
+    if all(folders and named_split(folders[0]) for folders in parts):
+        parts = [folders[1:] for folders in parts]
     categories = {folders[0] for folders in parts if folders}
     numbered = all(name.isdecimal() for name in categories)  # shards of an image–text crawl, no classes
     if not all(parts) or len(categories) < 2 or (layout.captions and numbered):
@@ -202,12 +182,6 @@ def _with_categories(layout: FolderLayout, images: Sequence[str]) -> FolderLayou
     note = f"category: the {len(categories):,} folders of the images"
     source = layout.source if layout.captions else "folder of class folders"
     return FolderLayout(source, layout.captions, facts, ("category",), notes=(*layout.notes, note))
-
-
-def _below_split(image: str) -> tuple[str, ...]:
-    """The folders of an image, without that of a split."""
-    folders = PurePosixPath(image).parts[:-1]
-    return folders[1:] if folders and named_split(folders[0]) else folders
 
 
 def _with_folder_splits(layout: FolderLayout, images: Sequence[str]) -> FolderLayout:

@@ -34,18 +34,22 @@ class ImageNames:
         images: Paths of its images below it, with "/".
         where: The caption file, for messages.
         base: Folder of the caption file below the root, in which names are looked up first; "" for the root.
+        allow_missing: Whether names without an image are noted, and not refused.
     """
 
-    def __init__(self, root: Path, images: Sequence[str], where: str, base: str = "") -> None:
+    def __init__(
+        self, root: Path, images: Sequence[str], where: str, base: str = "", *, allow_missing: bool = False
+    ) -> None:
         self._root, self._images, self._where, self._base = root, images, where, base
+        self._allow_missing = allow_missing
         self._known = set(images)
         self._absent: dict[str, str] = {}
         self._differing: Counter[str] = Counter()
         self._example: dict[str, tuple[str, str]] = {}
         self._tables: dict[str, dict[str, list[str]]] = {}
 
-    def find(self, name: str, here: str) -> str:
-        """Path of the image of a name; the name itself where there is none, which `check` then refuses.
+    def find(self, name: str, here: str) -> str | None:
+        """Path of the image of a name; None where there is none, which `check` then refuses or notes.
 
         Args:
             name: As the caption file has it.
@@ -69,7 +73,7 @@ class ImageNames:
                 self._example.setdefault(how, (name, fitting[0]))
                 return fitting[0]
         self._absent.setdefault(path, here)
-        return path
+        return None
 
     def check(self) -> list[str]:
         """Notes on names that were told though they differ.
@@ -77,9 +81,10 @@ class ImageNames:
         Raises:
             DataMissing: If names have no image; counts them, and names those that are nearest to the first.
         """
-        if self._absent:
+        if self._absent and not self._allow_missing:
             raise self._no_such_images()
-        return [
+        absent = [absent_note(self._where, list(self._absent))] if self._absent else []
+        return absent + [
             f"{self._where}: {count:,} names {how}, as {name!r} for {path!r}"
             for how, count in self._differing.items()
             for name, path in [self._example[how]]
@@ -117,7 +122,7 @@ class ImageNames:
             what += f"; nearest: {', '.join(map(repr, near))}"
         return DataMissing(
             f"{here}: {what}\n  Looked at: {self._root / first}\n  To mend: write the image's path below the folder, "
-            "put the image there, or remove the row"
+            "put the image there, or remove the row; to leave such rows out: --allow-missing"
         )
 
     def _nearest(self, name: str) -> list[str]:
@@ -129,3 +134,14 @@ class ImageNames:
             own = difflib.get_close_matches(PurePosixPath(name).name, paths, n=3, cutoff=0.6)
             near = [paths[each] for each in own]
         return near
+
+
+def absent_note(where: str, absent: Sequence[str]) -> str:
+    """The note on images that a list names and that are not there, where that is allowed.
+
+    Example:
+        >>> absent_note("captions.csv", ["b.jpg", "c.jpg"])
+        'captions.csv: 2 images are not there and left out (--allow-missing), the first b.jpg'
+    """
+    many = f"{len(absent):,} images are" if len(absent) > 1 else "1 image is"
+    return f"{where}: {many} not there and left out (--allow-missing), the first {absent[0]}"

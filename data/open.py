@@ -4,8 +4,11 @@ import difflib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from featcache.data.datasets import DATASETS, DatasetEntry, missing
+from featcache.data.datasets import DATASETS, declared_datasets, known_entry, missing
+from featcache.data.declared import Declared, user_datasets_path
+from featcache.data.entries import DatasetEntry
 from featcache.data.errors import DataInvalid, DataMissing, UnknownDataset
+from featcache.data.hub_names import HUB, cached_name, parse_hub_name
 from featcache.data.options import OpenOptions
 from featcache.data.views import Dataset
 
@@ -28,7 +31,7 @@ class DatasetSource:
 
 
 def is_folder_path(text: str) -> bool:
-    """Whether a data set is named by a folder: a text that starts like a path, or a folder that is there.
+    """Whether a data set is named by a path: a text that starts like one, or a folder or file of data that is there.
 
     The name of a data set never stands for a folder beside it; "./openmoji" does.
 
@@ -38,11 +41,15 @@ def is_folder_path(text: str) -> bool:
     """
     if text in (".", "..") or text.startswith(("./", "../", "/", "~")):
         return True
-    return text not in DATASETS and ":" not in text and Path(text).is_dir()
+    return ":" not in text and _is_data(Path(text)) and known_entry(text) is None
+
+
+def _is_data(path: Path) -> bool:
+    return path.is_dir() or (path.suffix in (".tar", ".parquet") and path.is_file())
 
 
 def dataset_source(text: str, root: Path | None = None, options: OpenOptions | None = None) -> DatasetSource:
-    """What a user's word for a data set opens: a name, "folder:NAME", or the path of a folder of the user's.
+    """What a user's word for a data set opens: a name, "folder:NAME", "hub:ORG/NAME", or the path of data of theirs.
 
     Raises:
         DataInvalid: If a path comes with a root.
@@ -53,7 +60,7 @@ def dataset_source(text: str, root: Path | None = None, options: OpenOptions | N
         return DatasetSource(text, root, options)
     if root is not None:
         raise DataInvalid(f"{text} is a folder already; leave out --root {root}")
-    if not Path(text).expanduser().is_dir():
+    if not _is_data(Path(text).expanduser()):
         raise DataMissing(_no_folder(text))
     return DatasetSource("folder", Path(text), options)
 
@@ -62,31 +69,33 @@ def dataset_name(text: str) -> str:
     """What the cache calls a data set that is named, or is a folder of the user's, there or not.
 
     Raises:
-        DataInvalid: If the folder cannot be called so.
+        DataInvalid: If the folder cannot be called so, or the name of one on the Hub has another form.
 
     Example:
-        >>> dataset_name("./photos/My Birds/"), dataset_name("folder:birds"), dataset_name("openmoji")
-        ('my-birds', 'birds', 'openmoji')
+        >>> dataset_name("./photos/My Birds/"), dataset_name("folder:birds"), dataset_name("hub:Org/Birds")
+        ('my-birds', 'birds', 'org--birds')
     """
     if is_folder_path(text):
         from featcache.data.folder import folder_name
 
         return folder_name(Path(text))
-    return text.removeprefix("folder:")
+    return cached_name(text)
 
 
 def open_dataset(name: str, *, root: Path | None = None, options: OpenOptions | None = None) -> Dataset:
     """Opens a data set by name; reads lists and names, no pixels.
 
     Args:
-        name: A key of `DATASETS`, or "folder:NAME" to choose the name of a folder of your own.
+        name: A key of `DATASETS` or of the user's own entries, "folder:NAME" to choose the name of a folder of your
+            own, or "hub:ORG/NAME[:CONFIG][@REVISION]".
         root: The folder (or, for CIFAR, archive) that holds the data; see `DATASETS[name].ways`.
-        options: What else is declared of a folder of your own; other data sets take none.
+        options: What else is declared of data of your own; other data sets take none.
 
     Raises:
         UnknownDataset: No data set of that name; the message lists the nearest and all names.
         DataMissing: The files or packages are not there; the message lists the ways to get them.
-        DataInvalid: The files contradict their format or each other, or the data set takes no root.
+        DataInvalid: The files contradict their format or each other, the data set takes no root, or the file of the
+            user's own entries is not valid.
 
     Example:
         >>> open_dataset("openmojy")  # doctest: +ELLIPSIS
@@ -97,26 +106,61 @@ def open_dataset(name: str, *, root: Path | None = None, options: OpenOptions | 
           Run: featcache datasets
     """
     kind, colon, alias = name.partition(":")
-    entry = DATASETS.get(kind)
-    if entry is None or (colon and kind != "folder"):
-        raise UnknownDataset(_unknown(name))
     options = options or OpenOptions()
-    if kind != "folder" and options != OpenOptions():
+    declared = {} if kind in DATASETS else declared_datasets()
+    if name in declared:
+        return _open_declared(declared[name], root, options)
+    entry = DATASETS.get(kind)
+    if entry is None or (colon and kind not in ("folder", "hub")):
+        raise UnknownDataset(_unknown(name, list(declared)))
+    if not entry.takes_options and options != OpenOptions():
         raise DataInvalid(f"{kind} takes no {' or '.join(options.given())}: only a folder of your own does")
     if root is not None:
-        root = _checked_root(entry, Path(root))
+        root = _checked_root(entry, Path(root), copied=name.startswith(HUB))
     elif entry.needs_root:
         raise missing(entry.name, "no --root given", ())
+    if kind == "hub":
+        return _open_hub(name, root, options)
     if kind == "folder":
-        from featcache.data.folder import open_folder
-
-        return open_folder(root, alias=alias if colon else None, options=options)
-    return entry.load_opener()(root)
+        return entry.load_opener()(root, alias=alias if colon else None, options=options)
+    return entry.load_opener()(root, options=options) if entry.takes_options else entry.load_opener()(root)
 
 
-def _checked_root(entry: DatasetEntry, root: Path) -> Path:
-    if not entry.takes_root:
-        raise DataInvalid(f"{entry.name} comes from installed packages and takes no --root; leave out --root {root}")
+def _open_hub(name: str, root: Path | None, options: OpenOptions) -> Dataset:
+    """A data set of the Hub, downloaded, or from a copy of its files."""
+    if name == "hub":
+        raise missing("hub", "no repository is named", ())
+    parsed = parse_hub_name(name)
+    if root is None:
+        return DATASETS["hub"].load_opener()(parsed, options)
+    return replace(_open_root(root, options), name=parsed.cached)
+
+
+def _open_root(root: Path, options: OpenOptions) -> Dataset:
+    """Data of the user's own that gets another name than its folder's."""
+    return DATASETS["folder"].load_opener()(root, alias="unnamed", options=options)
+
+
+def _open_declared(declared: Declared, root: Path | None, options: OpenOptions) -> Dataset:
+    """A data set of the user's own entries; what the command declares goes before what the entry does."""
+    entry, options = declared.entry, options.over(declared.options)
+    if root is None and declared.hub is not None:
+        opened = _open_hub(declared.hub, None, options)
+    else:
+        place = (root or declared.root or Path()).expanduser()
+        if not place.exists():
+            raise DataMissing(
+                f"{entry.name}: its root does not exist\n  Looked at: {place}\n"
+                f"  It is declared in {user_datasets_path()}; --root DIR names another"
+            )
+        opened = _open_root(place, options)
+    return replace(opened, name=entry.name, licence=entry.licence)
+
+
+def _checked_root(entry: DatasetEntry, root: Path, *, copied: bool) -> Path:
+    if not entry.takes_root and not copied:
+        where = "the Hub" if entry.name == "hub" else "installed packages"
+        raise DataInvalid(f"{entry.name} comes from {where} and takes no --root; leave out --root {root}")
     root = root.expanduser()
     if not root.exists():
         raise missing(entry.name, "the root does not exist", (str(root),))
@@ -125,7 +169,7 @@ def _checked_root(entry: DatasetEntry, root: Path) -> Path:
 
 def _no_folder(text: str) -> str:
     path = Path(text).expanduser()
-    what = f"{text} is a file, and no folder" if path.exists() else f"there is no folder {text}"
+    what = f"{text} is a file, and no folder, .tar or .parquet" if path.exists() else f"there is no folder {text}"
     parent = path.parent
     siblings = [each.name for each in parent.iterdir() if each.is_dir()] if parent.is_dir() else []
     near = [f"{text.rstrip('/')[: -len(path.name)]}{name}" for name in difflib.get_close_matches(path.name, siblings)]
@@ -136,7 +180,8 @@ def _no_folder(text: str) -> str:
     )
 
 
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.5)
+def _unknown(name: str, declared: list[str]) -> str:
+    names = [*DATASETS, *declared]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     guess = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"no data set called {name!r}{guess}\n  There are: {', '.join(DATASETS)}\n  Run: featcache datasets"
+    return f"no data set called {name!r}{guess}\n  There are: {', '.join(names)}\n  Run: featcache datasets"

@@ -54,11 +54,15 @@ class ParquetImages:
 
     def read(self, cell: Cell) -> bytes:
         """The bytes of one image; DataInvalid, with file and row, if the cell is empty."""
-        start = cell.row // self._slice_rows * self._slice_rows
-        content = self._slice(cell.file, start)[cell.row - start]
+        content = self.read_or_empty(cell)
         if not content:
             raise DataInvalid(f"{self.files[cell.file].name}: row {cell.row} has no image bytes")
         return content
+
+    def read_or_empty(self, cell: Cell) -> bytes:
+        """The bytes of one image; none where the cell is empty, for the decoder to refuse."""
+        start = cell.row // self._slice_rows * self._slice_rows
+        return self._slice(cell.file, start)[cell.row - start] or b""
 
     def _slice(self, file: int, start: int) -> "pl.Series":
         # The lock is held while reading: other threads mostly want the same slice, and polars reads with all cores.

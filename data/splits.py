@@ -41,6 +41,28 @@ def split_names() -> str:
     return ", ".join(name for name in _BY_NAME if name)
 
 
+def file_splits(names: Sequence[str]) -> tuple[list[str], str]:
+    """The split that each file of a data set is named by, as in "train-00000.tar" or "val/0.parquet".
+
+    Args:
+        names: Their paths, with "/".
+
+    Returns:
+        The splits, as the names have them, and where they come from; all "" unless every file names one split, and two
+        or more are named.
+
+    Example:
+        >>> file_splits(["data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"])
+        (['train', 'test'], 'the names of the files')
+    """
+    splits: list[str] = []
+    for name in names:
+        words = {word for word in re.split(r"[/._-]", name) if word and named_split(word)}
+        splits.append(words.pop() if len(words) == 1 else "")
+    several = len({named_split(split) for split in splits}) > 1
+    return (splits, "the names of the files") if all(splits) and several else ([""] * len(splits), "")
+
+
 def parse_split(text: str) -> Shares | None:
     """Shares of train, validation and test, which sum to 1; None for no splits.
 

@@ -28,6 +28,16 @@ def normal_caption(text: str) -> str:
     return _ENDING.sub(lambda ending: "".join(ending.group().split()), text)
 
 
+def whole_characters(text: str) -> str:
+    r"""A text without halves of characters, which JSON can escape and UTF-8 cannot hold: each becomes U+FFFD.
+
+    Example:
+        >>> whole_characters("a \ud83d b") == "a \ufffd b"
+        True
+    """
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def decode_text(content: bytes) -> str:
     """UTF-8 bytes to str; DataInvalid if they are not UTF-8."""
     try:

@@ -10,6 +10,7 @@ import numpy as np
 from blake3 import blake3
 
 from featcache.data.datasets import extract_command
+from featcache.data.hub_names import cached_name
 from featcache.entries import Entry, entries_of
 from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, UsageError
 from featcache.features import Features
@@ -90,7 +91,7 @@ class Cache:
         self, dataset: str = "*", view: str = "*", encoder: str = "*", layer: str = "*", digest: str = "*"
     ) -> Iterator[FeatureArray]:
         """Every array folder, whole or not, in the order of their paths; names may hold globs."""
-        dataset = dataset.removeprefix("folder:")  # as it was extracted, so it may be named
+        dataset = cached_name(dataset)  # as it was extracted, so it may be named
         for path in self.folder.find(f"{dataset}/{view}/{encoder}/{layer}/{digest}"):
             yield self.array(path)
 

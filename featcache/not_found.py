@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from featcache.data.datasets import DATASETS, extract_command
+from featcache.data.datasets import DATASETS, extract_command, known_entry
+from featcache.data.hub_names import cached_name
 from featcache.errors import Ambiguous, FeaturesNotCached, OutdatedRows
 from featcache.selectors import Selector
 from featcache.store.array import FeatureArray
@@ -36,7 +37,7 @@ def not_cached(
         incomplete: An array of that name that is not complete.
         command: The next command; None for what makes such an array.
     """
-    dataset = dataset.removeprefix("folder:")
+    dataset = cached_name(dataset)
     if incomplete is not None:
         return _incomplete(place, dataset, wanted, incomplete, command or _making(dataset, wanted.encoder))
     there = [name for name in cached if name.dataset == dataset and not name.is_graph]
@@ -248,13 +249,14 @@ def _no_dataset(
         encoders.setdefault(name.dataset, set()).add(name.encoder)
     has = f"The cache holds: {', '.join(sorted(encoders))}" if encoders else "The cache is empty"
     if dataset == "folder":  # how it is extracted, not what it is called by then
-        own = [name for name in sorted(encoders) if name not in DATASETS]
+        own = [name for name in sorted(encoders) if known_entry(name) is None]
         hint = f" A folder goes by its own name here{': ' + ' or '.join(own) if own else ''}."
         command = command or ("featcache ls" if own else "featcache extract folder:NAME ENCODER --root DIR")
         return f"no features of folder in {place}\n  {has}.{hint}\n  Run: {command}"
-    near = [] if dataset in DATASETS else get_close_matches(dataset, sorted(encoders), n=1)
-    if not near and dataset not in DATASETS:
-        near = get_close_matches(dataset, sorted(DATASETS.keys() - {"folder"}), n=1, cutoff=0.75)
+    is_known = known_entry(dataset) is not None
+    near = [] if is_known else get_close_matches(dataset, sorted(encoders), n=1)
+    if not near and not is_known:
+        near = get_close_matches(dataset, sorted(DATASETS.keys() - {"folder", "hub"}), n=1, cutoff=0.75)
     hint = f" Did you mean {near[0]}?" if near else ""
     if near and wanted.encoder in encoders.get(near[0], ()):
         command = f"featcache ls {near[0]}"  # it is cached under the right name

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from featcache.data.hub_names import HUB, cached_name
 from featcache.errors import UsageError
 
 BITS_PER_BYTE = "lm.bits-per-byte"  # the layer of a causal language model that holds one number a text
@@ -75,7 +76,8 @@ class Pattern:
 def parse_pattern(text: str) -> Pattern:
     """Parses `dataset[/view[/encoder[/layer]]][@digest]` with globs, open parts meaning all; UsageError otherwise.
 
-    The path of a folder of the user's, as in "./my_images", stands for the data set of that folder.
+    The path of a folder of the user's, as in "./my_images", stands for the data set of that folder, and
+    "hub:ORG/NAME[:CONFIG]" for that of the Hub.
 
     Example:
         >>> parse_pattern("flickr30k/*/gpt2")
@@ -85,6 +87,8 @@ def parse_pattern(text: str) -> Pattern:
         from featcache.data.open import dataset_name
 
         return Pattern(dataset_name(text))
+    if text.startswith(HUB):
+        return Pattern(cached_name(text))
     path, _, digest = text.partition("@")
     parts = path.removesuffix("/").split("/")
     if not 1 <= len(parts) <= 4 or not all(_GLOB.fullmatch(part) for part in parts):

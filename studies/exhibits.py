@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.cache import Cache, default_place
-from featcache.data.datasets import DATASETS, DatasetEntry
+from featcache.data.datasets import DATASETS, known_entry, source_text
+from featcache.data.entries import DatasetEntry
 from featcache.data.errors import DataError, DataMissing
 from featcache.data.hub import without_downloads
 from featcache.data.open import DatasetSource
@@ -138,7 +139,7 @@ def load_exhibits(
     """
     asked: Asked = {"image": thumbnails, "text": texts}
     name, views = str(run.config["dataset"]), list(dict.fromkeys(array["view"] for array in _arrays(run)))
-    entry = DATASETS.get(name, DATASETS["folder"])
+    entry = known_entry(name) or DATASETS["folder"]
     free = None in asked.values() and any(_credit(entry, view) for view in views)
     if not free and True not in asked.values():
         if root is not None:
@@ -201,7 +202,7 @@ def _is_shown(entry: DatasetEntry, view: "View", asked: Asked) -> bool:
 
 def _open(name: str, root: Path | None) -> "Dataset":
     with without_downloads():
-        return DatasetSource(name if name in DATASETS else f"folder:{name}", root).open()
+        return DatasetSource(source_text(name), root).open()
 
 
 def _check_asked(run: Run, views: "Sequence[View]", shown: "Sequence[View]", asked: Asked) -> None:

@@ -5,11 +5,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from featcache.data.parquet_sizes import parquet_sizes
 from featcache.errors import BeyondLimit, Damaged, UsageError
 from featcache.features import Features
 from featcache.limits import check_limit
 from featcache.storage.outputs import parquet_bytes, write_output
-from featcache.store.parquet_sizes import parquet_sizes
 from featcache.trainer.run_files import read_plain
 
 if TYPE_CHECKING:

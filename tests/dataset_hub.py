@@ -45,6 +45,7 @@ class DatasetHub:
         self.token, self.page = token, page
         self.private: dict[str, bool] = {}
         self.commits: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
+        self.branches: dict[tuple[str, str], str] = {}  # (repository, branch beside main) -> commit
         self.large: dict[str, bytes] = {}
         self.ignored: set[str] = set()
         self.checks_parent = True
@@ -93,7 +94,7 @@ class DatasetHub:
         allowed = headers.get("authorization") == f"Bearer {self.token}"
         if parts[:2] == ["api", "validate-yaml"]:
             return 200, {}, b'{"errors": [], "warnings": []}'
-        if method != "GET" and "paths-info" not in parts and not allowed:
+        if method not in ("GET", "HEAD") and "paths-info" not in parts and not allowed:
             return 401, {"X-Error-Message": "Invalid username or password."}, b"{}"
         if parts == ["api", "repos", "create"]:
             return self._create(json.loads(body))
@@ -131,12 +132,13 @@ class DatasetHub:
             return self._preupload(json.loads(body))
         if action == "commit":
             return self._commit(repo, [json.loads(line) for line in body.splitlines()])
-        return self._resolve(files, "/".join(parts[2:]), headers)
+        return self._resolve(files, "/".join(parts[2:]), oid)
 
     def _at(self, repo: str, revision: str) -> tuple[str, dict[str, bytes] | None]:
         history = self.commits[repo]
         if revision == "main":
             return history[-1]
+        revision = self.branches.get((repo, revision), revision)
         return revision, dict(history).get(revision)
 
     def _tree(
@@ -213,9 +215,7 @@ class DatasetHub:
         value = {"commitUrl": f"{self.endpoint}/datasets/{repo}/commit/{made}", "commitOid": made}
         return 200, {}, json.dumps(value).encode()
 
-    def _resolve(
-        self, files: dict[str, bytes], path: str, headers: dict[str, str]
-    ) -> tuple[int, dict[str, str], bytes]:
+    def _resolve(self, files: dict[str, bytes], path: str, commit: str) -> tuple[int, dict[str, str], bytes]:
         if path not in files:
             return 404, {"X-Error-Code": "EntryNotFound"}, b""
         body = files[path]
@@ -224,8 +224,10 @@ class DatasetHub:
             self.large[oid] = body
             # another host than the Hub's own, so that a client that passes its token on is noticed
             host = self.endpoint.replace("127.0.0.1", "localhost")
-            return 302, {"Location": f"{host}/storage/{oid}?signature=abc"}, b""
-        return 200, {}, body  # a small file is given whole, whatever range is requested
+            linked = {"X-Linked-Size": str(len(body)), "X-Linked-ETag": f'"{oid}"', "X-Repo-Commit": commit}
+            return 302, {"Location": f"{host}/storage/{oid}?signature=abc", **linked}, b""
+        stated = {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(body).hexdigest()}"'}
+        return 200, stated, body  # a small file is given whole, whatever range is requested
 
     @contextmanager
     def serving(self) -> Iterator[str]:
@@ -241,9 +243,10 @@ class DatasetHub:
                 for header, value in {**headers, "Content-Length": str(len(body))}.items():
                     self.send_header(header, value)
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command != "HEAD":
+                    self.wfile.write(body)
 
-            do_GET = do_POST = do_PUT = respond
+            do_GET = do_HEAD = do_POST = do_PUT = respond
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass

@@ -4,6 +4,7 @@ import inspect
 import math
 from pathlib import Path
 
+from featcache.data.limits import DATA_LIMITS
 from featcache.extraction.cost import EncoderCost
 from featcache.limits import LIMITS
 from featcache.metrics import METRICS
@@ -24,7 +25,9 @@ def table() -> str:
 
 def limits() -> str:
     """One line a limit of what is believed."""
-    lines = [f"| {each.what} | {each.most:,} | `{each.variable}` |" for each in LIMITS.values()]
+    lines = [
+        f"| {each.what} | {each.most:,} | `{each.variable}` |" for each in (*LIMITS.values(), *DATA_LIMITS.values())
+    ]
     return "\n".join(["| limit | default | variable |", "|---|---|---|", *lines])
 
 

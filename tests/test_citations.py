@@ -20,9 +20,10 @@ from tests.test_report_hostile import HOSTILE, Elements, hostile_run
 from tests.test_report_runs import write_run
 
 ROOT = Path(__file__).parents[1]
+OF_USERS = ("folder", "hub")  # how data of others is opened; no data set
 SHIPPED = {
     **{f"encoder {name}": (spec.licence, spec.citation) for name, spec in packaged_specs().items()},
-    **{f"data set {name}": (entry.licence, entry.citation) for name, entry in DATASETS.items() if name != "folder"},
+    **{f"data set {name}": (entry.licence, entry.citation) for name, entry in DATASETS.items() if name not in OF_USERS},
 }
 
 

@@ -262,3 +262,26 @@ def test_a_path_names_a_folder_and_its_data_set(tmp_path, monkeypatch):
         dataset_source("./openmoji").open()
     with pytest.raises(data.DataInvalid, match="openmoji takes no --split or --seed"):
         dataset_source("openmoji", options=OpenOptions(split="none", seed=1)).open()
+
+
+# -- classes that are called like splits, images that are not there ---------------------------------------------------
+
+
+def test_a_class_called_like_a_split_hides_no_classes(tmp_path):
+    dataset = open_(images(tmp_path, "dog/1.png", "cat/1.png", "other/1.png"))
+    assert dataset.overlay.labels == {"category": ("cat", "dog", "other")}
+    below = open_(images(tmp_path / "split", "train/dog/1.png", "train/other/1.png", "test/cat/1.png"))
+    assert below.overlay.labels == {"category": ("cat", "dog", "other")}
+    assert set(below.overlay.splits) == {"train", "test"}
+
+
+def test_rows_of_images_that_are_not_there_may_be_left_out_and_are_counted(tmp_path):
+    table(images(tmp_path, "a.png", "b.png"), "image,caption", "a.png,one", "gone.png,two", "gone.png,three")
+    with pytest.raises(
+        data.DataMissing, match=r"line 3 .*no such image.*\n.*\n.*to leave such rows out: --allow-missing"
+    ):
+        open_(tmp_path)
+    dataset = open_(tmp_path, allow_missing=True)
+    assert captions_of(dataset) == {"a.png#0": "one"} and len(dataset.views["images"]) == 2
+    left_out = "captions.csv: 1 image is not there and left out (--allow-missing), the first gone.png"
+    assert left_out in dataset.notes

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featcache.cache import Cache
+from featcache.data.parquet_sizes import parquet_sizes
 from featcache.errors import BeyondLimit, Damaged, FeatcacheError, UsageError
 from featcache.limits import LIMITS, check_limit, limit
 from featcache.maintenance.verify import verify
 from featcache.sharing.transfer import plan_transfer, transfer
 from featcache.store.array import FeatureArray
 from featcache.store.layout import Layout
-from featcache.store.parquet_sizes import parquet_sizes
 from featcache.store.rows import read_rows, rows_name
 from tests.small_caches import DATASET, LAYOUT, VIEW, N, edit, key, store
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from blake3 import blake3
 
 from featcache.cache import Cache
-from featcache.data.datasets import DATASETS
+from featcache.data.datasets import source_text
 from featcache.errors import UsageError
 from featcache.features import Features
 from featcache.selectors import Selector, check_name, parse_selector
@@ -163,7 +163,8 @@ def _small_encoders(cache: Cache, dataset: str, reference: str | None) -> Select
     names = {name for array in cache.arrays(dataset) if not (name := array.name).is_graph}
     encoders = sorted({(name.view, name.encoder) for name in names if not name.layer.startswith("adapted.")})
     if not encoders:
-        command = f"featcache extract {dataset if dataset in DATASETS else 'DIR, the folder of the images'}"
+        text = source_text(dataset)
+        command = f"featcache extract {'DIR, the folder of the images' if text.startswith('folder:') else text}"
         raise cache.not_cached(dataset, Selector(DEMO.encoders[0]), command=command)
     raise UsageError(_no_sides(dataset, encoders))
 

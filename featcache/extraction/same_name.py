@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 
 from featcache.cache import Cache
-from featcache.data.datasets import DATASETS
+from featcache.data.datasets import known_entry
 from featcache.data.errors import UnknownDataset
 from featcache.data.open import DatasetSource
 from featcache.data.views import Dataset
@@ -51,7 +51,7 @@ def open_source(cache: Cache, source: DatasetSource) -> Dataset:
     try:
         return source.open()
     except UnknownDataset as error:
-        own = sorted({array.name.dataset for array in cache.arrays()} - DATASETS.keys())
+        own = sorted({name for array in cache.arrays() if known_entry(name := array.name.dataset) is None})
         near = get_close_matches(source.name, own, n=1)
         if not near:
             raise

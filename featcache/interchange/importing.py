@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from featcache.cache import Cache
 from featcache.data.errors import DataInvalid
+from featcache.data.hub_names import cached_name
 from featcache.data.views import Overlay, View
 from featcache.derived.writer import write_array
 from featcache.errors import Ambiguous, FeatcacheError, Overflow, UsageError
@@ -88,7 +89,7 @@ def import_features(
         Overflow: If a value passes the range of the type asked for.
     """
     options = options or ImportOptions()
-    dataset = check_name(dataset.removeprefix("folder:"), "a data set")
+    dataset = check_name(cached_name(dataset), "a data set")
     check_name(encoder, "an encoder")
     if view is not None:
         check_name(view, "a view")

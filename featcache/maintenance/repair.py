@@ -11,7 +11,7 @@ from typing import Any
 from blake3 import blake3
 
 from featcache.cache import Cache
-from featcache.data.datasets import DATASETS
+from featcache.data.datasets import source_text
 from featcache.data.errors import DataError
 from featcache.data.open import open_dataset
 from featcache.data.options import OpenOptions
@@ -309,8 +309,7 @@ def _derived(cache: Cache, digest: str, root: str) -> list[FeatureArray]:
 
 
 def _open(key: ArrayKey, sources: Sources) -> Dataset:
-    name = key.dataset if key.dataset in DATASETS else f"folder:{key.dataset}"
-    return open_dataset(name, root=sources.root, options=sources.options)
+    return open_dataset(source_text(key.dataset), root=sources.root, options=sources.options)
 
 
 def _job(workshop: Cache, key: ArrayKey, sources: Sources) -> Job:

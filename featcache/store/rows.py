@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from featcache.data.errors import DataInvalid
+from featcache.data.parquet_sizes import parquet_sizes
 from featcache.data.views import Overlay, View, rows_root
 from featcache.errors import Damaged
 from featcache.limits import check_limit, limit
 from featcache.storage.base import Folder
 from featcache.storage.outputs import parquet_bytes
 from featcache.store.digest import ArrayKey
-from featcache.store.parquet_sizes import parquet_sizes
 from featcache.store.schema import read_json, require_form
 
 _LABEL = "label."

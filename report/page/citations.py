@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from featcache.data.citations import HUH_2024
-from featcache.data.datasets import DATASETS
+from featcache.data.datasets import known_entry, source_text
 from featcache.provenance import library_version
 from featcache.report.figures.figure import escape
 from featcache.report.runs import RunResults, metric_title, metrics_of
@@ -126,8 +126,10 @@ def _declared() -> "dict[str, EncoderSpec]":
 
 def _data_sets(runs: Sequence[RunResults]) -> Iterator[Source]:
     for name in dict.fromkeys(str(run.config.get("dataset", "")) for run in runs):
-        entry = DATASETS.get(name)
-        if entry is None or entry.name == "folder":
+        entry = known_entry(name)
+        if entry is None and source_text(name).startswith("hub:"):
+            yield Source("data set", name, f"a data set of the Hub, {source_text(name)}; its card states its terms")
+        elif entry is None or entry.name == "folder":
             yield Source("data set", name, "a folder of somebody's own; its terms are theirs")
         else:
             yield Source("data set", name, entry.licence, entry.citation)

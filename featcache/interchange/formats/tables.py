@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from featcache.data.errors import DataInvalid
+from featcache.data.parquet_sizes import ParquetSizes, parquet_sizes
 from featcache.interchange.formats.files import check_texts, named_damage, plain_size
 from featcache.limits import check_limit
-from featcache.store.parquet_sizes import ParquetSizes, parquet_sizes
 
 if TYPE_CHECKING:
     import polars as pl
