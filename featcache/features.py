@@ -90,7 +90,7 @@ class Features:
 
         if label is not None and label not in self.labels:
             raise UsageError(f"no label {label!r} in {self.dataset}; it has {', '.join(self.labels) or 'none'}")
-        return FeatureRows(self, label)
+        return FeatureRows(self.values, None if label is None else self.labels[label])
 
     def frame(self, *, values: bool = False) -> "pl.DataFrame":
         """One row each: id, group, split and labels.
