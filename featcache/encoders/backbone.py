@@ -12,6 +12,7 @@ from blake3 import blake3
 from torch import Tensor, nn
 
 from featcache.encoders.fill import fill, named_tensors, refuse
+from featcache.encoders.pooling import POOLINGS, Positions
 from featcache.encoders.spec import EncodeOptions, EncoderSpec
 from featcache.encoders.tensors import hash_files, hash_tensors, read_names
 from featcache.encoders.weights import WeightFiles
@@ -41,6 +42,7 @@ class Backbone:
     final_norm: nn.Module | None  # applied to what `run` returns to make `last`; None: the forward pass has done it
     prefix: int  # tokens before the first patch
     patch: tuple[int, int] | None  # (height, width) in pixels; None where the configuration does not say
+    embedding: Callable[[Tensor, Positions], Tensor] | None  # from layer `last` to the library's own vector of a row
     head: nn.Module | None  # from the last hidden states to logits; None where there is no language model
     softcap: float | None  # the cap of those logits
     tensors: str  # hash of the weights
@@ -109,6 +111,7 @@ def _load_timm(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) ->
         final_norm=_submodule(network, spec.final_norm, spec) if spec.final_norm else None,
         prefix=prefix,
         patch=None,
+        embedding=_embedding(network, spec),
         head=None,
         softcap=None,
         tensors=tensors,
@@ -179,6 +182,7 @@ def _load_transformers(spec: EncoderSpec, options: EncodeOptions, files: WeightF
         final_norm=_submodule(network, spec.final_norm, spec) if spec.final_norm else None,
         prefix=usual if spec.prefix_tokens is None else spec.prefix_tokens,
         patch=_patch(config),
+        embedding=_embedding(network, spec),
         head=network.get_output_embeddings() if spec.bits_per_byte else None,
         softcap=getattr(config, "final_logit_softcapping", None),
         tensors=hash_tensors(network.state_dict()) if options.random else hash_files(files.tensors),
@@ -354,6 +358,20 @@ def _blocks(network: nn.Module, spec: EncoderSpec) -> tuple[nn.Module, ...]:
             f"`blocks` of {spec.name} names {spec.blocks}, a {type(blocks).__name__} and no list of blocks"
         )
     return tuple(blocks)
+
+
+def _embedding(network: nn.Module, spec: EncoderSpec) -> Callable[[Tensor, Positions], Tensor] | None:
+    steps = spec.embedding
+    if steps is None:
+        return None
+    projection = _submodule(network, steps.projection, spec) if steps.projection else None
+
+    def embed(hidden: Tensor, positions: Positions) -> Tensor:
+        vectors = POOLINGS[steps.pooling](hidden, positions) if steps.pooling else hidden
+        vectors = vectors if projection is None else projection(vectors)
+        return nn.functional.normalize(vectors) if steps.normalize else vectors
+
+    return embed
 
 
 def _submodule(network: nn.Module, path: str, spec: EncoderSpec) -> nn.Module:

@@ -43,6 +43,7 @@ class TextPreprocessor:
     max_tokens: int  # kept of a caption, those included that the tokenizer adds
     files: str  # hash of the tokenizer's files
     prefix: str = ""  # put before every text
+    pad_to: int | None = None  # tokens of every row, padding read like text; None: padded to the longest, and masked
     characters: Mapping[int, str] = field(default_factory=dict)  # code point -> what stands for it; part of the files
 
     def binds(self) -> dict[str, Any]:
@@ -52,7 +53,7 @@ class TextPreprocessor:
                 "files": self.files,
                 "max_tokens": self.max_tokens,
                 "truncation": "right",
-                "padding": "right, masked",
+                "padding": "right, masked" if self.pad_to is None else f"right, read, to {self.pad_to}",
                 "special_tokens": True,
                 **({"prefix": self.prefix} if self.prefix else {}),
             }
@@ -92,12 +93,18 @@ class TextPreprocessor:
         return "truncated" if prepared.truncated else None
 
     def batches(self, prepared: Sequence[Tokens], device: str) -> list[Inputs]:
-        """One batch of all rows, padded to the longest."""
+        """One batch of all rows, padded to the longest, or all to `pad_to`."""
+        numbers = list(range(len(prepared)))
+        if self.pad_to is not None:
+            padded = torch.full((len(prepared), self.pad_to), self.pad_id)
+            for row, tokens in zip(padded, prepared, strict=True):
+                row[: len(tokens.ids)] = tokens.ids
+            return [Inputs(numbers, {"input_ids": padded.to(device)}, Positions())]
         ids = torch.nn.utils.rnn.pad_sequence([row.ids for row in prepared], True, float(self.pad_id))
         lengths = torch.tensor([len(row.ids) for row in prepared])
         mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).to(device)
         inputs = {"input_ids": ids.to(device), "attention_mask": mask.long()}
-        return [Inputs(list(range(len(prepared))), inputs, Positions(mask=mask))]
+        return [Inputs(numbers, inputs, Positions(mask=mask))]
 
     def sample(self) -> Tokens:
         """One short caption."""
@@ -114,7 +121,7 @@ def load_text_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Bac
     if is_e5_file(paths[0]):
         tokenizer, characters = read_e5_tokenizer(paths[0])
         tokenizer.enable_truncation(longest)
-        return TextPreprocessor(tokenizer, E5_PAD, longest, _hash_contents(paths), spec.prefix, characters)
+        return TextPreprocessor(tokenizer, E5_PAD, longest, _hash_contents(paths), spec.prefix, None, characters)
     folder = paths[0].parent
     extra = {"gguf_file": paths[0].name} if paths[0].suffix == ".gguf" else {}
     try:
@@ -126,9 +133,22 @@ def load_text_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Bac
         raise WeightsInvalid(f"{folder} has only a slow tokenizer; a tokenizer.json is wanted")
     tokenizer = Tokenizer.from_str(backend.to_str())
     tokenizer.no_padding()
+    _check_same_tokens(loaded, tokenizer, folder)
     tokenizer.enable_truncation(longest)
     ids = [number for number in (loaded.pad_token_id, loaded.eos_token_id, 0) if number is not None]
-    return TextPreprocessor(tokenizer, ids[0], longest, _hash_contents(paths), spec.prefix)
+    return TextPreprocessor(tokenizer, ids[0], longest, _hash_contents(paths), spec.prefix, pad_to=spec.pad_to)
+
+
+_TRICKY = "Two   dogs, a café & the SEA: don't run! 3.5 <b>x</b> \u4e2d\u6587"
+
+
+def _check_same_tokens(loaded: Any, tokenizer: "Tokenizer", folder: Path) -> None:
+    """Refuses a tokenizer whose class does more to a text, in Python, than the fast tokenizer that is kept of it."""
+    if loaded(_TRICKY).input_ids != tokenizer.encode(_TRICKY).ids:
+        raise WeightsInvalid(
+            f"{type(loaded).__name__} of {folder} changes texts before its fast tokenizer reads them, "
+            "which featcache cannot repeat"
+        )
 
 
 def hash_tokenizer(files: WeightFiles) -> str:
