@@ -42,12 +42,12 @@ class Backbone:
     final_norm: nn.Module | None  # applied to what `run` returns to make `last`; None: the forward pass has done it
     prefix: int  # tokens before the first patch
     patch: tuple[int, int] | None  # (height, width) in pixels; None where the configuration does not say
-    embedding: Callable[[Tensor, Positions], Tensor] | None  # from layer `last` to the library's own vector of a row
     head: nn.Module | None  # from the last hidden states to logits; None where there is no language model
     softcap: float | None  # the cap of those logits
     tensors: str  # hash of the weights
     structure: dict[str, Any]  # what gives the tensors their meaning: class or architecture, and configuration
     pretrained: dict[str, Any]  # timm's `pretrained_cfg`; empty for transformers
+    embedding: Callable[[Tensor, Positions], Tensor] | None = None  # from layer `last` to the library's own vector
 
 
 def load_backbone(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) -> Backbone:
