@@ -97,14 +97,14 @@ def _network(kind: str, config: str, sizes: dict[str, Any], **arguments: Any) ->
     return network
 
 
-_VIT = {**SMALL, "image_size": 28, "patch_size": 14}
+_VIT: dict[str, Any] = {**SMALL, "image_size": 28, "patch_size": 14}
 _STAGES: dict[str, Any] = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 2, 1]}
 _CONVNEXT: dict[str, Any] = {"processor": "ConvNextImageProcessor", "size": {"shortest_edge": 64}}
-_GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 2, "n_positions": 64}
-_T5 = {"d_model": 32, "d_ff": 48, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 2, "d_kv": 16}
-_GROUPED = {"num_key_value_heads": 1}
-_AUDIO = {**SMALL, "conv_dim": (16,) * 7, "vocab_size": 8}
-_HEADS = {"head_dim": 16, "num_key_value_heads": 1}
+_GPT2: dict[str, Any] = {"n_embd": 32, "n_layer": 3, "n_head": 2, "n_positions": 64}
+_T5: dict[str, Any] = {"d_model": 32, "d_ff": 48, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 2, "d_kv": 16}
+_GROUPED: dict[str, Any] = {"num_key_value_heads": 1}
+_AUDIO: dict[str, Any] = {**SMALL, "conv_dim": (16,) * 7, "vocab_size": 8}
+_HEADS: dict[str, Any] = {"head_dim": 16, "num_key_value_heads": 1}
 
 # family -> what saves a member; several of one family where its members differ
 TEXT: dict[str, Callable[[Path], Path]] = {
@@ -235,3 +235,44 @@ TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     "EfficientNet": ("tf_efficientnet_lite0.in1k", {}),
     "RegNet": ("regnety_002.pycls_in1k", {}),
 }
+
+
+# --- open_clip --------------------------------------------------------------------------------------------------
+
+
+def open_clip_repo(folder: Path, *, image: Any = None, text: Any = None, pixels: Any = None, **model: Any) -> Path:
+    """A pair of towers as open_clip pushes it: open_clip_config.json and open_clip_model.safetensors.
+
+    Args:
+        folder: Where to.
+        image: Settings of the image tower, over small ones.
+        text: Of the text tower.
+        pixels: Of what is done to a photo.
+        model: Of the pair.
+    """
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    of_image = {"image_size": 28, "layers": 3, "width": 32, "head_width": 16, "patch_size": 14, **(image or {})}
+    of_text = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2, **(text or {})}
+    settings = {
+        "model_cfg": {"embed_dim": 24, "vision_cfg": of_image, "text_cfg": of_text, **model},
+        "preprocess_cfg": {
+            "mean": [0.4, 0.5, 0.6],
+            "std": [0.2, 0.3, 0.25],
+            "interpolation": "bicubic",
+            **(pixels or {}),
+        },
+    }
+    _write_json(folder / "open_clip_config.json", settings)
+    _seed_and_quieten(0)
+    network: Any = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    with torch.no_grad():
+        for value in network.parameters():
+            value.add_(torch.randn_like(value) * 0.1)
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, folder / _OPEN_CLIP_WEIGHTS)
+    return folder
+
+
+_OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"

@@ -1,16 +1,17 @@
 """Encoders by id: entries generated from what a repository states of itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from featcache.data.views import Dataset
+from featcache.encoders.described_open_clip import describe_open_clip, open_clip_repository
 from featcache.encoders.described_timm import describe_timm, timm_repository
 from featcache.encoders.described_transformers import describe_transformers
 from featcache.encoders.hub import repository_licence, settings_snapshot
 from featcache.encoders.ids import EncoderId, Repository, is_id, parse_id
 from featcache.encoders.spec import EncoderSpec, encoder_spec, encoder_specs, user_encoders_path
-from featcache.encoders.weights import TOKENIZER_FILES
+from featcache.encoders.weights import OPEN_CLIP_CONFIG, TOKENIZER_FILES
 from featcache.errors import UndescribedEncoder, WeightsMissing
 
 _EXAMPLE = "hf:facebook/dinov2-small"
@@ -18,6 +19,7 @@ _SETTINGS = (
     "config.json",
     "preprocessor_config.json",
     "adapter_config.json",
+    OPEN_CLIP_CONFIG,
     "model.safetensors.index.json",
     "modules.json",
     "sentence_bert_config.json",
@@ -42,19 +44,28 @@ def described(text: str, *, memo: Path) -> list[EncoderSpec]:
         WeightsInvalid: If the repository contradicts itself.
     """
     wanted = parse_id(text)
-    place = timm_repository(wanted) if wanted.library == "timm" and not wanted.is_folder else wanted.place
     try:
+        named = {"timm": timm_repository, "open_clip": open_clip_repository}.get(wanted.library)
+        place = named(wanted) if named and not wanted.is_folder else wanted.place
         repository = _open(wanted, place, memo)
-        config = repository.read_json("config.json")
+        config = repository.read_json(OPEN_CLIP_CONFIG if wanted.library == "open_clip" else "config.json")
         if not isinstance(config, dict):
             raise _no_configuration(repository)
-        of_timm = wanted.library == "timm" or ("architecture" in config and "model_type" not in config)
-        tables = (describe_timm if of_timm else describe_transformers)(repository, config)
+        tables = _describer(wanted, config)(repository, config)
     except UndescribedEncoder as error:
         if "\n" in str(error):
             raise
         raise UndescribedEncoder(f"{text} cannot be described without guessing: {error}\n{_declare()}") from error
     return [_entry(wanted, table, several=len(tables) > 1) for table in tables]
+
+
+def _describer(
+    wanted: EncoderId, config: dict[str, Any]
+) -> Callable[[Repository, dict[str, Any]], list[dict[str, Any]]]:
+    if wanted.library == "open_clip":
+        return describe_open_clip
+    of_timm = wanted.library == "timm" or ("architecture" in config and "model_type" not in config)
+    return describe_timm if of_timm else describe_transformers
 
 
 def encoders_of(names: Sequence[str], *, memo: Path) -> dict[str, list[EncoderSpec]]:
@@ -95,6 +106,10 @@ def _no_configuration(repository: Repository) -> UndescribedEncoder:
     if (repository.folder / "adapter_config.json").is_file():
         base = (repository.read_json("adapter_config.json") or {}).get("base_model_name_or_path", "its base model")
         return UndescribedEncoder(f"it is an adapter of {base}, without a network of its own; merge the two and save")
+    if repository.id.library == "open_clip":
+        return UndescribedEncoder(f"it has no {OPEN_CLIP_CONFIG}, which says what the network is; try hf:")
+    if (repository.folder / OPEN_CLIP_CONFIG).is_file():
+        return UndescribedEncoder(f"its settings are open_clip's; name it open_clip:{repository.id.place}")
     return UndescribedEncoder("it has no config.json, which says what the network is")
 
 

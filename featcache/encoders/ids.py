@@ -9,7 +9,7 @@ from typing import Any, Literal
 from featcache.errors import UsageError, WeightsInvalid
 
 Tower = Literal["image", "text"]
-LIBRARIES = ("hf", "timm")
+LIBRARIES = ("hf", "timm", "open_clip")
 _ID = re.compile(r"(?P<library>[a-z_]+):(?P<place>[^@#\s]+)(@(?P<revision>[^@#\s]+))?(#(?P<tower>image|text))?")
 _LOCAL = ("/", "./", "../", "~")
 
@@ -19,7 +19,7 @@ class EncoderId:
     """A parsed id: `LIBRARY:PLACE[@REVISION][#TOWER]`."""
 
     text: str
-    library: Literal["hf", "timm"]
+    library: Literal["hf", "timm", "open_clip"]
     place: str  # a repository, a name of timm, or a folder that begins with /, ./, ../ or ~
     revision: str | None  # of a repository
     tower: Tower | None  # of a network with one for images and one for texts; None: every one that it has
@@ -93,7 +93,8 @@ def parse_id(text: str) -> EncoderId:
         raise UsageError(
             f"{text!r} is no id of an encoder: LIBRARY:PLACE[@REVISION][#image|#text], of the libraries "
             f"{', '.join(LIBRARIES)}\n"
-            "  As in: hf:facebook/dinov2-small, hf:./my_model, timm:vit_small_patch14_dinov2.lvd142m"
+            "  As in: hf:facebook/dinov2-small, hf:./my_model, timm:vit_small_patch14_dinov2.lvd142m, "
+            "open_clip:ViT-B-32/laion2b_s34b_b79k"
         )
     tower: Any = match["tower"]
     result = EncoderId(text, library, match["place"], match["revision"], tower)

@@ -88,7 +88,7 @@ class EncoderSpec(_Table):
     """One frozen encoder, as declared in TOML; the head of encoders.toml says what each field means."""
 
     name: str
-    library: Literal["timm", "transformers"]
+    library: Literal["timm", "transformers", "open_clip"]
     modality: Literal["image", "text", "audio"]
     source: WeightSource
     arch: str | None = None
@@ -131,6 +131,8 @@ class EncoderSpec(_Table):
         timm, transformers = self.library == "timm", self.library == "transformers"
         yield timm and (not self.arch or self.modality != "image"), 'library "timm" needs `arch` and modality "image"'
         yield transformers and not self.model, 'library "transformers" needs `model`, the class'
+        wanted = 'library "open_clip" needs modality "image" or "text", and neither `model` nor `arch`'
+        yield self.library == "open_clip" and bool(self.model or self.arch or self.modality == "audio"), wanted
         belongs = '`config` belongs to library "transformers" and a source of one `file`'
         yield bool(self.config) and (not transformers or self.source.file is None), belongs
         onnx = (self.source.file or "").endswith(".onnx")

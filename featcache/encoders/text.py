@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from featcache.encoders.backbone import Backbone
+    from featcache.encoders.open_clip_towers import OpenClipTokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +39,14 @@ class TextPreprocessor:
 
     # The fast tokenizer itself, with truncation set once: reading it from many threads is safe, where transformers'
     # wrapper sets truncation on every call.
-    tokenizer: "Tokenizer"
+    tokenizer: "Tokenizer | OpenClipTokenizer"
     pad_id: int  # fills the masked places; the end token where the model has no pad token
     max_tokens: int  # kept of a caption, those included that the tokenizer adds
     files: str  # hash of the tokenizer's files
     prefix: str = ""  # put before every text
-    pad_to: int | None = None  # tokens of every row, padding read like text; None: padded to the longest, and masked
     characters: Mapping[int, str] = field(default_factory=dict)  # code point -> what stands for it; part of the files
+    pad_to: int | None = None  # tokens of every row; None: those of the longest
+    reads_padding: bool = False  # as if it were text; else it is masked
 
     def binds(self) -> dict[str, Any]:
         """As `Preprocessor`."""
@@ -53,7 +55,7 @@ class TextPreprocessor:
                 "files": self.files,
                 "max_tokens": self.max_tokens,
                 "truncation": "right",
-                "padding": "right, masked" if self.pad_to is None else f"right, read, to {self.pad_to}",
+                "padding": f"right, read, to {self.pad_to}" if self.reads_padding else "right, masked",
                 "special_tokens": True,
                 **({"prefix": self.prefix} if self.prefix else {}),
             }
@@ -95,13 +97,12 @@ class TextPreprocessor:
     def batches(self, prepared: Sequence[Tokens], device: str) -> list[Inputs]:
         """One batch of all rows, padded to the longest, or all to `pad_to`."""
         numbers = list(range(len(prepared)))
-        if self.pad_to is not None:
-            padded = torch.full((len(prepared), self.pad_to), self.pad_id)
-            for row, tokens in zip(padded, prepared, strict=True):
-                row[: len(tokens.ids)] = tokens.ids
-            return [Inputs(numbers, {"input_ids": padded.to(device)}, Positions())]
-        ids = torch.nn.utils.rnn.pad_sequence([row.ids for row in prepared], True, float(self.pad_id))
         lengths = torch.tensor([len(row.ids) for row in prepared])
+        ids = torch.full((len(prepared), self.pad_to or int(lengths.max())), self.pad_id)
+        for padded, row in zip(ids, prepared, strict=True):
+            padded[: len(row.ids)] = row.ids
+        if self.reads_padding:
+            return [Inputs(numbers, {"input_ids": ids.to(device)}, Positions())]
         mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).to(device)
         inputs = {"input_ids": ids.to(device), "attention_mask": mask.long()}
         return [Inputs(numbers, inputs, Positions(mask=mask))]
@@ -116,12 +117,18 @@ def load_text_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Bac
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
+    if spec.library == "open_clip":
+        from featcache.encoders.open_clip_towers import OpenClipTokenizer, tokenizer_hash
+
+        longest = spec.max_tokens or 1
+        # Its towers take whole contexts. Padded with 0: by the end token, the largest number, they find a row's end.
+        return TextPreprocessor(OpenClipTokenizer(longest), 0, longest, tokenizer_hash(), pad_to=longest)
     paths = _tokenizer_files(files)
     longest = min(spec.max_tokens or 1, getattr(backbone.module.config, "max_position_embeddings", None) or 1 << 30)
     if is_e5_file(paths[0]):
         tokenizer, characters = read_e5_tokenizer(paths[0])
         tokenizer.enable_truncation(longest)
-        return TextPreprocessor(tokenizer, E5_PAD, longest, _hash_contents(paths), spec.prefix, None, characters)
+        return TextPreprocessor(tokenizer, E5_PAD, longest, _hash_contents(paths), spec.prefix, characters)
     folder = paths[0].parent
     extra = {"gguf_file": paths[0].name} if paths[0].suffix == ".gguf" else {}
     try:
@@ -136,7 +143,9 @@ def load_text_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Bac
     _check_same_tokens(loaded, tokenizer, folder)
     tokenizer.enable_truncation(longest)
     ids = [number for number in (loaded.pad_token_id, loaded.eos_token_id, 0) if number is not None]
-    return TextPreprocessor(tokenizer, ids[0], longest, _hash_contents(paths), spec.prefix, pad_to=spec.pad_to)
+    return TextPreprocessor(
+        tokenizer, ids[0], longest, _hash_contents(paths), spec.prefix, {}, spec.pad_to, bool(spec.pad_to)
+    )
 
 
 _TRICKY = "Two   dogs, a café & the SEA: don't run! 3.5 <b>x</b> \u4e2d\u6587"

@@ -30,6 +30,8 @@ TOKENIZER_FILES = (
 _VOCABULARY = "tokenizer.json|vocab.json|vocab.txt|tokenizer.model|spiece.model"
 _EXAMPLE = "or all of the example: pip install 'featcache[demo]'"
 _TENSORS = "model.safetensors|model.safetensors.index.json"
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+_OPEN_CLIP = (OPEN_CLIP_CONFIG, "open_clip_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,15 @@ def locate(spec: EncoderSpec, options: EncodeOptions, *, memo: Path) -> WeightFi
 
 
 def _patterns(spec: EncoderSpec, options: EncodeOptions) -> list[str]:
+    if spec.library == "open_clip":
+        return list(_OPEN_CLIP)
     tensors = [] if options.random else ["model*.safetensors", "model.safetensors.index.json"]
     return ["config.json", "preprocessor_config.json", *TOKENIZER_FILES, *tensors]
 
 
 def _whole(spec: EncoderSpec, options: EncodeOptions) -> list[str]:
+    if spec.library == "open_clip":
+        return list(_OPEN_CLIP[: 1 if options.random else 2])
     needed = ["config.json"]
     if spec.modality == "text":
         needed.append(_VOCABULARY)
@@ -95,6 +101,10 @@ def _from_folder(spec: EncoderSpec, options: EncodeOptions, folder: Path, proven
     if lacking:
         wanted = ", ".join(names.replace("|", " or ") for names in lacking)
         raise WeightsMissing(f"no weights of {spec.name}: {folder} lacks {wanted}\n  {_layout(spec)}")
+    if spec.library == "open_clip":
+        config, single = (folder / name for name in _OPEN_CLIP)
+        files = () if options.random else (single,)
+        return WeightFiles(folder, files, (config,), {**provenance, "files": [path.name for path in (*files, config)]})
     tensors = () if options.random else _tensor_files(folder)
     names = ("config.json", "preprocessor_config.json", *TOKENIZER_FILES)
     settings = tuple(folder / name for name in names if (folder / name).is_file())
