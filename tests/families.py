@@ -205,12 +205,12 @@ def audio_repo(folder: Path, kind: str, config: str, **sizes: Any) -> Path:
     return folder
 
 
-def siglip_repo(folder: Path, *, head: bool = True) -> Path:
-    """SigLIP with both towers; captions are padded to 16 tokens, as SigLIP 2's fast tokenizer makes them."""
-    text = {**SMALL, **_IDS, "max_position_embeddings": 16, "projection_size": 32}
+def siglip_repo(folder: Path, *, head: bool = True, side: str = "right", words: int = VOCABULARY) -> Path:
+    """SigLIP with both towers; captions are padded to 16 tokens, by a fast tokenizer as SigLIP 2 has it."""
+    text = {**SMALL, **_IDS, "vocab_size": words, "max_position_embeddings": 16, "projection_size": 32}
     sizes: dict[str, Any] = {"text_config": text, "vision_config": {**_VIT, "vision_use_head": head}}
     image_repo(folder, "SiglipModel", "SiglipConfig", processor="SiglipImageProcessor", **sizes)
-    tokenizer_files(folder, longest=16)
+    tokenizer_files(folder, longest=16, side=side)
     return folder
 
 

@@ -288,11 +288,19 @@ def test_siglip_without_its_head_is_pooled_over_its_patches(tmp_path: Path) -> N
     assert image.embedding is None and image.default == "last.patch-mean"
 
 
-def test_siglips_padding_is_part_of_what_its_text_tower_reads(made: Made) -> None:
-    _, text = made.encoders("siglip")
-    inputs = text._preprocessor.batches(rows(text), "cpu")[0].tensors
-    assert inputs["input_ids"].shape == (len(CAPTIONS), 16) and "attention_mask" not in inputs
-    assert text.card.binds["tokenizer"]["padding"] == "right, read, to 16"
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_siglips_padding_is_part_of_what_its_text_tower_reads(tmp_path: Path, side: str) -> None:
+    from transformers import AutoTokenizer, SiglipTextModel
+
+    folder = families.siglip_repo(tmp_path / "siglip", side=side)
+    (spec,) = described(f"hf:{folder}#text", memo=tmp_path)
+    text = load_encoder(spec, EncodeOptions(), memo=tmp_path)
+    assert text.card.binds["tokenizer"]["padding"] == f"{side}, read, to 16"
+    tokens = AutoTokenizer.from_pretrained(folder)(CAPTIONS, padding="max_length", truncation=True, return_tensors="pt")
+    plain: Any = SiglipTextModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        wanted = plain(tokens["input_ids"]).pooler_output
+    close(text.encode(rows(text), ["last.embedding"])["last.embedding"], wanted)
 
 
 def test_a_tower_whose_settings_misstate_its_projection_is_described_without_it(tmp_path: Path) -> None:

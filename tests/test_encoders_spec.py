@@ -70,6 +70,14 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_the_way_to_declare_one
         encoder_spec("resnet-18")
 
 
+@pytest.mark.parametrize(
+    ("name", "id"), [("org/net", "hf:org/net"), ("timm:net", "timm:net"), ("nothing", "hf:ORG/NAME")]
+)
+def test_an_unknown_name_is_answered_with_the_id_that_may_be_meant(name: str, id: str) -> None:
+    with pytest.raises(UnknownEncoder, match=f"featcache encoders add {id}$"):
+        encoder_spec(name)
+
+
 def test_a_users_entry_is_like_a_packaged_one_but_for_what_it_says(own: Path) -> None:
     own.write_text('[my-gpt]\nlike = "gpt2"\nsource = { folder = "weights" }\nmax_tokens = 99\n')
     mine, packaged = encoder_spec("my-gpt"), encoder_spec("gpt2")

@@ -1,12 +1,9 @@
-"""Pairs of towers of open_clip: built of a repository's settings, one tower run, and the tokenizer of texts."""
+"""Pairs of towers of open_clip: built of a repository's settings, and one tower run."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
 from torch import Tensor, nn
 
 from featcache.encoders.weights import OPEN_CLIP_CONFIG
@@ -61,46 +58,3 @@ def tower_run(network: Any, last_block: nn.Module, modality: str) -> Callable[[d
         return left[0]
 
     return run
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """The tokens of one text, as `tokenizers.Encoding` names them."""
-
-    ids: list[int]
-    offsets: list[tuple[int, int]]
-    special_tokens_mask: list[int]
-    overflowing: list[Any]
-
-
-@dataclass(frozen=True)
-class OpenClipTokenizer:
-    """open_clip's tokenizer of CLIP, one text at a time."""
-
-    longest: int  # tokens of a text, start and end among them
-
-    def encode(self, text: str) -> Encoding:
-        """The tokens of a text between start and end; of a long one the first, and the end."""
-        words = _clip_words()
-        ids = words.encode(text)
-        kept = ids[: self.longest - 2]
-        return Encoding(
-            ids=[words.sot_token_id, *kept, words.eot_token_id],
-            offsets=[(0, 0), *[(0, len(text))] * len(kept), (0, 0)],
-            special_tokens_mask=[1, *[0] * len(kept), 1],
-            overflowing=ids[len(kept) :],
-        )
-
-
-def tokenizer_hash() -> str:
-    """Hash of the words that open_clip's tokenizer of CLIP knows, hex."""
-    from open_clip.tokenizer import default_bpe
-
-    return blake3(Path(default_bpe()).read_bytes()).hexdigest()
-
-
-@cache
-def _clip_words() -> Any:
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer()

@@ -255,11 +255,13 @@ def encoder_spec(name: str) -> EncoderSpec:
     from difflib import get_close_matches
 
     near = get_close_matches(name, specs, n=3, cutoff=0.5)
+    id = name if ":" in name else f"hf:{name if '/' in name else 'ORG/NAME'}"
     raise UnknownEncoder(
         f"no encoder {name!r}\n"
         + (f"  Nearest: {', '.join(near)}\n" if near else "")
         + f"  There are: {', '.join(specs)}\n"
-        + f'  Declare your own in {user_encoders_path()}, one table a name (`like = "gpt2"` copies an entry)'
+        + f'  Declare your own in {user_encoders_path()}, one table a name (`like = "gpt2"` copies an entry)\n'
+        f"  Add another by its id: featcache encoders add {id}"
     )
 
 
