@@ -276,18 +276,38 @@ def test_names_and_ids_stand_side_by_side(repos: dict[str, Path], tmp_path: Path
     assert [[spec.name for spec in specs] for specs in named.values()] == [["minilm"], ["clip", "clip-text"]]
 
 
-def test_extract_takes_an_id_prints_its_entry_and_encodes_the_view_that_fits(
-    repos: dict[str, Path], tmp_path: Path
-) -> None:
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
     from PIL import Image
 
-    photos = tmp_path / "photos"
-    photos.mkdir()
+    folder = tmp_path / "photos"
+    folder.mkdir()
     for number in range(12):
-        Image.new("RGB", (40, 30), (20 * number, 90, 255 - 20 * number)).save(photos / f"{number}.png")
+        Image.new("RGB", (40, 30), (20 * number, 90, 255 - 20 * number)).save(folder / f"{number}.png")
+    return folder
+
+
+def test_extract_takes_an_id_prints_its_entry_and_encodes_the_view_that_fits(
+    repos: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
     cache = str(tmp_path / "cache")
     done = featcache("extract", str(photos), f"hf:{repos['clip']}", "--cache", cache, "--workers", "0")
     assert done.exit_code == 0, (done.exception, done.output)
     assert 'projection = "visual_projection"' in done.stdout
     listed = featcache("ls", "--cache", cache).stdout
     assert "clip/last.embedding" in listed and "clip/last.cls" in listed and "clip-text" not in listed
+
+
+def test_what_was_extracted_under_an_id_is_repaired_from_its_repository(
+    repos: dict[str, Path], photos: Path, hub_folder: Path, tmp_path: Path
+) -> None:
+    hub.into_cache(repos["vit"], hub_folder, "org/vit")
+    cache = str(tmp_path / "cache")
+    words = ("--cache", cache, "--layers", "last.cls")
+    assert featcache("extract", str(photos), "hf:org/vit", "--workers", "0", *words).exit_code == 0
+    (chunk,) = Path(cache).rglob("org-vit/last.cls/*/c.0.0")
+    whole = chunk.read_bytes()
+    chunk.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    done = featcache("repair", "--cache", cache, "--root", str(photos))
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert chunk.read_bytes() == whole

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featcache.encoders.by_id import described, encoders_of, fitting
+    from featcache.encoders.by_id import described, described_again, encoders_of, fitting
     from featcache.encoders.card import Card
     from featcache.encoders.encoder import Encoder
     from featcache.encoders.ids import is_id
@@ -27,6 +27,7 @@ _WHERE = {
     "add_entries": "user_file",
     "describe": "load",
     "described": "by_id",
+    "described_again": "by_id",
     "encoder_spec": "spec",
     "encoder_specs": "spec",
     "encoders_of": "by_id",
@@ -46,6 +47,7 @@ __all__ = [
     "add_entries",
     "describe",
     "described",
+    "described_again",
     "encoder_spec",
     "encoder_specs",
     "encoders_of",

@@ -16,7 +16,7 @@ from featcache.data.errors import DataError
 from featcache.data.open import open_dataset
 from featcache.data.options import OpenOptions
 from featcache.data.views import Dataset
-from featcache.encoders import EncodeOptions, encoder_spec
+from featcache.encoders import EncodeOptions, described_again
 from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, RootsDiffer, UsageError
 from featcache.extraction.extract import extract
 from featcache.extraction.failed_rows import RowSettings
@@ -332,7 +332,8 @@ def _job(workshop: Cache, key: ArrayKey, sources: Sources) -> Job:
         autocast=autocast,
         dtype=dtype,
     )
-    job = plan_job(workshop, _open(key, sources), encoder_spec(name), options, view=key.view, layers=[key.layer])
+    spec = described_again(name, key.binds["encoder"], key.provenance.get("encoder", {}), memo=workshop.memo)
+    job = plan_job(workshop, _open(key, sources), spec, options, view=key.view, layers=[key.layer])
     planned = job.targets[0].key
     if planned.digest != key.digest:
         fields = "; ".join(
