@@ -12,7 +12,7 @@ from featcache.encoders.hub import repository_licence, settings_snapshot
 from featcache.encoders.ids import EncoderId, Repository, is_id, parse_id
 from featcache.encoders.spec import EncoderSpec, encoder_spec, encoder_specs, user_encoders_path
 from featcache.encoders.weights import OPEN_CLIP_CONFIG, TOKENIZER_FILES
-from featcache.errors import UndescribedEncoder, UnknownEncoder, WeightsMissing
+from featcache.errors import UndescribedEncoder, WeightsMissing
 
 _EXAMPLE = "hf:facebook/dinov2-small"
 _SETTINGS = (
@@ -91,29 +91,29 @@ def fitting(encoders: Mapping[str, Sequence[EncoderSpec]], dataset: Dataset, vie
 _SCHEMES = {"transformers": "hf", "timm": "timm", "open_clip": "open_clip"}
 
 
-def described_again(name: str, binds: Mapping[str, Any], provenance: Mapping[str, Any], *, memo: Path) -> EncoderSpec:
-    """The entry of a name or, where there is none, that of the repository and commit from which its features were made.
+def described_again(
+    name: str, binds: Mapping[str, Any], provenance: Mapping[str, Any], *, memo: Path
+) -> EncoderSpec | None:
+    """The entry of the repository and commit from which features were made; None if they are from no repository.
 
     Args:
-        name: The encoder's.
-        binds: What the digest of its features binds of it.
-        provenance: Of its features.
+        name: That the entry has.
+        binds: What the digest of the features binds of their encoder.
+        provenance: Of the encoder.
         memo: As `described`.
 
     Raises:
-        UnknownEncoder: If there is no such entry, and the features are from no repository.
         UsageError: As `described`.
+        WeightsMissing: As `described`.
+        WeightsInvalid: As `described`.
     """
-    try:
-        return encoder_spec(name)
-    except UnknownEncoder:
-        scheme = _SCHEMES.get(str(provenance.get("library")))
-        if scheme is None or not {"repo", "commit"} <= provenance.keys():
-            raise
-        specs = described(f"{scheme}:{provenance['repo']}@{provenance['commit']}", memo=memo)
-        of_text = "tokenizer" in binds
-        spec = next((spec for spec in specs if (spec.modality == "text") == of_text), specs[0])
-        return spec.model_copy(update={"name": name})
+    scheme = _SCHEMES.get(str(provenance.get("library")))
+    if scheme is None or not {"repo", "commit"} <= provenance.keys():
+        return None
+    specs = described(f"{scheme}:{provenance['repo']}@{provenance['commit']}", memo=memo)
+    of_text = "tokenizer" in binds
+    spec = next((spec for spec in specs if (spec.modality == "text") == of_text), specs[0])
+    return spec.model_copy(update={"name": name})
 
 
 def _open(wanted: EncoderId, place: str, memo: Path) -> Repository:
