@@ -1,7 +1,7 @@
 """Encoders by id: what a generated entry gives is what the library itself gives, layer by layer."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from featcache.encoders import EncodeOptions, Encoder, EncoderSpec, describe, described, encoder_spec, load_encoder
 from featcache.encoders.families import described_kinds
-from featcache.errors import UndescribedEncoder
+from featcache.errors import UndescribedEncoder, WeightsInvalid, WeightsMissing
 from tests import families, hub
 from tests.test_encoders_features import BUILDERS
 
@@ -178,12 +178,19 @@ def test_every_family_of_timm_that_is_described_is_tested() -> None:
 # --- sentence-transformers --------------------------------------------------------------------------------------
 
 
-def sentence_folder(folder: Path, network: Path, *, pooling: str, normalize: bool = True, **stated: Any) -> Path:
-    """A folder as sentence-transformers saves it."""
+def sentence_folder(
+    folder: Path, network: Path, *, pooling: str, normalize: bool = True, dense: Sequence[Any] = (), **stated: Any
+) -> Path:
+    """A folder as sentence-transformers saves it, with linear layers of these activations behind the pooling."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
-    modules: list[Any] = [Transformer(str(network)), Pooling(32, pooling), *([Normalize()] if normalize else [])]
+    torch.manual_seed(0)
+    layers = [
+        Dense(32 - 4 * at, 28 - 4 * at, bias=at % 2 == 0, activation_function=each) for at, each in enumerate(dense)
+    ]
+    modules: list[Any] = [Transformer(str(network)), Pooling(32, pooling), *layers]
+    modules += [Normalize()] if normalize else []
     SentenceTransformer(modules=modules, device="cpu", **stated).save_pretrained(str(folder), create_model_card=False)
     return folder
 
@@ -214,10 +221,42 @@ def test_the_embedding_of_a_sentence_transformers_folder_is_what_it_encodes(
     close(encoder.encode(rows(encoder), ["last.embedding"])["last.embedding"], wanted)
 
 
+def prompted_apart(folder: Path) -> None:
+    stated = {"prompts": {"query": "find: "}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(stated))
+    (folder / "1_Pooling/config.json").write_text('{"pooling_mode": "mean", "include_prompt": false}')
+
+
+@pytest.mark.parametrize("activations", [[torch.nn.Tanh()], [torch.nn.Identity(), torch.nn.GELU()]])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_linear_layers_behind_the_pooling_are_part_of_the_embedding_and_of_the_digest(
+    made: Made, tmp_path: Path, activations: list[Any]
+) -> None:
+    from safetensors.torch import load_file, save_file
+    from sentence_transformers import SentenceTransformer
+
+    folder = sentence_folder(tmp_path / "st", made.folder("bert"), pooling="mean", dense=activations)
+    (spec,) = described(f"hf:{folder}", memo=tmp_path / "memo")
+    encoder = load_encoder(spec, EncodeOptions(), memo=tmp_path / "memo")
+    wanted = SentenceTransformer(str(folder), device="cpu").encode(CAPTIONS, convert_to_tensor=True)
+    close(encoder.encode(rows(encoder), ["last.embedding"])["last.embedding"], wanted)
+    random = load_encoder(spec, EncodeOptions(random=True), memo=tmp_path / "memo")
+    assert random.card.widths == encoder.card.widths and random.card.binds != encoder.card.binds
+    file = folder / "2_Dense" / "model.safetensors"
+    save_file({name: 2 * tensor for name, tensor in load_file(file).items()}, file)
+    assert describe(spec, EncodeOptions(), memo=tmp_path / "memo").binds != encoder.card.binds
+    save_file({"other": torch.zeros(3)}, file)
+    with pytest.raises(WeightsInvalid, match="holds other, and not one linear layer"):
+        describe(spec, EncodeOptions(), memo=tmp_path / "memo")
+    file.unlink()
+    with pytest.raises(WeightsMissing, match=r"lacks 2_Dense/model\.safetensors"):
+        describe(spec, EncodeOptions(), memo=tmp_path / "memo")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda to: modules(to, "Dense"), "Transformer, Pooling, Dense, Normalize, and only"),
+        (lambda to: modules(to, "Dense"), "its layer in 2_Dense is more than a linear one with identity, tanh, relu"),
         (lambda to: modules(to, "LSTM"), "Transformer, Pooling, LSTM, Normalize, and only"),
         (lambda to: (to / "1_Pooling/config.json").write_text('{"pooling_mode": "max"}'), "pools by max; one of"),
         (lambda to: (to / "1_Pooling/config.json").unlink(), "Pooling has no config.json"),
@@ -228,6 +267,7 @@ def test_the_embedding_of_a_sentence_transformers_folder_is_what_it_encodes(
             "pools by cls and mean",
         ),
         (lambda to: (to / "sentence_bert_config.json").write_text('{"do_lower_case": true}'), "do_lower_case"),
+        (prompted_apart, "include_prompt"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

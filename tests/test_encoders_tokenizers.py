@@ -50,8 +50,8 @@ class Changing:
 
         self.loaded: Any = AutoTokenizer.from_pretrained(folder)
 
-    def __call__(self, text: str) -> Any:
-        return self.loaded(text.replace("red", "dog"))
+    def __call__(self, text: str, **settings: Any) -> Any:
+        return self.loaded(text.replace("red", "dog"), **settings)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loaded, name)

@@ -11,6 +11,7 @@ import torch
 from blake3 import blake3
 from torch import Tensor, nn
 
+from featcache.encoders.dense import load_dense
 from featcache.encoders.fill import fill, named_tensors, refuse
 from featcache.encoders.modules import embedding_of, find_blocks, find_module
 from featcache.encoders.pooling import Positions
@@ -202,10 +203,16 @@ def _load_transformers(spec: EncoderSpec, options: EncodeOptions, files: WeightF
     config = network.config
     config.use_cache = False
     trunk = network.base_model if spec.bits_per_byte or spec.prompt else network
+    tensors = hash_tensors(network.state_dict()) if options.random else hash_files(files.tensors)
     structure = {"class": spec.model, "arguments": spec.model_args, "config": _config_hash(spec, files)}
     usual = 1 + int(getattr(config, "num_register_tokens", 0) or 0)  # CLS and registers; the probe checks it
     if spec.prefix_tokens not in (None, usual):
         structure["prefix_tokens"] = spec.prefix_tokens
+    with _seeded(options.seed):
+        dense, hashes = load_dense(spec, files, random=options.random)
+    if dense is not None:
+        structure["dense"] = hashes
+        network.add_module("dense_behind_pooling", dense.eval().requires_grad_(False))  # so that it moves with it
     return Backbone(
         module=network,
         run=lambda inputs: _last_hidden(trunk(**inputs), spec),
@@ -214,12 +221,12 @@ def _load_transformers(spec: EncoderSpec, options: EncodeOptions, files: WeightF
         final_norm=find_module(network, spec.final_norm, spec) if spec.final_norm else None,
         prefix=usual if spec.prefix_tokens is None else spec.prefix_tokens,
         patch=_patch(config),
-        embedding=embedding_of(network, spec),
         head=network.get_output_embeddings() if spec.bits_per_byte else None,
         softcap=getattr(config, "final_logit_softcapping", None),
-        tensors=hash_tensors(network.state_dict()) if options.random else hash_files(files.tensors),
+        tensors=tensors,
         structure=structure,
         pretrained={},
+        embedding=embedding_of(network, spec, dense),
     )
 
 

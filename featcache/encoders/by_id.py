@@ -25,6 +25,7 @@ _SETTINGS = (
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
     "*_Pooling/config.json",
+    "*_Dense/config.json",
     "README.md",
     *TOKENIZER_FILES,
 )

@@ -6,6 +6,12 @@ from typing import Any, Protocol
 from featcache.errors import UndescribedEncoder
 
 _POOLINGS = {"cls": "cls", "mean": "mean", "lasttoken": "last-token"}
+_ACTIVATIONS = {
+    "torch.nn.modules.linear.Identity": "identity",
+    "torch.nn.modules.activation.Tanh": "tanh",
+    "torch.nn.modules.activation.ReLU": "relu",
+    "torch.nn.modules.activation.GELU": "gelu",
+}
 _OLD_SETTINGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -37,26 +43,29 @@ def sentence_fields(
         base: The network's class without a language model's head: sentence-transformers takes none.
 
     Raises:
-        UndescribedEncoder: If a module is not the network, a pooling, or the normalisation; or a setting of one cannot
-            be declared.
+        UndescribedEncoder: If a module is not the network, the pooling, a linear layer or the normalisation; or a
+            setting of one cannot be declared.
     """
-    kinds = [(str(module.get("type", "")).rpartition(".")[2], module.get("path", "")) for module in modules]
+    kinds = [(str(module.get("type", "")).rpartition(".")[2], str(module.get("path", ""))) for module in modules]
     names = [kind for kind, _ in kinds]
-    if names[:2] != ["Transformer", "Pooling"] or names[2:] not in ([], ["Normalize"]):
+    normalize = names[-1:] == ["Normalize"]
+    layers = kinds[2:-1] if normalize else kinds[2:]
+    if names[:2] != ["Transformer", "Pooling"] or any(kind != "Dense" for kind, _ in layers):
         raise UndescribedEncoder(
-            f"its modules are {', '.join(names)}, and only Transformer, Pooling, Normalize can be declared; "
-            "an entry without the others gives the features before them"
+            f"its modules are {', '.join(names)}, and only Transformer, Pooling, Dense and Normalize can be declared, "
+            "in this order; an entry without the others gives the features before them"
         )
     if kinds[0][1]:
         raise UndescribedEncoder(f"its network is in the folder {kinds[0][1]!r} of it; name that folder")
-    pooling = _pooling(settings.read_json(f"{kinds[1][1]}/config.json"))
+    prefix = _prefix(settings.read_json("config_sentence_transformers.json") or {})
+    pooling = _pooling(settings.read_json(f"{kinds[1][1]}/config.json"), prefix)
     network = settings.read_json("sentence_bert_config.json") or {}
     if network.get("do_lower_case"):
         raise UndescribedEncoder("it makes texts lower-case before its tokenizer reads them (do_lower_case)")
-    prefix = _prefix(settings.read_json("config_sentence_transformers.json") or {})
+    dense = [_dense(folder, settings.read_json(f"{folder}/config.json")) for _, folder in layers]
     result: dict[str, Any] = {
         "pooling": [pooling, *(each for each in fields["pooling"] if each != pooling)],
-        "embedding": {"pooling": pooling, "normalize": names[2:] == ["Normalize"]},
+        "embedding": {"pooling": pooling, "dense": dense, "normalize": normalize},
         "default": "last.embedding",
         "max_tokens": network.get("max_seq_length") or longest,
         **({"prefix": prefix} if prefix else {}),
@@ -64,9 +73,22 @@ def sentence_fields(
     return result | ({"model": base, "bits_per_byte": False} if base else {})
 
 
-def _pooling(settings: dict[str, Any] | None) -> str:
+def _dense(folder: str, settings: dict[str, Any] | None) -> dict[str, Any]:
+    settings = settings or {}
+    activation = _ACTIVATIONS.get(str(settings.get("activation_function")))
+    inputs = {settings.get(name) or "sentence_embedding" for name in ("module_input_name", "module_output_name")}
+    if activation is None or settings.get("use_residual") or inputs != {"sentence_embedding"}:
+        raise UndescribedEncoder(
+            f"its layer in {folder} is more than a linear one with {', '.join(_ACTIVATIONS.values())} behind it"
+        )
+    return {"folder": folder, "activation": activation}
+
+
+def _pooling(settings: dict[str, Any] | None, prefix: str) -> str:
     if settings is None:
         raise UndescribedEncoder("its Pooling has no config.json")
+    if prefix and settings.get("include_prompt") is False:
+        raise UndescribedEncoder("it puts a prompt before a text and leaves it out of the pooling (include_prompt)")
     stated: Any = settings.get("pooling_mode") or [new for old, new in _OLD_SETTINGS.items() if settings.get(old)]
     modes: Sequence[str] = [stated] if isinstance(stated, str) else stated
     if len(modes) != 1 or modes[0] not in _POOLINGS:

@@ -185,7 +185,7 @@ def _binds(spec: EncoderSpec, options: EncodeOptions, backbone: Backbone, prepro
         "structure": backbone.structure,
         "blocks": spec.blocks if isinstance(spec.blocks, str) else list(spec.blocks),
         "last": {"of": spec.last, "final_norm": spec.final_norm},
-        **({"embedding": spec.embedding.model_dump()} if spec.embedding else {}),
+        **({"embedding": spec.embedding.model_dump(mode="json", exclude_defaults=True)} if spec.embedding else {}),
         "compute": "float32" if options.autocast is None else f"autocast {options.autocast}",
         **preprocessor.binds(),
     }

@@ -21,8 +21,16 @@ def find_blocks(network: nn.Module, spec: EncoderSpec) -> tuple[nn.Module, ...]:
     return tuple(blocks)
 
 
-def embedding_of(network: nn.Module, spec: EncoderSpec) -> Callable[[Tensor, Positions], Tensor] | None:
-    """From layer `last` to the library's own vector of a row; None where the entry declares none."""
+def embedding_of(
+    network: nn.Module, spec: EncoderSpec, dense: nn.Module | None = None
+) -> Callable[[Tensor, Positions], Tensor] | None:
+    """From layer `last` to the library's own vector of a row; None where the entry declares none.
+
+    Args:
+        network: The network.
+        spec: Its entry.
+        dense: The layers behind the pooling.
+    """
     steps = spec.embedding
     if steps is None:
         return None
@@ -31,6 +39,7 @@ def embedding_of(network: nn.Module, spec: EncoderSpec) -> Callable[[Tensor, Pos
     def embed(hidden: Tensor, positions: Positions) -> Tensor:
         vectors = POOLINGS[steps.pooling](hidden, positions) if steps.pooling else hidden
         vectors = vectors if projection is None else projection(vectors)
+        vectors = vectors if dense is None else dense(vectors)
         return nn.functional.normalize(vectors) if steps.normalize else vectors
 
     return embed

@@ -27,7 +27,7 @@ class SlowTokenizer:
 
     def encode(self, text: str) -> Encoding:
         """The tokens of a text; where they stand in it is not known."""
-        ids = self.tokenizer(text).input_ids
+        ids = self.tokenizer(text, verbose=False).input_ids
         kept = self.tokenizer(text, truncation=True, max_length=self.longest).input_ids
         special = self.tokenizer.get_special_tokens_mask(kept, already_has_special_tokens=True)
         return Encoding(kept, [(0, len(text))] * len(kept), special, ids[len(kept) :])

@@ -70,11 +70,19 @@ class Preprocessing(_Table):
         return self
 
 
+class DenseLayer(_Table):
+    """A linear layer of sentence-transformers behind the pooling, in a folder of its own."""
+
+    folder: str = Field(pattern=r"^\w[\w.-]*$")  # below that of the network; holds model.safetensors
+    activation: Literal["identity", "tanh", "relu", "gelu"]
+
+
 class Embedding(_Table):
     """What the library itself returns for a row, kept as `last.embedding`: of layer `last`, these steps in order."""
 
     pooling: Pooling | None = None  # None: `projection` takes the tokens of a row, and pools them itself
     projection: str | None = None  # path of the module that is applied, such as CLIP's projection or SigLIP's head
+    dense: tuple[DenseLayer, ...] = ()  # layers that are applied then
     normalize: bool = False  # to unit length
 
     @model_validator(mode="after")
@@ -133,6 +141,9 @@ class EncoderSpec(_Table):
         yield transformers and not self.model, 'library "transformers" needs `model`, the class'
         wanted = 'library "open_clip" needs modality "image" or "text", and neither `model` nor `arch`'
         yield self.library == "open_clip" and bool(self.model or self.arch or self.modality == "audio"), wanted
+        dense = bool(self.embedding and self.embedding.dense)
+        wanted = '`dense` belongs to library "transformers", modality "text" and a source with a folder of files'
+        yield dense and (not transformers or self.modality != "text" or self.source.file is not None), wanted
         belongs = '`config` belongs to library "transformers" and a source of one `file`'
         yield bool(self.config) and (not transformers or self.source.file is None), belongs
         onnx = (self.source.file or "").endswith(".onnx")

@@ -184,7 +184,7 @@ def _tokenizer(loaded: Any, spec: EncoderSpec, longest: int, folder: Path) -> "T
     tokenizer = Tokenizer.from_str(backend.to_str())
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    if any(loaded(text).input_ids != tokenizer.encode(text).ids for text in _TRICKY):
+    if any(loaded(text, verbose=False).input_ids != tokenizer.encode(text).ids for text in _TRICKY):
         raise WeightsInvalid(
             f"{type(loaded).__name__} of {folder} does more to a text than its fast tokenizer, "
             "which featcache cannot repeat"
