@@ -154,7 +154,8 @@ def adapter(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("base", "change", "message"),
     [
-        ("bert", changed(model_type="xlnet"), "describes no xlnet of transformers by itself, but bert, "),
+        ("bert", changed(model_type="xlnet"), "of the families of transformers, xlnet is none of the 5"),
+        ("bert", changed(model_type="electra2"), "of the type 'electra2'"),
         ("bert", changed(model_type="nothing"), "of the type 'nothing', the installed transformers does not have it"),
         ("bert", changed(model_type="nothing", auto_map={}), "runs code of its repository, which featcache never does"),
         ("bert", changed(model_type="albert"), "ALBERT runs one block many times"),
@@ -177,6 +178,13 @@ def test_a_repository_that_cannot_be_described_is_refused_with_what_to_declare(
     text = str(done.exception)
     assert message in text and f"Declare it in {user_encoders_path()}" in text and "docs/encoders.md" in text
     assert not user_encoders_path().exists()
+
+
+def test_a_family_that_is_not_described_is_refused_with_its_class_and_lists_of_modules(tmp_path: Path) -> None:
+    sizes = {"image_size": 28, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 7}
+    folder = families.image_repo(tmp_path / "swin", "SwinModel", "SwinConfig", **sizes)
+    with pytest.raises(UndescribedEncoder, match="Its class is SwinModel, and its lists of modules are encoder.layers"):
+        described(f"hf:{folder}", memo=tmp_path)
 
 
 @pytest.mark.parametrize("settings", [{"hidden_size": "x"}, {"num_attention_heads": 0}, {"num_attention_heads": 7}])

@@ -54,7 +54,7 @@ def described(text: str, *, memo: Path) -> list[EncoderSpec]:
             raise _no_configuration(repository)
         tables = _describer(wanted, config)(repository, config)
     except UndescribedEncoder as error:
-        if "\n" in str(error):
+        if "Declare it in" in str(error):
             raise
         raise UndescribedEncoder(f"{text} cannot be described without guessing: {error}\n{_declare()}") from error
     return [_entry(wanted, table, several=len(tables) > 1) for table in tables]

@@ -66,11 +66,30 @@ def _read_settings(repository: Repository, config: dict[str, Any]) -> Any:
             "its weights are quantised (quantization_config), and features would depend on the kernel; "
             "take the repository that it was made from"
         )
-    find_family("transformers", kind, None)  # first whether there is one at all
+    try:
+        find_family("transformers", kind, None)  # first whether there is one at all
+    except UndescribedEncoder as error:
+        raise UndescribedEncoder(f"{error}{_what_there_is(repository)}") from None
     try:
         return CONFIG_MAPPING[kind].from_pretrained(repository.folder, local_files_only=True)
     except Exception as error:  # whatever a class makes of settings that anybody may have written
         raise WeightsInvalid(f"{repository.folder}/config.json cannot be read as {kind!r}: {error}") from error
+
+
+def _what_there_is(repository: Repository) -> str:
+    """The class that transformers has for a repository and its lists of modules, for who declares it; "" for none."""
+    import torch
+    from torch import nn
+    from transformers import AutoConfig, AutoModel
+
+    try:
+        settings = AutoConfig.from_pretrained(repository.folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            network = AutoModel.from_config(settings, trust_remote_code=False)
+    except Exception:  # whatever a class makes of settings that it was not asked to describe
+        return ""
+    lists = [name for name, module in network.named_modules() if isinstance(module, nn.ModuleList)]
+    return f"\n  Its class is {type(network).__name__}, and its lists of modules are {', '.join(lists[:4]) or 'none'}"
 
 
 def _described(repository: Repository, config: dict[str, Any], settings: Any, family: Family) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -40,8 +41,12 @@ def find_family(library: Literal["transformers", "timm"], kind: str, settings: A
     """
     table = _tables()[library].get(kind)
     if table is None:
-        known = ", ".join(described_kinds(library))
-        raise UndescribedEncoder(f"featcache describes no {kind} of {library} by itself, but {known}")
+        known = described_kinds(library)
+        near = get_close_matches(kind, known, n=3, cutoff=0.4) or known[:3]
+        raise UndescribedEncoder(
+            f"of the families of {library}, {kind} is none of the {len(known)} that are described "
+            f"(nearest: {', '.join(near)})"
+        )
     table = dict(table)
     for case in table.get("where", ()):
         if all(getattr(settings, name, None) == value for name, value in case["when"].items()):

@@ -301,6 +301,7 @@ def read_entry(name: str, tables: Mapping[str, Any], path: Path) -> EncoderSpec:
         return EncoderSpec.model_validate({**fields, "name": name})
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or 'entry'}: {e['msg']}" for e in error.errors()]
+        lines.append("  Correct it there; docs/encoders.md has every field")
         raise UsageError("\n".join([f"encoder {name!r} in {path} is not valid", *lines])) from None
 
 
