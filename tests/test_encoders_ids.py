@@ -197,6 +197,53 @@ def test_settings_that_make_no_network_are_invalid(
         described(f"hf:{folder}", memo=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", "[1]"),
+        ("config.json", '{"model_type": ["bert"]}'),
+        ("config.json", '{"architecture": 3}'),
+        ("config.json", "[" * 100_000),
+        ("tokenizer_config.json", "[1]"),
+        ("tokenizer_config.json", "\x00"),
+        ("modules.json", '{"a": 1}'),
+        ("modules.json", "[1, 2]"),
+        (
+            "modules.json",
+            '[{"type": "a.Transformer", "path": ""}, {"type": "a.Pooling", "path": "../../../../../../etc"}]',
+        ),
+        ("README.md", "---\nlicense: [a, b\n---\n"),
+        ("README.md", "---\n- a\n---\n"),
+    ],
+)
+def test_settings_that_no_library_wrote_are_an_error_of_ours_or_ignored(
+    repos: dict[str, Path], tmp_path: Path, file: str, content: str
+) -> None:
+    folder = Path(shutil.copytree(repos["bert"], tmp_path / "repo"))
+    (folder / file).write_text(content)
+    if file == "README.md":
+        assert described(f"hf:{folder}", memo=tmp_path)[0].licence == "not stated by the repository"
+        return
+    with pytest.raises((WeightsInvalid, UndescribedEncoder)):
+        described(f"hf:{folder}", memo=tmp_path)
+
+
+def test_a_file_that_is_named_and_not_there_is_made(
+    repos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATCACHE_ENCODERS", str(tmp_path / "new" / "mine.toml"))
+    assert featcache("encoders", "add", f"hf:{repos['vit']}", "--cache", str(tmp_path)).exit_code == 0
+    assert encoder_spec("vit").model == "ViTModel"
+
+
+def test_a_link_to_the_users_file_stays_one(repos: dict[str, Path], own: Path, tmp_path: Path) -> None:
+    own.parent.mkdir(parents=True)
+    (tmp_path / "dotfile.toml").write_text("")
+    own.symlink_to(tmp_path / "dotfile.toml")
+    assert featcache("encoders", "add", f"hf:{repos['vit']}", "--cache", str(tmp_path)).exit_code == 0
+    assert own.is_symlink() and "[vit]" in (tmp_path / "dotfile.toml").read_text()
+
+
 def test_settings_that_cannot_be_read_are_invalid(repos: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(repos["bert"], tmp_path / "repo"))
     (folder / "config.json").write_text("{")

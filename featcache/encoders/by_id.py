@@ -10,9 +10,9 @@ from featcache.encoders.described_timm import describe_timm, timm_repository
 from featcache.encoders.described_transformers import describe_transformers
 from featcache.encoders.hub import repository_licence, settings_snapshot
 from featcache.encoders.ids import EncoderId, Repository, is_id, parse_id
-from featcache.encoders.spec import EncoderSpec, encoder_spec, encoder_specs, user_encoders_path
+from featcache.encoders.spec import EncoderSpec, encoder_spec, encoder_specs, packaged_specs, user_encoders_path
 from featcache.encoders.weights import OPEN_CLIP_CONFIG, TOKENIZER_FILES
-from featcache.errors import UndescribedEncoder, WeightsMissing
+from featcache.errors import UndescribedEncoder, WeightsInvalid, WeightsMissing
 
 _EXAMPLE = "hf:facebook/dinov2-small"
 _SETTINGS = (
@@ -54,9 +54,9 @@ def described(text: str, *, memo: Path) -> list[EncoderSpec]:
             raise _no_configuration(repository)
         tables = _describer(wanted, config)(repository, config)
     except UndescribedEncoder as error:
-        if "Declare it in" in str(error):
-            raise
         raise UndescribedEncoder(f"{text} cannot be described without guessing: {error}\n{_declare()}") from error
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # of settings that anybody may have written
+        raise WeightsInvalid(f"the settings of {text} are not what its library writes: {error!r}") from error
     return [_entry(wanted, table, several=len(tables) > 1) for table in tables]
 
 
@@ -159,6 +159,7 @@ def _entry(wanted: EncoderId, table: dict[str, Any], *, several: bool) -> Encode
     except ValidationError as error:
         reasons = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'entry'}: {e['msg']}" for e in error.errors())
         raise UndescribedEncoder(f"{wanted.text} gives no valid entry: {reasons}\n{_declare()}") from None
-    if encoder_specs().get(name, spec) == spec:
+    known = encoder_specs() if user_encoders_path().is_file() else packaged_specs()
+    if known.get(name, spec) == spec:
         return spec
     return spec.model_copy(update={"name": f"{wanted.library}-{name}"})  # the name is that of another encoder

@@ -83,8 +83,10 @@ def repository_licence(folder: Path) -> str | None:
     from huggingface_hub import metadata_load
 
     try:
-        metadata = metadata_load(folder / "README.md") or {}
-    except (OSError, ValueError):
+        metadata = metadata_load(folder / "README.md")
+    except Exception:  # whatever YAML anybody may have written: a licence is only shown
+        return None
+    if not isinstance(metadata, dict):
         return None
     licence = metadata.get("license_name") if metadata.get("license") == "other" else metadata.get("license")
     return licence if isinstance(licence, str) and licence else None

@@ -56,14 +56,16 @@ class Repository:
         """A settings file; None if there is none.
 
         Raises:
-            WeightsInvalid: If it is not JSON.
+            WeightsInvalid: If it is not JSON, or not below the repository.
         """
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise WeightsInvalid(f"{self.id.text} names a file {name!r}, which is not its own")
         path = self.folder / name
         if not path.is_file():
             return None
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise WeightsInvalid(f"{path} is not JSON: {error}") from error
 
 

@@ -66,7 +66,7 @@ def add_entries(specs: Sequence[EncoderSpec], *, name: str | None = None) -> tup
     if new:
         make_folders(path.parent)
         before = path.read_text(encoding="utf-8").rstrip() if path.is_file() else ""
-        replace(path, "\n\n".join(filter(None, [before, *map(entry_toml, new)])).encode())
+        replace(path.resolve(), "\n\n".join(filter(None, [before, *map(entry_toml, new)])).encode())
     return path, list(specs)
 
 
