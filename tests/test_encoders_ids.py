@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -366,3 +368,13 @@ def test_what_was_extracted_under_an_id_is_repaired_from_its_repository(
     done = featcache("repair", "--cache", cache, "--root", str(photos))
     assert done.exit_code == 0, (done.output, done.exception)
     assert chunk.read_bytes() == whole
+
+
+def test_naming_encoders_loads_no_library_of_theirs() -> None:
+    code = (
+        "import sys; from featcache.encoders import encoders_of; from pathlib import Path\n"
+        "encoders_of(['minilm'], memo=Path('memo'))\n"
+        "print(sorted({'torch', 'timm', 'transformers', 'open_clip', 'huggingface_hub'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from featcache.encoders.weights import OPEN_CLIP_CONFIG
 from featcache.errors import WeightsInvalid
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def build_pair(folder: Path, *, device: str = "cpu") -> Any:
@@ -32,7 +33,7 @@ def build_pair(folder: Path, *, device: str = "cpu") -> Any:
         raise WeightsInvalid(f"open_clip cannot build what {folder}/{OPEN_CLIP_CONFIG} states: {error}") from error
 
 
-def tower_run(network: Any, last_block: nn.Module, modality: str) -> Callable[[dict[str, Tensor]], Tensor]:
+def tower_run(network: Any, last_block: "nn.Module", modality: str) -> "Callable[[dict[str, Tensor]], Tensor]":
     """What runs one tower and gives what leaves its last block, [b, t, d].
 
     Args:
@@ -41,10 +42,10 @@ def tower_run(network: Any, last_block: nn.Module, modality: str) -> Callable[[d
         modality: "image" or "text", of the tower.
     """
 
-    def run(inputs: dict[str, Tensor]) -> Tensor:
+    def run(inputs: "dict[str, Tensor]") -> "Tensor":
         left: list[Tensor] = []
 
-        def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        def keep(module: "nn.Module", args: tuple[Any, ...], output: Any) -> None:
             left.append(output)
 
         handle = last_block.register_forward_hook(keep)
