@@ -11,6 +11,7 @@ from featcache.commands import (
     dials,
     downstream,
     emergence,
+    encoders,
     endings,
     extraction,
     sharing,
@@ -48,7 +49,6 @@ def _options(
 COMMANDS = {
     "demo": training.demo,
     "datasets": training.datasets,
-    "encoders": training.encoders,
     "extract": extraction.extract,
     "cost": extraction.cost,
     "train": training.train,
@@ -83,6 +83,7 @@ for name, function in COMMANDS.items():
     app.command(name)(function)
 for dial in (dials.swapped, dials.perturb, dials.perturbed, dials.graded):
     emergence.app.command()(dial)
+app.add_typer(encoders.app, name="encoders")
 app.add_typer(emergence.app, name="emergence")
 
 

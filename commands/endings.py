@@ -16,7 +16,6 @@ AFTER_INTERRUPTION: Mapping[str, str] = MappingProxyType(
     {
         "demo": f"What was extracted and the runs that were finished stay: {_GOES_ON}",
         "datasets": _NOTHING,
-        "encoders": _NOTHING,
         "extract": f"What was committed stays: {_GOES_ON}",
         "cost": "No cost was written.",
         "train": "Nothing of this run is kept.",
@@ -46,6 +45,8 @@ AFTER_INTERRUPTION: Mapping[str, str] = MappingProxyType(
         "sync": f"What arrived stays: {_GOES_ON}",
         "export": "No file was written.",
         "import": f"What was imported stays: {_GOES_ON}",
+        "encoders": _NOTHING,
+        "encoders add": "Your file of encoders is as it was.",
         "emergence": _NOTHING,
         "emergence synthetic": _BLOCKS,
         "emergence together": _BLOCKS,

@@ -36,7 +36,8 @@ def extract(
     encoders: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="ENCODER", help="Encoders; see: featcache encoders. Default: small ones that are installed."
+            metavar="ENCODER",
+            help="Encoders (featcache encoders), or ids: hf:ORG/NAME, timm:NAME. Default: small installed ones.",
         ),
     ] = None,
     root: RootOption = None,
@@ -106,24 +107,27 @@ def extract(
     """
     from featcache.cache import Cache
     from featcache.data.open import dataset_source
-    from featcache.encoders import EncodeOptions, encoder_spec
+    from featcache.encoders import EncodeOptions, encoders_of, fitting, is_id
     from featcache.extraction.executors import choose_execution
     from featcache.extraction.job import plan_job
     from featcache.extraction.same_name import open_source, other_folder_note
+    from featcache.report.terminal.encoders import show_generated
     from featcache.report.terminal.extraction import show_dataset, show_next
 
     execution = choose_execution(
         device, shard=shard, executor=executor, actors=actors, workers=workers, on_error=on_error
     )
     options = EncodeOptions(weights, random is not None, random or 0, execution.devices[0], autocast, compile, dtype)
-    store, specs = Cache(cache), [encoder_spec(name) for name in encoders or ()]
+    store = Cache(cache)
+    named = encoders_of(encoders or (), memo=store.memo)
+    show_generated([spec for name, specs in named.items() if is_id(name) for spec in specs])
     declared = declared_options(
         float_range=float_range, split=split, seed=seed, layout=layout, column=column, allow_missing=allow_missing
     )
     source = dataset_source(dataset, root, declared)
     data = open_source(store, source)
     guess = None if encoders else guess_encoders(data)
-    specs += [encoder_spec(name) for name in (guess.every if guess else ())]
+    specs = fitting(named, data, view) + [encoder_spec(name) for name in (guess.every if guess else ())]
     show_dataset(data, guess, other_folder_note(store, data))
     chosen = layers.split(",") if layers else None
     jobs = [plan_job(store, data, spec, options, view=view, layers=chosen) for spec in specs]
@@ -162,7 +166,7 @@ def cost(
     """
     from featcache.cache import Cache
     from featcache.data.open import dataset_source
-    from featcache.encoders import EncodeOptions, encoder_spec
+    from featcache.encoders import EncodeOptions, encoders_of, fitting
     from featcache.extraction.cost import CostSettings, measure_costs
     from featcache.report.terminal.extraction import show_costs
     from featcache.studies.cost import cost_table
@@ -170,10 +174,12 @@ def cost(
 
     check_table_path(out)
     options = EncodeOptions(random=random is not None, seed=random or 0, device=device)
+    memo = Cache(cache).memo
+    named = encoders_of(encoders, memo=memo)
     declared = declared_options(layout=layout, column=column, allow_missing=allow_missing)
     data = dataset_source(dataset, root, declared).open()
-    specs = [encoder_spec(name) for name in encoders]
-    costs = measure_costs(data, specs, options, CostSettings(rows, batch, repeats), view=view, memo=Cache(cache).memo)
+    settings = CostSettings(rows, batch, repeats)
+    costs = measure_costs(data, fitting(named, data, view), options, settings, view=view, memo=memo)
     show_costs(costs)
     if out:
         write_table(cost_table(costs), out)

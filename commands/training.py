@@ -14,22 +14,6 @@ if TYPE_CHECKING:
     from featcache.trainer.defaults import Selection
 
 
-def encoders(json: JsonOption = False) -> None:
-    """List the encoders, packaged and your own."""
-    from featcache.encoders import encoder_specs
-    from featcache.report.terminal.console import print_json, print_table
-
-    specs = encoder_specs()
-    if json:
-        print_json([spec.model_dump() for spec in specs.values()])
-        return
-    rows = [
-        (s.name, s.modality, s.library, s.source.repo or s.source.package or s.source.folder, s.default, s.licence)
-        for s in specs.values()
-    ]
-    print_table(("encoder", "modality", "library", "weights", "default layer", "licence"), rows)
-
-
 def datasets(json: JsonOption = False) -> None:
     """List the data sets, packaged and your own."""
     from featcache.data.datasets import DATASETS, declared_datasets

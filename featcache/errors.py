@@ -27,6 +27,10 @@ class UnknownEncoder(UsageError):
     """No encoder of that name; the message lists the nearest ones."""
 
 
+class UndescribedEncoder(UsageError):
+    """What an id names cannot be described without guessing: declare it, or name another, as the message says."""
+
+
 class WeightsMissing(FeatcacheError):
     """Weights, or the library or package that holds them, are not there: get them as the message says."""
 

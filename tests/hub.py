@@ -110,8 +110,14 @@ def siglip_repo(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def clip_repo(folder: Path, *, seed: int = 0) -> Path:
-    """CLIP with both towers; its preprocessor_config.json in the old form that the repository has."""
+def clip_repo(folder: Path, *, seed: int = 0, projected: int = 16) -> Path:
+    """CLIP with both towers; its preprocessor_config.json in the old form that the repository has.
+
+    Args:
+        folder: Where to.
+        seed: Of the weights.
+        projected: What the towers' settings say of the 16 dimensions of the projections.
+    """
     from transformers import CLIPConfig, CLIPModel
 
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
@@ -120,6 +126,7 @@ def clip_repo(folder: Path, *, seed: int = 0) -> Path:
     text = {**_SMALL, "vocab_size": len(vocabulary), "max_position_embeddings": 16}
     text |= {"bos_token_id": len(vocabulary) - 2, "eos_token_id": len(vocabulary) - 1}
     vision = {**_SMALL, "image_size": 32, "patch_size": 16}
+    text, vision = ({**tower, "projection_dim": projected} for tower in (text, vision))
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(folder)
     _write_json(folder / "vocab.json", {token: number for number, token in enumerate(vocabulary)})
     (folder / "merges.txt").write_text("#version: 0.2\n")

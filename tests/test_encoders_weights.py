@@ -351,3 +351,32 @@ def test_freed_memory_is_kept_where_the_c_library_can() -> None:
     from featcache.encoders.memory import keep_freed_memory
 
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+
+
+# --- the hash that an entry wants -------------------------------------------------------------------------------
+
+
+def test_weights_of_another_hash_than_the_entry_wants_are_refused_with_both(
+    repos: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = repos["bert-base"]
+    right = hash_files([folder / "model.safetensors"])
+
+    def wanting(tensors: str) -> EncoderSpec:
+        source = WeightSource(folder=str(folder), tensors=tensors)
+        return encoder_spec("bert-base").model_copy(update={"source": source})
+
+    assert describe(wanting(right), EncodeOptions(), memo=tmp_path).binds["tensors"] == right
+    wrong = "0" * 64
+    with pytest.raises(WeightsInvalid, match=f"not those that its entry wants(?s:.*){right}(?s:.*){wrong}") as caught:
+        describe(wanting(wrong), EncodeOptions(), memo=tmp_path)
+    assert "change `tensors` in the entry" in str(caught.value)
+    with pytest.raises(WeightsInvalid, match="not those that its entry wants"):
+        load_encoder(wanting(wrong), EncodeOptions(), memo=tmp_path)
+    for options in (EncodeOptions(weights=folder), EncodeOptions(random=True)):
+        assert describe(wanting(wrong), options, memo=tmp_path).widths, "these are not the source's own"
+
+
+def test_a_hash_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="tensors"):
+        WeightSource(folder="x", tensors="abc")

@@ -4,19 +4,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featcache.encoders.by_id import described, described_again, encoders_of, fitting
     from featcache.encoders.card import Card
     from featcache.encoders.encoder import Encoder
+    from featcache.encoders.ids import is_id
     from featcache.encoders.load import describe, load_encoder
-    from featcache.encoders.spec import EncodeOptions, EncoderSpec, encoder_spec, encoder_specs, user_encoders_path
+    from featcache.encoders.spec import (
+        EncodeOptions,
+        EncoderSpec,
+        encoder_spec,
+        encoder_specs,
+        invalid_entries,
+        user_encoders_path,
+    )
+    from featcache.encoders.user_file import add_entries, entry_toml
 
 _WHERE = {
     "Card": "card",
     "EncodeOptions": "spec",
     "Encoder": "encoder",
     "EncoderSpec": "spec",
+    "add_entries": "user_file",
     "describe": "load",
+    "described": "by_id",
+    "described_again": "by_id",
     "encoder_spec": "spec",
     "encoder_specs": "spec",
+    "encoders_of": "by_id",
+    "entry_toml": "user_file",
+    "fitting": "by_id",
+    "invalid_entries": "spec",
+    "is_id": "ids",
     "load_encoder": "load",
     "user_encoders_path": "spec",
 }
@@ -26,9 +44,17 @@ __all__ = [
     "EncodeOptions",
     "Encoder",
     "EncoderSpec",
+    "add_entries",
     "describe",
+    "described",
+    "described_again",
     "encoder_spec",
     "encoder_specs",
+    "encoders_of",
+    "entry_toml",
+    "fitting",
+    "invalid_entries",
+    "is_id",
     "load_encoder",
     "user_encoders_path",
 ]

@@ -11,10 +11,13 @@ import torch
 from blake3 import blake3
 from torch import Tensor, nn
 
+from featcache.encoders.dense import load_dense
 from featcache.encoders.fill import fill, named_tensors, refuse
+from featcache.encoders.modules import embedding_of, find_blocks, find_module
+from featcache.encoders.pooling import Positions
 from featcache.encoders.spec import EncodeOptions, EncoderSpec
 from featcache.encoders.tensors import hash_files, hash_tensors, read_names
-from featcache.encoders.weights import WeightFiles
+from featcache.encoders.weights import OPEN_CLIP_CONFIG, WeightFiles
 from featcache.errors import UsageError, WeightsInvalid, WeightsMissing
 from featcache.store.digest import canonical
 
@@ -46,6 +49,7 @@ class Backbone:
     tensors: str  # hash of the weights
     structure: dict[str, Any]  # what gives the tensors their meaning: class or architecture, and configuration
     pretrained: dict[str, Any]  # timm's `pretrained_cfg`; empty for transformers
+    embedding: Callable[[Tensor, Positions], Tensor] | None = None  # from layer `last` to the library's own vector
 
 
 def load_backbone(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) -> Backbone:
@@ -55,7 +59,7 @@ def load_backbone(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles)
         WeightsMissing: If its library is not installed.
         WeightsInvalid: If the files do not fit the entry; names tensors.
     """
-    load = {"timm": _load_timm, "transformers": _load_transformers}[spec.library]
+    load = {"timm": _load_timm, "transformers": _load_transformers, "open_clip": _load_open_clip}[spec.library]
     with library(spec):
         return load(spec, options, files)
 
@@ -104,11 +108,12 @@ def _load_timm(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) ->
     return Backbone(
         module=network,
         run=lambda inputs: network.forward_features(inputs["pixel_values"]),
-        blocks=_blocks(network, spec),
+        blocks=find_blocks(network, spec),
         ends_with_block=spec.last == "block",
-        final_norm=_submodule(network, spec.final_norm, spec) if spec.final_norm else None,
+        final_norm=find_module(network, spec.final_norm, spec) if spec.final_norm else None,
         prefix=prefix,
         patch=None,
+        embedding=embedding_of(network, spec),
         head=None,
         softcap=None,
         tensors=tensors,
@@ -139,16 +144,47 @@ def _timm_network(spec: EncoderSpec, options: EncodeOptions, arguments: dict[str
         raise WeightsInvalid(f"timm cannot build {spec.arch} with {arguments} for {spec.name}: {error}") from error
 
 
-def _read_config(folder: Path | None) -> dict[str, Any]:
+def _read_config(folder: Path | None, name: str = "config.json") -> dict[str, Any]:
     if folder is None:
         return {}
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / name).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise WeightsInvalid(f"{folder}/config.json is not JSON: {error}") from error
+        raise WeightsInvalid(f"{folder}/{name} is not JSON: {error}") from error
     if not isinstance(config, dict):
-        raise WeightsInvalid(f"{folder}/config.json is not a JSON object")
+        raise WeightsInvalid(f"{folder}/{name} is not a JSON object")
     return config
+
+
+# --- open_clip --------------------------------------------------------------------------------------------------
+
+
+def _load_open_clip(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) -> Backbone:
+    from featcache.encoders.open_clip_towers import build_pair, tower_run
+
+    folder = files.folder or Path()
+    with _seeded(options.seed):
+        network = build_pair(folder)
+    if not options.random:
+        fill(network, spec, files)
+    network = network.eval().requires_grad_(False)
+    blocks = find_blocks(network, spec)
+    config = blake3(canonical(_read_config(folder, OPEN_CLIP_CONFIG))).hexdigest()
+    return Backbone(
+        module=network,
+        run=tower_run(network, blocks[-1], spec.modality),
+        blocks=blocks,
+        ends_with_block=spec.last == "block",
+        final_norm=find_module(network, spec.final_norm, spec) if spec.final_norm else None,
+        prefix=1,
+        patch=None,
+        head=None,
+        softcap=None,
+        tensors=hash_tensors(network.state_dict()) if options.random else hash_files(files.tensors),
+        structure={"tower": spec.modality, "config": config},
+        pretrained={},
+        embedding=embedding_of(network, spec),
+    )
 
 
 # --- transformers -----------------------------------------------------------------------------------------------
@@ -167,23 +203,30 @@ def _load_transformers(spec: EncoderSpec, options: EncodeOptions, files: WeightF
     config = network.config
     config.use_cache = False
     trunk = network.base_model if spec.bits_per_byte or spec.prompt else network
+    tensors = hash_tensors(network.state_dict()) if options.random else hash_files(files.tensors)
     structure = {"class": spec.model, "arguments": spec.model_args, "config": _config_hash(spec, files)}
     usual = 1 + int(getattr(config, "num_register_tokens", 0) or 0)  # CLS and registers; the probe checks it
     if spec.prefix_tokens not in (None, usual):
         structure["prefix_tokens"] = spec.prefix_tokens
+    with _seeded(options.seed):
+        dense, hashes = load_dense(spec, files, random=options.random)
+    if dense is not None:
+        structure["dense"] = hashes
+        network.add_module("dense_behind_pooling", dense.eval().requires_grad_(False))  # so that it moves with it
     return Backbone(
         module=network,
         run=lambda inputs: _last_hidden(trunk(**inputs), spec),
-        blocks=_blocks(network, spec),
+        blocks=find_blocks(network, spec),
         ends_with_block=spec.last == "block",
-        final_norm=_submodule(network, spec.final_norm, spec) if spec.final_norm else None,
+        final_norm=find_module(network, spec.final_norm, spec) if spec.final_norm else None,
         prefix=usual if spec.prefix_tokens is None else spec.prefix_tokens,
         patch=_patch(config),
         head=network.get_output_embeddings() if spec.bits_per_byte else None,
         softcap=getattr(config, "final_logit_softcapping", None),
-        tensors=hash_tensors(network.state_dict()) if options.random else hash_files(files.tensors),
+        tensors=tensors,
         structure=structure,
         pretrained={},
+        embedding=embedding_of(network, spec, dense),
     )
 
 
@@ -256,7 +299,7 @@ def _filled(kind: Any, spec: EncoderSpec, files: WeightFiles) -> Any:
 def _surplus(network: nn.Module, spec: EncoderSpec, names: list[str]) -> list[str]:
     """Tensors of blocks beyond those of the configuration: transformers would leave them out without an error."""
     path = f"{spec.blocks}." if isinstance(spec.blocks, str) else ""
-    count = len(_blocks(network, spec))
+    count = len(find_blocks(network, spec))
     surplus: list[str] = []
     for name in names:
         at = f".{name}".find(f".{path}")
@@ -340,31 +383,3 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-# --- finding modules --------------------------------------------------------------------------------------------
-
-
-def _blocks(network: nn.Module, spec: EncoderSpec) -> tuple[nn.Module, ...]:
-    if isinstance(spec.blocks, tuple):
-        return tuple(_submodule(network, path, spec) for path in spec.blocks)
-    blocks = _submodule(network, spec.blocks, spec)
-    if not isinstance(blocks, (nn.ModuleList, nn.Sequential)) or not len(blocks):
-        raise UsageError(
-            f"`blocks` of {spec.name} names {spec.blocks}, a {type(blocks).__name__} and no list of blocks"
-        )
-    return tuple(blocks)
-
-
-def _submodule(network: nn.Module, path: str, spec: EncoderSpec) -> nn.Module:
-    """The module of that path, or the only one whose path ends so: libraries wrap networks in other names."""
-    modules = dict(network.named_modules())
-    if path in modules:
-        return modules[path]
-    ends = [name for name in modules if name.endswith(f".{path}")]
-    if len(ends) != 1:
-        near = [name for name, module in modules.items() if isinstance(module, (nn.ModuleList, nn.Sequential))]
-        raise UsageError(
-            f"{spec.name}: {len(ends)} modules are called {path}\n  Lists of modules: {', '.join(near[:8])}"
-        )
-    return modules[ends[0]]

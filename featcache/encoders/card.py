@@ -70,7 +70,8 @@ def library_versions(spec: EncoderSpec) -> dict[str, str | None]:
     from importlib.metadata import PackageNotFoundError, version
 
     versions: dict[str, str | None] = {}
-    for name in ("torch", spec.library, "tokenizers" if spec.modality == "text" else "pillow"):
+    library = "open_clip_torch" if spec.library == "open_clip" else spec.library
+    for name in ("torch", library, "tokenizers" if spec.modality == "text" else "pillow"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

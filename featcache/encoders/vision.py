@@ -56,12 +56,26 @@ def settings_from_entry(entry: Preprocessing) -> ImageSettings:
     return ImageSettings(
         resize=entry.resize,
         crop=crop,
-        offset="even",
+        offset=entry.offset,
         interpolation=entry.interpolation,
         mean=entry.mean,
         std=entry.std,
         fit=entry.fit,
     )
+
+
+def entry_of_settings(settings: ImageSettings) -> dict[str, Any]:
+    """Settings as an entry of encoders.toml declares them; the inverse of `settings_from_entry`."""
+    height, width = settings.crop
+    return {
+        "resize": settings.resize,
+        "fit": settings.fit,
+        "crop": height if height == width else settings.crop,
+        "interpolation": settings.interpolation,
+        "mean": settings.mean,
+        "std": settings.std,
+        "offset": settings.offset,
+    }
 
 
 def settings_from_timm(config: Mapping[str, Any]) -> ImageSettings:
@@ -106,8 +120,7 @@ def settings_from_transformers(folder: Path) -> ImageSettings:
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     except (ValueError, OSError, json.JSONDecodeError) as error:
         raise WeightsInvalid(f"{path} declares no image processor that transformers knows: {error}") from error
-    size = _edges(processor.size, path)
-    crop = _edges(processor.crop_size, path) if processor.do_center_crop else size
+    size, crop = _size_and_crop(processor, path)
     if isinstance(crop, int) or not processor.do_resize or not processor.do_normalize:
         raise WeightsInvalid(f"{path}: only resize, central crop of fixed size and normalising are supported")
     if abs(processor.rescale_factor * 255 - 1) > 1e-6:
@@ -120,6 +133,18 @@ def settings_from_transformers(folder: Path) -> ImageSettings:
         mean=tuple(processor.image_mean),
         std=tuple(processor.image_std),
     )
+
+
+_SQUASHED = 384  # pixels: from this edge on, ConvNeXt's processor squashes a photo, and crops nothing
+
+
+def _size_and_crop(processor: Any, path: Path) -> tuple[int | tuple[int, int], int | tuple[int, int]]:
+    size = _edges(processor.size, path)
+    fraction = getattr(processor, "crop_pct", None)
+    if fraction and isinstance(size, int):  # ConvNeXt and ResNet state the side of the crop, and what it is of the edge
+        square = (size, size)
+        return (square if size >= _SQUASHED else int(size / fraction)), square
+    return size, _edges(processor.crop_size, path) if processor.do_center_crop else size
 
 
 def _edges(size: Any, path: Path) -> int | tuple[int, int]:

@@ -30,6 +30,8 @@ TOKENIZER_FILES = (
 _VOCABULARY = "tokenizer.json|vocab.json|vocab.txt|tokenizer.model|spiece.model"
 _EXAMPLE = "or all of the example: pip install 'featcache[demo]'"
 _TENSORS = "model.safetensors|model.safetensors.index.json"
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+_OPEN_CLIP = (OPEN_CLIP_CONFIG, "open_clip_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,11 @@ class WeightFiles:
     tensors: tuple[Path, ...]  # files that hold tensors; empty for random weights
     settings: tuple[Path, ...] = ()  # configuration, tokenizer and preprocessing
     provenance: dict[str, Any] = field(default_factory=lambda: {})
+    dense: tuple[Path, ...] = ()  # tensors of layers behind the pooling, one file a layer
 
     def fingerprint(self) -> list[list[Any]]:
         """Path, size and modification time of every file: what a remembered card holds for."""
-        paths = [path.absolute() for path in (*self.tensors, *self.settings)]
+        paths = [path.absolute() for path in (*self.tensors, *self.settings, *self.dense)]
         return [[str(path), (stat := path.stat()).st_size, stat.st_mtime_ns] for path in paths]
 
 
@@ -70,11 +73,15 @@ def locate(spec: EncoderSpec, options: EncodeOptions, *, memo: Path) -> WeightFi
 
 
 def _patterns(spec: EncoderSpec, options: EncodeOptions) -> list[str]:
+    if spec.library == "open_clip":
+        return list(_OPEN_CLIP)
     tensors = [] if options.random else ["model*.safetensors", "model.safetensors.index.json"]
-    return ["config.json", "preprocessor_config.json", *TOKENIZER_FILES, *tensors]
+    return ["config.json", "preprocessor_config.json", *TOKENIZER_FILES, *tensors, *_dense_files(spec)]
 
 
 def _whole(spec: EncoderSpec, options: EncodeOptions) -> list[str]:
+    if spec.library == "open_clip":
+        return list(_OPEN_CLIP[: 1 if options.random else 2])
     needed = ["config.json"]
     if spec.modality == "text":
         needed.append(_VOCABULARY)
@@ -82,7 +89,12 @@ def _whole(spec: EncoderSpec, options: EncodeOptions) -> list[str]:
         needed.append("preprocessor_config.json")
     if spec.prompt is not None:
         needed.append(_VOCABULARY)
+    needed += _dense_files(spec)
     return needed if options.random else [*needed, _TENSORS]
+
+
+def _dense_files(spec: EncoderSpec) -> list[str]:
+    return [f"{layer.folder}/model.safetensors" for layer in (spec.embedding.dense if spec.embedding else ())]
 
 
 def _from_folder(spec: EncoderSpec, options: EncodeOptions, folder: Path, provenance: dict[str, Any]) -> WeightFiles:
@@ -95,11 +107,16 @@ def _from_folder(spec: EncoderSpec, options: EncodeOptions, folder: Path, proven
     if lacking:
         wanted = ", ".join(names.replace("|", " or ") for names in lacking)
         raise WeightsMissing(f"no weights of {spec.name}: {folder} lacks {wanted}\n  {_layout(spec)}")
+    if spec.library == "open_clip":
+        config, single = (folder / name for name in _OPEN_CLIP)
+        files = () if options.random else (single,)
+        return WeightFiles(folder, files, (config,), {**provenance, "files": [path.name for path in (*files, config)]})
     tensors = () if options.random else _tensor_files(folder)
     names = ("config.json", "preprocessor_config.json", *TOKENIZER_FILES)
     settings = tuple(folder / name for name in names if (folder / name).is_file())
-    provenance = {**provenance, "files": [path.name for path in (*tensors, *settings)]}
-    return WeightFiles(folder, tensors, settings, provenance)
+    dense = tuple(folder / name for name in _dense_files(spec))
+    provenance = {**provenance, "files": [*(path.name for path in (*tensors, *settings)), *_dense_files(spec)]}
+    return WeightFiles(folder, tensors, settings, provenance, dense)
 
 
 def _layout(spec: EncoderSpec) -> str:

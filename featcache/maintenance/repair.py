@@ -16,8 +16,8 @@ from featcache.data.errors import DataError
 from featcache.data.open import open_dataset
 from featcache.data.options import OpenOptions
 from featcache.data.views import Dataset
-from featcache.encoders import EncodeOptions, encoder_spec
-from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, RootsDiffer, UsageError
+from featcache.encoders import EncodeOptions, EncoderSpec, described_again, encoder_spec
+from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, RootsDiffer, UnknownEncoder, UsageError
 from featcache.extraction.extract import extract
 from featcache.extraction.failed_rows import RowSettings
 from featcache.extraction.job import Job, plan_job
@@ -308,6 +308,17 @@ def _derived(cache: Cache, digest: str, root: str) -> list[FeatureArray]:
     return derived
 
 
+def _spec(workshop: Cache, key: ArrayKey, name: str) -> EncoderSpec:
+    """The encoder's entry; of one that was extracted under an id, generated as it was then."""
+    try:
+        return encoder_spec(name)
+    except UnknownEncoder:
+        spec = described_again(name, key.binds["encoder"], key.provenance.get("encoder", {}), memo=workshop.memo)
+        if spec is None:
+            raise
+        return spec
+
+
 def _open(key: ArrayKey, sources: Sources) -> Dataset:
     return open_dataset(source_text(key.dataset), root=sources.root, options=sources.options)
 
@@ -331,7 +342,8 @@ def _job(workshop: Cache, key: ArrayKey, sources: Sources) -> Job:
         autocast=autocast,
         dtype=dtype,
     )
-    job = plan_job(workshop, _open(key, sources), encoder_spec(name), options, view=key.view, layers=[key.layer])
+    spec = _spec(workshop, key, name)
+    job = plan_job(workshop, _open(key, sources), spec, options, view=key.view, layers=[key.layer])
     planned = job.targets[0].key
     if planned.digest != key.digest:
         fields = "; ".join(
