@@ -82,8 +82,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "knn.search.tile_rows": ("studies.adapters.pictures.answers", "memory of a tile"),
     "chance_mutual_knn": ("studies.adapters.pictures.tables", "the floor of an agreement whose logarithm is drawn"),
     "Neighbors": ("studies.alignment.*", "a type"),
-    "arrays.Groups": ("studies.alignment.*, studies.advise.effects", "a type"),
-    "arrays.group_codes": ("studies.advise.effects", "which rows are of one group"),
+    "arrays.Groups": ("studies.alignment.*", "a type"),
     "knn.exact.Measure": ("studies.alignment.*", "a type"),
 }
 SCORING = {"compare", "permuted", "on_subsets", "function"}  # methods of a comparison, and a metric's function
