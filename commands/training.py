@@ -258,8 +258,8 @@ def report(
         list[Path],
         typer.Argument(
             metavar="PATH",
-            help="Run folders; folders or tables of sweeps and ledgers; tables that align, grid, curve, ceiling, cost "
-            "and competence wrote.",
+            help="Run folders; folders or tables of sweeps and ledgers; tables that align, grid, curve, ceiling, "
+            "cost, competence and probe wrote.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the page and its figures.")] = Path("report-out"),
