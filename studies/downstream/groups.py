@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from featcache.data.datasets import extract_command
 from featcache.errors import UsageError
 from featcache.features import Features
-from featcache.metrics import group_mean
 from featcache.metrics.probes.accuracy import class_codes
 from featcache.metrics.probes.calibrated import group_folds
 from featcache.studies.content_units import content_units
+from featcache.studies.group_rows import group_rows
 from featcache.trainer.config import VALIDATION_SHARE
 from featcache.trainer.errors import NotPaired
 from featcache.trainer.splits import USED_SPLITS, drawn_by_id, seen_by_run
@@ -47,15 +47,7 @@ class TaskGroups:
             features: The array, which has rows of every group.
             values: Rows [n, d] taken instead of the array's own, such as adapted ones.
         """
-        rows = np.asarray(features.values if values is None else values)
-        number = {name: place for place, name in enumerate(self.names.tolist())}
-        of = np.array([number.get(group, -1) for group in features.groups.tolist()])
-        kept = np.flatnonzero(of >= 0)
-        kept = kept[np.argsort(of[kept], kind="stable")]
-        if len(kept) == len(self.names):
-            return rows[kept].astype(np.float32)
-        means, _ = group_mean(rows[kept].astype(np.float32), of[kept])
-        return np.asarray(means)
+        return group_rows(features, self.names.tolist(), values=values)
 
 
 def task_groups(
