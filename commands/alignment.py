@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from featcache.commands.completion import complete_array
 from featcache.commands.options import (
     CacheOption,
     DatasetArgument,
@@ -112,7 +113,10 @@ def align(
 def grid(
     dataset: DatasetArgument,
     encoders: Annotated[
-        list[str], typer.Argument(metavar="ENCODER", help="[view/]encoder[/layer.pooling]; two or more.")
+        list[str],
+        typer.Argument(
+            metavar="ENCODER", autocompletion=complete_array, help="[view/]encoder[/layer.pooling]; two or more."
+        ),
     ],
     metric: MetricOption = None,
     k: KOption = 10,
@@ -226,7 +230,11 @@ def competence(
     dataset: DatasetArgument,
     encoders: Annotated[
         list[str],
-        typer.Argument(metavar="ENCODER", help="Three or more: [view/]encoder[/layer.pooling][@digest]."),
+        typer.Argument(
+            metavar="ENCODER",
+            autocompletion=complete_array,
+            help="Three or more: [view/]encoder[/layer.pooling][@digest].",
+        ),
     ],
     performance: Annotated[
         list[str] | None,

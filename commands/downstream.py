@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from featcache.commands.completion import complete_array
 from featcache.commands.options import (
     CacheOption,
     DatasetArgument,
@@ -17,7 +18,11 @@ from featcache.commands.options import (
 
 ArraysArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="ARRAY", help="Cached arrays: [view/]encoder[/layer.pooling][@digest]; none or more."),
+    typer.Argument(
+        metavar="ARRAY",
+        autocompletion=complete_array,
+        help="Cached arrays: [view/]encoder[/layer.pooling][@digest]; none or more.",
+    ),
 ]
 RunOption = Annotated[
     list[Path] | None,

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from featcache.commands.completion import complete_array
 from featcache.commands.options import (
     CacheOption,
     JsonOption,
@@ -19,7 +20,11 @@ def draw_map(
     dataset: OpenedDatasetArgument,
     encoders: Annotated[
         list[str],
-        typer.Argument(metavar="ENCODER", help="[view/]encoder[/layer.pooling][@digest]; one or more."),
+        typer.Argument(
+            metavar="ENCODER",
+            autocompletion=complete_array,
+            help="[view/]encoder[/layer.pooling][@digest]; one or more.",
+        ),
     ],
     projection: Annotated[
         Literal["pca", "umap"],

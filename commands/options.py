@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from featcache.commands.completion import complete_array, complete_dataset
 from featcache.printing import safe_text
 
 
@@ -56,11 +57,19 @@ PreferOption = Annotated[
 DatasetArgument = Annotated[
     str,
     typer.Argument(
-        metavar="DATASET", callback=dataset_name, help="Data set (featcache datasets), or your folder: ./my_images."
+        metavar="DATASET",
+        callback=dataset_name,
+        autocompletion=complete_dataset,
+        help="Data set (featcache datasets), or your folder: ./my_images.",
     ),
 ]
 OpenedDatasetArgument = Annotated[
-    str, typer.Argument(metavar="DATASET", help="Data set (featcache datasets), or a folder of yours: ./my_images.")
+    str,
+    typer.Argument(
+        metavar="DATASET",
+        autocompletion=complete_dataset,
+        help="Data set (featcache datasets), or a folder of yours: ./my_images.",
+    ),
 ]
 PatternArgument = Annotated[
     str, typer.Argument(metavar="ARRAYS", help="dataset[/view[/encoder[/layer]]][@digest]; parts may hold globs.")
@@ -75,7 +84,10 @@ RemoteArgument = Annotated[
     str, typer.Argument(metavar="REMOTE", help="A folder, or s3://, gs://, az://, hf://datasets/OWNER/NAME.")
 ]
 EncoderArgument = Annotated[
-    str, typer.Argument(metavar="ENCODER", help="[view/]encoder[/layer.pooling][@digest], of one array.")
+    str,
+    typer.Argument(
+        metavar="ENCODER", autocompletion=complete_array, help="[view/]encoder[/layer.pooling][@digest], of one array."
+    ),
 ]
 
 
