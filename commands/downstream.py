@@ -65,6 +65,14 @@ def probe(
             "it. Several times; those of the packaged data sets are known.",
         ),
     ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ARRAY",
+            help="Zero-shot of raw arrays: prompts of the classes, by a text encoder that shares their space (CLIP's). "
+            "A run's prompts are found by themselves.",
+        ),
+    ] = None,
     width: WidthOption = 256,
     halves: HalvesOption = 200,
     seed: SeedOption = 0,
@@ -89,7 +97,7 @@ def probe(
     check_figure_path(figure)
     settings = ProbeSettings(
         label, parse_numbers(k, "--k"), label_views=tuple(label_view or ()), width=width, halves=halves, seed=seed,
-        shots=parse_numbers(shots, "--shots") or (), draws=draws, folds=folds,
+        shots=parse_numbers(shots, "--shots") or (), draws=draws, folds=folds, prompts=prompts,
     )  # fmt: skip
     with step_progress("probing") as on_space:
         result = probe_spaces(open_cache(cache), dataset, arrays or (), run or (), settings, out=out, on_space=on_space)

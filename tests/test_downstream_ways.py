@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from featcache.cache import Cache
 from featcache.commands.app import app
+from featcache.data.cifar import prompt_view
 from featcache.data.views import Dataset, Overlay, View
 from featcache.errors import UsageError
 from featcache.metrics.probes.few_shot import centred_unit, draw_shots, few_shot_classes
@@ -137,6 +138,50 @@ def test_settings_out_of_range_are_refused(changed: dict, says: str) -> None:
 def test_what_is_no_list_of_numbers_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match="as in --shots 1,5,10"):
         parse_numbers(text, "--shots")
+
+
+# -- prompts in the space of an encoder --------------------------------------------------------------------------------
+
+
+def clip_like(cache: Cache) -> tuple[np.ndarray, np.ndarray]:
+    """Images of CIFAR's form and the 18 prompts a class, by two towers of one space; returns both."""
+    rng, classes = np.random.default_rng(3), ("cat", "dog", "ship")
+    ids = tuple(f"i{number:03}" for number in range(90))
+    own = tuple(classes[number % 3] for number in range(90))
+    splits = tuple(("train", "validation", "test")[number // 3 % 3] for number in range(90))
+    images = View("images", "image", ids, ids, lambda row: ids[row].encode(), bytes)
+    views = {"images": images, "prompts": prompt_view(classes)}
+    overlay = Overlay((*ids, *classes), (*splits, "", "", ""), {"class": (*own, *classes)})
+    dataset = Dataset("cifar10", views, overlay, "none", "made by a test")
+    centres = rng.normal(size=(3, 8))
+    seen = centres[np.arange(90) % 3] + rng.normal(size=(90, 8))
+    read = centres.repeat(18, axis=0) + rng.normal(size=(54, 8))
+    store_layers(cache, dataset, "images", "tower", {"last.mean": seen})
+    store_layers(cache, dataset, "images", "other", {"last.mean": seen[:, :5]})
+    store_layers(cache, dataset, "prompts", "tower-text", {"last.mean": read})
+    store_layers(cache, dataset, "prompts", "narrow", {"last.mean": read[:, :3]})
+    return seen.astype(np.float32), read.astype(np.float32)
+
+
+def test_raw_images_are_classified_by_prompts_of_their_space_as_a_slow_loop_does(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    seen, read = clip_like(cache)
+    result = probe(cache, "cifar10", ["tower", "other"], [], replace(QUICK, k=(5,), prompts="tower-text"))
+    hits = []
+    for row in [row for row in range(90) if row // 3 % 3 == 2]:
+        scores = []
+        for c in range(3):
+            vector = np.mean([read[p] / np.linalg.norm(read[p]) for p in range(18 * c, 18 * c + 18)], axis=0)
+            scores.append(seen[row] @ vector / np.linalg.norm(vector))
+        hits.append(int(np.argmax(scores)) == row % 3)
+    row = row_of(result, "zero_shot_accuracy", "tower")
+    assert row.value == pytest.approx(np.mean(hits)) and "54 prompts by prompts/tower-text" in row.convention
+    assert not any(row.space == "other" and "zero_shot" in row.metric for row in result.rows)
+    assert any("no zero-shot of other: not as wide" in note for note in result.notes)
+    with pytest.raises(UsageError, match="is 3 wide, and no space is: tower 8, other 5"):
+        probe(cache, "cifar10", ["tower", "other"], [], replace(QUICK, k=(5,), prompts="narrow"))
+    with pytest.raises(UsageError, match="groups that are classified: no prompts"):
+        probe(cache, "cifar10", ["tower"], [], replace(QUICK, k=(5,), prompts="images/other"))
 
 
 # -- what leaks --------------------------------------------------------------------------------------------------------

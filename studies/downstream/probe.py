@@ -21,7 +21,7 @@ from featcache.studies.downstream.settings import ProbeSettings
 from featcache.studies.downstream.sources import LabelRule, runs_on_data
 from featcache.studies.downstream.spaces import TaskSpace, baseline_of, caveats, task_spaces
 from featcache.studies.downstream.tables import TaskResult, array_names, plain, write_task_table
-from featcache.studies.downstream.zero_shot import zero_shot
+from featcache.studies.downstream.zero_shot import shared_zero_shot, zero_shot
 from featcache.studies.leaks import Source, find_leaks
 from featcache.studies.tables import check_table_path
 
@@ -92,6 +92,10 @@ def probe(
         said = _joined(said, classified(space, groups, settings, row))
     for run in opened:
         shot, notes = zero_shot(run, groups, rule)
+        said.judged.extend(shot)
+        groups.notes.extend(notes)
+    if settings.prompts is not None:
+        shot, notes = shared_zero_shot(cache.load(dataset, settings.prompts), spaces, groups, rule.label)
         said.judged.extend(shot)
         groups.notes.extend(notes)
     said.judged.append(_majority(groups, rule.label))

@@ -21,6 +21,7 @@ class ProbeSettings:
         k: Numbers of neighbours that vote, of which one is chosen; None for DINO's, as far as there are groups.
         temperature: Of their weights.
         label_views: Views that are made from the label, beside those that the data set's entry names.
+        prompts: `[view/]encoder[/layer.pooling][@digest]` of prompts in the space of raw arrays; None for none.
         penalties: L2 penalties of the logistic probe, of which one is chosen.
         ridge_penalties: Those of the ridge probe.
         shots: Labelled training groups a class of few-shot classification; none for none.
@@ -38,6 +39,7 @@ class ProbeSettings:
     k: tuple[int, ...] | None = None
     temperature: float = TEMPERATURE
     label_views: tuple[str, ...] = ()
+    prompts: str | None = None
     penalties: tuple[float, ...] = PENALTIES
     ridge_penalties: tuple[float, ...] = RIDGE_PENALTIES
     shots: tuple[int, ...] = SHOTS

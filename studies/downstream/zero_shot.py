@@ -1,15 +1,19 @@
-"""Zero-shot classification by prompts: of a run's adapted image sides, through the adapter of the prompts' side."""
+"""Zero-shot classification by prompts: of a run's adapted image sides, and of encoders that share their space."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from featcache.errors import UsageError
+from featcache.features import Features
 from featcache.metrics.measure.row import Row
 from featcache.metrics.probes.accuracy import class_codes
 from featcache.metrics.probes.accuracy_rows import Predictions
 from featcache.metrics.probes.zero_shot import class_vectors, zero_shot_classes
 from featcache.studies.downstream.groups import TaskGroups
 from featcache.studies.downstream.sources import LabelRule, RunOnData
+from featcache.studies.downstream.spaces import TaskSpace
 from featcache.trainer.run import apply
 
 
@@ -23,12 +27,10 @@ def zero_shot(run: RunOnData, groups: TaskGroups, rule: LabelRule) -> tuple[list
         if each.modality == "text" and rule.forbids(each) and not named & set(each.groups.tolist())
     }
     for side, features in prompts.items():
-        labels = features.labels[rule.label] if rule.label in features.labels else np.full(len(features), "")
-        codes = class_codes(labels, groups.classes)
+        codes, lacking = _classes(features, groups, rule.label)
         known = codes < len(groups.classes)
-        lacking = len(groups.classes) - len(np.unique(codes[known]))
         if lacking:
-            notes.append(f"no zero-shot by {side}: {lacking} of {len(groups.classes)} classes have no prompt")
+            notes.append(f"no zero-shot by {side}: {lacking}")
             continue
         for stage, adapters in run.weights().items():
             vectors = class_vectors(apply(run.run, features, side=side, adapters=adapters)[known], codes[known])
@@ -36,7 +38,61 @@ def zero_shot(run: RunOnData, groups: TaskGroups, rule: LabelRule) -> tuple[list
                 rows = groups.means(source, apply(run.run, source, side=image, adapters=adapters))
                 space = f"adapted {image}" if stage == "trained" else f"untrained {image}"
                 row = Row(run.titled(space), f"label {rule.label}", "zero_shot", None, stage=stage, split="test")
-                how = f"{len(vectors)} mean vectors of {np.count_nonzero(known)} prompts by {side}, cosine"
-                row = replace(row, convention=how, d=vectors.shape[1], d_against=vectors.shape[1])
-                said.append(Predictions(row, zero_shot_classes(rows[groups.rows["test"]], vectors)))
+                said.append(_predicted(row, rows[groups.rows["test"]], vectors, int(known.sum()), side))
     return said, notes
+
+
+def shared_zero_shot(
+    prompts: Features, spaces: Sequence[TaskSpace], groups: TaskGroups, label: str
+) -> tuple[list[Predictions], list[str]]:
+    """Raw spaces against class vectors of prompts that lie in the same space, as those of CLIP's two towers do.
+
+    That the two share a space is the word of whoever names the prompts; spaces of another width are left out.
+
+    Args:
+        prompts: One row a prompt; its class is the label or, without one, its group.
+        spaces: Of the task.
+        groups: The groups of the task.
+        label: Label column.
+
+    Raises:
+        UsageError: If they are rows of the task, a class has no prompt, or no space is as wide.
+    """
+    name = f"{prompts.view}/{prompts.name}"
+    if set(prompts.groups.tolist()) & set(groups.names.tolist()):
+        raise UsageError(f"{name} has rows of the groups that are classified: no prompts\n  Name a view of prompts")
+    codes, lacking = _classes(prompts, groups, label)
+    if lacking:
+        raise UsageError(f"no zero-shot by {name}: {lacking}\n  Its rows need the label {label}, or classes as groups")
+    raw = [space for space in spaces if space.stage in ("raw", "reference") and space.values is not None]
+    fitting = [space for space in raw if space.sources[0].width == prompts.width]
+    if not fitting:
+        widths = ", ".join(f"{space.name} {space.sources[0].width}" for space in raw)
+        raise UsageError(
+            f"{name} is {prompts.width} wide, and no space is: {widths}\n"
+            "  Name prompts by the text encoder that shares a space with one of them"
+        )
+    known = codes < len(groups.classes)
+    vectors, said = class_vectors(prompts.values[known], codes[known]), list[Predictions]()
+    for space in fitting:
+        assert space.values is not None
+        row = Row(space.name, f"label {label}", "zero_shot", None, stage=space.stage, split="test")
+        said.append(_predicted(row, space.values[groups.rows["test"]], vectors, int(known.sum()), name))
+    left = [space.name for space in raw if space not in fitting]
+    return said, [f"no zero-shot of {', '.join(left)}: not as wide as the prompts"] if left else []
+
+
+def _classes(prompts: Features, groups: TaskGroups, label: str) -> tuple[np.ndarray, str]:
+    """Class of each prompt, numbers behind the classes for none; and which are lacking, "" for none."""
+    named = prompts.labels[label] if label in prompts.labels else np.full(len(prompts), "")
+    if not any(named.tolist()):
+        named = prompts.groups
+    codes = class_codes(named, groups.classes)
+    lacking = len(groups.classes) - len(np.unique(codes[codes < len(groups.classes)]))
+    return codes, f"{lacking} of {len(groups.classes)} classes have no prompt" if lacking else ""
+
+
+def _predicted(row: Row, test: np.ndarray, vectors: np.ndarray, prompts: int, by: str) -> Predictions:
+    how = f"{len(vectors)} mean vectors of {prompts} prompts by {by}, cosine"
+    row = replace(row, convention=how, d=vectors.shape[1], d_against=vectors.shape[1])
+    return Predictions(row, zero_shot_classes(test, vectors))
