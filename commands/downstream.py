@@ -21,7 +21,7 @@ ArraysArgument = Annotated[
     typer.Argument(
         metavar="ARRAY",
         autocompletion=complete_array,
-        help="Cached arrays: [view/]encoder[/layer.pooling][@digest]; none or more.",
+        help="Cached arrays: [view/]encoder[/layer.pooling][@digest]; none or more, in probe with globs.",
     ),
 ]
 RunOption = Annotated[

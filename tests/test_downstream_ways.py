@@ -20,7 +20,7 @@ from featcache.report.inputs import kind_of
 from featcache.studies.downstream.probe import probe
 from featcache.studies.downstream.settings import ProbeSettings, parse_numbers
 from featcache.studies.downstream.tables import TaskResult
-from tests.alignment_cache import store_layers
+from tests.alignment_cache import layered_cache, store_layers
 
 QUICK = ProbeSettings(halves=20, penalties=(1.0, 1e-1, 1e-2), draws=3)
 
@@ -138,6 +138,13 @@ def test_settings_out_of_range_are_refused(changed: dict, says: str) -> None:
 def test_what_is_no_list_of_numbers_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match="as in --shots 1,5,10"):
         parse_numbers(text, "--shots")
+
+
+def test_a_glob_names_the_layers_of_an_encoder_by_their_depth(tmp_path: Path) -> None:
+    cache = layered_cache(tmp_path, photos=90)
+    names = [row.space for row in probe(cache, "openmoji", ["vit/*.cls"], [], replace(QUICK, k=(3,), shots=())).rows]
+    raw = [*dict.fromkeys(name for name in names if name.startswith("images/"))]
+    assert raw == [f"images/vit/{layer}.cls" for layer in ("0", "2", "10", "last")]
 
 
 # -- prompts in the space of an encoder --------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def probe(
     Args:
         cache: The cache.
         dataset: Data set with labels and splits; that of the runs, or another.
-        arrays: `[view/]encoder[/layer.pooling][@digest]` of further arrays.
+        arrays: `[view/]encoder[/layer.pooling][@digest]` of further arrays; parts may hold globs, as in `vit/*`.
         runs: Run folders.
         settings: How.
         out: Where a tidy table is written, as Parquet; None for nowhere.
@@ -64,7 +64,7 @@ def probe(
     if not arrays and not runs:
         raise UsageError("nothing to probe\n  Name arrays, or a run with --run")
     opened = runs_on_data(cache, dataset, runs)
-    loaded = {name: cache.load(dataset, name) for name in arrays}
+    loaded = {name: cache.load(dataset, name) for name in _expanded(cache, dataset, arrays)}
     every = [*(features for run in opened for features in run.sides.values()), *loaded.values()]
     joints = [name for name, features in loaded.items() if features.layer == JOINT]
     if joints:
@@ -117,6 +117,26 @@ def probe(
     shared = {"command": "probe", "dataset": dataset, "overlay": used[0].overlay, "runs": ", ".join(map(str, runs))}
     write_task_table(out, result, {**shared, **plain(settings)})
     return result
+
+
+def _expanded(cache: Cache, dataset: str, names: Sequence[str]) -> list[str]:
+    """The names, those with globs as the arrays that they match, layers by their depth."""
+    every = list[str]()
+    for name in names:
+        if not any(sign in name for sign in "*?["):
+            every.append(name)
+            continue
+        matches = [array.name for array in cache.select(dataset, name) if array.is_complete]
+        paths = dict.fromkeys(
+            (one.view, one.encoder, one.layer) for one in matches if not one.layer.startswith("graph.")
+        )
+        every += ["/".join(path) for path in sorted(paths, key=lambda path: (*path[:2], _depth(path[2]), path[2]))]
+    return [*dict.fromkeys(every)]
+
+
+def _depth(layer: str) -> float:
+    number = layer.partition(".")[0]
+    return float(number) if number.isdecimal() else float("inf")
 
 
 def _joined(first: Classified, second: Classified) -> Classified:
