@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from featcache.commands.completion import complete_array
 from featcache.commands.options import (
     CacheOption,
     DatasetArgument,
@@ -19,7 +20,10 @@ from featcache.commands.options import (
 def advise(
     dataset: DatasetArgument,
     arrays: Annotated[
-        list[str], typer.Argument(metavar="ARRAY", help="[view/]encoder[/layer.pooling][@digest]; two or more.")
+        list[str],
+        typer.Argument(
+            metavar="ARRAY", autocompletion=complete_array, help="[view/]encoder[/layer.pooling][@digest]; two or more."
+        ),
     ],
     label: Annotated[
         str | None,

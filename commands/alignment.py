@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from featcache.commands.completion import complete_array
 from featcache.commands.options import (
     CacheOption,
     DatasetArgument,
@@ -124,7 +125,10 @@ def align(
 def grid(
     dataset: DatasetArgument,
     encoders: Annotated[
-        list[str], typer.Argument(metavar="ENCODER", help="[view/]encoder[/layer.pooling]; two or more.")
+        list[str],
+        typer.Argument(
+            metavar="ENCODER", autocompletion=complete_array, help="[view/]encoder[/layer.pooling]; two or more."
+        ),
     ],
     metric: MetricOption = None,
     k: KOption = 10,
@@ -246,7 +250,11 @@ def competence(
     dataset: DatasetArgument,
     encoders: Annotated[
         list[str],
-        typer.Argument(metavar="ENCODER", help="Three or more: [view/]encoder[/layer.pooling][@digest]."),
+        typer.Argument(
+            metavar="ENCODER",
+            autocompletion=complete_array,
+            help="Three or more: [view/]encoder[/layer.pooling][@digest].",
+        ),
     ],
     performance: Annotated[
         list[str] | None,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from featcache.commands.completion import complete_array
 from featcache.commands.options import (
     AllowMissingOption,
     CacheOption,
@@ -79,7 +80,11 @@ def show(
     dataset: DatasetArgument,
     selectors: Annotated[
         list[str],
-        typer.Argument(metavar="ENCODER", help="[view/]encoder[/layer.pooling][@digest]; two to compare."),
+        typer.Argument(
+            metavar="ENCODER",
+            autocompletion=complete_array,
+            help="[view/]encoder[/layer.pooling][@digest]; two to compare.",
+        ),
     ],
     cache: CacheOption = None,
     json: JsonOption = False,
@@ -206,7 +211,11 @@ def remove(
     dataset: DatasetArgument,
     selectors: Annotated[
         list[str],
-        typer.Argument(metavar="ENCODER", help="[view/]encoder[/layer.pooling][@digest]; parts may hold globs."),
+        typer.Argument(
+            metavar="ENCODER",
+            autocompletion=complete_array,
+            help="[view/]encoder[/layer.pooling][@digest]; parts may hold globs.",
+        ),
     ],
     yes: YesOption = False,
     cache: CacheOption = None,

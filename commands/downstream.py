@@ -5,11 +5,24 @@ from typing import Annotated
 
 import typer
 
-from featcache.commands.options import CacheOption, DatasetArgument, JsonOption, SeedOption, TableOption
+from featcache.commands.completion import complete_array
+from featcache.commands.options import (
+    CacheOption,
+    DatasetArgument,
+    JsonOption,
+    SeedOption,
+    TableOption,
+    VerboseOption,
+    echo,
+)
 
 ArraysArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="ARRAY", help="Cached arrays: [view/]encoder[/layer.pooling][@digest]; none or more."),
+    typer.Argument(
+        metavar="ARRAY",
+        autocompletion=complete_array,
+        help="Cached arrays: [view/]encoder[/layer.pooling][@digest]; none or more, in probe with globs.",
+    ),
 ]
 RunOption = Annotated[
     list[Path] | None,
@@ -26,9 +39,24 @@ def probe(
     arrays: ArraysArgument = None,
     run: RunOption = None,
     label: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Label column to predict. Default: the data set's first.")
+        str | None,
+        typer.Option("--labels", "--label", metavar="NAME", help="Label column. Default: the data set's first."),
     ] = None,
-    k: Annotated[int, typer.Option(help="Neighbours that vote.", min=1)] = 20,
+    k: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K,K",
+            help="Neighbours that vote; of several the best on validation is compared, and all are told. Default: "
+            "DINO's 10,20,100,200, as far as there are training groups.",
+        ),
+    ] = None,
+    shots: Annotated[
+        str, typer.Option(metavar="N,N", help="Few-shot: training groups a class that have a label; none for none.")
+    ] = "1,5,10",
+    draws: Annotated[int, typer.Option(help="Draws of these groups.", min=2)] = 10,
+    folds: Annotated[
+        int, typer.Option(help="Inner folds of the training groups that choose, without a validation split.", min=3)
+    ] = 5,
     label_view: Annotated[
         list[str] | None,
         typer.Option(
@@ -37,28 +65,48 @@ def probe(
             "it. Several times; those of the packaged data sets are known.",
         ),
     ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ARRAY",
+            help="Zero-shot of raw arrays: prompts of the classes, by a text encoder that shares their space (CLIP's). "
+            "A run's prompts are found by themselves.",
+        ),
+    ] = None,
     width: WidthOption = 256,
     halves: HalvesOption = 200,
     seed: SeedOption = 0,
+    figure: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the accuracies: .png or .svg.")] = None,
     out: TableOption = None,
     json: JsonOption = False,
+    verbose: VerboseOption = False,
     cache: CacheOption = None,
 ) -> None:
-    """Read a label off cached spaces: linear probe, nearest neighbours and zero-shot, test groups once.
+    """Read a label off cached spaces: linear probes, nearest neighbours, few-shot and zero-shot, test groups once.
 
     Beside each run stand its raw sides, its reference, the same adapters untrained and random projections. A space that
     has seen a view made from the label is left out, and the output says so.
     """
     from featcache.cache import open_cache
+    from featcache.report.figures.layer_map import check_figure_path
     from featcache.report.terminal.downstream import show_task
     from featcache.report.terminal.progress import step_progress
-    from featcache.studies.downstream.probe import ProbeSettings
     from featcache.studies.downstream.probe import probe as probe_spaces
+    from featcache.studies.downstream.settings import ProbeSettings, parse_numbers
 
-    settings = ProbeSettings(label, k, label_views=tuple(label_view or ()), width=width, halves=halves, seed=seed)
+    check_figure_path(figure)
+    settings = ProbeSettings(
+        label, parse_numbers(k, "--k"), label_views=tuple(label_view or ()), width=width, halves=halves, seed=seed,
+        shots=parse_numbers(shots, "--shots") or (), draws=draws, folds=folds, prompts=prompts,
+    )  # fmt: skip
     with step_progress("probing") as on_space:
         result = probe_spaces(open_cache(cache), dataset, arrays or (), run or (), settings, out=out, on_space=on_space)
-    show_task(result, as_json=json)
+    show_task(result, as_json=json, verbose=verbose)
+    if figure is not None:
+        from featcache.report.figures.probe import draw_probe
+
+        draw_probe(result, figure)
+        echo(f"Figure: {figure}", err=json)
 
 
 def heads(
@@ -114,4 +162,4 @@ def heads(
     spaces = arrays or (), run or ()
     with step_progress("feeding the head from") as on_space:
         result = feed_head(open_cache(cache), dataset, backbone, head, *spaces, settings, out=out, on_space=on_space)
-    show_task(result, as_json=json)
+    show_task(result, as_json=json, verbose=True)

@@ -30,6 +30,8 @@ AFTER_INTERRUPTION: Mapping[str, str] = MappingProxyType(
         "probe": "No result was written.",
         "heads": "No result was written.",
         "advise": "No result was written.",
+        "map": "No table was written.",
+        "runs": _NOTHING,
         "report": "Page and figures are not whole: run the same command again.",
         "ls": _NOTHING,
         "show": _NOTHING,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from featcache.commands.completion import complete_array, complete_dataset
 from featcache.printing import safe_text
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ DatasetArgument = Annotated[
     typer.Argument(
         metavar="DATASET",
         callback=dataset_name,
+        autocompletion=complete_dataset,
         help="Data set (featcache datasets), hub:ORG/NAME, or your folder: ./my_images.",
     ),
 ]
@@ -89,6 +91,7 @@ OpenedDatasetArgument = Annotated[
     str,
     typer.Argument(
         metavar="DATASET",
+        autocompletion=complete_dataset,
         help="Data set (featcache datasets), hub:ORG/NAME[:CONFIG][@REVISION], or a folder of yours: ./my_images.",
     ),
 ]
@@ -105,7 +108,10 @@ RemoteArgument = Annotated[
     str, typer.Argument(metavar="REMOTE", help="A folder, or s3://, gs://, az://, hf://datasets/OWNER/NAME.")
 ]
 EncoderArgument = Annotated[
-    str, typer.Argument(metavar="ENCODER", help="[view/]encoder[/layer.pooling][@digest], of one array.")
+    str,
+    typer.Argument(
+        metavar="ENCODER", autocompletion=complete_array, help="[view/]encoder[/layer.pooling][@digest], of one array."
+    ),
 ]
 
 

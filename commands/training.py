@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from featcache.commands.completion import complete_array, complete_dataset
 from featcache.commands.options import CacheOption, JsonOption, RootOption, VerboseOption, dataset_name, echo
 from featcache.trainer.kinds import SOLVED_KINDS, TRAINED_KINDS, JointKind, LossKind
 
@@ -43,6 +44,7 @@ def train(
         str | None,
         typer.Argument(
             metavar="DATASET",
+            autocompletion=complete_dataset,
             help="Data set, or your folder: ./my_images. Default: flickr30k if cached, else openmoji.",
         ),
     ] = None,
@@ -50,6 +52,7 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="ENCODER",
+            autocompletion=complete_array,
             help="A side (one modality, or one encoder of it): [name=][view/]encoder[/layer.pooling][@digest]; two or "
             "more. Default: those of the data set, or those that extract guesses.",
         ),
@@ -221,7 +224,12 @@ def embed(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     dataset: Annotated[
         str | None,
-        typer.Argument(metavar="DATASET", callback=dataset_name, help="Default: the one it was trained on."),
+        typer.Argument(
+            metavar="DATASET",
+            callback=dataset_name,
+            autocompletion=complete_dataset,
+            help="Default: the one it was trained on.",
+        ),
     ] = None,
     joint: Annotated[
         bool, typer.Option("--joint", help="Also the joint space, beside the first side that has one row a group.")
@@ -242,8 +250,8 @@ def report(
         list[Path],
         typer.Argument(
             metavar="PATH",
-            help="Run folders; folders or tables of sweeps and ledgers; tables that align, grid, curve, ceiling, cost "
-            "and competence wrote.",
+            help="Run folders; folders or tables of sweeps and ledgers; tables that align, grid, curve, ceiling, "
+            "cost, competence and probe wrote.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the page and its figures.")] = Path("report-out"),

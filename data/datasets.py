@@ -285,6 +285,17 @@ def label_hint(dataset: str, view: str, label: str) -> str:
     return next(hints, "")
 
 
+def credit_of(dataset: str, view: str) -> str:
+    """The line that credits a view where others see its contents; "" where the data's licence lets nobody show them.
+
+    Example:
+        >>> credit_of("cifar10", "prompts"), credit_of("flickr30k", "captions"), credit_of("stamps", "images")
+        ("prompts: templates of OpenAI's CLIP, MIT licence", '', '')
+    """
+    of = DATASETS[dataset].may_show if dataset in DATASETS else {}
+    return next((line for pattern, line in of.items() if fnmatchcase(view, pattern)), "")
+
+
 def extract_command(dataset: str, encoder: str = "ENCODER", *, view: str = "", root: Path | None = None) -> str:
     """The command that extracts a data set of this name, as the cache has it: a folder of the user's needs its root.
 

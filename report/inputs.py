@@ -210,6 +210,13 @@ KINDS = {
         | {"performance_of": _TEXT, "n": _COUNT, "k": _COUNT},
         files=("rows.parquet",),
     ),
+    "probe": Kind(
+        "featcache probe",
+        dict.fromkeys(("command", "table", "dataset", "space", "against", "metric", "stage"), _TEXT)
+        | dict.fromkeys(("value", "ci_low", "ci_high", "chance"), _NUMBER)
+        | {"n": _COUNT, "k": _COUNT},
+        {"command": "probe"},
+    ),
     "grid": Kind(
         "featcache grid",
         dict.fromkeys(("dataset", "x_view", "x_encoder", "x_layer", "y_view", "y_encoder", "y_layer"), _TEXT)

@@ -8,12 +8,11 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.cache import Cache, default_place
-from featcache.data.datasets import DATASETS, known_entry, source_text
+from featcache.data.datasets import DATASETS, credit_of, known_entry, source_text
 from featcache.data.entries import DatasetEntry
 from featcache.data.errors import DataError, DataMissing
 from featcache.data.hub import without_downloads
@@ -140,7 +139,7 @@ def load_exhibits(
     asked: Asked = {"image": thumbnails, "text": texts}
     name, views = str(run.config["dataset"]), list(dict.fromkeys(array["view"] for array in _arrays(run)))
     entry = known_entry(name) or DATASETS["folder"]
-    free = None in asked.values() and any(_credit(entry, view) for view in views)
+    free = None in asked.values() and any(credit_of(entry.name, view) for view in views)
     if not free and True not in asked.values():
         if root is not None:
             raise UsageError(
@@ -190,14 +189,9 @@ def _arrays(run: Run) -> list[dict[str, Any]]:
     return [*run.config["sides"].values(), *([reference] if reference else [])]
 
 
-def _credit(entry: DatasetEntry, view: str) -> str:
-    """The line that credits a view on a page; "" where no page may show it."""
-    return next((line for pattern, line in entry.may_show.items() if fnmatchcase(view, pattern)), "")
-
-
 def _is_shown(entry: DatasetEntry, view: "View", asked: Asked) -> bool:
     wish = asked.get(view.modality, False)
-    return bool(_credit(entry, view.name)) if wish is None else wish
+    return bool(credit_of(entry.name, view.name)) if wish is None else wish
 
 
 def _open(name: str, root: Path | None) -> "Dataset":
@@ -334,9 +328,9 @@ def _with_terms(
     exhibits: Exhibits, name: str, entry: DatasetEntry, views: "Sequence[View]", notes: Sequence[str]
 ) -> Exhibits:
     """The exhibits with their credits, and a note on what is shown at somebody's wish."""
-    credits = dict.fromkeys(filter(None, (_credit(entry, view.name) for view in views)))
+    credits = dict.fromkeys(filter(None, (credit_of(entry.name, view.name) for view in views)))
     notes = [*exhibits.notes, *notes]
-    wished = " and ".join(view.name for view in views if not _credit(entry, view.name))
+    wished = " and ".join(view.name for view in views if not credit_of(entry.name, view.name))
     if wished:
         credits[f"{wished} of {name}: {_terms(entry)}"] = None
         notes.insert(0, f"{wished} of {name} are shown at the wish of whoever made this page ({_terms(entry)}).")

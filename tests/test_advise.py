@@ -14,12 +14,12 @@ from featcache.features import Features
 from featcache.metrics.errors import BadChoice, BadShape, TooFewRows
 from featcache.metrics.information.decompositions import broja
 from featcache.metrics.information.tables import mutual_information
+from featcache.metrics.probes.effects import Effect, paired_effect
 from featcache.metrics.probes.information_bounds import INFORMATIONS, SHORTFALL, InformationRow
 from featcache.report.figures.advice import advice_figure
 from featcache.studies.advise.advise import advise, advise_rows
 from featcache.studies.advise.answers import UseEffects, decide
 from featcache.studies.advise.classifiers import draw_labels, few_labels, fold_splits, transfer
-from featcache.studies.advise.effects import Effect, paired_effect
 from featcache.studies.advise.labelled import labelled_rows
 from featcache.studies.advise.result import PairAdvice
 from featcache.studies.advise.settings import (

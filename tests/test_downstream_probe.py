@@ -20,7 +20,8 @@ from featcache.metrics.probes.zero_shot import class_vectors
 from featcache.store.rows import write_rows
 from featcache.studies.adapters.embed import JOINT, embed
 from featcache.studies.adapters.train import Workbench, train
-from featcache.studies.downstream.probe import ProbeSettings, probe
+from featcache.studies.downstream.probe import probe
+from featcache.studies.downstream.settings import ProbeSettings
 from featcache.trainer.config import FitConfig
 from featcache.trainer.defaults import Selection
 from featcache.trainer.errors import NotPaired
@@ -30,7 +31,7 @@ from tests.spine import tiny_dataset
 
 PHOTOS = 150
 QUICK = FitConfig(epochs=6, batch=32, width=8, k=5, lr=1e-2, permutations=39, halves=20, untrained=2)
-PROBE = ProbeSettings(k=5, halves=20, penalties=(1.0, 1e-2))
+PROBE = ProbeSettings(k=(5,), halves=20, penalties=(1.0, 1e-2))
 CLASSES = ("cat", "dog", "ship")
 
 
@@ -284,7 +285,7 @@ def test_a_run_on_splits_that_have_changed_since_is_refused(tmp_path):
         probe(cache, "photos", [], [path], PROBE)
 
 
-def test_without_a_validation_split_a_tenth_of_train_is_drawn_and_test_must_be_there(tmp_path):
+def test_without_a_validation_split_inner_folds_choose_and_test_must_be_there(tmp_path):
     cache = Cache(tmp_path / "cache")
     dataset = tiny_dataset(60, 1, name="photos")
     for splits, says in ((("train", "train", "test"), None), (("train", "other", "train"), "has no test groups")):
@@ -293,7 +294,9 @@ def test_without_a_validation_split_a_tenth_of_train_is_drawn_and_test_must_be_t
         store_layers(cache, replace(dataset, overlay=overlay), "images", "vit", {"last.mean": values})
         if says is None:
             result = probe(cache, "photos", ["vit"], [], PROBE)
-            assert dict(result.counts) == {"train": 36, "validation": 4, "test": 20}
+            assert dict(result.counts) == {"train": 40, "validation": 0, "test": 20}
+            assert any("5 inner folds of the training groups" in note for note in result.notes)
+            assert "by 5 inner folds" in next(row.convention for row in result.rows if row.metric == "ridge_accuracy")
         else:
             with pytest.raises(NotPaired, match=says):
                 probe(cache, "photos", ["vit"], [], PROBE)

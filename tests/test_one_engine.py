@@ -34,13 +34,13 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "joint": ("trainer.joints", "makes a space of the sides' spaces"),
     "mixed": ("trainer.joints", "makes a space of the sides' spaces"),
     "group_mean": (
-        "trainer.sides, studies.downstream.groups, studies.adapters.embed, studies.advise.labelled",
+        "trainer.sides, studies.group_rows, studies.adapters.embed",
         "makes one row of the rows of a group",
     ),
     "pairing.*": ("studies.alignment.*", "brings rows of two arrays together"),
     "neighbors": (
-        "studies.alignment.common_rows, trainer.subsets",
-        "searches a graph, which the cache then keeps; finds whose rows are swapped",
+        "studies.alignment.common_rows, studies.maps, trainer.subsets",
+        "searches a graph, which the cache then keeps or a table of points shows; finds whose rows are swapped",
     ),
     "measure.contrasts.holm": (
         "studies.ledger.ledger, studies.emergence.multibench.table, studies.advise.answers",
@@ -84,10 +84,9 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "knn.exclusion.Exclusion": ("studies.adapters.pictures.answers", "right answers are no wrong ones"),
     "knn.search.tile_rows": ("studies.adapters.pictures.answers", "memory of a tile"),
     "chance_mutual_knn": ("studies.adapters.pictures.tables", "the floor of an agreement whose logarithm is drawn"),
-    "Neighbors": ("studies.alignment.*", "a type"),
+    "Neighbors": ("studies.alignment.*, studies.maps", "a type"),
     "preparation.*": ("studies.alignment.protocol", "Huh et al.'s clamp of features, before anything is measured"),
-    "arrays.Groups": ("studies.alignment.*, studies.advise.effects", "a type"),
-    "arrays.group_codes": ("studies.advise.effects", "which rows are of one group"),
+    "arrays.Groups": ("studies.alignment.*", "a type"),
     "knn.exact.Measure": ("studies.alignment.*", "a type"),
 }
 SCORING = {"compare", "permuted", "on_subsets", "function"}  # methods of a comparison, and a metric's function

@@ -106,7 +106,8 @@ def accuracy_contrasts(
             for contrast in contrasts:
                 if {contrast.whole, *contrast.parts} <= own.keys():
                     blank = ContrastRow("", "", "", "", own[contrast.whole].row.against, metric_name(way, weighed))
-                    blank = replace(blank, n=len(true), convention=own[contrast.whole].row.convention)
+                    # no convention: it names what was chosen for a space, and a family is of one convention
+                    blank = replace(blank, n=len(true))
                     row = contrast_row(contrast, scores, blank, sign=1, alpha=0.05)
                     rows.append(replace(row, estimand="difference of the classifiers as trained, new test groups"))
     return with_verdicts(rows, alpha=0.05)

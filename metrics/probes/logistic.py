@@ -1,6 +1,6 @@
 """Multinomial logistic regression with an L2 penalty: the linear probe of a space."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from featcache.metrics.arrays import X, as_float64
 from featcache.metrics.errors import BadChoice, BadShape
 from featcache.metrics.probes.accuracy import check_two_classes
+from featcache.metrics.probes.selection import choose_held_out
 
 PENALTIES = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)  # strongest first
 _STEPS = 3_000
@@ -43,6 +44,11 @@ class LogisticProbe:
         """The class of the largest logit, the first of equals."""
         return self.logits(x).argmax(axis=1)
 
+    def loss(self, logits: Float[np.ndarray, "n c"], y: Int[np.ndarray, " n"]) -> float:
+        """Mean cross-entropy in nats."""
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        return float(np.mean(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(y)), y]))
+
 
 def fit_logistic(
     x: X, y: Int[np.ndarray, " n"], *, penalties: Sequence[float] = PENALTIES, classes: int | None = None
@@ -70,6 +76,13 @@ def fit_logistic(
         >>> probe.classes(np.array([[-2.0, 5.0], [2.0, 5.0]])).tolist()
         [0, 1]
     """
+    return [*logistic_path(x, y, penalties=penalties, classes=classes)]
+
+
+def logistic_path(
+    x: X, y: Int[np.ndarray, " n"], *, penalties: Sequence[float] = PENALTIES, classes: int | None = None
+) -> Iterator[LogisticProbe]:
+    """As `fit_logistic`, each classifier fitted when it is asked for."""
     values = as_float64(x)
     if y.shape != (len(values),):
         raise BadShape(f"wanted one class for each of {len(values)} rows, got {y.shape}")
@@ -84,12 +97,11 @@ def fit_logistic(
     if rows.shape[1] > len(rows):
         turn, upper = np.linalg.qr(rows.T)
         rows = upper.T
-    start, fitted = np.zeros((rows.shape[1] + 1, count)), list[LogisticProbe]()
+    start = np.zeros((rows.shape[1] + 1, count))
     for penalty in penalties:
         start, converged = _minimise(rows, y, penalty, start)
         weights = start[:-1] if turn is None else turn @ start[:-1]
-        fitted.append(LogisticProbe(mean, std, weights, start[-1], float(penalty), converged))
-    return fitted
+        yield LogisticProbe(mean, std, weights, start[-1], float(penalty), converged)
 
 
 def choose_logistic(
@@ -107,24 +119,7 @@ def choose_logistic(
         held_out: Validation rows and their classes; a class that no training row has is always missed.
         penalties: As of `fit_logistic`, errors too.
     """
-    rows, true = held_out
-    best: tuple[tuple[float, float], LogisticProbe] | None = None
-    for probe in fit_logistic(x, y, penalties=penalties):
-        logits = probe.logits(rows)
-        known = true < logits.shape[1]
-        hits = np.count_nonzero(logits.argmax(axis=1) == true)
-        score = (float(hits), -_cross_entropy(logits[known], true[known]))
-        if best is None or score > best[0]:
-            best = score, probe
-    assert best is not None  # there is a penalty
-    return best[1]
-
-
-def _cross_entropy(logits: np.ndarray, y: np.ndarray) -> float:
-    if not len(y):
-        return 0.0
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return float(np.mean(np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(y)), y]))
+    return choose_held_out(lambda rows, classes: logistic_path(rows, classes, penalties=penalties), x, y, held_out)
 
 
 def _minimise(rows: np.ndarray, y: np.ndarray, penalty: float, start: np.ndarray) -> tuple[np.ndarray, bool]:

@@ -1,4 +1,4 @@
-"""Figures of the tables that commands write: curves, layer grids, ceilings, alignment and competence."""
+"""Figures of the tables that commands write: curves, layer grids, ceilings, alignment, competence and probes."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.report.figures import theme
 from featcache.report.figures.figure import Figure
 from featcache.report.figures.layer_map import layer_figure
+from featcache.report.figures.probe import probe_table_figure
 from featcache.report.names import finite, shorten
 from featcache.report.runs import metric_title
 from featcache.report.terminal.alignment import PAIRINGS
@@ -298,4 +299,5 @@ _DRAWINGS: "dict[str, tuple[Callable[[InputTable], Figure | None], ...]]" = {
     "grid": (grid_figure,),
     "ceiling": (ceiling_figure, mixing_figure),
     "align": (align_figure,),
+    "probe": (probe_table_figure,),
 }

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from featcache.metrics.measure.contrasts import holm
+from featcache.metrics.probes.effects import Effect, paired_effect
 from featcache.metrics.probes.information_bounds import InformationRow
-from featcache.studies.advise.effects import Effect, paired_effect
 from featcache.studies.advise.labelled import Labelled
 from featcache.studies.advise.settings import ALIGN, APART, NOTHING, OPEN, PRIVATE, AdviseSettings, Answer, Use
 from featcache.studies.advise.trial import Hits

@@ -9,13 +9,13 @@ from jaxtyping import Bool, Float, Int
 
 from featcache.metrics.probes.accuracy import majority_class
 from featcache.metrics.probes.calibrated import log_softmax
+from featcache.metrics.probes.few_shot import centred_unit, draw_shots, few_shot_classes
 from featcache.metrics.probes.logistic import LogisticProbe, fit_logistic
 from featcache.metrics.probes.perceptron import PerceptronSettings, perceptron_logits
 
 Values = Float[np.ndarray, "n d"]
 _PENALTIES = (1.0, 0.1, 1e-2, 1e-3, 1e-4)
 _PERCEPTRON, _PATIENCE = PerceptronSettings(epochs=25), 5
-_RIDGE = 0.3  # of few labels, beside blocks of total variance 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,14 +110,8 @@ def few_labels(
         split: Rows and classes.
         drawn: Rows with labels, of each draw (`draw_labels`).
     """
-    x = np.concatenate([_scaled(values, split.train) for values in blocks], axis=1)
-    goals = np.eye(split.classes)[split.y[drawn]] - 1 / split.classes
-    said: list[np.ndarray] = []
-    for rows, goal in zip(drawn, goals, strict=True):
-        gram = x[rows] @ x[rows].T + _RIDGE * np.eye(len(rows))
-        weights = x[rows].T @ np.linalg.solve(gram, goal)
-        said.append((x[split.held] @ weights).argmax(axis=1))
-    return np.stack(said)
+    x = np.concatenate([centred_unit(values, split.train) for values in blocks], axis=1)
+    return np.stack([*few_shot_classes(x, split.y, drawn, split.held, classes=split.classes)])
 
 
 def draw_labels(split: FoldSplit, labels: int, draws: int, seed: int) -> Int[np.ndarray, "draws rows"]:
@@ -129,11 +123,7 @@ def draw_labels(split: FoldSplit, labels: int, draws: int, seed: int) -> Int[np.
         draws: How many.
         seed: Of the draws.
     """
-    stream = np.random.default_rng(seed)
-    pools = [np.flatnonzero(split.train & (split.y == one)) for one in range(split.classes)]
-    return np.stack(
-        [np.concatenate([stream.choice(pool, labels, replace=False) for pool in pools]) for _ in range(draws)]
-    )
+    return draw_shots(split.y, split.train, labels, draws=draws, seed=seed)
 
 
 def _logistic(x: Values, split: FoldSplit) -> tuple[LogisticProbe, float]:
@@ -151,9 +141,3 @@ def _logistic(x: Values, split: FoldSplit) -> tuple[LogisticProbe, float]:
 
 def _loss(logits: np.ndarray, y: np.ndarray) -> float:
     return -float(log_softmax(logits)[np.arange(len(y)), y].mean())
-
-
-def _scaled(values: Values, train: Bool[np.ndarray, " n"]) -> Values:
-    centred = values - values[train].mean(axis=0)
-    total = float(np.sqrt(centred[train].var(axis=0).sum()))
-    return centred / total if total > 0 else centred

@@ -9,8 +9,9 @@ from jaxtyping import Float, Int
 from featcache.data.datasets import extract_command
 from featcache.errors import UsageError
 from featcache.features import Features
-from featcache.metrics import group_mean
 from featcache.metrics.probes.calibrated import group_folds
+from featcache.studies.content_units import content_units
+from featcache.studies.group_rows import group_rows
 from featcache.trainer.errors import NotPaired
 
 LEAST = 2  # groups of a class for each fold; rarer classes are left out
@@ -91,9 +92,9 @@ def labelled_rows(arrays: dict[str, Features], label: str, *, groups: int, folds
             "needs two\n  Name another label with --labels, or fewer --folds"
         )
     y = np.array([classes.index(named[group]) for group in kept], np.int64)
-    units = _units(arrays, kept)
+    units = content_units(arrays.values(), kept)
     parts = group_folds(y, groups=units, folds=folds, seed=seed)
-    spaces = {name: _means(features, kept) for name, features in arrays.items()}
+    spaces = {name: group_rows(features, kept) for name, features in arrays.items()}
     return Labelled(spaces, y, parts, units, classes, tuple(kept), notes if len(names) < len(every) else notes[1:])
 
 
@@ -132,32 +133,3 @@ def _frequent(names: Sequence[str], named: dict[str, str], least: int) -> list[s
     for group in names:
         counts[named[group]] = counts.get(named[group], 0) + 1
     return [group for group in names if counts[named[group]] >= least]
-
-
-def _units(arrays: dict[str, Features], names: Sequence[str]) -> Int[np.ndarray, " n"]:
-    """Numbers of connected groups: two are connected if a row of one has the content of a row of the other."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    number = {group: place for place, group in enumerate(names)}
-    links, first = [(0, 0)], dict[tuple[str, str], int]()
-    for features in arrays.values():
-        if not len(features.hashes):
-            continue
-        for group, content in zip(features.groups.tolist(), features.hashes.tolist(), strict=True):
-            if content and group in number:
-                links.append((first.setdefault((features.view, content), number[group]), number[group]))
-    rows, columns = np.array(links).T
-    graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(names), len(names)))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
-
-
-def _means(features: Features, names: Sequence[str]) -> Float[np.ndarray, "n d"]:
-    number = {group: place for place, group in enumerate(names)}
-    of = np.array([number.get(group, -1) for group in features.groups.tolist()])
-    kept = np.flatnonzero(of >= 0)
-    kept = kept[np.argsort(of[kept], kind="stable")]
-    rows = features.values[kept].astype(np.float32)
-    if len(kept) == len(names):
-        return rows
-    return np.asarray(group_mean(rows, of[kept])[0])

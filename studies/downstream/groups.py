@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from featcache.data.datasets import extract_command
 from featcache.errors import UsageError
 from featcache.features import Features
-from featcache.metrics import group_mean
 from featcache.metrics.probes.accuracy import class_codes
+from featcache.metrics.probes.calibrated import group_folds
+from featcache.studies.content_units import content_units
+from featcache.studies.group_rows import group_rows
 from featcache.trainer.config import VALIDATION_SHARE
 from featcache.trainer.errors import NotPaired
 from featcache.trainer.splits import USED_SPLITS, drawn_by_id, seen_by_run
@@ -27,6 +29,8 @@ class TaskGroups:
         classes: Names of the classes of training groups, sorted; empty where the task has no labels.
         codes: [g] class of each group; a class that no training group has gets a number behind them.
         notes: What is to be said of groups left out and of drawn splits.
+        folds: [train] inner fold of each training group, by which a penalty is chosen where there are no validation
+            groups; None where there are.
     """
 
     names: NDArray[np.object_]
@@ -34,6 +38,7 @@ class TaskGroups:
     classes: list[str]
     codes: np.ndarray
     notes: list[str]
+    folds: np.ndarray | None = None
 
     def means(self, features: Features, values: np.ndarray | None = None) -> Float[np.ndarray, "g d"]:
         """One row a group: the mean of its rows of an array, in float32.
@@ -42,19 +47,11 @@ class TaskGroups:
             features: The array, which has rows of every group.
             values: Rows [n, d] taken instead of the array's own, such as adapted ones.
         """
-        rows = np.asarray(features.values if values is None else values)
-        number = {name: place for place, name in enumerate(self.names.tolist())}
-        of = np.array([number.get(group, -1) for group in features.groups.tolist()])
-        kept = np.flatnonzero(of >= 0)
-        kept = kept[np.argsort(of[kept], kind="stable")]
-        if len(kept) == len(self.names):
-            return rows[kept].astype(np.float32)
-        means, _ = group_mean(rows[kept].astype(np.float32), of[kept])
-        return np.asarray(means)
+        return group_rows(features, self.names.tolist(), values=values)
 
 
 def task_groups(
-    arrays: Sequence[Features], label: str | None, *, drawn: Sequence[str] = (), seed: int = 0
+    arrays: Sequence[Features], label: str | None, *, drawn: Sequence[str] = (), folds: int = 0, seed: int = 0
 ) -> TaskGroups:
     """The groups that all arrays have, with their classes and splits.
 
@@ -63,7 +60,9 @@ def task_groups(
         label: Label column; None for a task without labels.
         drawn: Groups that are validation where the data set has no such split, as a run drew them; else a seeded tenth
             of the training groups.
-        seed: Of that draw.
+        folds: Instead of that tenth, so many inner folds of all training groups, which keep groups of equal content
+            together; 0 for the tenth.
+        seed: Of that draw, or of the folds.
 
     Raises:
         NotPaired: If arrays are of several data sets or share no group, a split is missing, or an array is of a run
@@ -93,7 +92,8 @@ def task_groups(
     splits = np.array([split_of[group] for group in names])
     rows = {split: np.flatnonzero(splits == split) for split in USED_SPLITS}
     _check_splits(rows, first.dataset)
-    if not len(rows["validation"]):
+    in_folds = not len(rows["validation"]) and not drawn and folds > 0
+    if not len(rows["validation"]) and not in_folds:
         _draw_validation(rows, names, drawn, seed, notes)
     _check_unseen(arrays, {names[row] for row in rows["test"]})
     labels = np.array([named[group] if named else "" for group in names], dtype=object)
@@ -102,7 +102,12 @@ def task_groups(
     unseen = int(np.count_nonzero(codes[rows["test"]] >= len(classes))) if named else 0
     if unseen:
         notes.append(f"{unseen:,} test groups have a class that no training group has: always missed")
-    return TaskGroups(np.array(names, dtype=object), rows, classes, codes, notes)
+    inner = None
+    if in_folds:
+        units = content_units(arrays, [names[row] for row in rows["train"].tolist()])
+        inner = group_folds(codes[rows["train"]], groups=units, folds=folds, seed=seed)
+        notes.append(f"no validation split: what is chosen is chosen by {folds} inner folds of the training groups")
+    return TaskGroups(np.array(names, dtype=object), rows, classes, codes, notes, inner)
 
 
 def choose_label(arrays: Sequence[Features], label: str | None) -> str:
