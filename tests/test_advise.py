@@ -82,6 +82,19 @@ def test_a_label_of_one_space_alone_is_no_reason_to_align() -> None:
     assert pair.quantity("unique1").low > 0.4 and pair.quantity("redundancy").ci_high < 0.05
 
 
+def test_noise_does_not_come_to_know_a_label_by_the_pairs_that_adapters_have_seen() -> None:
+    rng = np.random.default_rng(3)
+    y = np.arange(300) % 4
+    known = np.eye(4)[y] @ rng.standard_normal((4, 24)) + 0.7 * rng.standard_normal((300, 24))
+    [pair] = advise_rows(
+        labelled(rng.standard_normal((300, 64)), known, y), replace(QUICK, steps=80, uses=("few", "transfer"))
+    )
+    assert pair.quantity("information2").value > 1.0
+    for row in pair.answers:
+        if row.reads in (FIRST, FORTH, BACK):
+            assert abs(row.effect) < 0.1 and row.answer != ALIGN, row
+
+
 def test_xor_is_synergy_and_no_reason_to_align(of_xor: PairAdvice) -> None:
     found = answers(of_xor)
     assert found[Use("joint", PAIR)] == found[Use("transfer", FORTH)] == APART

@@ -1,11 +1,12 @@
 """What small contrastive adapters do to held-out accuracy, use by use: aligned, and aligned with a private part."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from featcache.metrics.probes.calibrated import group_folds
 from featcache.studies.advise.adapters import adapted_spaces
 from featcache.studies.advise.classifiers import (
     FoldSplit,
@@ -46,7 +47,9 @@ def run_trial(
 ) -> dict[Use, Hits]:
     """Trains adapters of two spaces on the pairs of other folds, without labels, and classifies each fold in every use.
 
-    Classifiers see the same training rows whichever the space, and the same draws of few labels.
+    Adapters and classifiers are fitted on other halves of the training rows: adapters fit the pairs that they have
+    seen, so that there even noise, mapped, would know of each row what the other space knows, its label too.
+    Classifiers see the same rows whichever the space, and the same draws of few labels.
 
     Args:
         rows: Spaces, classes and folds.
@@ -61,7 +64,9 @@ def run_trial(
         TrainingDiverged: As `adapted_spaces`.
     """
     spaces = [rows.spaces[name].astype(np.float64) for name in pair]
-    splits = fold_splits(rows.y, rows.folds)
+    whole = fold_splits(rows.y, rows.folds)
+    pairs = [_half(rows, split.train, settings.seed) for split in whole]
+    splits = [replace(split, train=split.train & ~seen) for split, seen in zip(whole, pairs, strict=True)]
     least = min(int(np.bincount(rows.y[split.train], minlength=split.classes).min()) for split in splits)
     uses, hits = [use for use in uses_of(settings.uses) if use.labels <= least], dict[Use, dict[str, np.ndarray]]()
     for fold, split in enumerate(splits):
@@ -74,7 +79,7 @@ def run_trial(
                 on_step(f"adapters of fold {fold + 1} of {len(splits)}, {number + 1} of {settings.seeds}")
             seed = settings.seed + fold * settings.seeds + number
             first, second = adapted_spaces(
-                spaces, split.train, split.inner, width=settings.width, steps=settings.steps, seed=seed
+                spaces, pairs[fold], split.inner, width=settings.width, steps=settings.steps, seed=seed
             )
             blocks: dict[str, Blocks] = {
                 APART: raw,
@@ -89,6 +94,13 @@ def run_trial(
                     every = hits.setdefault(use, {}).setdefault(name, np.zeros((settings.seeds, rows.n)))
                     every[number, split.held] = right
     return {use: Hits(of[APART], of[ALIGNED], of.get(PRIVATE)) for use, of in hits.items()}
+
+
+def _half(rows: Labelled, train: Bool[np.ndarray, " n"], seed: int) -> Bool[np.ndarray, " n"]:
+    """Half of some rows: whole units, and of each class about half."""
+    half = np.zeros(rows.n, bool)
+    half[train] = group_folds(rows.y[train], groups=rows.units[train].tolist(), folds=4, seed=seed) % 2 == 0
+    return half
 
 
 def _classes(blocks: Blocks, use: Use, split: FoldSplit, drawn: np.ndarray | None = None) -> np.ndarray:

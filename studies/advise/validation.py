@@ -376,4 +376,4 @@ def calibration_table(rows: "pl.DataFrame") -> "pl.DataFrame":
 def quick() -> ValidationSettings:
     """Settings that a test can afford: two seeds, few steps, few rows. Their answers say nothing."""
     advice = replace(ValidationSettings().advice, steps=8, draws=1, width=4)
-    return ValidationSettings(seeds=(0, 1), steps=10, rows=200, draws=1, advice=advice)
+    return ValidationSettings(seeds=(0, 1), steps=10, rows=360, draws=1, advice=advice)
