@@ -57,6 +57,10 @@ class Features:
     encoder_hash: str = ""
     modality: str = ""
 
+    def __repr__(self) -> str:
+        place = f"{self.dataset}/{self.view}/{self.name}@{self.digest[:12]}"
+        return f"Features({place}, {list(self.values.shape)} {self.values.dtype})"
+
     def __len__(self) -> int:
         return len(self.ids)
 

@@ -40,7 +40,7 @@ def pair(x: Features, y: Features, *, pairing: Pairing = "mean", seed: int = 0) 
         >>> names = made(["owl#0", "owl#1", "frog#0"], ["owl", "owl", "frog"], [10, 30, 5])
         >>> a, b = pair(photos, names)
         >>> a.ids.tolist(), b.values.ravel().tolist()
-        (['frog', 'owl'], [5.0, 20.0])
+        (['frog.png', 'owl.png'], [5.0, 20.0])
     """
     from featcache.metrics.pairing import paired
 

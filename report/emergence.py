@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from featcache.report.names import decimals
+from featcache.studies.emergence.synthetic.generators import RELEASED
 
 if TYPE_CHECKING:
     import polars as pl
@@ -62,12 +63,17 @@ def _emerges(relations: "pl.DataFrame") -> str:
     maps = [row for row in _of(relations, question="rq1", x="phi_depth", method="pearson") if row["uniqueness"] is None]
     theory = _of(relations, question="information", x="posterior_cka", method="pearson")
     with_ = (
-        ("U, the unique bits of the label", fall),
+        (_level(fall), fall),
         ("the CKA of exact posteriors", theory),
         ("the map's depth", maps),
     )
     told = [f"{_change(rows[0])} with {what} (r = {coefficient_text(rows[0])})" for what, rows in with_ if rows]
     return f"Maximum alignment {', '.join(told)}." if fall else ""
+
+
+def _level(rows: list[dict[str, Any]]) -> str:
+    generator = str(rows[0]["generator"]) if rows else RELEASED
+    return "U, the unique bits of the label" if generator == RELEASED else f"the level of the dial {generator!r}"
 
 
 def _change(row: Mapping[str, Any]) -> str:

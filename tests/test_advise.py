@@ -74,7 +74,7 @@ def test_a_loud_part_of_one_space_alone_is_kept_beside_what_is_aligned() -> None
 
 
 def test_a_label_of_one_space_alone_is_no_reason_to_align() -> None:
-    [pair] = advise_rows(labelled(*apart(300)), replace(QUICK, steps=40, uses=("joint", "alone", "transfer")))
+    [pair] = advise_rows(labelled(*apart(600)), replace(QUICK, steps=40, uses=("joint", "alone", "transfer")))
     found = answers(pair)
     assert {found[use] for use in found if use.kind in ("joint", "alone", "transfer")} == {APART}
     [forth] = [row for row in pair.answers if row.reads == FORTH]

@@ -59,7 +59,8 @@ def broken(package: Path) -> list[str]:
     words = [LINT, "--no-logo", "--no-cache", ROOT / "pyproject.toml"]
     done = subprocess.run(words, cwd=package.parent, capture_output=True, text=True)
     assert "Contracts: " in done.stdout, done.stdout + done.stderr
-    return [line.removesuffix(" BROKEN") for line in done.stdout.splitlines() if line.endswith(" BROKEN")]
+    said = [line.partition(" BROKEN") for line in done.stdout.splitlines()]  # "(2 ignored imports)" may stand behind
+    return [name for name, broke, _ in said if broke]
 
 
 def test_the_contracts_of_imports_hold(package: Path) -> None:

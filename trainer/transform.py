@@ -14,10 +14,8 @@ from featcache.trainer.run import Run, apply, load_run
 class Adapter:
     """The adapters of a finished run, in the manner of scikit-learn's transformers.
 
-    Example:
-        >>> adapter = Adapter.load("runs/openmoji/linear-s0-0a1b2c3d")  # doctest: +SKIP
-        >>> adapter.transform(cache.load("openmoji", "minilm")).shape  # doctest: +SKIP
-        (1176, 512)
+    Args:
+        run: From `load_run`; `load` opens it by its folder.
     """
 
     def __init__(self, run: Run) -> None:

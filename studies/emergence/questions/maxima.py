@@ -53,7 +53,9 @@ def information(tables: EmergenceTables) -> "pl.DataFrame":
     both = [
         (pl.col(f"{name}_unique1") + pl.col(f"{name}_unique2")).alias(f"{name}_unique") for name in DECOMPOSITIONS
     ]  # fmt: skip
-    return tables.oracles.with_columns(both).select("generator", "uniqueness", *QUANTITIES)
+    # what is held fixed varies by the solver's last digits: there is no correlation with those
+    exact = [pl.col(quantity).round(5) for quantity in QUANTITIES]
+    return tables.oracles.with_columns(both).select("generator", "uniqueness", *exact)
 
 
 def maxima(best: "pl.DataFrame", oracles: "pl.DataFrame") -> "pl.DataFrame":
