@@ -32,7 +32,8 @@ def check_figure_path(path: Path | None) -> None:
 
 def draw_layers(grids: "LayerGrids", path: Path) -> None:
     """Draws the grids of some pairs of encoders side by side, those of one metric on one scale, as .png or .svg."""
-    figure = layer_figure(grids.scores, grids.dataset, rows=PAIRINGS[grids.settings.pairing])
+    protocol = f"; protocol {grids.settings.protocol}" if grids.settings.protocol else ""
+    figure = layer_figure(grids.scores, grids.dataset, rows=PAIRINGS[grids.settings.pairing] + protocol)
     write_output(path, figure.svg.encode() if path.suffix == ".svg" else figure.png)
 
 

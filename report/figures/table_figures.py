@@ -183,7 +183,7 @@ def grid_figure(table: "InputTable") -> Figure | None:
     if rows.is_empty():
         return None
     names = [name for name in LayerScore.__dataclass_fields__ if name in rows.columns]
-    absent: dict[str, Any] = {} if "calibrated" in rows.columns else {"calibrated": None}  # of tables of before it was there
+    absent: dict[str, Any] = {} if "calibrated" in rows.columns else {"calibrated": None}  # in older tables
     scores = [
         LayerScore(
             encoder_x=f"{row['x_view']}/{row['x_encoder']}", layer_x=row["x_layer"],
