@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from featcache.data.caption_files import CAPTION_FILES
+from featcache.data.datasets import missing
 from featcache.data.errors import DataInvalid
 from featcache.data.gathered import OwnData
 from featcache.data.images import IMAGE_SUFFIXES
@@ -94,10 +95,13 @@ def files_below(root: Path) -> Iterator[Path]:
             yield path
 
 
-def data_files(root: Path, suffix: str) -> list[Path]:
-    """Files of a suffix below a folder, by path; caption files are none.
+def data_files(root: Path, suffix: str, what: str) -> tuple[list[Path], list[str]]:
+    """Files of a suffix below a folder, or one, by path, and the path of each as messages, ids and splits have it.
+
+    Caption files are none.
 
     Raises:
+        DataMissing: If there is none; `what` says of which kind.
         DataInvalid: If one is a link that leads out of the folder.
     """
     found = sorted(path for path in files_below(root) if path.suffix == suffix and path.name not in CAPTION_FILES)
@@ -105,4 +109,7 @@ def data_files(root: Path, suffix: str) -> list[Path]:
     for path in found:
         if not path.resolve().is_relative_to(inside):
             raise DataInvalid(f"{path.name!r} is a link that leads out of {root}; copy the file into the folder")
-    return found
+    if not found:
+        raise missing("folder", f"no {what}", (f"{root}/**/*{suffix}",))
+    base = root if root.is_dir() else root.parent
+    return found, [path.relative_to(base).as_posix() for path in found]

@@ -1,6 +1,7 @@
 """Limits of what is believed of files of data that others wrote; `featcache.limits` has those of the cache."""
 
 import os
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -31,10 +32,14 @@ def data_limit(name: str) -> int:
     Raises:
         DataInvalid: If the variable holds no whole number above 0.
     """
-    known = DATA_LIMITS[name]
+    return set_limit(DATA_LIMITS[name], DataInvalid)
+
+
+def set_limit(known: Limit, error: Callable[[str], Exception]) -> int:
+    """A limit as the environment sets it; raises `error` if the variable holds no whole number above 0."""
     text = os.environ.get(known.variable, "")
     if text and (not text.isdecimal() or int(text) < 1):
-        raise DataInvalid(f"{known.variable}={text!r} is no number of {known.what}")
+        raise error(f"{known.variable}={text!r} is no number of {known.what}")
     return int(text) if text else known.most
 
 

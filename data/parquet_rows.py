@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from featcache.data.datasets import missing
 from featcache.data.errors import DataInvalid
 from featcache.data.gathered import Gathered, OwnData, blank_note
 from featcache.data.layouts import data_files
@@ -35,12 +34,7 @@ _VALUE_BYTES = 16  # of memory for each text, whatever its length
 
 def read_parquet(root: Path, options: OpenOptions) -> OwnData:
     """Reads Parquet files anywhere below a folder, or one; errors as `read_own`."""
-    files = data_files(root, ".parquet")
-    if not files:
-        raise missing("folder", "no Parquet file", (f"{root}/**/*.parquet",))
-    base = root if root.is_dir() else root.parent
-    names = [path.relative_to(base).as_posix() for path in files]
-    return read_parquet_files(files, names, options)
+    return read_parquet_files(*data_files(root, ".parquet", "Parquet file"), options)
 
 
 def read_parquet_files(

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from featcache.data.caption_files import COLUMNS, detect_text, is_label
-from featcache.data.datasets import missing
 from featcache.data.errors import DataInvalid
 from featcache.data.gathered import Gathered, OwnData, counted_note
 from featcache.data.images import IMAGE_SUFFIXES
@@ -58,11 +57,7 @@ def read_webdataset(root: Path, options: OpenOptions) -> OwnData:
         DataInvalid: If a shard is damaged, no sample has an image, it is not clear which field that is, or samples
             contradict each other.
     """
-    shards = data_files(root, ".tar")
-    if not shards:
-        raise missing("folder", "no shard", (f"{root}/**/*.tar",))
-    base = root if root.is_dir() else root.parent
-    return read_shards(shards, [path.relative_to(base).as_posix() for path in shards], options)
+    return read_shards(*data_files(root, ".tar", "shard"), options)
 
 
 def read_shards(

@@ -1,19 +1,7 @@
 """Limits of what is believed of a file that somebody else may have written, and the variables that raise them."""
 
-import os
-from dataclasses import dataclass
-
+from featcache.data.limits import Limit, set_limit
 from featcache.errors import BeyondLimit, UsageError
-
-
-@dataclass(frozen=True)
-class Limit:
-    """The most that is read unasked of one kind of thing."""
-
-    what: str  # in words, after a number
-    most: int
-    variable: str  # of the environment; a higher number there raises the limit
-
 
 LIMITS = {
     "rows": Limit("rows of an array", 1_000_000_000, "FEATCACHE_MAX_ROWS"),
@@ -30,12 +18,7 @@ def limit(name: str) -> int:
     Raises:
         UsageError: If the variable holds no whole number above 0.
     """
-    text = os.environ.get(LIMITS[name].variable, "")
-    if not text:
-        return LIMITS[name].most
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"{LIMITS[name].variable}={text!r} is no number of {LIMITS[name].what}")
-    return int(text)
+    return set_limit(LIMITS[name], UsageError)
 
 
 def check_limit(name: str, value: int, where: object) -> None:

@@ -57,7 +57,7 @@ def extract(
         WeightsMissing, WeightsInvalid: Of an entry.
         ExtractionFailed: If a row cannot be read or encoded; what was committed stays.
     """
-    from featcache.data.open import dataset_source, open_dataset
+    from featcache.data.open import dataset_source
     from featcache.encoders import EncodeOptions, encoder_spec
     from featcache.extraction.extract import extract as run
     from featcache.extraction.job import plan_card, plan_job
@@ -66,8 +66,7 @@ def extract(
     kept = cache if cache is not None else Cache()
     opened = dataset
     if isinstance(opened, str):
-        source = dataset_source(opened, None if root is None else Path(root))
-        opened = open_dataset(source.name, root=source.root, options=source.options)
+        opened = dataset_source(opened, None if root is None else Path(root)).open()
     if isinstance(encoder, str):
         if (name, prepare, identity) != (None, None, None):
             raise UsageError(f"{encoder} is an entry, which has name, preparation and identity of its own")

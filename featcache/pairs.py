@@ -1,17 +1,18 @@
 """Features of two modalities matched by what their rows show."""
 
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from featcache.errors import UsageError
 from featcache.features import Features
 
-Pairing = Literal["mean", "first", "random", "all"]
+if TYPE_CHECKING:
+    from featcache.metrics.pairing import Mode
 
 
-def pair(x: Features, y: Features, *, pairing: Pairing = "mean", seed: int = 0) -> tuple[Features, Features]:
+def pair(x: Features, y: Features, *, pairing: "Mode" = "mean", seed: int = 0) -> tuple[Features, Features]:
     """The rows of two arrays whose groups both have, so that row i of both shows the same thing.
 
     Ids of two modalities differ ("frog.png" and "frog.png#0"): groups are what they share.
@@ -49,8 +50,7 @@ def pair(x: Features, y: Features, *, pairing: Pairing = "mean", seed: int = 0) 
     if not set(x.groups.tolist()) & set(y.groups.tolist()):
         raise UsageError(f"{x.name} ({x.view}) and {y.name} ({y.view}) share no group")
     both = paired(x.values, y.values, x.groups.tolist(), y.groups.tolist(), mode=pairing, seed=seed)
-    matched = (_matched(x, both.x, both.rows_x, both.groups), _matched(y, both.y, both.rows_y, both.groups))
-    return matched
+    return _matched(x, both.x, both.rows_x, both.groups), _matched(y, both.y, both.rows_y, both.groups)
 
 
 def _matched(features: Features, values: object, rows: np.ndarray | None, groups: tuple[object, ...]) -> Features:

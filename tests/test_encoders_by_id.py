@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from featcache.encoders import EncodeOptions, Encoder, EncoderSpec, describe, described, encoder_spec, load_encoder
 from featcache.encoders.families import described_kinds
 from featcache.errors import UndescribedEncoder, WeightsInvalid, WeightsMissing
 from tests import families, hub
-from tests.test_encoders_features import BUILDERS
+from tests.test_encoders_features import BUILDERS, close, photo
 
 CAPTIONS = ["a dog", "Two men on the beach", "a", "the dog the dog and the old men on the beach of the two dog men"]
 EVERY: dict[str, Callable[[Path], Path]] = {**families.TEXT, **families.IMAGE, **families.AUDIO, **families.PAIRS}
@@ -49,11 +48,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(tmp_path_factory.mktemp("families"))
 
 
-def photo(width: int, height: int, seed: int = 0) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
-    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
-
-
 def rows(encoder: Encoder) -> list[Any]:
     items: dict[str, list[Any]] = {
         "text": CAPTIONS,
@@ -61,10 +55,6 @@ def rows(encoder: Encoder) -> list[Any]:
         "audio": [np.random.default_rng(n).standard_normal(n).astype(np.float32) for n in (5000, 7000)],
     }
     return [encoder.prepare(item) for item in items[encoder.card.modality]]
-
-
-def close(a: torch.Tensor, b: torch.Tensor) -> None:
-    torch.testing.assert_close(a, b.to(torch.float32), rtol=1e-5, atol=1e-5)
 
 
 def library_states(folder: Path, spec: EncoderSpec, inputs: dict[str, torch.Tensor]) -> tuple[Any, Any]:

@@ -48,7 +48,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     ),
     # downstream tasks: predicted classes in, rows with chance, interval and verdict out
     "probes.*": (
-        "studies.downstream.*, studies.emergence.dials.performance, studies.advise.*",
+        "studies.downstream.*, studies.emergence.dials.performance, studies.emergence.together.uses, studies.advise.*",
         "classifiers, linear maps, and the tidy rows of their accuracy and information",
     ),
     # emergence: encoders whose chance is known exactly, and coefficients over many of them

@@ -166,10 +166,23 @@ def apply(
             f"{features.name} of {features.dataset} has {features.values.shape[1]} dimensions; side {side} of the run "
             f"{run.path} was trained on {width}\n  Use features of the same encoder and weights"
         )
-    embedded = np.empty((len(features.ids), adapters.width), np.float32)
+    return embed_rows(adapters, side, features.values)
+
+
+def embed_rows(
+    adapters: Adapters, side: str, values: Float[NDArray[Any], "n d"]
+) -> Float[NDArray[np.float32], "n width"]:
+    """Rows of one side in the joint space, of length 1, block by block.
+
+    Args:
+        adapters: Of a run.
+        side: Name of the side.
+        values: Of the width that it was trained on.
+    """
+    embedded = np.empty((len(values), adapters.width), np.float32)
     with torch.inference_mode():
         for start in range(0, len(embedded), EMBED_ROWS):
-            rows = features.tensor()[start : start + EMBED_ROWS].float()
+            rows = torch.from_numpy(np.ascontiguousarray(values[start : start + EMBED_ROWS])).float()
             embedded[start : start + EMBED_ROWS] = adapters.embed(side, rows).numpy()
     return embedded
 

@@ -1,5 +1,6 @@
 """Trained adapters as estimators: load a run, transform features into its joint space."""
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ from torch import nn
 
 from featcache.errors import UsageError
 from featcache.features import Features
-from featcache.trainer.run import Run, apply, load_run
+from featcache.trainer.adapters import Adapters
+from featcache.trainer.run import Run, apply, embed_rows, load_run
 
 
 class Adapter:
@@ -20,6 +22,11 @@ class Adapter:
 
     def __init__(self, run: Run) -> None:
         self.run = run
+
+    @cached_property
+    def _adapters(self) -> Adapters:
+        """The run's, read once."""
+        return self.run.adapters()
 
     @classmethod
     def load(cls, run: Path | str) -> "Adapter":
@@ -51,20 +58,16 @@ class Adapter:
             UsageError: If the side is not told, or the width is another than it was trained on.
         """
         if isinstance(x, Features):
-            return apply(self.run, x, side=side)
-        import torch
-
+            return apply(self.run, x, side=side, adapters=self._adapters)
         if side is None or side not in self.sides:
             raise UsageError(f"an array does not say which side it is of: side= one of {', '.join(self.sides)}")
-        adapters = self.run.adapters()
-        width = len(adapters[side].mean)
+        width = len(self._adapters[side].mean)
         if x.ndim != 2 or x.shape[1] != width:
             raise UsageError(f"rows of shape {list(x.shape)}: side {side} was trained on [n, {width}]")
-        with torch.inference_mode():
-            return adapters.embed(side, torch.from_numpy(np.ascontiguousarray(x, np.float32))).numpy()
+        return embed_rows(self._adapters, side, x)
 
     def module(self, side: str) -> nn.Module:
-        """A side's adapter as a plain module: [n, d] to [n, width], standardised within, not normalised to length 1."""
+        """A side's adapter as a plain module of the caller's: [n, d] to [n, width], standardised within, any length."""
         if side not in self.sides:
             raise UsageError(f"no side {side!r}; there are {', '.join(self.sides)}")
         return self.run.adapters()[side]

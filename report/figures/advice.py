@@ -7,7 +7,6 @@ from featcache.report.figures import point_charts, theme
 from featcache.report.figures.figure import Figure
 from featcache.report.names import short_names, shorten
 from featcache.report.terminal.advise import answer_lines, use_title
-from featcache.storage.outputs import write_output
 
 if TYPE_CHECKING:
     from featcache.studies.advise.result import Advice, PairAdvice
@@ -20,8 +19,7 @@ _LONGEST = 20
 
 def draw_advice(advice: "Advice", path: Path) -> None:
     """Draws an advice as .png or .svg; a name that ends otherwise is refused by `check_figure_path` before."""
-    figure = advice_figure(advice)
-    write_output(path, figure.svg.encode() if path.suffix == ".svg" else figure.png)
+    advice_figure(advice).draw(path)
 
 
 def advice_figure(advice: "Advice") -> Figure:

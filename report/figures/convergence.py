@@ -8,7 +8,6 @@ from featcache.report.figures.figure import Figure
 from featcache.report.figures.layer_map import draw_layers
 from featcache.report.names import short_names
 from featcache.report.runs import metric_title
-from featcache.storage.outputs import write_output
 
 if TYPE_CHECKING:
     from featcache.studies.alignment.grid import LayerGrids, LayerScore
@@ -22,7 +21,7 @@ def draw_convergence(grids: "LayerGrids", path: Path) -> None:
     figure = convergence_figure(grids)
     if figure is None:
         return draw_layers(grids, path)
-    write_output(path, figure.svg.encode() if path.suffix == ".svg" else figure.png)
+    figure.draw(path)
 
 
 def convergence_figure(grids: "LayerGrids") -> Figure | None:

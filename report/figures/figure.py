@@ -12,6 +12,7 @@ from typing import Any
 
 from featcache.errors import LibraryMissing
 from featcache.printing import printable
+from featcache.storage.outputs import write_output
 
 
 def require_renderer() -> None:
@@ -70,6 +71,10 @@ class Figure:
         import vl_convert
 
         return vl_convert.svg_to_png(self.svg, scale=2)
+
+    def draw(self, path: Path) -> None:
+        """Draws the figure as .svg, else as .png; other names are refused by `check_figure_path` before."""
+        write_output(path, self.svg.encode() if path.suffix == ".svg" else self.png)
 
     def write(self, folder: Path, *, formats: Sequence[str]) -> list[str]:
         """Writes the figure's files.

@@ -9,7 +9,6 @@ from featcache.report.figures import theme
 from featcache.report.figures.figure import Figure, require_renderer
 from featcache.report.names import shorten
 from featcache.report.terminal.alignment import PAIRINGS
-from featcache.storage.outputs import write_output
 
 if TYPE_CHECKING:
     from featcache.studies.alignment.grid import LayerGrids, LayerScore
@@ -34,7 +33,7 @@ def draw_layers(grids: "LayerGrids", path: Path) -> None:
     """Draws the grids of some pairs of encoders side by side, those of one metric on one scale, as .png or .svg."""
     protocol = f"; protocol {grids.settings.protocol}" if grids.settings.protocol else ""
     figure = layer_figure(grids.scores, grids.dataset, rows=PAIRINGS[grids.settings.pairing] + protocol)
-    write_output(path, figure.svg.encode() if path.suffix == ".svg" else figure.png)
+    figure.draw(path)
 
 
 def layer_figure(scores: "Sequence[LayerScore]", dataset: str, *, rows: str = "") -> Figure:

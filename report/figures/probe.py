@@ -9,7 +9,6 @@ from featcache.report.figures import point_charts, theme
 from featcache.report.figures.figure import Figure
 from featcache.report.names import decimals, finite, short_names, shorten
 from featcache.report.terminal.downstream import JUDGED, task_title
-from featcache.storage.outputs import write_output
 
 if TYPE_CHECKING:
     from featcache.report.inputs import InputTable
@@ -38,7 +37,7 @@ def draw_probe(result: "TaskResult", path: Path) -> None:
     """
     figure = probe_figure([asdict(row) for row in result.rows], result.dataset, result.task)
     if figure is not None:
-        write_output(path, figure.svg.encode() if path.suffix == ".svg" else figure.png)
+        figure.draw(path)
 
 
 def probe_table_figure(table: "InputTable") -> Figure | None:

@@ -183,12 +183,11 @@ def grid_figure(table: "InputTable") -> Figure | None:
     if rows.is_empty():
         return None
     names = [name for name in LayerScore.__dataclass_fields__ if name in rows.columns]
-    absent: dict[str, Any] = {} if "calibrated" in rows.columns else {"calibrated": None}  # in older tables
     scores = [
         LayerScore(
             encoder_x=f"{row['x_view']}/{row['x_encoder']}", layer_x=row["x_layer"],
             encoder_y=f"{row['y_view']}/{row['y_encoder']}", layer_y=row["y_layer"],
-            **{name: row[name] for name in names}, **absent,
+            **{name: row[name] for name in names},
         )
         for row in rows.iter_rows(named=True)
     ]  # fmt: skip

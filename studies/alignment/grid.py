@@ -40,8 +40,6 @@ class LayerScore:
         value: The score.
         higher_is_better: Whether a higher score means more aligned.
         best: Whether it is the best of this pair of encoders.
-        calibrated: Of the best pair: how far it is from the threshold to the best there is, in [0, 1]; None of others,
-            and without null.
         n: Rows compared.
         d_x: Width of x.
         d_y: Width of y.
@@ -54,6 +52,8 @@ class LayerScore:
         null: How the null was got: "best pair of 200 permutations", or "none".
         backend: What searched the graphs, or that they were cached.
         seconds: Time of the whole grid of this pair of encoders: preparations, comparisons and null.
+        calibrated: Of the best pair: how far it is from the threshold to the best there is, in [0, 1]; None of others,
+            without null, and in tables from before it.
     """
 
     encoder_x: str
@@ -65,7 +65,6 @@ class LayerScore:
     value: float
     higher_is_better: bool
     best: bool
-    calibrated: float | None
     n: int
     d_x: int
     d_y: int
@@ -78,6 +77,7 @@ class LayerScore:
     null: str
     backend: str
     seconds: float
+    calibrated: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,9 +6,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from featcache.errors import UsageError
 from featcache.studies.experiments.processes import THREADS, child_environment, default_processes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Block = TypeVar("Block")
 OnShare = Callable[[float], None]  # share of a block that is done, 0 to 1
@@ -97,3 +101,22 @@ def _run(run: Callable[[Any, Path, OnShare], None], number: int, block: Any, fol
         _shares[number] = share
 
     run(block, folder, on_share)
+
+
+def block_weights(folder: Path, name: str, again: str) -> "Tensor":
+    """The parameters of a block's encoders, as it wrote them.
+
+    Args:
+        folder: Of the study.
+        name: Of the block's folder.
+        again: The command that trains them.
+
+    Raises:
+        UsageError: If there are none.
+    """
+    from safetensors.torch import load_file
+
+    file = folder / "blocks" / name / "weights.safetensors"
+    if not file.is_file():
+        raise UsageError(f"no encoders at {file}\n  Run: {again}")
+    return load_file(file)["parameters"]

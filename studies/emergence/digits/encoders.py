@@ -15,7 +15,7 @@ from featcache.metrics.sweeps.released_layers import ReleasedLayer, released_lay
 from featcache.storage.outputs import parquet_bytes, write_output
 from featcache.studies.emergence.digits.dial import correlations, dial_table
 from featcache.studies.emergence.digits.pairs import digit_pairs
-from featcache.studies.emergence.pool import OnProgress, OnShare, Work, run_blocks
+from featcache.studies.emergence.pool import OnProgress, OnShare, Work, block_weights, run_blocks
 
 if TYPE_CHECKING:
     import polars as pl
@@ -281,14 +281,10 @@ def load_ensemble(block: Block, folder: Path) -> "MlpEnsemble":
     Raises:
         UsageError: If it was not trained.
     """
-    from safetensors.torch import load_file
-
     from featcache.trainer.ensembles.mlp import MlpEnsemble
 
-    file = folder / "blocks" / block.name / "weights.safetensors"
-    if not file.is_file():
-        raise UsageError(f"no encoders at {file}\n  Run: featcache emergence spoken-digits --root DIR")
-    return MlpEnsemble(block.shape, load_file(file)["parameters"])
+    values = block_weights(folder, block.name, "featcache emergence spoken-digits --root DIR")
+    return MlpEnsemble(block.shape, values)
 
 
 def _hidden(block: Block, ensemble: "MlpEnsemble") -> list[list[ReleasedLayer]]:

@@ -10,11 +10,10 @@ import numpy as np
 from blake3 import blake3
 
 from featcache.data.multibench import MultiBench, Split, load_multibench
-from featcache.errors import UsageError
 from featcache.provenance import provenance
 from featcache.storage.outputs import parquet_bytes, write_output
 from featcache.studies.emergence.multibench.protocol import MultiBenchSettings, protocol_of
-from featcache.studies.emergence.pool import OnShare
+from featcache.studies.emergence.pool import OnShare, block_weights
 
 if TYPE_CHECKING:
     from featcache.trainer.ensembles.flat import Rates
@@ -146,16 +145,11 @@ def load_ensemble(block: Block, folder: Path) -> "TransformerEnsemble":
     Raises:
         UsageError: If it was not trained.
     """
-    from safetensors.torch import load_file
-
     from featcache.trainer.ensembles.transformer import TransformerEnsemble
 
-    file = folder / "blocks" / block.folder / "weights.safetensors"
-    if not file.is_file():
-        raise UsageError(f"no encoders at {file}\n  Run: featcache emergence multibench {block.name} --root DIR")
+    values = block_weights(folder, block.folder, f"featcache emergence multibench {block.name} --root DIR")
     data = open_data(block.name, block.root, block.settings.validation_rows)
-    values = load_file(file)["parameters"].to(block.settings.device)
-    return TransformerEnsemble(shape_of(block, data), values)
+    return TransformerEnsemble(shape_of(block, data), values.to(block.settings.device))
 
 
 def sequence_rows(split: Split, modality: str, device: str, *, most: int | None = None) -> "SequenceRows":

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from featcache.studies.emergence.synthetic.generators import RELEASED
 from featcache.studies.experiments.spec import ExperimentInvalid, nearest
 
 CLAIMS = Path(__file__).with_name("claims.toml")
@@ -87,7 +88,7 @@ class EmergenceClaim(BaseModel):
     published: str = ""
     series: str = ""
     family: str = ""
-    needs: dict[Literal["dataset", "profile"], str] = {}
+    needs: dict[Literal["dataset", "profile"], str] = {"dataset": RELEASED}
 
 
 class _File(BaseModel):

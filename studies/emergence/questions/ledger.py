@@ -13,7 +13,6 @@ from featcache.metrics.measure.row import p_text
 from featcache.storage.outputs import parquet_bytes, write_output
 from featcache.studies.emergence.questions.claims import EmergenceClaim, Published
 from featcache.studies.emergence.questions.estimators import ESTIMATORS, Evidence
-from featcache.studies.emergence.synthetic.generators import RELEASED
 from featcache.studies.emergence.synthetic.written import SETTING
 from featcache.studies.ledger.ledger import ALPHA, FAILED, HELD, Entry, entries_of, ledger_table, with_verdicts
 
@@ -50,8 +49,7 @@ def judge_emergence(
         profile: Name of the sizes that the tables were made with.
     """
     entries = [entry for key in _settings(evidence) for entry in _of_setting(claims, evidence, key, profile)]
-    # on another generator a claim has an effect and no verdict, whatever it says of its needs
-    by_id = {claim.id: claim.model_copy(update={"needs": {"dataset": RELEASED, **claim.needs}}) for claim in claims}
+    by_id = {claim.id: claim for claim in claims}
     judged = [_exactly(entry, by_id[entry.claim]) for entry in with_verdicts(entries, by_id)]
     return [EmergenceEntry(entry, *_published(by_id[entry.claim], series)) for entry in judged]
 

@@ -14,7 +14,7 @@ from featcache.data.synthetic.generator import Generator, Modalities, Part, moda
 from featcache.errors import UsageError
 from featcache.metrics.sweeps.released_layers import released_layer, released_scores, unit_rows
 from featcache.storage.outputs import parquet_bytes, write_output
-from featcache.studies.emergence.pool import OnProgress, OnShare, Work, run_blocks
+from featcache.studies.emergence.pool import OnProgress, OnShare, Work, block_weights, run_blocks
 from featcache.studies.emergence.synthetic.population import exact_accuracy, label_given, population_cka
 from featcache.studies.emergence.synthetic.profiles import BATCH, REFERENCE_DEPTH, Profile, released_rates
 
@@ -171,14 +171,10 @@ def load_ensemble(block: Block, folder: Path) -> "MlpEnsemble":
     Raises:
         UsageError: If it was not trained.
     """
-    from safetensors.torch import load_file
-
     from featcache.trainer.ensembles.mlp import MlpEnsemble
 
-    file = folder / "blocks" / block.name / "weights.safetensors"
-    if not file.is_file():
-        raise UsageError(f"no encoders at {file}\n  Run: featcache emergence synthetic --out {folder}")
-    return MlpEnsemble(_shape(block), load_file(file)["parameters"])
+    values = block_weights(folder, block.name, f"featcache emergence synthetic --out {folder}")
+    return MlpEnsemble(_shape(block), values)
 
 
 def _cost(block: Block) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from featcache.data.errors import DataInvalid
+from featcache.metrics.probes.few_shot import FEW_SHOT_RIDGE, centred_unit, draw_shots
 from featcache.studies.emergence.synthetic.population import exact_accuracy, label_given
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 USES = ("joint", "joint_trained", "alone", "few", "transfer", "transfer_mapped")
 LABELS = (1, 5, 10)  # a class, of the use "few"
 SIDES = {"0": (0,), "1": (1,), "both": (0, 1)}  # the modalities that a classifier reads
-_RIDGE = 0.3  # of the probes of few labels, beside features of total variance 1
 _DRAWS_SEED = 7
 _NEGLIGIBLE = 1e-8  # of the mean square: a ridge that only keeps collapsed features from dividing by 0
 
@@ -226,7 +226,7 @@ class FewLabels:
         codes = [self._codes[modality][self._drawn[labels]] for modality in SIDES[side]]
         goal = np.repeat(np.eye(self._classes), labels, axis=0) - 1 / self._classes
         rows = np.concatenate([values[at] for values, at in zip(read, codes, strict=True)], axis=2)
-        gram = rows @ rows.transpose(0, 2, 1) + _RIDGE * np.eye(rows.shape[1])
+        gram = rows @ rows.transpose(0, 2, 1) + FEW_SHOT_RIDGE * np.eye(rows.shape[1])
         weights = rows.transpose(0, 2, 1) @ np.linalg.solve(gram, np.broadcast_to(goal, (len(gram), *goal.shape)))
         parts = np.split(weights, np.cumsum([values.shape[1] for values in read])[:-1], axis=1)
         scores = [
@@ -261,17 +261,11 @@ def few_rows(
         >>> few_rows(np.array([0, 1, 1, 0]), 2, 2, 1, seed=0).shape
         (1, 4)
     """
-    pools = [np.flatnonzero(labels == one) for one in range(classes)]
-    least = min(map(len, pools))
+    least = int(np.bincount(labels, minlength=classes).min())
     if least < per_class:
         raise DataInvalid(f"wanted {per_class} labelled rows of each class: the rarest has {least}")
-    stream = np.random.default_rng(seed)
-    return np.stack([
-        np.concatenate([stream.choice(pool, per_class, replace=False) for pool in pools]) for _ in range(draws)
-    ])  # fmt: skip
+    return draw_shots(labels, np.ones(len(labels), bool), per_class, draws=draws, seed=seed)
 
 
 def _scaled(features: Float[np.ndarray, "inputs f"]) -> Float[np.ndarray, "inputs f"]:
-    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
-    total = float(np.sqrt(centred.var(axis=0).sum()))
-    return centred / total if total > 0 else centred
+    return centred_unit(features.astype(np.float64), np.ones(len(features), bool))
