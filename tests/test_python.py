@@ -116,6 +116,8 @@ def test_map_style_data_sets_and_loaders_of_torch_are_rows(rows: np.ndarray, cac
         (lambda x: x, {}, UsageError, "name what decides its features, identity="),
         (Net(), {"prepare": lambda row: row}, UsageError, "does not say what it does"),
         (lambda x: {"hidden": x}, {"identity": "i"}, UsageError, 'wanted a number or "last" and a pooling'),
+        (lambda x: {"last.v2": x}, {"identity": "i"}, UsageError, "layer 'last.v2': wanted a number"),
+        (lambda x: {"adapted.x": x}, {"identity": "i"}, UsageError, "layer 'adapted.x': wanted a number"),
         (lambda x: x[:, None], {"identity": "i"}, UsageError, r"wanted a tensor \[1, d\], a row each, got \[1, 1, 6\]"),
         (lambda x: x.mean(), {"identity": "i"}, UsageError, r"got \[\]"),
         (lambda x: {}, {"identity": "i"}, UsageError, "gave no layer"),

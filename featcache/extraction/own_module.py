@@ -11,7 +11,7 @@ from blake3 import blake3
 from featcache.devices import check_device
 from featcache.encoders import Card
 from featcache.errors import ExtractionFailed, UsageError
-from featcache.selectors import check_name
+from featcache.selectors import check_name, is_layer
 from featcache.store.digest import canonical
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from featcache.data.views import View
 
-_LAYER = re.compile(r"(\d+|last)\.[a-z][a-z0-9-]*")
+_NOT_OWN = ("lm", "graph", "adapted")  # layers of other makers
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 WHOLE = "last.flat"  # the layer of an encoder that gives one tensor
 _SIXTEEN = "float16"
@@ -157,7 +157,7 @@ def encoded(call: Callable[[Any], Any], rows: Sequence[Any], device: str) -> "di
     named: Mapping[Any, Any] = output if isinstance(output, Mapping) else {WHOLE: output}
     layers: dict[str, Tensor] = {}
     for name, values in named.items():
-        if not isinstance(name, str) or not _LAYER.fullmatch(name):
+        if not isinstance(name, str) or not is_layer(name) or name.partition(".")[0] in _NOT_OWN:
             raise UsageError(f'layer {name!r}: wanted a number or "last" and a pooling, as in "3.cls" or "last.mean"')
         if not isinstance(values, torch.Tensor) or values.ndim != 2 or len(values) != len(rows):
             shape = list(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
