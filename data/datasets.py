@@ -292,7 +292,8 @@ def credit_of(dataset: str, view: str) -> str:
         >>> credit_of("cifar10", "prompts"), credit_of("flickr30k", "captions"), credit_of("stamps", "images")
         ("prompts: templates of OpenAI's CLIP, MIT licence", '', '')
     """
-    of = DATASETS[dataset].may_show if dataset in DATASETS else {}
+    entry = known_entry(dataset)
+    of = {} if entry is None else entry.may_show
     return next((line for pattern, line in of.items() if fnmatchcase(view, pattern)), "")
 
 

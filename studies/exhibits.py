@@ -31,7 +31,7 @@ QUALITY = 80  # of WebP
 MOST = {"image": 1_500, "text": 10_000}  # rows of a page
 LONGEST_TEXT = 1_000  # characters
 # of a row that is damaged or hostile, or whose decoder is not installed
-_BROKEN = (DataError, OSError, ValueError, ArithmeticError, LookupError, SyntaxError, MemoryError, ImportError)
+BROKEN = (DataError, OSError, ValueError, ArithmeticError, LookupError, SyntaxError, MemoryError, ImportError)
 _GROUPS = {"answers": ("group", "answer_group"), "neighbors": ("id", "neighbor")}  # table -> its columns of groups
 _WORDS = {"image": "pictures", "text": "texts"}
 _OPTIONS = {"image": "--thumbnails", "text": "--texts"}
@@ -282,7 +282,7 @@ def _contents(
             if recorded and recorded.get(view.ids[number]) not in ("", view.hash_of(content)):
                 return None, None
             return make(view.decode(content)), ""
-        except _BROKEN as error:
+        except BROKEN as error:
             return None, str(error).partition("\n")[0][:200] or type(error).__name__
 
     with ThreadPoolExecutor(4) as pool:

@@ -17,6 +17,7 @@ from featcache.metrics import neighbors
 from featcache.provenance import provenance
 from featcache.storage.outputs import write_output
 from featcache.studies.adapters.pictures.maps import principal_plane
+from featcache.studies.distinct_names import distinct_names
 from featcache.studies.group_rows import group_rows
 from featcache.studies.shown_rows import ShownRows, shown_rows
 from featcache.studies.tables import check_table_path, identity, write_table
@@ -136,10 +137,8 @@ def _keys(arrays: Sequence[Features]) -> tuple[list[str], bool, list[str]]:
     shared = set(every).intersection(*others)
     kept, what = [key for key in every if key in shared], "groups" if by_group else "rows"
     if not kept:
-        raise NotPaired(
-            f"{', '.join(f'{each.view}/{each.name}' for each in arrays)} share no {'groups' * by_group or 'rows'}"
-        )
-    left, what = len(every) - len(kept), "groups" if by_group else "rows"
+        raise NotPaired(f"{', '.join(f'{each.view}/{each.name}' for each in arrays)} share no {what}")
+    left = len(every) - len(kept)
     return kept, by_group, [f"{left:,} of {len(every):,} {what} are not in every array"] if left else []
 
 
@@ -156,13 +155,12 @@ def _values(features: Features, keys: Sequence[str], by_group: bool) -> Float[np
 
 def _titles(arrays: Sequence[Features]) -> list[str]:
     """A name for each array, as short as tells them apart."""
-    tries = (
+    return distinct_names(
         [each.encoder for each in arrays],
         [f"{each.encoder}.{each.layer}" for each in arrays],
         [f"{each.view}.{each.encoder}.{each.layer}" for each in arrays],
+        [f"{each.encoder}.{each.layer}.{each.digest[:8]}" for each in arrays],
     )
-    names = next((names for names in tries if len(set(names)) == len(names)), None)
-    return names or [f"{each.encoder}.{each.layer}.{each.digest[:8]}" for each in arrays]
 
 
 def _described(first: Features, keys: Sequence[str], by_group: bool, shown: ShownRows) -> "pl.DataFrame":

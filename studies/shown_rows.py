@@ -6,18 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featcache.data.datasets import DATASETS, credit_of
+from featcache.data.datasets import credit_of, known_entry, source_text
 from featcache.data.errors import DataError
 from featcache.data.hub import without_downloads
 from featcache.data.open import DatasetSource
 from featcache.errors import UsageError
-from featcache.studies.exhibits import thumbnail
+from featcache.studies.exhibits import BROKEN, thumbnail
 
 if TYPE_CHECKING:
     from featcache.data.views import Dataset, View
-
-# of a row that is damaged or hostile, or whose decoder is not installed
-_BROKEN = (DataError, OSError, ValueError, ArithmeticError, LookupError, SyntaxError, MemoryError, ImportError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +79,8 @@ def shown_rows(
     allowed = [view for view in views if texts or credit_of(name, view.name)] if texts is not False else []
     said, notes = _of_first_view(allowed, groups, recorded, str), list[str]()
     if views and not allowed and texts is None:
-        terms = DATASETS[name].licence if name in DATASETS else "they are their owner's"
+        entry = known_entry(name)
+        terms = entry.licence if entry is not None else "they are their owner's"
         notes.append(f"no texts: the file travels ({terms}); whoever may show them adds --texts")
     images = [view for view in dataset.views.values() if view.modality == "image"] if pictures else []
     seen = _of_first_view(images, groups, recorded, thumbnail)
@@ -97,7 +95,7 @@ def shown_rows(
 
 def _open(name: str, root: Path | None) -> "Dataset":
     with without_downloads():
-        return DatasetSource(name if name in DATASETS else f"folder:{name}", root).open()
+        return DatasetSource(source_text(name), root).open()
 
 
 def _of_first_view(
@@ -128,7 +126,7 @@ def _read(view: "View", keys: Sequence[str], wanted: set[str], hashes: Mapping[s
             if hashes.get(view.ids[row]) not in (None, "", view.hash_of(content)):
                 return None
             return make(view.decode(content))
-        except _BROKEN:
+        except BROKEN:
             return None
 
     with ThreadPoolExecutor(4) as pool:

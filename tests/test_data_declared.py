@@ -10,6 +10,7 @@ from featcache.data.datasets import extract_command, known_entry, made_from_labe
 from featcache.data.declared import user_datasets_path
 from featcache.data.open import dataset_source, is_folder_path
 from featcache.data.options import OpenOptions
+from featcache.studies.shown_rows import shown_rows
 from tests.own_data import (
     captions_of,
     command,
@@ -147,3 +148,11 @@ def test_a_declared_data_set_is_extracted_and_repaired_by_its_name(
 def test_a_path_beside_the_entries_opens_as_before(declared: Path) -> None:
     write_pictures(declared.parent / "loose", "1.jpg")
     assert dataset_source(str(declared.parent / "loose")).open().name == "loose"
+
+
+def test_a_map_shows_the_texts_of_a_declared_data_set_without_a_root(declared: Path) -> None:
+    points = {"a/0": "a/0", "a/1": "a/1"}
+    shown = shown_rows("birds", points, {}, texts=True, pictures=False, root=None)
+    assert shown.texts == {"a/0": "a bird", "a/1": "a bird"}
+    kept = shown_rows("birds", points, {}, texts=None, pictures=False, root=None)
+    assert not kept.texts and "CC BY 4.0" in kept.notes[0]

@@ -22,6 +22,7 @@ from featcache.studies.advise.result import Advice, PairAdvice
 from featcache.studies.advise.settings import DEFAULT_SETTINGS, AdviseSettings
 from featcache.studies.advise.tables import write_advice
 from featcache.studies.advise.trial import run_trial
+from featcache.studies.distinct_names import distinct_names
 from featcache.studies.downstream.groups import choose_label
 from featcache.studies.downstream.sources import LabelRule
 from featcache.studies.tables import check_table_path
@@ -121,15 +122,9 @@ def _named(arrays: Sequence[Features]) -> dict[str, Features]:
     if len({(each.digest, each.root) for each in arrays}) < len(arrays):
         raise UsageError(f"{', '.join(whole)}: name each array once")
     views = [f"{each.view}/{each.encoder}" for each in arrays]
-    tries = ([each.encoder for each in arrays], views, [each.name for each in arrays], whole)
-    names = next((names for names in tries if len(set(names)) == len(names)), None)
-    return dict(
-        zip(
-            names or [f"{name}@{each.digest[:8]}" for name, each in zip(whole, arrays, strict=True)],
-            arrays,
-            strict=True,
-        )
-    )
+    exact = [f"{name}@{each.digest[:8]}" for name, each in zip(whole, arrays, strict=True)]
+    encoders, layers = [each.encoder for each in arrays], [each.name for each in arrays]
+    return dict(zip(distinct_names(encoders, views, layers, whole, exact), arrays, strict=True))
 
 
 def _label_notes(arrays: Mapping[str, Features], rule: LabelRule) -> list[str]:

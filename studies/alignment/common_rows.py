@@ -14,6 +14,7 @@ from featcache.metrics.errors import BadShape
 from featcache.metrics.measure.space import Space
 from featcache.metrics.pairing import Mode, paired
 from featcache.studies.alignment.splits import rows_of_split
+from featcache.studies.distinct_names import distinct_names
 from featcache.trainer.errors import NotPaired
 
 if TYPE_CHECKING:
@@ -265,9 +266,8 @@ def _check_one_dataset(arrays: Sequence[Features]) -> None:
 
 def _names(arrays: Sequence[Features]) -> list[str]:
     """A name for each array: encoder and layer, behind the view, and behind its place where they still coincide."""
-    tries = ([each.name for each in arrays], [f"{each.view}/{each.name}" for each in arrays])
-    names = next((names for names in tries if len(set(names)) == len(names)), None)
-    return names or [f"{number}:{name}" for number, name in enumerate(tries[1])]
+    whole = [f"{each.view}/{each.name}" for each in arrays]
+    return distinct_names([each.name for each in arrays], whole, [f"{at}:{name}" for at, name in enumerate(whole)])
 
 
 def _named(features: Features) -> str:
