@@ -12,6 +12,8 @@ from featcache.data.images import DECODING, bound_policy, decode_rgb
 from featcache.data.texts import decode_text
 from featcache.data.views import Dataset, Modality, Overlay, View
 
+_VIEW_NAMES: dict[str, str] = {"image": "images", "text": "captions", "audio": "audio"}
+
 
 class Rows(Protocol):
     """A list, an array, or a map-style `torch.utils.data.Dataset`."""
@@ -47,13 +49,16 @@ def make_view(
         item: From what `rows` gives to the row; None: as above.
 
     Raises:
-        DataInvalid: If rows have no length, ids or groups are not as many, or an id stands twice.
+        DataInvalid: If there is no such modality, rows have no length, ids or groups are not as many, or an id stands
+            twice.
 
     Example:
         >>> view = make_view(["a red fox", "a blue whale"], "text", ids=["fox", "whale"])
         >>> view.name, view.ids, view.read(1)
         ('captions', ('fox', 'whale'), 'a blue whale')
     """
+    if modality not in _VIEW_NAMES:
+        raise DataInvalid(f"modality {modality!r}: wanted one of {', '.join(_VIEW_NAMES)}")
     source = _map_style(rows)
     count = len(source)
     names = tuple(map(str, ids)) if ids is not None else tuple(f"{row:08d}" for row in range(count))
@@ -65,10 +70,9 @@ def make_view(
     def content(row: int) -> bytes:
         return _bytes(take(source[row]), modality)
 
-    usual = {"image": "images", "text": "captions", "audio": "audio"}[modality]
     images = modality == "image"
     return View(
-        name or usual, modality, names, of, content, _decoder(modality),
+        name or _VIEW_NAMES[modality], modality, names, of, content, _decoder(modality),
         decoding=dict(DECODING) if images else {}, bound=_bound if images else None,
     )  # fmt: skip
 

@@ -58,6 +58,7 @@ def extract(
         ExtractionFailed: If a row cannot be read or encoded; what was committed stays.
     """
     from featcache.data.open import dataset_source
+    from featcache.data.views import Dataset
     from featcache.encoders import EncodeOptions, encoder_spec
     from featcache.extraction.extract import extract as run
     from featcache.extraction.job import plan_card, plan_job
@@ -67,6 +68,10 @@ def extract(
     opened = dataset
     if isinstance(opened, str):
         opened = dataset_source(opened, None if root is None else Path(root)).open()
+    if not isinstance(opened, Dataset):
+        raise UsageError(
+            f"{type(opened).__name__} is no data set: wanted a name, a folder, or what featcache.make_dataset makes"
+        )
     if isinstance(encoder, str):
         if (name, prepare, identity) != (None, None, None):
             raise UsageError(f"{encoder} is an entry, which has name, preparation and identity of its own")

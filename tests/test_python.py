@@ -145,10 +145,20 @@ def test_an_encoder_that_changes_its_widths_is_stopped(rows: np.ndarray, cache: 
         featcache.extract(numbers(rows), moody, name="moody", identity="i", cache=cache)
 
 
+def test_rows_of_several_shapes_are_named_and_leave_nothing(cache: Cache) -> None:
+    ragged = make_dataset("ragged", [make_view([np.ones(3), np.ones(4)], "image")])
+    with pytest.raises(ExtractionFailed, match=r"rows of shapes \[3\] and \[4\] cannot be stacked"):
+        featcache.extract(ragged, lambda rows: rows, name="same", identity="i", cache=cache)
+    assert list(cache.arrays()) == []
+    with pytest.raises(UsageError, match="list is no data set.*make_dataset"):
+        featcache.extract([np.ones(3)], lambda rows: rows, name="same", identity="i", cache=cache)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda: make_view(iter("ab"), "text"), "wanted rows with a length and an index"),
+        (lambda: make_view(["a"], "matrix"), "modality 'matrix': wanted one of image, text, audio"),  # type: ignore[arg-type]
         (lambda: make_view(["a", "b"], "text", ids=["x"]), "1 ids and 1 groups for 2 rows"),
         (lambda: make_view(["a", "b"], "text", ids=["x", "x"]), "stand more than once"),
         (lambda: make_view(["a", " "], "text").content(1), "wanted a text"),

@@ -145,13 +145,21 @@ def encoded(call: Callable[[Any], Any], rows: Sequence[Any], device: str) -> "di
 
     Raises:
         UsageError: If it is neither a tensor [b, d] nor a mapping of such, or a layer has no name of ours.
+        ExtractionFailed: If rows to be stacked differ in shape.
     """
     import torch
     from torch.utils.data import default_collate
 
     tensors = all(isinstance(row, torch.Tensor) or hasattr(row, "__array__") for row in rows)
     is_image = any(hasattr(row, "mode") and hasattr(row, "size") and hasattr(row, "tobytes") for row in rows)
-    batch = default_collate(list(rows)).to(device) if tensors and not is_image else list(rows)
+    stacked = tensors and not is_image
+    shapes = sorted({tuple(row.shape) for row in rows}) if stacked else []
+    if len(shapes) > 1:
+        raise ExtractionFailed(
+            f"rows of shapes {' and '.join(str(list(shape)) for shape in shapes[:2])} cannot be stacked to a batch\n"
+            "  Make them alike: prepare=, or encode them one by one: batch=1"
+        )
+    batch = default_collate(list(rows)).to(device) if stacked else list(rows)
     with torch.inference_mode():
         output = call(batch)
     named: Mapping[Any, Any] = output if isinstance(output, Mapping) else {WHOLE: output}
