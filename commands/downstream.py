@@ -21,7 +21,8 @@ ArraysArgument = Annotated[
     typer.Argument(
         metavar="ARRAY",
         autocompletion=complete_array,
-        help="Cached arrays: [view/]encoder[/layer.pooling][@digest]; none or more, in probe with globs.",
+        help="Cached arrays: [view/]encoder[/layer.pooling][@digest]; none or more, in probe with globs, "
+        "or encoder/auto: the layer that says most of the label on validation groups or inner folds.",
     ),
 ]
 RunOption = Annotated[

@@ -54,7 +54,8 @@ def train(
             metavar="ENCODER",
             autocompletion=complete_array,
             help="A side (one modality, or one encoder of it): [name=][view/]encoder[/layer.pooling][@digest]; two or "
-            "more. Default: those of the data set, or those that extract guesses.",
+            "more. encoder/auto: the layer that agrees best with the other sides on training groups. Default: those of "
+            "the data set, or those that extract guesses.",
         ),
     ] = None,
     reference: Annotated[
@@ -169,6 +170,7 @@ def train(
     from featcache.report.terminal.leaks import show_leaks
     from featcache.report.terminal.progress import epoch_progress
     from featcache.report.terminal.training import show_run
+    from featcache.studies.adapters.layer_choice import choose_layers
     from featcache.studies.adapters.train import Workbench
     from featcache.studies.adapters.train import train as train_run
     from featcache.trainer.config import make_config, parse_pair_weights
@@ -190,8 +192,11 @@ def train(
     selection = choose_selection(store, dataset, encoders or (), reference)
     if selection.left_out:
         echo(left_out_reference(selection, typed), err=True)
+    selection, choices = choose_layers(store, selection, config)
+    for choice in choices:
+        echo(str(choice), err=True)
     folder = out or Path(run_folder(selection, config, drop_leaks=on_leak == "drop", controlled=control is not None))
-    features = Workbench.load(store, selection)
+    features = Workbench.load(store, selection, choices)
     if on_leak != "stop":
         show_leaks(features.leaks(config), dropped=on_leak == "drop")
     with epoch_progress() as on_epoch:

@@ -17,7 +17,7 @@ from featcache.features import Features
 from featcache.not_found import not_cached
 from featcache.notices import notice
 from featcache.resolution import choose_array
-from featcache.selectors import Selector, is_layer, parse_pattern, parse_selector
+from featcache.selectors import AUTO, Selector, is_layer, parse_pattern, parse_selector
 from featcache.storage.base import Folder
 from featcache.storage.local import LocalFolder
 from featcache.storage.open import is_address, open_folder
@@ -140,8 +140,14 @@ class Cache:
             FeaturesNotCached: If there is none; the message lists what there is.
             Ambiguous: If there are several that differ in more; the message lists how they differ.
             OutdatedRows: If there are only arrays of older rows than the current ones, and the name has no digest.
+            UsageError: If the layer is "auto", which only some commands choose.
         """
         wanted = parse_selector(selector) if isinstance(selector, str) else selector
+        if wanted.layer == AUTO:
+            raise UsageError(
+                f"{wanted}: here the layer is not chosen (a side of `featcache train` may say auto, and an array of "
+                "`featcache probe`)\n  Name a layer, or leave it out for the encoder's default"
+            )
         matches = list(self.arrays(dataset, wanted.view or "*", wanted.encoder, wanted.layer or "*"))
         damage: list[FeatcacheError] = []
         if wanted.digest:

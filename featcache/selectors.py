@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from featcache.data.hub_names import HUB, cached_name
 from featcache.errors import UsageError
 
+AUTO = "auto"  # in place of a layer: train and probe choose it on training groups
 BITS_PER_BYTE = "lm.bits-per-byte"  # the layer of a causal language model that holds one number a text
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*", re.IGNORECASE)
@@ -30,11 +31,15 @@ def check_name(name: str, what: str) -> str:
     """Returns a name of `what` that is safe as a folder's name; UsageError if it is not."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} cannot be the name of {what}: use letters, digits, '.', '_', '+', '-'")
+    if name == AUTO:
+        raise UsageError(f"{name!r} cannot be the name of {what}: behind an encoder it means a layer that is chosen")
     return name
 
 
 def parse_selector(text: str) -> Selector:
     """Parses `[view/]encoder[/layer.pooling][@digest]`, the layer known by its pooling; UsageError for other forms.
+
+    The layer may also be "auto", which is no layer of an array.
 
     Example:
         >>> parse_selector("dinov2-small/last.cls")
@@ -46,7 +51,7 @@ def parse_selector(text: str) -> Selector:
     parts = path.split("/")
     if not 1 <= len(parts) <= 3 or not all(_NAME.fullmatch(part) for part in parts):
         raise UsageError(f"{text!r} is not of the form [view/]encoder[/layer.pooling][@digest]")
-    layer = parts.pop() if len(parts) > 1 and is_layer(parts[-1]) else None
+    layer = parts.pop() if len(parts) > 1 and (is_layer(parts[-1]) or parts[-1] == AUTO) else None
     if len(parts) > 2:
         raise UsageError(f"{text!r}: {parts[-1]!r} is not a layer and its pooling, such as last.mean")
     return Selector(parts[-1], parts[0] if len(parts) == 2 else None, layer, digest or None)

@@ -10,13 +10,7 @@ import pytest
 from featcache import data
 from featcache.data import cifar
 from featcache.data.datasets import DATASETS
-
-NAMES = {
-    "batches.meta.txt": "airplane\nautomobile\nbird\n\n",
-    "coarse_label_names.txt": "fish\nvehicles\n",
-    "fine_label_names.txt": "aquarium_fish\nbus\nshark\n",
-}
-FINE_TO_COARSE = (0, 1, 0)
+from tests.cifar_files import archive_of, contents, packed, unpacked
 
 
 @pytest.fixture(autouse=True)
@@ -24,42 +18,6 @@ def small_archives(monkeypatch):
     for name in ("CIFAR10", "CIFAR100"):
         archive = getattr(cifar, name)
         monkeypatch.setattr(cifar, name, dataclasses.replace(archive, rows=(6, 4), validation=2))
-
-
-def archive_of(name: str) -> cifar.Archive:
-    return {"cifar10": cifar.CIFAR10, "cifar100": cifar.CIFAR100}[name]
-
-
-def contents(name: str) -> dict[str, bytes]:
-    """Every file of an archive in the published byte layout, with random pixels."""
-    archive, random = archive_of(name), np.random.default_rng(0)
-    files = {file: NAMES[file].encode() for file in archive.labels.values()}
-    for file in (*archive.train, *archive.test):
-        rows = []
-        for row in range(archive.rows[0] if file in archive.train else archive.rows[1]):
-            fine = row % 3
-            labels = [fine] if name == "cifar10" else [FINE_TO_COARSE[fine], fine]
-            rows.append(bytes(labels) + random.bytes(3072))
-        files[file] = b"".join(rows)
-    return files
-
-
-def unpacked(root, name: str, files: dict[str, bytes]):
-    folder = root / archive_of(name).folder
-    folder.mkdir(parents=True)
-    for file, content in files.items():
-        (folder / file).write_bytes(content)
-    return root
-
-
-def packed(root, name: str, files: dict[str, bytes]):
-    archive = archive_of(name)
-    with tarfile.open(root / archive.packed, "w:gz") as tar:
-        for file, content in files.items():
-            member = tarfile.TarInfo(f"{archive.folder}/{file}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return root
 
 
 BOTH = pytest.mark.parametrize("name", ["cifar10", "cifar100"])

@@ -25,7 +25,10 @@ ALLOWED: dict[str, tuple[str, str]] = {
     ),
     "measure.recalls.recall_contrasts": ("studies.adapters.comparison", "paired differences of recall"),
     "measure.contrasts.with_verdicts": ("studies.adapters.comparison", "corrects those of all directions together"),
-    "sweeps.grid.*": ("studies.alignment.grid", "every pair of layers, with the null of the best"),
+    "sweeps.grid.*": (
+        "studies.alignment.grid, studies.adapters.layer_choice",
+        "every pair of layers, with the null of the best; those that a training takes",
+    ),
     "sweeps.curve.*": ("studies.alignment.curves", "scores against gallery size and k"),
     "sweeps.ceiling.*": ("studies.alignment.curves", "ridge ceilings and kernel mixtures"),
     "right_answers": ("trainer.tracking", "which rows retrieval counts, where contents repeat"),
@@ -39,7 +42,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     ),
     "pairing.*": ("studies.alignment.*", "brings rows of two arrays together"),
     "neighbors": (
-        "studies.alignment.common_rows, studies.maps, trainer.subsets",
+        "studies.alignment.common_rows, studies.adapters.layer_choice, studies.maps, trainer.subsets",
         "searches a graph, which the cache then keeps or a table of points shows; finds whose rows are swapped",
     ),
     "measure.contrasts.holm": (

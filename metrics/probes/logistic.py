@@ -1,6 +1,7 @@
 """Multinomial logistic regression with an L2 penalty: the linear probe of a space."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,12 +9,14 @@ from jaxtyping import Float, Int
 
 from featcache.metrics.arrays import X, as_float64
 from featcache.metrics.errors import BadChoice, BadShape
+from featcache.metrics.knn.threads import one_blas_thread
 from featcache.metrics.probes.accuracy import check_two_classes
 from featcache.metrics.probes.selection import choose_held_out
 
 PENALTIES = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)  # strongest first
 _STEPS = 3_000
 _GRADIENT = 1e-7  # the largest entry of the gradient that counts as 0
+_SHARED = 1e9  # multiplications of a product from which several threads share it
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,5 +147,8 @@ def _minimise(rows: np.ndarray, y: np.ndarray, penalty: float, start: np.ndarray
         return loss, gradient.ravel()
 
     options = {"maxiter": _STEPS, "maxfun": 2 * _STEPS, "gtol": _GRADIENT, "ftol": 0.0, "maxcor": 20}
-    result = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options)
+    # thousands of products of a millisecond each: waking threads for them takes longer, many times so on a busy machine
+    small = rows.size * shape[1] < _SHARED
+    with one_blas_thread() if small else nullcontext():
+        result = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options=options)
     return result.x.reshape(shape), bool(np.abs(result.jac).max() <= 10 * _GRADIENT)

@@ -1,6 +1,6 @@
 """The penalty of a probe, chosen on held-out rows or by inner folds of the training rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -31,6 +31,7 @@ class Probe(Protocol):
 
 P = TypeVar("P", bound=Probe)
 Path = Callable[[X, Int[np.ndarray, " n"]], Iterator[P]]  # training rows and classes -> a probe for each penalty
+Held = tuple[X, Int[np.ndarray, " n"], X, Int[np.ndarray, " m"]]
 
 
 def choose_held_out(path: Path[P], x: X, y: Int[np.ndarray, " n"], held_out: tuple[X, Int[np.ndarray, " m"]]) -> P:
@@ -79,6 +80,20 @@ def choose_in_folds(path: Path[P], x: X, y: Int[np.ndarray, " n"], folds: Int[np
         if since >= _PATIENCE:
             break
     return next(probe for probe in path(values, y) if probe.penalty == chosen)
+
+
+def best_hits(path: Path[P], inner: Sequence[Held]) -> int:
+    """Hits of the best penalty, summed over parts, by which spaces are chosen among; every penalty is tried.
+
+    Args:
+        path: Fits a probe for each penalty, in the same order for all rows.
+        inner: (rows fitted on, their classes, rows that are read, theirs), one or more: a validation split, or folds.
+    """
+    every = zip(*(path(rows, classes) for rows, classes, _, _ in inner), strict=True)
+    return max(
+        sum(int(_score(probe, rows, true)[0]) for probe, (_, _, rows, true) in zip(probes, inner, strict=True))
+        for probes in every
+    )
 
 
 def _score(probe: Probe, rows: X, true: Int[np.ndarray, " m"]) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Training runs: trains adapters on cached features, measures them, and writes the run folder."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ from featcache.cache import Cache
 from featcache.errors import UsageError
 from featcache.features import Features
 from featcache.metrics.measure.row import ContrastRow, Row, frame
+from featcache.studies.adapters.layer_choice import LayerChoice
 from featcache.studies.adapters.pictures.tables import picture_tables
 from featcache.studies.adapters.results import Evaluation, final_results
 from featcache.studies.leaks import IDENTICAL, Leaks, Source, find_leaks
@@ -44,20 +45,22 @@ class Workbench:
     Args:
         sides: Name -> features, two or more.
         reference: Features that alignment is measured against, or None.
+        layers: How layers that were left open were chosen; config.json has it.
     """
 
     sides: Mapping[str, Features]
     reference: Features | None
+    layers: Sequence[LayerChoice] = ()
     _paired: dict[tuple[Any, ...], PairedSides] = field(default_factory=lambda: {}, repr=False)
     _leaks: dict[tuple[Any, ...], Leaks] = field(default_factory=lambda: {}, repr=False)
     _evaluations: dict[tuple[Any, ...], Evaluation] = field(default_factory=lambda: {}, repr=False)
 
     @classmethod
-    def load(cls, cache: Cache, selection: Selection) -> "Workbench":
+    def load(cls, cache: Cache, selection: Selection, layers: Sequence[LayerChoice] = ()) -> "Workbench":
         """The features of a selection, from the cache; errors as `Cache.load`."""
         sides = {name: cache.load(selection.dataset, selector) for name, selector in selection.sides.items()}
         reference = cache.load(selection.dataset, selection.target) if selection.target else None
-        return cls(selection.named(sides), reference)
+        return cls(selection.named(sides), reference, layers)
 
     def paired(self, config: FitConfig, on_leak: OnLeak = "warn") -> PairedSides:
         """The sides paired as a configuration says; with "drop", without the held-out groups that leak."""
@@ -181,6 +184,8 @@ def _train_into(
     arrays = {**features.sides, **({} if features.reference is None else {REFERENCE: features.reference})}
     widths = {name: array.width for name, array in arrays.items()}
     declared = {**identity, "split": split, "widths": widths, **run_provenance(config)}
+    if features.layers:
+        declared["layers"] = [asdict(choice) for choice in features.layers]
     write_json(folder / "config.json", declared)
     fitted = fit_paired(paired, config, validation=evaluation.validation, on_epoch=on_epoch)
     outcome: dict[str, Any] = {"selected_epoch": fitted.selected_epoch, "seconds": round(fitted.seconds, 3)}

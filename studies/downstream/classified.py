@@ -13,7 +13,7 @@ from featcache.metrics.probes.few_shot import FEW_SHOT_RIDGE, centred_unit, draw
 from featcache.metrics.probes.logistic import LogisticProbe, logistic_path
 from featcache.metrics.probes.nearest import DINO_KS, knn_classes_by_k
 from featcache.metrics.probes.ridge import ridge_path
-from featcache.metrics.probes.selection import P, Path, choose_held_out, choose_in_folds
+from featcache.metrics.probes.selection import Held, P, Path, choose_held_out, choose_in_folds
 from featcache.studies.downstream.groups import TaskGroups
 from featcache.studies.downstream.settings import ProbeSettings
 from featcache.studies.downstream.spaces import TaskSpace
@@ -77,13 +77,21 @@ class _Parts:
     validation: tuple[np.ndarray, np.ndarray]
     test: np.ndarray
     folds: np.ndarray | None
+    inner: list[Held]
 
     @classmethod
     def of(cls, space: TaskSpace, groups: TaskGroups) -> "_Parts":
         assert space.values is not None
         train, held, test = (groups.rows[split] for split in ("train", "validation", "test"))
         validation = (space.values[held], groups.codes[held])
-        return cls(space.values[train], groups.codes[train], validation, space.values[test], groups.folds)
+        return cls(
+            space.values[train],
+            groups.codes[train],
+            validation,
+            space.values[test],
+            groups.folds,
+            groups.inner(space.values),
+        )
 
     @property
     def how(self) -> str:
@@ -93,13 +101,6 @@ class _Parts:
         if self.folds is None:
             return choose_held_out(path, self.train, self.y, self.validation)
         return choose_in_folds(path, self.train, self.y, self.folds)
-
-    def inner(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-        """(gallery, its classes, rows that are read, theirs) by which a number of neighbours is chosen."""
-        if self.folds is None:
-            return [(self.train, self.y, *self.validation)]
-        held = [self.folds == fold for fold in np.unique(self.folds)]
-        return [(self.train[~rows], self.y[~rows], self.train[rows], self.y[rows]) for rows in held]
 
 
 def _logistic(parts: _Parts, settings: ProbeSettings, row: Row) -> Predictions:
@@ -138,12 +139,11 @@ def _neighbours(parts: _Parts, settings: ProbeSettings, row: Row) -> tuple[list[
 
 def _chosen_k(parts: _Parts, ks: Sequence[int], temperature: float) -> int:
     """The number of neighbours of the most hits on inner rows, the smallest of equals."""
-    inner = parts.inner()
-    fitting = [k for k in sorted(ks) if k <= min(len(gallery) for gallery, *_ in inner)]
+    fitting = [k for k in sorted(ks) if k <= min(len(gallery) for gallery, *_ in parts.inner)]
     if len(ks) == 1 or not fitting:
         return min(ks)
     hits = np.zeros(len(fitting), np.int64)
-    for gallery, y, rows, true in inner:
+    for gallery, y, rows, true in parts.inner:
         hits += (knn_classes_by_k(rows, gallery, y, ks=fitting, temperature=temperature) == true).sum(axis=1)
     return fitting[int(hits.argmax())]
 

@@ -12,6 +12,7 @@ from featcache.errors import UsageError
 from featcache.features import Features
 from featcache.metrics.probes.accuracy import class_codes
 from featcache.metrics.probes.calibrated import group_folds
+from featcache.metrics.probes.selection import Held
 from featcache.studies.content_units import content_units
 from featcache.studies.group_rows import group_rows
 from featcache.trainer.config import VALIDATION_SHARE
@@ -48,6 +49,20 @@ class TaskGroups:
             values: Rows [n, d] taken instead of the array's own, such as adapted ones.
         """
         return group_rows(features, self.names.tolist(), values=values)
+
+    def inner(self, values: np.ndarray) -> list[Held]:
+        """(rows fitted on, their classes, rows that are read, theirs) by which something is chosen.
+
+        One of training and validation rows or, where there are no validation rows, one an inner fold.
+
+        Args:
+            values: [g, d] a row a group.
+        """
+        train, held = self.rows["train"], self.rows["validation"]
+        if self.folds is None:
+            return [(values[train], self.codes[train], values[held], self.codes[held])]
+        parts = [(train[self.folds != fold], train[self.folds == fold]) for fold in np.unique(self.folds)]
+        return [(values[a], self.codes[a], values[b], self.codes[b]) for a, b in parts]
 
 
 def task_groups(

@@ -1,6 +1,6 @@
 """Linear probes, nearest neighbours, few-shot and zero-shot classification of a data set's labels, space by space."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +14,12 @@ from featcache.metrics.measure.row import ContrastRow, Row
 from featcache.metrics.probes.accuracy import majority_class
 from featcache.metrics.probes.accuracy_rows import Predictions, accuracy_contrasts, accuracy_rows
 from featcache.metrics.probes.drawn_rows import drawn_contrasts, drawn_rows
+from featcache.selectors import AUTO, parse_selector
 from featcache.studies.adapters.embed import JOINT
+from featcache.studies.alignment.grid import layers_of
 from featcache.studies.downstream.classified import Classified, classified, fitting_ks
 from featcache.studies.downstream.groups import TaskGroups, choose_label, task_groups
+from featcache.studies.downstream.layer_choice import best_layer
 from featcache.studies.downstream.settings import ProbeSettings
 from featcache.studies.downstream.sources import LabelRule, runs_on_data
 from featcache.studies.downstream.spaces import TaskSpace, baseline_of, caveats, task_spaces
@@ -49,7 +52,8 @@ def probe(
     Args:
         cache: The cache.
         dataset: Data set with labels and splits; that of the runs, or another.
-        arrays: `[view/]encoder[/layer.pooling][@digest]` of further arrays; parts may hold globs, as in `vit/*`.
+        arrays: `[view/]encoder[/layer.pooling][@digest]` of further arrays; parts may hold globs, as in `vit/*`, and
+            the layer may be "auto", as in `best_layer`.
         runs: Run folders.
         settings: How.
         out: Where a tidy table is written, as Parquet; None for nowhere.
@@ -64,7 +68,9 @@ def probe(
     if not arrays and not runs:
         raise UsageError("nothing to probe\n  Name arrays, or a run with --run")
     opened = runs_on_data(cache, dataset, runs)
-    loaded = {name: cache.load(dataset, name) for name in _expanded(cache, dataset, arrays)}
+    named = _expanded(cache, dataset, arrays)
+    candidates = {name: _every_layer(cache, dataset, name) for name in named if parse_selector(name).layer == AUTO}
+    loaded = {name: candidates[name][0] if name in candidates else cache.load(dataset, name) for name in named}
     every = [*(features for run in opened for features in run.sides.values()), *loaded.values()]
     joints = [name for name, features in loaded.items() if features.layer == JOINT]
     if joints:
@@ -80,6 +86,7 @@ def probe(
     drawn = opened[0].run.config["split"].get("drawn_validation", []) if opened else []
     groups = task_groups(used, rule.label, drawn=drawn, folds=settings.folds, seed=settings.seed)
     settings = replace(settings, label=rule.label, k=fitting_ks(groups, settings.k))
+    loaded |= _chosen(candidates, groups, rule, settings)
     spaces = task_spaces(groups, opened, loaded, rule, width=settings.width, seed=settings.seed)
     said, unpredicted = Classified([], [], []), list[Row]()
     for space in spaces:
@@ -117,6 +124,22 @@ def probe(
     shared = {"command": "probe", "dataset": dataset, "overlay": used[0].overlay, "runs": ", ".join(map(str, runs))}
     write_task_table(out, result, {**shared, **plain(settings)})
     return result
+
+
+def _chosen(
+    candidates: Mapping[str, list[Features]], groups: TaskGroups, rule: LabelRule, settings: ProbeSettings
+) -> dict[str, Features]:
+    """The layer of each array that leaves it open, with a note; of one that may not be probed any."""
+    chosen = dict[str, Features]()
+    for name, layers in candidates.items():
+        if not rule.forbids(layers[0]):
+            chosen[name], note = best_layer(layers, groups, settings)
+            groups.notes.append(note)
+    return chosen
+
+
+def _every_layer(cache: Cache, dataset: str, name: str) -> list[Features]:
+    return layers_of(cache, dataset, str(replace(parse_selector(name), layer=None)))
 
 
 def _expanded(cache: Cache, dataset: str, names: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from featcache.cache import Cache
 from featcache.errors import UsageError
-from featcache.selectors import parse_selector
+from featcache.selectors import AUTO, parse_selector
 from featcache.studies.experiments.spec import BY_SIDE, SOURCE, ExperimentInvalid, Source
 from featcache.trainer.config import UNUSED_BY_LABELS, FitConfig, default_settings, make_config, unused_settings
 from featcache.trainer.defaults import Selection, run_folder
@@ -249,6 +249,8 @@ def _selection(settings: Mapping[str, Any]) -> Selection:
         raise UsageError(f"dataset {dataset!r} and sides {sides!r}: wanted a text and a list of selectors")
     if len(sides) < 2:
         raise UsageError(f"sides {sides!r}: a joint space needs two or more")
+    if auto := [one for one in sides if one.endswith(f"/{AUTO}")]:
+        raise UsageError(f"{auto[0]}: a sweep chooses no layer\n  Name layers; featcache train tells what it chose")
     if not isinstance(reference, str | None):
         raise UsageError(f"reference {reference!r}: wanted a selector, or none")
     return Selection(dataset, tuple(sides), None if reference in (None, "none") else reference)
