@@ -64,7 +64,7 @@ HARD = {
 
 @pytest.mark.parametrize("name", HARD)
 @pytest.mark.parametrize("metric", exact.MEASURES)
-@pytest.mark.parametrize("backend", ["tiles", "torch", "faiss"])
+@pytest.mark.parametrize("backend", ["tiles", "bfloat16", "torch", "faiss"])
 def test_ids_are_those_of_the_float64_oracle_on_hard_inputs(name, metric, backend):
     if backend == "faiss":
         pytest.importorskip("faiss")
@@ -84,20 +84,24 @@ def test_ids_are_those_of_the_float64_oracle_on_hard_inputs(name, metric, backen
     tile=st.integers(1, 70),
     grid=st.booleans(),
     metric=st.sampled_from(exact.MEASURES),
+    backend=st.sampled_from(["tiles", "bfloat16"]),
     data=st.data(),
 )
-def test_ids_are_those_of_the_oracle_for_any_size_tile_and_k(n, d, seed, tile, grid, metric, data):
+def test_ids_are_those_of_the_oracle_for_any_size_tile_and_k(n, d, seed, tile, grid, metric, backend, data):
     k = data.draw(st.integers(1, n - 1))
     rng = RNG(seed)
     x = rng.integers(-1, 2, (n, d)) + 0.25 if grid else rng.standard_normal((n, d))
-    np.testing.assert_array_equal(neighbors(x, k=k, metric=metric, tile=tile).ids, oracle(x, k, metric=metric))
+    ids = neighbors(x, k=k, metric=metric, tile=tile, backend=backend).ids
+    np.testing.assert_array_equal(ids, oracle(x, k, metric=metric))
 
 
 def test_similarities_are_equal_to_the_bit_for_every_tile():
     x = anisotropic(400, 96)
     first = neighbors(x, k=10)
     for tile in (1, 33, 400):
-        np.testing.assert_array_equal(neighbors(x, k=10, tile=tile).similarities, first.similarities)
+        for backend in ("tiles", "bfloat16"):
+            again = neighbors(x, k=10, tile=tile, backend=backend)
+            np.testing.assert_array_equal(again.similarities, first.similarities)
 
 
 def test_one_thread_and_two_give_the_same_bits():
@@ -106,10 +110,15 @@ def test_one_thread_and_two_give_the_same_bits():
         "from metrics import neighbors;"
         "rng = np.random.default_rng(0);"
         "x = (10 * rng.standard_normal(96) + rng.standard_normal((700, 96))).astype(np.float32);"
-        "g = neighbors(x, k=10); print(hashlib.sha256(g.ids.tobytes() + g.similarities.tobytes()).hexdigest())"
+        "g = neighbors(x, k=10, backend=sys.argv[2]);"
+        "print(hashlib.sha256(g.ids.tobytes() + g.similarities.tobytes()).hexdigest())"
     )
-    runs = [subprocess.run([sys.executable, "-c", code, threads], capture_output=True, text=True) for threads in "12"]
-    assert runs[0].stdout == runs[1].stdout != "", runs[0].stderr
+    runs = [
+        subprocess.run([sys.executable, "-c", code, threads, backend], capture_output=True, text=True)
+        for threads in "12"
+        for backend in ("tiles", "bfloat16")
+    ]
+    assert len({run.stdout for run in runs}) == 1 and runs[0].stdout, [run.stderr for run in runs]
 
 
 def test_reported_similarities_are_cosine_inner_product_and_minus_distance():

@@ -8,7 +8,7 @@ import torch
 from threadpoolctl import threadpool_info
 
 from featcache.metrics import neighbors
-from featcache.metrics.knn import compiled, exact, threads, tiles
+from featcache.metrics.knn import bfloat16, compiled, exact, threads, tiles
 
 RNG = np.random.default_rng
 
@@ -20,12 +20,15 @@ def blas_threads():
 
 @pytest.mark.parametrize("tile", [1, 7, 32, 33, 150, 200])
 @pytest.mark.parametrize("k", [1, 5, 60])
-def test_every_entry_of_a_list_is_the_best_of_all_others(tile, k):
+@pytest.mark.parametrize("operands", [bfloat16.single, bfloat16.halved])
+def test_every_entry_of_a_list_is_the_best_of_all_others(tile, k, operands):
     x = RNG(0).standard_normal((150, 12)).astype(np.float32)
     space = exact.prepare(x, "cosine")
     best, ids = np.full((150, k), -np.inf, np.float32), np.full((150, k), -1, np.int32)
-    tiles._scan_all(space, np.arange(150), best, ids, tile)
-    scores = space.centred @ space.centred.T + space.bias
+    rows = operands(space)
+    tiles._scan_all(space, rows, np.arange(150), best, ids, tile)
+    products = torch.as_tensor(rows.rows) @ torch.as_tensor(rows.rows).T
+    scores = products.float().numpy() + space.bias
     np.fill_diagonal(scores, -np.inf)
     np.testing.assert_allclose(np.sort(best, axis=1), np.sort(scores, axis=1)[:, -k:], atol=1e-6)
     rows = np.arange(150)[:, None]

@@ -6,6 +6,8 @@ float64 sum is part of the result.
 
 import numba
 import numpy as np
+from numba import types
+from numba.extending import overload
 
 _CHUNK = 64  # similarities that are looked at together before any of them is looked at alone
 SLOTS = 1 << 12  # few enough to stay in the first cache; ids that share one are compared
@@ -141,6 +143,31 @@ def _sort_falling(best, best_ids):  # noqa: ANN001, ANN202
         _sift(best, best_ids, value, row, size)
 
 
+def _single(value):  # noqa: ANN001, ANN202 - typed by numba
+    """A float32, or the one that the 16 bits of a bfloat16 stand for; for compiled code alone."""
+    raise NotImplementedError
+
+
+@overload(_single, inline="always")
+def _single_of(value):  # noqa: ANN001, ANN202
+    if isinstance(value, types.Float):
+        return lambda value: value
+    return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
+
+
+@numba.njit(nogil=True, cache=True)
+def to_bfloat16(centred: np.ndarray, start: int, stop: int, bits: np.ndarray, residual: np.ndarray) -> None:
+    """Rounds rows start ... stop to the nearest bfloat16, ties to even: fills their bits and how long what is lost is."""
+    for i in range(start, stop):
+        lost, words = 0.0, centred[i].view(np.uint32)
+        for c in range(centred.shape[1]):
+            whole = words[c]
+            short = np.uint16((whole + np.uint32(0x7FFF) + ((whole >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+            bits[i, c] = short
+            lost += (np.float64(centred[i, c]) - np.float64(_single(short))) ** 2
+        residual[i] = np.sqrt(lost) * (1 + 1e-9)
+
+
 @numba.njit(inline="always")
 def _any_passes(values, biases, floors, row_floor, row_bias, both):  # noqa: ANN001, ANN202
     """Whether one of _CHUNK similarities passes its row's floor or, if `both`, its column's.
@@ -150,10 +177,11 @@ def _any_passes(values, biases, floors, row_floor, row_bias, both):  # noqa: ANN
     hit = np.int32(0)
     if both:
         for c in range(_CHUNK):
-            hit |= np.int32((values[c] + biases[c] > row_floor) | (values[c] + row_bias > floors[c]))
+            value = _single(values[c])
+            hit |= np.int32((value + biases[c] > row_floor) | (value + row_bias > floors[c]))
     else:
         for c in range(_CHUNK):
-            hit |= np.int32(values[c] + biases[c] > row_floor)
+            hit |= np.int32(_single(values[c]) + biases[c] > row_floor)
     return hit != 0
 
 
@@ -174,7 +202,7 @@ def scan_tile(
     only if one of them passes.
 
     Args:
-        tile: [r, c] float32, products of rows start_i ... and start_j ...
+        tile: [r, c] products of rows start_i ... and start_j ..., float32 or the bits of bfloat16 (uint16).
         start_i: Number of the tile's first row.
         start_j: Number of its first column; equal to start_i on the diagonal, where only rows are served.
         bias: [n] float32; a product plus the bias of j orders the candidates j of any row.
@@ -197,12 +225,12 @@ def scan_tile(
                 if not _any_passes(values, biases, floors, row_floor, row_bias, both):
                     continue
             for c in range(first, last):
-                j = start_j + c
-                if line[c] + bias[j] > row_floor and codes[i] != codes[j]:
-                    _sift(best[i], best_ids[i], line[c] + bias[j], j, size)
+                j, value = start_j + c, _single(line[c])
+                if value + bias[j] > row_floor and codes[i] != codes[j]:
+                    _sift(best[i], best_ids[i], value + bias[j], j, size)
                     row_floor = best[i, 0]
-                if both and line[c] + row_bias > floor[j] and codes[i] != codes[j]:
-                    _sift(best[j], best_ids[j], line[c] + row_bias, i, size)
+                if both and value + row_bias > floor[j] and codes[i] != codes[j]:
+                    _sift(best[j], best_ids[j], value + row_bias, i, size)
                     floor[j] = best[j, 0]
         floor[i] = row_floor
 
@@ -212,6 +240,8 @@ def decide(
     values: np.ndarray,
     scale: np.ndarray,
     bound: np.ndarray,
+    rounding: float,
+    bias_reach: float,
     best: np.ndarray,
     best_ids: np.ndarray,
     distance: bool,
@@ -224,21 +254,24 @@ def decide(
     """The k nearest of rows start ... stop from their lists, by float64 value, ties by the lower id.
 
     The lists of `scan_tile` are sorted in place. A list is certain if its last entry is below its k-th by more than
-    twice the bound: then nothing that did not get in can be among the k nearest. Others are marked, to be searched
-    again. Returns the number of pairs that were computed in float64.
+    what both may be off: the bound of the row and `rounding` of the product, which is at most |entry| + bias_reach.
+    Then nothing that did not get in can be among the k nearest. Others are marked, to be searched again. Returns the
+    number of pairs that were computed in float64.
     """
     k, m = ids.shape[1], best.shape[1]
     exact = np.empty(m)
     computed = 0
     for i in range(start, stop):
         _sort_falling(best[i], best_ids[i])
-        low = best[i, k - 1] - np.float32(2) * bound[i]
-        uncertain[i] = best[i, m - 1] >= low and best[i, m - 1] > -np.inf
+        kth, last = np.float64(best[i, k - 1]), np.float64(best[i, m - 1])
+        low = kth - rounding * (abs(kth) + bias_reach) - 2 * np.float64(bound[i])
+        uncertain[i] = last > -np.inf and last + rounding * (abs(last) + bias_reach) >= low
         if uncertain[i]:
             continue
         kept = 0
         for c in range(m):
-            if best[i, c] < low or best[i, c] == -np.inf:
+            entry = np.float64(best[i, c])
+            if entry == -np.inf or entry + rounding * (abs(entry) + bias_reach) < low:
                 break
             j = best_ids[i, c]
             if distance:

@@ -12,8 +12,8 @@ from featcache.metrics.errors import BadChoice, TooFewRows
 from featcache.metrics.knn import exact, faiss_backend, search, tiles
 from featcache.metrics.knn.exclusion import Exclusion
 
-Backend = Literal["auto", "tiles", "torch", "faiss"]
-BACKENDS: tuple[str, ...] = ("auto", "tiles", "torch", "faiss")
+Backend = Literal["auto", "tiles", "bfloat16", "torch", "faiss"]
+BACKENDS: tuple[str, ...] = ("auto", "tiles", "bfloat16", "torch", "faiss")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class Neighbors:
     ids: Int[np.ndarray, "n k"]
     similarities: Float[np.ndarray, "n k"]  # cosine, inner product, or minus the Euclidean distance
     metric: str  # "cosine", "ip" or "euclidean"
-    backend: str  # what searched: "tiles (2 threads)", "torch (cpu)", "torch (cuda:0)", "faiss (cpu)"
+    backend: str  # what searched: "tiles (2 threads)", "tiles, bfloat16 (2 threads)", "torch (cuda:0)", "faiss (cpu)"
     recomputed: int  # pairs that were decided in float64
     searched_again: int  # rows that the back end could not certify, so that torch searched them
     recall: float | None = None  # share of true neighbours, measured on a sample of rows; None where ids are exact
@@ -78,18 +78,20 @@ def neighbors(
 ) -> Neighbors:
     """The k nearest rows of each row, self and same group excluded by id, ties broken by index.
 
-    Float32 products propose, with the error bound of float32 products in any order; one float64 routine of fixed order
-    decides. So the ids are bit-equal for every tile size, thread count, device and back end.
-    Memory: one float32 copy of x, and O(tile^2 + n k) for "tiles", O(tile * n) for the others.
+    Float32 or bfloat16 products propose, with a bound of their error in any order of the sum; one float64 routine of
+    fixed order decides. So the ids are bit-equal for every tile size, thread count, device and back end.
+    Memory: one float32 copy of x (and one of half its size for "bfloat16"), and O(tile^2 + n k) for "tiles" and
+    "bfloat16", O(tile * n) for the others.
 
     Args:
         x: Features of n samples.
         k: Neighbours per row, 1 <= k < n.
         groups: The group of each row, n hashables; rows of one group are never neighbours. None: only self is excluded.
         metric: "cosine", "ip" (inner product as it is) or "euclidean".
-        backend: "tiles" (compiled, on the CPU: half the products), "torch" (on the device of x) or "faiss" (faiss-cpu,
-            or faiss-gpu for a CUDA tensor). "auto" is what `make bench-metrics` shows to be the quickest: "tiles" for
-            features on the CPU, "torch" for others.
+        backend: "tiles" (compiled, on the CPU: half the products), "bfloat16" (the same with products in bfloat16),
+            "torch" (on the device of x) or "faiss" (faiss-cpu, or faiss-gpu for a CUDA tensor). "auto": for features on
+            the CPU whichever tiles are quicker, by a short measurement that is kept for the machine and a sample of
+            rows; "torch" for others.
         tile: Rows searched at a time; None chooses. Changes time and memory, never the result.
         name: What the messages call x.
 
@@ -118,11 +120,11 @@ def neighbors(
     check_enough(exclusion, k)
     space = exact.prepare(values, metric, name=name)
     device = x.device if isinstance(x, torch.Tensor) else torch.device("cpu")
+    half = {"auto": None, "tiles": False, "bfloat16": True}.get(backend)
     if backend == "auto":
         backend = "tiles" if device.type == "cpu" else "torch"
-    if backend == "tiles":
-        ids, values, again, recomputed = tiles.nearest(space, exclusion.codes, k=k, tile=tile)
-        ran = f"tiles ({torch.get_num_threads()} threads)"
+    if backend in ("tiles", "bfloat16"):
+        ids, values, again, recomputed, ran = tiles.nearest(space, exclusion.codes, k=k, tile=tile, half=half)
     else:
         ids, values = np.empty((n, k), np.int32 if n < 2**31 else np.int64), np.empty((n, k))
         again, recomputed, ran = np.arange(n), 0, f"torch ({device})"

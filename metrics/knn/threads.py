@@ -38,6 +38,14 @@ def one_blas_thread() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def one_openmp_thread() -> Iterator[None]:
+    """One thread a product of torch's, in the calling thread alone; others keep theirs."""
+    torch.get_num_threads()  # a thread takes the process's number at its first use of torch, not behind our backs
+    with _controller().limit(limits=1, user_api="openmp"):
+        yield
+
+
 @cache
 def _controller() -> Any:
     from threadpoolctl import ThreadpoolController

@@ -8,44 +8,51 @@ import numpy as np
 import torch
 
 from featcache.metrics.knn import compiled
+from featcache.metrics.knn.bfloat16 import Operands
 from featcache.metrics.knn.exact import SearchRows
-from featcache.metrics.knn.threads import one_blas_thread, over_rows
+from featcache.metrics.knn.plan import plan
+from featcache.metrics.knn.threads import one_blas_thread, one_openmp_thread, over_rows
 
-_MARGIN = 6  # entries beyond k and an eighth of it: near ties that are resolved without searching again
 _TILE = 640  # 1.6 MB of similarities: scanned while they are in the caches of the core that computed them
 
 
 def nearest(
-    space: SearchRows, codes: np.ndarray, *, k: int, tile: int | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    space: SearchRows, codes: np.ndarray, *, k: int, tile: int | None, half: bool | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, str]:
     """The k nearest of each row by symmetric tiles, on every core that torch may use; memory O(threads * tile^2 + n k).
 
     Each thread computes the products of one pair of row blocks, S = A B^T, and enters them into the lists of the rows
     of A and, transposed, of B: half the products of a full search, and no tile is written to memory and sorted.
     Lists hold k and some more; `compiled.decide` orders them in float64 and says which are not certain.
-    Rows of one group (`codes`) are not neighbours; every row has at least k candidates.
+    Rows of one group (`codes`) are not neighbours; every row has at least k candidates. Products are float32 or
+    bfloat16 (`half`; None: what is quicker here).
 
     Returns:
-        ids [n, k], float64 values [n, k], the rows whose lists could not be certified (their ids are not set), and the
-        number of pairs computed in float64.
+        ids [n, k], float64 values [n, k], the rows whose lists could not be certified (their ids are not set), the
+        number of pairs computed in float64, and what ran, in words.
     """
     n = len(space)
-    best = np.full((n, k + k // 8 + _MARGIN), -np.inf, np.float32)
+    chosen = plan(space, codes, k, half=half)
+    operands = chosen.operands
+    best = np.full((n, chosen.length), -np.inf, np.float32)
     best_ids = np.full(best.shape, -1, np.int32 if n < 2**31 else np.int64)
-    _scan_all(space, codes, best, best_ids, min(tile or _TILE, n))
+    _scan_all(space, operands, codes, best, best_ids, min(tile or _TILE, n))
     ids, similarities, uncertain = np.empty((n, k), best_ids.dtype), np.empty((n, k)), np.empty(n, bool)
 
     def decide(start: int, stop: int) -> int:
         return compiled.decide(
-            *(space.values, space.scale, space.bound, best, best_ids, space.distance, start, stop),
-            *(ids, similarities, uncertain),
+            *(space.values, space.scale, operands.bound, operands.rounding, operands.bias_reach),
+            *(best, best_ids, space.distance, start, stop, ids, similarities, uncertain),
         )
 
     computed = sum(over_rows(decide, n))
-    return ids, similarities, np.flatnonzero(uncertain), computed
+    ran = f"tiles{', bfloat16' if operands.is_half else ''} ({torch.get_num_threads()} threads)"
+    return ids, similarities, np.flatnonzero(uncertain), computed, ran
 
 
-def _scan_all(space: SearchRows, codes: np.ndarray, best: np.ndarray, best_ids: np.ndarray, tile: int) -> None:
+def _scan_all(
+    space: SearchRows, operands: Operands, codes: np.ndarray, best: np.ndarray, best_ids: np.ndarray, tile: int
+) -> None:
     """Fills the lists of all rows from the tiles on and above the diagonal."""
     n = len(space)
     blocks = -(-n // tile)
@@ -57,19 +64,21 @@ def _scan_all(space: SearchRows, codes: np.ndarray, best: np.ndarray, best_ids: 
     failed = threading.Event()
 
     def work() -> None:
-        memory = np.empty(tile * tile, np.float32)
+        with one_openmp_thread() if operands.is_half else nullcontext():
+            share_of_tiles()
+
+    def share_of_tiles() -> None:
+        products = _Products(operands, tile)
         while not failed.is_set():
             with take:
                 pair = next(pairs, None)
             if pair is None:
                 return
             start_i, start_j = pair[0] * tile, pair[1] * tile
-            rows, cols = space.centred[start_i : start_i + tile], space.centred[start_j : start_j + tile]
-            products = memory[: len(rows) * len(cols)].reshape(len(rows), len(cols))
-            np.matmul(rows, cols.T, out=products)
+            made = products.of(start_i, start_j)
             # In rising order, so that no two threads wait for each other.
             with owners[pair[0]], owners[pair[1]] if pair[1] != pair[0] else nullcontext():
-                compiled.scan_tile(products, start_i, start_j, space.bias, codes, floor, best, best_ids)
+                compiled.scan_tile(made, start_i, start_j, space.bias, codes, floor, best, best_ids)
 
     with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
         try:
@@ -77,3 +86,21 @@ def _scan_all(space: SearchRows, codes: np.ndarray, best: np.ndarray, best_ids: 
                 done.result()
         finally:
             failed.set()  # after an error or Ctrl-C the others stop at their next tile
+
+
+class _Products:
+    """Products of pairs of blocks of rows, one pair at a time in the same memory."""
+
+    def __init__(self, operands: Operands, tile: int) -> None:
+        self.rows, self.tile = operands.rows, tile
+        self.memory = np.empty(tile * tile, np.uint16 if operands.is_half else np.float32)
+
+    def of(self, start_i: int, start_j: int) -> np.ndarray:
+        """[r, c] float32, or the bits of bfloat16."""
+        a, b = self.rows[start_i : start_i + self.tile], self.rows[start_j : start_j + self.tile]
+        out = self.memory[: len(a) * len(b)].reshape(len(a), len(b))
+        if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+            torch.mm(a, b.T, out=torch.from_numpy(out.view(np.int16)).view(torch.bfloat16))
+        else:
+            np.matmul(a, b.T, out=out)
+        return out
