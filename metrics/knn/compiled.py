@@ -157,7 +157,7 @@ def _single_of(value):  # noqa: ANN001, ANN202
 
 @numba.njit(nogil=True, cache=True)
 def to_bfloat16(centred: np.ndarray, start: int, stop: int, bits: np.ndarray, residual: np.ndarray) -> None:
-    """Rounds rows start ... stop to the nearest bfloat16, ties to even: fills their bits and how long what is lost is."""
+    """Rounds rows start ... stop to the nearest bfloat16, ties to even: fills bits, and the length of what was lost."""
     for i in range(start, stop):
         lost, words = 0.0, centred[i].view(np.uint32)
         for c in range(centred.shape[1]):
