@@ -46,7 +46,8 @@ def test_every_planned_encoder_is_declared() -> None:
 
 @pytest.mark.parametrize("spec", encoder_specs().values(), ids=lambda spec: spec.name)
 def test_every_entry_is_complete(spec: EncoderSpec) -> None:
-    assert spec.licence and spec.default.split(".")[1] in spec.pooling
+    poolings = [*spec.pooling, *(["embedding"] if spec.embedding else [])]
+    assert spec.licence and spec.default.split(".")[1] in poolings
     assert spec.source.package or "/" in str(spec.source.repo)
     assert spec.source.tensors or not spec.source.package, "weights of a package have a hash"
     if spec.library == "timm":

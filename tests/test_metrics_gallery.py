@@ -1,5 +1,7 @@
 """Search through blocks of a gallery equals a search of all rows; recall of approximate indexes."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featcache.metrics import approximate_neighbors, errors, neighbors, neighbors_in
-from featcache.metrics.knn import exact
+from featcache.metrics.knn import bfloat16, compiled, exact, gallery
+from featcache.metrics.knn import blocks as block_search
 from tests.spine import tiny_cache
+from tests.test_metrics_bfloat16 import INSIDE
 from tests.test_metrics_neighbors import HARD
 
 RNG = np.random.default_rng
@@ -18,10 +22,12 @@ def blocks(x, rows):
     return (x[start : start + rows] for start in range(0, len(x), rows))
 
 
-@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("name", [*HARD, *INSIDE])
 @pytest.mark.parametrize("metric", exact.MEASURES)
-def test_blocks_give_the_ids_and_bits_of_a_search_of_all_rows(name, metric):
-    x = HARD[name]
+@pytest.mark.parametrize("half", [False, True])
+def test_blocks_give_the_ids_and_bits_of_a_search_of_all_rows(name, metric, half, monkeypatch):
+    monkeypatch.setattr(gallery, "Queries", partial(gallery.Queries, half=half))
+    x = {**HARD, **INSIDE}[name]
     codes = np.arange(len(x)) // 3
     picked = np.sort(RNG(0).choice(len(x), 20, replace=False))
     alone, grouped = neighbors(x, k=7, metric=metric), neighbors(x, k=7, metric=metric, groups=codes)
@@ -40,6 +46,36 @@ def test_any_size_of_block_gives_the_same_neighbours(n, rows, seed, data):
     x = RNG(seed).integers(-1, 2, (n, 3)) + 0.25
     result = neighbors_in(x, blocks(x, rows), k=k, exclude=np.arange(n))
     np.testing.assert_array_equal(result.ids, neighbors(x, k=k).ids)
+
+
+def test_queries_whose_lists_are_too_short_are_searched_again_and_bfloat16_that_leaves_many_open_is_left(monkeypatch):
+    monkeypatch.setattr(bfloat16, "speed", lambda: bfloat16.Speed(1.0, 4.0))
+    monkeypatch.setattr(block_search, "_WORK", 0)
+    close = np.repeat(RNG(0).standard_normal((10, 32)), 60, axis=0)
+    space = exact.prepare(close[:40], "cosine")
+    queries = block_search.Queries(space, 5)
+    block, known = exact.prepare(close, "cosine", like=space), np.full(40, -np.inf)
+    *_, again = queries.candidates(block, known, [])
+    assert len(again) > 4 and queries.half is False
+    spread = block_search.Queries(exact.prepare(RNG(1).standard_normal((40, 32)), "cosine"), 5)
+    *_, again = spread.candidates(spread.space, known, [])
+    assert len(again) == 0 and spread.half is None
+    result = neighbors_in(close[:40], blocks(close, 200), k=5, exclude=np.arange(40))
+    np.testing.assert_array_equal(result.ids, neighbors(close, k=5).ids[:40])
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_lists_of_rows_hold_the_best_that_pass_their_floor(half):
+    rng = RNG(2)
+    tile, bias = rng.standard_normal((7, 150)).astype(np.float32), rng.standard_normal(200).astype(np.float32)
+    given = torch.from_numpy(tile).bfloat16().view(torch.int16).numpy().view(np.uint16) if half else tile
+    values = (torch.from_numpy(tile).bfloat16().float().numpy() if half else tile) + bias[50:]
+    floor = np.array([-np.inf, -np.inf, 0, 1, 2, 5, 9], np.float32)
+    best, ids = np.repeat(floor[:, None], 4, axis=1), np.full((7, 4), -1, np.int32)
+    compiled.scan_rows(given, 0, 50, bias, best, ids)
+    for row in range(7):
+        wanted = [column + 50 for column in np.argsort(-values[row])[:4] if values[row, column] > floor[row]]
+        assert sorted(ids[row][ids[row] >= 0].tolist()) == sorted(wanted)
 
 
 def test_queries_from_elsewhere_exclude_nothing():

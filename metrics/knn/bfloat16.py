@@ -51,20 +51,36 @@ def single(space: SearchRows) -> Operands:
     return Operands(space.centred, space.bound, 0.0, 0.0)
 
 
-def halved(space: SearchRows) -> Operands:
-    """Rows rounded to bfloat16, with a bound from the residuals that were measured.
+@dataclass(frozen=True, eq=False)
+class Rounded:
+    """Centred rows rounded to bfloat16, and how long is what each lost."""
 
-    With c = b + r for each row, |c_i . c_j - b_i . b_j| <= |r_i| |c_j| + |b_i| |r_j|; products of bfloat16 are exact in
-    float32, which sums them, and the sum is rounded once more.
-    """
+    rows: torch.Tensor  # [n, d] bfloat16
+    residual: np.ndarray  # [n] float64
+
+
+def rounded(space: SearchRows) -> Rounded:
+    """Rounds the centred rows, ties to even."""
     n = len(space)
     bits, residual = np.empty(space.centred.shape, np.uint16), np.empty(n)
     over_rows(lambda start, stop: compiled.to_bfloat16(space.centred, start, stop, bits, residual), n)
-    longest = space.lengths.max()
-    off = residual * longest + (space.lengths + residual) * residual.max()
-    bound = 1.02 * space.bound + 1.0001 * off
-    rows = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
-    return Operands(rows, bound.astype(np.float32), ROUNDING, float(np.abs(space.bias).max()))
+    return Rounded(torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16), residual)
+
+
+def value_bound(space: SearchRows, own: Rounded, candidates: SearchRows, theirs: Rounded) -> np.ndarray:
+    """As `exact.value_bound` of rounded rows, [n] float32, without the rounding of the product itself.
+
+    With c = b + r for each row, |c_i . c_j - b_i . b_j| <= |r_i| |c_j| + |b_i| |r_j|; products of bfloat16 are exact in
+    float32, which sums them.
+    """
+    off = own.residual * candidates.lengths.max() + (space.lengths + own.residual) * theirs.residual.max()
+    return (1.02 * exact.value_bound(space, candidates) + 1.0001 * off).astype(np.float32)
+
+
+def halved(space: SearchRows) -> Operands:
+    """Rows rounded to bfloat16, with a bound from the residuals that were measured."""
+    own = rounded(space)
+    return Operands(own.rows, value_bound(space, own, space, own), ROUNDING, float(np.abs(space.bias).max()))
 
 
 # -- whether it pays --------------------------------------------------------------------------------------------------

@@ -236,6 +236,32 @@ def scan_tile(
 
 
 @numba.njit(nogil=True, cache=True)
+def scan_rows(
+    tile: np.ndarray, start_i: int, start_j: int, bias: np.ndarray, best: np.ndarray, best_ids: np.ndarray
+) -> None:
+    """Enters the similarities of one tile into the lists of its rows alone; arguments as of `scan_tile`.
+
+    Lists may start with a floor and the id -1 in place of entries: what does not pass it is not entered.
+    """
+    count, size = tile.shape[1], best.shape[1]
+    col_bias = bias[start_j : start_j + count]
+    for r in range(len(tile)):
+        i, line = start_i + r, tile[r]
+        row_floor = best[i, 0]
+        for first in range(0, count, _CHUNK):
+            last = min(first + _CHUNK, count)
+            if last - first == _CHUNK:
+                values, biases = line[first:last], col_bias[first:last]
+                if not _any_passes(values, biases, biases, row_floor, row_floor, False):
+                    continue
+            for c in range(first, last):
+                value = _single(line[c]) + col_bias[c]
+                if value > row_floor:
+                    _sift(best[i], best_ids[i], value, start_j + c, size)
+                    row_floor = best[i, 0]
+
+
+@numba.njit(nogil=True, cache=True)
 def decide(
     values: np.ndarray,
     scale: np.ndarray,

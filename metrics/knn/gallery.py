@@ -9,6 +9,7 @@ from jaxtyping import Int
 from featcache.metrics.arrays import Groups, X, checked, group_codes
 from featcache.metrics.errors import BadChoice, BadShape, TooFewRows
 from featcache.metrics.knn import exact, search
+from featcache.metrics.knn.blocks import Queries
 from featcache.metrics.knn.exclusion import Exclusion
 from featcache.metrics.knn.graph import Neighbors, check_choices
 from featcache.metrics.knn.precision import full_precision
@@ -28,7 +29,7 @@ def neighbors_in(
     The gallery may be any iterable of blocks of rows, such as a cached array read chunk by chunk: then a query sample
     against 100 million rows needs the memory of one block. Each block is certified by itself: float32 proposes what the
     error bound cannot rule out, float64 decides, and the best k so far set the floor for the next block.
-    Memory: O(q d + q k + block d) and 64 MB of similarities.
+    Memory: O(q d + q k + block d), and a tile of similarities a thread (64 MB on a GPU).
 
     Args:
         queries: Features of q queries.
@@ -63,6 +64,7 @@ def neighbors_in(
     space = exact.prepare(values, metric, name="queries")
     device = queries.device if isinstance(queries, torch.Tensor) else torch.device("cpu")
     best, ids, seen, end, computed = np.full((q, k), -np.inf), np.full((q, k), -1), 0, 0, 0
+    searched = Queries(space, k)
     for block in [gallery] if isinstance(gallery, np.ndarray | torch.Tensor) else gallery:
         start, block = block if isinstance(block, tuple) else (seen, block)
         name = f"gallery from row {start}"
@@ -74,7 +76,9 @@ def neighbors_in(
         if codes is not None and len(codes) < end:
             raise BadShape(f"groups: {len(codes)} entries for a gallery of at least {end} rows")
         block_codes = None if codes is None else codes[start : start + len(rows)]
-        computed += _merge(space, part, best, ids, start, own, (query_codes, block_codes), device)
+        merge = _merge_tiles if device.type == "cpu" else _merge
+        every = np.arange(q)
+        computed += merge(searched, part, best, ids, every, start, own, (query_codes, block_codes), device)
         seen += len(rows)
     if seen != end:
         raise BadShape(f"gallery: {seen} rows came, numbered up to {end - 1}; wanted every row once")
@@ -86,7 +90,8 @@ def neighbors_in(
     if len(short):
         raise TooFewRows(f"k = {k}: query {short[0]} has fewer candidates among {seen} gallery rows; lower k")
     ids = ids.astype(np.int32 if seen < 2**31 else np.int64)
-    return Neighbors(ids, exact.reported(space, best), metric, f"torch ({device}), blocks", computed, 0)
+    ran = f"{searched.ran if device.type == 'cpu' else f'torch ({device})'}, blocks"
+    return Neighbors(ids, exact.reported(space, best), metric, ran, computed, 0)
 
 
 def _codes(groups: tuple[Groups, Groups] | None, q: int) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -99,58 +104,80 @@ def _codes(groups: tuple[Groups, Groups] | None, q: int) -> tuple[np.ndarray | N
     return codes[:q], codes[q:]
 
 
-def _merge(
-    space: exact.SearchRows,
+def _merge_tiles(
+    queries: Queries,
     block: exact.SearchRows,
     best: np.ndarray,
     ids: np.ndarray,
+    every: np.ndarray,
     start: int,
     own: np.ndarray,
     codes: tuple[np.ndarray | None, np.ndarray | None],
     device: torch.device,
 ) -> int:
-    """Enters a block of the gallery, which starts at row `start`, into the best k of every query."""
-    k, n = best.shape[1], len(block)
+    """As `_merge`, by tiles on the CPU; queries whose lists were too short are searched again as there."""
+    excluded = _excluded(every, own, start, len(block), codes)
+    rows, cols, again = queries.candidates(block, _known(queries.space, best, every), excluded)
+    values = exact.values_between(queries.space, block, rows, cols)
+    _keep_best(best, ids, rows, values, cols + start)
+    if not len(again):
+        return len(rows)
+    return len(rows) + _merge(queries, block, best, ids, again, start, own, codes, device)
+
+
+def _merge(
+    queries: Queries,
+    block: exact.SearchRows,
+    best: np.ndarray,
+    ids: np.ndarray,
+    every: np.ndarray,
+    start: int,
+    own: np.ndarray,
+    codes: tuple[np.ndarray | None, np.ndarray | None],
+    device: torch.device,
+) -> int:
+    """Enters a block of the gallery, which starts at row `start`, into the best k of the queries `every`."""
+    space, k, n = queries.space, best.shape[1], len(block)
     bound = exact.value_bound(space, block)
     right = torch.from_numpy(block.centred).to(device).T
     bias = torch.from_numpy(block.bias).to(device)
     step = search.tile_rows(n, None)
     computed = 0
-    for first in range(0, len(space), step):
-        part = slice(first, min(first + step, len(space)))
+    for first in range(0, len(every), step):
+        part = every[first : first + step]
         with full_precision():
             scores = torch.addmm(bias, torch.from_numpy(space.centred[part]).to(device), right)
         for position, column in _excluded(part, own, start, n, codes):
             scores[torch.from_numpy(position).to(device), torch.from_numpy(column).to(device)] = -torch.inf
-        limits = (torch.from_numpy(values).to(device) for values in (bound[part], _floor(space, best, bound, part)))
+        floor = _known(space, best, part) - 2.0 * bound[part]
+        floor = np.nextafter(floor.astype(np.float32), np.float32(-np.inf))
+        limits = (torch.from_numpy(values).to(device) for values in (bound[part], floor))
         row, col = search.reaching(scores[:, None, :], min(k, n), *limits)
-        rows, cols = row.cpu().numpy() + first, col.cpu().numpy()
+        rows, cols = part[row.cpu().numpy()], col.cpu().numpy()
         values = exact.values_between(space, block, rows, cols)
-        _keep_best(best[part], ids[part], rows - first, values, cols + start)
+        _keep_best(best, ids, rows, values, cols + start)
         computed += len(rows)
     return computed
 
 
-def _floor(space: exact.SearchRows, best: np.ndarray, bound: np.ndarray, part: slice) -> np.ndarray:
-    """The float32 score below which no row can be among the best k of a query any more, [t], rounded down.
+def _known(space: exact.SearchRows, best: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """The k-th best value so far of some queries, [t] float64, in the order of c_i . c_j + bias_j.
 
-    float32 orders by the value less what depends on the query alone: mu . u, or half of |c|^2.
+    That is the value less what depends on the query alone: mu . u, or half of |c|^2.
     """
     if space.distance:
-        known = best[part, -1] / 2 + space.lengths[part] ** 2 / 2
-    else:
-        known = best[part, -1] - np.einsum("ij,j->i", space.values[part], space.mean) * space.scale[part]
-    return np.nextafter((known - 2.0 * bound[part]).astype(np.float32), np.float32(-np.inf))
+        return best[part, -1] / 2 + space.lengths[part] ** 2 / 2
+    return best[part, -1] - np.einsum("ij,j->i", space.values[part], space.mean) * space.scale[part]
 
 
 def _excluded(
-    part: slice,
+    part: np.ndarray,
     own: np.ndarray,
     start: int,
     n: int,
     codes: tuple[np.ndarray | None, np.ndarray | None],
 ) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    """(query within the part, column of the block) of the pairs that are ruled out."""
+    """(place in the part, column of the block) of the pairs that are ruled out."""
     column = own[part] - start
     here = np.flatnonzero((column >= 0) & (column < n))
     yield here, column[here]

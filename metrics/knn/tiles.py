@@ -1,7 +1,6 @@
 """Exact neighbours at half the work: each tile of similarities serves its rows and its columns."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import numpy as np
@@ -11,7 +10,8 @@ from featcache.metrics.knn import compiled
 from featcache.metrics.knn.bfloat16 import Operands
 from featcache.metrics.knn.exact import SearchRows
 from featcache.metrics.knn.plan import plan
-from featcache.metrics.knn.threads import one_blas_thread, one_openmp_thread, over_rows
+from featcache.metrics.knn.products import Products, run_on_threads
+from featcache.metrics.knn.threads import over_rows
 
 _TILE = 640  # 1.6 MB of similarities: scanned while they are in the caches of the core that computed them
 
@@ -64,11 +64,7 @@ def _scan_all(
     failed = threading.Event()
 
     def work() -> None:
-        with one_openmp_thread() if operands.is_half else nullcontext():
-            share_of_tiles()
-
-    def share_of_tiles() -> None:
-        products = _Products(operands, tile)
+        products = Products(operands.rows, operands.rows, (tile, tile))
         while not failed.is_set():
             with take:
                 pair = next(pairs, None)
@@ -80,27 +76,4 @@ def _scan_all(
             with owners[pair[0]], owners[pair[1]] if pair[1] != pair[0] else nullcontext():
                 compiled.scan_tile(made, start_i, start_j, space.bias, codes, floor, best, best_ids)
 
-    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
-        try:
-            for done in [pool.submit(work) for _ in range(threads)]:
-                done.result()
-        finally:
-            failed.set()  # after an error or Ctrl-C the others stop at their next tile
-
-
-class _Products:
-    """Products of pairs of blocks of rows, one pair at a time in the same memory."""
-
-    def __init__(self, operands: Operands, tile: int) -> None:
-        self.rows, self.tile = operands.rows, tile
-        self.memory = np.empty(tile * tile, np.uint16 if operands.is_half else np.float32)
-
-    def of(self, start_i: int, start_j: int) -> np.ndarray:
-        """[r, c] float32, or the bits of bfloat16."""
-        a, b = self.rows[start_i : start_i + self.tile], self.rows[start_j : start_j + self.tile]
-        out = self.memory[: len(a) * len(b)].reshape(len(a), len(b))
-        if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-            torch.mm(a, b.T, out=torch.from_numpy(out.view(np.int16)).view(torch.bfloat16))
-        else:
-            np.matmul(a, b.T, out=out)
-        return out
+    run_on_threads(work, threads, failed, half=operands.is_half)
