@@ -10,6 +10,7 @@ from featcache.data.entries import DatasetEntry
 from featcache.data.errors import DataInvalid, DataMissing, UnknownDataset
 from featcache.data.hub_names import HUB, cached_name, parse_hub_name
 from featcache.data.options import OpenOptions
+from featcache.data.tar_index import is_packed
 from featcache.data.views import Dataset
 
 _BY_PLACE = ("folder", "hub")  # entries that stand for data by its place, and for no data set
@@ -47,7 +48,7 @@ def is_folder_path(text: str) -> bool:
 
 
 def _is_data(path: Path) -> bool:
-    return path.is_dir() or (path.suffix in (".tar", ".parquet") and path.is_file())
+    return path.is_dir() or ((path.suffix in (".tar", ".parquet") or is_packed(path.name)) and path.is_file())
 
 
 def dataset_source(text: str, root: Path | None = None, options: OpenOptions | None = None) -> DatasetSource:
