@@ -1,7 +1,6 @@
 """Data sets that users declare in a TOML file of their own: where each lies, how it is read, its terms."""
 
 import os
-import re
 import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.data.entries import DatasetEntry
 from featcache.data.errors import DataInvalid
-from featcache.data.hub_names import HUB, parse_hub_name
+from featcache.data.hub_names import HUB, OWN_NAME, is_own_name, parse_hub_name
 from featcache.data.options import OpenOptions, parse_columns
 from featcache.data.perturbations import original_view
 from featcache.data.toml_faults import did_you_mean, field_faults
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 VARIABLE = "FEATCACHE_DATASETS"
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,8 @@ def _declared(name: str, table: Any, path: Path) -> Declared:
     where = f"data set {name!r} in {path} is not valid"
     if not isinstance(table, dict):
         raise DataInvalid(f"{where}\n  It stands outside a table; a data set is a table [name]")
-    if not _NAME.fullmatch(name) or "--" in name:
-        raise DataInvalid(f"{where}\n  A name has lower-case letters, digits, '_' and single '-'")
+    if not is_own_name(name):
+        raise DataInvalid(f"{where}\n  A name has {OWN_NAME}")
     try:
         fields: Any = _form().model_validate(table)
     except ValidationError as error:
