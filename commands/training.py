@@ -16,11 +16,17 @@ if TYPE_CHECKING:
 
 
 def datasets(json: JsonOption = False) -> None:
-    """List the data sets, packaged and your own."""
+    """List the data sets, packaged and your own.
+
+    An entry of your file that is not valid is named on stderr, with what is wrong; the others are listed.
+    """
     from featcache.data.datasets import DATASETS, declared_datasets
     from featcache.report.terminal.console import print_json, print_table
 
-    entries = [*DATASETS.values(), *(declared.entry for declared in declared_datasets().values())]
+    file = declared_datasets()
+    entries = [*DATASETS.values(), *(declared.entry for declared in file.entries.values())]
+    for error in file.invalid.values():
+        echo(f"{type(error).__name__}: {error}", err=True)
     if json:
         fields = ("name", "views", "description", "licence", "citation")
         print_json([{field: getattr(entry, field) for field in fields} for entry in entries])

@@ -8,7 +8,7 @@ order of their own numbers; each image is its group.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from featcache.data.images import IMAGE_SUFFIXES
 from featcache.data.layouts import caption_lists, files_below
 from featcache.data.limits import check_data_limit
 from featcache.data.options import OpenOptions
-from featcache.data.splits import file_splits
+from featcache.data.splits import file_splits, named_split
 from featcache.data.texts import whole_characters
 
 _OF_KARPATHY = {"restval": "train"}  # his name of a split -> ours; the others are the same
@@ -61,6 +61,10 @@ def read_coco(root: Path, options: OpenOptions) -> OwnData:
     notes += more
     notes += blank_note(blank)
     layout = gathered.layout(f"folder with {where}", images=images, splits="the lists", notes=notes)
+    if not layout.splits:
+        alone = len(lists) == 1 and bool(named_split(lists[0].stem.removeprefix("captions_")))
+        why = f"{where} is one split alone, which counts as none" if alone else f"{where} names no two splits"
+        layout = replace(layout, unsplit=why)
     files = [paths[image] for image in images]
     return OwnData(images, lambda row: files[row].read_bytes(), layout)
 

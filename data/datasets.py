@@ -28,7 +28,7 @@ from featcache.data.citations import (
     TJANDRASUWITA_2025,
     YOUNG_2014,
 )
-from featcache.data.declared import Declared, read_declared
+from featcache.data.declared import Declared, DeclaredFile, read_declared
 from featcache.data.entries import DatasetEntry
 from featcache.data.errors import DataInvalid, DataMissing
 from featcache.data.hub_names import hub_name_of
@@ -218,28 +218,59 @@ _ENTRIES = (
 DATASETS = MappingProxyType({entry.name: entry for entry in _ENTRIES})
 
 
-def declared_datasets() -> dict[str, Declared]:
-    """The user's own entries, by name.
+def declared_datasets() -> DeclaredFile:
+    """The user's own entries; one that takes a name of `DATASETS` is not valid.
 
     Raises:
-        DataInvalid: If their file is not valid, takes a name of `DATASETS`, or was named and is not there.
+        DataInvalid: If their file is not TOML, or was named and is not there.
     """
-    path, declared = read_declared()
-    taken = sorted(declared.keys() & DATASETS.keys())
-    if taken:
-        raise DataInvalid(f"{path} declares {', '.join(taken)}, which featcache declares too\n  Rename your entry")
-    return declared
+    file = read_declared()
+    taken = {
+        name: DataInvalid(f"{file.path} declares {name}, which featcache declares too\n  Rename your entry")
+        for name in file.entries
+        if name in DATASETS
+    }
+    own = {name: declared for name, declared in file.entries.items() if name not in taken}
+    return DeclaredFile(file.path, own, file.invalid | taken)
+
+
+def declared_dataset(name: str) -> Declared | None:
+    """The user's own entry of a name; None where there is none.
+
+    Raises:
+        DataInvalid: If it is not valid; of a name that is not packaged, also as `declared_datasets`.
+    """
+    try:
+        file = declared_datasets()
+    except DataInvalid:
+        if name in DATASETS:
+            return None
+        raise
+    if name in file.invalid:
+        raise DataInvalid(str(file.invalid[name]))
+    return file.entries.get(name)
 
 
 def known_entry(name: str) -> DatasetEntry | None:
-    """The entry of a data set, packaged or the user's own; None where there is none, or their file is not valid."""
+    """The entry of a data set, packaged or the user's own; None where there is none, or it is not valid."""
     if name in DATASETS:
         return DATASETS[name]
     try:
-        own = declared_datasets().get(name)
-    except DataInvalid:  # who opens a data set is told
+        own = declared_dataset(name)
+    except DataInvalid:  # who opens or probes a data set is told
         return None
     return None if own is None else own.entry
+
+
+def is_taken(name: str) -> bool:
+    """Whether a name is that of a data set, packaged or of the user's own file, valid or not."""
+    if name in DATASETS:
+        return True
+    try:
+        file = declared_datasets()
+    except DataInvalid:
+        return False
+    return name in file.entries or name in file.invalid
 
 
 def source_text(name: str) -> str:
@@ -263,11 +294,16 @@ def missing(name: str, what: str, looked: tuple[str, ...]) -> DataMissing:
 def made_from_labels(dataset: str, view: str) -> tuple[str, ...]:
     """Label columns that the contents of a view are made from; none of a data set that is not in the table.
 
+    Raises:
+        DataInvalid: If the user's own entry of that name is not valid, for what it states is not known then.
+
     Example:
         >>> made_from_labels("cifar100", "prompts"), made_from_labels("cifar100", "images")
         (('class', 'superclass'), ())
     """
     entry, view = known_entry(dataset), original_view(view)
+    if entry is None:
+        declared_dataset(dataset)
     of = {} if entry is None else entry.made_from
     return tuple(label for pattern, labels in of.items() if fnmatchcase(view, pattern) for label in labels)
 

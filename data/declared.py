@@ -1,23 +1,25 @@
 """Data sets that users declare in a TOML file of their own: where each lies, how it is read, its terms."""
 
 import os
-import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.data.entries import DatasetEntry
 from featcache.data.errors import DataInvalid
-from featcache.data.hub_names import HUB, parse_hub_name
+from featcache.data.hub_names import HUB, OWN_NAME, is_own_name, parse_hub_name
 from featcache.data.options import OpenOptions, parse_columns
+from featcache.data.perturbations import original_view
+from featcache.data.toml_faults import did_you_mean, field_faults
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 VARIABLE = "FEATCACHE_DATASETS"
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,15 @@ class Declared:
     options: OpenOptions
 
 
+@dataclass(frozen=True)
+class DeclaredFile:
+    """The file of the user's own data sets, there or not."""
+
+    path: Path
+    entries: dict[str, Declared] = field(default_factory=lambda: {})  # by name
+    invalid: dict[str, DataInvalid] = field(default_factory=lambda: {})  # name -> what is wrong with its entry
+
+
 def user_datasets_path() -> Path:
     """The TOML file of the user's own data sets: $FEATCACHE_DATASETS, else datasets.toml in the config folder."""
     named = os.environ.get(VARIABLE)
@@ -40,11 +51,11 @@ def user_datasets_path() -> Path:
     return user_config_path("featcache") / "datasets.toml"
 
 
-def read_declared() -> tuple[Path, dict[str, Declared]]:
-    """The file of the user's own data sets, there or not, and its entries by name; read again once it has changed.
+def read_declared() -> DeclaredFile:
+    """The user's own entries; the file is read again once it has changed, and no entry stands in another's way.
 
     Raises:
-        DataInvalid: If it is not valid, or was named and is not there.
+        DataInvalid: If it is not TOML, or was named and is not there.
     """
     path = user_datasets_path()
     try:
@@ -54,17 +65,23 @@ def read_declared() -> tuple[Path, dict[str, Declared]]:
             raise DataInvalid(
                 f"${VARIABLE} names {path}, and there is no such file\n  Create it, or unset it"
             ) from None
-        return path, {}
-    return path, _read(path, status.st_mtime_ns, status.st_size)
+        return DeclaredFile(path)
+    return _read(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(4)
-def _read(path: Path, _written: int, _size: int) -> dict[str, Declared]:
+def _read(path: Path, _written: int, _size: int) -> DeclaredFile:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataInvalid(f"{path} is not valid TOML: {error}") from error
-    return {name: _declared(name, table, path) for name, table in tables.items()}
+    file = DeclaredFile(path)
+    for name, table in tables.items():
+        try:
+            file.entries[name] = _declared(name, table, path)
+        except DataInvalid as error:
+            file.invalid[name] = error
+    return file
 
 
 def _declared(name: str, table: Any, path: Path) -> Declared:
@@ -73,13 +90,12 @@ def _declared(name: str, table: Any, path: Path) -> Declared:
     where = f"data set {name!r} in {path} is not valid"
     if not isinstance(table, dict):
         raise DataInvalid(f"{where}\n  It stands outside a table; a data set is a table [name]")
-    if not _NAME.fullmatch(name) or "--" in name:
-        raise DataInvalid(f"{where}\n  A name has lower-case letters, digits, '_' and single '-'")
+    if not is_own_name(name):
+        raise DataInvalid(f"{where}\n  A name has {OWN_NAME}")
     try:
         fields: Any = _form().model_validate(table)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, each['loc'])) or 'entry'}: {each['msg']}" for each in error.errors()]
-        raise DataInvalid("\n".join([where, *lines])) from None
+        raise DataInvalid("\n".join([where, *field_faults(error, list(_form().model_fields))])) from None
     try:
         return _checked(name, fields, path)
     except DataInvalid as error:
@@ -118,9 +134,32 @@ def _checked(name: str, fields: Any, path: Path) -> Declared:
         may_show=fields.may_show,
         citation=fields.citation,
     )
+    check_stated(entry, entry.views)
     # A path is meant from the file that names it, wherever the command runs.
     root = None if fields.root is None else path.parent.resolve() / Path(fields.root).expanduser()
     return Declared(entry, hub, root, options)
+
+
+def check_stated(entry: DatasetEntry, views: Collection[str], labels: Collection[str] | None = None) -> None:
+    """Refuses what an entry states of views or labels that are not there.
+
+    Args:
+        entry: The entry.
+        views: Views that there are.
+        labels: Label columns that there are; None where they are not known yet.
+
+    Raises:
+        DataInvalid: If `made_from` or `may_show` name another view, or `made_from` another label.
+    """
+    for key, stated in {"made_from": entry.made_from, "may_show": entry.may_show}.items():
+        for pattern in stated:
+            if not any(fnmatchcase(view, original_view(pattern)) for view in views):
+                there = ", ".join(views)
+                raise DataInvalid(f"{key}: no view {pattern!r}{did_you_mean(pattern, views)}\n  Its views: {there}")
+    for label in dict.fromkeys(label for named in entry.made_from.values() for label in named):
+        if labels is not None and label not in labels:
+            there = ", ".join(labels) or "none"
+            raise DataInvalid(f"made_from: no label {label!r}{did_you_mean(label, labels)}\n  Its labels: {there}")
 
 
 @lru_cache(1)

@@ -99,7 +99,7 @@ def _overlay(
     of_group = {each.group: each for each in facts.values()} | {each.group: each for each in layout.facts.values()}
     groups = tuple(dict.fromkeys(image_groups))
     known = tuple(of_group[group].split for group in groups)
-    splits, notes = _splits(groups, known, layout.splits, options)
+    splits, notes = _splits(groups, known, layout, options)
     columns = {
         label: tuple(of_group[group].labels[place] for group in groups) for place, label in enumerate(layout.labels)
     }
@@ -107,9 +107,10 @@ def _overlay(
 
 
 def _splits(
-    groups: tuple[str, ...], known: tuple[str, ...], source: str, options: OpenOptions
+    groups: tuple[str, ...], known: tuple[str, ...], layout: FolderLayout, options: OpenOptions
 ) -> tuple[tuple[str, ...], list[str]]:
     """The split of each group: as the folder has them, unless the options say otherwise, else by a hash."""
+    source = layout.splits
     if options.split is not None:
         parse_split(options.split)
     hashed = options.split not in (None, UNSPLIT) or (options.split is None and not source)
@@ -125,6 +126,6 @@ def _splits(
         return known, [*notes, alone] if untested else notes
     text = options.split or DEFAULT_SPLIT
     splits = split_groups(groups, text, options.seed)
-    why = f"{source} is not used" if source else "no split column" if options.split is None else "splits"
+    why = f"{source} is not used" if source else layout.unsplit if options.split is None else "splits"
     notes = [f"{why}: {text} by a hash of the group, seed {options.seed}"]
     return splits, [*notes, *filter(None, [small_split_note(groups, splits)])]

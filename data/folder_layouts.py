@@ -51,6 +51,7 @@ def images_below(root: Path) -> tuple[tuple[str, ...], list[str]]:
         raise missing("folder", f"{what}; read are {', '.join(sorted(IMAGE_SUFFIXES))}", (str(root),))
     notes = {
         "left out, since such image formats are not read: {}": _listed(others, OTHER_SUFFIXES),
+        "archives are not read: {}": _listed(others, _ARCHIVES),
         "not read, since there are images: {}; --layout webdataset reads them instead": _listed(others, {".tar"}),
         "not read, since there are images: {}; --layout parquet reads them instead": _listed(others, {".parquet"}),
     }

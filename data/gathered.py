@@ -36,6 +36,7 @@ class FolderLayout:
         labels: Names of the label columns.
         splits: Where splits come from, as in "column split of captions.csv"; "" where there are none.
         notes: What the user should know of how it was read.
+        unsplit: Why it has no splits, where it has none.
     """
 
     source: str
@@ -44,6 +45,7 @@ class FolderLayout:
     labels: tuple[str, ...] = ()
     splits: str = ""
     notes: tuple[str, ...] = ()
+    unsplit: str = "no split column"
 
 
 @dataclass(frozen=True)

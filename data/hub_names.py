@@ -1,4 +1,4 @@
-"""Names of data sets on the Hub: hub:ORG/NAME[:CONFIG][@REVISION], and what the cache calls them."""
+"""Names of data sets: what one of the user's own may be called, hub:ORG/NAME[:CONFIG][@REVISION], and the cache's."""
 
 import re
 from dataclasses import dataclass
@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from featcache.data.errors import DataInvalid
 
 HUB = "hub:"
+OWN_NAME = "lower-case letters, digits, '_' and single '-', a letter or digit first"  # "--" is the Hub's
+_OWN = re.compile(r"[a-z0-9](?:-?[a-z0-9_])*-?")
 _FORM = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<config>[^:@]+))?(?:@(?P<revision>[^:@]+))?")
+
+
+def is_own_name(name: str) -> bool:
+    """Whether a data set of the user's own may be called so, by the rule `OWN_NAME`.
+
+    Example:
+        >>> [is_own_name(name) for name in ("my-birds_2", "Birds", "org--birds", "-b", "a.b")]
+        [True, False, False, False, False]
+    """
+    return _OWN.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)

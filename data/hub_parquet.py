@@ -19,6 +19,7 @@ from featcache.data.limits import check_data_limit
 from featcache.data.options import OpenOptions
 from featcache.data.parquet_rows import lacking_files, read_parquet_files
 from featcache.data.splits import named_split
+from featcache.data.tar_index import is_packed
 from featcache.data.views import Dataset
 from featcache.data.webdataset import read_shards
 
@@ -63,14 +64,16 @@ def open_hub(name: HubName, options: OpenOptions | None = None) -> Dataset:
 
 def _with_data(name: HubName) -> tuple[Revision, str]:
     """The revision that is read, and the suffix of its files."""
-    seen: list[str] = []
+    seen, packed = list[str](), list[str]()
     for reference in [name.revision] if name.revision else ["main", CONVERTED]:
         revision = look_up("hub", name.repo, reference)
         for suffix in (".parquet", ".tar"):
             if any(path.endswith(suffix) for path in revision.sizes):
                 return revision, suffix
+        packed += sorted(filter(is_packed, revision.sizes))
         seen.append(f"https://huggingface.co/datasets/{name.repo}/tree/{reference.replace('/', '%2F')}")
-    raise missing("hub", f"{name.repo} has neither Parquet files nor shards", tuple(seen))
+    unread = f" but compressed ones, which are not read, such as {packed[0]}" if packed else ""
+    raise missing("hub", f"{name.repo} has neither Parquet files nor shards{unread}", tuple(seen))
 
 
 def _default(configs: Any) -> str:

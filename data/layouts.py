@@ -11,6 +11,7 @@ from featcache.data.errors import DataInvalid
 from featcache.data.gathered import OwnData
 from featcache.data.images import IMAGE_SUFFIXES
 from featcache.data.options import OpenOptions
+from featcache.data.tar_index import is_packed
 
 # layout -> "module:function" below featcache.data; the function takes the root and the options
 LAYOUTS = MappingProxyType(
@@ -23,6 +24,7 @@ LAYOUTS = MappingProxyType(
 )
 OF_FILES = MappingProxyType({".tar": "webdataset", ".parquet": "parquet"})
 _LISTS = ("dataset_*.json", "annotations/dataset_*.json", "captions_*.json", "annotations/captions_*.json")
+_PACKED = "compressed shards"
 _PEEKED = 2**16  # bytes of a JSON that tell whether it lists images
 
 
@@ -48,12 +50,15 @@ def detect_layout(root: Path) -> str:
     """The layout of a folder or a file, by the names of the files in it.
 
     A caption file in the folder or an image anywhere below makes it a folder of images, unless a list in COCO's form
-    is there; then tar files are shards of WebDataset, then Parquet files hold the images.
+    is there; then tar files are shards of WebDataset, then Parquet files hold the images. Compressed tar files are
+    shards too, which are refused when they are read.
 
     Raises:
         DataInvalid: If it is a file of another kind.
     """
     if root.is_file():
+        if is_packed(root.name):
+            return "webdataset"
         if root.suffix not in OF_FILES:
             raise DataInvalid(f"{root} is a file, and no folder; of files, {' and '.join(OF_FILES)} are read")
         return OF_FILES[root.suffix]
@@ -66,8 +71,10 @@ def detect_layout(root: Path) -> str:
         suffix = path.suffix.lower()
         if suffix in IMAGE_SUFFIXES or path.name in CAPTION_FILES:
             return "images"
-        suffixes.add(suffix)
-    return next((layout for suffix, layout in OF_FILES.items() if suffix in suffixes), "images")
+        suffixes.add(_PACKED if is_packed(path.name) else suffix)
+    return next(
+        (layout for suffix, layout in [*OF_FILES.items(), (_PACKED, "webdataset")] if suffix in suffixes), "images"
+    )
 
 
 def caption_lists(root: Path) -> list[Path]:

@@ -4,13 +4,16 @@ import difflib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from featcache.data.datasets import DATASETS, declared_datasets, known_entry, missing
-from featcache.data.declared import Declared, user_datasets_path
+from featcache.data.datasets import DATASETS, declared_dataset, declared_datasets, is_taken, missing
+from featcache.data.declared import Declared, check_stated, user_datasets_path
 from featcache.data.entries import DatasetEntry
 from featcache.data.errors import DataInvalid, DataMissing, UnknownDataset
 from featcache.data.hub_names import HUB, cached_name, parse_hub_name
 from featcache.data.options import OpenOptions
+from featcache.data.tar_index import is_packed
 from featcache.data.views import Dataset
+
+_BY_PLACE = ("folder", "hub")  # entries that stand for data by its place, and for no data set
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,11 @@ def is_folder_path(text: str) -> bool:
     """
     if text in (".", "..") or text.startswith(("./", "../", "/", "~")):
         return True
-    return ":" not in text and _is_data(Path(text)) and known_entry(text) is None
+    return ":" not in text and _is_data(Path(text)) and not is_taken(text)
 
 
 def _is_data(path: Path) -> bool:
-    return path.is_dir() or (path.suffix in (".tar", ".parquet") and path.is_file())
+    return path.is_dir() or ((path.suffix in (".tar", ".parquet") or is_packed(path.name)) and path.is_file())
 
 
 def dataset_source(text: str, root: Path | None = None, options: OpenOptions | None = None) -> DatasetSource:
@@ -107,12 +110,12 @@ def open_dataset(name: str, *, root: Path | None = None, options: OpenOptions | 
     """
     kind, colon, alias = name.partition(":")
     options = options or OpenOptions()
-    declared = {} if kind in DATASETS else declared_datasets()
-    if name in declared:
-        return _open_declared(declared[name], root, options)
+    declared = None if kind in _BY_PLACE else declared_dataset(name)
+    if declared is not None:
+        return _open_declared(declared, root, options)
     entry = DATASETS.get(kind)
-    if entry is None or (colon and kind not in ("folder", "hub")):
-        raise UnknownDataset(_unknown(name, list(declared)))
+    if entry is None or (colon and kind not in _BY_PLACE):
+        raise _unknown(name)
     if not entry.takes_options and options != OpenOptions():
         raise DataInvalid(f"{kind} takes no {' or '.join(options.given())}: only a folder of your own does")
     if root is not None:
@@ -143,18 +146,31 @@ def _open_root(root: Path, options: OpenOptions) -> Dataset:
 
 def _open_declared(declared: Declared, root: Path | None, options: OpenOptions) -> Dataset:
     """A data set of the user's own entries; what the command declares goes before what the entry does."""
-    entry, options = declared.entry, options.over(declared.options)
-    if root is None and declared.hub is not None:
-        opened = _open_hub(declared.hub, None, options)
-    else:
-        place = (root or declared.root or Path()).expanduser()
-        if not place.exists():
-            raise DataMissing(
-                f"{entry.name}: its root does not exist\n  Looked at: {place}\n"
-                f"  It is declared in {user_datasets_path()}; --root DIR names another"
-            )
-        opened = _open_root(place, options)
+    entry, given = declared.entry, options.given()
+    try:
+        opened = _at_its_place(declared, root, options.over(declared.options))
+    except DataInvalid as error:
+        option = str(error).partition(" ")[0]
+        if not option.startswith("--") or option in given:
+            raise
+        raise DataInvalid(f"{error}\n  It is declared so for {entry.name} in {user_datasets_path()}") from None
+    try:
+        check_stated(entry, opened.views, opened.overlay.labels)
+    except DataInvalid as error:
+        raise DataInvalid(f"data set {entry.name!r} in {user_datasets_path()} is not valid\n  {error}") from None
     return replace(opened, name=entry.name, licence=entry.licence)
+
+
+def _at_its_place(declared: Declared, root: Path | None, options: OpenOptions) -> Dataset:
+    if root is None and declared.hub is not None:
+        return _open_hub(declared.hub, None, options)
+    place = (root or declared.root or Path()).expanduser()
+    if not place.exists():
+        raise DataMissing(
+            f"{declared.entry.name}: its root does not exist\n  Looked at: {place}\n"
+            f"  It is declared in {user_datasets_path()}; --root DIR names another"
+        )
+    return _open_root(place, options)
 
 
 def _checked_root(entry: DatasetEntry, root: Path, *, copied: bool) -> Path:
@@ -180,8 +196,11 @@ def _no_folder(text: str) -> str:
     )
 
 
-def _unknown(name: str, declared: list[str]) -> str:
-    names = [*DATASETS, *declared]
+def _unknown(name: str) -> UnknownDataset | DataInvalid:
+    """The error of a name that there is not; DataInvalid where an entry of the user's that is not valid may have it."""
+    file = declared_datasets()
+    names = [*DATASETS, *file.entries]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     guess = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"no data set called {name!r}{guess}\n  There are: {', '.join(names)}\n  Run: featcache datasets"
+    text = f"no data set called {name!r}{guess}\n  There are: {', '.join(names)}\n  Run: featcache datasets"
+    return DataInvalid("\n".join([text, *map(str, file.invalid.values())])) if file.invalid else UnknownDataset(text)

@@ -7,7 +7,9 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from featcache.data.datasets import is_taken
 from featcache.data.errors import DataInvalid
+from featcache.data.hub_names import OWN_NAME, is_own_name
 from featcache.data.images import DECODING, bound_policy, decode_rgb
 from featcache.data.texts import decode_text
 from featcache.data.views import Dataset, Modality, Overlay, View
@@ -89,7 +91,7 @@ def make_dataset(
     """A data set of views that show the same groups.
 
     Args:
-        name: The cache files it under this: lower case, digits, "-", "_".
+        name: The cache files it under this: `OWN_NAME` says what it may hold; of no data set that has an entry.
         views: One or more, each of another name.
         splits: Group -> "train", "validation", "test" or "other"; None, or a group without: no split.
         labels: Label column -> group -> label.
@@ -97,8 +99,16 @@ def make_dataset(
         source: Where it is from: provenance only.
 
     Raises:
-        DataInvalid: If views are named alike or there is none, or a split or label is of a group that no view has.
+        DataInvalid: If it cannot be called so, views are named alike or there is none, or a split or label is of a
+            group that no view has.
     """
+    if not is_own_name(name):
+        raise DataInvalid(f"{name!r} cannot be the name of a data set: it has {OWN_NAME}")
+    if is_taken(name):
+        raise DataInvalid(
+            f"{name} is a data set already, whose cached rows these would replace\n"
+            f"  Choose another name, such as my-{name}; those that there are: featcache datasets"
+        )
     if not views or len({view.name for view in views}) < len(views):
         raise DataInvalid(f"views {', '.join(view.name for view in views) or 'none'}: wanted one or more, named apart")
     every = tuple(dict.fromkeys(group for view in views for group in view.groups))

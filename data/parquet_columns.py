@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from featcache.data.caption_files import COLUMNS
@@ -72,7 +72,7 @@ def parquet_columns(schema: Mapping[str, Any], options: OpenOptions, where: str)
         *((column, False) for column in _named(schema, ROW_IDS)),
     ]
     labels = options.columns("label") or tuple(column for column in schema if _is_label(column, schema[column]))
-    return ParquetColumns(
+    columns = ParquetColumns(
         image=image,
         captions=captions,
         ids=tuple((column, shared) for column, shared in ids if declared or _is_scalar(schema[column])),
@@ -81,6 +81,8 @@ def parquet_columns(schema: Mapping[str, Any], options: OpenOptions, where: str)
         labels=labels,
         notes=notes,
     )
+    unread = ", ".join(column for column in schema if column not in {image, *columns.read})
+    return replace(columns, notes=(*notes, f"columns that are not read: {unread}")) if unread else columns
 
 
 def _image_column(schema: Mapping[str, Any], options: OpenOptions, where: str) -> str:

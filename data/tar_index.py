@@ -1,7 +1,7 @@
 """Members of tar files by their places: an archive is indexed once and never unpacked; no name in it reaches a disk."""
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +10,10 @@ from featcache.data.errors import DataInvalid
 from featcache.data.limits import check_data_limit
 
 _PACKED = {b"\x1f\x8b": ".gz", b"BZ": ".bz2", b"\xfd7": ".xz", b"(\xb5": ".zst"}
+# ending of a compressed archive -> what unpacks it to a plain one beside it
+_UNPACKERS = {
+    ".tar.gz": "gunzip", ".tgz": "gunzip", ".tar.zst": "unzstd", ".tar.xz": "unxz", ".tar.bz2": "bunzip2",
+}  # fmt: skip
 _BLOCK = tarfile.BLOCKSIZE
 
 
@@ -163,6 +167,27 @@ def _is_end(path: Path, offset: int, length: int) -> bool | None:
             if content.count(0) < len(content):
                 return None
     return True
+
+
+def is_packed(name: str) -> bool:
+    """Whether a file is called like a compressed shard.
+
+    Example:
+        >>> is_packed("00000.tar.gz"), is_packed("00000.tar"), is_packed("train.1.de.gz")
+        (True, False, False)
+    """
+    return name.lower().endswith(tuple(_UNPACKERS))
+
+
+def packed_error(names: Sequence[str]) -> DataInvalid:
+    """The error for compressed shards: which they are, and what unpacks them."""
+    first = names[0]
+    unpacker = next(unpacker for ending, unpacker in _UNPACKERS.items() if first.lower().endswith(ending))
+    what = f"{first} is compressed" if len(names) == 1 else f"{len(names):,} shards are compressed, the first {first}"
+    each = "it" if len(names) == 1 else "each"
+    return DataInvalid(
+        f"{what}; shards are read by offsets\n  To mend: unpack {each} to a plain .tar, as with {unpacker} {first}"
+    )
 
 
 def _unreadable(path: Path, error: Exception) -> str:

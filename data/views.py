@@ -53,6 +53,9 @@ class View:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        return f"View({self.name}: {len(self):,} rows, {self.modality})"
+
     def read(self, row: int) -> Any:
         """Decodes one row; a DataInvalid names the row's id."""
         try:
@@ -114,12 +117,16 @@ class Overlay:
 class Dataset:
     """Named views of the same groups."""
 
-    name: str  # the cache files it under this: lower case, digits, "-", "_"
+    name: str  # the cache files it under this; `hub_names.OWN_NAME`, or "--" between the parts of the Hub's
     views: Mapping[str, View]  # by name; the first of each modality is that modality's default
     overlay: Overlay  # of every group that occurs in a view
     licence: str  # terms of the data, in one line
     source: str  # package and version, repository and revision, folder layout: provenance only
     notes: tuple[str, ...] = ()  # worth printing, such as "769 photos are in no Karpathy split"
+
+    def __repr__(self) -> str:
+        views = ", ".join(f"{view.name} ({len(view):,} rows, {view.modality})" for view in self.views.values())
+        return f"Dataset({self.name}: {views}; licence: {self.licence})"
 
     def view_for(self, modality: str) -> View:
         """The default view of a modality; DataInvalid, with the views there are, if the data set has none."""

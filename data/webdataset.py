@@ -18,10 +18,10 @@ from featcache.data.caption_files import COLUMNS, detect_text, is_label
 from featcache.data.errors import DataInvalid
 from featcache.data.gathered import Gathered, OwnData, counted_note
 from featcache.data.images import IMAGE_SUFFIXES
-from featcache.data.layouts import data_files
+from featcache.data.layouts import data_files, files_below
 from featcache.data.options import OpenOptions
 from featcache.data.splits import file_splits
-from featcache.data.tar_index import Member, TarIndex, index_tar, read_from, read_member
+from featcache.data.tar_index import Member, TarIndex, index_tar, is_packed, packed_error, read_from, read_member
 from featcache.data.texts import whole_characters
 
 _TEXTS = ("txt", "text", "caption", "cap")  # fields of captions; the first that a sample has is read
@@ -54,9 +54,13 @@ def read_webdataset(root: Path, options: OpenOptions) -> OwnData:
 
     Raises:
         DataMissing: If there is no shard.
-        DataInvalid: If a shard is damaged, no sample has an image, it is not clear which field that is, or samples
-            contradict each other.
+        DataInvalid: If a shard is compressed or damaged, no sample has an image, it is not clear which field that is,
+            or samples contradict each other.
     """
+    base = root if root.is_dir() else root.parent
+    packed = sorted(path.relative_to(base).as_posix() for path in files_below(root) if is_packed(path.name))
+    if packed:
+        raise packed_error(packed)
     return read_shards(*data_files(root, ".tar", "shard"), options)
 
 

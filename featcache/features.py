@@ -1,6 +1,6 @@
 """Features as loaded from the cache: the array with the id, group, split and labels of every row."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,22 @@ if TYPE_CHECKING:
     from featcache.rows_dataset import FeatureRows
 
 Strings = NDArray[Any]
+
+
+def label_columns(labels: Iterable[str], taken: Collection[str]) -> dict[str, str]:
+    """The column of each label in a table: its own name, or "label_NAME" where a column of ours is called so.
+
+    Example:
+        >>> label_columns(["group", "kind"], ["id", "group"])
+        {'group': 'label_group', 'kind': 'kind'}
+    """
+    labels, names = list(labels), dict[str, str]()
+    for label in labels:
+        name = label
+        while name in taken or name in names.values() or (name != label and name in labels):
+            name = f"label_{name}"
+        names[label] = name
+    return names
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,14 +113,16 @@ class Features:
         return FeatureRows(self.values, None if label is None else self.labels[label])
 
     def frame(self, *, values: bool = False) -> "pl.DataFrame":
-        """One row each: id, group, split and labels.
+        """One row each: id, group, split and labels; of a label that is called like another column, as `label_columns`.
 
         Args:
             values: Whether the features come too, as a column "features" of arrays [d].
         """
         import polars as pl
 
-        columns = {"id": self.ids, "group": self.groups, "split": self.splits} | dict(self.labels)
+        columns = {"id": self.ids, "group": self.groups, "split": self.splits}
+        names = label_columns(self.labels, {*columns, "features"})
+        columns |= {names[label]: column for label, column in self.labels.items()}
         named = pl.DataFrame({name: column.astype(str).tolist() for name, column in columns.items()})
         if not values:
             return named

@@ -1,6 +1,7 @@
 """Extraction from a program: an own module over own rows, or an entry over a data set that has a name."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,8 @@ def extract(
 
     Args:
         dataset: Its name ("openmoji"), the path of a folder of images, or a `Dataset` (`featcache.make_dataset`).
-        encoder: Name of an entry, or a `torch.nn.Module` or other callable: from a batch to a tensor [b, d], or to a
+        encoder: Name of an entry, or a `torch.nn.Module` (put on the device, and in evaluation mode while rows are
+            encoded) or other callable: from a batch to a tensor [b, d], or to a
             mapping of layers ("3.cls", "last.mean") to such.
         name: Of an own encoder: what it is cached under.
         view: That is encoded; None: the first of the entry's modality; of an own encoder the data set's first.
@@ -72,21 +74,36 @@ def extract(
         raise UsageError(
             f"{type(opened).__name__} is no data set: wanted a name, a folder, or what featcache.make_dataset makes"
         )
-    if isinstance(encoder, str):
-        if (name, prepare, identity) != (None, None, None):
-            raise UsageError(f"{encoder} is an entry, which has name, preparation and identity of its own")
-        options = EncodeOptions(device=device, dtype=dtype)  # type: ignore[arg-type]
-        job, own = plan_job(kept, opened, encoder_spec(encoder), options, view=view, layers=layers), None
-    else:
-        if name is None:
-            raise UsageError("an own encoder has to have a name that it is cached under: name=...")
-        if view is not None and view not in opened.views:
-            raise UsageError(f"{opened.name} has no view {view!r}; it has {', '.join(opened.views)}")
-        chosen = opened.views[view or next(iter(opened.views))]
-        own = own_encoder(
-            encoder, chosen, name=name, identity=identity, prepare=prepare, batch=batch, dtype=dtype or "float32",
-            device=device,
-        )  # fmt: skip
-        job = plan_card(kept, opened, chosen, own.card, EncodeOptions(device=device), layers=layers)
-    run(kept, job, encoder=own, on_rows=on_rows)
+    with _modes_kept(encoder):
+        if isinstance(encoder, str):
+            if (name, prepare, identity) != (None, None, None):
+                raise UsageError(f"{encoder} is an entry, which has name, preparation and identity of its own")
+            options = EncodeOptions(device=device, dtype=dtype)  # type: ignore[arg-type]
+            job, own = plan_job(kept, opened, encoder_spec(encoder), options, view=view, layers=layers), None
+        else:
+            if name is None:
+                raise UsageError("an own encoder has to have a name that it is cached under: name=...")
+            if view is not None and view not in opened.views:
+                raise UsageError(f"{opened.name} has no view {view!r}; it has {', '.join(opened.views)}")
+            chosen = opened.views[view or next(iter(opened.views))]
+            own = own_encoder(
+                encoder, chosen, name=name, identity=identity, prepare=prepare, batch=batch, dtype=dtype or "float32",
+                device=device,
+            )  # fmt: skip
+            job = plan_card(kept, opened, chosen, own.card, EncodeOptions(device=device), layers=layers)
+        run(kept, job, encoder=own, on_rows=on_rows)
     return kept.load_array(job.default_target.array)
+
+
+@contextmanager
+def _modes_kept(encoder: Any) -> Iterator[None]:
+    """A module's parts are in training or evaluation mode afterwards as they were before."""
+    import torch
+
+    parts = list(encoder.modules()) if isinstance(encoder, torch.nn.Module) else []
+    modes = [part.training for part in parts]
+    try:
+        yield
+    finally:
+        for part, mode in zip(parts, modes, strict=True):
+            part.training = mode

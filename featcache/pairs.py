@@ -29,7 +29,7 @@ def pair(x: Features, y: Features, *, pairing: "Mode" = "mean", seed: int = 0) -
         averaged, else those of the rows; content hashes of averaged rows are "".
 
     Raises:
-        UsageError: If they are of different data sets, or share no group.
+        UsageError: If one is no Features, they are of different data sets, or share no group.
         BadShape: As `paired`.
 
     Example:
@@ -45,6 +45,12 @@ def pair(x: Features, y: Features, *, pairing: "Mode" = "mean", seed: int = 0) -
     """
     from featcache.metrics.pairing import paired
 
+    for each in (x, y):
+        if not isinstance(each, Features):  # type: ignore[reportUnnecessaryIsInstance]  # of a program without types
+            raise UsageError(
+                f"pair takes two Features, whose groups say which rows belong together, and got {type(each).__name__}\n"
+                "  Give what Cache.load or featcache.extract gave: .values of both results are the arrays"
+            )
     if x.dataset != y.dataset:
         raise UsageError(f"{x.name} is of {x.dataset} and {y.name} of {y.dataset}: pair features of one data set")
     if not set(x.groups.tolist()) & set(y.groups.tolist()):

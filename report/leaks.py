@@ -40,11 +40,14 @@ def groups_text(record: Mapping[str, Any]) -> str:
 
 
 def texts_text(record: Mapping[str, Any]) -> str:
-    """That texts alone stand in two splits, which is not counted as a leak."""
-    total = sum(record["texts"].values())
-    listed = " and ".join(f"{count:,} {plural('text', count)} of {split}" for split, count in record["texts"].items())
+    """That texts alone stand in two splits, which is not counted as a leak.
+
+    Example:
+        >>> texts_text({"texts": {"validation": 120, "test": 1}}).partition(",")[0]
+        '120 validation texts and 1 test text stand in an earlier split too'
+    """
     return (
-        f"{listed} {'stands' if total == 1 else 'stand'} in an earlier split too, in groups whose picture was not "
+        f"{_texts(record)} in an earlier split too, in groups whose picture was not "
         "found there; a text may be said of two pictures, so that alone is not counted as a leak"
     )
 
@@ -94,14 +97,18 @@ def leak_caveats(run: RunResults) -> list[tuple[str, str]]:
         words = "the epoch was selected on a validation split that leaks."
         lines.append((words, words))
     if record["texts"]:
-        texts = " and ".join(
-            f"{count:,} {plural('text', count)} of {split}" for split, count in record["texts"].items()
-        )
-        lines.append((f"{texts_text(record)}.", f"{texts} texts stand in an earlier split too."))
+        lines.append((f"{texts_text(record)}.", f"{_texts(record)} in an earlier split too."))
     for view, words in zip(record["look_alike"], look_alikes(record), strict=True):
         lines.append((f"{words}.", f"copies of {shorten(view)} cannot be told from look-alikes; none is counted."))
     lines += [(f"{words}.", "near-identical rows were looked for in a sample only.") for words in sampled(record)]
     return lines
+
+
+def _texts(record: Mapping[str, Any]) -> str:
+    """As in "120 validation texts and 1 test text stand"."""
+    counts = record["texts"]
+    listed = " and ".join(f"{count:,} {split} {plural('text', count)}" for split, count in counts.items())
+    return f"{listed} {'stands' if sum(counts.values()) == 1 else 'stand'}"
 
 
 def _counts(record: Mapping[str, Any]) -> str:

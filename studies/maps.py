@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from featcache.cache import Cache
 from featcache.errors import LibraryMissing, UsageError
-from featcache.features import Features
+from featcache.features import Features, label_columns
 from featcache.metrics import neighbors
 from featcache.provenance import provenance
 from featcache.storage.outputs import write_output
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from featcache.metrics import Neighbors
 
 Projection = Literal["pca", "umap"]
+_OWN, _POINT = ("id", "group", "split", "text", "image"), ("x", "y", "neighbors")  # columns of ours
 _LEAST = 3  # rows of a map
 
 
@@ -111,14 +112,15 @@ def map_spaces(
     keys, by_group, notes = _keys(arrays)
     if len(keys) <= max(settings.k, _LEAST - 1):
         raise UsageError(f"{len(keys)} points have no {settings.k} neighbours each\n  Say --neighbors with fewer")
-    shown = _shown(dataset, arrays, keys, by_group, settings)
-    table, commands = _described(arrays[0], keys, by_group, shown), dict[str, str]()
-    for place, (features, title) in enumerate(zip(arrays, _titles(arrays), strict=True)):
+    shown = _shown(dataset, arrays, keys, by_group, settings, _source(cache, dataset, names))
+    prefixes = {title: f"{title}_" if place else "" for place, title in enumerate(_titles(arrays))}
+    points = {f"{prefix}{column}" for prefix in prefixes.values() for column in _POINT}
+    table, commands = _described(arrays[0], keys, by_group, shown, points), dict[str, str]()
+    for features, (title, prefix) in zip(arrays, prefixes.items(), strict=True):
         if on_space is not None:
             on_space(title)
         values = _values(features, keys, by_group)
         groups = None if by_group else features.groups[_places(features, keys)].tolist()
-        prefix = f"{title}_" if place else ""
         table = table.with_columns(_point_columns(values, groups, settings, prefix))
         commands[title] = _command(out, prefix, table.columns)
     write_table(table, out)
@@ -153,6 +155,12 @@ def _values(features: Features, keys: Sequence[str], by_group: bool) -> Float[np
     return features.values[_places(features, keys)].astype(np.float32)
 
 
+def _source(cache: Cache, dataset: str, names: Sequence[str]) -> str:
+    """Where the data set's rows come from, as the arrays record it; "" where none does."""
+    told = (cache.find(dataset, name).key().provenance.get("dataset") for name in names)
+    return next((str(each.get("source", "")) for each in told if isinstance(each, Mapping)), "")
+
+
 def _titles(arrays: Sequence[Features]) -> list[str]:
     """A name for each array, as short as tells them apart."""
     return distinct_names(
@@ -163,8 +171,10 @@ def _titles(arrays: Sequence[Features]) -> list[str]:
     )
 
 
-def _described(first: Features, keys: Sequence[str], by_group: bool, shown: ShownRows) -> "pl.DataFrame":
-    """Id, group, split, labels, text and picture of each point."""
+def _described(
+    first: Features, keys: Sequence[str], by_group: bool, shown: ShownRows, points: Collection[str]
+) -> "pl.DataFrame":
+    """Id, group, split, labels, text and picture of each point; `points` are the columns that are still to come."""
     import polars as pl
 
     own = (first.groups if by_group else first.ids).tolist()
@@ -174,9 +184,8 @@ def _described(first: Features, keys: Sequence[str], by_group: bool, shown: Show
     if not by_group and (first.groups[rows] != first.ids[rows]).any():
         columns["group"] = first.groups[rows].tolist()
     columns["split"] = first.splits[rows].astype(str).tolist()
-    taken = {*columns, "text", "image", "x", "y", "neighbors"}
-    for name, labels in first.labels.items():
-        columns[name if name not in taken else f"label_{name}"] = labels[rows].astype(str).tolist()
+    for label, name in label_columns(first.labels, {*_OWN, *points}).items():
+        columns[name] = first.labels[label][rows].astype(str).tolist()
     if shown.texts:
         columns["text"] = [shown.texts.get(key, "") for key in keys]
     table = pl.DataFrame(columns)
@@ -238,7 +247,12 @@ def _umap_points(values: np.ndarray, graph: "Neighbors", seed: int) -> Float[np.
 
 
 def _shown(
-    dataset: str, arrays: Sequence[Features], keys: Sequence[str], by_group: bool, settings: MapSettings
+    dataset: str,
+    arrays: Sequence[Features],
+    keys: Sequence[str],
+    by_group: bool,
+    settings: MapSettings,
+    source: str,
 ) -> ShownRows:
     recorded = {
         each.view: dict(zip(each.ids.tolist(), each.hashes.tolist(), strict=True))
@@ -247,13 +261,13 @@ def _shown(
     }
     of = dict(zip(arrays[0].ids.tolist(), arrays[0].groups.tolist(), strict=True))
     groups = {key: key if by_group else of[key] for key in keys}
-    shown = {"texts": settings.texts, "pictures": settings.thumbnails, "root": settings.root}
+    shown = {"texts": settings.texts, "pictures": settings.thumbnails, "root": settings.root, "source": source}
     return shown_rows(dataset, groups, recorded, **shown)
 
 
 def _command(out: Path, prefix: str, columns: Sequence[str]) -> str:
     words = ["embedding-atlas", str(out)]
-    for column in ("x", "y", "neighbors"):
+    for column in _POINT:
         words += [f"--{column}", f"{prefix}{column}"]
     for column in ("text", "image"):
         words += [f"--{column}", column] if column in columns else []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.data.datasets import credit_of, known_entry, source_text
 from featcache.data.errors import DataError
 from featcache.data.hub import without_downloads
+from featcache.data.hub_names import hub_name_of
 from featcache.data.open import DatasetSource
 from featcache.errors import UsageError
 from featcache.studies.exhibits import BROKEN, thumbnail
@@ -42,6 +43,7 @@ def shown_rows(
     texts: bool | None,
     pictures: bool,
     root: Path | None,
+    source: str = "",
 ) -> ShownRows:
     """Reads texts and pictures of some rows; downloads nothing.
 
@@ -56,6 +58,7 @@ def shown_rows(
         texts: None: where the data's licence lets others see them; True: whatever it says.
         pictures: Whether thumbnails are read: of the user's own files, which `root` points at.
         root: The folder that holds the data set's files.
+        source: Where the data set is from, as the cache records it; "" where that is not known.
 
     Raises:
         UsageError: If what was asked for cannot be read, or pictures without a root.
@@ -67,6 +70,11 @@ def shown_rows(
         )
     if texts is False and not pictures:
         return ShownRows()
+    if root is None and _is_of_a_program(name, source):
+        what = f"{name} is of a program ({source}): its rows have no texts on this disk"
+        if texts:
+            raise UsageError(f"{what}\n  Leave out --texts")
+        return ShownRows(notes=(what,))
     try:
         dataset = _open(name, root)
     except (DataError, OSError) as error:
@@ -91,6 +99,12 @@ def shown_rows(
                 f"{name} has no {what} of the rows that are mapped\n  Leave out the option that asks for them"
             )
     return ShownRows(said, seen, tuple(filter(None, credits)), tuple(notes))
+
+
+def _is_of_a_program(name: str, source: str) -> bool:
+    """Whether the rows came from a program's `make_dataset`, and not from a place that a name or a folder says."""
+    placed = known_entry(name) is not None or hub_name_of(name) is not None
+    return not placed and bool(source) and not source.startswith("folder")
 
 
 def _open(name: str, root: Path | None) -> "Dataset":

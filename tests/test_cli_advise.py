@@ -116,6 +116,7 @@ BAD = [
     (("openmoji", "eye", "ear", "--labels", "hue"), 1, ("UsageError", "no label 'hue'", "bit, one, rare")),
     (("openmoji", "eye", "ear", "--labels", "one"), 1, ("UsageError", "needs two", "--labels")),
     (("openmoji", "eye", "ear", "--label-view", "captions"), 1, ("UsageError", "made from the label bit", "--labels")),
+    (("openmoji", "eye", "ear", "--label-view", "promts"), 1, ("UsageError", "no such view", "captions")),
     (("openmoji", "eye", "ear", "--folds", "80"), 1, ("UsageError", "160 groups or more", "--folds")),
     (("openmoji", "eye", "ear", "--use", "fusion"), 1, ("BadChoice", "use fusion", "joint, alone, few, transfer")),
     (("openmoji", "eye", "ear", "--figure", "a.gif"), 1, ("a.gif", ".png or .svg")),

@@ -158,6 +158,19 @@ def test_an_image_that_could_be_two_files_is_refused_unless_the_list_names_the_f
         open_own(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("captions_val2017.json", "captions_val2017.json is one split alone, which counts as none"),
+        ("captions_mine.json", "captions_mine.json names no two splits"),
+    ],
+)
+def test_one_list_alone_is_split_by_a_hash_and_says_why(name: str, why: str, tmp_path: Path) -> None:
+    coco_list(tmp_path / name, {"1.jpg": ["one"], "2.jpg": ["two"]})
+    write_pictures(tmp_path, "1.jpg", "2.jpg")
+    assert f"{why}: 80/10/10 by a hash of the group, seed 0" in open_own(tmp_path).notes
+
+
 def test_a_list_beyond_the_limit_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEATCACHE_MAX_CAPTIONS_BYTES", "10")
     with pytest.raises(

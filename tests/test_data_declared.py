@@ -109,6 +109,56 @@ def test_each_fault_of_the_file_is_named_and_hurts_no_packaged_data_set(text: st
     assert known_entry("birds") is None and extract_command("birds", "minilm").startswith("featcache extract folder:")
 
 
+@pytest.mark.parametrize(
+    ("stated", "says"),
+    [
+        (
+            "made_from = {captoins = ['kind']}",
+            "made_from: no view 'captoins'; did you mean captions\\?\n  Its views: images",
+        ),
+        ("made_from = {captions = ['knid']}", "made_from: no label 'knid'; did you mean kind\\?\n  Its labels: kind"),
+        ("may_show = {caption = 'me'}", "may_show: no view 'caption'; did you mean captions\\?"),
+        ("split = '60-20-20'", "--split 60-20-20: wanted .*\n  It is declared so for birds in .*datasets.toml"),
+        ("layout = 'webdata'", "--layout webdata: wanted .*\n  It is declared so for birds in .*datasets.toml"),
+        (
+            "column = {label = 'kind'}",
+            "column: Extra inputs .*; did you mean columns\\?\n    There are: root, hub, layout",
+        ),
+    ],
+)
+def test_what_an_entry_states_of_things_that_are_not_there_is_refused(stated: str, says: str, declared: Path) -> None:
+    own = ENTRIES.replace('split = "50/25/25"\n', "") if stated.startswith("split") else ENTRIES
+    own = own.replace('made_from = {captions = ["kind"]}\n', stated + "\n")
+    declared.write_text(own, encoding="utf-8")
+    with pytest.raises(data.DataInvalid, match=says) as caught:
+        data.open_dataset("birds")
+    assert str(declared) in str(caught.value)
+
+
+def test_an_entry_of_a_view_that_the_data_lacks_is_refused(declared: Path, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "bare", "1.jpg", "2.jpg")
+    declared.write_text('[bare]\nroot = "bare"\nmay_show = {captions = "me"}\n')
+    with pytest.raises(data.DataInvalid, match="may_show: no view 'captions'\n  Its views: images"):
+        data.open_dataset("bare")
+
+
+def test_a_wrong_entry_stands_in_no_others_way_and_turns_no_guard_off(
+    declared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = "[birds2]\nroot = 'tables'\nmade_from = {captoins = ['kind']}\n[openmoji]\nroot = 'tables'\n"
+    declared.write_text(ENTRIES + wrong, encoding="utf-8")
+    assert data.open_dataset("birds").name == "birds"
+    with pytest.raises(data.DataInvalid, match="no view 'captoins'"):
+        made_from_labels("birds2", "captions")
+    with pytest.raises(data.DataInvalid, match="declares openmoji, which featcache declares too\n  Rename your entry"):
+        data.open_dataset("openmoji")
+    code, said = command("datasets")
+    assert code == 0 and "no view 'captoins'" in said and "declares openmoji" in said and "birds of the garden" in said
+    (declared.parent / "birds2").mkdir()
+    monkeypatch.chdir(declared.parent)
+    assert not is_folder_path("birds2"), "a folder beside it is not what was meant"
+
+
 def test_a_root_that_is_gone_and_a_file_that_is_not_there_are_named(
     declared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

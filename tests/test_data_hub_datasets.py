@@ -157,6 +157,10 @@ def test_a_repository_without_data_that_is_read_says_where_it_was_looked_for(hub
     with pytest.raises(data.DataMissing, match="Org/Photos has neither Parquet files nor shards") as caught:
         data.open_dataset(f"hub:Org/Photos@{commit}")
     assert "featcache extract ./DIR" in str(caught.value)
+    (tmp_path / "files/photos.tar.gz").write_bytes(b"packed")
+    packed = put(hub, tmp_path / "files")
+    with pytest.raises(data.DataMissing, match="nor shards but compressed ones, .* such as photos.tar.gz"):
+        data.open_dataset(f"hub:Org/Photos@{packed}")
     with pytest.raises(data.DataMissing, match="the Hub has no such revision"):
         data.open_dataset("hub:Org/Photos")  # which has no conversion either
 

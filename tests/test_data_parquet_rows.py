@@ -93,6 +93,12 @@ def test_columns_can_be_declared(tmp_path: Path) -> None:
     assert "2 captions are empty and left out: q; q" in dataset.notes
 
 
+def test_columns_that_are_not_read_are_named_whether_a_caption_is_declared_or_not(tmp_path: Path) -> None:
+    write_table(tmp_path / "a.parquet", range(3), alt=["x"] * 3, author=["y"] * 3)
+    assert "columns that are not read: alt, author" in open_own(tmp_path).notes
+    assert "columns that are not read: caption, author" in open_own(tmp_path, "caption=alt").notes
+
+
 def test_where_no_column_is_called_a_caption_the_texts_are_named(tmp_path: Path) -> None:
     path = write_table(tmp_path / "a.parquet", range(2))
     pl.read_parquet(path).rename({"caption": "prompt"}).write_parquet(path)

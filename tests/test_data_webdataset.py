@@ -11,7 +11,7 @@ from featcache import data
 from featcache.cache import Cache
 from featcache.data.open import dataset_name, dataset_source
 from featcache.data.tar_index import index_tar, read_member
-from tests.own_data import captions_of, command, open_own, picture, sample, split_by_group, write_shard
+from tests.own_data import captions_of, command, open_own, picture, sample, split_by_group, write_pictures, write_shard
 
 
 def shards(root: Path, *numbers: range) -> Path:
@@ -163,6 +163,34 @@ def test_what_is_no_plain_tar_is_refused_with_its_remedy(content: bytes, says: s
     (tmp_path / "s.tar").write_bytes(content)
     with pytest.raises(data.DataInvalid, match=f"s.tar {says}"):
         open_own(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ending", "unpacker"),
+    [(".tar.gz", "gunzip"), (".tgz", "gunzip"), (".tar.zst", "unzstd"), (".tar.xz", "unxz"), (".tar.bz2", "bunzip2")],
+)
+def test_a_compressed_shard_is_refused_by_name_alone_beside_plain_ones_and_by_its_path(
+    ending: str, unpacker: str, tmp_path: Path
+) -> None:
+    packed = tmp_path / f"00001{ending}"
+    packed.write_bytes(b"packed")
+    says = f"00001{ending} is compressed; .*\n  To mend: unpack it to a plain .tar, as with {unpacker} 00001{ending}"
+    with pytest.raises(data.DataInvalid, match=says):
+        dataset_source(str(packed)).open()
+    for _ in range(2):
+        for layout in (None, "webdataset"):
+            with pytest.raises(data.DataInvalid, match=says):
+                open_own(tmp_path, layout=layout)
+        shards(tmp_path, range(2))
+    (tmp_path / f"00002{ending}").write_bytes(b"packed")
+    with pytest.raises(data.DataInvalid, match=f"2 shards are compressed, the first 00001{ending}"):
+        open_own(tmp_path)
+
+
+def test_an_archive_beside_images_is_named(tmp_path: Path) -> None:
+    write_pictures(tmp_path, "1.jpg", "2.jpg")
+    (tmp_path / "00001.tar.gz").write_bytes(b"packed")
+    assert "archives are not read: 1 .gz" in open_own(tmp_path).notes
 
 
 def test_a_flipped_byte_of_any_header_is_an_error(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from featcache.data.cifar import prompt_view
 from featcache.data.datasets import label_hint, made_from_labels
 from featcache.data.views import Dataset, Overlay, View
 from featcache.errors import FeaturesNotCached, UsageError
+from featcache.features import Features
 from featcache.metrics.probes.logistic import choose_logistic
 from featcache.metrics.probes.zero_shot import class_vectors
 from featcache.store.rows import write_rows
@@ -22,6 +23,7 @@ from featcache.studies.adapters.embed import JOINT, embed
 from featcache.studies.adapters.train import Workbench, train
 from featcache.studies.downstream.probe import probe
 from featcache.studies.downstream.settings import ProbeSettings
+from featcache.studies.downstream.sources import LabelRule
 from featcache.trainer.config import FitConfig
 from featcache.trainer.defaults import Selection
 from featcache.trainer.errors import NotPaired
@@ -177,6 +179,27 @@ def test_a_view_that_is_declared_to_be_made_from_the_label_enters_no_space(cache
     assert value(result, "adapted images", "probe_accuracy") > 0.7
     with pytest.raises(UsageError, match="is made from the label kind, and there is no other"):
         probe(cached, "photos", ["lm"], [], replace(PROBE, label_views=("captions",)))
+
+
+def test_a_view_that_is_said_to_be_made_from_the_label_has_to_be_one(cached, run, tmp_path, monkeypatch):
+    wrong = replace(PROBE, label_views=("captoins",))
+    for arrays, runs in (([], [run]), (["lm"], [])):
+        with pytest.raises(UsageError, match="no such view; did you mean captions.*\n  Its views: captions, images"):
+            probe(cached, "photos", arrays, runs, wrong)
+    with pytest.raises(UsageError, match="cifar10 has no such view; did you mean prompts"):
+        probe(cached, "cifar10", ["vit"], [], replace(PROBE, label_views=("promts",)))
+    monkeypatch.setenv("FEATCACHE_DATASETS", str(tmp_path / "datasets.toml"))
+    (tmp_path / "datasets.toml").write_text("[photos]\nroot = '.'\nmade_from = {captions = ['knid']}\n")
+    with pytest.raises(UsageError, match="made_from: no label 'knid'; did you mean kind"):
+        probe(cached, "photos", ["lm"], [], PROBE)
+    (tmp_path / "datasets.toml").write_text("[photos]\nroot = '.'\nmade_from = {captoins = ['kind']}\n")
+    with pytest.raises(data.DataInvalid, match="made_from: no view 'captoins'"):
+        probe(cached, "photos", ["lm"], [], PROBE)
+
+
+def test_a_perturbed_view_of_one_that_is_made_from_the_label_is_too():
+    rule = LabelRule("photos", "kind", ("captions",))
+    assert rule.forbids(Features(np.ones((1, 1)), *[np.array(["a"], object)] * 3, view="captions-delete10-s0"))
 
 
 def test_arrays_alone_are_probed_too(cached):

@@ -127,7 +127,13 @@ def test_without_shots_there_are_none(digits: Cache) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"), [({"k": ()}, "k = "), ({"shots": (0,)}, "shots = "), ({"draws": 1}, "draws = 1")]
+    ("changed", "says"),
+    [
+        ({"k": ()}, "k = none:"),
+        ({"k": (5, 0)}, "k = 5,0:"),
+        ({"shots": (0,)}, "shots = 0:"),
+        ({"draws": 1}, "draws = 1"),
+    ],
 )
 def test_settings_out_of_range_are_refused(changed: dict, says: str) -> None:
     with pytest.raises(UsageError, match=says):

@@ -105,6 +105,7 @@ def test_a_users_entry_in_the_configuration_folder_is_found(tmp_path: Path) -> N
         ("[a]\nlike = [1]\n", r"names \[1\], which is not declared"),
         ('[a]\nlike = "nothing"\n', "names 'nothing', which is not declared"),
         ('[a]\nlike = "gpt2"\npoolings = ["mean"]\n', "poolings: Extra inputs"),
+        ('[a]\nlike = "gpt2"\ndtypo = "float16"\n', "dtypo: Extra .*; did you mean dtype\\?\n    There are: library"),
         ('[a]\nlike = "gpt2"\nsource = { repo = "x/y", folder = "z" }\n', "exactly one of"),
         ('[a]\nlike = "gpt2"\nsource = { package = "x" }\n', "needs `module`"),
         ('[a]\nlike = "gpt2"\npooling = ["cls"]\n', "has no pooling of"),

@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from PIL import Image
 
 from featcache.cache import Cache
 from featcache.data.open import open_dataset
+from featcache.data.own_rows import make_dataset, make_view
 from featcache.data.views import Dataset
 from featcache.errors import FeaturesNotCached, LibraryMissing, UsageError
 from featcache.metrics.errors import ZeroRow
+from featcache.own import extract
 from featcache.studies import maps
 from featcache.studies.maps import MapSettings, map_spaces
 from tests.alignment_cache import layered_cache, store_layers
@@ -160,6 +163,34 @@ def test_a_row_that_is_not_what_was_encoded_has_no_text(own, tmp_path: Path) -> 
         )
     table, _ = drawn(cache, dataset.name, ["captions/net"], tmp_path, k=3, texts=True, root=changed)
     assert table["text"].to_list()[:2] == ["", "bird 0 flies"]
+
+
+def test_rows_of_a_program_have_no_texts_on_disk(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    data = make_dataset("words", [make_view([f"word {number}" for number in range(9)], "text")])
+    extract(data, lambda texts: torch.eye(9)[: len(texts)] + 1, name="net", identity="i", batch=9, cache=cache)
+    table, result = drawn(cache, "words", ["net"], tmp_path, k=3)
+    assert "text" not in table.columns and "words is of a program (rows of a program)" in result.notes[0]
+    with pytest.raises(UsageError, match="its rows have no texts on this disk\n  Leave out --texts"):
+        drawn(cache, "words", ["net"], tmp_path, k=3, texts=True)
+
+
+def test_a_label_that_is_called_like_a_column_of_ours_takes_the_place_of_none(tmp_path: Path) -> None:
+    cache, names = Cache(tmp_path / "cache"), [f"r{number}" for number in range(9)]
+    taken = ("id", "group", "split", "x", "neighbors", "text", "image", "features", "net.last.flat_x", "label_group")
+    labels = {label: dict.fromkeys(names, f"of {label}") for label in taken}
+    data = make_dataset("words", [make_view(names, "text", ids=names)], labels=labels)
+    extract(data, lambda texts: {f"{layer}.flat": torch.eye(9)[: len(texts)] + 1 for layer in (1, "last")},
+            name="net", identity="i", batch=9, cache=cache)  # fmt: skip
+    table, _ = drawn(cache, "words", ["net/1.flat", "net/last.flat"], tmp_path, k=3, texts=False)
+    assert table["id"].to_list() == names and "group" not in table.columns
+    assert table["label_label_group"].to_list() == ["of group"] * 9, "label_group is a label itself"
+    assert table["label_group"].to_list() == ["of label_group"] * 9
+    assert table["label_net.last.flat_x"].to_list() == ["of net.last.flat_x"] * 9
+    assert table["label_x"].to_list() == ["of x"] * 9 and table["x"].dtype.is_float()
+    frame = cache.load("words", "net").frame(values=True)
+    assert frame["group"].to_list() == names and frame["label_label_group"].to_list() == ["of group"] * 9
+    assert frame["label_features"].to_list() == ["of features"] * 9 and frame["x"].to_list() == ["of x"] * 9
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------

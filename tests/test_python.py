@@ -103,6 +103,43 @@ def test_pictures_and_texts_are_prepared_by_the_caller(cache: Cache) -> None:
     assert seen.ids.tolist() == lengths.ids.tolist() == [f"{row:08d}" for row in range(6)]
 
 
+def test_a_module_is_in_the_modes_afterwards_that_its_parts_were_in_before(rows: np.ndarray, cache: Cache) -> None:
+    net = Net().train()
+    net.norm.eval()
+    modes = [part.training for part in net.modules()]
+    assert modes.count(False) == 1
+    featcache.extract(numbers(rows), net, name="net", cache=cache)
+    assert [part.training for part in net.modules()] == modes
+    with pytest.raises(UsageError):
+        featcache.extract(numbers(rows), net, name="net", layers=["2"], cache=cache)
+    assert [part.training for part in net.modules()] == modes
+
+
+def test_what_is_printed_is_one_short_line(rows: np.ndarray) -> None:
+    data = numbers(rows)
+    assert repr(data) == "Dataset(signals: signals (40 rows, image); licence: the user's own)"
+    assert repr(data.views["signals"]) == "View(signals: 40 rows, image)"
+
+
+def test_only_features_are_paired(rows: np.ndarray, cache: Cache) -> None:
+    features = featcache.extract(numbers(rows), Net(), name="net", cache=cache)
+    with pytest.raises(UsageError, match="pair takes two Features, .* and got ndarray\n  Give what Cache.load"):
+        featcache.pair(features, rows)  # type: ignore[arg-type]
+
+
+def test_a_data_set_of_a_program_takes_no_name_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEATCACHE_DATASETS", str(tmp_path / "datasets.toml"))
+    (tmp_path / "datasets.toml").write_text("[birds]\nroot = '.'\n[stamps]\nroot = 1\n")
+    view = make_view(["a"], "text")
+    for taken in ("openmoji", "birds", "stamps", "folder"):
+        with pytest.raises(DataInvalid, match=f"{taken} is a data set already, .*\n  Choose another name"):
+            make_dataset(taken, [view])
+    for wrong in ("Bad Name", "org--birds", "a.b", ""):
+        with pytest.raises(DataInvalid, match="cannot be the name of a data set: it has lower-case letters, digits"):
+            make_dataset(wrong, [view])
+    assert make_dataset("my-birds_2", [view]).name == "my-birds_2"
+
+
 def test_map_style_data_sets_and_loaders_of_torch_are_rows(rows: np.ndarray, cache: Cache) -> None:
     source = TensorDataset(torch.from_numpy(rows), torch.arange(N))
     loader = DataLoader(source, batch_size=16, shuffle=True)
@@ -214,6 +251,7 @@ def test_a_run_is_an_estimator(tmp_path: Path) -> None:
     bench = Workbench(sides, load("efficientnet-lite2"))
     train(bench, make_config(epochs=1, batch=8, width=6, k=3, permutations=39, halves=20), tmp_path / "run")
     adapter = Adapter.load(tmp_path / "run")
+    assert repr(adapter) == f"Adapter({tmp_path / 'run'}: {', '.join(adapter.sides)})"
     assert adapter.sides == ["images", "captions"]
     joint = adapter.transform(sides["images"])
     np.testing.assert_allclose(np.linalg.norm(joint, axis=1), 1, rtol=1e-5)

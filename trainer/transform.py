@@ -23,6 +23,9 @@ class Adapter:
     def __init__(self, run: Run) -> None:
         self.run = run
 
+    def __repr__(self) -> str:
+        return f"Adapter({self.run.path}: {', '.join(self.sides)})"
+
     @cached_property
     def _adapters(self) -> Adapters:
         """The run's, read once."""

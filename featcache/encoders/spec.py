@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from featcache.data.toml_faults import field_faults
 from featcache.errors import UnknownEncoder, UsageError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -296,12 +297,12 @@ def read_entry(name: str, tables: Mapping[str, Any], path: Path) -> EncoderSpec:
     Raises:
         UsageError: If it is not valid; names the file, the entry and its fields.
     """
-    fields = _inherited(name, tables, path)
+    entry = _inherited(name, tables, path)
     try:
-        return EncoderSpec.model_validate({**fields, "name": name})
+        return EncoderSpec.model_validate({**entry, "name": name})
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'entry'}: {e['msg']}" for e in error.errors()]
-        lines.append("  Correct it there; docs/encoders.md has every field")
+        fields = [field for field in EncoderSpec.model_fields if field != "name"]
+        lines = [*field_faults(error, [*fields, "like"]), "  Correct it there; docs/encoders.md has every field"]
         raise UsageError("\n".join([f"encoder {name!r} in {path} is not valid", *lines])) from None
 
 

@@ -24,7 +24,7 @@ from featcache.studies.advise.tables import write_advice
 from featcache.studies.advise.trial import run_trial
 from featcache.studies.distinct_names import distinct_names
 from featcache.studies.downstream.groups import choose_label
-from featcache.studies.downstream.sources import LabelRule
+from featcache.studies.downstream.sources import LabelRule, label_rule
 from featcache.studies.tables import check_table_path
 
 OnStep = Callable[[str], None]
@@ -53,7 +53,7 @@ def advise(
 
     Raises:
         UsageError: If fewer than two arrays are named or one twice, there is no such label, or one is of a view that is
-            made from it.
+            made from it; as `label_rule`.
         FeaturesNotCached, Ambiguous: As `Cache.load`.
         NotPaired: As `labelled_rows`.
         MetricError: As `cross_fit`.
@@ -64,7 +64,7 @@ def advise(
         raise UsageError(f"{len(arrays)} array is named; advice is on two or more\n  Name another array of {dataset}")
     named = _named([cache.load(dataset, name) for name in arrays])
     label = choose_label(list(named.values()), settings.label)
-    notes = _label_notes(named, LabelRule(dataset, label, settings.label_views))
+    notes = _label_notes(named, label_rule(cache, dataset, list(named.values()), label, settings.label_views))
     settings = replace(settings, label=label)
     rows = labelled_rows(named, label, groups=settings.groups, folds=settings.folds, seed=settings.seed)
     pairs = advise_rows(rows, settings, on_step=on_step)

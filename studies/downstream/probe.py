@@ -21,7 +21,7 @@ from featcache.studies.downstream.classified import Classified, classified, fitt
 from featcache.studies.downstream.groups import TaskGroups, choose_label, task_groups
 from featcache.studies.downstream.layer_choice import best_layer
 from featcache.studies.downstream.settings import ProbeSettings
-from featcache.studies.downstream.sources import LabelRule, runs_on_data
+from featcache.studies.downstream.sources import LabelRule, label_rule, runs_on_data
 from featcache.studies.downstream.spaces import TaskSpace, baseline_of, caveats, task_spaces
 from featcache.studies.downstream.tables import TaskResult, array_names, plain, write_task_table
 from featcache.studies.downstream.zero_shot import shared_zero_shot, zero_shot
@@ -61,6 +61,7 @@ def probe(
 
     Raises:
         UsageError: If neither arrays nor runs are given, the label is unknown, or nothing may be probed.
+        UsageError, DataInvalid: As `label_rule`.
         FeaturesNotCached, RunMissing, RunDamaged, NotPaired: As `runs_on_data` and `task_groups`.
         MetricError: If there are fewer training groups than neighbours, or one class.
     """
@@ -78,7 +79,7 @@ def probe(
             f"{joints[0]} is a joint space, which has seen views that its own does not name\n"
             "  Name its run instead, with --run: then no side that is made from the label enters it"
         )
-    rule = LabelRule(dataset, choose_label(every, settings.label), settings.label_views)
+    rule = label_rule(cache, dataset, every, choose_label(every, settings.label), settings.label_views)
     references = [run.reference for run in opened if run.reference is not None]
     used = [features for features in [*every, *references] if not rule.forbids(features)]
     if not used:

@@ -51,9 +51,11 @@ class ProbeSettings:
 
     def __post_init__(self) -> None:
         if self.k is not None and (not self.k or min(self.k) < 1):
-            raise UsageError(f"k = {self.k}: wanted one number of neighbours or more, each above 0")
+            raise UsageError(
+                f"k = {','.join(map(str, self.k)) or 'none'}: wanted one number of neighbours or more, each above 0"
+            )
         if self.shots and min(self.shots) < 1:
-            raise UsageError(f"shots = {self.shots}: wanted numbers above 0, or none")
+            raise UsageError(f"shots = {','.join(map(str, self.shots))}: wanted numbers above 0, or none")
         if self.draws < _LEAST_DRAWS:
             raise UsageError(f"draws = {self.draws}: wanted {_LEAST_DRAWS} or more, for an interval")
 

@@ -2,10 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from featcache.cache import Cache
-from featcache.data.datasets import extract_command, label_hint, made_from_labels
+from featcache.data.datasets import declared_dataset, extract_command, known_entry, label_hint, made_from_labels
+from featcache.data.declared import check_stated, user_datasets_path
+from featcache.data.errors import DataInvalid
+from featcache.data.perturbations import original_view
+from featcache.data.toml_faults import did_you_mean
 from featcache.errors import FeaturesNotCached, UsageError
 from featcache.features import Features
 from featcache.trainer.adapters import Adapters
@@ -116,8 +121,9 @@ class LabelRule:
     views: tuple[str, ...] = ()
 
     def forbids(self, features: Features) -> bool:
-        """Whether the contents of an array's view are made from the label."""
-        return features.view in self.views or self.label in made_from_labels(self.dataset, features.view)
+        """Whether the contents of an array's view are made from the label; DataInvalid as `made_from_labels`."""
+        made_from = self.label in made_from_labels(self.dataset, features.view)
+        return made_from or bool({features.view, original_view(features.view)} & {*self.views})
 
     def reason(self, features: Features) -> str:
         """Why a space is left out."""
@@ -127,3 +133,37 @@ class LabelRule:
         """How an array that may be probed gives the label away in part; "" where nothing is known."""
         how = label_hint(self.dataset, features.view, self.label)
         return f"view {features.view} gives the label {self.label} away in part: {how}" if how else ""
+
+
+def label_rule(cache: Cache, dataset: str, arrays: Sequence[Features], label: str, views: Sequence[str]) -> LabelRule:
+    """The rule of a label, once the names that it goes by are known to be names of something.
+
+    Args:
+        cache: The cache.
+        dataset: Data set name.
+        arrays: Features of it, one or more.
+        label: Label column.
+        views: Views that the user says are made from labels.
+
+    Raises:
+        UsageError: If one of them is neither a view that is cached nor one that the data set's entry names, or the
+            user's own entry says that a view is made from a label that the arrays do not have.
+        DataInvalid: As `made_from_labels`.
+    """
+    entry = known_entry(dataset)
+    listed = () if entry is None else entry.views
+    cached = sorted({array.name.view for array in cache.arrays(dataset)} | {features.view for features in arrays})
+    for view in views:
+        if not any(fnmatchcase(original_view(view), name) for name in [*listed, *cached]):
+            there = [*dict.fromkeys([*listed, *cached])]
+            raise UsageError(
+                f"--label-view {view}: {dataset} has no such view{did_you_mean(view, there)}\n"
+                f"  Its views: {', '.join(there)}"
+            )
+    declared = declared_dataset(dataset)
+    if declared is not None:
+        try:
+            check_stated(declared.entry, listed, [*dict.fromkeys(name for each in arrays for name in each.labels)])
+        except DataInvalid as error:
+            raise UsageError(f"data set {dataset!r} in {user_datasets_path()} is not valid\n  {error}") from None
+    return LabelRule(dataset, label, tuple(views))
