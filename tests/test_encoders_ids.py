@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from featcache.encoders import (
     describe,
     described,
     encoder_spec,
+    encoder_specs,
     encoders_of,
     entry_toml,
     user_encoders_path,
@@ -298,6 +301,59 @@ def test_a_name_that_cannot_be_had_changes_nothing(
     with pytest.raises(UsageError, match=message):
         add_entries(described(f"hf:{repos['bert']}", memo=tmp_path), name=name)
     assert not own.exists()
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors"])
+def test_a_folder_that_lacks_a_file_is_not_added_and_the_error_says_what_the_folder_wants(
+    repos: dict[str, Path], own: Path, tmp_path: Path, file: str
+) -> None:
+    folder = Path(shutil.copytree(repos["bert"], tmp_path / "repo"))
+    (folder / file).unlink()
+    done = featcache("encoders", "add", f"hf:{folder}", "--name", "x1", "--cache", str(tmp_path))
+    assert isinstance(done.exception, WeightsMissing) and not own.exists()
+    (spec,) = described(f"hf:{folder}", memo=tmp_path)
+    with pytest.raises(WeightsMissing) as caught:
+        describe(spec, EncodeOptions(), memo=tmp_path)
+    for text in (str(done.exception), str(caught.value)):
+        assert f"folder {folder} lacks {file}" in text and "\n  The folder wants config.json, " in text
+        assert "save_pretrained" in text and "--weights" not in text
+
+
+def test_a_folder_whose_weights_are_cut_short_is_not_added(repos: dict[str, Path], own: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(repos["bert"], tmp_path / "repo"))
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.truncate(10_000)
+    with pytest.raises(WeightsInvalid, match="cut short"):
+        add_entries(described(f"hf:{folder}", memo=tmp_path))
+    assert not own.exists()
+
+
+def test_entries_that_are_added_at_once_are_all_kept(
+    repos: dict[str, Path], own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from featcache.encoders import user_file
+
+    specs, replace = described(f"hf:{repos['bert']}", memo=tmp_path), user_file.replace
+
+    def slowly(target: Path, *parts: bytes | memoryview) -> None:
+        time.sleep(0.1)
+        replace(target, *parts)
+
+    monkeypatch.setattr(user_file, "replace", slowly)
+    names = [f"bert-{number}" for number in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        assert len(list(threads.map(lambda name: add_entries(specs, name=name), names))) == 4
+    assert sorted(each for each in encoder_specs() if each.startswith("bert-") and each != "bert-base") == names
+    assert [path.name for path in own.parent.iterdir()] == [own.name]
+
+
+def test_a_mistyped_name_and_a_named_file_that_is_not_there_are_both_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATCACHE_ENCODERS", str(tmp_path / "none.toml"))
+    with pytest.raises(UnknownEncoder, match=r"no encoder 'miniml'(?s:.*)no such file\n(?s:.*)Nearest: minilm") as caught:
+        encoder_spec("miniml")
+    assert "featcache encoders add ID makes it" in str(caught.value)
 
 
 def test_a_name_of_an_entry_that_is_not_valid_is_taken(repos: dict[str, Path], own: Path, tmp_path: Path) -> None:
