@@ -107,7 +107,8 @@ def extract(
     """
     from featcache.cache import Cache
     from featcache.data.open import dataset_source
-    from featcache.encoders import EncodeOptions, encoder_spec, encoders_of, fitting, is_id
+    from featcache.encoder_ids import is_id
+    from featcache.encoders import EncodeOptions, encoder_spec, encoders_of, fitting
     from featcache.extraction.executors import choose_execution
     from featcache.extraction.job import plan_job
     from featcache.extraction.same_name import open_source, other_folder_note

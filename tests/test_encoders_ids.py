@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from featcache.commands.app import app
+from featcache.encoder_ids import parse_id
 from featcache.encoders import (
     EncodeOptions,
     add_entries,
@@ -25,7 +26,6 @@ from featcache.encoders import (
     entry_toml,
     user_encoders_path,
 )
-from featcache.encoders.ids import parse_id
 from featcache.encoders.spec import read_entry
 from featcache.errors import UndescribedEncoder, UnknownEncoder, UsageError, WeightsInvalid, WeightsMissing
 from tests import families, hub
@@ -351,7 +351,9 @@ def test_a_mistyped_name_and_a_named_file_that_is_not_there_are_both_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FEATCACHE_ENCODERS", str(tmp_path / "none.toml"))
-    with pytest.raises(UnknownEncoder, match=r"no encoder 'miniml'(?s:.*)no such file\n(?s:.*)Nearest: minilm") as caught:
+    with pytest.raises(
+        UnknownEncoder, match=r"no encoder 'miniml'(?s:.*)no such file\n(?s:.*)Nearest: minilm"
+    ) as caught:
         encoder_spec("miniml")
     assert "featcache encoders add ID makes it" in str(caught.value)
 

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from featcache.data.views import Dataset
+from featcache.encoder_ids import EncoderId, is_id, parse_id
 from featcache.encoders.described_open_clip import describe_open_clip, open_clip_repository
 from featcache.encoders.described_timm import describe_timm, timm_repository
 from featcache.encoders.described_transformers import describe_transformers
 from featcache.encoders.hub import repository_licence, settings_snapshot
-from featcache.encoders.ids import EncoderId, Repository, is_id, parse_id
+from featcache.encoders.repository import Repository
 from featcache.encoders.spec import EncoderSpec, encoder_spec, encoder_specs, packaged_specs, user_encoders_path
 from featcache.encoders.weights import OPEN_CLIP_CONFIG, TOKENIZER_FILES
 from featcache.errors import UndescribedEncoder, WeightsInvalid, WeightsMissing

@@ -3,8 +3,9 @@
 from difflib import get_close_matches
 from typing import Any
 
+from featcache.encoder_ids import EncoderId
 from featcache.encoders.families import find_family
-from featcache.encoders.ids import EncoderId, Repository
+from featcache.encoders.repository import Repository
 from featcache.errors import UndescribedEncoder, UnknownEncoder, WeightsInvalid, WeightsMissing
 
 

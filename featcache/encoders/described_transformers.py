@@ -6,7 +6,7 @@ from typing import Any
 
 from featcache.encoders.described_sentences import sentence_fields
 from featcache.encoders.families import Family, find_family
-from featcache.encoders.ids import Repository
+from featcache.encoders.repository import Repository
 from featcache.errors import UndescribedEncoder, WeightsInvalid, WeightsMissing
 
 _MOST_TOKENS = 1024  # of a row: captions are shorter, and attention over a whole context would need small batches
