@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from featcache.commands.completion import complete_encoder
 from featcache.commands.options import (
     AllowMissingOption,
     CacheOption,
@@ -37,6 +38,7 @@ def extract(
         list[str] | None,
         typer.Argument(
             metavar="ENCODER",
+            autocompletion=complete_encoder,
             help="Encoders (featcache encoders), or ids: hf:ORG/NAME, timm:NAME. Default: small installed ones.",
         ),
     ] = None,
@@ -141,7 +143,10 @@ def extract(
 
 def cost(
     dataset: OpenedDatasetArgument,
-    encoders: Annotated[list[str], typer.Argument(metavar="ENCODER", help="Encoders; see: featcache encoders.")],
+    encoders: Annotated[
+        list[str],
+        typer.Argument(metavar="ENCODER", autocompletion=complete_encoder, help="Encoders; see: featcache encoders."),
+    ],
     root: RootOption = None,
     layout: LayoutOption = None,
     column: ColumnOption = None,

@@ -132,12 +132,35 @@ def test_a_repository_that_cannot_be_had_is_answered_with_the_ways_to_get_it(hub
         described(f"hf:{tmp_path}/nowhere", memo=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("id", "hint"),
+    [
+        ("hf:m/net", r"There is a folder m/net; did you mean hf:\./m/net\?"),
+        ("hf:net", r"There is a folder m/net; did you mean hf:\./m/net\?"),
+        ("timm:m/net", r"did you mean timm:\./m/net\?(?s:.*)    timm:\./DIR instead of the id"),
+        ("timm:net", r"did you mean timm:\./m/net\?\n  Nearest"),
+        ("hf:other", r"A repository is ORG/NAME, as in hf:facebook/dinov2-small, but for a few old ones\n"),
+        ("hf:org/Bert", r"in other letters; did you mean hf:Org/bert\?"),
+    ],
+)
+def test_an_id_of_nothing_is_answered_with_what_else_may_be_meant(
+    hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, id: str, hint: str
+) -> None:
+    (tmp_path / "m" / "net").mkdir(parents=True)
+    (hub_folder / "models--Org--bert").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((WeightsMissing, UnknownEncoder), match=rf"^.*\n  (?s:.*){hint}"):
+        described(id, memo=tmp_path / "memo")
+
+
 def test_both_towers_are_described_or_the_one_that_is_named(repos: dict[str, Path], tmp_path: Path) -> None:
     image, text = described(f"hf:{repos['clip']}", memo=tmp_path)
     assert [(spec.name, spec.modality) for spec in (image, text)] == [("clip", "image"), ("clip-text", "text")]
     assert [spec.modality for spec in described(f"hf:{repos['clip']}#text", memo=tmp_path)] == ["text"]
     with pytest.raises(UndescribedEncoder, match="a bert has no towers; leave out #text"):
         described(f"hf:{repos['bert']}#text", memo=tmp_path)
+    done = featcache("encoders", "add", f"hf:{repos['bert']}#text", "--cache", str(tmp_path))
+    assert str(done.exception) == f"hf:{repos['bert']}#text: a bert has no towers; leave out #text"
 
 
 # --- what is refused --------------------------------------------------------------------------------------------
