@@ -219,6 +219,7 @@ def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", sour
     from featcache.extraction.executors import run_job
     from featcache.extraction.job import work_left
     from featcache.extraction.outdated import outdated_notes
+    from featcache.extraction.same_name import other_encoder_note
     from featcache.report.terminal.extraction import print_line, show_extracted, show_notes
     from featcache.report.terminal.leaks import show_leaks
     from featcache.report.terminal.progress import row_progress
@@ -227,6 +228,8 @@ def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", sour
     show_notes(execution.notes)
     with interruptible():
         for job in jobs:
+            if note := other_encoder_note(cache, job):
+                print_line(note)
             _, rows = work_left(job, execution.shard.mine)
             with row_progress(f"{job.card.name} over {job.view.name}", rows, silent=job.done) as on_rows:
                 result = run_job(cache, job, execution, source=source, on_rows=on_rows, on_line=print_line)
