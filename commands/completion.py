@@ -1,4 +1,4 @@
-"""Words that a shell completes: names of data sets and of cached arrays, read from a cache on this disk."""
+"""Words that a shell completes: names of data sets and encoders, and of cached arrays in a cache on this disk."""
 
 from collections.abc import Iterator
 
@@ -37,6 +37,22 @@ def complete_array(ctx: typer.Context, incomplete: str) -> list[str]:
         long = f"{short}/{layer}" if begun.startswith(f"{short}/") else short
         told |= dict.fromkeys(name for name in (long, f"{view}/{encoder}") if name.startswith(begun))
     return [f"{side}{equals}{name}" for name in told if begun or name.count("/") < 2]
+
+
+def complete_encoder(incomplete: str) -> list[str]:
+    """Encoders that begin so, packaged and the user's own.
+
+    Args:
+        incomplete: The beginning of the word.
+    """
+    from featcache.encoders.spec import encoder_specs, packaged_specs
+    from featcache.errors import UsageError
+
+    try:
+        names = encoder_specs()
+    except UsageError:  # of the user's file, which `featcache encoders` shows
+        names = packaged_specs()
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def _cached(ctx: typer.Context, dataset: str) -> Iterator[tuple[str, str, str, str]]:

@@ -33,7 +33,9 @@ def add(
     id: Annotated[
         str,
         typer.Argument(
-            metavar="ID", help="hf:ORG/NAME, hf:./folder or timm:NAME, with @REVISION and #image or #text if wanted."
+            metavar="ID",
+            help="hf:ORG/NAME, timm:NAME, open_clip:ARCHITECTURE/TAG or a folder, hf:./folder; with @REVISION and "
+            "#image or #text if wanted.",
         ),
     ],
     name: Annotated[

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from featcache.commands.completion import complete_encoder
 from featcache.commands.options import (
     AllowMissingOption,
     CacheOption,
@@ -37,6 +38,7 @@ def extract(
         list[str] | None,
         typer.Argument(
             metavar="ENCODER",
+            autocompletion=complete_encoder,
             help="Encoders (featcache encoders), or ids: hf:ORG/NAME, timm:NAME. Default: small installed ones.",
         ),
     ] = None,
@@ -107,7 +109,8 @@ def extract(
     """
     from featcache.cache import Cache
     from featcache.data.open import dataset_source
-    from featcache.encoders import EncodeOptions, encoder_spec, encoders_of, fitting, is_id
+    from featcache.encoder_ids import is_id
+    from featcache.encoders import EncodeOptions, encoder_spec, encoders_of, fitting
     from featcache.extraction.executors import choose_execution
     from featcache.extraction.job import plan_job
     from featcache.extraction.same_name import open_source, other_folder_note
@@ -140,7 +143,10 @@ def extract(
 
 def cost(
     dataset: OpenedDatasetArgument,
-    encoders: Annotated[list[str], typer.Argument(metavar="ENCODER", help="Encoders; see: featcache encoders.")],
+    encoders: Annotated[
+        list[str],
+        typer.Argument(metavar="ENCODER", autocompletion=complete_encoder, help="Encoders; see: featcache encoders."),
+    ],
     root: RootOption = None,
     layout: LayoutOption = None,
     column: ColumnOption = None,
@@ -213,6 +219,7 @@ def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", sour
     from featcache.extraction.executors import run_job
     from featcache.extraction.job import work_left
     from featcache.extraction.outdated import outdated_notes
+    from featcache.extraction.same_name import other_encoder_note
     from featcache.report.terminal.extraction import print_line, show_extracted, show_notes
     from featcache.report.terminal.leaks import show_leaks
     from featcache.report.terminal.progress import row_progress
@@ -221,6 +228,8 @@ def run_jobs(cache: "Cache", jobs: "Sequence[Job]", execution: "Execution", sour
     show_notes(execution.notes)
     with interruptible():
         for job in jobs:
+            if note := other_encoder_note(cache, job):
+                print_line(note)
             _, rows = work_left(job, execution.shard.mine)
             with row_progress(f"{job.card.name} over {job.view.name}", rows, silent=job.done) as on_rows:
                 result = run_job(cache, job, execution, source=source, on_rows=on_rows, on_line=print_line)

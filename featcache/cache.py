@@ -17,7 +17,7 @@ from featcache.features import Features
 from featcache.not_found import not_cached
 from featcache.notices import notice
 from featcache.resolution import choose_array
-from featcache.selectors import AUTO, Selector, is_layer, parse_pattern, parse_selector
+from featcache.selectors import AUTO, Selector, check_no_id, is_layer, parse_pattern, parse_selector
 from featcache.storage.base import Folder
 from featcache.storage.local import LocalFolder
 from featcache.storage.open import is_address, open_folder
@@ -351,6 +351,7 @@ def _bound_rows(array: FeatureArray) -> str | None:
 
 def _glob_parts(path: str) -> tuple[str, str, str]:
     """(view, encoder, layer) globs of `[view/]encoder[/layer]`."""
+    check_no_id(path)
     parts = path.split("/")
     if ".." in parts or not 1 <= len(parts) <= 3 or not all(parts):
         raise UsageError(f"{path!r} is not of the form [view/]encoder[/layer.pooling]")

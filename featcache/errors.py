@@ -31,6 +31,10 @@ class UndescribedEncoder(UsageError):
     """What an id names cannot be described without guessing: declare it, or name another, as the message says."""
 
 
+class NoTowers(UndescribedEncoder):
+    """The network that an id names has no towers: leave out which one is meant."""
+
+
 class WeightsMissing(FeatcacheError):
     """Weights, or the library or package that holds them, are not there: get them as the message says."""
 

@@ -4,12 +4,14 @@ import re
 from dataclasses import dataclass
 
 from featcache.data.hub_names import HUB, cached_name
+from featcache.encoder_ids import LIBRARIES, parse_id
 from featcache.errors import UsageError
 
 AUTO = "auto"  # in place of a layer: train and probe choose it on training groups
 BITS_PER_BYTE = "lm.bits-per-byte"  # the layer of a causal language model that holds one number a text
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*", re.IGNORECASE)
+_ENCODER_ID = re.compile(rf"(?:^|(?<=/))(?:{'|'.join(LIBRARIES)}):(?!//).*")
 _GLOB = re.compile(r"[a-z0-9*?\[][a-z0-9._+*?!:\[\]-]*", re.IGNORECASE)
 
 
@@ -47,6 +49,7 @@ def parse_selector(text: str) -> Selector:
         >>> parse_selector("names-de/minilm@3fa9")
         Selector(encoder='minilm', view='names-de', layer=None, digest='3fa9')
     """
+    check_no_id(text)
     path, _, digest = text.partition("@")
     parts = path.split("/")
     if not 1 <= len(parts) <= 3 or not all(_NAME.fullmatch(part) for part in parts):
@@ -55,6 +58,27 @@ def parse_selector(text: str) -> Selector:
     if len(parts) > 2:
         raise UsageError(f"{text!r}: {parts[-1]!r} is not a layer and its pooling, such as last.mean")
     return Selector(parts[-1], parts[0] if len(parts) == 2 else None, layer, digest or None)
+
+
+def check_no_id(text: str) -> None:
+    """UsageError if a text holds the id of an encoder where the name of cached features is wanted; says the name.
+
+    Example:
+        >>> check_no_id("hf:facebook/dinov2-small")
+        Traceback (most recent call last):
+        featcache.errors.UsageError: features of hf:facebook/dinov2-small are called facebook-dinov2-small
+          Name them so, or a text tower's facebook-dinov2-small-text; what is cached, and as what: featcache ls
+    """
+    match = _ENCODER_ID.search(text)
+    if match is None:
+        return
+    path, _, last = match[0].rpartition("/")
+    id = path if is_layer(last) or last == AUTO else match[0]
+    name = parse_id(id).name
+    raise UsageError(
+        f"features of {id} are called {name}\n"
+        f"  Name them so, or a text tower's {name}-text; what is cached, and as what: featcache ls"
+    )
 
 
 def is_layer(text: str) -> bool:
@@ -94,6 +118,7 @@ def parse_pattern(text: str) -> Pattern:
         return Pattern(dataset_name(text))
     if text.startswith(HUB):
         return Pattern(cached_name(text))
+    check_no_id(text)
     path, _, digest = text.partition("@")
     parts = path.removesuffix("/").split("/")
     if not 1 <= len(parts) <= 4 or not all(_GLOB.fullmatch(part) for part in parts):

@@ -22,8 +22,8 @@ What `featcache COMMAND --help` prints; written by `make docs`, and a test keeps
 Every error is one message on stderr. A terminal or pipe that is not UTF-8 gets plain characters in place of those that
 it lacks, and JSON in escapes.
 
-`featcache --install-completion` makes the shell complete commands, options, data sets and cached arrays (bash, zsh,
-fish, PowerShell); it reads a cache on this disk, and asks no network.
+`featcache --install-completion` makes the shell complete commands, options, data sets, encoders and cached arrays
+(bash, zsh, fish, PowerShell); it reads a cache on this disk, and asks no network.
 """
 
 

@@ -18,7 +18,7 @@ from tests.test_cli import featcache
 # commands of the study: tests/test_cli.py, tests/test_demo.py, tests/test_cli_alignment.py,
 # tests/test_experiments_sweep.py, tests/test_ledger.py, tests/test_studies_competence.py, tests/test_cost.py,
 # tests/test_downstream_probe.py, tests/test_downstream_heads.py, tests/test_cli_emergence.py, tests/test_advise.py,
-# tests/test_encoders_ids.py, tests/test_runs_listed.py, tests/test_maps.py
+# tests/test_encoders_user_file.py, tests/test_runs_listed.py, tests/test_maps.py
 SWEPT_ELSEWHERE = {
     "demo", "datasets", "encoders", "train", "embed", "align", "grid", "curve", "ceiling", "report", "sweep", "ledger",
     "competence", "cost", "probe", "heads", "emergence", "advise", "encoders add", "runs", "map",

@@ -47,3 +47,13 @@ def test_another_cache_may_be_named_and_a_bucket_or_an_absent_one_gives_nothing(
     assert "vit" in completed(f"featcache probe --cache {cache} openmoji v", tmp_path / "absent")
     assert completed("featcache probe openmoji v", tmp_path / "absent") == []
     assert completed("featcache probe openmoji v", "s3://nobody/nothing") == []
+
+
+def test_encoders_are_completed_packaged_ones_and_ones_own(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATCACHE_ENCODERS", str(tmp_path / "own.toml"))
+    assert completed("featcache extract openmoji minil", cache) == ["minilm"]
+    (tmp_path / "own.toml").write_text('[mine]\nlike = "gpt2"\n')
+    assert completed("featcache extract openmoji minilm mi", cache) == ["minilm", "mine"]
+    assert completed("featcache cost openmoji min", cache) == ["minilm", "mine"]

@@ -1,6 +1,7 @@
-"""Ids of encoders: what is no id, what is refused and how, and the user's file that entries are added to."""
+"""Ids of encoders: what is no id, what is refused and how, and features that are extracted under one."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,18 +13,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from featcache.commands.app import app
+from featcache.encoder_ids import parse_id
 from featcache.encoders import (
     EncodeOptions,
-    add_entries,
     describe,
     described,
-    encoder_spec,
     encoders_of,
-    entry_toml,
     user_encoders_path,
 )
-from featcache.encoders.ids import parse_id
-from featcache.encoders.spec import read_entry
 from featcache.errors import UndescribedEncoder, UnknownEncoder, UsageError, WeightsInvalid, WeightsMissing
 from tests import families, hub
 
@@ -129,12 +126,35 @@ def test_a_repository_that_cannot_be_had_is_answered_with_the_ways_to_get_it(hub
         described(f"hf:{tmp_path}/nowhere", memo=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("id", "hint"),
+    [
+        ("hf:m/net", r"There is a folder m/net; did you mean hf:\./m/net\?"),
+        ("hf:net", r"There is a folder m/net; did you mean hf:\./m/net\?"),
+        ("timm:m/net", r"did you mean timm:\./m/net\?(?s:.*)    timm:\./DIR instead of the id"),
+        ("timm:net", r"did you mean timm:\./m/net\?\n  Nearest"),
+        ("hf:other", r"A repository is ORG/NAME, as in hf:facebook/dinov2-small, but for a few old ones\n"),
+        ("hf:org/Bert", r"in other letters; did you mean hf:Org/bert\?"),
+    ],
+)
+def test_an_id_of_nothing_is_answered_with_what_else_may_be_meant(
+    hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, id: str, hint: str
+) -> None:
+    (tmp_path / "m" / "net").mkdir(parents=True)
+    (hub_folder / "models--Org--bert").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((WeightsMissing, UnknownEncoder), match=rf"^.*\n  (?s:.*){hint}"):
+        described(id, memo=tmp_path / "memo")
+
+
 def test_both_towers_are_described_or_the_one_that_is_named(repos: dict[str, Path], tmp_path: Path) -> None:
     image, text = described(f"hf:{repos['clip']}", memo=tmp_path)
     assert [(spec.name, spec.modality) for spec in (image, text)] == [("clip", "image"), ("clip-text", "text")]
     assert [spec.modality for spec in described(f"hf:{repos['clip']}#text", memo=tmp_path)] == ["text"]
     with pytest.raises(UndescribedEncoder, match="a bert has no towers; leave out #text"):
         described(f"hf:{repos['bert']}#text", memo=tmp_path)
+    done = featcache("encoders", "add", f"hf:{repos['bert']}#text", "--cache", str(tmp_path))
+    assert str(done.exception) == f"hf:{repos['bert']}#text: a bert has no towers; leave out #text"
 
 
 # --- what is refused --------------------------------------------------------------------------------------------
@@ -230,22 +250,6 @@ def test_settings_that_no_library_wrote_are_an_error_of_ours_or_ignored(
         described(f"hf:{folder}", memo=tmp_path)
 
 
-def test_a_file_that_is_named_and_not_there_is_made(
-    repos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FEATCACHE_ENCODERS", str(tmp_path / "new" / "mine.toml"))
-    assert featcache("encoders", "add", f"hf:{repos['vit']}", "--cache", str(tmp_path)).exit_code == 0
-    assert encoder_spec("vit").model == "ViTModel"
-
-
-def test_a_link_to_the_users_file_stays_one(repos: dict[str, Path], own: Path, tmp_path: Path) -> None:
-    own.parent.mkdir(parents=True)
-    (tmp_path / "dotfile.toml").write_text("")
-    own.symlink_to(tmp_path / "dotfile.toml")
-    assert featcache("encoders", "add", f"hf:{repos['vit']}", "--cache", str(tmp_path)).exit_code == 0
-    assert own.is_symlink() and "[vit]" in (tmp_path / "dotfile.toml").read_text()
-
-
 def test_settings_that_cannot_be_read_are_invalid(repos: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(repos["bert"], tmp_path / "repo"))
     (folder / "config.json").write_text("{")
@@ -259,70 +263,6 @@ def test_weights_that_lack_what_the_settings_promise_are_invalid(repos: dict[str
     (spec,) = described(f"hf:{folder}", memo=tmp_path)
     with pytest.raises(WeightsInvalid, match="missing: "):
         describe(spec, EncodeOptions(), memo=tmp_path)
-
-
-# --- the user's file --------------------------------------------------------------------------------------------
-
-
-def test_an_entry_is_added_below_what_the_file_holds_and_is_read_back(
-    repos: dict[str, Path], own: Path, tmp_path: Path
-) -> None:
-    own.parent.mkdir(parents=True)
-    mine = '# my encoders\n[mine]\nlike = "gpt2" # as it is\n'
-    own.write_text(mine)
-    done = featcache("encoders", "add", f"hf:{repos['vit']}", "--name", "my-vit", "--cache", str(tmp_path))
-    assert done.exit_code == 0, done.exception
-    assert f"1 encoder in {own}. Run: featcache extract DATA my-vit" in done.stdout
-    assert own.read_text().startswith(mine) and own.read_text().rstrip().endswith(
-        done.stdout.split("\n\n1 enc")[0][-60:]
-    )
-    spec = encoder_spec("my-vit")
-    (generated,) = described(f"hf:{repos['vit']}", memo=tmp_path)
-    assert spec == generated.model_copy(update={"name": "my-vit"})
-    assert encoder_spec("mine").model == "GPT2LMHeadModel"
-
-
-def test_an_entry_that_is_there_is_not_added_twice(repos: dict[str, Path], own: Path, tmp_path: Path) -> None:
-    for _ in range(2):
-        assert featcache("encoders", "add", f"hf:{repos['clip']}", "--cache", str(tmp_path)).exit_code == 0
-    assert own.read_text().count("[clip]\n") == own.read_text().count("[clip-text]\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("gpt2", "gpt2 is the name of another encoder; nothing was written\n  Choose another"), ("A b", "lower-case")],
-)
-def test_a_name_that_cannot_be_had_changes_nothing(
-    repos: dict[str, Path], own: Path, tmp_path: Path, name: str, message: str
-) -> None:
-    with pytest.raises(UsageError, match=message):
-        add_entries(described(f"hf:{repos['bert']}", memo=tmp_path), name=name)
-    assert not own.exists()
-
-
-def test_a_name_of_an_entry_that_is_not_valid_is_taken(repos: dict[str, Path], own: Path, tmp_path: Path) -> None:
-    own.parent.mkdir(parents=True)
-    own.write_text('[bert]\nlike = "nothing"\n')
-    with pytest.raises(UsageError, match="bert is the name of another encoder"):
-        add_entries(described(f"hf:{repos['bert']}", memo=tmp_path))
-
-
-def test_every_packaged_entry_is_read_back_from_its_toml(tmp_path: Path) -> None:
-    import tomllib
-
-    from featcache.encoders.spec import packaged_specs
-
-    for spec in packaged_specs().values():
-        assert read_entry(spec.name, tomllib.loads(entry_toml(spec)), tmp_path / "e.toml") == spec
-
-
-def test_an_entry_that_is_not_valid_is_named_beside_the_list_of_the_others(own: Path) -> None:
-    own.parent.mkdir(parents=True)
-    own.write_text('[bad]\nlike = "gpt2"\npoolings = ["mean"]\n[good]\nlike = "gpt2"\n')
-    done = featcache("encoders")
-    assert done.exit_code == 0 and "good" in done.stdout and "bad" not in done.stdout
-    assert "encoder 'bad' in" in done.stderr and "poolings: Extra inputs" in done.stderr
-    assert "good" in {entry["name"] for entry in json.loads(featcache("encoders", "--json").stdout)}
 
 
 # --- extraction -------------------------------------------------------------------------------------------------
@@ -353,6 +293,24 @@ def test_extract_takes_an_id_prints_its_entry_and_encodes_the_view_that_fits(
     assert 'projection = "visual_projection"' in done.stdout
     listed = featcache("ls", "--cache", cache).stdout
     assert "clip/last.embedding" in listed and "clip/last.cls" in listed and "clip-text" not in listed
+
+
+def test_extract_says_that_a_name_is_another_encoders_too_and_how_to_tell_the_two_apart(
+    photos: Path, tmp_path: Path
+) -> None:
+    words = ("--cache", str(tmp_path / "cache"), "--workers", "0", "--layers", "last.cls")
+    one, other = (families.IMAGE["vit"](tmp_path / place / "vit") for place in ("a", "b"))
+    with (one / "model.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x01")
+    assert "another encoder" not in featcache("extract", str(photos), f"hf:{one}", *words).output
+    said = featcache("extract", str(photos), f"hf:{other}", *words).output
+    digests = re.search(r"This one is @(\w+), the other @(\w+)\. .* featcache encoders add ID --name NAME", said)
+    assert "Caveat: images/vit/last.cls of photos is cached of another encoder, too" in said and digests
+    assert "they differ in tensors" in said
+    assert "another encoder" not in featcache("extract", str(photos), f"hf:{other}", *words).output, "cached already"
+    listed = featcache("ls", "--cache", str(tmp_path / "cache"), "--json").stdout
+    assert all(digest in listed for digest in digests.groups())
 
 
 def test_what_was_extracted_under_an_id_is_repaired_from_its_repository(

@@ -170,11 +170,16 @@ def test_the_folder_of_another_architecture_is_refused(repos: dict[str, Path], t
         describe(encoder_spec("gpt2"), EncodeOptions(weights=bert), memo=tmp_path)
 
 
-def test_a_file_that_is_no_safetensors_file_is_refused(repos: dict[str, Path], tmp_path: Path) -> None:
-    folder = copied(repos["resnet18"], tmp_path / "copy")
-    (folder / "model.safetensors").write_bytes(b"not tensors")
-    with pytest.raises(WeightsInvalid, match="not a safetensors file"):
-        describe(encoder_spec("resnet18"), EncodeOptions(weights=folder), memo=tmp_path)
+@pytest.mark.parametrize("name", ["resnet18", "bert-base", "dinov2-small"])
+@pytest.mark.parametrize("kept", [None, 5, 20_000])
+def test_a_file_that_is_cut_short_or_no_safetensors_file_is_refused(
+    repos: dict[str, Path], tmp_path: Path, name: str, kept: int | None
+) -> None:
+    folder = copied(repos[name], tmp_path / "copy")
+    file = folder / "model.safetensors"
+    file.write_bytes(b"not tensors" if kept is None else file.read_bytes()[:kept])
+    with pytest.raises(WeightsInvalid, match=r"model\.safetensors is cut short, or not a safetensors file"):
+        describe(encoder_spec(name), EncodeOptions(weights=folder), memo=tmp_path)
 
 
 class _Payload:

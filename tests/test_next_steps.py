@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from featcache.cache import Cache
 from featcache.commands.app import app, main
@@ -16,7 +17,7 @@ from featcache.commands.endings import with_cache
 from featcache.data.datasets import DATASETS, extract_command
 from featcache.data.open import open_dataset
 from featcache.data.views import Overlay
-from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached
+from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, UsageError
 from featcache.maintenance.gc import rename
 from featcache.store.rows import overlay_name, write_rows
 from featcache.trainer.config import FitConfig
@@ -135,6 +136,29 @@ def test_the_program_knows_which_encoders_there_are(
         main()
     said = capsys.readouterr().err
     assert says in said and f"Run: {command.format(shlex.quote(str(stamps.root)))}" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("align stamps hf:./m/Tiny.DINO lm", "tiny-dino"),
+        ("align stamps vit captions/timm:resnet18.a1_in1k/last.mean", "resnet18-a1_in1k"),
+        ("grid stamps hf:org/net@main vit", "org-net"),
+        ("train stamps photo=hf:./net lm", "net"),
+        ("train stamps vit lm --reference hf:./net#image", "net"),
+        ("probe stamps hf:./net/auto", "net"),
+        ("map stamps open_clip:ViT-B-32/openai", "vit-b-32-openai"),
+        ("show stamps hf:./net", "net"),
+        ("rm stamps hf:./net", "net"),
+        ("ls stamps/*/hf:./net", "net"),
+    ],
+)
+def test_the_id_of_an_encoder_where_features_are_named_is_answered_with_their_name(
+    stamps: Cache, words: str, name: str
+) -> None:
+    done = CliRunner().invoke(app, [*words.split(), "--cache", str(stamps.root)])
+    assert isinstance(done.exception, UsageError), done.output
+    assert f"are called {name}\n" in str(done.exception) and "featcache ls" in str(done.exception)
 
 
 def test_a_folder_is_told_by_the_names_that_it_has_in_the_cache(stamps: Cache, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ if TYPE_CHECKING:
     from featcache.encoders.by_id import described, described_again, encoders_of, fitting
     from featcache.encoders.card import Card
     from featcache.encoders.encoder import Encoder
-    from featcache.encoders.ids import is_id
     from featcache.encoders.load import describe, load_encoder
     from featcache.encoders.spec import (
         EncodeOptions,
@@ -34,7 +33,6 @@ _WHERE = {
     "entry_toml": "user_file",
     "fitting": "by_id",
     "invalid_entries": "spec",
-    "is_id": "ids",
     "load_encoder": "load",
     "user_encoders_path": "spec",
 }
@@ -54,7 +52,6 @@ __all__ = [
     "entry_toml",
     "fitting",
     "invalid_entries",
-    "is_id",
     "load_encoder",
     "user_encoders_path",
 ]

@@ -258,6 +258,7 @@ def _pretrained(kind: Any, spec: EncoderSpec, files: WeightFiles) -> Any:
     else:
         extra["use_safetensors"] = True
     folder = files.folder or files.tensors[0].parent
+    names = [name for file in files.tensors for name in read_names(file)] if files.folder else []
     try:
         network, info = kind.from_pretrained(
             folder,
@@ -270,7 +271,6 @@ def _pretrained(kind: Any, spec: EncoderSpec, files: WeightFiles) -> Any:
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise WeightsInvalid(f"the weights in {folder} do not fit {spec.name} ({spec.model}): {error}") from error
-    names = [name for file in files.tensors for name in read_names(file)] if files.folder else []
     refuse(spec, files, {"missing": sorted(info["missing_keys"]), "of blocks too many": _surplus(network, spec, names)})
     return network
 

@@ -1,18 +1,20 @@
 """Encoders by id: entries generated from what a repository states of itself."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from featcache.data.views import Dataset
+from featcache.encoder_ids import EncoderId, is_id, parse_id
 from featcache.encoders.described_open_clip import describe_open_clip, open_clip_repository
 from featcache.encoders.described_timm import describe_timm, timm_repository
 from featcache.encoders.described_transformers import describe_transformers
-from featcache.encoders.hub import repository_licence, settings_snapshot
-from featcache.encoders.ids import EncoderId, Repository, is_id, parse_id
+from featcache.encoders.hub import cached_repositories, repository_licence, settings_snapshot
+from featcache.encoders.repository import Repository
 from featcache.encoders.spec import EncoderSpec, encoder_spec, encoder_specs, packaged_specs, user_encoders_path
 from featcache.encoders.weights import OPEN_CLIP_CONFIG, TOKENIZER_FILES
-from featcache.errors import UndescribedEncoder, WeightsInvalid, WeightsMissing
+from featcache.errors import NoTowers, UndescribedEncoder, UnknownEncoder, WeightsInvalid, WeightsMissing
 
 _EXAMPLE = "hf:facebook/dinov2-small"
 _SETTINGS = (
@@ -41,7 +43,7 @@ def described(text: str, *, memo: Path) -> list[EncoderSpec]:
     Raises:
         UsageError: If the text is no id.
         UndescribedEncoder: If the encoder cannot be described without guessing; says what to declare.
-        WeightsMissing: If the repository, or a library, is not there.
+        WeightsMissing: If the repository, or a library, is not there; says what else may have been meant.
         WeightsInvalid: If the repository contradicts itself.
     """
     wanted = parse_id(text)
@@ -53,11 +55,33 @@ def described(text: str, *, memo: Path) -> list[EncoderSpec]:
         if not isinstance(config, dict):
             raise _no_configuration(repository)
         tables = _describer(wanted, config)(repository, config)
+    except NoTowers as error:
+        raise NoTowers(f"{text}: {error}") from error
     except UndescribedEncoder as error:
         raise UndescribedEncoder(f"{text} cannot be described without guessing: {error}\n{_declare()}") from error
+    except (WeightsMissing, UnknownEncoder) as error:
+        if not (hints := list(_hints(wanted))):
+            raise
+        first, _, ways = str(error).partition("\n")
+        raise type(error)("\n".join([first, *hints, *([ways] if ways else [])])) from error
     except (AttributeError, LookupError, TypeError, ValueError) as error:  # of settings that anybody may have written
         raise WeightsInvalid(f"the settings of {text} are not what its library writes: {error!r}") from error
     return [_entry(wanted, table, several=len(tables) > 1) for table in tables]
+
+
+def _hints(wanted: EncoderId) -> Iterator[str]:
+    """What else may have been meant by an id of which there is nothing."""
+    if wanted.is_folder:
+        return
+    near = [wanted.place, *sorted(f"{each.name}/{wanted.place}" for each in Path().iterdir())]
+    folder = next((each for each in near if os.path.isdir(each)), None)  # False of what is closed to this user
+    if folder is not None:
+        yield f"  There is a folder {folder}; did you mean {wanted.library}:./{folder}?"
+    elif wanted.library == "hf" and "/" not in wanted.place:
+        yield f"  A repository is ORG/NAME, as in {_EXAMPLE}, but for a few old ones"
+    for repo in cached_repositories():
+        if repo != wanted.place and repo.lower() == wanted.place.lower():
+            yield f"  The Hub's cache on this machine has it in other letters; did you mean {wanted.library}:{repo}?"
 
 
 def _describer(
@@ -126,7 +150,9 @@ def _open(wanted: EncoderId, place: str, memo: Path) -> Repository:
             )
         source: dict[str, Any] = {"folder": str(folder)}
     else:
-        folder, commit = settings_snapshot(place, wanted.revision or "main", _SETTINGS, memo=memo)
+        folder, commit = settings_snapshot(
+            place, wanted.revision or "main", _SETTINGS, memo=memo, copy=f"{wanted.library}:./DIR instead of the id,"
+        )
         source = {"repo": place, "revision": commit}
     return Repository(wanted, folder, source, repository_licence(folder) or "not stated by the repository")
 

@@ -3,8 +3,9 @@
 from difflib import get_close_matches
 from typing import Any
 
-from featcache.encoders.ids import EncoderId, Repository
+from featcache.encoder_ids import EncoderId
 from featcache.encoders.open_clip_towers import build_pair
+from featcache.encoders.repository import Repository
 from featcache.errors import UndescribedEncoder, UnknownEncoder, WeightsMissing
 
 _SQUASHED = {"shortest": False, "squash": True}  # resize_mode -> whether both edges are resized

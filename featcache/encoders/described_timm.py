@@ -3,9 +3,10 @@
 from difflib import get_close_matches
 from typing import Any
 
+from featcache.encoder_ids import EncoderId
 from featcache.encoders.families import find_family
-from featcache.encoders.ids import EncoderId, Repository
-from featcache.errors import UndescribedEncoder, UnknownEncoder, WeightsInvalid, WeightsMissing
+from featcache.encoders.repository import Repository
+from featcache.errors import NoTowers, UndescribedEncoder, UnknownEncoder, WeightsInvalid, WeightsMissing
 
 
 def timm_repository(wanted: EncoderId) -> str:
@@ -50,7 +51,7 @@ def describe_timm(repository: Repository, config: dict[str, Any]) -> list[dict[s
     from featcache.encoders.vision import entry_of_settings, settings_from_timm
 
     if repository.id.tower == "text":
-        raise UndescribedEncoder("timm has no encoders of text; leave out #text")
+        raise NoTowers("timm has no encoders of text; leave out #text")
     timm = _timm(repository.id)
     architecture = config.get("architecture")
     if not isinstance(architecture, str):

@@ -6,8 +6,8 @@ from typing import Any
 
 from featcache.encoders.described_sentences import sentence_fields
 from featcache.encoders.families import Family, find_family
-from featcache.encoders.ids import Repository
-from featcache.errors import UndescribedEncoder, WeightsInvalid, WeightsMissing
+from featcache.encoders.repository import Repository
+from featcache.errors import NoTowers, UndescribedEncoder, WeightsInvalid, WeightsMissing
 
 _MOST_TOKENS = 1024  # of a row: captions are shorter, and attention over a whole context would need small batches
 _STATED = 1_000_000  # a tokenizer's length above it is transformers' way to say that it has none
@@ -29,7 +29,7 @@ def describe_transformers(repository: Repository, config: dict[str, Any]) -> lis
     family = find_family("transformers", settings.model_type, settings)
     if not family.towers:
         if repository.id.tower is not None:
-            raise UndescribedEncoder(f"a {settings.model_type} has no towers; leave out #{repository.id.tower}")
+            raise NoTowers(f"a {settings.model_type} has no towers; leave out #{repository.id.tower}")
         return [_described(repository, config, settings, family)]
     tables: list[dict[str, Any]] = []
     for tower in family.towers:

@@ -59,7 +59,7 @@ def snapshot(
     return folder, folder.name
 
 
-def settings_snapshot(repo: str, revision: str, patterns: Iterable[str], *, memo: Path) -> tuple[Path, str]:
+def settings_snapshot(repo: str, revision: str, patterns: Iterable[str], *, memo: Path, copy: str) -> tuple[Path, str]:
     """A repository's folder with every settings file that it has, and its commit: the one of first use.
 
     The Hub is asked for files that the cache lacks, since what is not there may be what says how an encoder is used.
@@ -69,13 +69,20 @@ def settings_snapshot(repo: str, revision: str, patterns: Iterable[str], *, memo
         revision: As `snapshot`.
         patterns: Settings files, as glob patterns.
         memo: As `snapshot`; nothing is recorded in it.
+        copy: How a copy on this machine is given, for the error.
 
     Raises:
         WeightsMissing: As `snapshot`.
     """
     pin = memo / "pins" / f"{repo}@{revision}".replace("/", "--")
-    folder = _fetch(repo, _pinned(pin) or revision, tuple(patterns), "hf:./DIR instead of the id,")
+    folder = _fetch(repo, _pinned(pin) or revision, tuple(patterns), copy)
     return folder, folder.name
+
+
+def cached_repositories() -> list[str]:
+    """The repositories of models in the Hub's cache on this machine."""
+    prefix = "models--"
+    return [each.name.removeprefix(prefix).replace("--", "/") for each in hub_cache().glob(f"{prefix}*")]
 
 
 def repository_licence(folder: Path) -> str | None:

@@ -223,7 +223,10 @@ def _own_entries() -> dict[str, EncoderSpec | UsageError]:
     path = user_encoders_path()
     if not path.is_file():
         if os.environ.get("FEATCACHE_ENCODERS"):
-            raise UsageError(f"$FEATCACHE_ENCODERS names {path}, and there is no such file\n  Create it, or unset it")
+            raise UsageError(
+                f"$FEATCACHE_ENCODERS names {path}, and there is no such file\n"
+                "  featcache encoders add ID makes it; or unset the variable"
+            )
         return {}
     _, tables = _packaged()
     own = _read_tables(path)
@@ -247,17 +250,17 @@ def encoder_spec(name: str) -> EncoderSpec:
     """One encoder by name.
 
     Raises:
-        UnknownEncoder: If there is none of that name; lists the nearest ones and how to declare one.
-        UsageError: If the user's entry of that name is not valid; or, for a name of no packaged one, as
-            `encoder_specs`.
+        UnknownEncoder: If there is none of that name; lists the nearest ones and how to declare one, and says what is
+            wrong with the user's file if that cannot be read.
+        UsageError: If the user's entry of that name is not valid.
     """
-    packaged = packaged_specs()
+    packaged, unread = packaged_specs(), ""
     try:
         own = _own_entries()
-    except UsageError:
+    except UsageError as error:
         if name in packaged:  # whatever stands in the user's file, it cannot be this one
             return packaged[name]
-        raise
+        own, unread = {}, f" among those that come with featcache, and yours cannot be read: {error}"
     entry = own.get(name) or packaged.get(name)
     if isinstance(entry, UsageError):
         raise entry
@@ -269,7 +272,7 @@ def encoder_spec(name: str) -> EncoderSpec:
     near = get_close_matches(name, specs, n=3, cutoff=0.5)
     id = name if ":" in name else f"hf:{name if '/' in name else 'ORG/NAME'}"
     raise UnknownEncoder(
-        f"no encoder {name!r}\n"
+        f"no encoder {name!r}{unread}\n"
         + (f"  Nearest: {', '.join(near)}\n" if near else "")
         + f"  There are: {', '.join(specs)}\n"
         + f'  Declare your own in {user_encoders_path()}, one table a name (`like = "gpt2"` copies an entry)\n'

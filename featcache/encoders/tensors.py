@@ -71,7 +71,11 @@ def read_names(file: Path) -> list[str]:
         with safe_open(file, framework="pt") as opened:
             return list(opened.keys())
     except (SafetensorError, OSError) as error:
-        raise WeightsInvalid(f"{file} is not a safetensors file: {error}") from error
+        raise _no_safetensors(file, error) from error
+
+
+def _no_safetensors(file: Path, error: Exception) -> WeightsInvalid:
+    return WeightsInvalid(f"{file} is cut short, or not a safetensors file: {error}\n  Copy or download it again")
 
 
 def read_tensors(file: Path) -> "dict[str, Tensor]":
@@ -92,7 +96,7 @@ def read_tensors(file: Path) -> "dict[str, Tensor]":
         try:
             return load_file(file)
         except (SafetensorError, OSError) as error:
-            raise WeightsInvalid(f"{file} is not a safetensors file: {error}") from error
+            raise _no_safetensors(file, error) from error
     if is_e5_file(file):
         return read_e5_tensors(file)
     import pickle

@@ -15,6 +15,7 @@ from featcache.encoders.pooling import Inputs, Positions
 from featcache.encoders.spec import EncoderSpec
 from featcache.encoders.weights import TOKENIZER_FILES, WeightFiles
 from featcache.errors import ExtractionFailed, WeightsInvalid, WeightsMissing
+from featcache.notices import notice
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -122,7 +123,7 @@ def load_text_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Bac
         # Its towers take whole contexts. Padded with 0: by the end token, the largest number, they find a row's end.
         return TextPreprocessor(OpenClipTokenizer(longest), 0, longest, tokenizer_hash(), pad_to=longest)
     paths = _tokenizer_files(files)
-    longest = min(spec.max_tokens or 1, getattr(backbone.module.config, "max_position_embeddings", None) or 1 << 30)
+    longest = _longest(spec, backbone)
     if is_e5_file(paths[0]):
         tokenizer, characters = read_e5_tokenizer(paths[0])
         tokenizer.enable_truncation(longest)
@@ -140,6 +141,18 @@ def load_text_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Bac
         pad_to=spec.pad_to,
         reads_padding=None if spec.pad_to is None else loaded.padding_side,
     )
+
+
+def _longest(spec: EncoderSpec, backbone: "Backbone") -> int:
+    """Tokens of a text: those of the entry, but no more than the network has positions."""
+    wanted = spec.max_tokens or 1
+    positions = getattr(backbone.module.config, "max_position_embeddings", None) or wanted
+    if wanted > positions:
+        notice(
+            f"{spec.name}: max_tokens is {wanted:,} in its entry, and the network has {positions:,} positions: longer "
+            "texts are cut there"
+        )
+    return min(wanted, positions)
 
 
 def _load_tokenizer(file: Path) -> Any:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from featcache.encoders.spec import EncoderSpec, encoder_specs, invalid_entries, packaged_specs, user_encoders_path
+from featcache.encoders.spec import EncoderSpec, encoder_specs, invalid_entries, user_encoders_path
+from featcache.encoders.weights import check_folder
 from featcache.errors import UsageError
-from featcache.storage.durable import make_folders, replace
+from featcache.storage.durable import locked, make_folders, replace
 
 
 def entry_toml(spec: EncoderSpec) -> str:
@@ -41,6 +42,8 @@ def _one_line(array: re.Match[str]) -> str:
 def add_entries(specs: Sequence[EncoderSpec], *, name: str | None = None) -> tuple[Path, list[EncoderSpec]]:
     """Adds entries to the end of the user's file; what stands in it is not touched, and an equal entry not added twice.
 
+    The file is made if it is not there. Several processes may add to it at once.
+
     Args:
         specs: The entries.
         name: Of the first entry instead of its own, and with "-text" of the second; None keeps theirs.
@@ -50,23 +53,28 @@ def add_entries(specs: Sequence[EncoderSpec], *, name: str | None = None) -> tup
 
     Raises:
         UsageError: If a name is taken by another encoder, is no name, or the file is not TOML.
+        WeightsMissing: If an entry's folder lacks files.
+        WeightsInvalid: If they are cut short.
     """
     if name is not None:
         names = [name, f"{name}-text"]
         specs = [_renamed(spec, named) for spec, named in zip(specs, names, strict=False)]
+    for spec in specs:
+        check_folder(spec)
     path = user_encoders_path()
-    there: dict[str, Any] = {**(encoder_specs() | invalid_entries() if path.is_file() else packaged_specs())}
-    taken = [spec.name for spec in specs if there.get(spec.name, spec) != spec]
-    if taken:
-        raise UsageError(
-            f"{', '.join(taken)} is the name of another encoder; nothing was written\n"
-            "  Choose another: featcache encoders add ID --name NAME; those that are there: featcache encoders"
-        )
-    new = [spec for spec in specs if spec.name not in there]
-    if new:
-        make_folders(path.parent)
-        before = path.read_text(encoding="utf-8").rstrip() if path.is_file() else ""
-        replace(path.resolve(), "\n\n".join(filter(None, [before, *map(entry_toml, new)])).encode())
+    make_folders(path.parent)
+    with locked(path.resolve()):
+        there: dict[str, Any] = {**encoder_specs(), **invalid_entries()}
+        taken = [spec.name for spec in specs if there.get(spec.name, spec) != spec]
+        if taken:
+            raise UsageError(
+                f"{', '.join(taken)} is the name of another encoder; nothing was written\n"
+                "  Choose another: featcache encoders add ID --name NAME; those that are there: featcache encoders"
+            )
+        new = [spec for spec in specs if spec.name not in there]
+        if new:
+            before = path.read_text(encoding="utf-8").rstrip()
+            replace(path.resolve(), "\n\n".join(filter(None, [before, *map(entry_toml, new)])).encode())
     return path, list(specs)
 
 

@@ -69,7 +69,26 @@ def locate(spec: EncoderSpec, options: EncodeOptions, *, memo: Path) -> WeightFi
             source.repo, source.revision, _patterns(spec, options), _whole(spec, options), memo=memo
         )
         return _from_folder(spec, options, folder, {"repo": source.repo, "revision": source.revision, "commit": commit})
-    return _from_folder(spec, options, Path(source.folder or "").expanduser(), {"folder": "declared"})
+    return _from_declared(spec, options)
+
+
+def check_folder(spec: EncoderSpec) -> None:
+    """Looks, if an entry names a folder, whether the folder has every file that the encoder needs, and whole ones.
+
+    Raises:
+        WeightsMissing: If it lacks one.
+        WeightsInvalid: If the files that hold tensors are cut short, or are no such files.
+    """
+    from featcache.encoders.tensors import read_names
+
+    if is_folder(spec):
+        files = _from_declared(spec, EncodeOptions())
+        for file in (*files.tensors, *files.dense):
+            read_names(file)
+
+
+def _from_declared(spec: EncoderSpec, options: EncodeOptions) -> WeightFiles:
+    return _from_folder(spec, options, Path(spec.source.folder or "").expanduser(), {"folder": "declared"})
 
 
 def _patterns(spec: EncoderSpec, options: EncodeOptions) -> list[str]:
@@ -99,14 +118,14 @@ def _dense_files(spec: EncoderSpec) -> list[str]:
 
 def _from_folder(spec: EncoderSpec, options: EncodeOptions, folder: Path, provenance: dict[str, Any]) -> WeightFiles:
     if not folder.is_dir():
-        raise WeightsMissing(f"no weights of {spec.name}: there is no folder {folder}\n  {_layout(spec)}")
+        raise WeightsMissing(f"no weights of {spec.name}: there is no folder {folder}\n  {_remedy(spec, options)}")
     single = spec.source.file and folder / Path(spec.source.file).name
     if single and single.is_file():
         return WeightFiles(None, () if options.random else (single,), (single,) if options.random else (), provenance)
     lacking = [n for n in _whole(spec, options) if not any((folder / name).is_file() for name in n.split("|"))]
     if lacking:
         wanted = ", ".join(names.replace("|", " or ") for names in lacking)
-        raise WeightsMissing(f"no weights of {spec.name}: {folder} lacks {wanted}\n  {_layout(spec)}")
+        raise WeightsMissing(f"no weights of {spec.name}: folder {folder} lacks {wanted}\n  {_remedy(spec, options)}")
     if spec.library == "open_clip":
         config, single = (folder / name for name in _OPEN_CLIP)
         files = () if options.random else (single,)
@@ -119,9 +138,13 @@ def _from_folder(spec: EncoderSpec, options: EncodeOptions, folder: Path, proven
     return WeightFiles(folder, tensors, settings, provenance, dense)
 
 
-def _layout(spec: EncoderSpec) -> str:
+def _remedy(spec: EncoderSpec, options: EncodeOptions) -> str:
+    """What to do about a folder that is not there, or not whole."""
     where = f" of https://huggingface.co/{spec.source.repo}" if spec.source.repo else ""
     files = ", ".join(n.replace("|", " or ") for n in _whole(spec, EncodeOptions()))
+    if options.weights is None and is_folder(spec):
+        saved = "; save_pretrained of its network, tokenizer and image processor writes them"
+        return f"The folder wants {files}{saved if spec.library == 'transformers' else ''}"
     return f"--weights DIR wants a copy of the repository's folder{where}: {files}"
 
 
@@ -140,6 +163,11 @@ def _tensor_files(folder: Path) -> tuple[Path, ...]:
     if missing:
         raise WeightsMissing(f"{folder} lacks {len(missing)} of the {len(names)} parts, the first {missing[0]}")
     return tuple(folder / name for name in names)
+
+
+def is_folder(spec: EncoderSpec) -> bool:
+    """Whether an encoder's weights come from a folder that its entry names."""
+    return spec.source.folder is not None and spec.source.package is None
 
 
 def is_installed(spec: EncoderSpec) -> bool:

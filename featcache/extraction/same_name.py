@@ -1,4 +1,4 @@
-"""Names of folders in the cache: two folders of one name, and a name typed where a folder's path is needed."""
+"""One name for two things in the cache: two encoders, two folders; and a name typed where a folder's path is needed."""
 
 from difflib import get_close_matches
 
@@ -8,7 +8,30 @@ from featcache.data.errors import UnknownDataset
 from featcache.data.open import DatasetSource
 from featcache.data.views import Dataset
 from featcache.errors import FeatcacheError
+from featcache.extraction.job import Job
+from featcache.not_found import array_label
+from featcache.store.digest import differences
 from featcache.store.rows import read_rows
+
+
+def other_encoder_note(cache: Cache, job: Job) -> str:
+    """How to tell apart what an extraction will write from another encoder's features of its name; "" for none."""
+    key = job.default_target.key
+    if job.done:
+        return ""
+    for array in cache.arrays(key.dataset, key.view, key.encoder, key.layer):
+        try:
+            other = array.key()
+        except FeatcacheError:  # verify names what is damaged
+            continue
+        fields = {name.partition(".")[0] for name in differences(key.binds["encoder"], other.binds["encoder"])}
+        if array.is_complete and fields:
+            return (
+                f"Caveat: {array_label(key)} of {key.dataset} is cached of another encoder, too, and both stay; they "
+                f"differ in {', '.join(sorted(fields))}. This one is @{key.digest[:12]}, the other "
+                f"@{other.digest[:12]}. For a name of its own: featcache encoders add ID --name NAME, and extract NAME"
+            )
+    return ""
 
 
 def other_folder_note(cache: Cache, dataset: Dataset) -> str:

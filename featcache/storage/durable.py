@@ -171,6 +171,41 @@ def replace(target: Path, *parts: bytes | memoryview) -> None:
 
 
 @contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Lets one process at a time read a file and `replace` it; makes the file, empty, while it is not there.
+
+    Only who asks for the lock keeps to it. On a disk without locks nobody waits.
+    """
+    made = not target.exists()
+    while True:
+        with target.open("ab") as file:
+            _wait_for_lock(file.fileno())
+            try:  # who had the lock may have put another file in its place
+                own = os.path.samestat(os.fstat(file.fileno()), target.stat())
+            except FileNotFoundError:
+                continue
+            if own:
+                try:
+                    yield
+                finally:
+                    if made and not target.stat().st_size:
+                        target.unlink()
+                return
+
+
+def _wait_for_lock(descriptor: int) -> None:
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except ImportError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+
+
+@contextmanager
 def unless_read_only() -> Iterator[None]:
     """Leaves out a note that saves time the next time, where this user cannot write: it is no reason to fail."""
     try:

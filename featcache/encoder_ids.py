@@ -1,12 +1,11 @@
-"""Ids of encoders in other libraries, such as hf:facebook/dinov2-small, and the settings of what they name."""
+"""Ids of encoders in other libraries, such as hf:facebook/dinov2-small: their parts, and what features are called."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from featcache.errors import UsageError, WeightsInvalid
+from featcache.errors import UsageError
 
 Tower = Literal["image", "text"]
 LIBRARIES = ("hf", "timm", "open_clip")
@@ -31,7 +30,7 @@ class EncoderId:
 
     @property
     def name(self) -> str:
-        """A name for the entry, from the letters of the place.
+        """The name of the entry and of its features, from the letters of the place: in lower case, others as '-'.
 
         Example:
             >>> parse_id("timm:vit_small_patch14_dinov2.lvd142m").name
@@ -41,32 +40,6 @@ class EncoderId:
         """
         place = Path(self.place).expanduser().resolve().name if self.is_folder else self.place
         return re.sub(r"[^a-z0-9_]+", "-", place.lower()).strip("-_") or "encoder"
-
-
-@dataclass(frozen=True)
-class Repository:
-    """The settings of a repository, and where they are from."""
-
-    id: EncoderId
-    folder: Path  # in a Hub repository's layout; weights need not be there
-    source: dict[str, Any]  # of an entry
-    licence: str
-
-    def read_json(self, name: str) -> Any:
-        """A settings file; None if there is none.
-
-        Raises:
-            WeightsInvalid: If it is not JSON, or not below the repository.
-        """
-        if ".." in Path(name).parts or Path(name).is_absolute():
-            raise WeightsInvalid(f"{self.id.text} names a file {name!r}, which is not its own")
-        path = self.folder / name
-        if not path.is_file():
-            return None
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise WeightsInvalid(f"{path} is not JSON: {error}") from error
 
 
 def is_id(text: str) -> bool:
