@@ -9,7 +9,7 @@ from featcache.metrics.knn import bfloat16
 from featcache.metrics.knn.bfloat16 import Operands
 from featcache.metrics.knn.exact import SearchRows
 
-SMALL = 4_096  # rows up to which nothing is measured or sampled: float32
+SMALL = 2_048  # rows up to which nothing is measured or sampled: float32
 _MARGIN = 6  # entries beyond k and an eighth of it: near ties that are resolved without searching again
 _LONGEST = 160  # entries; of a large k twice the least
 _ENTRIES = 1 << 23  # similarities of the rows that are sampled, all together
@@ -58,8 +58,8 @@ def plan(space: SearchRows, codes: np.ndarray, k: int, *, half: bool | None) -> 
 def _needed(space: SearchRows, operands: Operands, codes: np.ndarray, k: int, longest: int) -> np.ndarray:
     """List length [s] that would have certified each of some rows, at most one above the longest."""
     n = len(space)
-    count = max(16, min(256, _ENTRIES // n))
-    rows = np.unique(np.linspace(0, n - 1, min(count, n)).astype(np.int64))
+    count = max(16, min(256, n // 64, _ENTRIES // n))
+    rows = np.unique(np.linspace(0, n - 1, count).astype(np.int64))
     assert isinstance(operands.rows, torch.Tensor)
     values = torch.mm(operands.rows[rows], operands.rows.T).float().add_(torch.from_numpy(space.bias))
     values[torch.from_numpy(codes[rows, None] == codes)] = -torch.inf
