@@ -20,7 +20,7 @@ from featcache.provenance import provenance
 from featcache.selectors import Selector, parse_selector
 from featcache.store.array import FeatureArray
 from featcache.studies.alignment.common_rows import CachedSpace
-from featcache.studies.alignment.protocol import bits_per_byte, protocol_layers, protocol_words
+from featcache.studies.alignment.protocol import bits_per_byte, last_layer, protocol_layers, protocol_words
 from featcache.studies.alignment.result import resolved, rows_for
 from featcache.studies.alignment.settings import AlignSettings
 from featcache.studies.tables import check_table_path, context_columns, table, write_table
@@ -199,7 +199,10 @@ def align_layers(
     by_name = {name: [next(spaces) for _ in arrays] for name, arrays in zip(names, layers, strict=True)}
     notes, bits = common.notes, dict[str, float]()
     if settings.protocol is not None:
-        prepared = {name: protocol_layers(own, settings.protocol) for name, own in by_name.items()}
+        prepared = {
+            name: protocol_layers(own, settings.protocol, last_layer(cache, own[0].features))
+            for name, own in by_name.items()
+        }
         by_name = {name: own for name, (own, _) in prepared.items()}
         found = {name: bits_per_byte(cache, own[0].features) for name, own in by_name.items()}
         bits = {name: value for name, value in found.items() if value is not None}
