@@ -6,8 +6,9 @@ from pathlib import Path
 
 from featcache.cache import Cache
 from featcache.data.datasets import extract_command, label_hint, made_from_labels
-from featcache.errors import FeaturesNotCached, UsageError
+from featcache.errors import Ambiguous, FeaturesNotCached, OutdatedRows, UsageError
 from featcache.features import Features
+from featcache.notices import notice
 from featcache.trainer.adapters import Adapters
 from featcache.trainer.run import Run, load_run
 
@@ -99,6 +100,19 @@ def _features(cache: Cache, dataset: str, run: Run, used: Mapping[str, str], *, 
             f"on\n  Extract {dataset} with the encoder of {run.config['dataset']}"
         )
     return features
+
+
+def other_views(cache: Cache, features: Features) -> list[Features]:
+    """What is cached of the same encoder, weights and layer on other views of the data set, by the views' names."""
+    arrays = cache.arrays(features.dataset, "*", features.encoder, features.layer)
+    views = sorted({array.name.view for array in arrays if array.is_complete} - {features.view})
+    loaded = list[Features]()
+    for view in views:
+        try:
+            loaded.append(cache.load(features.dataset, features.name, view=view))
+        except (Ambiguous, OutdatedRows) as error:
+            notice(f"left out, {error}")
+    return [each for each in loaded if each.encoder_hash == features.encoder_hash]
 
 
 @dataclass(frozen=True)
