@@ -170,9 +170,8 @@ def grid(
         grids = align_layers(open_cache(cache), dataset, encoders, settings, out=out)
     show_layers(grids, as_json=json, verbose=verbose)
     if figure is not None:
-        draw = draw_layers if protocol is None else draw_convergence
-        draw(grids, figure)
-        echo(f"Figure: {figure}", err=json)
+        why = draw_layers(grids, figure) if protocol is None else draw_convergence(grids, figure)
+        echo(f"Figure: {figure}{f'. {why}' if why else ''}", err=json)
 
 
 def curve(
