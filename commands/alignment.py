@@ -281,7 +281,7 @@ def competence(
     of a permutation test.
     """
     from featcache.cache import open_cache
-    from featcache.report.terminal.alignment import show_competence
+    from featcache.report.terminal.competence import show_competence
     from featcache.report.terminal.progress import step_progress
     from featcache.studies.competence import cached_encoders, parse_performance
     from featcache.studies.competence import competence as measure_competence

@@ -183,10 +183,16 @@ def align_layers(
         FeaturesNotCached, Ambiguous, NotPaired, MetricError: As `layers_of`, `common_rows` and the metric.
     """
     check_table_path(out)
-    if settings.interval != "none" or settings.null == "closed":
-        raise UsageError("all layers: neither an interval nor the closed form is known for the best of many pairs")
+    every = "all layers" if settings.protocol is None else f"--protocol {settings.protocol} compares all layers"
+    if settings.interval != "none":
+        raise UsageError(
+            f"{every}, and no interval is known for the best of many pairs\n"
+            f"  Leave --interval {settings.interval} out, or compare one pair of layers"
+        )
+    if settings.null == "closed":
+        raise UsageError(f"{every}, and no closed form is known for the best of many pairs\n  Take --null permutation")
     if settings.within is not None:
-        raise UsageError("all layers: groups of the best of many pairs are permuted whole; compare one pair of layers")
+        raise UsageError(f"{every}: groups of the best of many pairs are permuted whole; compare one pair of layers")
     chosen_metrics(settings.measure())  # refused before anything is read
     layers = [layers_of(cache, dataset, encoder) for encoder in encoders]
     names = [f"{arrays[0].view}/{arrays[0].encoder}" for arrays in layers]
