@@ -180,6 +180,36 @@ def test_alignment_is_drawn_over_bits_per_byte(cache_root: Path) -> None:
         value for (x, y), value in best.items() if x.startswith("captions/") and y.startswith("images/")
     )
     assert figure.svg.startswith("<svg")
+    assert {row["model"] for row in figure.rows} == {row["_name"] for row in figure.rows}
+    assert all(name in figure.svg for name in ("huggyllama_llama-7b", "openlm-research_open_llama_3b"))
+    assert "wit_1024" in figure.svg and "protocol huh2024; n = 96, k = 10" in figure.svg
+    assert "chance of one pair .105" in figure.svg
+
+
+def test_without_two_language_models_the_layers_are_drawn_and_that_is_said(cache_root: Path, tmp_path: Path) -> None:
+    one, other = encoder(next(iter(LLMS))), encoder(next(iter(VISION)))
+    words = ["grid", "wit_1024", one, other, "--protocol", "huh2024", "--permutations", "39", "--cache"]
+    run = CliRunner().invoke(app, [*words, str(cache_root), "--figure", str(tmp_path / "a.svg")])
+    assert run.exit_code == 0, run.output
+    assert (
+        f"it takes two language models of different bits and another encoder; of wit_1024 here: captions/{one} 1.31"
+        in (run.output.replace("\n", " "))
+    )
+    drawn = (tmp_path / "a.svg").read_text()
+    assert "mutual-kNN" in drawn and "colour scale of its own" in drawn and f"captions/{one} –" in drawn
+
+
+def test_a_protocol_opens_with_a_sentence_and_says_what_it_has_not(cache_root: Path) -> None:
+    words = ["align", "wit_1024", encoder(next(iter(LLMS))), encoder(next(iter(VISION))), "--protocol", "huh2024"]
+    words += ["--cache", str(cache_root)]
+    first = CliRunner().invoke(app, [*words, "--permutations", "39"]).stdout.splitlines()[0]
+    assert first.startswith("mutual-kNN ") and "pairs of layers: above the best pair of unrelated features" in first
+    other = CliRunner().invoke(app, [*words, "--metric", "cka_debiased"]).stdout.replace("\n", " ")
+    assert "No chance, p or calibrated score of debiased CKA: without neighbour graphs" in other
+    refused = CliRunner().invoke(app, [*words, "--interval", "samples"])
+    assert refused.exit_code != 0 and isinstance(refused.exception, UsageError | SystemExit)
+    said = f"{refused.output} {refused.exception}"
+    assert "--protocol huh2024 compares all layers" in said and "--interval samples" in said
 
 
 def test_what_the_protocol_does_not_compare_is_left_out_and_said(cache_root: Path) -> None:
