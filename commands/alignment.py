@@ -117,7 +117,7 @@ def align(
         else:
             result = align_cached(store, dataset, x, y, settings, out=out, on_metric=on_metric)
     if isinstance(result, LayerGrids):
-        show_layers(result, as_json=json, verbose=verbose)
+        show_layers(result, as_json=json, verbose=verbose, headline=True)
     else:
         show_alignment(result, as_json=json, verbose=verbose)
 

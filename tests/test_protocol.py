@@ -203,7 +203,7 @@ def test_a_protocol_opens_with_a_sentence_and_says_what_it_has_not(cache_root: P
     words = ["align", "wit_1024", encoder(next(iter(LLMS))), encoder(next(iter(VISION))), "--protocol", "huh2024"]
     words += ["--cache", str(cache_root)]
     first = CliRunner().invoke(app, [*words, "--permutations", "39"]).stdout.splitlines()[0]
-    assert first.startswith("mutual-kNN ") and "pairs of layers: above the best pair of unrelated features" in first
+    assert first.startswith("mutual-kNN ") and "pairs of layers: above the best pairs of unrelated features" in first
     other = CliRunner().invoke(app, [*words, "--metric", "cka_debiased"]).stdout.replace("\n", " ")
     assert "No chance, p or calibrated score of debiased CKA: without neighbour graphs" in other
     refused = CliRunner().invoke(app, [*words, "--interval", "samples"])

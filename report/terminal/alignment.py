@@ -113,13 +113,14 @@ def _metric(name: str, used: str) -> str:
     return f"{name} {unusual_options(name, used).removeprefix(default).strip()}".strip()
 
 
-def show_layers(grids: "LayerGrids", *, as_json: bool = False, verbose: bool = False) -> None:
+def show_layers(grids: "LayerGrids", *, as_json: bool = False, verbose: bool = False, headline: bool = False) -> None:
     """Shows the best pair of layers of each two encoders, and a small grid whole.
 
     Args:
         grids: What was measured.
         as_json: Print JSON, which has everything.
         verbose: Show also the nulls, conventions, what computed them and how long it took.
+        headline: Open with the best pair of the first two encoders in words.
     """
     if as_json:
         from featcache.studies.tables import identity
@@ -128,6 +129,8 @@ def show_layers(grids: "LayerGrids", *, as_json: bool = False, verbose: bool = F
         head = {"dataset": grids.dataset, "split": grids.settings.split, "notes": grids.notes}
         print_json({**head, "arrays": arrays, "layers": [asdict(row) for row in grids.scores]})
         return
+    if headline:
+        print_fitting(_best_answers(next(row for row in grids.scores if row.best), grids), style="bold")
     _print_layers(grids, verbose=verbose)
     if grids.table is None:
         console().print("Every pair of layers, not the best alone: --out FILE.parquet, or --json.")
@@ -139,8 +142,6 @@ def _print_layers(grids: "LayerGrids", *, verbose: bool) -> None:
     from featcache.studies.alignment.protocol import protocol_words
 
     split, best = _split(grids.settings), [row for row in grids.scores if row.best]
-    if len({(row.encoder_x, row.encoder_y) for row in best}) == 1:
-        print_fitting(_best_answers(best[0], grids), style="bold")
     protocol = grids.settings.protocol
     prepared = [f"protocol {protocol}: {protocol_words(protocol)}, rows of length 1"] if protocol else []
     rows = f"{PAIRINGS[grids.settings.pairing]}{split}{';' if protocol else ''}"
@@ -164,10 +165,10 @@ def _best_answers(row: "LayerScore", grids: "LayerGrids") -> list[str]:
     pairs = sum((one.metric, one.convention) == (row.metric, row.convention) for one in grids.scores)
     layers = [f"{_encoder(name, grids)}/{layer}" for name, layer in
               ((row.encoder_x, row.layer_x), (row.encoder_y, row.layer_y))]  # fmt: skip
-    score, of = f"{metric_title(row.metric)} {decimals(row.value)}", f", the best of {pairs:,} pairs of layers"
-    best = "the best pair of unrelated features"
-    place = against_unrelated(row).replace("unrelated features score", f"{best} scores")
-    place = place if "best" in place else place.replace("unrelated features", best)
+    score, of, best = f"{metric_title(row.metric)} {decimals(row.value)}", "", "unrelated features"
+    if pairs > 1:
+        of, best = f", the best of {pairs:,} pairs of layers", "the best pairs of unrelated features"
+    place = against_unrelated(row).replace("unrelated features", best)
     p = _p(row.p, row.null).replace("0.", ".")
     p = "" if row.p is None else f" (p {p if p.startswith('≤') else f'= {p}'})"
     place = f": {place}" if place else "; no null" if row.null == "none" else ""
