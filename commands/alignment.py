@@ -117,7 +117,7 @@ def align(
         else:
             result = align_cached(store, dataset, x, y, settings, out=out, on_metric=on_metric)
     if isinstance(result, LayerGrids):
-        show_layers(result, as_json=json, verbose=verbose)
+        show_layers(result, as_json=json, verbose=verbose, headline=True)
     else:
         show_alignment(result, as_json=json, verbose=verbose)
 
@@ -170,9 +170,8 @@ def grid(
         grids = align_layers(open_cache(cache), dataset, encoders, settings, out=out)
     show_layers(grids, as_json=json, verbose=verbose)
     if figure is not None:
-        draw = draw_layers if protocol is None else draw_convergence
-        draw(grids, figure)
-        echo(f"Figure: {figure}", err=json)
+        why = draw_layers(grids, figure) if protocol is None else draw_convergence(grids, figure)
+        echo(f"Figure: {figure}{f'. {why}' if why else ''}", err=json)
 
 
 def curve(
@@ -282,7 +281,7 @@ def competence(
     of a permutation test.
     """
     from featcache.cache import open_cache
-    from featcache.report.terminal.alignment import show_competence
+    from featcache.report.terminal.competence import show_competence
     from featcache.report.terminal.progress import step_progress
     from featcache.studies.competence import cached_encoders, parse_performance
     from featcache.studies.competence import competence as measure_competence

@@ -70,8 +70,8 @@ def probe(
         str | None,
         typer.Option(
             metavar="ARRAY",
-            help="Zero-shot of raw arrays: prompts of the classes, by a text encoder that shares their space (CLIP's). "
-            "A run's prompts are found by themselves.",
+            help="Zero-shot by prompts of the classes: of raw arrays whose space the text encoder shares (CLIP's), and "
+            "of a run by its text side's encoder, whose view prompts is found by itself.",
         ),
     ] = None,
     width: WidthOption = 256,

@@ -22,6 +22,7 @@ def figures_of_inputs(inputs: "Inputs") -> "dict[str, list[Figure]]":
     from featcache.report.figures.quality import quality_figures
     from featcache.report.figures.study_figures import sweep_figures
     from featcache.report.figures.table_figures import competence_figure, table_figures
+    from featcache.report.page.write import TABLES
     from featcache.studies.competence import correlation_of
     from featcache.studies.quality import quality_against_cost
 
@@ -36,7 +37,7 @@ def figures_of_inputs(inputs: "Inputs") -> "dict[str, list[Figure]]":
     drawn = [competence_figure(table, correlation_of(table.rows)) for table in competences]
     shown["Competence"] = [figure for figure in drawn if figure is not None]
     shown["Quality against cost"] = quality_figures(quality)
-    shown["Tables"] = table_figures(inputs.tables)
+    shown[TABLES] = table_figures(inputs.tables)
     return _named_apart({heading: figures for heading, figures in shown.items() if figures})
 
 

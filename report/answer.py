@@ -12,6 +12,7 @@ from featcache.report.tables import VerdictRow, raw_contrast, score_facts
 
 if TYPE_CHECKING:
     from featcache.metrics.measure.row import Row
+    from featcache.studies.alignment.grid import LayerScore
 
 _CORRECTED = "Cannot tell after correction"
 # verdict -> how the whole answer opens, and shorter ones
@@ -69,7 +70,7 @@ def answers(run: RunResults) -> list[str]:
     return _of_seeds(run, row) if run.seeds else _of_one(run, row)
 
 
-def against_unrelated(row: "Row") -> str:
+def against_unrelated(row: "Row | LayerScore") -> str:
     """Where a score stands against the central 95 % of its null, in words; "" where there is no such range.
 
     Example:

@@ -1,7 +1,8 @@
 """What the study of emergence says, in sentences that follow from its tables."""
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from featcache.report.names import decimals
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 SETTING = ("generator", "width", "architecture")  # of encoders that are compared with each other
 QUESTION = "When does alignment emerge, and does it predict performance?"
+U = "U, unique bits of the label"  # the axis of the released label tables
 _STEPS = 27_000  # of the second modality's encoders, as released
 
 
@@ -33,8 +35,28 @@ def emergence_answer(relations: "pl.DataFrame", entries: "Sequence[EmergenceEntr
         relations: Correlations of one setting.
         entries: Of the ledger; may be empty.
     """
-    sentences = [_emerges(relations), _predicts(relations), _claims(entries)]
-    return [sentence for sentence in sentences if sentence]
+    words, sentences = of_dial(relations), [_emerges(relations), _predicts(relations), _claims(entries)]
+    return [words(sentence) for sentence in sentences if sentence]
+
+
+def of_dial(table: "pl.DataFrame") -> Callable[[str], str]:
+    """Turns words about U, the unique bits of the released label, into those of a dial, where a dial turned the table.
+
+    Args:
+        table: Of one generator.
+
+    Example:
+        >>> import polars as pl
+        >>> of_dial(pl.DataFrame({"generator": ["planted_synergy"]}))("at U = 4; U, unique bits of the label")
+        "at level 4; level of the dial 'synergy'"
+        >>> of_dial(pl.DataFrame({"generator": ["released"]}))("at U = 4")
+        'at U = 4'
+    """
+    generator = str(table["generator"][0]) if len(table) else RELEASED
+    if generator == RELEASED:
+        return str
+    axis = f"level of the dial {generator.removeprefix('planted_')!r}"
+    return lambda text: re.sub(r"\bU\b( =)?", "level", text.replace(U, axis))
 
 
 def coefficient_text(row: Mapping[str, Any]) -> str:
@@ -73,7 +95,8 @@ def _emerges(relations: "pl.DataFrame") -> str:
 
 def _level(rows: list[dict[str, Any]]) -> str:
     generator = str(rows[0]["generator"]) if rows else RELEASED
-    return "U, the unique bits of the label" if generator == RELEASED else f"the level of the dial {generator!r}"
+    dial = generator.removeprefix("planted_")
+    return "U, the unique bits of the label" if generator == RELEASED else f"the level of the dial {dial!r}"
 
 
 def _change(row: Mapping[str, Any]) -> str:
@@ -133,13 +156,13 @@ def emergence_cautions(maxima: "pl.DataFrame") -> list[str]:
 
 
 def unique_bits(maxima: "pl.DataFrame") -> str:
-    """What the last U holds by two decompositions, which differ; "" where it is not known.
+    """What the last U holds by two decompositions, which differ; "" where it is not known, and of dials.
 
     Args:
         maxima: Of one setting.
     """
     known = maxima.sort("uniqueness").filter(maxima["broja_unique"].is_not_null())
-    if known.is_empty():
+    if known.is_empty() or known["generator"][0] != RELEASED:
         return ""
     last = known.row(-1, named=True)
     held = [

@@ -239,6 +239,13 @@ KINDS = {
         | dict.fromkeys(("dataset", "x_encoder", "y_encoder", "reference_encoder"), _TEXT),
         {"command": "ceiling"},
     ),
+    "advise": Kind(
+        "featcache advise",
+        dict.fromkeys(("command", "table", "dataset", "label", "first", "second", "use", "answer", "quantity"), _TEXT)
+        | dict.fromkeys(("entropy", "effect", "private_effect", "value", "low", "high"), _NUMBER)
+        | {"labels": _COUNT},
+        {"command": "advise"},
+    ),
     "align": Kind(
         "featcache align",
         dict.fromkeys(("dataset", "space", "against", "metric", "interval", "x_view", "y_view"), _TEXT)

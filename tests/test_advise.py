@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from featcache.commands.inputs import figures_of_inputs
 from featcache.data.synthetic.released import Released
 from featcache.data.synthetic.tables import joint_table
 from featcache.errors import FeaturesNotCached, UsageError
@@ -17,6 +18,7 @@ from featcache.metrics.information.tables import mutual_information
 from featcache.metrics.probes.effects import Effect, paired_effect
 from featcache.metrics.probes.information_bounds import INFORMATIONS, SHORTFALL, InformationRow
 from featcache.report.figures.advice import advice_figure
+from featcache.report.inputs import kind_of, read_inputs
 from featcache.studies.advise.advise import advise, advise_rows
 from featcache.studies.advise.answers import UseEffects, decide
 from featcache.studies.advise.classifiers import draw_labels, few_labels, fold_splits, transfer
@@ -379,6 +381,9 @@ def test_cached_arrays_are_judged_and_everything_is_written(cache_root: Path, tm
     figure = advice_figure(advice)
     assert figure.svg.startswith("<svg") and len(figure.rows) == 3 * 2 + 7
     assert all(answer in figure.alt for answer in {row.answer for row in pair.answers})
+    assert kind_of(table) == "advise"
+    [again] = figures_of_inputs(read_inputs([out]))["Tables"]
+    assert again.spec == figure.spec and again.caption == figure.caption
 
 
 def test_arrays_that_cannot_be_advised_on_are_refused_by_name(cache_root: Path) -> None:

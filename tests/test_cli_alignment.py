@@ -82,6 +82,17 @@ def test_a_score_is_placed_by_the_range_of_its_null(row: dict[str, Any], words: 
     assert against_unrelated(Row("x", "y", "mutual_knn", 0.2, **row)) == words
 
 
+def test_a_null_of_too_few_permutations_is_said_with_how_to_get_more(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featcache.metrics.measure.null_policy.PERMUTED_ROWS", 10)
+    text = run(place, "align", "openmoji", "vit", "lm", "--metric", "rsa")
+    assert ": 19 permutations are too few to place it (p" in text.splitlines()[0]
+    few = run(place, "align", "openmoji", "vit", "lm", "--metric", "rsa", "--permutations", "19")
+    assert "more: --null permutation." in text
+    assert "--null permutation" not in few
+
+
 def test_align_names_options_that_are_not_the_default_and_the_direction_of_a_distance(place: Path) -> None:
     words = ("--metric", "procrustes", "--metric", "cka_rbf:sigma=2", "--metric", "cka_rbf", "--permutations", "19")
     printed = run(place, "align", "openmoji", "vit", "lm", *words)

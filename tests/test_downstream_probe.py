@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,7 @@ from featcache.cache import Cache
 from featcache.commands.app import app
 from featcache.data.cifar import prompt_view
 from featcache.data.datasets import label_hint, made_from_labels
+from featcache.data.texts import text_view
 from featcache.data.views import Dataset, Overlay, View
 from featcache.errors import FeaturesNotCached, UsageError
 from featcache.features import Features
@@ -246,6 +248,47 @@ def test_only_prompts_of_every_class_make_a_zero_shot_classifier(cached, run, tm
     result = probe(cache, "cifar10", [], [run], PROBE)
     assert "no zero-shot by captions: 1 of 3 classes have no prompt" in list(result.notes)
     assert not any("zero_shot" in row.metric for row in result.rows)
+
+
+def test_prompts_of_own_data_classify_the_adapted_images_of_a_run_on_it(tmp_path: Path) -> None:
+    cache, rng, n = Cache(tmp_path / "cache"), np.random.default_rng(1), 90
+    ids, prompts = tuple(f"i{number:03}" for number in range(n)), prompt_view(CLASSES)
+    texts = [f"caption {number}" for number in range(n)]
+    views = {
+        "images": View("images", "image", ids, ids, lambda row: ids[row].encode(), bytes),
+        "captions": text_view("captions", ids, ids, texts),
+        "prompts": prompts,
+        "titles": text_view("titles", CLASSES, tuple(f"t {name}" for name in CLASSES), CLASSES),
+    }
+    splits = tuple(("train", "train", "test")[number // 3 % 3] for number in range(n))
+    labels = (*(CLASSES[number % 3] for number in range(n)), *CLASSES, *CLASSES)
+    groups = (*ids, *CLASSES, *views["titles"].groups)
+    dataset = Dataset("mine", views, Overlay(groups, (*splits, *[""] * 6), {"kind": labels}), "none", "made by a test")
+    for view, encoder, rows, d in (("images", "vit", n, 12), ("captions", "lm", n, 10), ("titles", "lm", 3, 10)):
+        store_layers(cache, dataset, view, encoder, {"last.mean": rng.standard_normal((rows, d))})
+    bench = Workbench.load(cache, Selection("mine", ("images/vit", "captions/lm"), None))
+    path = train(bench, QUICK, tmp_path / "run").path
+    result = probe(cache, "mine", [], [path], PROBE)
+    wanted = "no zero-shot by titles/lm/last.mean: nothing says that it is made from the label kind"
+    assert any(note.startswith(wanted) and "--label-view titles" in note for note in result.notes)
+    told = probe(cache, "mine", [], [path], replace(PROBE, label_views=("titles",)))
+    assert {row.space for row in told.rows if row.metric == "zero_shot_accuracy"} == {
+        "adapted images", "untrained images"
+    }  # fmt: skip
+    store_layers(cache, dataset, "prompts", "lm", {"0.mean": rng.standard_normal((54, 10))})
+    assert "no zero-shot by prompts/lm/0.mean: the side has last.mean" in probe(cache, "mine", [], [path], PROBE).notes
+    store_layers(cache, dataset, "prompts", "lm", {"last.mean": rng.standard_normal((54, 10))})
+    for settings in (PROBE, replace(PROBE, prompts="prompts/lm/last.mean")):
+        result, opened = probe(cache, "mine", [], [path], settings), load_run(path)
+        images, rows = cache.load("mine", "vit"), cache.load("mine", "prompts/lm/last.mean")
+        embedded = apply(opened, rows, side="captions")
+        vectors = [unit(embedded[rows.groups == name].astype(np.float64)).mean(axis=0) for name in CLASSES]
+        scores = apply(opened, images) @ np.stack([vector / np.linalg.norm(vector) for vector in vectors]).T
+        hits = np.array(CLASSES)[scores.argmax(axis=1)] == images.labels["kind"]
+        found = value(result, "adapted images", "zero_shot_accuracy")
+        assert found == pytest.approx(hits[images.splits == "test"].mean())
+    spaces = {row.space for row in result.rows if row.metric == "zero_shot_accuracy"}
+    assert spaces == {"adapted images", "untrained images", "raw captions"}  # as wide as the prompts that were named
 
 
 @pytest.mark.parametrize("entry", data.DATASETS.values(), ids=lambda entry: entry.name)

@@ -237,6 +237,8 @@ def test_the_command_prints_a_mark_a_verdict_and_draws_what_report_draws_of_its_
     page = CliRunner().invoke(app, ["report", str(out), "--out", str(tmp_path / "page")])
     assert page.exit_code == 0, page.output
     assert (tmp_path / "page" / "figures" / "study-probe.svg").read_text() == figure.read_text()
+    text = (tmp_path / "page" / "index.html").read_text()
+    assert "<title>What each space tells of label digit: digits</title>" in text and 'href="#study-probe"' in text
     said = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert {row["metric"] for row in said["scores"]} >= {"knn5_accuracy", "shot10_accuracy", "ridge_accuracy"}
 
@@ -250,3 +252,13 @@ def test_the_chart_shows_every_space_in_a_panel_a_way_and_chance(probed: TaskRes
     majority = row_of(probed, "probe_accuracy", "majority class").value
     assert all(row["chance"] == majority for row in figure.rows if row["way"] == "ridge")
     assert probe_figure([], "digits", "label digit") is None
+    told = figure.spec["title"]
+    assert told["text"] == "What each space tells of label digit: digits" == figure.title
+    assert f"accuracy on split test, {figure.rows[0]['n']:,} groups" in told["subtitle"][0]
+    assert "most frequent class" in figure.svg and "permuted labels" in figure.svg
+
+
+def test_no_control_heads_the_caption_of_a_probe(probed: TaskResult) -> None:
+    rows = [vars(row) | ({"value": 0.999} if row.stage == "random" else {}) for row in probed.rows]
+    figure = probe_figure(rows, "digits", "label digit")
+    assert figure is not None and figure.caption.startswith("By the logistic probe pixels reaches")

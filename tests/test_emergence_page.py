@@ -1,6 +1,7 @@
 """The page of the study of emergence: a folder stands for its tables, the answer comes first, nothing is loaded."""
 
 import html
+import json
 import re
 from pathlib import Path
 
@@ -92,6 +93,20 @@ def test_profiles_and_settings_stand_beside_each_other(folder: Path, tmp_path: P
     assert labels == {"quick", "quick-dial"}
     names = [figure.name for figure in figures_of(found)]
     assert len(names) == len(set(names)) and "emergence-rq1-quick-dial" in names
+
+
+def test_figures_of_a_dial_name_it_and_none_of_the_released_points(folder: Path, tmp_path: Path) -> None:
+    for name in TABLES:
+        table = pl.read_parquet(folder / f"{name}.parquet")
+        table.with_columns(generator=pl.lit("planted_synergy")).write_parquet(tmp_path / f"{name}.parquet")
+    found = emergence_study(read_inputs([tmp_path]).tables)
+    assert found is not None and found.first is not None
+    for figure in figures_of(found):
+        read = json.dumps([figure.title, figure.caption, figure.alt, figure.spec, figure.rows], ensure_ascii=False)
+        assert not re.search(r"\bU\b(?! ?\":|\")", read), figure.name
+    assert "level of the dial 'synergy'" in json.dumps(found.first.spec)
+    assert not any("released" in str(row["series"]) for row in found.first.rows)
+    assert "dial 'synergy'" in found.answer[0] and not any("U =" in sentence for sentence in found.answer)
 
 
 def test_some_tables_alone_make_a_page_of_what_they_say(folder: Path, tmp_path: Path) -> None:

@@ -12,15 +12,22 @@ from typer.testing import CliRunner
 from featcache.cache import Cache
 from featcache.commands.app import app
 from featcache.data.errors import DataInvalid
+from featcache.encoders import EncodeOptions, encoder_spec
 from featcache.errors import UsageError
+from featcache.extraction.extract import extract
+from featcache.extraction.job import plan_job
+from featcache.features import Features
 from featcache.interchange.formats.contents import ImportOptions
 from featcache.interchange.importing import import_features
 from featcache.metrics.errors import BadChoice, BadShape
 from featcache.metrics.preparation import layers_threshold, outlier_threshold
 from featcache.report.figures.convergence import convergence_figure
-from featcache.studies.alignment.grid import LayerGrids, align_layers
-from featcache.studies.alignment.protocol import QUANTILE, protocol_layers
+from featcache.studies.alignment.common_rows import CachedSpace
+from featcache.studies.alignment.grid import LayerGrids, align_layers, layers_of
+from featcache.studies.alignment.protocol import QUANTILE, chosen_layers, last_layer, protocol_layers
 from featcache.studies.alignment.settings import AlignSettings
+from tests import hub
+from tests.fakes import text_dataset
 
 N, K = 96, 10
 LLMS = {"bigscience_bloomz-560m": (5, 12, 1.31), "openlm-research_open_llama_3b": (7, 16, 0.94)} | {
@@ -173,6 +180,36 @@ def test_alignment_is_drawn_over_bits_per_byte(cache_root: Path) -> None:
         value for (x, y), value in best.items() if x.startswith("captions/") and y.startswith("images/")
     )
     assert figure.svg.startswith("<svg")
+    assert {row["model"] for row in figure.rows} == {row["_name"] for row in figure.rows}
+    assert all(name in figure.svg for name in ("huggyllama_llama-7b", "openlm-research_open_llama_3b"))
+    assert "wit_1024" in figure.svg and "protocol huh2024; n = 96, k = 10" in figure.svg
+    assert "chance of one pair .105" in figure.svg
+
+
+def test_without_two_language_models_the_layers_are_drawn_and_that_is_said(cache_root: Path, tmp_path: Path) -> None:
+    one, other = encoder(next(iter(LLMS))), encoder(next(iter(VISION)))
+    words = ["grid", "wit_1024", one, other, "--protocol", "huh2024", "--permutations", "39", "--cache"]
+    run = CliRunner().invoke(app, [*words, str(cache_root), "--figure", str(tmp_path / "a.svg")])
+    assert run.exit_code == 0, run.output
+    assert (
+        f"it takes two language models of different bits and another encoder; of wit_1024 here: captions/{one} 1.31"
+        in (run.output.replace("\n", " "))
+    )
+    drawn = (tmp_path / "a.svg").read_text()
+    assert "mutual-kNN" in drawn and "colour scale of its own" in drawn and f"captions/{one} –" in drawn
+
+
+def test_a_protocol_opens_with_a_sentence_and_says_what_it_has_not(cache_root: Path) -> None:
+    words = ["align", "wit_1024", encoder(next(iter(LLMS))), encoder(next(iter(VISION))), "--protocol", "huh2024"]
+    words += ["--cache", str(cache_root)]
+    first = CliRunner().invoke(app, [*words, "--permutations", "39"]).stdout.splitlines()[0]
+    assert first.startswith("mutual-kNN ") and "pairs of layers: above the best pairs of unrelated features" in first
+    other = CliRunner().invoke(app, [*words, "--metric", "cka_debiased"]).stdout.replace("\n", " ")
+    assert "No chance, p or calibrated score of debiased CKA: without neighbour graphs" in other
+    refused = CliRunner().invoke(app, [*words, "--interval", "samples"])
+    assert refused.exit_code != 0 and isinstance(refused.exception, UsageError | SystemExit)
+    said = f"{refused.output} {refused.exception}"
+    assert "--protocol huh2024 compares all layers" in said and "--interval samples" in said
 
 
 def test_what_the_protocol_does_not_compare_is_left_out_and_said(cache_root: Path) -> None:
@@ -187,6 +224,42 @@ def test_what_the_protocol_does_not_compare_is_left_out_and_said(cache_root: Pat
     grids = measured(cache_root, "huh2024")
     assert any("last.cls left out, which huh2024 does not compare" in note for note in grids.notes)
     assert "last.cls" not in {score.layer_y for score in grids.scores}
+
+
+@pytest.mark.parametrize(
+    ("repo", "name"), [("gpt2_repo", "gpt2"), ("distilbert_repo", "distilbert")]
+)  # a norm follows the last block of the one, nothing that of the other
+def test_of_a_language_model_the_hidden_states_of_transformers_are_compared(
+    tmp_path: Path, repo: str, name: str
+) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    folder, dataset, cache = getattr(hub, repo)(tmp_path / name), text_dataset(24), Cache(tmp_path / "cache")
+    extract(cache, plan_job(cache, dataset, encoder_spec(name), EncodeOptions(weights=folder)))
+    arrays = layers_of(cache, "tiny", name)
+    names = [features.layer for features in arrays if features.layer.endswith(".mean")]
+    kept = [names[at] for at in chosen_layers(names, "text", last_layer(cache, arrays[0]))]
+    model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    view = dataset.views["captions"]
+    with torch.no_grad():
+        rows = [tokenizer(view.read(row), return_tensors="pt") for row in range(24)]
+        states = [model(**row, output_hidden_states=True).hidden_states for row in rows]
+    assert len(kept) == len(states[0])
+    values = {features.layer: features.values for features in arrays}
+    for at, layer in enumerate(kept):
+        wanted = torch.stack([each[at][0].mean(0) for each in states]).numpy()
+        np.testing.assert_allclose(values[layer], wanted, atol=5e-3)
+
+
+def test_layers_that_the_paper_does_not_compare_are_said_where_there_are_no_others() -> None:
+    assert chosen_layers(["0.cls", "1.cls", "last.cls"], "image", "block") == [1, 2]  # no norm follows the last block
+    for layer, modality, paper in (("last.cls", "image", "class tokens"), ("3.mean", "text", "every hidden state"),
+                                   ("last.mean", "audio", "images with texts")):  # fmt: skip
+        features = Features(np.eye(8, 4, dtype="float32"), np.arange(8).astype(str), np.arange(8).astype(str),
+                            np.full(8, ""), encoder="one", layer=layer, modality=modality)  # fmt: skip
+        space = CachedSpace(features.name, features, 8, lambda: np.eye(8, 4), None, None, None, None)
+        kept, [note] = protocol_layers([space], "huh2024", "output")
+        assert len(kept) == 1 and note.startswith(f"one: compared by {layer}, where the paper") and paper in note
 
 
 @pytest.mark.parametrize("how", ["exact", "per_sample_mean"])

@@ -274,3 +274,12 @@ def test_tables_of_right_form_and_odd_content_are_drawn_or_left_out(
     figure = draw(load_runs([changed(folder, name, odd[change])]))
     assert (figure is None) == (change == "empty" and name != "agreement")
     assert figure is None or figure.svg.startswith("<svg")
+
+
+def test_the_name_of_a_curve_lies_on_no_dashed_line() -> None:
+    from featcache.report.figures.map_charts import _free_place
+
+    points = [{"weight": at / 20, "value": 0.3 + at / 60, "series": "raw kernels mixed"} for at in range(21)]
+    for constant in (0.3, 0.45, 0.63):
+        x, y = _free_place(points, [constant], 0.7)
+        assert abs(y - constant) > 0.7 * 10 / 230 and 0 <= x <= 0.7

@@ -341,7 +341,7 @@ def test_a_run_of_featcache_0_1_makes_a_page(tmp_path: Path) -> None:
 
 
 def test_the_loss_is_called_what_it_is(written: Path) -> None:
-    assert "Loss, nats below a guess among the batch (0 = chance)" in text_of(written)
+    assert "Loss less that of a guess among the batch, nats (0 = chance)" in text_of(written)
 
 
 def test_a_run_that_the_trainer_wrote_makes_a_page(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The figure of an advice: what aligning does to accuracy use by use, and who knows what of the label."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from featcache.report.names import short_names, shorten
 from featcache.report.terminal.advise import answer_lines, use_title
 
 if TYPE_CHECKING:
+    from featcache.report.inputs import InputTable
     from featcache.studies.advise.result import Advice, PairAdvice
 
 Rows = list[dict[str, Any]]
@@ -28,20 +30,32 @@ def advice_figure(advice: "Advice") -> Figure:
     Args:
         advice: From `featcache.studies.advise.advise`.
     """
-    names = short_names(advice.rows.spaces, _LONGEST)
+    return _figure(advice.dataset, advice.label, advice.entropy, advice.pairs)
+
+
+def advice_table_figure(table: "InputTable") -> Figure:
+    """The same figure of a table that `featcache advise --out` wrote."""
+    from featcache.studies.advise.tables import pairs_of
+
+    first = table.rows.row(0, named=True)
+    return _figure(first["dataset"], first["label"], first["entropy"], pairs_of(table.rows))
+
+
+def _figure(dataset: str, label: str, entropy: float, pairs: "Sequence[PairAdvice]") -> Figure:
+    names = short_names(dict.fromkeys(name for pair in pairs for name in pair.spaces), _LONGEST)
     panels: list[point_charts.Panel] = []
-    for pair in advice.pairs:
+    for pair in pairs:
         of = f"{names[pair.first]} and {names[pair.second]}"
         panels += [
             ([of, "what aligning does to accuracy"], _effects(pair, names)),
             (
-                [f"what they know of {shorten(advice.label)}", f"in nats; all there is: {advice.entropy:.2f}"],
+                [f"what they know of {shorten(label)}", f"in nats; all there is: {entropy:.2f}"],
                 _information(pair, names),
             ),
         ]
     spec = point_charts.named_points(panels, columns=2, colours=_COLOURS, title="", key="")
     told = "; ".join(
-        f"{answer}: {', '.join(uses)}" for pair in advice.pairs for answer, uses in answer_lines(pair.answers, names)
+        f"{answer}: {', '.join(uses)}" for pair in pairs for answer, uses in answer_lines(pair.answers, names)
     )
     caption = (
         f"{told}. Left: paired differences of held-out accuracy with 95 % intervals over groups and adapters; the "
@@ -49,7 +63,7 @@ def advice_figure(advice: "Advice") -> Figure:
         "lowest to the highest that any decomposition allows, without sampling error."
     )
     rows = [{"panel": title[0], **row} for title, own in panels for row in own]
-    title = f"Should they be aligned? {advice.dataset}, label {advice.label}"
+    title = f"Should they be aligned? {dataset}, label {label}"
     return Figure("advice", title, caption, told, rows, spec)
 
 

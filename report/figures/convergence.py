@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.report.figures import point_charts, theme
 from featcache.report.figures.figure import Figure
 from featcache.report.figures.layer_map import draw_layers
-from featcache.report.names import short_names
+from featcache.report.names import decimals, short_names
 from featcache.report.runs import metric_title
 
 if TYPE_CHECKING:
@@ -16,12 +16,18 @@ Rows = list[dict[str, Any]]
 _LONGEST = 30
 
 
-def draw_convergence(grids: "LayerGrids", path: Path) -> None:
-    """Draws `convergence_figure` as .png or .svg, or the grids where there are not two language models with bits."""
+def draw_convergence(grids: "LayerGrids", path: Path) -> str:
+    """Draws `convergence_figure` as .png or .svg, or the grids without two language models; says why then."""
     figure = convergence_figure(grids)
-    if figure is None:
-        return draw_layers(grids, path)
-    figure.draw(path)
+    if figure is not None:
+        figure.draw(path)
+        return ""
+    draw_layers(grids, path)
+    models = [f"{name} {bits:.2f}" for name, bits in grids.bits.items()]
+    return (
+        "Over bits per byte it takes two language models of different bits and another encoder; of "
+        f"{grids.dataset} here: {', '.join(models) or 'none has bits per byte'}. So the layers are drawn."
+    )
 
 
 def convergence_figure(grids: "LayerGrids") -> Figure | None:
@@ -45,15 +51,25 @@ def convergence_figure(grids: "LayerGrids") -> Figure | None:
     )  # fmt: skip
     models = ", ".join(f"{names[name]} {bits:.2f}" for name, bits in sorted(grids.bits.items(), key=lambda one: one[1]))
     first = next(score for score in grids.scores if score.best)
+    facts = f"n = {first.n:,}" + (f", k = {first.k}" if first.k else "")
     caption = (
         f"The best of all pairs of layers, protocol {grids.settings.protocol}, {first.n:,} rows of {grids.dataset}. "
         f"Dashed: chance of one pair. Bits per byte: {models}."
     )
+    title = f"Language models and others on {grids.dataset}"
+    spec["title"] = {
+        "text": title,
+        "subtitle": [
+            f"best of all pairs of layers, protocol {grids.settings.protocol}; {facts}",
+            "a line for each other encoder, its points the language models that are named above",
+        ],
+        "offset": 16,
+    }
     told = "; ".join(
         f"{row['series']} with {row['model']} {row['value']:.3f}" for _, rows in panels for row in rows
     )  # fmt: skip
     shown = [row for _, rows in panels for row in rows]
-    return Figure("convergence", f"Language models and others on {grids.dataset}", caption, told, shown, spec)
+    return Figure("convergence", title, caption, told, shown, spec)
 
 
 def _names(encoders: list[str]) -> dict[str, str]:
@@ -88,4 +104,5 @@ def _row(score: "LayerScore", bits: float, model: str, other: str) -> dict[str, 
     return {
         "x": bits, "value": score.value, "series": other, "model": model, "metric": score.metric, "ci_low": None,
         "ci_high": None, "chance": score.chance, "p": score.p, "calibrated": score.calibrated,
+        "_name": model, "_chance": "" if score.chance is None else f"chance of one pair {decimals(score.chance)}",
     }  # fmt: skip

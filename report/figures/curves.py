@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from featcache.metrics.measure.row import Row
 
 Rows = list[dict[str, Any]]
-LOSS = "loss, nats below a guess\namong the batch (0 = chance)"
+LOSS = "loss less that of a guess\namong the batch, nats (0 = chance)"
 _OLD_LOSS = "loss, nats a pair\n(depends on the batch size)"
 _LONGEST_LABEL = 30
 _CHANCE = ("#8f959b", theme.MUTED)
@@ -282,7 +282,8 @@ def _falls(runs: Sequence[RunResults]) -> str:
         for label, curve in curves
         if curve
     ]
-    return _listed("Training loss, first epoch to last", entries, len(runs) > 1)
+    old = any(run.format == 1 for run in runs)
+    return _listed(f"Training loss{'' if old else ' less chance’s'}, first epoch to last", entries, len(runs) > 1)
 
 
 def _best_recalls(runs: Sequence[RunResults]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from featcache.report.emergence import coefficient_text, unique_bits
+from featcache.report.emergence import U, coefficient_text, unique_bits
 from featcache.report.figures import theme
 from featcache.report.figures.emergence_charts import Panel, Style, styled_lines
 from featcache.report.figures.figure import Figure
@@ -21,7 +21,6 @@ METRICS = {
     "cka_population": "exact CKA, all inputs",
     "mutual_knn": "mutual k-NN, k = 100",
 }
-U = "U, unique bits of the label"
 _DECOMPOSITIONS = {"broja": "BROJA", "common": "common part"}
 _MAPS = 4  # lines of one panel
 _THEORY, _RELEASED, _ARTIFICIAL = "exact posteriors", "released, D_φ = 1", "point not measured"

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from featcache.report.emergence import U
 from featcache.report.figures import theme
-from featcache.report.figures.emergence import METRICS, U, named, titled
+from featcache.report.figures.emergence import METRICS, named, titled
 from featcache.report.figures.emergence_charts import Panel, Style, coefficients, depth_maps, styled_lines
 from featcache.report.figures.figure import Figure
 from featcache.report.names import decimals, finite

@@ -3,8 +3,8 @@
 import csv
 import html
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,6 +97,25 @@ class Figure:
             writer.writeheader()
             writer.writerows(self.rows)
         return names
+
+
+def reworded(figure: Figure, words: Callable[[str], str]) -> Figure:
+    """A figure with other words in everything that is read.
+
+    Args:
+        figure: Drawn from its specification.
+        words: Text -> other text.
+    """
+
+    def each(value: Any) -> Any:
+        if isinstance(value, str):
+            return words(value)
+        if isinstance(value, dict):
+            return {key: each(one) for key, one in value.items()}
+        return [each(one) for one in value] if isinstance(value, list | tuple) else value
+
+    texts = {name: words(getattr(figure, name)) for name in ("title", "caption", "alt")}
+    return replace(figure, **texts, rows=each(figure.rows), spec=each(figure.spec))
 
 
 def _printable(value: Any) -> Any:

@@ -148,6 +148,9 @@ def cells(panels: Sequence[tuple[str, str, Rows]], *, columns: int, names: Seque
     return _finished(data, alt.concat(*charts, columns=columns).resolve_scale(color="independent"))
 
 
+_LETTER, _OFF = 5.6, 13  # pixels: of a letter of the name of a curve, and between both
+
+
 def mixtures(panels: Sequence[tuple[str, Rows, Rows]], *, columns: int, sides: tuple[str, str]) -> dict[str, Any]:
     """Draws the score of mixed kernels by the weight of one side, with other spaces as dashed constants.
 
@@ -169,6 +172,7 @@ def mixtures(panels: Sequence[tuple[str, Rows, Rows]], *, columns: int, sides: t
         x = alt.X("weight:Q", scale=alt.Scale(domain=[0, 1], nice=False))
         x = x.axis(title=f"weight of {sides[0]} (the rest: {sides[1]})", tickCount=5)
         y = alt.Y("value:Q", scale=scale, axis=alt.Axis(title=title, tickCount=5))
+        at = _free_place(points, [row["value"] for row in constants], (high + 0.06 * (high - low or 1.0) - low))
         chosen = [row for row in points if row["_chosen"]]
         curve, dashed, colour = _named(data, points), _named(data, constants), theme.COLOURS["mixed"]
         layers = [
@@ -183,8 +187,8 @@ def mixtures(panels: Sequence[tuple[str, Rows, Rows]], *, columns: int, sides: t
             alt.Chart(_named(data, chosen))
             .mark_point(size=90, filled=True, fill=colour, stroke=theme.INK, strokeWidth=1.6, opacity=1, aria=False)
             .encode(x=x, y=y),
-            alt.Chart(_named(data, points[len(points) // 2 :][:1]))
-            .mark_text(align="left", dx=6, dy=14, color=theme.TEXT["mixed"], aria=False)
+            alt.Chart(_named(data, [{"weight": at[0], "value": at[1], "series": points[0]["series"]}]))
+            .mark_text(align="left", baseline="middle", color=theme.TEXT["mixed"], aria=False)
             .encode(x=x, y=y, text=alt.Text("series:N")),
             alt.Chart(dashed)
             .mark_text(align="left", dx=8, baseline="middle", aria=False)
@@ -197,6 +201,21 @@ def mixtures(panels: Sequence[tuple[str, Rows, Rows]], *, columns: int, sides: t
         ]
         charts.append(alt.layer(*layers).properties(width=_CURVE[0], height=_CURVE[1]))
     return _finished(data, alt.concat(*charts, columns=columns))
+
+
+def _free_place(points: Rows, constants: Sequence[float], span: float) -> tuple[float, float]:
+    """Where the name of a curve begins, near one of its points and off it, as far as can be from every dashed line."""
+    lines, best, most = [*constants], (points[0]["weight"], points[0]["value"]), -1.0
+    wide, pixel = _LETTER * len(points[0]["series"]) / _CURVE[0], span / _CURVE[1]
+    for row in points:
+        if row["weight"] + wide > 1:
+            continue
+        near = [one["value"] for one in points if row["weight"] - 0.02 <= one["weight"] <= row["weight"] + wide]
+        for value in (min(near) - _OFF * pixel, max(near) + _OFF * pixel):
+            free = min((abs(value - line) for line in (*lines, *near)), default=0.0)
+            if free > most + 1e-9:
+                best, most = (row["weight"], value), free
+    return best
 
 
 def _shapes(count: int) -> list[str]:

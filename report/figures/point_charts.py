@@ -15,6 +15,7 @@ _HEIGHT, _ROW = 180, 20
 _FOREST, _LINE, _LETTER = 330, 17, 6.2  # pixels: the axis, the height of a line, and the width of a letter of its name
 _LABEL_GAP = 13.0  # pixels between the baselines of two direct labels
 _LABEL_LIMIT = 230
+_SLOPE = 325  # degrees of names above a frame
 _ROUNDING = 1e-9  # two values no further apart are one
 _CHANCE, _CHANCES = "#8f959b", 2  # colour; more values of chance in a panel than that would hide what is drawn
 _CLOSE = 25  # values of x from which on points would touch
@@ -38,7 +39,8 @@ def lines(
 
     Args:
         panels: (lines of the title, rows) a panel. A row has x, value, series, metric, and ci_low, ci_high and chance
-            or None. Panels of one metric share a scale.
+            or None, and perhaps _chance, what the dashed line is, and _name, what stands at x: then names stand above.
+            Panels of one metric share a scale.
         columns: Panels side by side.
         colours: Series -> colour; each line has its name at the right.
         titles: Of both axes.
@@ -68,8 +70,8 @@ def _lines_panel(
 ) -> Any:  # fmt: skip
     x_scale = alt.Scale(type="log", base=2, nice=False) if log else alt.Scale(nice=False, zero=False)
     ticks = sorted({row["x"] for row in rows})
-    close = len(ticks) > _CLOSE
-    shown: dict[str, Any] = {} if close else {"values": ticks}
+    close, names = len(ticks) > _CLOSE, {row["x"]: row["_name"] for row in rows if row.get("_name")}
+    shown: dict[str, Any] = {"tickCount": 5} if close or names else {"values": ticks}
     axis = alt.Axis(title=titles[0], labelExpr="format(datum.value, '~g')", labelOverlap=True, **shown)
     x, y_scale = alt.X("x:Q", scale=x_scale, axis=axis), alt.Scale(domain=[*ends], nice=False)
     y = alt.Y("value:Q", scale=y_scale, axis=alt.Axis(title=titles[1], tickCount=5))
@@ -93,7 +95,26 @@ def _lines_panel(
                 x=x, y=alt.Y("place:Q", scale=y_scale), text=alt.Text("series:N"), color=colour
             )
         )
+    layers += [*_names_above(data, names, x, width), *_chance_words(data, rows, y_scale)]
     return alt.layer(*layers).properties(title=_title(title, width), width=width, height=_HEIGHT)
+
+
+def _names_above(data: dict[str, Rows], names: dict[float, str], x: alt.X, width: int) -> list[alt.Chart]:
+    """Names above the frame, each over its x and moved aside where two would touch."""
+    gap = (max(names, default=0) - min(names, default=0)) * _LABEL_GAP / width
+    places = spread_labels([*names], gap=gap)
+    rows = [{"x": place, "name": name} for place, name in zip(places, names.values(), strict=True)]
+    mark = _chart(data, rows).mark_text(align="left", baseline="middle", angle=_SLOPE, aria=False, color=theme.INK)
+    return [mark.encode(x=x, y=alt.YValue(-8), text=alt.Text("name:N"))] if names else []
+
+
+def _chance_words(data: dict[str, Rows], rows: Rows, y_scale: alt.Scale) -> list[alt.Chart]:
+    """What the dashed line across is, above its left end; nothing where there are several."""
+    values = {round(row["chance"], 4): row.get("_chance", "") for row in rows if row["chance"] is not None}
+    words = [{"value": value, "words": words} for value, words in values.items() if words]
+    mark = _chart(data, words).mark_text(align="left", baseline="bottom", dy=-3, aria=False, color=theme.MUTED)
+    place = {"x": alt.XValue(3), "y": alt.Y("value:Q", scale=y_scale), "text": alt.Text("words:N")}
+    return [mark.encode(**place)] if len(values) == len(words) == 1 else []
 
 
 def _line_ends(rows: Rows, span: float) -> Rows:
@@ -127,7 +148,7 @@ def named_points(
 
     Args:
         panels: (lines of the title, rows) a panel. A row has label, value, series, metric, and ci_low, ci_high and
-            chance or None, and perhaps _tip. Panels of one metric share a scale.
+            chance or None, and perhaps _tip and _chance, what the dashed line is. Panels of one metric share a scale.
         columns: Panels side by side; only the first of each row has the labels, if those of all panels are the same.
         colours: Series -> colour, in the order of the legend.
         title: Of the axis.
@@ -174,6 +195,13 @@ def _named_panel(
     if 0 < len(values) <= _CHANCES:
         mark = chance.mark_rule(strokeDash=[4, 3], color=_CHANCE, aria=False)
         layers.insert(0, mark.encode(x=alt.X("value:Q", scale=x_scale)))
+    words = {row["_chance"] for row in rows if row.get("_chance") and row["chance"] is not None}
+    if len(values) == len(words) == 1:
+        place = (next(iter(values)) - ends[0]) / (ends[1] - ends[0])
+        align = "left" if place < 1 / 3 else "right" if place > 2 / 3 else "center"
+        mark = _chart(data, [{"value": value, "words": one} for value, one in zip(values, words, strict=True)])
+        mark = mark.mark_text(align=align, aria=False, color=theme.MUTED)
+        layers.append(mark.encode(x=alt.X("value:Q", scale=x_scale), y=alt.YValue(-7), text=alt.Text("words:N")))
     step = max(_ROW, _SERIES * len(lanes) + _BETWEEN)
     return alt.layer(*layers).properties(title=_title(name, width), width=width, height=step * max(1, len(order)))
 

@@ -25,6 +25,7 @@ _STAGES = {
     "untrained": ("adapters untrained", theme.COLOURS["mixed"]),
     "random": ("random projection", theme.MUTED),
 }
+_CONTROLS = {_STAGES[stage][0] for stage in ("untrained", "random")}  # no takeaway is of them
 _FEW = "-shot"  # ends the title of few-shot accuracy
 
 
@@ -66,21 +67,31 @@ def probe_figure(scores: Sequence[Mapping[str, Any]], dataset: str, task: str) -
     colours = {words: colour for words, colour in _STAGES.values() if words in present}
     metrics = [*dict.fromkeys(row["way"] for row in rows)]
     panels = [([metric], _with_one_chance([row for row in rows if row["way"] == metric])) for metric in metrics]
-    best = max(panels[0][1], key=lambda row: row["value"])
+    own = [row for row in panels[0][1] if row["series"] not in _CONTROLS] or panels[0][1]
+    best = max(own, key=lambda row: row["value"])
     takeaway = f"By the {panels[0][0][0]} probe {best['label']} reaches {decimals(best['value'])}"
     takeaway += "" if majority is None else f"; the most frequent class is right in {decimals(majority)}"
+    spec = point_charts.named_points(
+        panels, columns=point_charts.columns_of(len(panels)), colours=colours, title="accuracy", key=""
+    )
+    title = probe_title(dataset, task)
+    facts = f"accuracy on split test, {kept[0]['n'] or 0:,} groups; rule: 95 % interval over test groups"
+    spec["title"] = {"text": title, "subtitle": [facts], "offset": 16}
     return Figure(
         "probe",
-        f"What each space tells of {shorten(task, _LONGEST)}: {shorten(dataset)}",
+        title,
         f"{takeaway}. Accuracy on {kept[0]['n'] or 0:,} test groups; rule: 95 % interval over test groups, of few "
         "shots (labelled training groups a class) over their draws too. Dashed: the most frequent class; of few shots "
         "what they reach on permuted labels.",
         f"Dots of accuracy by space and way of reading: {takeaway}",
         rows,
-        point_charts.named_points(
-            panels, columns=point_charts.columns_of(len(panels)), colours=colours, title="accuracy", key=""
-        ),
+        spec,
     )
+
+
+def probe_title(dataset: str, task: str) -> str:
+    """What a probe asks, as in "What each space tells of label group: openmoji"."""
+    return f"What each space tells of {shorten(task, _LONGEST)}: {shorten(dataset)}"
 
 
 def _mark(row: Mapping[str, Any], names: Mapping[str, str], majority: float | None) -> dict[str, Any]:
@@ -94,6 +105,7 @@ def _mark(row: Mapping[str, Any], names: Mapping[str, str], majority: float | No
         "ci_low": finite(row["ci_low"]),
         "ci_high": finite(row["ci_high"]),
         "chance": finite(row["chance"]) if way.endswith(_FEW) else majority,
+        "_chance": "permuted labels" if way.endswith(_FEW) else "most frequent class",
         "n": row["n"],
         "k": row["k"],
         "_tip": f"{label}, {way}: {decimals(row['value'])}",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from featcache.report.figures import theme
+from featcache.report.figures.advice import advice_table_figure
 from featcache.report.figures.figure import Figure
 from featcache.report.figures.layer_map import layer_figure
 from featcache.report.figures.probe import probe_table_figure
@@ -300,4 +301,5 @@ _DRAWINGS: "dict[str, tuple[Callable[[InputTable], Figure | None], ...]]" = {
     "ceiling": (ceiling_figure, mixing_figure),
     "align": (align_figure,),
     "probe": (probe_table_figure,),
+    "advise": (advice_table_figure,),
 }

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from featcache.report.emergence import of_dial
 from featcache.report.figures import theme
-from featcache.report.figures.figure import Figure
+from featcache.report.figures.figure import Figure, reworded
 from featcache.report.names import file_stem, finite
 
 if TYPE_CHECKING:
@@ -46,10 +47,10 @@ def together_figures(effects: "pl.DataFrame", kept: "pl.DataFrame") -> list[Figu
     for generator, phi_depth in effects.select("generator", "phi_depth").unique(maintain_order=True).rows():
         own, of = {"generator": generator, "phi_depth": phi_depth}, f"{generator}, D_φ = {phi_depth}"
         mine, bits = effects.filter(**own), kept.filter(**own)
-        if mine["steps"].n_unique() > 1:
-            figures.append(lengths_figure(mine, of))
+        drawn = [lengths_figure(mine, of)] if mine["steps"].n_unique() > 1 else []
         longest = pl.col("steps") == mine["steps"].max()
-        figures += [effects_figure(mine.filter(longest), of), kept_figure(bits.filter(longest), of)]
+        drawn += [effects_figure(mine.filter(longest), of), kept_figure(bits.filter(longest), of)]
+        figures += [reworded(figure, of_dial(mine)) for figure in drawn]
     return figures
 
 

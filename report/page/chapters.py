@@ -109,8 +109,8 @@ def _hypothesis(run: RunResults) -> Part:
         return Part("", (), (between_sides(run),))
     reference = run.names()[REFERENCE]
     claims = (
-        f"H1: the joint space is closer to {reference} than the average of its raw parts.",
-        "H2: it is closer than the best of them.",
+        f"H1, asked: is the joint space closer to {reference} than the average of its raw parts?",
+        "H2, asked: is it closer than the best of them?",
     )
     return Part("", (mixing_curve([run]),), (*claims, *filter(None, [mixing(run)])))
 

@@ -11,6 +11,7 @@ from featcache.report.emergence import (
     emergence_answer,
     emergence_cautions,
     emergence_sizes,
+    of_dial,
     of_settings,
 )
 from featcache.report.figures.emergence import (
@@ -27,7 +28,7 @@ from featcache.report.figures.emergence_performance import (
     performance_figure,
     slopes_figure,
 )
-from featcache.report.figures.figure import Figure
+from featcache.report.figures.figure import Figure, reworded
 from featcache.report.names import finite
 from featcache.report.page.chapters import Chapter, Part
 from featcache.report.page.emergence_others import OTHER_KINDS, other_chapters
@@ -56,11 +57,14 @@ class _Apart:
     published: Mapping[str, Published]
 
     def drawn(self, draw: Callable[..., Figure | None], *kinds: str, published: bool = False) -> Figure | None:
-        """A figure of some tables; None where one of them is not there."""
+        """A figure of some tables, in the words of their dial; None where one of them is not there."""
         if any(kind not in self.tables for kind in kinds):
             return None
-        more = (self.published,) if published else ()
-        return draw(*(self.tables[kind] for kind in kinds), *more, self.label)
+        tables = [self.tables[kind] for kind in kinds]
+        words = of_dial(tables[0])
+        more = (self.published if words is str else {},) if published else ()  # published are the released tables
+        figure = draw(*tables, *more, self.label)
+        return figure if figure is None or words is str else reworded(figure, words)
 
 
 def emergence_study(tables: "Sequence[InputTable]", slopes: "pl.DataFrame | None" = None) -> StudyPage | None:

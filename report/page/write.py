@@ -41,6 +41,7 @@ _PLACES = (  # of page.html, but for style and script
 )
 # of a page of ours: the second is that of pages before the first
 _MARKS = (b'<meta name="generator" content="featcache">', b'<p class="eyebrow">Alignment report</p>')
+TABLES = "Tables"  # heading of the figures of tables that speak for themselves
 _HEAD_BYTES = 65_536
 _FEW = 4  # names of studies in a title
 
@@ -240,6 +241,11 @@ def _of_studies(studies: Mapping[str, Sequence[Figure]], drawn: _Drawn, *, alone
     links = "".join(f'<li><a href="#{identity}">{escape(heading)}</a></li>' for identity, heading in numbered.items())
     if not alone:
         return {"studies": sections, "contents": links}
+    if [*studies] == [TABLES]:  # they have no question of their own, their figures have
+        figures = studies[TABLES]
+        links = "".join(f'<li><a href="#{each.name}">{escape(each.title)}</a></li>' for each in figures)
+        more = f", and {len(figures) - 1} more" if len(figures) > 1 else ""
+        return {"studies": sections, "title": escape(figures[0].title + more), "contents": links}
     names = [heading.partition(": ")[0] for heading in studies]
     shown = [*names[:_FEW], f"{len(names) - _FEW} more"] if len(names) > _FEW + 1 else names
     title = next(iter(studies)) if len(studies) == 1 else f"A study: {listed(shown)}"

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from featcache.studies.alignment.grid import LayerGrids, LayerScore
     from featcache.studies.alignment.result import Result
     from featcache.studies.alignment.settings import AlignSettings
-    from featcache.studies.competence import CompetenceResult
 
 PAIRINGS = {
     "mean": "one row a group: the mean of its rows",
@@ -45,7 +44,7 @@ def show_alignment(result: "Result[list[Row]]", *, as_json: bool, verbose: bool 
         print_fitting(_answers(rows[0]), style="bold")
     _print_head(result, verbose=verbose)
     _print_scores(rows, interval=result.settings.interval != "none", verbose=verbose)
-    _print_floor([(row.p, row.null) for row in rows])
+    _print_floor([(row.p, row.null) for row in rows], result.settings)
     for estimand in dict.fromkeys(row.estimand.replace(row.metric, "score") for row in rows if row.estimand):
         console().print(f"Interval: {estimand}.")
     lower = ", ".join(row.metric for row in rows if not row.higher_is_better)
@@ -64,10 +63,16 @@ def _answers(row: "Row") -> list[str]:
     chance = f", chance {decimals(row.chance)}" if row.chance is not None else ""
     p = _p(row.p, row.null).replace("0.", ".")
     p = f" (p {p if p.startswith('≤') else f'= {p}'})" if row.p is not None else ""
-    place = against_unrelated(row)
+    place = against_unrelated(row) or _too_few(row)
     place = f": {place}" if place else "; no null" if row.null == "none" else ""
     lower = "; lower is more aligned" if not row.higher_is_better else ""
     return [f"{score}{chance}{place}{p}{lower}", f"{score}{chance}{place}{p}", f"{score}{place}{p}", f"{score}{p}"]
+
+
+def _too_few(row: "Row") -> str:
+    """That a null of few permutations has no range to stand in; "" of others."""
+    draws = re.search(r"(\d+) permutations", row.null)
+    return f"{draws[1]} permutations are too few to place it" if draws and row.null_low is None else ""
 
 
 def _print_scores(rows: "Sequence[Row]", *, interval: bool, verbose: bool) -> None:
@@ -108,13 +113,14 @@ def _metric(name: str, used: str) -> str:
     return f"{name} {unusual_options(name, used).removeprefix(default).strip()}".strip()
 
 
-def show_layers(grids: "LayerGrids", *, as_json: bool = False, verbose: bool = False) -> None:
+def show_layers(grids: "LayerGrids", *, as_json: bool = False, verbose: bool = False, headline: bool = False) -> None:
     """Shows the best pair of layers of each two encoders, and a small grid whole.
 
     Args:
         grids: What was measured.
         as_json: Print JSON, which has everything.
         verbose: Show also the nulls, conventions, what computed them and how long it took.
+        headline: Open with the best pair of the first two encoders in words.
     """
     if as_json:
         from featcache.studies.tables import identity
@@ -123,6 +129,8 @@ def show_layers(grids: "LayerGrids", *, as_json: bool = False, verbose: bool = F
         head = {"dataset": grids.dataset, "split": grids.settings.split, "notes": grids.notes}
         print_json({**head, "arrays": arrays, "layers": [asdict(row) for row in grids.scores]})
         return
+    if headline:
+        print_fitting(_best_answers(next(row for row in grids.scores if row.best), grids), style="bold")
     _print_layers(grids, verbose=verbose)
     if grids.table is None:
         console().print("Every pair of layers, not the best alone: --out FILE.parquet, or --json.")
@@ -131,22 +139,40 @@ def show_layers(grids: "LayerGrids", *, as_json: bool = False, verbose: bool = F
 
 
 def _print_layers(grids: "LayerGrids", *, verbose: bool) -> None:
-    split = _split(grids.settings)
     from featcache.studies.alignment.protocol import protocol_words
 
+    split, best = _split(grids.settings), [row for row in grids.scores if row.best]
     protocol = grids.settings.protocol
     prepared = [f"protocol {protocol}: {protocol_words(protocol)}, rows of length 1"] if protocol else []
     rows = f"{PAIRINGS[grids.settings.pairing]}{split}{';' if protocol else ''}"
     print_parts([f"{grids.dataset}: every pair of layers;", rows, *prepared])
-    best = [row for row in grids.scores if row.best]
     _print_best(best, grids, verbose=verbose)
     if any(row.p is not None for row in best):
         print_parts([f"p and null: {best[0].null},", "corrected for the search;", "chance: of one pair."])
-    _print_floor([(row.p, row.null) for row in best])
+    without = dict.fromkeys(metric_title(row.metric) for row in best if row.p is None)
+    if without and grids.settings.null == "auto":
+        parts = [f"No chance, p or calibrated score of {', '.join(without)}:", "without neighbour graphs"]
+        print_parts([*parts, "each permutation costs as much as the grid;", "--null permutation gives them."])
+    _print_floor([(row.p, row.null) for row in best], grids.settings)
     pairs = {(row.metric, row.k, row.convention, row.encoder_x, row.encoder_y) for row in grids.scores}
     if len(pairs) == 1:
         _print_grid(grids.scores)
     _print_notes(grids.notes)
+
+
+def _best_answers(row: "LayerScore", grids: "LayerGrids") -> list[str]:
+    """The best pair of layers in words; then shorter."""
+    pairs = sum((one.metric, one.convention) == (row.metric, row.convention) for one in grids.scores)
+    layers = [f"{_encoder(name, grids)}/{layer}" for name, layer in
+              ((row.encoder_x, row.layer_x), (row.encoder_y, row.layer_y))]  # fmt: skip
+    score, of, best = f"{metric_title(row.metric)} {decimals(row.value)}", "", "unrelated features"
+    if pairs > 1:
+        of, best = f", the best of {pairs:,} pairs of layers", "the best pairs of unrelated features"
+    place = against_unrelated(row).replace("unrelated features", best)
+    p = _p(row.p, row.null).replace("0.", ".")
+    p = "" if row.p is None else f" (p {p if p.startswith('≤') else f'= {p}'})"
+    place = f": {place}" if place else "; no null" if row.null == "none" else ""
+    return [f"{score} ({' with '.join(layers)}){of}{place}{p}", f"{score}{of}{place}{p}", f"{score}{p}"]
 
 
 def _print_best(best: "Sequence[LayerScore]", grids: "LayerGrids", *, verbose: bool) -> None:
@@ -342,13 +368,15 @@ def _p(value: float | None, null: str) -> str:
     return f"≤ {value:.3f}" if value <= (p_floor(null) or 0) else f"{value:.3f}"
 
 
-def _print_floor(nulls: Sequence[tuple[float | None, str]]) -> None:
+def _print_floor(nulls: Sequence[tuple[float | None, str]], settings: "AlignSettings") -> None:
     from featcache.metrics.measure.row import p_floor
 
     for null in dict.fromkeys(null for p, null in nulls if p is not None and p <= (p_floor(null) or 0)):
         draws = re.search(r"(\d+) permutations", null)
         if draws:
-            parts = [f"≤: p of {draws[1]} permutations cannot be below 1/({draws[1]} + 1);", "more: --permutations."]
+            fewer = settings.null == "auto" and int(draws[1]) < settings.permutations  # each costs too much unasked
+            parts = [f"≤: p of {draws[1]} permutations cannot be below 1/({draws[1]} + 1);"]
+            parts.append(f"more: {'--null permutation' if fewer else '--permutations'}.")
         else:
             parts = [f"≤: the tail of a closed form ({null})", "is not read below 0.001;"]
             parts.append("lower: --null permutation.")
@@ -358,34 +386,3 @@ def _print_floor(nulls: Sequence[tuple[float | None, str]]) -> None:
 def _folds(points: Sequence[Any]) -> str:
     values = [point.value for point in points]
     return f"{decimals(fmean(values))} ({decimals(min(values))}–{decimals(max(values))})"
-
-
-def show_competence(result: "CompetenceResult", *, left_out: Sequence[str], as_json: bool) -> None:
-    """Encoders by performance with their mean alignment, and how the two go together.
-
-    Args:
-        result: From `featcache.studies.competence`.
-        left_out: Encoders that are not cached.
-        as_json: Print JSON.
-    """
-    from featcache.metrics.measure.row import p_text
-
-    rows, correlation = result.rows, result.correlation
-    if as_json:
-        print_json({"encoders": [asdict(row) for row in rows], "correlation": asdict(correlation)})
-        return
-    for note in result.common.notes:
-        console().print(f"{note}.")
-    if left_out:
-        console().print(f"Not cached, left out: {', '.join(left_out)}.")
-    first = rows[0]
-    table = [(row.encoder, f"{row.performance:.3f}", f"{row.value:.3f}") for row in rows]
-    alignment = f"mean {first.metric} with the others"
-    print_table(("encoder", first.performance_of, alignment), table, title=f"{first.dataset}, {first.n:,} groups")
-    if correlation.rho is None:
-        console().print("Spearman's correlation: none, one of the two does not vary.")
-    else:
-        p = p_text(correlation.p)
-        console().print(f"Spearman's correlation {correlation.rho:+.2f}, p {p} ({correlation.method}).")
-    if result.out is not None:
-        console().print(f"Table: {result.out}")

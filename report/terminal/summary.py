@@ -70,10 +70,9 @@ def show_epochs(run: RunResults) -> None:
     curves["mean R@10"] = _mean_curve(
         [_curve(run, split="validation", metric="R@10", direction=one) for one in run.directions()]
     )
-    curves["training loss"] = _curve(run, split="train", metric="loss")
-    lines = [
-        _epoch_line(name, curve, lowest=name == "training loss") for name, curve in curves.items() if len(curve) > 1
-    ]
+    loss = "training loss" if run.format == 1 else "training loss − chance"
+    curves[loss] = _curve(run, split="train", metric="loss")
+    lines = [_epoch_line(name, curve, lowest=name == loss) for name, curve in curves.items() if len(curve) > 1]
     if lines and not run.solved:
         last = max(curve[-1][0] for curve in curves.values() if curve)
         kept = f"epoch {run.selected_epoch} is kept" if run.selected_epoch is not None else "means over seeds"

@@ -1,9 +1,11 @@
 """The tidy table of an advice: answers, information and alignment below each other, with arrays and versions."""
 
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from featcache.metrics.measure.row import frame
+from featcache.metrics.probes.information_bounds import InformationRow
 from featcache.provenance import provenance
 from featcache.studies.advise.answers import AdviceRow
 from featcache.studies.advise.result import Advice, PairAdvice
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 _SETTINGS = ("folds", "seeds", "draws", "width", "steps", "margin", "least_gain", "shortfall", "seed")
 Columns = dict[str, str | int]
+T = TypeVar("T", AdviceRow, InformationRow)
 
 
 def advice_table(advice: Advice) -> "pl.DataFrame":
@@ -40,6 +43,26 @@ def advice_table(advice: Advice) -> "pl.DataFrame":
 def write_advice(advice: Advice, out: Path) -> None:
     """Writes the table as Parquet; errors as `write_table`."""
     write_table(advice_table(advice), out)
+
+
+def pairs_of(rows: "pl.DataFrame") -> list[PairAdvice]:
+    """Answers and information of every pair of a table that `write_advice` wrote.
+
+    Args:
+        rows: As `advice_table` makes them.
+    """
+    pairs: list[PairAdvice] = []
+    for first, second in rows.select("first", "second").unique(maintain_order=True).rows():
+        own = rows.filter((rows["first"] == first) & (rows["second"] == second))
+        answers = own.filter(own["table"] == "answer").rename({"accuracy_apart": "accuracy"})
+        found = _records(AdviceRow, answers)
+        known = _records(InformationRow, own.filter(own["table"] == "information"))
+        pairs.append(PairAdvice(first, second, known, (), [], found))
+    return pairs
+
+
+def _records(of: "type[T]", rows: "pl.DataFrame") -> "list[T]":
+    return [of(**row) for row in rows.select(field.name for field in fields(of)).to_dicts()]  # type: ignore[arg-type]
 
 
 def _pair_frames(advice: Advice, pair: PairAdvice) -> "list[pl.DataFrame]":

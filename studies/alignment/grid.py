@@ -20,7 +20,7 @@ from featcache.provenance import provenance
 from featcache.selectors import Selector, parse_selector
 from featcache.store.array import FeatureArray
 from featcache.studies.alignment.common_rows import CachedSpace
-from featcache.studies.alignment.protocol import bits_per_byte, protocol_layers, protocol_words
+from featcache.studies.alignment.protocol import bits_per_byte, last_layer, protocol_layers, protocol_words
 from featcache.studies.alignment.result import resolved, rows_for
 from featcache.studies.alignment.settings import AlignSettings
 from featcache.studies.tables import check_table_path, context_columns, table, write_table
@@ -183,10 +183,16 @@ def align_layers(
         FeaturesNotCached, Ambiguous, NotPaired, MetricError: As `layers_of`, `common_rows` and the metric.
     """
     check_table_path(out)
-    if settings.interval != "none" or settings.null == "closed":
-        raise UsageError("all layers: neither an interval nor the closed form is known for the best of many pairs")
+    every = "all layers" if settings.protocol is None else f"--protocol {settings.protocol} compares all layers"
+    if settings.interval != "none":
+        raise UsageError(
+            f"{every}, and no interval is known for the best of many pairs\n"
+            f"  Leave --interval {settings.interval} out, or compare one pair of layers"
+        )
+    if settings.null == "closed":
+        raise UsageError(f"{every}, and no closed form is known for the best of many pairs\n  Take --null permutation")
     if settings.within is not None:
-        raise UsageError("all layers: groups of the best of many pairs are permuted whole; compare one pair of layers")
+        raise UsageError(f"{every}: groups of the best of many pairs are permuted whole; compare one pair of layers")
     chosen_metrics(settings.measure())  # refused before anything is read
     layers = [layers_of(cache, dataset, encoder) for encoder in encoders]
     names = [f"{arrays[0].view}/{arrays[0].encoder}" for arrays in layers]
@@ -199,7 +205,10 @@ def align_layers(
     by_name = {name: [next(spaces) for _ in arrays] for name, arrays in zip(names, layers, strict=True)}
     notes, bits = common.notes, dict[str, float]()
     if settings.protocol is not None:
-        prepared = {name: protocol_layers(own, settings.protocol) for name, own in by_name.items()}
+        prepared = {
+            name: protocol_layers(own, settings.protocol, last_layer(cache, own[0].features))
+            for name, own in by_name.items()
+        }
         by_name = {name: own for name, (own, _) in prepared.items()}
         found = {name: bits_per_byte(cache, own[0].features) for name, own in by_name.items()}
         bits = {name: value for name, value in found.items() if value is not None}

@@ -21,10 +21,10 @@ from featcache.studies.downstream.classified import Classified, classified, fitt
 from featcache.studies.downstream.groups import TaskGroups, choose_label, task_groups
 from featcache.studies.downstream.layer_choice import best_layer
 from featcache.studies.downstream.settings import ProbeSettings
-from featcache.studies.downstream.sources import LabelRule, label_rule, runs_on_data
+from featcache.studies.downstream.sources import LabelRule, RunOnData, label_rule, runs_on_data
 from featcache.studies.downstream.spaces import TaskSpace, baseline_of, caveats, task_spaces
 from featcache.studies.downstream.tables import TaskResult, array_names, plain, write_task_table
-from featcache.studies.downstream.zero_shot import shared_zero_shot, zero_shot
+from featcache.studies.downstream.zero_shot import is_of_run, shared_zero_shot, zero_shot
 from featcache.studies.leaks import Source, find_leaks
 from featcache.studies.tables import check_table_path
 
@@ -98,14 +98,10 @@ def probe(
         if on_space is not None:
             on_space(space.name)
         said = _joined(said, classified(space, groups, settings, row))
-    for run in opened:
-        shot, notes = zero_shot(run, groups, rule)
-        said.judged.extend(shot)
-        groups.notes.extend(notes)
-    if settings.prompts is not None:
-        shot, notes = shared_zero_shot(cache.load(dataset, settings.prompts), spaces, groups, rule.label)
-        said.judged.extend(shot)
-        groups.notes.extend(notes)
+    prompts = None if settings.prompts is None else cache.load(dataset, settings.prompts)
+    shot, notes = _zero_shot(cache, opened, spaces, groups, rule, prompts)
+    said.judged.extend(shot)
+    groups.notes.extend(notes)
     said.judged.append(_majority(groups, rule.label))
     baseline = baseline_of(spaces)
     names = [space.name for space in spaces if space.values is not None]
@@ -125,6 +121,18 @@ def probe(
     shared = {"command": "probe", "dataset": dataset, "overlay": used[0].overlay, "runs": ", ".join(map(str, runs))}
     write_task_table(out, result, {**shared, **plain(settings)})
     return result
+
+
+def _zero_shot(
+    cache: Cache, runs: Sequence[RunOnData], spaces: Sequence[TaskSpace], groups: TaskGroups, rule: LabelRule,
+    named: Features | None,
+) -> tuple[list[Predictions], list[str]]:  # fmt: skip
+    """Zero-shot of runs, and of raw spaces by the prompts that are named."""
+    made = [zero_shot(cache, run, groups, rule, named) for run in runs]
+    if named is not None:
+        of_run = any(is_of_run(run, named) for run in runs)
+        made.append(shared_zero_shot(named, spaces, groups, rule.label, alone=not of_run))
+    return [one for shot, _ in made for one in shot], [note for _, notes in made for note in notes]
 
 
 def _chosen(

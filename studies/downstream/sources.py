@@ -11,8 +11,9 @@ from featcache.data.declared import check_stated, user_datasets_path
 from featcache.data.errors import DataInvalid
 from featcache.data.perturbations import original_view
 from featcache.data.toml_faults import did_you_mean
-from featcache.errors import FeaturesNotCached, UsageError
+from featcache.errors import Ambiguous, FeaturesNotCached, OutdatedRows, UsageError
 from featcache.features import Features
+from featcache.notices import notice
 from featcache.trainer.adapters import Adapters
 from featcache.trainer.run import Run, load_run
 
@@ -104,6 +105,19 @@ def _features(cache: Cache, dataset: str, run: Run, used: Mapping[str, str], *, 
             f"on\n  Extract {dataset} with the encoder of {run.config['dataset']}"
         )
     return features
+
+
+def other_views(cache: Cache, features: Features) -> list[Features]:
+    """What is cached of the same encoder, weights and layer on other views of the data set, by the views' names."""
+    arrays = cache.arrays(features.dataset, "*", features.encoder, features.layer)
+    views = sorted({array.name.view for array in arrays if array.is_complete} - {features.view})
+    loaded = list[Features]()
+    for view in views:
+        try:
+            loaded.append(cache.load(features.dataset, features.name, view=view))
+        except (Ambiguous, OutdatedRows) as error:
+            notice(f"left out, {error}")
+    return [each for each in loaded if each.encoder_hash == features.encoder_hash]
 
 
 @dataclass(frozen=True)
