@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself when it must. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup links demo extract train align study emergence report pull push test test-all attack check docs bench bench-store bench-metrics bench-emergence bench-advise bench-train clean
+.PHONY: help setup links demo extract train align study emergence report pull push test test-all attack check docs bench bench-store bench-metrics bench-emergence bench-advise bench-sample bench-train clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -131,6 +131,9 @@ bench-emergence: setup ## Measure many small encoders trained at once against on
 
 bench-advise: setup ## Judge advise by what training together does to exact accuracy, half an hour; kept in build/advise
 	@$(BIN)/python benchmarks/advise.py
+
+bench-sample: setup ## Measure sampled queries against a gallery of a million rows on disk
+	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/python benchmarks/sample.py
 
 bench-train: setup ## Measure training at the size of Flickr30k, and what tracking every epoch adds
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/python benchmarks/training.py

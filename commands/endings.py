@@ -24,6 +24,7 @@ AFTER_INTERRUPTION: Mapping[str, str] = MappingProxyType(
         "embed": f"Embeddings that were written stay: {_GOES_ON}",
         "align": _GRAPHS,
         "grid": _GRAPHS,
+        "sample": "No score was written; parts of other shards stay.",
         "curve": _GRAPHS,
         "ceiling": "No result was written.",
         "competence": _GRAPHS,

@@ -21,7 +21,7 @@ from tests.test_cli import featcache
 # tests/test_encoders_user_file.py, tests/test_runs_listed.py, tests/test_maps.py
 SWEPT_ELSEWHERE = {
     "demo", "datasets", "encoders", "train", "embed", "align", "grid", "curve", "ceiling", "report", "sweep", "ledger",
-    "competence", "cost", "probe", "heads", "emergence", "advise", "encoders add", "runs", "map",
+    "competence", "cost", "probe", "heads", "emergence", "advise", "encoders add", "runs", "map", "sample",
 }  # fmt: skip
 
 FILED = ("--dataset", "openmoji", "--encoder", "mine")

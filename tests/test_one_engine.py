@@ -37,13 +37,20 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "joint": ("trainer.joints", "makes a space of the sides' spaces"),
     "mixed": ("trainer.joints", "makes a space of the sides' spaces"),
     "group_mean": (
-        "trainer.sides, studies.group_rows, studies.adapters.embed",
+        "trainer.sides, studies.group_rows, studies.adapters.embed, studies.alignment.sampled",
         "makes one row of the rows of a group",
     ),
     "pairing.*": ("studies.alignment.*", "brings rows of two arrays together"),
     "neighbors": (
         "studies.alignment.common_rows, studies.adapters.layer_choice, studies.maps, trainer.subsets",
         "searches a graph, which the cache then keeps or a table of points shows; finds whose rows are swapped",
+    ),
+    # of arrays that are too large for the engine: rows of queries, and the interval that the engine would give them
+    "neighbors_in": ("studies.alignment.sampled", "searches queries in a gallery that is read block by block"),
+    "mutual_knn_graphs": ("studies.alignment.sampled", "the score of each query, from its two lists"),
+    "certainty.intervals.scores_interval": (
+        "studies.alignment.sampled",
+        "the mean over all rows, from those of queries",
     ),
     "measure.contrasts.holm": (
         "studies.ledger.ledger, studies.emergence.multibench.table, studies.advise.answers",

@@ -48,7 +48,8 @@ class Queries:
             (query [m], row of the block [m], queries that are still open: the lists were too short for them).
         """
         half = self._is_half(block)
-        self.ran = f"tiles{', bfloat16' if half else ''} ({torch.get_num_threads()} threads)"
+        if half or not self.ran:
+            self.ran = f"tiles{', bfloat16' if half else ''} ({torch.get_num_threads()} threads)"
         bound, rounding, reach, products = self._operands(block, half=half)
         floor = _lowered(known - 2.0 * bound - rounding * reach, rounding)
         best, ids = self._scanned(block, floor, products, half=half)

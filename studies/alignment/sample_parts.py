@@ -1,0 +1,77 @@
+"""Scores of sampled queries that several processes compute: a file a part, and all parts together."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from blake3 import blake3
+
+from featcache.errors import Damaged, UsageError
+from featcache.extraction.shards import Shard
+from featcache.storage.outputs import parquet_bytes, write_output
+from featcache.store.digest import canonical
+from featcache.studies.alignment.sampled import Gallery, QueryScores, SampleSettings
+from featcache.studies.tables import read_table
+
+_COLUMNS = {"group": pl.String, "score": pl.Float64, "population": pl.Int64, "backend": pl.String, "of": pl.String}
+
+
+def part_path(folder: Path, shard: Shard) -> Path:
+    """Where the scores of one part stand."""
+    return folder / f"part-{shard.index}-of-{shard.count}.parquet"
+
+
+def write_part(folder: Path, shard: Shard, scores: QueryScores, pair: list[Gallery], settings: SampleSettings) -> None:
+    """Writes the scores of one part, in place of what may stand there."""
+    of = _identity(pair, settings)
+    frame = pl.DataFrame(
+        {
+            "group": [str(group) for group in scores.groups.tolist()],
+            "score": scores.scores,
+            "population": [scores.population] * len(scores.scores),
+            "backend": [scores.backend] * len(scores.scores),
+            "of": [of] * len(scores.scores),
+        },
+        schema=_COLUMNS,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_output(part_path(folder, shard), parquet_bytes(frame))
+
+
+def missing_parts(folder: Path, count: int) -> list[Shard]:
+    """The parts of so many that are not there."""
+    every = [Shard(index, count) for index in range(count)]
+    return [shard for shard in every if not part_path(folder, shard).is_file()]
+
+
+def read_parts(folder: Path, count: int, pair: list[Gallery], settings: SampleSettings) -> QueryScores:
+    """The scores of all parts together, in the order of the gallery's groups.
+
+    Raises:
+        UsageError: If a part is of other arrays or settings.
+        Damaged: If a part is no table of scores.
+    """
+    of, frames = _identity(pair, settings), list[pl.DataFrame]()
+    for index in range(count):
+        path = part_path(folder, Shard(index, count))
+        frame = read_table(path)
+        if frame.schema != pl.Schema(_COLUMNS):
+            raise Damaged(f"{path} is no part of a sample: it has {', '.join(frame.columns)}")
+        if frame["of"].unique().to_list() != [of]:
+            raise UsageError(
+                f"{path} is of other arrays or settings\n  Choose another folder, or delete the parts that are there"
+            )
+        frames.append(frame)
+    # dealt in turn from the rising numbers of the drawn groups
+    longest = max(len(frame) for frame in frames)
+    rows = [frame.row(at) for at in range(longest) for frame in frames if at < len(frame)]
+    groups, scores = np.array([row[0] for row in rows], object), np.array([row[1] for row in rows])
+    return QueryScores(groups, scores, int(rows[0][2]), str(rows[0][3]))
+
+
+def _identity(pair: list[Gallery], settings: SampleSettings) -> str:
+    """What parts of one sample have in common: arrays, their values, and every setting but the size of blocks."""
+    what = {name: value for name, value in asdict(settings).items() if name != "block"}
+    arrays = [{"digest": one.features.digest, "root": one.reader.complete.root} for one in pair]
+    return blake3(canonical({"settings": what, "arrays": arrays})).hexdigest(length=16)
