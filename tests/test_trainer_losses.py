@@ -5,6 +5,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from torch.nn import functional
 
 from featcache.trainer.kinds import LOSS_KINDS
 from featcache.trainer.losses import (
@@ -328,3 +329,36 @@ def test_the_rate_rises_to_its_peak_and_falls_to_almost_nothing():
     assert max(rates) == pytest.approx(2.0) and rates.index(max(rates)) in (9, 10)
     assert rates[0] == pytest.approx(0.2) and 0 < rates[-1] < 0.001
     assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+@pytest.mark.parametrize("groups", [None, [0, 1, 2, 3, 4, 5], [0, 1, 0, 2, 1, 0]])
+@pytest.mark.parametrize("scale", [0.0, 1.5, math.log(100.0), 6.0])
+def test_the_written_gradient_of_info_nce_is_that_of_autograd_on_the_plain_form(groups, scale):
+    """The cap lets no gradient of the scale through from 100 on, as a clamp does."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (functional.normalize(torch.randn(6, 5, generator=generator, dtype=torch.float64)) for _ in range(2))
+    log_scale, numbers = torch.tensor(scale, dtype=torch.float64), None if groups is None else torch.tensor(groups)
+
+    def plain(x, y, log_scale):
+        logits = log_scale.clamp(max=math.log(100.0)).exp() * (x @ y.T)
+        if numbers is not None:
+            same = (numbers[:, None] == numbers) & ~torch.eye(6, dtype=torch.bool)
+            logits = logits.masked_fill(same, -math.inf)
+        partner = torch.arange(6)
+        return (functional.cross_entropy(logits, partner) + functional.cross_entropy(logits.T, partner)) / 2
+
+    made = []
+    for loss in (lambda *given: info_nce(*given, numbers), plain):
+        inputs = [each.clone().requires_grad_() for each in (x, y, log_scale)]
+        value = loss(*inputs)
+        (3 * value).backward()
+        made.append([value.detach(), *(each.grad for each in inputs)])
+    for ours, theirs in zip(*made, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_info_nce_of_rows_without_gradient_trains_the_scale_alone():
+    x = functional.normalize(torch.randn(5, 3, generator=torch.Generator().manual_seed(1)))
+    log_scale = torch.tensor(0.5, requires_grad=True)
+    info_nce(x, x, log_scale).backward()
+    assert log_scale.grad is not None and torch.isfinite(log_scale.grad) and x.grad is None

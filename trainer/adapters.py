@@ -48,7 +48,11 @@ class Adapter(nn.Module):
 
     def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n width"]:
         """Maps raw features (float32, as cached) into the joint space."""
-        return self.net((features - self.mean) / self.std)
+        return self.net(self.standardised(features))
+
+    def standardised(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Features less the training mean, over the training deviation: what the architecture is given."""
+        return (features - self.mean) / self.std
 
 
 class Adapters(nn.Module):
@@ -99,7 +103,11 @@ class Adapters(nn.Module):
 
     def embed(self, side: str, features: Float[Tensor, "n d"]) -> Float[Tensor, "n width"]:
         """Maps rows of a side into the joint space and L2-normalises them."""
-        return nn.functional.normalize(self[side](features), dim=1)
+        return self.embed_standardised(side, self[side].standardised(features))
+
+    def embed_standardised(self, side: str, features: Float[Tensor, "n d"]) -> Float[Tensor, "n width"]:
+        """As `embed`, of features that are standardised already."""
+        return nn.functional.normalize(self[side].net(features), dim=1)
 
     def weights(self) -> Float[Tensor, " sides"]:
         """Weight of each side in the joint space; together 1."""

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -36,6 +36,8 @@ from featcache.trainer.tracking import (
     mean_recall,
     validation_score,
 )
+
+_SLAB = 16 * 2**20  # bytes of standardised rows at a time
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,8 @@ class _EpochLoop:
             rows.reference.to(config.device) if config.loss == "cka" and rows.reference is not None else None
         )
         self.config = config
+        # mixtures and neighbourhoods are of the features as they are
+        self.standardised = not config.mixup and not config.keep_geometry
 
     def run_epoch(self, epoch: int, adapters: Adapters, optimizer: AdamW) -> float:
         """Trains one epoch and returns its mean loss."""
@@ -246,9 +250,8 @@ class _EpochLoop:
         masks = {} if all(bool(mask.all()) for mask in masks.values()) else masks
         total = torch.zeros((), device=groups.device)
         adapters.train()
-        for number, chosen in enumerate(batches):
+        for number, (chosen, batch) in enumerate(self._batches(adapters, rows, batches)):
             step = (epoch - 1) * len(batches) + number
-            batch = {name: self.values[name][rows[name][chosen]] for name in rows}
             present = {name: mask[chosen] for name, mask in masks.items()} or None
             geometry = config.keep_geometry * rising(step, config.epochs * len(batches), config.warmup)
             loss = self._loss(adapters, batch, groups[chosen], present, geometry)
@@ -264,6 +267,22 @@ class _EpochLoop:
             raise _diverged(f"the training loss is {mean}", epoch, config)
         return mean
 
+    def _batches(
+        self, adapters: Adapters, rows: dict[str, Tensor], batches: list[Tensor]
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """The numbers of each batch, and the rows of each side, taken and standardised for several batches at once."""
+        wide = sum(values.shape[1] for values in self.values.values())
+        most = max(1, _SLAB // (4 * wide * max(len(chosen) for chosen in batches)))
+        for first in range(0, len(batches), most):
+            part = batches[first : first + most]
+            together = torch.cat(part)
+            taken = {name: self.values[name][numbers[together]] for name, numbers in rows.items()}
+            if self.standardised:
+                taken = {name: adapters[name].standardised(values) for name, values in taken.items()}
+            pieces = {name: values.split([len(chosen) for chosen in part]) for name, values in taken.items()}
+            for number, chosen in enumerate(part):
+                yield chosen, {name: each[number] for name, each in pieces.items()}
+
     def _loss(
         self,
         adapters: Adapters,
@@ -277,7 +296,8 @@ class _EpochLoop:
         reference, labels = (None if each is None else each[groups] for each in (self.reference, self.labels))
         if config.mixup:
             batch, numbers, present = mixup(batch, groups, present, self.rows.generator)
-        embedded = {name: adapters.embed(name, rows) for name, rows in batch.items()}
+        embed = adapters.embed_standardised if self.standardised else adapters.embed
+        embedded = {name: embed(name, rows) for name, rows in batch.items()}
         loss = batch_loss(adapters, config, embedded, numbers, present=present, reference=reference, labels=labels)
         return loss + geometry * lost_geometry(batch, embedded, present) if geometry else loss
 

@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from featcache.trainer.config import FitConfig, pair_weight
+from featcache.trainer.info_nce import MAXIMAL_LOG_SCALE, SymmetricInfoNce
 
 if TYPE_CHECKING:
     from featcache.trainer.adapters import Adapters
-
-MAXIMAL_LOG_SCALE = math.log(100.0)
 
 Groups = Int[Tensor, " b"] | Int[Tensor, "b m"]
 
@@ -53,8 +52,10 @@ def info_nce(
     Source:
         CLIP (Radford et al. 2021, arXiv:2103.00020), figure 3 and section 2.4.
     """
+    same = None if groups is None or _all_differ(groups) else same_group(groups)
+    if not smoothing:
+        return SymmetricInfoNce.apply(x, y, log_scale, same)  # pyright: ignore[reportReturnType]
     logits = log_scale.clamp(max=MAXIMAL_LOG_SCALE).exp() * (x @ y.T)
-    same = None if groups is None else same_group(groups)
     if same is not None:
         logits = logits.masked_fill(same, -math.inf)
     return (_cross_entropy(logits, same, smoothing) + _cross_entropy(logits.T, same, smoothing)) / 2
@@ -84,7 +85,7 @@ def siglip(
     """
     logits = log_scale.clamp(max=MAXIMAL_LOG_SCALE).exp() * (x @ y.T) + bias
     losses = functional.softplus(torch.where(torch.eye(len(x), dtype=torch.bool, device=x.device), -logits, logits))
-    if groups is not None:
+    if groups is not None and not _all_differ(groups):
         losses = losses.masked_fill(same_group(groups), 0.0)
     return losses.sum() / len(x)
 
@@ -337,6 +338,11 @@ def label_loss(
             losses.append(functional.cross_entropy(logits, labels[used]))
     guess = math.log(len(classifier))
     return torch.stack(losses).mean() - guess if losses else torch.zeros((), device=log_scale.device)
+
+
+def _all_differ(groups: Groups) -> bool:
+    """Whether no two pairs share a group, so that nothing need be masked."""
+    return groups.ndim == 1 and len(groups.unique()) == len(groups)
 
 
 def same_group(groups: Groups) -> Bool[Tensor, "b b"]:
