@@ -5,7 +5,7 @@ the ratios within a round, with the least and the greatest of them. Peers get th
 faiss), at no cost. Features are made up: 32 latent directions, noise, and an offset that all rows share, as encoders'
 features have it. Compiling, once per machine, is not timed.
 
-    python benchmarks/alignment.py [--device cuda] [--rounds 5] [--only graph mutual grid cka growth]
+    python benchmarks/alignment.py [--device cuda] [--rounds 5] [--only graph isotropic captions mutual grid cka growth]
 """
 
 import argparse
@@ -20,15 +20,17 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from rounds import interleave, seconds, tell
+from rounds import interleave, processor, seconds, tell
 
 from featcache.metrics import cka, mutual_knn, neighbors
+from featcache.metrics.knn import bfloat16
 from featcache.metrics.sweeps.grid import layer_grid
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the published algorithms are the tests' oracles
 from tests.metric_oracles import best_dense_debiased_cka, dense_mutual_knn, dense_unbiased_cka
 
 D, K = 768, 10
+FAST = 3.0  # times float32's speed from which on bfloat16 counts as fast: AMX, tensor cores
 GROWTH = (9_692, 19_384, 38_768, 77_535, 155_070)
 
 
@@ -72,11 +74,43 @@ def all_products(x: torch.Tensor) -> Callable[[], object]:
 # -- what is measured -------------------------------------------------------------------------------------------------
 
 
+def goal(fast: float, other: float) -> float:
+    """The goal of this machine's class: with fast bfloat16, or without."""
+    return fast if bfloat16.speed().ratio >= FAST else other
+
+
+def why_bfloat16() -> str:
+    """What the products would allow here."""
+    speed = bfloat16.speed()
+    return (
+        f"one thread multiplies float32 at {2 * speed.single / 1e9:,.0f} and bfloat16 at {2 * speed.half / 1e9:,.0f} "
+        f"GFLOP/s: half the products at that speed would be {2 * max(speed.ratio, 1):.1f} times all of them in float32"
+    )
+
+
 def measure_graph(device: str, rounds: int) -> None:
     """Self-kNN graph of 31,014 rows (the photos of Flickr30k), k = 10, certified."""
+    graph_of("graph", features(31_014, 0, device), device, rounds, speed=goal(4.5, 1.8))
+
+
+def measure_isotropic(device: str, rounds: int) -> None:
+    """The same of rows without structure, whose neighbours are hardest to tell apart."""
+    x = torch.randn(31_014, D, generator=torch.Generator().manual_seed(0)).to(device)
+    graph_of("isotropic graph", x, device, rounds, speed=goal(3, 1.8))
+
+
+def measure_captions(device: str, rounds: int) -> None:
+    """37,390 rows of 384, five a group that are no neighbours of each other (captions)."""
+    x = features(37_390, 0, device)[:, :384].contiguous()
+    graph_of("captions graph", x, device, rounds, speed=goal(4.5, 1.8), groups=np.arange(37_390) // 5)
+
+
+def graph_of(
+    what: str, x: torch.Tensor, device: str, rounds: int, *, speed: float, groups: np.ndarray | None = None
+) -> None:
+    """Times one graph against faiss, and against all products."""
     import faiss
 
-    x = features(31_014, 0, device)
     unit = torch.nn.functional.normalize(x)
     plain = unit.cpu().numpy()
 
@@ -86,23 +120,25 @@ def measure_graph(device: str, rounds: int) -> None:
             return faiss.knn_gpu(resources, plain, plain, K + 1, metric=faiss.METRIC_INNER_PRODUCT)
         return faiss.knn(plain, plain, K + 1, metric=faiss.METRIC_INNER_PRODUCT)
 
-    ours = neighbors(x, k=K)
+    ours = neighbors(x, k=K, groups=groups)
     runs = {
         "faiss.knn": peer,
-        "graph": on(device, lambda: neighbors(x, k=K)),
-        "graph by torch": on(device, lambda: neighbors(x, k=K, backend="torch")),
+        "graph": on(device, lambda: neighbors(x, k=K, groups=groups)),
         "all products (sgemm)": on(device, all_products(unit)),
     }
+    if not device.startswith("cuda"):
+        runs["float32 tiles"] = lambda: neighbors(x, k=K, groups=groups, backend="tiles")
     if device.startswith("cuda") and not hasattr(faiss, "StandardGpuResources"):
         del runs["faiss.knn"]
     times = interleave(runs, rounds)
     if "faiss.knn" in runs:
-        same = np.array_equal(ours.ids, neighbors(x, k=K, backend="faiss").ids)
-        tell("graph", times, "graph", "faiss.knn", speed=1.8)
-        tell("graph by torch", times, "graph by torch", "faiss.knn")
+        same = np.array_equal(ours.ids, neighbors(x, k=K, groups=groups, backend="faiss").ids)
+        tell(what, times, "graph", "faiss.knn", speed=speed, why=why_bfloat16)
+        if "float32 tiles" in runs:
+            tell(f"{what}, float32", times, "float32 tiles", "faiss.knn", speed=1.8)
         print(f"      ids certified by {ours.backend} and by faiss are {'the same' if same else 'NOT THE SAME'}")
-    tell("graph, half the products needed", times, "graph", "all products (sgemm)")
-    flops = 2 * len(x) ** 2 * D / statistics.median(times["all products (sgemm)"])
+    tell(f"{what}, half the products needed", times, "graph", "all products (sgemm)")
+    flops = 2 * len(x) ** 2 * x.shape[1] / statistics.median(times["all products (sgemm)"])
     print(f"      sgemm {flops / 1e9:,.0f} GFLOP/s; half of all products would be 2.00 of its speed")
 
 
@@ -117,7 +153,7 @@ def measure_mutual(device: str, rounds: int) -> None:
         "one space's products": on(device, products),
     }
     times = interleave(runs, rounds)
-    tell("mutual_knn", times, "mutual_knn", "published, dense", speed=10)
+    tell("mutual_knn", times, "mutual_knn", "published, dense", speed=goal(20, 10), why=why_bfloat16)
     tell("mutual_knn, half of two needed", times, "mutual_knn", "one space's products")
     print(f"      scores: {mutual_knn(x, y, k=K):.6f} and {dense_mutual_knn(a, b, k=K):.6f}")
 
@@ -134,7 +170,7 @@ def measure_grid(device: str, rounds: int) -> None:
     runs = {"grid": on(device, lambda: layer_grid("mutual_knn", *layers, k=K)), "eight dense pairs": on(device, dense)}
     times = interleave(runs, rounds)
     times["169 dense pairs (8, scaled)"] = [169 / 8 * one for one in times["eight dense pairs"]]
-    tell("13 x 13 layer grid", times, "grid", "169 dense pairs (8, scaled)", speed=100)
+    tell("13 x 13 layer grid", times, "grid", "169 dense pairs (8, scaled)", speed=goal(200, 100), why=why_bfloat16)
 
 
 def measure_cka(device: str, rounds: int) -> None:
@@ -147,7 +183,7 @@ def measure_cka(device: str, rounds: int) -> None:
         "best dense form": on(device, lambda: best_dense_debiased_cka(x, y)),
     }
     times = interleave(runs, rounds)
-    tell("debiased CKA, float32", times, "float32", "published form", speed=100)
+    tell("debiased CKA, float32", times, "float32", "published form", speed=goal(150, 100))
     tell("debiased CKA, float64", times, "float64", "published form")
     tell("debiased CKA, float32", times, "float32", "best dense form")
     scores = [float(runs[name]()) for name in runs]  # pyright: ignore[reportArgumentType]
@@ -184,6 +220,8 @@ def resident(*, peak: bool = False) -> float:
 
 MEASURES = {
     "graph": measure_graph,
+    "isotropic": measure_isotropic,
+    "captions": measure_captions,
     "mutual": measure_mutual,
     "grid": measure_grid,
     "cka": measure_cka,
@@ -203,6 +241,7 @@ def main() -> None:
         one(given.one, given.device)
         return
     started = perf_counter()
+    print(f"{processor()}; bfloat16 {bfloat16.speed().ratio:.1f} times float32, of one thread")
     print(
         f"d = {D}, k = {K}, float32, {given.device}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}, "
         f"{given.rounds} rounds"

@@ -136,7 +136,8 @@ def test_an_extraction_of_images_alone_names_the_captions_that_changed(home: Pat
     write_birds(home / "birds", edited=7)
     err = " ".join(typed_extract(home, "resnet18").split())
     assert "birds/captions/gpt2" in err and "Run: featcache extract folder:birds gpt2 --root birds" in err
-    assert typed_extract(home, "gpt2") == ""
+    cut = "gpt2: max_tokens is 1,024 in its entry, and the network has 64 positions: longer texts are cut there\n"
+    assert typed_extract(home, "gpt2") == cut
 
 
 def test_after_an_added_image_the_new_arrays_are_used_and_what_was_not_extracted_again_is_refused(home: Path) -> None:

@@ -33,19 +33,19 @@ def proposals(
     n = len(space)
     chunk = max(1, min(_CHUNK, n // (8 * k)))
     peaks_per_row = -(-n // chunk)
-    centred = torch.from_numpy(space.centred).to(device)
-    right = torch.zeros((chunk * peaks_per_row, centred.shape[1]), device=device, dtype=torch.float32)
-    right[:n] = centred
-    bias = torch.full((len(right),), -torch.inf, device=device, dtype=torch.float32)
-    bias[:n] = torch.from_numpy(space.bias).to(device)
+    if not len(rows):
+        return
+    centred, bias = (torch.from_numpy(values).to(device) for values in (space.centred, space.bias))
     bound = torch.from_numpy(space.bound).to(device)
-    step = min(tile_rows(n, tile), len(rows)) or 1
-    scores = torch.empty((step, len(right)), device=device, dtype=torch.float32)
+    step = min(tile_rows(n, tile), len(rows))
+    scores = torch.empty((step, chunk * peaks_per_row), device=device, dtype=torch.float32)
+    scores[:, n:] = -torch.inf  # what fills the last chunk up
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
         at = torch.from_numpy(part).to(device)
         with full_precision():
-            values = torch.addmm(bias, centred[at], right.T, out=scores[: len(part)])
+            values = scores[: len(part)]
+            torch.addmm(bias, centred[at], centred.T, out=values[:, :n])
         position, excluded = (torch.from_numpy(ids).to(device) for ids in exclusion.pairs(part))
         values[position, excluded] = -torch.inf
         position, cols = reaching(values.view(len(part), chunk, peaks_per_row), k, bound[at])
