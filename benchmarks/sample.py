@@ -2,17 +2,18 @@
 
 Two made-up spaces of N rows x 768 (32 latent directions that both share, noise) are written as a cache, block by block;
 then Q queries are searched in both, exactly. The limit is what float32 products of queries and gallery take alone, of
-one block, scaled. Memory is the peak of a process of its own beyond what it holds before the search (ids and groups).
+one block, scaled. Memory is the peak of a process of its own (mapped files left out) beyond what it holds before the
+search: ids and groups.
 
     python benchmarks/sample.py [--rows 1000000] [--queries 10000]
 """
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from time import perf_counter
 
@@ -58,14 +59,27 @@ def write(folder: Path, n: int) -> None:
 def search(folder: Path, queries: int) -> None:
     """Prints seconds, peak bytes beyond those before, score, interval and what searched."""
     pair = galleries(Cache(folder), "made-up", ["images/made", "captions/made"], "first")
-    # what is compiled and measured once a machine, on a few queries
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    before, peaks, ended = own_bytes(), [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            peaks.append(own_bytes() - before)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
     started = perf_counter()
     scores = sampled_scores(pair, SampleSettings(queries, block=BLOCK, pairing="first"))
     took = perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    ended.set()
+    watching.join()
     row = scores.row(pair, 10)
-    print(took, peak - before, row.value, row.ci_low, row.ci_high, scores.backend, sep="\t")
+    print(took, max(peaks), row.value, row.ci_low, row.ci_high, scores.backend, sep="\t")
+
+
+def own_bytes() -> int:
+    """Memory of this process that no file stands behind: chunks that are mapped can be dropped at any time."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def products(queries: int) -> float:
