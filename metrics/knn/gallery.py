@@ -1,6 +1,7 @@
 """Exact neighbours of some queries in a large gallery, one block of the gallery in memory at a time."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -63,8 +64,7 @@ def neighbors_in(
     query_codes, codes = _codes(groups, q)
     space = exact.prepare(values, metric, name="queries")
     device = queries.device if isinstance(queries, torch.Tensor) else torch.device("cpu")
-    best, ids, seen, end, computed = np.full((q, k), -np.inf), np.full((q, k), -1), 0, 0, 0
-    searched = Queries(space, k)
+    best, seen, end = _Best(Queries(space, k), own, query_codes, device), 0, 0
     for block in [gallery] if isinstance(gallery, np.ndarray | torch.Tensor) else gallery:
         start, block = block if isinstance(block, tuple) else (seen, block)
         name = f"gallery from row {start}"
@@ -75,10 +75,7 @@ def neighbors_in(
         end = max(end, start + len(rows))
         if codes is not None and len(codes) < end:
             raise BadShape(f"groups: {len(codes)} entries for a gallery of at least {end} rows")
-        block_codes = None if codes is None else codes[start : start + len(rows)]
-        merge = _merge_tiles if device.type == "cpu" else _merge
-        every = np.arange(q)
-        computed += merge(searched, part, best, ids, every, start, own, (query_codes, block_codes), device)
+        best.enter(_Block(part, start, None if codes is None else codes[start : start + len(rows)]))
         seen += len(rows)
     if seen != end:
         raise BadShape(f"gallery: {seen} rows came, numbered up to {end - 1}; wanted every row once")
@@ -86,12 +83,11 @@ def neighbors_in(
         raise BadShape(f"groups: {len(codes)} entries for a gallery of {seen} rows")
     if own.max(initial=-1) >= seen or own.min(initial=0) < -1:
         raise BadChoice(f"exclude: wanted gallery rows 0 to {seen - 1}, or -1, got {own.min()} to {own.max()}")
-    short = np.flatnonzero(ids[:, -1] < 0)
+    short = np.flatnonzero(best.ids[:, -1] < 0)
     if len(short):
         raise TooFewRows(f"k = {k}: query {short[0]} has fewer candidates among {seen} gallery rows; lower k")
-    ids = ids.astype(np.int32 if seen < 2**31 else np.int64)
-    ran = f"{searched.ran if device.type == 'cpu' else f'torch ({device})'}, blocks"
-    return Neighbors(ids, exact.reported(space, best), metric, ran, computed, 0)
+    ids = best.ids.astype(np.int32 if seen < 2**31 else np.int64)
+    return Neighbors(ids, exact.reported(space, best.values), metric, f"{best.ran}, blocks", best.computed, best.again)
 
 
 def _codes(groups: tuple[Groups, Groups] | None, q: int) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -104,86 +100,90 @@ def _codes(groups: tuple[Groups, Groups] | None, q: int) -> tuple[np.ndarray | N
     return codes[:q], codes[q:]
 
 
-def _merge_tiles(
-    queries: Queries,
-    block: exact.SearchRows,
-    best: np.ndarray,
-    ids: np.ndarray,
-    every: np.ndarray,
-    start: int,
-    own: np.ndarray,
-    codes: tuple[np.ndarray | None, np.ndarray | None],
-    device: torch.device,
-) -> int:
-    """As `_merge`, by tiles on the CPU; queries whose lists were too short are searched again as there."""
-    excluded = _excluded(every, own, start, len(block), codes)
-    rows, cols, again = queries.candidates(block, _known(queries.space, best, every), excluded)
-    values = exact.values_between(queries.space, block, rows, cols)
-    _keep_best(best, ids, rows, values, cols + start)
-    if not len(again):
-        return len(rows)
-    return len(rows) + _merge(queries, block, best, ids, again, start, own, codes, device)
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Rows of the gallery, prepared like the queries; the number of the first; their group numbers, or None."""
+
+    rows: exact.SearchRows
+    start: int
+    codes: np.ndarray | None
 
 
-def _merge(
-    queries: Queries,
-    block: exact.SearchRows,
-    best: np.ndarray,
-    ids: np.ndarray,
-    every: np.ndarray,
-    start: int,
-    own: np.ndarray,
-    codes: tuple[np.ndarray | None, np.ndarray | None],
-    device: torch.device,
-) -> int:
-    """Enters a block of the gallery, which starts at row `start`, into the best k of the queries `every`."""
-    space, k, n = queries.space, best.shape[1], len(block)
-    bound = exact.value_bound(space, block)
-    right = torch.from_numpy(block.centred).to(device).T
-    bias = torch.from_numpy(block.bias).to(device)
-    step = search.tile_rows(n, None)
-    computed = 0
-    for first in range(0, len(every), step):
-        part = every[first : first + step]
-        with full_precision():
-            scores = torch.addmm(bias, torch.from_numpy(space.centred[part]).to(device), right)
-        for position, column in _excluded(part, own, start, n, codes):
-            scores[torch.from_numpy(position).to(device), torch.from_numpy(column).to(device)] = -torch.inf
-        floor = _known(space, best, part) - 2.0 * bound[part]
-        floor = np.nextafter(floor.astype(np.float32), np.float32(-np.inf))
-        limits = (torch.from_numpy(values).to(device) for values in (bound[part], floor))
-        row, col = search.reaching(scores[:, None, :], min(k, n), *limits)
-        rows, cols = part[row.cpu().numpy()], col.cpu().numpy()
-        values = exact.values_between(space, block, rows, cols)
-        _keep_best(best, ids, rows, values, cols + start)
-        computed += len(rows)
-    return computed
+class _Best:
+    """The best k of every query so far.
 
-
-def _known(space: exact.SearchRows, best: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """The k-th best value so far of some queries, [t] float64, in the order of c_i . c_j + bias_j.
-
-    That is the value less what depends on the query alone: mu . u, or half of |c|^2.
+    Args:
+        queries: The queries.
+        own: [q] gallery row of each that is the query itself; -1 for none.
+        codes: [q] group numbers, or None.
+        device: Where products are computed.
     """
-    if space.distance:
-        return best[part, -1] / 2 + space.lengths[part] ** 2 / 2
-    return best[part, -1] - np.einsum("ij,j->i", space.values[part], space.mean) * space.scale[part]
 
+    def __init__(self, queries: Queries, own: np.ndarray, codes: np.ndarray | None, device: torch.device) -> None:
+        self.queries, self.own, self.codes, self.device = queries, own, codes, device
+        self.values = np.full((len(queries.space), queries.k), -np.inf)
+        self.ids = np.full(self.values.shape, -1)
+        self.computed = self.again = 0
 
-def _excluded(
-    part: np.ndarray,
-    own: np.ndarray,
-    start: int,
-    n: int,
-    codes: tuple[np.ndarray | None, np.ndarray | None],
-) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    """(place in the part, column of the block) of the pairs that are ruled out."""
-    column = own[part] - start
-    here = np.flatnonzero((column >= 0) & (column < n))
-    yield here, column[here]
-    if codes[0] is not None and codes[1] is not None:
-        count = int(max(codes[0].max(), codes[1].max())) + 1
-        yield Exclusion(codes[1], count).members(codes[0][part])
+    @property
+    def ran(self) -> str:
+        """What searched, in words."""
+        return self.queries.ran if self.device.type == "cpu" else f"torch ({self.device})"
+
+    def enter(self, block: _Block) -> None:
+        """Enters what a block has; on the CPU by tiles, and queries whose lists were too short as elsewhere."""
+        every = np.arange(len(self.values))
+        if self.device.type == "cpu":
+            known, excluded = self._known(every), self._excluded(every, block)
+            rows, cols, every = self.queries.candidates(block.rows, known, excluded)
+            self._keep(rows, cols, block)
+            self.again += len(every)
+        self._enter_by_torch(every, block)
+
+    def _enter_by_torch(self, queries: np.ndarray, block: _Block) -> None:
+        if not len(queries):
+            return
+        space, n, device = self.queries.space, len(block.rows), self.device
+        bound = exact.value_bound(space, block.rows)
+        right = torch.from_numpy(block.rows.centred).to(device).T
+        bias = torch.from_numpy(block.rows.bias).to(device)
+        step = search.tile_rows(n, None)
+        for first in range(0, len(queries), step):
+            part = queries[first : first + step]
+            with full_precision():
+                scores = torch.addmm(bias, torch.from_numpy(space.centred[part]).to(device), right)
+            for position, column in self._excluded(part, block):
+                scores[torch.from_numpy(position).to(device), torch.from_numpy(column).to(device)] = -torch.inf
+            floor = (self._known(part) - 2.0 * bound[part]).astype(np.float32)
+            floor = np.nextafter(floor, np.float32(-np.inf))
+            limits = (torch.from_numpy(values).to(device) for values in (bound[part], floor))
+            row, col = search.reaching(scores[:, None, :], min(self.queries.k, n), *limits)
+            self._keep(part[row.cpu().numpy()], col.cpu().numpy(), block)
+
+    def _keep(self, rows: np.ndarray, cols: np.ndarray, block: _Block) -> None:
+        """Decides pairs of a query and a row of the block in float64."""
+        values = exact.values_between(self.queries.space, block.rows, rows, cols)
+        _keep_best(self.values, self.ids, rows, values, cols + block.start)
+        self.computed += len(rows)
+
+    def _known(self, part: np.ndarray) -> np.ndarray:
+        """The k-th best value so far of some queries, [t] float64, in the order of c_i . c_j + bias_j.
+
+        That is the value less what depends on the query alone: mu . u, or half of |c|^2.
+        """
+        space, kth = self.queries.space, self.values[part, -1]
+        if space.distance:
+            return kth / 2 + space.lengths[part] ** 2 / 2
+        return kth - np.einsum("ij,j->i", space.values[part], space.mean) * space.scale[part]
+
+    def _excluded(self, part: np.ndarray, block: _Block) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        """(place in the part, column of the block) of the pairs that are ruled out."""
+        column = self.own[part] - block.start
+        here = np.flatnonzero((column >= 0) & (column < len(block.rows)))
+        yield here, column[here]
+        if self.codes is not None and block.codes is not None:
+            count = int(max(self.codes.max(), block.codes.max())) + 1
+            yield Exclusion(block.codes, count).members(self.codes[part])
 
 
 def _keep_best(best: np.ndarray, ids: np.ndarray, rows: np.ndarray, values: np.ndarray, cols: np.ndarray) -> None:
