@@ -1,6 +1,7 @@
 """`encoder/auto`: a layer chosen on training groups, by agreement for train and by the label for probe."""
 
 import json
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -10,13 +11,14 @@ from typer.testing import CliRunner
 
 from featcache.cache import Cache
 from featcache.commands.app import app
-from featcache.errors import UsageError
+from featcache.errors import FeaturesNotCached, UsageError
 from featcache.selectors import check_name, parse_selector
 from featcache.studies.adapters.layer_choice import choose_layers
+from featcache.studies.alignment.grid import layers_of
 from featcache.studies.downstream.probe import probe
 from featcache.studies.downstream.settings import ProbeSettings
 from featcache.trainer.config import FitConfig
-from featcache.trainer.defaults import Selection
+from featcache.trainer.defaults import Selection, choose_selection
 from tests.alignment_cache import store_layers
 from tests.metric_oracles import dense_mutual_knn
 from tests.spine import tiny_dataset
@@ -95,6 +97,15 @@ def test_the_run_says_how_its_layers_were_chosen(planted, tmp_path) -> None:
     assert "vit/auto: 1.mean, of 5 layers the best by mutual k-NN" in result.stderr
 
 
+def test_without_a_reference_named_the_defaults_serve_auto_too(planted) -> None:
+    cache, *_ = planted
+    selection = choose_selection(cache, "openmoji", ["vit/auto", "captions/lm/auto"])
+    assert choose_layers(cache, replace(selection, reference=None), QUICK)[0].encoders[0] == "vit/1.mean"
+    missing = choose_selection(cache, "openmoji", ["nosuch/auto", "captions/lm"])
+    with pytest.raises(FeaturesNotCached, match="no nosuch for openmoji"):
+        choose_layers(cache, replace(missing, reference=None), QUICK)
+
+
 def test_a_reference_is_not_chosen(planted) -> None:
     cache, *_ = planted
     with pytest.raises(UsageError, match="layer of a reference is not chosen"):
@@ -105,6 +116,8 @@ def test_elsewhere_auto_is_refused_with_what_to_name(planted) -> None:
     cache, *_ = planted
     with pytest.raises(UsageError, match="vit/auto: here the layer is not chosen"):
         cache.load("openmoji", "vit/auto")
+    with pytest.raises(UsageError, match="every layer is compared here\n  Leave auto out"):
+        layers_of(cache, "openmoji", "vit/auto")
     with pytest.raises(UsageError, match="cannot be the name of an encoder"):
         check_name("auto", "an encoder")
     assert parse_selector("captions/lm/auto").layer == "auto"

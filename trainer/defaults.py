@@ -11,7 +11,7 @@ from featcache.cache import Cache
 from featcache.data.datasets import source_text
 from featcache.errors import UsageError
 from featcache.features import Features
-from featcache.selectors import Selector, check_name, parse_selector
+from featcache.selectors import AUTO, Selector, check_name, parse_selector
 from featcache.trainer.config import FitConfig, check_side_names, make_config
 
 
@@ -239,7 +239,9 @@ def old_sides(
 
 
 def _is_cached(cache: Cache, selection: Selection) -> bool:
-    return all(cache.holds(selection.dataset, selector) for selector in selection.selectors)
+    wanted = [parse_selector(selector) for selector in selection.selectors]
+    plain = [replace(one, layer=None) if one.layer == AUTO else one for one in wanted]  # any layer will do
+    return all(cache.holds(selection.dataset, selector) for selector in plain)
 
 
 def run_folder(selection: Selection, config: FitConfig, *, drop_leaks: bool = False, controlled: bool = False) -> str:

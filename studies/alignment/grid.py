@@ -17,7 +17,7 @@ from featcache.metrics.sweeps.grid import Grid, layer_grid
 from featcache.metrics.table import Metric, chosen
 from featcache.notices import notice
 from featcache.provenance import provenance
-from featcache.selectors import Selector, parse_selector
+from featcache.selectors import AUTO, Selector, parse_selector
 from featcache.store.array import FeatureArray
 from featcache.studies.alignment.common_rows import CachedSpace
 from featcache.studies.alignment.protocol import bits_per_byte, last_layer, protocol_layers, protocol_words
@@ -117,8 +117,11 @@ def layers_of(cache: Cache, dataset: str, selector: str) -> list[Features]:
         FeaturesNotCached: If no layer is complete.
         Ambiguous: If the encoder is cached for several views, or a layer several times.
         OutdatedRows: If every layer is of older rows.
+        UsageError: If the layer is "auto".
     """
     wanted = parse_selector(selector)
+    if wanted.layer == AUTO:
+        raise UsageError(f"{selector}: every layer is compared here\n  Leave auto out")
     arrays = [array for array in cache.arrays(dataset, wanted.view or "*", wanted.encoder, wanted.layer or "*")]
     arrays = [array for array in arrays if array.digest.startswith(wanted.digest or "")]
     whole = [
