@@ -42,8 +42,8 @@ class Operands:
         return isinstance(self.rows, torch.Tensor)
 
     def slack(self, values: np.ndarray) -> np.ndarray:
-        """What `rounding` allows products plus bias, of any shape, beside the bound of their row."""
-        return self.rounding * (np.abs(values) + self.bias_reach)
+        """What `rounding` allows products plus bias, of any shape, beside the bound of their row; -inf is none."""
+        return self.rounding * (np.where(np.isfinite(values), np.abs(values), 0.0) + self.bias_reach)
 
 
 def single(space: SearchRows) -> Operands:

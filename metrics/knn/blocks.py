@@ -1,13 +1,14 @@
 """Candidates of some queries in one block of a gallery, by tiles that are scanned as they are computed."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from featcache.metrics.knn import bfloat16, compiled, exact
+from featcache.metrics.knn.bfloat16 import Operands
 from featcache.metrics.knn.exact import SearchRows
 from featcache.metrics.knn.products import Products, run_on_threads
 
@@ -50,20 +51,25 @@ class Queries:
         half = self._is_half(block)
         if half or not self.ran:
             self.ran = f"tiles{', bfloat16' if half else ''} ({torch.get_num_threads()} threads)"
-        bound, rounding, reach, products = self._operands(block, half=half)
-        floor = _lowered(known - 2.0 * bound - rounding * reach, rounding)
-        best, ids = self._scanned(block, floor, products, half=half)
+        mine, theirs = self._operands(block, half=half)
+        bound = mine.bound.astype(np.float64)
+        least = known - 2.0 * bound
+        # below it no product plus bias can stand for what is known
+        floor = least - mine.rounding * mine.bias_reach
+        floor -= 1.02 * mine.rounding * np.where(np.isfinite(floor), np.abs(floor), 0.0)
+        floor = np.nextafter(floor.astype(np.float32), np.float32(-np.inf))
+        best, ids = self._scanned(block, floor, mine, theirs)
         full = (ids >= 0).all(axis=1) & (ids.shape[1] < len(block))  # else there is nothing that did not get in
         last = best.min(axis=1).astype(np.float64)
         best[ids < 0] = -np.inf
         _leave_out(best, ids, excluded)
-        low = known - 2.0 * bound
+        low = least
         if self.k <= best.shape[1]:
             kth = -np.partition(-best, self.k - 1, axis=1)[:, self.k - 1].astype(np.float64)
-            low = np.maximum(low, kth - _slack(kth, rounding, reach) - 2.0 * bound)
-        open_ = full & (last + _slack(last, rounding, reach) >= low)
+            low = np.maximum(low, kth - mine.slack(kth) - 2.0 * bound)
+        open_ = full & (last + mine.slack(last) >= low)
         entries = best.astype(np.float64)
-        keep = (entries + _slack(entries, rounding, reach) >= low[:, None]) & (best > -np.inf) & ~open_[:, None]
+        keep = (entries + mine.slack(entries) >= low[:, None]) & (best > -np.inf) & ~open_[:, None]
         if half and self.half is None and open_.mean() > _OPEN:
             self.half = False
         query, at = np.nonzero(keep)
@@ -75,21 +81,19 @@ class Queries:
         work = len(self.space) * len(block) * block.centred.shape[1]
         return work > _WORK and bfloat16.speed().ratio > 1
 
-    def _operands(
-        self, block: SearchRows, *, half: bool
-    ) -> tuple[np.ndarray, float, float, Callable[[tuple[int, int]], Products]]:
-        """Bound [q] float64, rounding, the largest |bias|, and what multiplies."""
+    def _operands(self, block: SearchRows, *, half: bool) -> tuple[Operands, np.ndarray | torch.Tensor]:
+        """The queries as what proposes pairs with this block, and the block's rows."""
         if not half:
-            bound = exact.value_bound(self.space, block).astype(np.float64)
-            return bound, 0.0, 0.0, lambda tile: Products(self.space.centred, block.centred, tile)
+            bound = exact.value_bound(self.space, block)
+            return Operands(self.space.centred, bound, 0.0, 0.0), block.centred
         own = self.own = self.own or bfloat16.rounded(self.space)
         theirs = bfloat16.rounded(block)
-        bound = bfloat16.value_bound(self.space, own, block, theirs).astype(np.float64)
+        bound = bfloat16.value_bound(self.space, own, block, theirs)
         reach = float(np.abs(block.bias).max())
-        return bound, bfloat16.ROUNDING, reach, lambda tile: Products(own.rows, theirs.rows, tile)
+        return Operands(own.rows, bound, bfloat16.ROUNDING, reach), theirs.rows
 
     def _scanned(
-        self, block: SearchRows, floor: np.ndarray, products: Callable[[tuple[int, int]], Products], *, half: bool
+        self, block: SearchRows, floor: np.ndarray, mine: Operands, theirs: np.ndarray | torch.Tensor
     ) -> tuple[np.ndarray, np.ndarray]:
         """The best of each query that pass its floor, [q, m] float32, and their rows of the block, -1 for none."""
         q, n = len(self.space), len(block)
@@ -100,7 +104,7 @@ class Queries:
         starts, take, failed = iter(range(0, q, rows)), threading.Lock(), threading.Event()
 
         def work() -> None:
-            made = products((rows, min(_TILE, n)))
+            made = Products(mine.rows, theirs, (rows, min(_TILE, n)))
             while not failed.is_set():
                 with take:
                     start = next(starts, None)
@@ -109,19 +113,8 @@ class Queries:
                 for column in range(0, n, _TILE):
                     compiled.scan_rows(made.of(start, column), start, column, block.bias, best, ids)
 
-        run_on_threads(work, min(threads, -(-q // rows)), failed, half=half)
+        run_on_threads(work, min(threads, -(-q // rows)), failed, half=mine.is_half)
         return best, ids
-
-
-def _slack(values: np.ndarray, rounding: float, reach: float) -> np.ndarray:
-    """How far products plus bias may be rounded; 0 for -inf, which stands for no product."""
-    return rounding * (np.where(np.isfinite(values), np.abs(values), 0.0) + reach)
-
-
-def _lowered(low: np.ndarray, rounding: float) -> np.ndarray:
-    """The float32 below which no product plus bias can stand for `low` or more, rounded down."""
-    given = low - 1.02 * _slack(low, rounding, 0.0)
-    return np.nextafter(given.astype(np.float32), np.float32(-np.inf))
 
 
 def _leave_out(best: np.ndarray, ids: np.ndarray, excluded: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:

@@ -66,6 +66,5 @@ def _needed(space: SearchRows, operands: Operands, codes: np.ndarray, k: int, lo
     best = values.topk(min(longest + 1, n)).values.double().numpy()
     kth, bound = best[:, k - 1], operands.bound[rows].astype(np.float64)
     low = kth - operands.slack(kth) - bound
-    with np.errstate(invalid="ignore"):
-        within = best + operands.slack(best) + bound[:, None] >= low[:, None]
+    within = best + operands.slack(best) + bound[:, None] >= low[:, None]
     return 1 + (within & (best > -np.inf)).sum(axis=1)

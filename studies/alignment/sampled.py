@@ -113,21 +113,22 @@ class Gallery:
         held, codes, first = np.empty((0, 0), np.float32), np.empty(0, np.int64), 0
         for start, values in self.reader.blocks(rows, dtype="float32"):
             mine = self.group[start : start + len(values)]
-            keep = mine >= 0
-            values, mine = values[keep], mine[keep]
+            if (mine < 0).any():
+                values, mine = values[mine >= 0], mine[mine >= 0]
             if len(codes):
                 values, mine = np.concatenate([held, values]), np.concatenate([codes, mine])
             if not len(mine):
                 continue
-            whole = mine < mine[-1]  # the last group may go on in the next block
-            if whole.any():
-                made = _means(values[whole], mine[whole])
+            whole = np.searchsorted(mine, mine[-1])  # the last group may go on in the next block
+            if whole:
+                made = _means(values[:whole], mine[:whole])
                 yield first, made
                 first += len(made)
-            held, codes = values[~whole], mine[~whole]
+            held, codes = values[whole:].copy(), mine[whole:]
             if len(codes) > _LARGEST_GROUP:
                 raise UsageError(
-                    f"a group of {self.features.name} has more than {_LARGEST_GROUP} rows: --pairing first"
+                    f"a group of {self.features.name} has more than {_LARGEST_GROUP:,} rows\n"
+                    "  Take the first of each: --pairing first"
                 )
         if len(codes):
             yield first, _means(held, codes)
