@@ -42,6 +42,26 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
+@pytest.fixture
+def own_encoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's file of encoders, which is not there yet."""
+    from featcache.encoders import user_encoders_path
+
+    monkeypatch.delenv("FEATCACHE_ENCODERS", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return user_encoders_path()
+
+
+@pytest.fixture(scope="module")
+def repos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of a tiny network of texts, one of images, and a pair of towers, as the Hub has them."""
+    from tests import families
+
+    home = tmp_path_factory.mktemp("repos")
+    made = {"bert": families.TEXT["bert"], "vit": families.IMAGE["vit"], "clip": families.PAIRS["clip"]}
+    return {name: make(home / name) for name, make in made.items()}
+
+
 @pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
     """Chromium, without a window."""

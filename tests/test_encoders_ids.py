@@ -26,18 +26,9 @@ from tests import families, hub
 
 
 @pytest.fixture(autouse=True)
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own(own_encoders: Path) -> Path:
     """The user's file, which is not there yet."""
-    monkeypatch.delenv("FEATCACHE_ENCODERS", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    return user_encoders_path()
-
-
-@pytest.fixture(scope="module")
-def repos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    home = tmp_path_factory.mktemp("repos")
-    made = {"bert": families.TEXT["bert"], "vit": families.IMAGE["vit"], "clip": families.PAIRS["clip"]}
-    return {name: make(home / name) for name, make in made.items()}
+    return own_encoders
 
 
 @pytest.fixture
