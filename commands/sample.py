@@ -48,7 +48,7 @@ def sample(
     from featcache.extraction.shards import WHOLE, parse_shard
     from featcache.report.terminal.progress import row_progress
     from featcache.report.terminal.sample import show_missing, show_sample
-    from featcache.studies.alignment.sample_parts import missing_parts, read_parts, write_part
+    from featcache.studies.alignment.sample_parts import check_parts, missing_parts, read_parts, write_part
     from featcache.studies.alignment.sampled import SampleSettings, galleries, sampled_scores, write_sample
     from featcache.studies.tables import check_table_path
 
@@ -59,6 +59,8 @@ def sample(
     check_table_path(out)
     started = perf_counter()
     pair = galleries(open_cache(cache), dataset, [x, y], pairing)
+    if parts is not None:
+        check_parts(parts, mine.count, pair, settings)
     with row_progress("searching", sum(len(one.numbers) for one in pair)) as on_groups:
         scores = sampled_scores(pair, settings, part=(mine.index, mine.count), on_groups=on_groups)
     if parts is not None:

@@ -154,6 +154,19 @@ def test_shards_say_what_is_missing_and_the_last_shows_all(cache, tmp_path) -> N
     assert run(cache, *words, "--shard", "0/2", *parts).splitlines()[0] == whole
 
 
+def test_parts_that_cannot_be_kept_are_refused_before_anything_is_searched(cache, tmp_path, monkeypatch) -> None:
+    words = ("--queries", "20", "--k", "5", "--shard", "0/2", "--parts")
+    parts, file = tmp_path / "parts", tmp_path / "file"
+    file.write_text("x")
+    run(cache, *words, str(parts))
+    before = part_path(parts, Shard(0, 2)).read_bytes()
+    monkeypatch.setattr("featcache.studies.alignment.sampled.neighbors_in", None)  # whatever searches, fails
+    assert "no folder can stand there (File exists)\n  Name a folder" in run(cache, *words, str(file), code=1)
+    other = ("--queries", "21", *words[2:])
+    assert "part-0-of-2.parquet is of other arrays or settings" in run(cache, *other, str(parts), code=1)
+    assert part_path(parts, Shard(0, 2)).read_bytes() == before and file.read_text() == "x"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

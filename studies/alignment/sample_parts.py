@@ -1,5 +1,6 @@
 """Scores of sampled queries that several processes compute: a file a part, and all parts together."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,6 +23,24 @@ def part_path(folder: Path, shard: Shard) -> Path:
     return folder / f"part-{shard.index}-of-{shard.count}.parquet"
 
 
+def check_parts(folder: Path, count: int, pair: list[Gallery], settings: SampleSettings) -> None:
+    """Refuses, before anything is searched, a folder that takes no parts or has parts of another sample.
+
+    Raises:
+        UsageError: If it cannot be a folder, or a part there is of other arrays or settings.
+        Damaged: If a part is no table of scores.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise UsageError(f"--parts {folder}: no folder can stand there ({why})\n  Name a folder") from error
+    missing = missing_parts(folder, count)
+    for shard in (Shard(index, count) for index in range(count)):
+        if shard not in missing:
+            _part(part_path(folder, shard), _identity(pair, settings))
+
+
 def write_part(folder: Path, shard: Shard, scores: QueryScores, pair: list[Gallery], settings: SampleSettings) -> None:
     """Writes the scores of one part, in place of what may stand there."""
     of = _identity(pair, settings)
@@ -35,7 +54,6 @@ def write_part(folder: Path, shard: Shard, scores: QueryScores, pair: list[Galle
         },
         schema=_COLUMNS,
     )
-    folder.mkdir(parents=True, exist_ok=True)
     write_output(part_path(folder, shard), parquet_bytes(frame))
 
 
@@ -52,22 +70,25 @@ def read_parts(folder: Path, count: int, pair: list[Gallery], settings: SampleSe
         UsageError: If a part is of other arrays or settings.
         Damaged: If a part is no table of scores.
     """
-    of, frames = _identity(pair, settings), list[pl.DataFrame]()
-    for index in range(count):
-        path = part_path(folder, Shard(index, count))
-        frame = read_table(path)
-        if frame.schema != pl.Schema(_COLUMNS):
-            raise Damaged(f"{path} is no part of a sample: it has {', '.join(frame.columns)}")
-        if frame["of"].unique().to_list() != [of]:
-            raise UsageError(
-                f"{path} is of other arrays or settings\n  Choose another folder, or delete the parts that are there"
-            )
-        frames.append(frame)
+    of = _identity(pair, settings)
+    frames = [_part(part_path(folder, Shard(index, count)), of) for index in range(count)]
     # dealt in turn from the rising numbers of the drawn groups
     longest = max(len(frame) for frame in frames)
     rows = [frame.row(at) for at in range(longest) for frame in frames if at < len(frame)]
     groups, scores = np.array([row[0] for row in rows], object), np.array([row[1] for row in rows])
     return QueryScores(groups, scores, int(rows[0][2]), str(rows[0][3]))
+
+
+def _part(path: Path, of: str) -> pl.DataFrame:
+    """One part, which must be of the sample that `of` stands for."""
+    frame = read_table(path)
+    if frame.schema != pl.Schema(_COLUMNS):
+        raise Damaged(f"{path} is no part of a sample: it has {', '.join(frame.columns)}")
+    if frame["of"].unique().to_list() != [of]:
+        raise UsageError(
+            f"{path} is of other arrays or settings\n  Choose another folder, or delete the parts that are there"
+        )
+    return frame
 
 
 def _identity(pair: list[Gallery], settings: SampleSettings) -> str:
