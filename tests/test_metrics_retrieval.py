@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featcache.metrics import chance_recall, clustered_wilson, errors, group_mean, joint, mixed, retrieval
+from featcache.metrics.scores.reaching import count_reaching
 
 RNG = np.random.default_rng
 
@@ -51,6 +52,17 @@ def test_ranks_equal_the_oracle_with_ties_and_any_groups(seed, grid):
     query_groups = rng.choice(gallery_groups, 15)
     result = retrieval(q, g, query_groups=query_groups, gallery_groups=gallery_groups, tile=int(rng.integers(1, 20)))
     assert result.ranks.tolist() == oracle_ranks(q, g, query_groups, gallery_groups)
+
+
+@pytest.mark.parametrize("width", [1, 63, 64, 65, 200])
+def test_scores_that_reach_are_counted_and_those_between_are_named(width):
+    scores = np.random.default_rng(width).integers(-3, 4, (9, width)).astype(np.float32)
+    scores[2], scores[3, 0] = -np.inf, np.inf
+    high, low = np.arange(9, dtype=np.float32) - 4, np.arange(9, dtype=np.float32) - 5.5
+    above, rows, cols = count_reaching(scores, high, low)
+    assert np.array_equal(above, (scores >= high[:, None]).sum(axis=1))
+    between = (scores >= low[:, None]) & (scores < high[:, None])
+    assert np.array_equal(np.stack([rows, cols]), np.nonzero(between)) and (width == 1 or between.any())
 
 
 def test_a_collapsed_space_is_last_not_first():

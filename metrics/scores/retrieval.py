@@ -15,6 +15,7 @@ from featcache.metrics.knn.exclusion import Exclusion
 from featcache.metrics.knn.precision import full_precision
 from featcache.metrics.knn.search import tile_rows
 from featcache.metrics.scores.answers import Answers
+from featcache.metrics.scores.reaching import count_reaching
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,17 +138,21 @@ def _rank_tiles(
         at, other = torch.from_numpy(position).to(device), torch.from_numpy(rows).to(device)
         best = _best(q, g, start, position, rows, scores[at, other].cpu().numpy())
         scores[at, other] = -torch.inf
-        above = scores >= torch.from_numpy((best + bound).astype(np.float32)).to(device)[:, None]
-        near = scores >= torch.from_numpy((best - bound).astype(np.float32)).to(device)[:, None]
-        close = near ^ above
-        if device.type == "cpu":  # numpy counts and looks up bits several times as fast as torch
-            ranks = 1 + np.count_nonzero(above.numpy(), axis=1)
-            at, other = np.nonzero(close.numpy())
-        else:
-            ranks = 1 + above.sum(dim=1).cpu().numpy()
-            at, other = (ids.cpu().numpy() for ids in close.nonzero(as_tuple=True))
+        high, low = ((best + shift).astype(np.float32) for shift in (bound, -bound))
+        above, at, other = _counted(scores, high, low)
         reached = paired_values(q, g, part[at], other) >= best[at]
-        yield ranks + np.bincount(at[reached], minlength=len(part))
+        yield 1 + above + np.bincount(at[reached], minlength=len(part))
+
+
+def _counted(
+    scores: torch.Tensor, high: np.ndarray, low: np.ndarray
+) -> tuple[Int[np.ndarray, " q"], Int[np.ndarray, " close"], Int[np.ndarray, " close"]]:
+    """How many scores of each row are `high` or more; row and column of those from `low` to below `high`."""
+    if scores.device.type == "cpu":
+        return count_reaching(scores.numpy(), high, low)
+    above, near = (scores >= torch.from_numpy(floor).to(scores.device)[:, None] for floor in (high, low))
+    at, other = (near & ~above).nonzero(as_tuple=True)
+    return above.sum(dim=1).cpu().numpy(), at.cpu().numpy(), other.cpu().numpy()
 
 
 def _best(
