@@ -1,4 +1,4 @@
-"""Does a Ray cluster make the array that one process makes, though a worker is killed?"""
+"""Does a Ray cluster make the arrays and the scores that one process makes, though a worker is killed?"""
 
 import os
 import re
@@ -6,13 +6,21 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from featcache.commands.app import app
 from featcache.errors import ExtractionFailed, UsageError, WeightsInvalid
 from featcache.extraction.ray_cluster import run_on_ray
+from featcache.studies.alignment.sample_ray import RemoteSample, sampled_on_ray
+from featcache.studies.alignment.sampled import SampleSettings, galleries, sampled_scores
+from tests.spine import tiny_cache
 from tests.test_extract import snapshot
 from tests.test_launch import CHUNK, Site
 
@@ -97,3 +105,50 @@ def test_a_chunk_that_kills_every_worker_is_given_up_by_name(tmp_path: Path, clu
     with pytest.raises(ExtractionFailed, match="the worker of chunk 0 was lost 3 times"):
         run_on_ray(job, site.remote(cache, job), actors=1, on_line=kill_whoever_comes)
     assert len(started) == 3
+
+
+@dataclass(frozen=True)
+class DiesOnce(RemoteSample):
+    """Its second part takes its worker with it, the first time."""
+
+    mark: str = ""
+
+    def part(self, index: int, count: int, threads: int) -> Any:
+        if index == 1 and not Path(self.mark).exists():
+            Path(self.mark).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().part(index, count, threads)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_sampled_queries_score_on_a_cluster_what_they_score_here_though_a_worker_dies(tmp_path, cluster: None) -> None:
+    cache = tiny_cache(tmp_path / "cache", photos=40)
+    settings, names = SampleSettings(30, 3, seed=1), ["efficientnet-lite0", "captions/minilm"]
+    pair = galleries(cache, "openmoji", names, "mean")
+    here = sampled_scores(pair, settings)
+    sample, ended = RemoteSample.of(cache, pair, settings), list[tuple[int, int]]()
+    mark = str(tmp_path / "mark")
+    there = sampled_on_ray(DiesOnce(**vars(sample), mark=mark), tasks=4, on_task=lambda *done: ended.append(done))
+    assert np.array_equal(there.groups, here.groups) and np.array_equal(there.scores, here.scores)
+    assert Path(mark).exists() and ended == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    with pytest.raises(UsageError, match="30 queries leave none for part 30 of 31"):
+        sampled_on_ray(sample, tasks=31)
+    arguments = [
+        "sample",
+        "openmoji",
+        *names,
+        "--queries",
+        "30",
+        "--k",
+        "3",
+        "--seed",
+        "1",
+        "--cache",
+        str(tmp_path / "cache" / "cache"),
+    ]
+    table = tmp_path / "table.parquet"
+    ran = CliRunner().invoke(app, [*arguments, "--executor", "ray", "--actors", "2", "--out", str(table)])
+    assert ran.exit_code == 0 and "searched 2 of 2 parts" in ran.output
+    assert pl.read_parquet(table)["value"].item() == here.scores.mean()
+    refused = CliRunner().invoke(app, [*arguments, "--actors", "2"])
+    assert refused.exit_code and "--executor ray" in str(refused.exception or refused.output)

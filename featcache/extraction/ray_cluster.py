@@ -167,7 +167,7 @@ def run_on_ray(
     if job.options.device not in ("cpu", "cuda"):
         raise UsageError(f"with Ray, which GPU a worker has is Ray's choice: --device cuda, not {job.options.device}")
     started = perf_counter()
-    with _cluster() as ray:
+    with connected_ray() as ray:
         count, threads = _sizes(ray, job, actors)
         options = {"num_cpus": threads, "num_gpus": int(job.options.device == "cuda"), "max_restarts": 0}
         kind, handles = ray.remote(**options)(Worker), list[Any]()
@@ -193,8 +193,12 @@ def run_on_ray(
 
 
 @contextmanager
-def _cluster() -> Iterator[Any]:
-    """Ray, connected; what was started here is stopped again."""
+def connected_ray() -> Iterator[Any]:
+    """Ray, connected to $RAY_ADDRESS or to this machine; what was started here is stopped again.
+
+    Raises:
+        LibraryMissing: If Ray is not installed.
+    """
     try:
         import ray
     except ImportError as error:
@@ -209,6 +213,12 @@ def _cluster() -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def machine_cores(ray: Any) -> list[int]:
+    """CPU cores of each machine of the cluster that has some."""
+    cores = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return [count for count in cores if count]
 
 
 def _sizes(ray: Any, job: Job, actors: int | None) -> tuple[int, int]:

@@ -72,11 +72,18 @@ def read_parts(folder: Path, count: int, pair: list[Gallery], settings: SampleSe
     """
     of = _identity(pair, settings)
     frames = [_part(part_path(folder, Shard(index, count)), of) for index in range(count)]
-    # dealt in turn from the rising numbers of the drawn groups
-    longest = max(len(frame) for frame in frames)
-    rows = [frame.row(at) for at in range(longest) for frame in frames if at < len(frame)]
-    groups, scores = np.array([row[0] for row in rows], object), np.array([row[1] for row in rows])
-    return QueryScores(groups, scores, int(rows[0][2]), str(rows[0][3]))
+    parts = [
+        QueryScores(np.array(frame["group"].to_list(), object), frame["score"].to_numpy(), *frame.row(0)[2:4])
+        for frame in frames
+    ]
+    return combined_parts(parts)
+
+
+def combined_parts(parts: list[QueryScores]) -> QueryScores:
+    """The scores of all parts together, which were dealt in turn from the rising numbers of the drawn groups."""
+    places = np.argsort(np.concatenate([np.arange(len(part.scores)) for part in parts]), kind="stable")
+    groups, scores = (np.concatenate(each)[places] for each in zip(*((p.groups, p.scores) for p in parts), strict=True))
+    return QueryScores(groups, scores, parts[0].population, ", ".join(dict.fromkeys(part.backend for part in parts)))
 
 
 def _part(path: Path, of: str) -> pl.DataFrame:
