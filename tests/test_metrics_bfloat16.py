@@ -1,6 +1,8 @@
 """Bfloat16 only proposes: its bound holds, near ties are settled; where it does not pay or is not sound it is left."""
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featcache.metrics import neighbors
-from featcache.metrics.knn import bfloat16, compiled, exact, plan
+from featcache.metrics.knn import bfloat16, compiled, exact, plan, search
 from featcache.metrics.knn.bfloat16 import ROUNDING, Speed
+from featcache.metrics.knn.exclusion import Exclusion
 from tests.test_metrics_neighbors import HARD, oracle
 
 RNG = np.random.default_rng
@@ -184,3 +187,55 @@ def test_the_measurement_is_kept_for_the_machine(tmp_path, monkeypatch) -> None:
 def test_a_slack_is_that_of_the_product_itself() -> None:
     operands = bfloat16.Operands(np.zeros((1, 1), np.float32), np.zeros(1, np.float32), ROUNDING, 0.5)
     np.testing.assert_allclose(operands.slack(np.array([-1.0, 0.0, 2.0])), ROUNDING * np.array([1.5, 0.5, 2.5]))
+
+
+# -- on other devices: torch multiplies --------------------------------------------------------------------------------
+
+
+def by_torch(x: np.ndarray, k: int, metric: exact.Measure = "cosine", *, tile: int = 64, **changes: Any) -> np.ndarray:
+    """Ids from products that torch computes in bfloat16, on the CPU here."""
+    space, exclusion = exact.prepare(x, metric), Exclusion(np.arange(len(x)))
+    operands = replace(bfloat16.halved(space), **changes)
+    found = search.proposals(space, exclusion, np.arange(len(x)), k=k, tile=tile, device="cpu", operands=operands)
+    return np.concatenate([exact.select_nearest(space, rows, cols, len(part), k)[0] for part, rows, cols in found])
+
+
+@pytest.mark.parametrize("metric", exact.MEASURES)
+@pytest.mark.parametrize("name", [*HARD, *INSIDE])
+def test_products_by_torch_propose_every_neighbour(name, metric) -> None:
+    x = {**HARD, **INSIDE}[name]
+    np.testing.assert_array_equal(by_torch(x, 6, metric), oracle(x, 6, metric=metric))
+
+
+@pytest.mark.parametrize("tile", [1, 7, 500])
+def test_no_tile_of_torchs_changes_an_id(tile) -> None:
+    x = close_calls(240, 32, 1e-3)
+    np.testing.assert_array_equal(by_torch(x, 6, tile=tile), oracle(x, 6))
+
+
+@pytest.mark.parametrize("part", DECISIVE)
+def test_a_bound_made_too_small_is_caught_by_torch_too(part) -> None:
+    x, k = DECISIVE[part]
+    expected, n = oracle(x, k, metric="ip"), len(x)
+    np.testing.assert_array_equal(by_torch(x, k, "ip"), expected)
+    less: dict[str, Any] = {"bound": np.zeros(n, np.float32)} if part == "bound" else {"rounding": 0.0}
+    assert not np.array_equal(by_torch(x, k, "ip", **less), expected)
+
+
+def test_what_is_quicker_on_a_device_gives_the_same_ids(monkeypatch) -> None:
+    x = close_calls(plan.SMALL + 60, 16, 1e-2)
+    space, exclusion = exact.prepare(x, "cosine"), Exclusion(np.arange(len(x)))
+    chosen = search.quicker(space, exclusion, k=5, tile=512, device=torch.device("cpu"))
+    assert isinstance(chosen.rows, np.ndarray | torch.Tensor)
+    ids = neighbors(x, k=5, backend="torch").ids
+    np.testing.assert_array_equal(by_torch(x, 5, tile=512), ids)
+    np.testing.assert_array_equal(neighbors(x, k=5, backend="bfloat16").ids, ids)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["auto", "bfloat16", "torch"])
+def test_a_gpu_gives_the_ids_of_the_cpu(backend) -> None:
+    x = torch.from_numpy(close_calls(3 * plan.SMALL, 64, 1e-2))
+    on_gpu = neighbors(x.cuda(), k=10, backend=backend)
+    np.testing.assert_array_equal(on_gpu.ids, neighbors(x, k=10, backend="tiles").ids)
+    assert on_gpu.backend.endswith("(cuda:0)")

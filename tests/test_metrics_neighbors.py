@@ -211,13 +211,15 @@ def test_overlapping_callers_share_one_setting():
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        first, second = full_precision(), full_precision()
+        first, second, matmul = full_precision(), full_precision(), torch.backends.cuda.matmul
+        sums = matmul.allow_bf16_reduced_precision_reduction
         first.__enter__()
         second.__enter__()
         first.__exit__(None, None, None)
-        assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "highest" and not matmul.allow_bf16_reduced_precision_reduction
         second.__exit__(None, None, None)
         assert torch.get_float32_matmul_precision() == "medium"
+        assert matmul.allow_bf16_reduced_precision_reduction == sums
     finally:
         torch.set_float32_matmul_precision(before)
 

@@ -154,10 +154,9 @@ class _Best:
                 scores = torch.addmm(bias, torch.from_numpy(space.centred[part]).to(device), right)
             for position, column in self._excluded(part, block):
                 scores[torch.from_numpy(position).to(device), torch.from_numpy(column).to(device)] = -torch.inf
-            floor = (self._known(part) - 2.0 * bound[part]).astype(np.float32)
-            floor = np.nextafter(floor, np.float32(-np.inf))
-            limits = (torch.from_numpy(values).to(device) for values in (bound[part], floor))
-            row, col = search.reaching(scores[:, None, :], min(self.queries.k, n), *limits)
+            floor = np.nextafter((self._known(part) - bound[part]).astype(np.float32), np.float32(-np.inf))
+            limits, least = (torch.from_numpy(values).to(device) for values in (bound[part], floor))
+            row, col = search.reaching(scores[:, None, :], min(self.queries.k, n), limits, floor=least)
             self._keep(part[row.cpu().numpy()], col.cpu().numpy(), block)
 
     def _keep(self, rows: np.ndarray, cols: np.ndarray, block: _Block) -> None:

@@ -9,8 +9,10 @@ from jaxtyping import Float, Int
 
 from featcache.metrics.arrays import Groups, X, checked, group_codes, is_whole
 from featcache.metrics.errors import BadChoice, TooFewRows
-from featcache.metrics.knn import exact, faiss_backend, search, tiles
+from featcache.metrics.knn import bfloat16, exact, faiss_backend, search, tiles
+from featcache.metrics.knn.bfloat16 import Operands
 from featcache.metrics.knn.exclusion import Exclusion
+from featcache.metrics.knn.plan import SMALL
 
 Backend = Literal["auto", "tiles", "bfloat16", "torch", "faiss"]
 BACKENDS: tuple[str, ...] = ("auto", "tiles", "bfloat16", "torch", "faiss")
@@ -88,10 +90,10 @@ def neighbors(
         k: Neighbours per row, 1 <= k < n.
         groups: The group of each row, n hashables; rows of one group are never neighbours. None: only self is excluded.
         metric: "cosine", "ip" (inner product as it is) or "euclidean".
-        backend: "tiles" (compiled, on the CPU: half the products), "bfloat16" (the same with products in bfloat16),
-            "torch" (on the device of x) or "faiss" (faiss-cpu, or faiss-gpu for a CUDA tensor). "auto": for features on
-            the CPU whichever tiles are quicker, by a short measurement that is kept for the machine and a sample of
-            rows; "torch" for others.
+        backend: "tiles" (compiled, on the CPU: half the products), "bfloat16" (the same with products in bfloat16; on
+            another device torch's), "torch" (on the device of x) or "faiss" (faiss-cpu, or faiss-gpu for a CUDA
+            tensor). "auto": for features on the CPU whichever tiles are quicker, by a short measurement that is kept
+            for the machine and a sample of rows; for others "torch", or "bfloat16" where a first tile is quicker so.
         tile: Rows searched at a time; None chooses. Changes time and memory, never the result.
         name: What the messages call x.
 
@@ -120,25 +122,41 @@ def neighbors(
     check_enough(exclusion, k)
     space = exact.prepare(values, metric, name=name)
     device = x.device if isinstance(x, torch.Tensor) else torch.device("cpu")
-    half = {"auto": None, "tiles": False, "bfloat16": True}.get(backend)
-    if backend == "auto":
-        backend = "tiles" if device.type == "cpu" else "torch"
-    if backend in ("tiles", "bfloat16"):
+    half, operands = {"auto": None, "tiles": False, "bfloat16": True}.get(backend, False), None
+    if backend == "tiles" or (backend in ("auto", "bfloat16") and device.type == "cpu"):
         ids, values, again, recomputed, ran = tiles.nearest(space, exclusion.codes, k=k, tile=tile, half=half)
     else:
         ids, values = np.empty((n, k), np.int32 if n < 2**31 else np.int64), np.empty((n, k))
-        again, recomputed, ran = np.arange(n), 0, f"torch ({device})"
+        operands = _torch_operands(space, exclusion, half, k=k, tile=tile, device=device)
+        again, recomputed = np.arange(n), 0
+        ran = f"torch{', bfloat16' if operands.is_half else ''} ({device})"
     if backend == "faiss":
         rows, cols, again = faiss_backend.proposals(space, exclusion, k=k, tile=tile, device=device)
         certain = np.setdiff1d(np.arange(n), again, assume_unique=True)
         if len(certain):
             ids[certain], values[certain] = exact.select_nearest(space, rows, cols, len(certain), k)
         recomputed, ran = len(rows), f"faiss ({device})"
-    for part, rows, cols in search.proposals(space, exclusion, again, k=k, tile=tile, device=device):
+    proposed = search.proposals(space, exclusion, again, k=k, tile=tile, device=device, operands=operands)
+    for part, rows, cols in proposed:
         ids[part], values[part] = exact.select_nearest(space, rows, cols, len(part), k)
         recomputed += len(rows)
-    searched_again = 0 if backend == "torch" else len(again)
+    searched_again = 0 if operands is not None and backend != "faiss" else len(again)
     return Neighbors(ids, exact.reported(space, values), metric, ran, recomputed, searched_again)
+
+
+def _torch_operands(
+    space: exact.SearchRows,
+    exclusion: Exclusion,
+    half: bool | None,
+    *,
+    k: int,
+    tile: int | None,
+    device: torch.device,
+) -> Operands:
+    """What torch multiplies on a device: as `half` says, or whatever is quicker there."""
+    if half is None and len(space) > SMALL:
+        return search.quicker(space, exclusion, k=k, tile=tile, device=device)
+    return bfloat16.halved(space) if half else bfloat16.single(space)
 
 
 def check_choices(k: int, metric: str, backend: str, tile: int | None) -> None:
