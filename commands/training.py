@@ -91,7 +91,8 @@ def train(
         typer.Option(
             help="Loss between two sides: symmetric InfoNCE (CLIP), sigmoid (SigLIP), or 1 - CKA of their kernel with "
             "the reference's, which trains on the reference. labels is a control: it tells the data set's labels apart "
-            "and sees no pair.  [default: infonce]"
+            "and sees no pair. product contrasts all sides at once, by the sum of the products of their entries.  "
+            "[default: infonce]"
         ),
     ] = None,
     temperature: Annotated[

@@ -306,6 +306,7 @@ def test_shuffled_sides_never_meet_their_own_group_nor_each_others():
         {"adapter": "gated"},
         {"loss": "siglip"},
         {"loss": "siglip", "temperature": 0.05},
+        {"loss": "product"},
         {"loss": "cka"},
         {"temperature": 0.05, "label_smoothing": 0.05},
         {"mixup": True, "captions": "all"},

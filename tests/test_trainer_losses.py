@@ -206,7 +206,7 @@ def similarity(a, b):
 
 
 def test_the_settings_offer_exactly_the_losses_of_the_table():
-    assert set(LOSS_KINDS) == {*PAIR_LOSSES, "labels"}
+    assert set(LOSS_KINDS) == {*PAIR_LOSSES, "labels", "product"}
 
 
 @pytest.mark.parametrize("groups", [[0, 1, 2, 3, 4, 5, 6], [0, 0, 1, 2, 2, 2, 3], MIXED])

@@ -28,6 +28,7 @@ _STEPS = (
 )  # fmt: skip
 # settings of pairs and of losses between them, which training on labels has no use for
 UNUSED_BY_LABELS = ("shuffle_pairs", "swap", "mixup", "label_smoothing", "pair_weights")
+UNUSED_BY_PRODUCTS = ("label_smoothing", "pair_weights")
 _SIDE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 
@@ -69,7 +70,8 @@ class FitConfig(BaseModel):
         "infonce",
         description="Loss between two sides: symmetric InfoNCE (CLIP), sigmoid (SigLIP), or 1 - CKA of their kernel "
         "with the reference's, which trains on the reference: a ceiling. Or labels: cross-entropy of the data set's "
-        "labels through one linear classifier of all sides, which sees no pairs: a control.",
+        "labels through one linear classifier of all sides, which sees no pairs: a control. Or product: contrast of "
+        "all sides at once, by the sum of the products of their entries.",
     )
     temperature: float | None = Field(
         None, ge=0.01, le=10, description="Temperature of the loss, fixed; none: learned, from .07 (SigLIP: .1)."
@@ -179,6 +181,10 @@ class FitConfig(BaseModel):
         return ""
 
     def _loss_contradiction(self) -> str:
+        unused = [name for name in UNUSED_BY_PRODUCTS if self.loss == "product" and getattr(self, name)]
+        unused += ["learned joint"] if self.loss == "product" and self.joint == "learned" else []
+        if unused:
+            return f"the loss product is of all sides at once: it has no {', '.join(unused)}"
         if self.label_smoothing and self.loss != "infonce":
             return f"label_smoothing belongs to the loss infonce, not to {self.loss}"
         if self.loss == "cka" and (self.temperature is not None or self.mixup):

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 TrainedKind = Literal["linear", "mlp", "normed-mlp", "bottleneck", "fusemix", "gated", "identity"]
 SolvedKind = Literal["procrustes", "cca", "csa", "ridge", "asif"]
 AdapterKind = Literal[TrainedKind, SolvedKind]
-LossKind = Literal["infonce", "siglip", "cka", "labels"]
+LossKind = Literal["infonce", "siglip", "cka", "labels", "product"]
 JointKind = Literal["sum", "concatenation", "weighted", "learned"]
 
 TRAINED_KINDS: tuple[str, ...] = get_args(TrainedKind)  # by steps

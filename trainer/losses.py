@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from featcache.trainer.config import FitConfig, pair_weight
 from featcache.trainer.info_nce import MAXIMAL_LOG_SCALE, SymmetricInfoNce
+from featcache.trainer.negatives import Groups, all_differ, same_group
+from featcache.trainer.product_loss import product_loss
 
 if TYPE_CHECKING:
     from featcache.trainer.adapters import Adapters
-
-Groups = Int[Tensor, " b"] | Int[Tensor, "b m"]
 
 
 def info_nce(
@@ -52,7 +52,7 @@ def info_nce(
     Source:
         CLIP (Radford et al. 2021, arXiv:2103.00020), figure 3 and section 2.4.
     """
-    same = None if groups is None or _all_differ(groups) else same_group(groups)
+    same = None if groups is None or all_differ(groups) else same_group(groups)
     if not smoothing:
         return SymmetricInfoNce.apply(x, y, log_scale, same)  # pyright: ignore[reportReturnType]
     logits = log_scale.clamp(max=MAXIMAL_LOG_SCALE).exp() * (x @ y.T)
@@ -85,7 +85,7 @@ def siglip(
     """
     logits = log_scale.clamp(max=MAXIMAL_LOG_SCALE).exp() * (x @ y.T) + bias
     losses = functional.softplus(torch.where(torch.eye(len(x), dtype=torch.bool, device=x.device), -logits, logits))
-    if groups is not None and not _all_differ(groups):
+    if groups is not None and not all_differ(groups):
         losses = losses.masked_fill(same_group(groups), 0.0)
     return losses.sum() / len(x)
 
@@ -209,8 +209,8 @@ class InitialParameters(TypedDict):
 
 def initial_parameters(config: FitConfig) -> InitialParameters:
     """Where the parameters of a configuration's loss begin, and what its joint space is."""
-    # that of labels has a scale too, and begins at the same
-    loss = PAIR_LOSSES["infonce" if config.loss == "labels" else config.loss]
+    # those of no pairs have a scale too, and begin at the same
+    loss = PAIR_LOSSES[config.loss if config.loss in PAIR_LOSSES else "infonce"]
     log_scale = loss.log_scale if config.temperature is None else -math.log(config.temperature)
     return {"log_scale": log_scale, "bias": loss.bias, "joint": config.joint}
 
@@ -237,6 +237,8 @@ def batch_loss(
     if config.loss == "labels":
         assert labels is not None and adapters.classifier is not None  # as `check_labels` saw to
         return label_loss(sides, labels, adapters.classifier, adapters.log_scale, present)
+    if config.loss == "product":
+        return product_loss(sides, adapters.log_scale, groups, present)
     objective = Objective(config.loss, adapters.log_scale, adapters.bias, config.label_smoothing)
     return pairwise_loss(sides, objective, groups, config.pair_weights, present, reference)
 
@@ -338,25 +340,6 @@ def label_loss(
             losses.append(functional.cross_entropy(logits, labels[used]))
     guess = math.log(len(classifier))
     return torch.stack(losses).mean() - guess if losses else torch.zeros((), device=log_scale.device)
-
-
-def _all_differ(groups: Groups) -> bool:
-    """Whether no two pairs share a group, so that nothing need be masked."""
-    return groups.ndim == 1 and len(groups.unique()) == len(groups)
-
-
-def same_group(groups: Groups) -> Bool[Tensor, "b b"]:
-    """Which pairs off the diagonal share a group.
-
-    Example:
-        >>> same_group(torch.tensor([[0, 1], [2, 3], [1, 4]])).int().tolist()
-        [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
-    """
-    if groups.ndim == 1:
-        same = groups[:, None] == groups[None, :]
-    else:
-        same = (groups[:, None, :, None] == groups[None, :, None, :]).flatten(2).any(dim=2)
-    return same.fill_diagonal_(False)
 
 
 def _cross_entropy(
