@@ -131,6 +131,13 @@ def train(
         list[str] | None,
         typer.Option("--pair-weight", metavar="A+B=W", help="Weight of a pair of sides in the loss.  [default: 1]"),
     ] = None,
+    apart: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A+B",
+            help="Control: sides that no training group has both of; half of the groups lose the one, half the other.",
+        ),
+    ] = None,
     select: Annotated[
         Literal["retrieval", "alignment", "last"] | None,
         typer.Option(help="The epoch kept is the best on validation by, or the last.  [default: retrieval]"),
@@ -189,7 +196,7 @@ def train(
         adapter=adapter, epochs=epochs, width=width, batch=batch, lr=lr, weight_decay=weight_decay, loss=loss,
         temperature=temperature, label_smoothing=label_smoothing, mixup=mixup, keep_geometry=keep_geometry,
         joint=joint, captions=captions,
-        missing=missing, pair_weights=parse_pair_weights(pair_weight or []), select=select, hits=hits,
+        missing=missing, pair_weights=parse_pair_weights(pair_weight or []), apart=apart, select=select, hits=hits,
         shuffle_pairs=shuffle_pairs, k=k, seed=seed, device=device,
     )  # fmt: skip
     store = open_cache(cache)

@@ -75,7 +75,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "modality_gap": ("studies.adapters.controls", "the same"),
     "intrinsic_dimension": ("studies.adapters.controls", "a property of one space"),
     "spectrum_noise": ("studies.adapters.controls", "makes a space"),
-    "sweeps.ridge.ridge_paths": ("studies.adapters.controls", "makes spaces"),
+    "sweeps.ridge.*": ("studies.adapters.*", "makes spaces"),
     # names of metrics and what they need, so that graphs are searched deep enough and refusals come before reading
     "METRICS": ("studies.alignment.result", "names"),
     "table.METRICS": ("report.terminal.alignment", "whether options are the usual ones"),

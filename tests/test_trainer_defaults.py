@@ -280,6 +280,7 @@ CHANGES = [
     {"drawn_test": 0.25},
     {"drawn_validation": 0.2},
     {"keep_self": True},
+    {"apart": "a+b"},
 ]
 
 

@@ -19,7 +19,7 @@ RESERVED = ("joint", "mixed", "reference", "average", "maximum")
 _ADDED = (
     "loss", "temperature", "label_smoothing", "mixup", "keep_geometry", "joint",
     "train_groups", "group_rows", "steps", "swap", "swap_rank", "permute_evaluation",
-    "clip", "first_groups", "first_rows", "drawn_test", "drawn_validation", "keep_self",
+    "clip", "first_groups", "first_rows", "drawn_test", "drawn_validation", "keep_self", "apart",
 )  # fmt: skip
 # settings of training by steps, which adapters in closed form have no use for
 _STEPS = (
@@ -124,6 +124,12 @@ class FitConfig(BaseModel):
         "pass", description="Steps an epoch: so many batches, over as many passes as that takes; or those of one pass."
     )
     shuffle_pairs: bool = Field(False, description="Control: training pairs permuted across groups.")
+    apart: str = Field(
+        "",
+        pattern=r"^$|^[^+]+\+[^+]+$",
+        description="Control: a pair of sides, A+B, that no training group has both of: half of the groups that do, "
+        "drawn by the seed, lose the one and half the other. What the two have in common is learned through a third.",
+    )
     swap: float = Field(
         0.0,
         ge=0,
@@ -171,6 +177,9 @@ class FitConfig(BaseModel):
     def _pairs_contradiction(self) -> str:
         if self.swap and self.shuffle_pairs:
             return "shuffle_pairs permutes every pair, which leaves none to swap"
+        if self.apart and (self.swap or self.loss == "product"):
+            what = "swaps groups that have every side" if self.swap else "has the loss product of all sides"
+            return f"apart leaves no training group with every side, and this training {what}"
         if self.drawn_test is not None and self.drawn_test >= 1 and self.drawn_test % 1:
             return f"drawn_test = {self.drawn_test:g}: wanted a share below 1, or a whole number of groups"
         if self.keep_self and self.k < 2:
@@ -275,6 +284,10 @@ class FitConfig(BaseModel):
                 raise UsageError(f"pair weight {pair!r}: wanted A+B of the sides {', '.join(names)}")
             if pairs.get(pair) in self.pair_weights:
                 raise UsageError(f"pair weights {pair!r} and {pairs[pair]!r} are of one pair; give one")
+        if self.apart and (self.apart not in known or len(names) < 3):
+            raise UsageError(
+                f"apart {self.apart!r}: wanted A+B of three sides or more; the sides are {', '.join(names)}"
+            )
         if self.pair_weights and all(pair_weight(self.pair_weights, a, b) == 0 for a, b in combinations(names, 2)):
             raise UsageError("every pair of sides has weight 0: there is nothing to train")
 

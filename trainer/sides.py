@@ -67,6 +67,14 @@ class Side:
         contents, ids = (None if each is None else each[kept.numpy()] for each in (self.contents, self.ids))
         return Side(self.values[kept], self.groups[kept], counts.cumsum(0) - counts, counts, contents, ids)
 
+    def without(self, groups: Int[Tensor, " m"]) -> "Side":
+        """All groups, of which some have no rows any more."""
+        counts = self.counts.clone()
+        counts[groups] = 0
+        kept = counts[self.groups] > 0
+        contents, ids = (None if each is None else each[kept.numpy()] for each in (self.contents, self.ids))
+        return Side(self.values[kept], self.groups[kept], counts.cumsum(0) - counts, counts, contents, ids)
+
     def take(self, groups: Int[Tensor, " m"]) -> "Side":
         """The rows of some groups, renumbered 0 to m-1 in the order given."""
         counts = self.counts[groups]

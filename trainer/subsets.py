@@ -1,7 +1,7 @@
-"""Which pairs a training sees: nested subsets, rows of a group, swapped pairs, and the batches of every epoch."""
+"""Which pairs a training sees: nested subsets, sides apart, rows of a group, swapped pairs, the batches of an epoch."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -24,7 +24,7 @@ def training_part(paired: PairedSides, config: FitConfig) -> PairedSides:
 
     Args:
         paired: The paired sides.
-        config: Reads train_groups, group_rows and seed.
+        config: Reads train_groups, apart, group_rows and seed.
 
     Raises:
         UsageError: As `training_groups`.
@@ -45,14 +45,29 @@ def training_groups(paired: PairedSides, config: FitConfig) -> PairedSides:
 
     Args:
         paired: The paired sides.
-        config: Reads train_groups and seed.
+        config: Reads train_groups, apart and seed.
 
     Raises:
         UsageError: If there are fewer training groups than are wanted.
         NotPaired: If a side has rows in fewer than two of the groups that are left.
     """
     train = paired.part("train")
-    return train if config.train_groups == "all" else _subset(train, config.train_groups, config.seed)
+    if config.train_groups != "all":
+        train = _subset(train, config.train_groups, config.seed)
+    return _parted(train, config.apart.split("+"), config.seed) if config.apart else train
+
+
+def _parted(train: PairedSides, pair: Sequence[str], seed: int) -> PairedSides:
+    """The groups, of which none has both sides: half of those that do, by group id, lose the one, half the other."""
+    both = torch.stack([train.sides[name].present for name in pair]).all(dim=0).nonzero().ravel().numpy()
+    drawn = drawn_by_id(train.groups, both, len(both), stream_seed(seed, "apart"))
+    halves = drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]
+    sides = dict(train.sides)
+    for name, lost in zip(pair, halves, strict=True):
+        sides[name] = sides[name].without(torch.from_numpy(lost))
+        if int(sides[name].present.sum()) < 2:
+            raise NotPaired(f"{name} has rows in fewer than 2 training groups once apart\n  Train on more of them")
+    return replace(train, sides=sides, _parts={})
 
 
 def _subset(train: PairedSides, wanted: int, seed: int) -> PairedSides:

@@ -48,8 +48,8 @@ class Row:
         backend: What searched the graphs; of other metrics, what prepared the spaces.
         seconds: Time of the score, its null and its interval, without what spaces share.
         note: Why there is no score, no null or no interval, or "".
-        stage: Of a run: "raw", "untrained", "trained", "permuted", "mixed", "ridge", "noise", "stitched" or ""
-            (docs/runs.md). Of a downstream task also "random", "reference", "control" and "chance".
+        stage: Of a run: "raw", "untrained", "trained", "permuted", "mixed", "ridge", "noise", "composed", "stitched" or
+            "" (docs/runs.md). Of a downstream task also "random", "reference", "control" and "chance".
         split: "train", "validation", "test", "test (clean)" (its groups that do not leak, where others do) or "".
         epoch: Epoch of the weights, 0 before training; None for spaces without weights.
         direction: "a→b" for retrieval, else "".

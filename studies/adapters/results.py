@@ -14,6 +14,7 @@ from featcache.metrics.measure.engine import measure
 from featcache.metrics.measure.row import CLEAN, ContrastRow, Row
 from featcache.metrics.measure.settings import MeasureSettings
 from featcache.metrics.measure.space import ArraySpace
+from featcache.studies.adapters.composed import composed_rows
 from featcache.studies.adapters.controls import (
     dimension_rows,
     gap_rows,
@@ -107,8 +108,8 @@ class Evaluation:
 
     def ridge(self, config: FitConfig) -> list[Row]:
         """Ridge regression of the training groups of a configuration to the reference: rows on validation and test."""
-        subset = () if config.train_groups == "all" else (config.train_groups, config.seed)
-        key = (config.group_rows, *subset)
+        drawn = config.apart or config.train_groups != "all"
+        key = (config.group_rows, config.apart, *((config.train_groups, config.seed) if drawn else ()))
         if key not in self._ridge:
             train = training_part(self.paired, config)
             # no null: a map that was fitted to the reference is no unrelated space
@@ -121,7 +122,7 @@ class Evaluation:
 
         The same for all trainings on all groups; of the others those of their subset.
         """
-        if config.train_groups == "all":
+        if config.train_groups == "all" and not config.apart:
             return self._training
         return _whole_groups(training_groups(self.paired, config), config.k)
 
@@ -211,6 +212,9 @@ def final_results(fitted: Fitted, evaluation: Evaluation, *, control: Adapters |
         results = Results(results.rows + measured.rows, results.contrasts + measured.contrasts)
     kept = _self_kept(fitted, evaluation)
     more = permuted_rows(fitted, evaluation) + training_rows(fitted, evaluation)
+    if fitted.config.apart:
+        part = training_part(fitted.paired, fitted.config)
+        more += composed_rows(part, evaluation.validation, evaluation.tests, fitted.config)
     return Results(results.rows + more + kept.rows, results.contrasts + kept.contrasts)
 
 
