@@ -50,6 +50,10 @@ class Comparison(ABC, Generic[Prepared]):
         The rows are distinct numbers [m] in any order: a rearrangement (m = n) or a part (m < n).
         """
 
+    def compare_all(self, xs: Sequence[Prepared], ys: Sequence[Prepared]) -> np.ndarray:
+        """Scores of every pair of prepared spaces, [x, y] float64; a subclass overrides it where they share work."""
+        return np.array([[self.compare(a, b) for b in ys] for a in xs])
+
     def permuted(self, a: Prepared, b: Prepared, orders: np.ndarray) -> np.ndarray:
         """Scores of a against b in other orders: [p] float64, compare(a, take(b, order)) for each of the orders [p, n].
 

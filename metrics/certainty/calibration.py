@@ -199,7 +199,7 @@ def max_null(
     _check_alpha(alpha, permutations)
     if not (len(spaces_x) and len(spaces_y)):
         raise BadChoice(f"wanted one space or more on each side, got {len(spaces_x)} and {len(spaces_y)}")
-    scores = np.array([[comparison.compare(a, b) for b in spaces_y] for a in spaces_x])
+    scores = comparison.compare_all(spaces_x, spaces_y)
     place = scores.argmax() if higher_is_better else scores.argmin()
     i, j = (int(at) for at in np.unravel_index(place, scores.shape))
     better = np.maximum if higher_is_better else np.minimum

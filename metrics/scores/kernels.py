@@ -29,6 +29,7 @@ from featcache.metrics.scores.gram import (
     unit_kernel,
     unit_linear,
 )
+from featcache.metrics.scores.gram_grid import shared_grams_pay, shared_products
 from featcache.metrics.scores.medians import median
 from featcache.metrics.scores.subsets import linear_on_subsets
 
@@ -147,6 +148,17 @@ class LinearCka(Comparison[LinearKernel]):
         """ConstantSpace if a kernel is constant, and epsilon 0."""
         scale = _scale(a, b, "linear", self.epsilon)
         return self.product(a, b) / (scale + self.epsilon)
+
+    def compare_all(self, xs: Sequence[LinearKernel], ys: Sequence[LinearKernel]) -> np.ndarray:
+        """From Gram matrices that all pairs share, where that is less work."""
+        left = [space for space in xs if isinstance(space, RowKernel)]
+        right = [space for space in ys if isinstance(space, RowKernel)]
+        kinds = {(space.rows.dtype, space.rows.device) for space in (*left, *right)}
+        whole = len(left) == len(xs) and len(right) == len(ys) and len(kinds) == 1
+        if not whole or not shared_grams_pay(left, right):
+            return super().compare_all(xs, ys)
+        scales = np.array([[_scale(a, b, "linear", self.epsilon) for b in ys] for a in xs])
+        return shared_products(left, right, debiased=self.debiased) / (scales + self.epsilon)
 
     def take(self, space: LinearKernel, rows: np.ndarray) -> LinearKernel:
         """Some rows, centred anew."""

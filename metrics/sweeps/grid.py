@@ -205,7 +205,7 @@ def _all_pairs(comparison: Comparison[Any], xs: list[Any], ys: list[Any]) -> np.
         _shared_by_all(a, b, shared, rows)
         with np.errstate(invalid="ignore"):
             return shared / (rows * k)
-    return np.array([[comparison.compare(a, b) for b in ys] for a in xs])
+    return comparison.compare_all(xs, ys)
 
 
 @numba.njit(nogil=True, cache=True)
