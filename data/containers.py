@@ -45,7 +45,9 @@ def container_sound(content: bytes, seconds: float) -> tuple[Float[np.ndarray, "
             if rate and count >= math.ceil(seconds * rate):
                 break
         else:
-            _refuse_cut(end, _stated_length(container), count)
+            stated = _stated_length(container)
+            if stated is not None and end < stated - _SLACK:
+                raise DataInvalid(f"cut off: it states {stated:.2f} s and ends after {end:.2f} s")
     mono = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     return mono[: math.ceil(seconds * rate)], rate
 
@@ -85,9 +87,8 @@ def decode_frame(content: bytes, place: float) -> "Image.Image":
                 if chosen is not None and frame.time is not None and frame.time > target:
                     return chosen.to_image()
                 chosen = frame
-        _refuse_cut(end, target, 0 if chosen is None else 1)
-        if chosen is None:
-            raise DataInvalid("a container whose video has no frame")
+        if chosen is None or end < target - _SLACK:
+            raise DataInvalid(f"cut off, or without pictures: no frame at {target:.2f} s of it")
         return chosen.to_image()
 
 
@@ -119,7 +120,7 @@ def _opened(content: bytes) -> Iterator[Any]:
         with av.open(io.BytesIO(content)) as container:
             yield container
     except (av.FFmpegError, ValueError, EOFError, IndexError, OSError) as error:
-        text = str(error).partition("; last error log")[0]
+        text = getattr(error, "strerror", None) or str(error)
         raise DataInvalid(f"damaged, cut off, or no container ({len(content):,} bytes): {text}") from error
 
 
@@ -154,12 +155,6 @@ def _seek(container: Any, stream: Any, target: float) -> None:
         container.seek(int(target / stream.time_base), stream=stream)
     except (_av().FFmpegError, OSError):
         pass
-
-
-def _refuse_cut(end: float, stated: float | None, count: int) -> None:
-    if stated is not None and end < stated - _SLACK:
-        what = "" if count else "; nothing of it could be decoded"
-        raise DataInvalid(f"cut off: it ends after {end:.2f} s of {stated:.2f} s{what}")
 
 
 def _refuse_bomb(stream: Any) -> None:

@@ -1,7 +1,7 @@
 """Sound files and containers: their bytes, decoded to a mono waveform of a bounded length at one rate.
 
-WAV, FLAC, Ogg (Vorbis, Opus) and MP3 are read by libsndfile, containers (MP4, WebM, Matroska) by `containers`, and so is
-an MP3 whose first frame does not state a length, of which libsndfile would read as much as it guesses. Channels are
+WAV, FLAC, Ogg (Vorbis, Opus) and MP3 are read by libsndfile, containers (MP4, WebM, Matroska) by `containers`, and so
+is an MP3 whose first frame does not state a length, of which libsndfile would read as much as it guesses. Channels are
 averaged, and what has another rate is resampled once, by soxr. A clip that is longer than the cap is cut there, and no
 more of it is decoded than that.
 """
@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,13 @@ from jaxtyping import Float
 
 from featcache.data.errors import DataInvalid, DataMissing
 from featcache.data.limits import DATA_LIMITS, data_limit
+from featcache.data.options import SECONDS
 from featcache.data.views import View
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
 RATE = 16_000  # samples a second of every decoded clip: networks for sound and speech take it
-SECONDS = 10.0  # that are kept of a clip, where nothing else is declared
 MOST_SECONDS = 600.0
 QUALITY = "HQ"  # of soxr
 SILENT = 1e-3  # a clip that spans no more, of 2 between the loudest samples, is silent: 60 dB below a full sine
@@ -63,7 +64,7 @@ def decode_sound(content: bytes, *, seconds: float = SECONDS) -> Float[np.ndarra
     """
     if not content:
         raise DataInvalid("an empty file, and no sound")
-    _refuse_large(content)
+    refuse_large(content)
     if _is_for_av(content):
         from featcache.data.containers import container_sound
 
@@ -91,8 +92,7 @@ def bound_decoder(content: bytes) -> str:
         from featcache.data.containers import versions
 
         return f"{versions()}, {_soxr_version()}"
-    import soundfile
-
+    soundfile = _library("soundfile")
     try:
         with _opened(content) as file:
             lossy = [] if file.format in _EXACT else [f"libsndfile {soundfile.__libsndfile_version__}"]
@@ -133,11 +133,9 @@ def sound_view(
 
     Raises:
         DataInvalid: If so many seconds cannot be kept.
-        DataMissing: If soundfile or soxr are not installed.
     """
     if not 0 < seconds <= MOST_SECONDS:
         raise DataInvalid(f"--seconds {seconds:g}: wanted more than 0 and no more than {MOST_SECONDS:g} of each clip")
-    _check_installed()
     return View(
         name=name,
         modality="audio",
@@ -157,7 +155,8 @@ def read_clip(path: Path) -> bytes:
         return file.read(data_limit("clip") + 1)
 
 
-def _refuse_large(content: bytes) -> None:
+def refuse_large(content: bytes) -> None:
+    """Raises DataInvalid, with the command that raises the limit, of a file of which `read_clip` read no more."""
     most, known = data_limit("clip"), DATA_LIMITS["clip"]
     if len(content) > most:
         raise DataInvalid(
@@ -183,8 +182,7 @@ def _is_mp3_without_length(content: bytes) -> bool:
 
 
 def _opened(content: bytes) -> "SoundFile":
-    import soundfile
-
+    soundfile = _library("soundfile")
     try:
         file = soundfile.SoundFile(io.BytesIO(content))
     except (soundfile.LibsndfileError, TypeError, ValueError) as error:
@@ -202,8 +200,7 @@ def _reason(error: Exception) -> str:
 
 def _read(content: bytes, seconds: float) -> tuple[Float[np.ndarray, " samples"], int]:
     """The mean of all channels at the file's own rate, as far as the cap; and the rate."""
-    import soundfile
-
+    soundfile = _library("soundfile")
     with _opened(content) as file:
         most, rate = math.ceil(seconds * file.samplerate), file.samplerate
         stated = _stated_frames(content, file)
@@ -253,8 +250,7 @@ def _lacks_last_page(content: bytes) -> bool:
 def _resampled(mono: Float[np.ndarray, " samples"], rate: int) -> Float[np.ndarray, " resampled"]:
     if rate == RATE:
         return mono
-    import soxr
-
+    soxr = _library("soxr")
     wave: Any = soxr.resample(mono, rate, RATE, quality=QUALITY)
     if not len(wave):
         raise DataInvalid(f"{len(mono)} samples at {rate:,} a second, too few for one at {RATE:,}")
@@ -262,14 +258,12 @@ def _resampled(mono: Float[np.ndarray, " samples"], rate: int) -> Float[np.ndarr
 
 
 def _soxr_version() -> str:
-    import soxr
-
+    soxr = _library("soxr")
     return f"libsoxr {soxr.__libsoxr_version__}"
 
 
-def _check_installed() -> None:
+def _library(name: str) -> Any:
     try:
-        import soundfile
-        import soxr  # noqa: F401
+        return import_module(name)
     except (ImportError, OSError) as error:  # soundfile raises OSError where libsndfile is not there
-        raise DataMissing(f"sound is read by soundfile and soxr, and one is not installed: {error}\n  {_INSTALL}") from None
+        raise DataMissing(f"sound is read by {name}, which is not installed: {error}\n  {_INSTALL}") from None

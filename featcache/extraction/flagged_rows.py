@@ -1,4 +1,4 @@
-"""Rows that can be encoded and deserve a look: near-constant pictures, silent clips, and texts and clips that are cut."""
+"""Rows that can be encoded and deserve a look: near-constant pictures, silent clips, what was cut."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
