@@ -239,9 +239,12 @@ def _stated_frames(content: bytes, file: "SoundFile") -> int:
 
 
 def _lacks_last_page(content: bytes) -> bool:
-    """Whether the last page of an Ogg file does not end a stream, as in one that is cut off."""
-    last = content.rfind(b"OggS") if content.startswith(b"OggS") else -1
-    return last >= 0 and (len(content) < last + 6 or not content[last + 5] & 4)
+    """Whether the last page of an Ogg file is not there whole, or does not end a stream, as in one that is cut off."""
+    if not content.startswith(b"OggS"):
+        return False
+    page = content[content.rfind(b"OggS") :]
+    sizes = page[27 : 27 + page[26]] if len(page) > 26 else b""  # of the segments behind the head
+    return not sizes or not page[5] & 4 or len(page) < 27 + len(sizes) + sum(sizes)
 
 
 # -- resampling --------------------------------------------------------------------------------------------------------
