@@ -9,7 +9,7 @@ from featcache.data.caption_files import CAPTION_FILES, CaptionTable, detect_tex
 from featcache.data.datasets import missing
 from featcache.data.errors import DataInvalid
 from featcache.data.folder_sounds import with_sounds
-from featcache.data.gathered import Caption, Facts, FolderLayout, Gathered, OwnData
+from featcache.data.gathered import Caption, Facts, FolderLayout, Gathered, OwnData, counted_note
 from featcache.data.image_names import ImageNames
 from featcache.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES
 from featcache.data.options import OpenOptions
@@ -64,7 +64,8 @@ def read_images(root: Path, options: OpenOptions) -> OwnData:
     if of_sounds and not listing.sounds:
         raise missing("folder", f"{tables[0][0].name} has no column image, and there is no sound", (str(root),))
     if of_sounds and listing.images:
-        notes.append(f"{len(listing.images):,} images are not read: the caption file names sounds alone")
+        why = "not read, for the caption file names sounds alone"
+        notes += counted_note(listing.images, f"image is {why}", f"images are {why}")
     _check_links(root, (*listing.images, *listing.sounds))
     images = listing.sounds if of_sounds else listing.images
     folder = _Folder(root, images, () if of_sounds else listing.sounds, of_sounds, options.allow_missing)

@@ -87,7 +87,7 @@ class ImageNames:
             raise self._no_such_images()
         absent = [absent_note(self._where, list(self._absent), self._what)] if self._absent else []
         return absent + [
-            f"{self._where}: {count:,} names {how}, as {name!r} for {path!r}"
+            f"{self._where}: {count:,} names {how.replace('image', self._what)}, as {name!r} for {path!r}"
             for how, count in self._differing.items()
             for name, path in [self._example[how]]
         ]
