@@ -2,14 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from featcache.data.errors import DataInvalid
 from featcache.data.splits import named_split, split_names
 from featcache.data.views import Modality
-
-if TYPE_CHECKING:
-    from featcache.data.spoken import SpokenClip
 
 
 @dataclass(frozen=True)
@@ -27,6 +24,20 @@ class Clip:
 
     image: str
     path: str
+
+
+@dataclass(frozen=True)
+class SpokenClip:
+    """One clip that speaks of a photo."""
+
+    photo: str
+    number: int
+    path: Path
+
+    @property
+    def row_id(self) -> str:
+        """As the written caption of its number has it."""
+        return f"{self.photo}#{self.number}"
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ class FolderLayout:
     notes: tuple[str, ...] = ()
     unsplit: str = "no split column"
     clips: tuple[Clip, ...] = ()
-    spoken: "tuple[SpokenClip, ...]" = ()
+    spoken: tuple[SpokenClip, ...] = ()
 
 
 @dataclass(frozen=True)

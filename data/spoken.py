@@ -7,31 +7,17 @@ has the id of the written caption of the same number: "12.jpg#1". Flickr8k's spo
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from featcache.data.errors import DataInvalid
-from featcache.data.gathered import counted_note
+from featcache.data.gathered import SpokenClip, counted_note
 from featcache.data.options import SECONDS
 from featcache.data.sound import SOUND_SUFFIXES, read_clip, sound_view
 from featcache.data.views import Dataset, View
 
 FOLDER = VIEW = "spoken"  # of a root, and the view of its clips
 _NUMBERED = re.compile(r"(.+)_(\d{1,6})")
-
-
-@dataclass(frozen=True)
-class SpokenClip:
-    """One clip that speaks of a photo."""
-
-    photo: str
-    number: int
-    path: Path
-
-    @property
-    def row_id(self) -> str:
-        """As the written caption of its number has it."""
-        return f"{self.photo}#{self.number}"
 
 
 def with_spoken(dataset: Dataset, root: Path, *, seconds: float = SECONDS) -> Dataset:
