@@ -22,7 +22,7 @@ CAPTION_FILES = tuple(
 # column -> the names it goes by in other tools, in the order of preference; case does not matter
 COLUMNS = {
     "image": ("image", "file_name", "filename", "image_path", "image_name", "filepath", "path", "file", "img"),
-    "audio": ("audio", "audio_path", "audio_file", "sound", "sound_file", "recording", "speech"),
+    "audio": ("audio", "audio_path", "audio_file", "audio_name", "sound_file", "wav"),
     "caption": ("caption", "captions", "text", "description", "sentence", "comment"),
     "id": ("id",),
     "group": ("group",),

@@ -14,6 +14,7 @@ from featcache.data.errors import DataInvalid, DataMissing
 if TYPE_CHECKING:
     from PIL import Image
 
+BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # that MP4 and its kin may begin with
 _SLACK = 0.5  # seconds that a container may end before the length it states
 _LIBRARIES = ("libavformat", "libavcodec", "libswresample", "libswscale")
 
@@ -114,10 +115,14 @@ def _av() -> Any:
 
 @contextmanager
 def _opened(content: bytes) -> Iterator[Any]:
-    """The container; whatever PyAV raises while it is read becomes DataInvalid."""
+    """The container; whatever PyAV raises while it is read becomes DataInvalid.
+
+    Its format is named, for FFmpeg would also take lists that have it open other files and addresses.
+    """
     av = _av()
+    form = "matroska" if content.startswith(b"\x1aE\xdf\xa3") else "mov" if content[4:8] in BOXES else "mp3"
     try:
-        with av.open(io.BytesIO(content)) as container:
+        with av.open(io.BytesIO(content), format=form) as container:
             yield container
     except (av.FFmpegError, ValueError, EOFError, IndexError, OSError) as error:
         text = getattr(error, "strerror", None) or str(error)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from featcache.data.containers import BOXES, container_length, container_sound, versions
 from featcache.data.errors import DataInvalid, DataMissing
 from featcache.data.limits import DATA_LIMITS, data_limit
 from featcache.data.options import SECONDS
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 RATE = 16_000  # samples a second of every decoded clip: networks for sound and speech take it
 MOST_SECONDS = 600.0
 QUALITY = "HQ"  # of soxr
-SILENT = 1e-3  # a clip that spans no more, of 2 between the loudest samples, is silent: 60 dB below a full sine
+SILENT = 1e-3  # from the lowest sample to the highest; a clip that spans no more is silent: 66 dB below a full sine
 SLACK = 0.1  # seconds over the cap that are no cut: codecs fill up their last frame
 SOUND_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a"})
 CONTAINER_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm"})
@@ -37,7 +38,6 @@ _BLOCK = 2**20  # samples of all channels that are decoded at once
 _EXACT = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "AU", "CAF")  # formats that hold samples as they were
 _UNKNOWN = 2**62  # frames that a file claims when it does not know them
 _STREAMED = 0x7FFF0000  # bytes, and more, that a WAV file claims that was written as a stream
-_CONTAINERS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _LENGTH_MARKS = (b"Xing", b"Info", b"VBRI")  # of the frame of an MP3 that states how many follow
 _INSTALL = "Run: pip install 'featcache[audio]'; then the same command again"
 
@@ -66,8 +66,6 @@ def decode_sound(content: bytes, *, seconds: float = SECONDS) -> Float[np.ndarra
         raise DataInvalid("an empty file, and no sound")
     refuse_large(content)
     if _is_for_av(content):
-        from featcache.data.containers import container_sound
-
         mono, rate = container_sound(content, seconds)
     else:
         mono, rate = _read(content, seconds)
@@ -80,7 +78,7 @@ def decode_sound(content: bytes, *, seconds: float = SECONDS) -> Float[np.ndarra
 
 def is_container(content: bytes) -> bool:
     """Whether a file may hold pictures beside its sound: MP4 and its kin, Matroska, WebM."""
-    return content[4:8] in _CONTAINERS or content.startswith(b"\x1aE\xdf\xa3")
+    return content[4:8] in BOXES or content.startswith(b"\x1aE\xdf\xa3")
 
 
 def bound_decoder(content: bytes) -> str:
@@ -89,8 +87,6 @@ def bound_decoder(content: bytes) -> str:
     "" where it holds its samples as they were, at `RATE`. Reads the header alone; what cannot be read binds nothing.
     """
     if _is_for_av(content):
-        from featcache.data.containers import versions
-
         return f"{versions()}, {_soxr_version()}"
     soundfile = _library("soundfile")
     try:
@@ -114,8 +110,6 @@ def flag_sound(content: bytes, wave: Float[np.ndarray, " samples"], *, seconds: 
 def sound_length(content: bytes) -> float | None:
     """Seconds of sound that a file states; None where it does not."""
     if _is_for_av(content):
-        from featcache.data.containers import container_length
-
         return container_length(content)
     with _opened(content) as file:
         return file.frames / file.samplerate if file.frames < _UNKNOWN else None

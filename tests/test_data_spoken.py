@@ -63,7 +63,7 @@ def test_a_table_of_images_captions_and_sounds_gives_three_views_of_the_same_gro
     assert f"{name}: 1 names lack the folder of their sound, as 'y.flac' for 'snd/y.flac'" in dataset.notes
 
 
-@pytest.mark.parametrize("column", ["audio_path", "Sound", "recording"])
+@pytest.mark.parametrize("column", ["audio_path", "Audio", "wav"])
 def test_the_column_has_the_names_of_other_tools(column: str, tmp_path: Path) -> None:
     write(tmp_path, "a.jpg", "x.wav")
     assert groups(opened(table(tmp_path, [{"file_name": "a.jpg", column: "x.wav"}])), "audio") == {"x.wav": "a.jpg"}
