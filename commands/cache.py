@@ -14,10 +14,12 @@ from featcache.commands.options import (
     DatasetArgument,
     DryRunOption,
     FloatRangeOption,
+    FramesOption,
     JsonOption,
     LayoutOption,
     PatternArgument,
     RootOption,
+    SecondsOption,
     YesOption,
     confirm,
     declared_options,
@@ -178,6 +180,8 @@ def repair(
     column: ColumnOption = None,
     allow_missing: AllowMissingOption = False,
     float_range: FloatRangeOption = None,
+    seconds: SecondsOption = None,
+    frames: FramesOption = 1,
     weights: Annotated[Path | None, typer.Option(help="Local copy of the encoder's repository.")] = None,
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
     new_root: Annotated[
@@ -198,7 +202,10 @@ def repair(
     from featcache.report.terminal.progress import step_progress
 
     remote = open_cache(source) if source else None
-    options = declared_options(float_range=float_range, layout=layout, column=column, allow_missing=allow_missing)
+    options = declared_options(
+        float_range=float_range, layout=layout, column=column, allow_missing=allow_missing, seconds=seconds,
+        frames=frames,
+    )  # fmt: skip
     sources = Sources(remote=remote, root=root, options=options, weights=weights, device=device, new_root=new_root)
     store = open_cache(cache)
     steps: list[str] = []

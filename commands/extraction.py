@@ -12,9 +12,11 @@ from featcache.commands.options import (
     CacheOption,
     ColumnOption,
     FloatRangeOption,
+    FramesOption,
     LayoutOption,
     OpenedDatasetArgument,
     RootOption,
+    SecondsOption,
     TableOption,
     declared_options,
 )
@@ -47,6 +49,8 @@ def extract(
     column: ColumnOption = None,
     allow_missing: AllowMissingOption = False,
     float_range: FloatRangeOption = None,
+    seconds: SecondsOption = None,
+    frames: FramesOption = 1,
     cache: CacheOption = None,
     layers: Annotated[
         str | None, typer.Option(help="Layers to keep, such as last,0 or last.mean. Default: every layer.")
@@ -125,8 +129,9 @@ def extract(
     named = encoders_of(encoders or (), memo=store.memo)
     show_generated([spec for name, specs in named.items() if is_id(name) for spec in specs])
     declared = declared_options(
-        float_range=float_range, split=split, seed=seed, layout=layout, column=column, allow_missing=allow_missing
-    )
+        float_range=float_range, split=split, seed=seed, layout=layout, column=column, allow_missing=allow_missing,
+        seconds=seconds, frames=frames,
+    )  # fmt: skip
     source = dataset_source(dataset, root, declared)
     data = open_source(store, source)
     guess = None if encoders else guess_encoders(data)
@@ -151,6 +156,8 @@ def cost(
     layout: LayoutOption = None,
     column: ColumnOption = None,
     allow_missing: AllowMissingOption = False,
+    seconds: SecondsOption = None,
+    frames: FramesOption = 1,
     cache: CacheOption = None,
     view: Annotated[
         str | None, typer.Option(help="Modality to encode. Default: of each encoder the first that fits.")
@@ -182,7 +189,9 @@ def cost(
     options = EncodeOptions(random=random is not None, seed=random or 0, device=device)
     memo = Cache(cache).memo
     named = encoders_of(encoders, memo=memo)
-    declared = declared_options(layout=layout, column=column, allow_missing=allow_missing)
+    declared = declared_options(
+        layout=layout, column=column, allow_missing=allow_missing, seconds=seconds, frames=frames
+    )
     data = dataset_source(dataset, root, declared).open()
     settings = CostSettings(rows, batch, repeats)
     costs = measure_costs(data, fitting(named, data, view), options, settings, view=view, memo=memo)

@@ -60,6 +60,14 @@ AllowMissingOption = Annotated[
     bool,
     typer.Option("--allow-missing", help="Leave out images that a list names and that are not there; says how many."),
 ]
+SecondsOption = Annotated[
+    float | None,
+    typer.Option("--seconds", help="What is kept of each clip of sound, from its beginning. Default: 10.", min=0.025),
+]
+FramesOption = Annotated[
+    int,
+    typer.Option("--frames", help="Pictures that are taken of each video, evenly spaced; one is the middle.", min=1),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of every draw.", min=0)]
 TableOption = Annotated[
     Path | None,
@@ -123,6 +131,8 @@ def declared_options(
     layout: str | None = None,
     column: list[str] | None = None,
     allow_missing: bool = False,
+    seconds: float | None = None,
+    frames: int = 1,
 ) -> "OpenOptions":
     """What a command declares of the user's own data.
 
@@ -130,7 +140,7 @@ def declared_options(
         typer.BadParameter: If a declaration has another form.
     """
     from featcache.data.errors import DataInvalid
-    from featcache.data.options import OpenOptions, parse_columns
+    from featcache.data.options import SECONDS, OpenOptions, parse_columns
 
     try:
         columns = parse_columns(column or [])
@@ -143,6 +153,8 @@ def declared_options(
         layout=layout,
         column=columns,
         allow_missing=allow_missing,
+        seconds=SECONDS if seconds is None else seconds,
+        frames=frames,
     )
 
 

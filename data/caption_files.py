@@ -11,6 +11,7 @@ from pathlib import Path
 from featcache.data.errors import DataInvalid
 from featcache.data.images import IMAGE_SUFFIXES
 from featcache.data.parquet_images import parquet_schema
+from featcache.data.sound import SOUND_SUFFIXES
 
 # the first that is there is read: our own names, then those of the Hub's ImageFolder
 STEMS = ("captions", "metadata")
@@ -21,6 +22,7 @@ CAPTION_FILES = tuple(
 # column -> the names it goes by in other tools, in the order of preference; case does not matter
 COLUMNS = {
     "image": ("image", "file_name", "filename", "image_path", "image_name", "filepath", "path", "file", "img"),
+    "audio": ("audio", "audio_path", "audio_file", "audio_name", "sound_file", "wav"),
     "caption": ("caption", "captions", "text", "description", "sentence", "comment"),
     "id": ("id",),
     "group": ("group",),
@@ -209,7 +211,7 @@ def _check_closed(cells: Sequence[str], delimiter: str, name: str, line: int) ->
 
 
 def _looks_like_image(text: str) -> bool:
-    return Path(text.strip()).suffix.lower() in IMAGE_SUFFIXES
+    return Path(text.strip()).suffix.lower() in IMAGE_SUFFIXES | SOUND_SUFFIXES
 
 
 def _too_many(name: str, line: int, cells: Sequence[str], columns: Sequence[str], delimiter: str) -> str:
@@ -284,8 +286,9 @@ def _known_columns(columns: Sequence[str], name: str) -> tuple[dict[str, int], l
     if twice:
         raise DataInvalid(f"{name}: the column {twice[0]!r} stands twice; rename one")
     rest = [column for place, column in enumerate(columns) if place not in places.values() and column]
-    if "image" not in places or len(places) == 1:
-        lacking = "caption" if "image" in places else "image"
+    named = "image" in places or "audio" in places
+    if not named or len(places) == 1:
+        lacking = "caption" if named else "image"
         header = ", ".join(columns)[:200]
         raise DataInvalid(
             f"{name} has no column {lacking!r}; its first row names: {header}\n"

@@ -131,6 +131,16 @@ LIN_2014 = r"""@inproceedings{lin2014microsoft,
   archivePrefix = {arXiv}
 }
 """
+CHEN_2020 = r"""@inproceedings{chen2020vggsound,
+  title = {{VGGSound}: A Large-Scale Audio-Visual Dataset},
+  author = {Chen, Honglie and Xie, Weidi and Vedaldi, Andrea and Zisserman, Andrew},
+  booktitle = {IEEE International Conference on Acoustics, Speech and Signal Processing (ICASSP)},
+  pages = {721--725},
+  year = {2020},
+  eprint = {2004.14368},
+  archivePrefix = {arXiv}
+}
+"""
 CHEN_2015 = r"""@misc{chen2015microsoft,
   title = {Microsoft {COCO} Captions: Data Collection and Evaluation Server},
   author = {Chen, Xinlei and Fang, Hao and Lin, Tsung-Yi and Vedantam, Ramakrishna and Gupta, Saurabh and Doll{\'a}r,

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from featcache.data.citations import (
     ALPAYDIN_1998,
     CHEN_2015,
+    CHEN_2020,
     ELLIOTT_2016,
     FSDD,
     HUH_2024,
@@ -59,8 +60,9 @@ _ENTRIES = (
         opener="flickr30k:open_flickr30k",
         description="31,783 photos of people and animals in action, five English captions each",
         licence="non-commercial research and education only; the photos belong to their Flickr users",
-        views=("images", "captions", "captions-de"),
+        views=("images", "captions", "captions-de", "spoken"),
         needs_root=False,
+        options=("--seconds",),
         ways=(
             "online and without --root: the Parquet files of the Hub repository nlphuji/flickr30k are downloaded "
             "(4.3 GB; needs pip install 'featcache[encoders]')",
@@ -71,6 +73,8 @@ _ENTRIES = (
             "--root DIR with a copy of lmms-lab/flickr30k (DIR/data/*.parquet) beside dataset_flickr30k.json",
             "for the view captions-de, five German captions a photo: data/task2 of https://github.com/multi30k/dataset "
             "in DIR too, or DIR/multi30k.jsonl",
+            "for the view spoken, clips of a voice that describes a photo: DIR/spoken/<photo>_<caption>.wav, as in "
+            "1000092795_0.wav",
         ),
         citation=YOUNG_2014 + KARPATHY_2015 + ELLIOTT_2016,
     ),
@@ -150,6 +154,23 @@ _ENTRIES = (
             "the images are in a package: pip install scikit-learn",
         ),
         citation=ALPAYDIN_1998 + FSDD,
+    ),
+    DatasetEntry(
+        name="vggsound",
+        opener="vggsound:open_vggsound",
+        description="clips of ten seconds of videos with sound, each with a class such as 'playing violin, fiddle'",
+        licence="list of clips and labels: CC BY 4.0; the clips belong to those who made the videos",
+        views=("images", "audio", "captions"),
+        needs_root=True,
+        options=("--seconds", "--frames"),
+        labels=("label",),
+        ways=(
+            "--root DIR with vggsound.csv (from https://www.robots.ox.ac.uk/~vgg/data/vggsound/) and the clips you "
+            "have, anywhere below DIR, as <id>_<start>.mp4, .webm, .mkv, .wav, .flac, .ogg or .mp3",
+        ),
+        made_from={"captions": ("label",)},
+        may_show={"captions": "labels: VGGSound, CC BY 4.0"},
+        citation=CHEN_2020,
     ),
     DatasetEntry(
         name="wit_graded",

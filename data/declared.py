@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from featcache.data.entries import DatasetEntry
 from featcache.data.errors import DataInvalid
 from featcache.data.hub_names import HUB, OWN_NAME, is_own_name, parse_hub_name
-from featcache.data.options import OpenOptions, parse_columns
+from featcache.data.options import SECONDS, OpenOptions, parse_columns
 from featcache.data.perturbations import original_view
 from featcache.data.toml_faults import did_you_mean, field_faults
 
@@ -120,6 +120,7 @@ def _checked(name: str, fields: Any, path: Path) -> Declared:
         layout=fields.layout,
         column=parse_columns(columns),
         allow_missing=fields.allow_missing,
+        seconds=fields.seconds,
     )
     entry = DatasetEntry(
         name=name,
@@ -178,6 +179,7 @@ def _form() -> "type[BaseModel]":
         seed: int = Field(default=0, ge=0)
         float_range: tuple[float, float] | None = None
         allow_missing: bool = False
+        seconds: float = SECONDS
         description: str = ""
         licence: str = Field(default="yours", min_length=1)
         citation: str = ""

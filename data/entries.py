@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from featcache.data.views import Dataset
 
-Opener = Callable[..., Dataset]  # of the root or None; where an entry takes options, also of `options`
+Opener = Callable[..., Dataset]  # of the root or None; where an entry takes any options, also of `options`
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class DatasetEntry:
     ways: tuple[str, ...]  # how to get the data, one way a line
     labels: tuple[str, ...] = ()  # label columns, in their order; a folder's are its own
     takes_options: bool = False  # whether what a user declares of data of their own holds for it
+    options: tuple[str, ...] = ()  # as `OpenOptions.given`: those that hold for it where not all do
     takes_root: bool = True  # false where the data comes from installed packages and a root would mean nothing
     # view -> label columns that its contents are made from: no probe of such a label may see them
     made_from: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {})

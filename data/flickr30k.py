@@ -15,6 +15,8 @@ from featcache.data.flickr30k_german import check_photos, read_german
 from featcache.data.flickr30k_layouts import Flickr30kFiles, file_number, read_files
 from featcache.data.hub import download
 from featcache.data.images import image_view
+from featcache.data.options import OpenOptions
+from featcache.data.spoken import with_spoken
 from featcache.data.texts import normal_caption, text_view
 from featcache.data.views import Dataset, Overlay, View
 
@@ -22,10 +24,11 @@ HUB_REPO, HUB_REVISION, HUB_PATTERNS = "nlphuji/flickr30k", "refs/convert/parque
 HUB_PHOTOS = 31_014  # Karpathy's 29,000 + 1,014 + 1,000
 
 
-def open_flickr30k(root: Path | None = None) -> Dataset:
+def open_flickr30k(root: Path | None = None, options: OpenOptions | None = None) -> Dataset:
     """Opens Flickr30k from a folder in a layout of `flickr30k_layouts`, or, with no root, from the Hub's split Parquet.
 
-    Views "images", "captions" and, where the root holds them, "captions-de"; splits of Karpathy and "other".
+    Views "images", "captions" and, where the root holds them, "captions-de" and "spoken" (`spoken`); splits of Karpathy
+    and "other".
 
     Source:
         Young et al. 2014, TACL 2, 67-78; splits of Karpathy and Fei-Fei 2015, arXiv:1412.2306; German captions of
@@ -33,7 +36,8 @@ def open_flickr30k(root: Path | None = None) -> Dataset:
     """
     if root is not None:
         files = read_files(root)
-        return _dataset(files, f"{files.kind} layout in a local folder", read_german(root))
+        dataset = _dataset(files, f"{files.kind} layout in a local folder", read_german(root))
+        return with_spoken(dataset, root, seconds=(options or OpenOptions()).seconds)
     folder = download("flickr30k", HUB_REPO, HUB_REVISION, HUB_PATTERNS)
     files = read_files(folder.path)
     if len(files.captions) != HUB_PHOTOS:

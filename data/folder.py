@@ -1,4 +1,4 @@
-"""Data of the user's own, images with captions where there are some, as data sets.
+"""Data of the user's own, images with captions and sounds where there are some, or sounds alone, as data sets.
 
 docs/own-data.md says which layouts, files and columns are read. Captions are ordered by image and then by their order
 in the files, and kept as written.
@@ -6,7 +6,7 @@ in the files, and kept as written.
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from featcache.data.datasets import DATASETS, missing
@@ -15,16 +15,19 @@ from featcache.data.gathered import Facts, FolderLayout, OwnData
 from featcache.data.images import image_view
 from featcache.data.layouts import OF_FILES, read_own
 from featcache.data.options import OpenOptions
+from featcache.data.sound import sound_view
 from featcache.data.splits import DEFAULT_SPLIT, UNSPLIT, parse_split, small_split_note, split_groups
+from featcache.data.spoken import spoken_view
 from featcache.data.texts import text_view
-from featcache.data.views import Dataset, Overlay
+from featcache.data.views import Dataset, Overlay, View
 
 
 def open_folder(root: Path | None = None, *, alias: str | None = None, options: OpenOptions | None = None) -> Dataset:
     """Opens data of the user's, under the alias or the folder's own name in lower case, digits, "-" and "_".
 
-    Views "images" and, where there are captions, "captions" (id: as the files have it, or "<image>#<number>"), both
-    grouped by a column `group`, or the image. Images without a caption are kept. Groups without a split get one by a
+    Views "images" and, where there are such, "captions" (id: as the files have it, or "<image>#<number>"), "audio" (id:
+    the sound's path) and "spoken" (`spoken`), all grouped by a column `group`, or the image. Without images, sounds
+    stand in their place, as the view "audio". Images without a caption are kept. Groups without a split get one by a
     hash, as `options` say. What was guessed or passed over stands in the notes.
 
     Raises:
@@ -40,14 +43,20 @@ def open_folder(root: Path | None = None, *, alias: str | None = None, options: 
 
 def own_dataset(name: str, own: OwnData, options: OpenOptions, *, licence: str) -> Dataset:
     """The data set of images of the user's and of what is known of them; arguments and errors as `open_folder`."""
+    if options.frames != 1:
+        raise DataInvalid(f"--frames {options.frames}: of videos alone several are taken, and none is read here")
     images, layout = own.images, own.layout
     blank = tuple("" for _ in layout.labels)
     facts = {image: layout.facts.get(image, Facts(image, labels=blank)) for image in images}
     groups = tuple(facts[image].group for image in images)
-    views = [image_view("images", images, groups, own.content, float_range=options.float_range)]
+    if own.modality == "image":
+        views = [image_view("images", images, groups, own.content, float_range=options.float_range)]
+    else:
+        views = [sound_view("audio", images, groups, own.content, seconds=options.seconds)]
     if layout.captions:
         rows = ((each.row_id, facts[each.image].group, each.text) for each in layout.captions)
         views.append(text_view("captions", *zip(*rows, strict=True)))
+    views += _sound_views(own, facts, options)
     overlay, notes = _overlay(groups, facts, layout, options)
     return Dataset(
         name=name,
@@ -55,8 +64,21 @@ def own_dataset(name: str, own: OwnData, options: OpenOptions, *, licence: str) 
         overlay=overlay,
         licence=licence,
         source=layout.source,
-        notes=(*layout.notes, *_without_caption(layout, images), *notes),
+        notes=(*layout.notes, *_without_caption(own), *notes),
     )
+
+
+def _sound_views(own: OwnData, facts: Mapping[str, Facts], options: OpenOptions) -> list[View]:
+    """Views of sounds of images, and of spoken captions, where there are some."""
+    views, read = list[View](), own.read_sound
+    if own.layout.clips and read is not None:
+        paths = [clip.path for clip in own.layout.clips]
+        of = [facts[clip.image].group for clip in own.layout.clips]
+        views.append(sound_view("audio", paths, of, lambda row: read(paths[row]), seconds=options.seconds))
+    if own.layout.spoken:
+        of_image = {image: known.group for image, known in facts.items()}
+        views.append(spoken_view(own.layout.spoken, of_image, seconds=options.seconds))
+    return views
 
 
 def folder_name(root: Path, alias: str | None = None) -> str:
@@ -83,12 +105,13 @@ def folder_name(root: Path, alias: str | None = None) -> str:
     return slug
 
 
-def _without_caption(layout: FolderLayout, images: Sequence[str]) -> list[str]:
+def _without_caption(own: OwnData) -> list[str]:
+    layout, what = own.layout, "image" if own.modality == "image" else "sound"
     if not layout.captions:
-        return ["no captions: the data set has images alone"]
+        return [] if layout.clips or layout.spoken else [f"no captions: the data set has {what}s alone"]
     captioned = {caption.image for caption in layout.captions}
-    bare = [image for image in images if image not in captioned]
-    many = f"{len(bare):,} images have" if len(bare) > 1 else "1 image has"
+    bare = [image for image in own.images if image not in captioned]
+    many = f"{len(bare):,} {what}s have" if len(bare) > 1 else f"1 {what} has"
     return [f"{many} no caption, the first {bare[0]}"] if bare else []
 
 

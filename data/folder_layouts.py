@@ -1,61 +1,114 @@
-"""Layouts of a folder of images: a caption file, a text file beside each image, images alone or in class folders."""
+"""Layouts of a folder of images, or of sounds: a caption file, text and sound files beside each, class folders."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from featcache.data.caption_files import CAPTION_FILES, CaptionTable, detect_text, read_caption_file
 from featcache.data.datasets import missing
 from featcache.data.errors import DataInvalid
-from featcache.data.gathered import Caption, Facts, FolderLayout, Gathered, OwnData
+from featcache.data.folder_sounds import with_sounds
+from featcache.data.gathered import Caption, Facts, FolderLayout, Gathered, OwnData, counted_note
 from featcache.data.image_names import ImageNames
 from featcache.data.images import IMAGE_SUFFIXES, OTHER_SUFFIXES
 from featcache.data.options import OpenOptions
+from featcache.data.sound import CONTAINER_SUFFIXES, SOUND_SUFFIXES, read_clip
 from featcache.data.splits import named_split
 
 _ARCHIVES = frozenset({".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
 
 
+@dataclass(frozen=True)
+class _Listing:
+    """The files below a folder: paths of images and of sounds, sorted, and notes on files that are not read."""
+
+    images: tuple[str, ...]
+    sounds: tuple[str, ...]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder of images, or of sounds in their place."""
+
+    root: Path
+    images: tuple[str, ...]  # paths below it, sorted; of sounds where `of_sounds`
+    sounds: tuple[str, ...]  # the same of sounds of images
+    of_sounds: bool
+    allow_missing: bool
+
+    @property
+    def what(self) -> str:
+        """What its images are called."""
+        return "sound" if self.of_sounds else "image"
+
+    def finder(self, table: CaptionTable, base: str, paths: Sequence[str], what: str) -> ImageNames:
+        """Finds files as a caption file in the subfolder `base` names them."""
+        return ImageNames(self.root, paths, table.name, base, allow_missing=self.allow_missing, what=what)
+
+
 def read_images(root: Path, options: OpenOptions) -> OwnData:
     """Reads a folder of image files and what it says of them; ids are paths below it.
 
+    Where there are no images, or the caption files name sounds alone, sound files stand in their place. Else they are
+    the sounds of images, by a column `audio` or by their names, and those in a folder "spoken" are spoken captions.
+
     Raises:
-        DataMissing: If there is no image, or a caption file names one that is not there.
+        DataMissing: If there is no image and no sound, or a caption file names one that is not there.
         DataInvalid: If a caption file contradicts its format or itself, or a link leads out of the folder.
     """
-    images, unread = images_below(root)
-    _check_links(root, images)
-    layout = read_layout(root, images, allow_missing=options.allow_missing)
-    content = [root / image for image in images]
-    return OwnData(images, lambda row: content[row].read_bytes(), replace(layout, notes=(*layout.notes, *unread)))
+    listing = _files_below(root)
+    tables, notes = _read_tables(root)
+    of_sounds = not listing.images or any("image" not in table.columns for table, _ in tables)
+    if of_sounds and not listing.sounds:
+        raise missing("folder", f"{tables[0][0].name} has no column image, and there is no sound", (str(root),))
+    if of_sounds and listing.images:
+        why = "not read, for the caption file names sounds alone"
+        notes += counted_note(listing.images, f"image is {why}", f"images are {why}")
+    _check_links(root, (*listing.images, *listing.sounds))
+    images = listing.sounds if of_sounds else listing.images
+    folder = _Folder(root, images, () if of_sounds else listing.sounds, of_sounds, options.allow_missing)
+    layout = _read_layout(folder, tables)
+    paths, read = [root / image for image in images], read_clip if of_sounds else Path.read_bytes
+    return OwnData(
+        images,
+        lambda row: read(paths[row]),
+        replace(layout, notes=(*notes, *layout.notes, *listing.notes)),
+        modality="audio" if of_sounds else "image",
+        read_sound=lambda path: read_clip(root / path),
+    )
 
 
-def images_below(root: Path) -> tuple[tuple[str, ...], list[str]]:
-    """Paths of all images, sorted, and notes on files that are not read; hidden files and folders are passed over.
+def _files_below(root: Path) -> _Listing:
+    """Lists a folder; hidden files and folders are passed over.
 
     Raises:
-        DataMissing: If there is none.
+        DataMissing: If there is no image and no sound.
     """
     if not root.is_dir():
         raise missing("folder", "the root is no folder", (str(root),))
-    wanted = IMAGE_SUFFIXES | OTHER_SUFFIXES | _ARCHIVES | {".tar", ".parquet"}
+    wanted = IMAGE_SUFFIXES | SOUND_SUFFIXES | CONTAINER_SUFFIXES | OTHER_SUFFIXES | _ARCHIVES | {".tar", ".parquet"}
     paths = (path.relative_to(root) for path in root.rglob("*") if path.suffix.lower() in wanted)
     visible = (path for path in paths if not any(part.startswith(".") for part in path.parts))
     there = [path for path in visible if (root / path).is_file() and path.name not in CAPTION_FILES]
     images = tuple(sorted(path.as_posix() for path in there if path.suffix.lower() in IMAGE_SUFFIXES))
-    others = Counter(path.suffix.lower() for path in there if path.suffix.lower() not in IMAGE_SUFFIXES)
-    if not images:
+    sounds = tuple(sorted(path.as_posix() for path in there if path.suffix.lower() in SOUND_SUFFIXES))
+    read = IMAGE_SUFFIXES | SOUND_SUFFIXES
+    others = Counter(path.suffix.lower() for path in there if path.suffix.lower() not in read)
+    if not images and not sounds:
         listed = _listed(others, others)
         what = "no images below the folder" + (f", but files that are not read: {listed}" if listed else "")
-        raise missing("folder", f"{what}; read are {', '.join(sorted(IMAGE_SUFFIXES))}", (str(root),))
+        endings = f"read are {', '.join(sorted(IMAGE_SUFFIXES))}; and of sounds {', '.join(sorted(SOUND_SUFFIXES))}"
+        raise missing("folder", f"{what}; {endings}", (str(root),))
     notes = {
         "left out, since such image formats are not read: {}": _listed(others, OTHER_SUFFIXES),
+        "videos are not read: {}": _listed(others, CONTAINER_SUFFIXES),
         "archives are not read: {}": _listed(others, _ARCHIVES),
         "not read, since there are images: {}; --layout webdataset reads them instead": _listed(others, {".tar"}),
         "not read, since there are images: {}; --layout parquet reads them instead": _listed(others, {".parquet"}),
     }
-    return images, [note.format(listed) for note, listed in notes.items() if listed]
+    return _Listing(images, sounds, [note.format(listed) for note, listed in notes.items() if listed])
 
 
 def _listed(counts: Mapping[str, int], of: Collection[str]) -> str:
@@ -69,29 +122,28 @@ def _check_links(root: Path, images: Sequence[str]) -> None:
             raise DataInvalid(f"{image!r} is a link that leads out of {root}; copy the file into the folder")
 
 
-def read_layout(root: Path, images: Sequence[str], *, allow_missing: bool = False) -> FolderLayout:
-    """Reads what a folder says of its images.
+def _read_layout(folder: _Folder, tables: Sequence[tuple[CaptionTable, str]]) -> FolderLayout:
+    """Reads what a folder says of its images, or of its sounds in their place.
 
     In this order: a caption file in the folder, caption files in its subfolders, text files beside the images, images
     alone. Without a caption file, folders of images are their category. Top folders that are called train, val, test
     are splits, where nothing else says them.
 
     Args:
-        root: The folder.
-        images: Paths of its images below it, with "/", sorted.
-        allow_missing: Leave out rows of images that are not there, with a note.
+        folder: The folder.
+        tables: Its caption files, each with the name of the subfolder that it lies in.
 
     Raises:
         DataMissing, DataInvalid: If a caption file names what is not there, or contradicts its format or itself.
     """
-    files, notes = _caption_files(root)
-    if files:
-        layout = _from_tables(root, images, files, allow_missing)
+    if tables:
+        layout = _from_tables(folder, tables)
     else:
-        layout = _from_texts(root, images) or FolderLayout("folder of images")
-        layout = _with_categories(layout, images)
-    layout = layout if layout.splits else _with_folder_splits(layout, images)
-    return replace(layout, notes=(*notes, *layout.notes))
+        layout = _from_texts(folder.root, folder.images) or FolderLayout(f"folder of {folder.what}s")
+        layout = _with_categories(layout, folder.images)
+    layout = layout if layout.splits else _with_folder_splits(layout, folder.images)
+    named = not folder.of_sounds and any("audio" in table.columns for table, _ in tables)
+    return with_sounds(folder.root, layout, folder.images, folder.sounds, named=named)
 
 
 # -- caption files ----------------------------------------------------------------------------------------------------
@@ -118,33 +170,46 @@ def _caption_files(root: Path) -> tuple[list[Path], list[str]]:
     return files, notes
 
 
-def _from_tables(root: Path, images: Sequence[str], files: Sequence[Path], allow_missing: bool) -> FolderLayout:
+def _read_tables(root: Path) -> tuple[list[tuple[CaptionTable, str]], list[str]]:
+    """The caption files of a folder and its subfolders, the name of the subfolder with each, and notes."""
+    files, notes = _caption_files(root) if root.is_dir() else ([], [])
     bases = ["" if path.parent == root else path.parent.name for path in files]
     names = [f"{base}/{path.name}".lstrip("/") for base, path in zip(bases, files, strict=True)]
-    tables = [read_caption_file(path, name) for path, name in zip(files, names, strict=True)]
-    gathered = Gathered(tuple(dict.fromkeys(label for table in tables for label in table.labels)))
+    read = [read_caption_file(path, name) for path, name in zip(files, names, strict=True)]
+    return list(zip(read, bases, strict=True)), notes
+
+
+def _from_tables(folder: _Folder, tables: Sequence[tuple[CaptionTable, str]]) -> FolderLayout:
+    gathered = Gathered(tuple(dict.fromkeys(label for table, _ in tables for label in table.labels)))
     notes: list[str] = []
-    for table, base in zip(tables, bases, strict=True):
-        finder = ImageNames(root, images, table.name, base, allow_missing=allow_missing)
+    for table, base in tables:
+        column = "audio" if folder.of_sounds and "audio" in table.columns else "image"
+        images, sounds = folder.finder(table, base, folder.images, folder.what), None
+        if "audio" in table.columns and column == "image" and not folder.of_sounds:
+            sounds = folder.finder(table, base, folder.sounds, "sound")
         for place, row in zip(table.places, table.rows, strict=True):
-            _add_row(gathered, table, place, row, finder)
-        notes += [*table.notes, *finder.check()]
-    if not gathered.captions and any("caption" in table.columns for table in tables):
+            here = f"{table.name} {place} ({row[column]!r})"
+            image = images.find(row[column], here)
+            if image is not None:
+                _add_row(gathered, table, place, row, image)
+            if image is not None and sounds is not None and row["audio"].strip():
+                sound = sounds.find(row["audio"], here)
+                if sound is not None:
+                    gathered.add_clip(image, sound, here)
+        notes += [*table.notes, *images.check(), *(sounds.check() if sounds else ())]
+    names = [table.name for table, _ in tables]
+    if not gathered.captions and any("caption" in table.columns for table, _ in tables):
         raise DataInvalid(f"{names[0]} has a column caption, and none in it")
     where = names[0] if len(names) == 1 else f"{len(names)} files such as {names[0]}"
-    return gathered.layout(f"folder with {where}", images=images, splits=f"column split of {where}", notes=notes)
+    return gathered.layout(f"folder with {where}", images=folder.images, splits=f"column split of {where}", notes=notes)
 
 
-def _add_row(gathered: Gathered, table: CaptionTable, place: str, row: Mapping[str, str], finder: ImageNames) -> None:
-    here = f"{table.name} {place} ({row['image']!r})"
-    image = finder.find(row["image"], here)
-    if image is None:
-        return
+def _add_row(gathered: Gathered, table: CaptionTable, place: str, row: Mapping[str, str], image: str) -> None:
     labels = {label: row[label] for label in table.labels}
     split = row.get("split", "")
     gathered.add_facts(image, f"{table.name} {place}", group=row.get("group", ""), split=split, labels=labels)
     if "caption" in table.columns:
-        gathered.add_caption(image, row["caption"], here, row.get("id"))
+        gathered.add_caption(image, row["caption"], f"{table.name} {place} ({image!r})", row.get("id"))
 
 
 # -- text files and folders -------------------------------------------------------------------------------------------

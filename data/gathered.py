@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from featcache.data.errors import DataInvalid
 from featcache.data.splits import named_split, split_names
+from featcache.data.views import Modality
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,28 @@ class Caption:
     row_id: str
     image: str
     text: str
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A sound that belongs to an image; its path below the folder is its id."""
+
+    image: str
+    path: str
+
+
+@dataclass(frozen=True)
+class SpokenClip:
+    """One clip that speaks of a photo."""
+
+    photo: str
+    number: int
+    path: Path
+
+    @property
+    def row_id(self) -> str:
+        """As the written caption of its number has it."""
+        return f"{self.photo}#{self.number}"
 
 
 @dataclass(frozen=True)
@@ -27,7 +51,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class FolderLayout:
-    """What a folder says of its images.
+    """What a folder says of its images, or of its sounds where these stand in their place.
 
     Args:
         source: How it says so, as in "folder with captions.csv".
@@ -37,6 +61,8 @@ class FolderLayout:
         splits: Where splits come from, as in "column split of captions.csv"; "" where there are none.
         notes: What the user should know of how it was read.
         unsplit: Why it has no splits, where it has none.
+        clips: Sounds of images, ordered as captions are.
+        spoken: Spoken captions of images, in order.
     """
 
     source: str
@@ -46,15 +72,19 @@ class FolderLayout:
     splits: str = ""
     notes: tuple[str, ...] = ()
     unsplit: str = "no split column"
+    clips: tuple[Clip, ...] = ()
+    spoken: tuple[SpokenClip, ...] = ()
 
 
 @dataclass(frozen=True)
 class OwnData:
-    """Images of the user's, in files of whatever layout, and what is said of them."""
+    """Images of the user's, or sounds, in files of whatever layout, and what is said of them."""
 
     images: tuple[str, ...]  # ids, in order
     content: Callable[[int], bytes]  # number of an image -> its bytes, as of a `View`
     layout: FolderLayout
+    modality: Modality = "image"  # of what are called images here
+    read_sound: Callable[[str], bytes] | None = None  # path of a clip of the layout -> its bytes
 
 
 class Gathered:
@@ -67,6 +97,7 @@ class Gathered:
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = tuple(labels)
         self.captions: list[Caption] = []
+        self.clips: dict[str, Clip] = {}
         self.facts: dict[str, Facts] = {}
         self._of_group: dict[str, tuple[str, ...]] = {}
         self._ids: set[str] = set()
@@ -116,6 +147,19 @@ class Gathered:
         self._ids.add(row_id)
         self.captions.append(Caption(row_id, image, text))
 
+    def add_clip(self, image: str, path: str, here: str) -> None:
+        """Adds the sound of an image, whose facts are known; rows may repeat it, also for images of the same group.
+
+        Raises:
+            DataInvalid: If it is the sound of an image of another group.
+        """
+        other = self.clips.setdefault(path, Clip(image, path)).image
+        if self.facts[other].group != self.facts[image].group:
+            raise DataInvalid(
+                f"{here}: {path!r} is the sound of {other!r} before, which is in another group\n"
+                "  To mend: give both images one group, or each a file of its own"
+            )
+
     def layout(
         self, source: str, *, images: Sequence[str], splits: str = "", notes: Sequence[str] = ()
     ) -> FolderLayout:
@@ -125,6 +169,7 @@ class Gathered:
             source=source,
             # stable: of one image the order of the rows stays
             captions=tuple(sorted(self.captions, key=lambda caption: place[caption.image])),
+            clips=tuple(sorted(self.clips.values(), key=lambda clip: place[clip.image])),
             facts=self.facts,
             labels=self.labels,
             splits=splits if any(fact.split for fact in self.facts.values()) else "",

@@ -1,4 +1,4 @@
-"""Names of images as a caption file writes them, matched to the files of the folder."""
+"""Names of images and sounds as a caption file writes them, matched to the files of the folder."""
 
 import difflib
 import re
@@ -35,13 +35,15 @@ class ImageNames:
         where: The caption file, for messages.
         base: Folder of the caption file below the root, in which names are looked up first; "" for the root.
         allow_missing: Whether names without an image are noted, and not refused.
+        what: What the files are, for messages.
     """
 
     def __init__(
-        self, root: Path, images: Sequence[str], where: str, base: str = "", *, allow_missing: bool = False
-    ) -> None:
+        self, root: Path, images: Sequence[str], where: str, base: str = "", *, allow_missing: bool = False,
+        what: str = "image",
+    ) -> None:  # fmt: skip
         self._root, self._images, self._where, self._base = root, images, where, base
-        self._allow_missing = allow_missing
+        self._allow_missing, self._what = allow_missing, what
         self._known = set(images)
         self._absent: dict[str, str] = {}
         self._differing: Counter[str] = Counter()
@@ -83,9 +85,9 @@ class ImageNames:
         """
         if self._absent and not self._allow_missing:
             raise self._no_such_images()
-        absent = [absent_note(self._where, list(self._absent))] if self._absent else []
+        absent = [absent_note(self._where, list(self._absent), self._what)] if self._absent else []
         return absent + [
-            f"{self._where}: {count:,} names {how}, as {name!r} for {path!r}"
+            f"{self._where}: {count:,} names {how.replace('image', self._what)}, as {name!r} for {path!r}"
             for how, count in self._differing.items()
             for name, path in [self._example[how]]
         ]
@@ -101,7 +103,7 @@ class ImageNames:
             path = path.relative_to(roots[0].as_posix()) if roots else path
         outside = path.is_absolute() or re.match(r"[A-Za-z]:/", text) or ".." in path.parts
         if outside or str(path) == ".":
-            raise DataInvalid(f"{here}: the image must be a plain path below the folder, as in 'photos/one.jpg'")
+            raise DataInvalid(f"{here}: the {self._what} must be a plain path below the folder, as in 'photos/one.jpg'")
         return str(path)
 
     def _table(self, how: str, reading: Callable[[str], str]) -> dict[str, list[str]]:
@@ -115,14 +117,15 @@ class ImageNames:
     def _no_such_images(self) -> DataMissing:
         first, here = next(iter(self._absent.items()))
         more = f", nor for {len(self._absent) - 1:,} more" if len(self._absent) > 1 else ""
-        what = f"there is no such image below the folder{more}"
+        what = f"there is no such {self._what} below the folder{more}"
         if (self._root / first).is_file():
             what = f"{first!r} is a file of a format that is not read ({PurePosixPath(first).suffix or 'no ending'})"
         elif near := self._nearest(first):
             what += f"; nearest: {', '.join(map(repr, near))}"
         return DataMissing(
-            f"{here}: {what}\n  Looked at: {self._root / first}\n  To mend: write the image's path below the folder, "
-            "put the image there, or remove the row; to leave such rows out: --allow-missing"
+            f"{here}: {what}\n  Looked at: {self._root / first}\n"
+            f"  To mend: write the {self._what}'s path below the folder, put the {self._what} there, or "
+            "remove the row; to leave such rows out: --allow-missing"
         )
 
     def _nearest(self, name: str) -> list[str]:
@@ -136,12 +139,12 @@ class ImageNames:
         return near
 
 
-def absent_note(where: str, absent: Sequence[str]) -> str:
-    """The note on images that a list names and that are not there, where that is allowed.
+def absent_note(where: str, absent: Sequence[str], what: str = "image") -> str:
+    """The note on images, or others, that a list names and that are not there, where that is allowed.
 
     Example:
         >>> absent_note("captions.csv", ["b.jpg", "c.jpg"])
         'captions.csv: 2 images are not there and left out (--allow-missing), the first b.jpg'
     """
-    many = f"{len(absent):,} images are" if len(absent) > 1 else "1 image is"
+    many = f"{len(absent):,} {what}s are" if len(absent) > 1 else f"1 {what} is"
     return f"{where}: {many} not there and left out (--allow-missing), the first {absent[0]}"

@@ -11,6 +11,7 @@ from featcache.data.errors import DataInvalid
 from featcache.data.gathered import OwnData
 from featcache.data.images import IMAGE_SUFFIXES
 from featcache.data.options import OpenOptions
+from featcache.data.sound import SOUND_SUFFIXES
 from featcache.data.tar_index import is_packed
 
 # layout -> "module:function" below featcache.data; the function takes the root and the options
@@ -49,9 +50,9 @@ def read_own(root: Path, options: OpenOptions) -> OwnData:
 def detect_layout(root: Path) -> str:
     """The layout of a folder or a file, by the names of the files in it.
 
-    A caption file in the folder or an image anywhere below makes it a folder of images, unless a list in COCO's form
-    is there; then tar files are shards of WebDataset, then Parquet files hold the images. Compressed tar files are
-    shards too, which are refused when they are read.
+    A caption file in the folder, or an image or a sound anywhere below, makes it a folder of images (or sounds), unless
+    a list in COCO's form is there; then tar files are shards of WebDataset, then Parquet files hold the images.
+    Compressed tar files are shards too, which are refused when they are read.
 
     Raises:
         DataInvalid: If it is a file of another kind.
@@ -69,7 +70,7 @@ def detect_layout(root: Path) -> str:
     suffixes: set[str] = set()
     for path in files_below(root):
         suffix = path.suffix.lower()
-        if suffix in IMAGE_SUFFIXES or path.name in CAPTION_FILES:
+        if suffix in IMAGE_SUFFIXES or suffix in SOUND_SUFFIXES or path.name in CAPTION_FILES:
             return "images"
         suffixes.add(_PACKED if is_packed(path.name) else suffix)
     return next(

@@ -19,6 +19,7 @@ class Limit(NamedTuple):
 DATA_LIMITS = MappingProxyType(
     {
         "member": Limit("bytes of a member of an archive", 256 * 2**20, "FEATCACHE_MAX_MEMBER_BYTES"),
+        "clip": Limit("bytes of a sound or video file", 64 * 2**20, "FEATCACHE_MAX_CLIP_BYTES"),
         "captions": Limit("bytes of a JSON of captions", 2**30, "FEATCACHE_MAX_CAPTIONS_BYTES"),
         "texts": Limit("bytes of texts in Parquet files, unpacked", 4 * 2**30, "FEATCACHE_MAX_TEXTS_BYTES"),
         "download": Limit("bytes of a data set to download", 64 * 2**30, "FEATCACHE_MAX_DOWNLOAD_BYTES"),

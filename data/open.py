@@ -116,8 +116,9 @@ def open_dataset(name: str, *, root: Path | None = None, options: OpenOptions | 
     entry = DATASETS.get(kind)
     if entry is None or (colon and kind not in _BY_PLACE):
         raise _unknown(name)
-    if not entry.takes_options and options != OpenOptions():
-        raise DataInvalid(f"{kind} takes no {' or '.join(options.given())}: only a folder of your own does")
+    refused = [] if entry.takes_options else [option for option in options.given() if option not in entry.options]
+    if refused:
+        raise DataInvalid(f"{kind} takes no {' or '.join(refused)}: only a folder of your own does")
     if root is not None:
         root = _checked_root(entry, Path(root), copied=name.startswith(HUB))
     elif entry.needs_root:
@@ -126,7 +127,8 @@ def open_dataset(name: str, *, root: Path | None = None, options: OpenOptions | 
         return _open_hub(name, root, options)
     if kind == "folder":
         return entry.load_opener()(root, alias=alias if colon else None, options=options)
-    return entry.load_opener()(root, options=options) if entry.takes_options else entry.load_opener()(root)
+    takes_some = entry.takes_options or bool(entry.options)
+    return entry.load_opener()(root, options=options) if takes_some else entry.load_opener()(root)
 
 
 def _open_hub(name: str, root: Path | None, options: OpenOptions) -> Dataset:

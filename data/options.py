@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 
 from featcache.data.errors import DataInvalid
 
+SECONDS = 10.0  # that are kept of a clip of sound, where nothing else is declared
 ROLES = ("image", "caption", "id", "group", "split", "label")
 MANY = ("caption", "label")  # roles that several columns may have
 
@@ -22,6 +23,8 @@ class OpenOptions:
         layout: One of `layouts.LAYOUTS`; None where the folder tells.
         column: (role of `ROLES`, column) of Parquet files, or the field of WebDataset samples; the rest is guessed.
         allow_missing: Leave out images that a list names and that are not there.
+        seconds: What is kept of each clip of sound, from its beginning.
+        frames: Pictures that are taken of each video, evenly spaced; one is the middle.
     """
 
     float_range: tuple[float, float] | None = None
@@ -30,6 +33,8 @@ class OpenOptions:
     layout: str | None = None
     column: tuple[tuple[str, str], ...] = ()
     allow_missing: bool = False
+    seconds: float = SECONDS
+    frames: int = 1
 
     def given(self) -> list[str]:
         """The command line's names of what is declared."""

@@ -40,6 +40,8 @@ class View:
     given_hashes: tuple[str, ...] | None = None  # `hashes`, where known already or unknowable (""); None to read
     # What else a row's content hash binds of how these bytes are decoded; "", or None, binds the bytes alone.
     bound: Callable[[bytes], str] | None = None
+    # What of a row's bytes and its decoded self deserves a look, where the encoder cannot see it: as `Encoder.flag`.
+    flag: Callable[[bytes, Any], str | None] | None = None
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.groups):

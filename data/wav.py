@@ -1,4 +1,7 @@
-"""WAV files: their bytes, decoded to a mono waveform of samples in [-1, 1)."""
+"""WAV files of spoken digits: their bytes, decoded to a mono waveform of samples in [-1, 1).
+
+Apart from `sound`, for it needs no library that has to be installed, and refuses what would be converted there.
+"""
 
 import io
 import wave

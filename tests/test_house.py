@@ -38,6 +38,7 @@ REFUSED: list[tuple[str, dict[str, str]]] = [
     ("huggingface_hub", {"sharing/extra.py": "import huggingface_hub"}),
     ("onnx", {"encoders/extra.py": "import onnx"}),
     ("ray", {"studies/extra.py": "import ray"}),
+    ("av", {"data/extra.py": "import av"}),
     ("altair", {"commands/extra.py": "import altair"}),
 ]
 

@@ -1,4 +1,4 @@
-"""Rows that can be encoded and deserve a look: near-constant pictures, texts cut at the token limit."""
+"""Rows that can be encoded and deserve a look: near-constant pictures, silent clips, what was cut."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def row_flags(encoder: "RunningEncoder", batch: Batch) -> dict[int, str]:
-    """Row number -> flag of the rows of a batch that have one; only the encoding pass can know."""
+    """Row number -> flag of the rows of a batch that have one, of the view or the encoder; only the pass can know."""
     flags = {number: encoder.flag(row) for number, row in zip(batch.numbers, batch.prepared, strict=True)}
-    return {number: flag for number, flag in flags.items() if flag is not None}
+    return {number: flag for number, flag in flags.items() if flag is not None} | batch.flags
 
 
 def flagged_ids(view: View, flags: Mapping[int, str]) -> Flags:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
 
@@ -54,6 +54,7 @@ class Batch:
     prepared: list[Any]  # what the encoder takes, one a number
     failed: dict[int, str]  # row number -> why it could not be prepared; these are not among the numbers
     last: bool  # whether this is the chunk's last batch
+    flags: dict[int, str] = field(default_factory=dict)  # row number -> what its view flags
 
 
 def cores() -> int:
@@ -132,6 +133,14 @@ class _Failed:
     reason: str
 
 
+@dataclass(frozen=True)
+class _Flagged:
+    """A prepared row that its view flags."""
+
+    prepared: Any
+    flag: str
+
+
 def _failed(error: BaseException) -> _Failed:
     ours = isinstance(error, (DataError, ExtractionFailed))
     return _Failed(str(error) if ours else f"{type(error).__name__}: {error}".removesuffix(": "))
@@ -154,20 +163,25 @@ def _prepared(view: View, encoder: Preparer, content: bytes | _Failed) -> Any:
     if isinstance(content, _Failed):
         return content
     try:
-        return encoder.prepare(view.decode(content))
+        item = view.decode(content)
+        flag, prepared = view.flag(content, item) if view.flag else None, encoder.prepare(item)
+        return prepared if flag is None else _Flagged(prepared, flag)
     except ROW_ERRORS as error:
         return _failed(error)
 
 
 def _batch(chunk: int, rows: Iterable[tuple[int, Any]], last: bool) -> Batch:
-    good, failed = list[tuple[int, Any]](), dict[int, str]()
+    good, failed, flags = list[tuple[int, Any]](), dict[int, str](), dict[int, str]()
     for number, row in rows:
         if isinstance(row, _Failed):
             failed[number] = row.reason
+        elif isinstance(row, _Flagged):
+            flags[number] = row.flag
+            good.append((number, row.prepared))
         else:
             good.append((number, row))
     numbers, prepared = [number for number, _ in good], [row for _, row in good]
-    return Batch(chunk, numbers=numbers, prepared=prepared, failed=failed, last=last)
+    return Batch(chunk, numbers=numbers, prepared=prepared, failed=failed, last=last, flags=flags)
 
 
 # -- threads ----------------------------------------------------------------------------------------------------------
@@ -226,7 +240,7 @@ def _sorted_batches(
         ahead = next(coming, [])
         for chunk in chunks:
             parts, ahead = ahead, next(coming, [])
-            batches, failed = list[list[int]](), dict[int, str]()
+            batches, failed, flags = list[list[int]](), dict[int, str](), dict[int, str]()
             prepared = dict[int, Any]()
             for part in parts:
                 whole = _batch(chunk, (row for future in part for row in future.result()), True)
@@ -234,11 +248,12 @@ def _sorted_batches(
                 batches += cut([number for number, _ in rows], layout.batch_size)
                 prepared |= dict(rows)
                 failed |= whole.failed
+                flags |= whole.flags
             batches = formation_of(chunk).left(batches) or [[]]
             for number, batch in enumerate(batches, 1):
                 rows = [prepared[row] for row in batch]
-                yield Batch(chunk, batch, rows, failed=failed, last=number == len(batches))
-                failed = {}
+                yield Batch(chunk, batch, rows, failed=failed, last=number == len(batches), flags=flags)
+                failed, flags = {}, {}
 
 
 # -- processes --------------------------------------------------------------------------------------------------------
@@ -252,6 +267,7 @@ class _Piece:
     shapes: list[tuple[int, ...]] | None
     values: Any
     failed: dict[int, str]
+    flags: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -267,10 +283,10 @@ class _Decoder:
 
         piece = _batch(0, [(number, _prepared(self.view, self.encoder, content)) for number, content in rows], True)
         if not piece.prepared or not all(isinstance(row, torch.Tensor) for row in piece.prepared):
-            return _Piece(piece.numbers, None, piece.prepared, piece.failed)
+            return _Piece(piece.numbers, None, piece.prepared, piece.failed, piece.flags)
         flat = torch.cat([row.reshape(-1) for row in piece.prepared])
         shapes = [tuple(row.shape) for row in piece.prepared]
-        return _Piece(piece.numbers, shapes, flat if self.share else flat.numpy(), piece.failed)
+        return _Piece(piece.numbers, shapes, flat if self.share else flat.numpy(), piece.failed, piece.flags)
 
 
 def _rows_of(piece: _Piece) -> list[tuple[int, Any]]:
@@ -282,7 +298,11 @@ def _rows_of(piece: _Piece) -> list[tuple[int, Any]]:
         sizes = [int(torch.Size(shape).numel()) for shape in piece.shapes]
         parts = torch.as_tensor(piece.values).split(sizes)
         rows = [part.view(shape) for part, shape in zip(parts, piece.shapes, strict=True)]
-    return [*zip(piece.numbers, rows, strict=True), *((number, _Failed(text)) for number, text in piece.failed.items())]
+    good = [
+        (number, _Flagged(row, piece.flags[number]) if number in piece.flags else row)
+        for number, row in zip(piece.numbers, rows, strict=True)
+    ]
+    return [*good, *((number, _Failed(text)) for number, text in piece.failed.items())]
 
 
 def _pieces(layout: Layout, chunks: Iterable[int], formation_of: FormationOf) -> Iterator[list[int]]:

@@ -10,6 +10,15 @@ if TYPE_CHECKING:
 
 _SHOWN = 5  # ids, or sets of them
 _CUT = 60  # characters of an id
+# modality -> what a row is called, and what is the matter with it
+_NEAR_CONSTANT = {
+    "image": ("image", "of almost one colour, as the encoder sees it (docs/images.md)"),
+    "audio": ("clip", "silent, or nearly so (docs/sound.md)"),
+}
+_TRUNCATED = {
+    "text": ("text", "the encoder's token limit"),
+    "audio": ("clip", "the seconds that are kept (--seconds)"),
+}
 
 
 def show_health(health: "Health | None", *, clean: str | None = None) -> None:
@@ -44,14 +53,12 @@ def health_lines(health: "Health") -> list[str]:
     if ids := health.constant:
         lines.append(f"{count(ids, 'row')} whose features are all one number: {_first(list(map(_name, ids)))}")
     if ids := health.near_constant:
-        lines.append(
-            f"{count(ids, 'image')} of almost one colour, as the encoder sees it (docs/images.md): "
-            f"{_first(list(map(_name, ids)))}"
-        )
+        one, what = _NEAR_CONSTANT.get(health.modality, _NEAR_CONSTANT["image"])
+        lines.append(f"{count(ids, one)} {what}: {_first(list(map(_name, ids)))}")
     if ids := health.truncated:
+        one, where = _TRUNCATED.get(health.modality, _TRUNCATED["text"])
         lines.append(
-            f"{count(ids, 'text')} cut at the encoder's token limit, so that the rest counts for nothing: "
-            f"{_first(list(map(_name, ids)))}"
+            f"{count(ids, one)} cut at {where}, so that the rest counts for nothing: {_first(list(map(_name, ids)))}"
         )
     if health.adopted:
         lines.append(
