@@ -12,6 +12,7 @@ from torch import Tensor
 from featcache.encoders.pooling import Inputs, Positions
 from featcache.encoders.recordings import read_wave, wave_flag
 from featcache.encoders.spec import EncoderSpec
+from featcache.encoders.voice import load_voice_preprocessor
 from featcache.encoders.weights import WeightFiles
 from featcache.encoders.whisper import load_whisper_preprocessor
 from featcache.errors import WeightsInvalid
@@ -101,4 +102,4 @@ def load_waveform_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: 
     return AudioPreprocessor(rate, normalize, shortest)
 
 
-_OF_FEATURES = {"whisper": load_whisper_preprocessor}
+_OF_FEATURES = {"whisper": load_whisper_preprocessor, "voice": load_voice_preprocessor}
