@@ -188,13 +188,27 @@ IMAGE: dict[str, Callable[[Path], Path]] = {
     ),
     "resnet": lambda to: image_repo(to, "ResNetModel", "ResNetConfig", embedding_size=8, **_CONVNEXT, **_STAGES),
 }
+# Networks whose features take no norm over time: rows of unequal length run together, padded and masked.
+_STABLE = {
+    "wav2vec2": ("Wav2Vec2Model", "Wav2Vec2Config"),
+    "hubert": ("HubertModel", "HubertConfig"),
+    "wavlm": ("WavLMModel", "WavLMConfig"),
+}
+
+
+def _stable(kind: str, config: str) -> Callable[[Path], Path]:
+    return lambda to: audio_repo(to, kind, config, do_stable_layer_norm=True, feat_extract_norm="layer")
+
+
 AUDIO: dict[str, Callable[[Path], Path]] = {
     "wav2vec2": wav2vec2_repo,
-    "wav2vec2 with norms before blocks": lambda to: audio_repo(
-        to, "Wav2Vec2Model", "Wav2Vec2Config", do_stable_layer_norm=True, feat_extract_norm="layer"
-    ),
     "hubert": lambda to: audio_repo(to, "HubertModel", "HubertConfig"),
     "wavlm": lambda to: audio_repo(to, "WavLMModel", "WavLMConfig"),
+    **{f"{family} with norms before blocks": _stable(*names) for family, names in _STABLE.items()},
+    "unispeech": lambda to: audio_repo(to, "UniSpeechModel", "UniSpeechConfig"),
+    "unispeech-sat": lambda to: audio_repo(to, "UniSpeechSatModel", "UniSpeechSatConfig"),
+    "data2vec-audio": lambda to: audio_repo(to, "Data2VecAudioModel", "Data2VecAudioConfig"),
+    "whisper": lambda to: whisper_repo(to),
 }
 
 
@@ -202,6 +216,19 @@ def audio_repo(folder: Path, kind: str, config: str, **sizes: Any) -> Path:
     """A network of waveforms at 16 kHz."""
     wav2vec2_repo(folder)  # for its preprocessor_config.json
     _network(kind, config, {**_AUDIO, **sizes}).save_pretrained(folder)
+    return folder
+
+
+def whisper_repo(folder: Path) -> Path:
+    """Whisper with its decoder, of a window of 1.5 s."""
+    from transformers import WhisperFeatureExtractor
+
+    sizes = {"d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 2, "encoder_ffn_dim": 48}
+    small = {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 48, "vocab_size": 9}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    every: dict[str, Any] = {**sizes, **small, **tokens, "max_source_positions": 75}
+    _network("WhisperForConditionalGeneration", "WhisperConfig", every).save_pretrained(folder)
+    WhisperFeatureExtractor().save_pretrained(folder)
     return folder
 
 
@@ -214,7 +241,22 @@ def siglip_repo(folder: Path, *, head: bool = True, side: str = "right", words: 
     return folder
 
 
-PAIRS: dict[str, Callable[[Path], Path]] = {"clip": clip_repo, "siglip": siglip_repo}
+def clap_repo(folder: Path, *, fusion: bool = False) -> Path:
+    """CLAP with both towers; its swin of two stages sees 10 s at 48 kHz as 64 x 64 pixels."""
+    from transformers import ClapFeatureExtractor
+
+    text = {**SMALL, "vocab_size": VOCABULARY, "pad_token_id": 0, "max_position_embeddings": 34, "projection_dim": 24}
+    swin = {"patch_embeds_hidden_size": 16, "depths": [1, 1], "num_attention_heads": [2, 2], "hidden_size": 32}
+    audio = {**swin, "spec_size": 256, "num_mel_bins": 64, "projection_dim": 24, "num_hidden_layers": 2}
+    fused = {"enable_fusion": True, "fusion_type": "aff_2d"} if fusion else {}
+    sizes: dict[str, Any] = {"text_config": text, "audio_config": {**audio, **fused}, "projection_dim": 24}
+    _network("ClapModel", "ClapConfig", sizes).save_pretrained(folder)
+    tokenizer_files(folder, longest=32)
+    ClapFeatureExtractor(truncation="rand_trunc").save_pretrained(folder)
+    return folder
+
+
+PAIRS: dict[str, Callable[[Path], Path]] = {"clip": clip_repo, "siglip": siglip_repo, "clap": clap_repo}
 
 
 # --- timm -------------------------------------------------------------------------------------------------------

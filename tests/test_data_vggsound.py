@@ -227,8 +227,11 @@ def test_dead_clips_stop_the_command_by_name_and_are_skipped_listed_and_dropped_
         assert (
             "2 rows failed and will be dropped when loading: cut_000004: cut off" in out and "dead_000003: no so" in out
         )
-        assert "1 clip silent, or nearly so (docs/sound.md): 'quiet_000005'" in out
-        assert "1 clip cut at the seconds that are kept (--seconds), so that the rest counts" in out
+        assert "1 recording silent, or nearly so (docs/sound.md): 'quiet_000005'" in out
+        assert (
+            "1 recording cut at the seconds that are kept (--seconds) or the encoder's window, so that the rest counts"
+            in out
+        )
         assert "counts for nothing: 'long_000010'" in out and "1 listed clip is not there: gone_000009" in out
     one, other = (Cache(tmp_path / workers).load("vggsound", "wav2vec2-base") for workers in ("0", "2"))
     assert one.ids.tolist() == [name for name in THERE if name not in ("cut_000004", "dead_000003")]

@@ -11,6 +11,7 @@ from featcache.encoders.spec import (
     EncodeOptions,
     EncoderSpec,
     Preprocessing,
+    Sound,
     WeightSource,
     encoder_spec,
     encoder_specs,
@@ -54,10 +55,14 @@ def test_every_entry_is_complete(spec: EncoderSpec) -> None:
         import timm
 
         assert spec.arch in timm.list_pretrained()
-    else:
-        import transformers
+    elif spec.library == "torch":
+        from featcache.encoders.voice_network import NETWORKS
 
-        assert hasattr(transformers, str(spec.model))
+        assert spec.model in NETWORKS
+    else:
+        from featcache.encoders.modules import network_class
+
+        assert network_class(str(spec.model)) is not None
     if spec.source.repo and spec.library == "timm":
         assert spec.source.repo == f"timm/{spec.arch}"
     assert {"image": {"cls", "patch-mean", "mean"}, "text": {"mean", "cls", "last-token"}, "audio": {"mean"}}[
@@ -166,7 +171,7 @@ def test_options_refuse_types_that_do_not_exist() -> None:
         EncodeOptions(dtype="bfloat16")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("form", [EncoderSpec, WeightSource, Preprocessing, Embedding])
+@pytest.mark.parametrize("form", [EncoderSpec, WeightSource, Preprocessing, Embedding, Sound])
 def test_every_field_of_an_entry_is_documented(form: type[BaseModel]) -> None:
     page = (Path(__file__).parents[1] / "docs" / "encoders.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.+?) \|", page, re.MULTILINE))))
@@ -177,4 +182,5 @@ def test_every_family_that_an_id_describes_is_documented() -> None:
     page = (Path(__file__).parents[1] / "docs" / "encoders.md").read_text(encoding="utf-8")
     named = set(re.findall(r"[\w-]+", page))
     towers = {"clip_vision_model", "clip_text_model", "siglip_vision_model", "siglip_text_model"}
+    towers |= {"clap_audio_model", "clap_text_model"}
     assert {*described_kinds("transformers"), *described_kinds("timm")} - towers <= named

@@ -1,21 +1,37 @@
 """Filling of a network with the tensors of files: each of its own gets exactly one."""
 
+import re
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+from featcache.encoders.modules import find_blocks
 from featcache.encoders.spec import EncoderSpec
-from featcache.encoders.tensors import read_tensors
+from featcache.encoders.tensors import read_names, read_tensors
 from featcache.encoders.weights import WeightFiles
 from featcache.errors import WeightsInvalid
 
+Named = dict[str, Tensor]
 
-def fill(network: nn.Module, spec: EncoderSpec, files: WeightFiles) -> None:
+
+def fill(
+    network: nn.Module, spec: EncoderSpec, files: WeightFiles, names: Callable[[Named], Named] | None = None
+) -> None:
     """Gives a network the tensors of its files, in the network's own types.
+
+    Args:
+        network: The network.
+        spec: Its entry.
+        files: Of its weights.
+        names: From the files' tensors to those of the network, where these have other names.
 
     Raises:
         WeightsInvalid: If a tensor is missing, of another shape, or not of this network.
     """
     tensors = named_tensors(spec, files)
+    if names is not None:
+        tensors = names(tensors)
     wanted = network.state_dict()
     if spec.source.order and files.folder is None:
         if len(tensors) != len(wanted):
@@ -33,6 +49,8 @@ def fill(network: nn.Module, spec: EncoderSpec, files: WeightFiles) -> None:
 
 def named_tensors(spec: EncoderSpec, files: WeightFiles) -> dict[str, Tensor]:
     """The network's tensors of its files; those of a single file under the names that the entry's source makes."""
+    if files.folder is not None and spec.part is not None:
+        return _of_part(spec.part, files)
     tensors = {name: tensor for file in files.tensors for name, tensor in read_tensors(file).items()}
     if files.folder is not None:
         return tensors
@@ -47,6 +65,19 @@ def named_tensors(spec: EncoderSpec, files: WeightFiles) -> dict[str, Tensor]:
     return own
 
 
+def _of_part(part: str, files: WeightFiles) -> dict[str, Tensor]:
+    """The tensors of one module of a repository's network, under the names that they have inside of it."""
+    from safetensors import safe_open
+
+    begin = re.compile(rf"(?:model\.)?{re.escape(part)}\.")
+    tensors: dict[str, Tensor] = {}
+    for file in files.tensors:
+        names = {name: name[match.end() :] for name in read_names(file) if (match := begin.match(name))}
+        with safe_open(file, framework="pt") as opened:
+            tensors |= {inner: opened.get_tensor(name) for name, inner in names.items()}
+    return tensors
+
+
 def refuse(spec: EncoderSpec, files: WeightFiles, problems: dict[str, list[str]]) -> None:
     """Raises WeightsInvalid if there is a problem; says how many tensors each has, and names three."""
     lines = [
@@ -55,3 +86,20 @@ def refuse(spec: EncoderSpec, files: WeightFiles, problems: dict[str, list[str]]
     if lines:
         where = ", ".join(str(file) for file in files.tensors)
         raise WeightsInvalid("\n".join([f"the weights in {where} do not fit {spec.name}", *lines]))
+
+
+def surplus(network: nn.Module, spec: EncoderSpec, names: list[str]) -> list[str]:
+    """Tensors of blocks beyond those of the configuration: transformers would leave them out without an error."""
+    path = f"{spec.blocks}." if isinstance(spec.blocks, str) else ""
+    count = len(find_blocks(network, spec))
+    extra: list[str] = []
+    for name in names:
+        at = f".{name}".find(f".{path}")
+        number = f".{name}"[at + 1 + len(path) :].partition(".")[0]
+        if path and at >= 0 and number.isdecimal() and int(number) >= count and not _other_tower(name, spec):
+            extra.append(name)
+    return extra
+
+
+def _other_tower(name: str, spec: EncoderSpec) -> bool:
+    return name.startswith({"image": "text_model.", "text": "vision_model."}.get(spec.modality, "\0"))

@@ -1,12 +1,24 @@
 """Modules of a network by the paths that its entry names: blocks, norms, and what makes the library's own vector."""
 
 from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 from torch import Tensor, nn
 
 from featcache.encoders.pooling import POOLINGS, Positions
 from featcache.encoders.spec import EncoderSpec
 from featcache.errors import UsageError
+
+# Classes that transformers has and does not export, by where they are.
+_INNER = {"WhisperEncoder": "transformers.models.whisper.modeling_whisper"}
+
+
+def network_class(name: str) -> Any:
+    """A class of transformers by its name; None if the installed version has none."""
+    import transformers
+
+    return getattr(import_module(_INNER[name]) if name in _INNER else transformers, name, None)
 
 
 def find_blocks(network: nn.Module, spec: EncoderSpec) -> tuple[nn.Module, ...]:
@@ -34,11 +46,13 @@ def embedding_of(
     steps = spec.embedding
     if steps is None:
         return None
-    projection = _projection(network, steps.projection, spec) if steps.projection else None
+    paths = (steps.projection,) if isinstance(steps.projection, str) else steps.projection or ()
+    projections = [_projection(network, path, spec) for path in paths]
 
     def embed(hidden: Tensor, positions: Positions) -> Tensor:
         vectors = POOLINGS[steps.pooling](hidden, positions) if steps.pooling else hidden
-        vectors = vectors if projection is None else projection(vectors)
+        for projection in projections:
+            vectors = projection(vectors)
         vectors = vectors if dense is None else dense(vectors)
         return nn.functional.normalize(vectors) if steps.normalize else vectors
 

@@ -71,6 +71,24 @@ class Preprocessing(_Table):
         return self
 
 
+class Sound(_Table):
+    """What is made of a recording, for a network that reads no waveform."""
+
+    features: Literal["whisper", "voice", "clap"]  # log-mel spectrograms of Whisper, mel powers of Resemblyzer, CLAP's
+    window: float | None = Field(default=None, gt=0)  # seconds that the network sees; None: all that it was trained on
+
+    @property
+    def reads_settings(self) -> bool:
+        """Whether the repository's preprocessor_config.json is needed."""
+        return self.features == "clap"
+
+    @model_validator(mode="after")
+    def _has_window(self) -> "Sound":
+        if self.window is not None and self.reads_settings:
+            raise ValueError("the `window` of CLAP is what its repository states")
+        return self
+
+
 class DenseLayer(_Table):
     """A linear layer of sentence-transformers behind the pooling, in a folder of its own."""
 
@@ -82,7 +100,8 @@ class Embedding(_Table):
     """What the library itself returns for a row, kept as `last.embedding`: of layer `last`, these steps in order."""
 
     pooling: Pooling | None = None  # None: `projection` takes the tokens of a row, and pools them itself
-    projection: str | None = None  # path of the module that is applied, such as CLIP's projection or SigLIP's head
+    # Path of the module that is applied, such as CLIP's projection or SigLIP's head; several are applied in order.
+    projection: str | tuple[str, ...] | None = None
     dense: tuple[DenseLayer, ...] = ()  # layers that are applied then
     normalize: bool = False  # to unit length
 
@@ -97,7 +116,7 @@ class EncoderSpec(_Table):
     """One frozen encoder, as declared in TOML; the head of encoders.toml says what each field means."""
 
     name: str
-    library: Literal["timm", "transformers", "open_clip"]
+    library: Literal["timm", "transformers", "open_clip", "torch"]
     modality: Literal["image", "text", "audio"]
     source: WeightSource
     arch: str | None = None
@@ -118,6 +137,8 @@ class EncoderSpec(_Table):
     pad_to: int | None = Field(default=None, gt=0)
     prefix: str = ""
     preprocessing: Preprocessing | None = None
+    sound: Sound | None = None
+    part: str | None = Field(default=None, pattern=r"^\w+$")  # of the repository's network, all that is built
     attention: Literal["sdpa", "eager"] = "sdpa"
     layers: tuple[str, ...] | None = None
     licence: str = Field(min_length=1)
@@ -142,11 +163,16 @@ class EncoderSpec(_Table):
         yield transformers and not self.model, 'library "transformers" needs `model`, the class'
         wanted = 'library "open_clip" needs modality "image" or "text", and neither `model` nor `arch`'
         yield self.library == "open_clip" and bool(self.model or self.arch or self.modality == "audio"), wanted
+        wanted = 'library "torch" has the `model` VoiceEncoder alone, with a `file` as its source, and `sound`'
+        own = self.model == "VoiceEncoder" and self.source.file is not None and self.sound is not None
+        yield self.library == "torch" and not own, wanted
         dense = bool(self.embedding and self.embedding.dense)
         wanted = '`dense` belongs to library "transformers", modality "text" and a source with a folder of files'
         yield dense and (not transformers or self.modality != "text" or self.source.file is not None), wanted
         belongs = '`config` belongs to library "transformers" and a source of one `file`'
         yield bool(self.config) and (not transformers or self.source.file is None), belongs
+        wanted = '`part` belongs to library "transformers"'
+        yield self.part is not None and not transformers, wanted
         onnx = (self.source.file or "").endswith(".onnx")
         wanted = "an ONNX file states no configuration: `config` is wanted, as the class takes it"
         yield onnx and transformers and not self.config, wanted
@@ -164,6 +190,7 @@ class EncoderSpec(_Table):
         yield self.prompt is not None and not (image and self.library == "transformers"), wanted
         wanted = "an entry with a `prompt` has no CLS token: pool by patch-mean, mean or last-token"
         yield self.prompt is not None and "cls" in self.pooling, wanted
+        yield self.sound is not None and self.modality != "audio", '`sound` belongs to modality "audio"'
 
 
 @dataclass(frozen=True)

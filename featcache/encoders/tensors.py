@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
+from featcache.encoders.ctranslate2_file import is_ctranslate2_whisper, read_whisper_encoder
 from featcache.encoders.e5_file import is_e5_file, read_e5_tensors
 from featcache.errors import WeightsInvalid
 from featcache.storage.pickles import refusal
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_IN_TRAINING = "model_state"  # of a checkpoint with the optimiser's state beside the network's
 
 
 def hash_tensors(tensors: "Mapping[str, Tensor]") -> str:
@@ -99,6 +102,8 @@ def read_tensors(file: Path) -> "dict[str, Tensor]":
             raise _no_safetensors(file, error) from error
     if is_e5_file(file):
         return read_e5_tensors(file)
+    if is_ctranslate2_whisper(file):
+        return read_whisper_encoder(file)
     import pickle
 
     import torch
@@ -107,6 +112,10 @@ def read_tensors(file: Path) -> "dict[str, Tensor]":
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise WeightsInvalid(f"{file} does not hold weights only: {refusal(error)}") from error
+    except OSError as error:  # what torch makes of an archive without its end
+        raise WeightsInvalid(f"{file} is cut short, or cannot be read: {error}\n  Copy or download it again") from error
+    if isinstance(loaded, Mapping) and isinstance(loaded.get(_IN_TRAINING), Mapping):
+        loaded = loaded[_IN_TRAINING]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise WeightsInvalid(f"{file} holds {type(loaded).__name__}, not tensors by name")
     return dict(loaded)

@@ -17,8 +17,8 @@ class Health:
     rows: int
     identical: tuple[tuple[str, ...], ...] = ()  # sets of rows of equal features whose contents differ
     constant: tuple[str, ...] = ()  # rows whose features are all one number
-    near_constant: tuple[str, ...] = ()  # pictures that hardly vary, as the encoder sees them; silent clips
-    truncated: tuple[str, ...] = ()  # texts cut at the encoder's token limit, clips at the seconds that are kept
+    near_constant: tuple[str, ...] = ()  # pictures that hardly vary, as the encoder sees them; silent recordings
+    truncated: tuple[str, ...] = ()  # texts cut at the encoder's limit, recordings at its window or at the seconds kept
     adopted: int = 0  # rows of chunks that were recorded after a crash, of which the two fields above say nothing
     modality: str = field(default="", compare=False)  # of the rows
 

@@ -118,7 +118,7 @@ def gram_kernel(kernel: Tensor, *, debiased: bool, name: str = "x", exponent: in
     return GramKernel(name, own / (n * (n - 3) if debiased else 1), kernel, exponent)
 
 
-def unbiased(n: int, product: Any, cross: Any, totals: float) -> Any:
+def unbiased(n: int, product: Any, cross: Any, totals: Any) -> Any:
     """Song et al.'s unbiased HSIC (eq. 5) from kernels without their diagonals.
 
     `product` is the sum of K_ij L_ij over i != j and `cross` the inner product of their row sums, one, or one for each

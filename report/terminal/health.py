@@ -13,11 +13,11 @@ _CUT = 60  # characters of an id
 # modality -> what a row is called, and what is the matter with it
 _NEAR_CONSTANT = {
     "image": ("image", "of almost one colour, as the encoder sees it (docs/images.md)"),
-    "audio": ("clip", "silent, or nearly so (docs/sound.md)"),
+    "audio": ("recording", "silent, or nearly so (docs/sound.md)"),
 }
 _TRUNCATED = {
     "text": ("text", "the encoder's token limit"),
-    "audio": ("clip", "the seconds that are kept (--seconds)"),
+    "audio": ("recording", "the seconds that are kept (--seconds) or the encoder's window"),
 }
 
 
