@@ -38,19 +38,25 @@ _ENTRIES = (
     DatasetEntry(
         name="openmoji",
         opener="openmoji:open_openmoji",
-        description="about 1,180 emoji: drawings, English descriptions, names in 13 more languages",
+        description="about 1,180 emoji: drawings, English descriptions, names in 13 more languages, names spoken in 13",
         licence="OpenMoji drawings: CC BY-SA 4.0; names: Unicode CLDR (Unicode licence)",
-        views=("images", "captions", "names-*"),
+        views=("images", "captions", "names-*", "speech", "speech-*"),
         needs_root=False,
         takes_root=False,
         labels=("group", "subgroup"),
-        ways=("pip install 'featcache[demo]'",),
+        ways=("pip install 'featcache[demo]'", "for the views of speech: pip install 'featcache[speech]'"),
         made_from={"captions": ("group", "subgroup")},  # each ends with the words of its subgroup, as "fruit, food"
-        hints_at={"names-*": (("group", "subgroup"), "a name may say the group, as in 'face' or 'button'")},
+        hints_at={
+            "names-*": (("group", "subgroup"), "a name may say the group, as in 'face' or 'button'"),
+            "speech": (("group", "subgroup"), "a spoken name may say the group, as in 'face' or 'button'"),
+            "speech-*": (("group", "subgroup"), "a spoken name may say the group, as in 'face' or 'button'"),
+        },
         may_show={
             "images": "drawings: OpenMoji, CC BY-SA 4.0",
             "captions": "descriptions: Unicode CLDR (Unicode licence), emoji-data (MIT licence)",
             "names-*": "names: Unicode CLDR (Unicode licence)",
+            "speech": "spoken names: Unicode CLDR (Unicode licence), synthesised by espeak-ng",
+            "speech-*": "spoken names: Unicode CLDR (Unicode licence), synthesised by espeak-ng",
         },
         citation=OPENMOJI,
     ),
@@ -59,7 +65,7 @@ _ENTRIES = (
         opener="flickr30k:open_flickr30k",
         description="31,783 photos of people and animals in action, five English captions each",
         licence="non-commercial research and education only; the photos belong to their Flickr users",
-        views=("images", "captions", "captions-de"),
+        views=("images", "captions", "captions-de", "caption-*", "spoken-*"),
         needs_root=False,
         ways=(
             "online and without --root: the Parquet files of the Hub repository nlphuji/flickr30k are downloaded "
@@ -71,6 +77,7 @@ _ENTRIES = (
             "--root DIR with a copy of lmms-lab/flickr30k (DIR/data/*.parquet) beside dataset_flickr30k.json",
             "for the view captions-de, five German captions a photo: data/task2 of https://github.com/multi30k/dataset "
             "in DIR too, or DIR/multi30k.jsonl",
+            "for the views spoken-1 to spoken-5, captions synthesised: pip install 'featcache[speech]'",
         ),
         citation=YOUNG_2014 + KARPATHY_2015 + ELLIOTT_2016,
     ),
