@@ -32,7 +32,7 @@ from featcache.data.declared import Declared, DeclaredFile, read_declared
 from featcache.data.entries import DatasetEntry
 from featcache.data.errors import DataInvalid, DataMissing
 from featcache.data.hub_names import hub_name_of
-from featcache.data.perturbations import original_view
+from featcache.data.perturbations import original_view, perturbation_of
 
 _ENTRIES = (
     DatasetEntry(
@@ -43,7 +43,7 @@ _ENTRIES = (
         views=("images", "captions", "names-*", "speech", "speech-*"),
         needs_root=False,
         takes_root=False,
-        labels=("group", "subgroup"),
+        labels=("group", "subgroup", "voice"),
         ways=("pip install 'featcache[demo]'", "for the views of speech: pip install 'featcache[speech]'"),
         made_from={"captions": ("group", "subgroup")},  # each ends with the words of its subgroup, as "fruit, food"
         hints_at={
@@ -321,8 +321,13 @@ def label_hint(dataset: str, view: str, label: str) -> str:
     Example:
         >>> label_hint("openmoji", "names-de", "group")
         "a name may say the group, as in 'face' or 'button'"
+        >>> label_hint("openmoji", "speech-voice-redundant40-s0", "group")
+        'its voices were chosen to, 40 % of them'
     """
-    entry, view = known_entry(dataset), original_view(view)
+    entry, known = known_entry(dataset), perturbation_of(view)
+    if known is not None and known[1].tells(entry.labels if entry else (), label):
+        return f"its voices were chosen to, {known[1].percent} % of them"
+    view = original_view(view)
     of = {} if entry is None else entry.hints_at
     hints = (how for pattern, (labels, how) in of.items() if label in labels and fnmatchcase(view, pattern))
     return next(hints, "")

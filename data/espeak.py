@@ -8,8 +8,6 @@ and is unloaded behind it, which takes 4 ms and leaves 2 kB that the library doe
 import ctypes
 import os
 import re
-import shutil
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -181,6 +179,9 @@ def _own_copy(library: Path) -> Iterator[Path]:
         yield library
         return
     _unload(other)
+    import shutil
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="featcache-espeak-") as folder:
         yield Path(shutil.copy(library, folder))
 

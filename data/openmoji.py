@@ -29,6 +29,7 @@ from featcache.data.splits import split_by_hash
 from featcache.data.svg import render_svg
 from featcache.data.texts import text_view
 from featcache.data.views import Dataset, Overlay, View
+from featcache.data.voices import LABEL, voice_label
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -117,8 +118,9 @@ def open_openmoji(root: Path | None = None) -> Dataset:
     """Opens the embedded data set; there is no root to give.
 
     Views "images" (SVG, rendered when read), "captions" (English), one "names-<language>" for each other language,
-    "speech" (the English name, spoken) and "speech-<language>" for the languages that espeak-ng reads; labels "group"
-    and "subgroup"; splits of about 70, 10 and 20 %. Captions hold the words of the subgroup: do not probe them for it.
+    "speech" (the English name, spoken) and "speech-<language>" for the languages that espeak-ng reads; labels "group",
+    "subgroup" and "voice", which is drawn and nothing but a voice can tell; splits of about 70, 10 and 20 %. Captions
+    hold the words of the subgroup: do not probe them for it.
     """
     if root is not None:
         raise DataInvalid(f"openmoji comes from installed packages and takes no root; leave out {root}")
@@ -132,11 +134,12 @@ def open_openmoji(root: Path | None = None) -> Dataset:
         its_ids = [row.hexcode for row in named]
         views.append(text_view(f"names-{language}", its_ids, its_ids, [row.names[language] for row in named]))
     views += [_speech(rows, language) for language in ("en", *languages) if language in _VOICES]
-    overlay = Overlay(
-        ids,
-        tuple(split_of(family_of(row.names["en"], row.subgroup)) for row in rows),
-        {"group": tuple(row.group for row in rows), "subgroup": tuple(row.subgroup for row in rows)},
-    )
+    labels = {
+        "group": tuple(row.group for row in rows),
+        "subgroup": tuple(row.subgroup for row in rows),
+        LABEL: tuple(map(voice_label, ids)),
+    }
+    overlay = Overlay(ids, tuple(split_of(family_of(row.names["en"], row.subgroup)) for row in rows), labels)
     source = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
     return Dataset(
         name="openmoji",
