@@ -195,6 +195,7 @@ AUDIO: dict[str, Callable[[Path], Path]] = {
     ),
     "hubert": lambda to: audio_repo(to, "HubertModel", "HubertConfig"),
     "wavlm": lambda to: audio_repo(to, "WavLMModel", "WavLMConfig"),
+    "whisper": lambda to: whisper_repo(to),
 }
 
 
@@ -202,6 +203,19 @@ def audio_repo(folder: Path, kind: str, config: str, **sizes: Any) -> Path:
     """A network of waveforms at 16 kHz."""
     wav2vec2_repo(folder)  # for its preprocessor_config.json
     _network(kind, config, {**_AUDIO, **sizes}).save_pretrained(folder)
+    return folder
+
+
+def whisper_repo(folder: Path) -> Path:
+    """Whisper with its decoder, of a window of 1.5 s."""
+    from transformers import WhisperFeatureExtractor
+
+    sizes = {"d_model": 32, "encoder_layers": 3, "encoder_attention_heads": 2, "encoder_ffn_dim": 48}
+    small = {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 48, "vocab_size": 9}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    every: dict[str, Any] = {**sizes, **small, **tokens, "max_source_positions": 75}
+    _network("WhisperForConditionalGeneration", "WhisperConfig", every).save_pretrained(folder)
+    WhisperFeatureExtractor().save_pretrained(folder)
     return folder
 
 

@@ -62,6 +62,10 @@ def library_states(folder: Path, spec: EncoderSpec, inputs: dict[str, torch.Tens
     import transformers
 
     kind: Any = transformers.AutoModel
+    if spec.part:  # a part of what AutoModel makes
+        plain = getattr(kind.from_pretrained(folder, dtype=torch.float32).eval(), spec.part)
+        with torch.no_grad():
+            return plain, plain(**inputs, output_hidden_states=True)
     if "Encoder" in str(spec.model) or folder.name in families.PAIRS:  # what AutoModel makes of these has two parts
         kind = getattr(transformers, str(spec.model))
     plain = kind.from_pretrained(folder, dtype=torch.float32).eval()
@@ -84,15 +88,16 @@ def pooled(hidden: torch.Tensor, prefix: int) -> dict[str, torch.Tensor]:
 def test_features_are_the_librarys_own_for_every_layer_and_pooling(made: Made, family: str) -> None:
     for spec, encoder in zip(made.specs(family), made.encoders(family), strict=True):
         for row in rows(encoder):
-            ((_, inputs, _),) = encoder._preprocessor.batches([row], "cpu")
+            ((_, inputs, positions),) = encoder._preprocessor.batches([row], "cpu")
             given = dict(inputs)
             given.pop("attention_mask", None)
             plain, output = library_states(made.folder(family), spec, given)
             features = encoder.encode([row], list(encoder.card.widths))
             layers = {layer.rpartition(".")[0] for layer in features} - {"lm"}
-            states = {str(number): state[0] for number, state in enumerate(output.hidden_states)}
+            real = slice(None) if positions.mask is None else positions.mask[0]
+            states = {str(number): state[0][real] for number, state in enumerate(output.hidden_states)}
             blocks = len(output.hidden_states) - 1
-            last = states[str(blocks)] if spec.last == "block" else output.last_hidden_state[0]
+            last = states[str(blocks)] if spec.last == "block" else output.last_hidden_state[0][real]
             states["last"] = plain.vision_model.post_layernorm(last) if spec.final_norm else last
             if spec.last == "output" and not normed_apart(plain, output):
                 del states[str(blocks)]  # transformers gives the normed states in the place of the last block's

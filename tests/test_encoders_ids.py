@@ -172,7 +172,7 @@ def adapter(folder: Path) -> None:
         ("bert", changed(model_type="nothing"), "of the type 'nothing', the installed transformers does not have it"),
         ("bert", changed(model_type="nothing", auto_map={}), "runs code of its repository, which featcache never does"),
         ("bert", changed(model_type="albert"), "ALBERT runs one block many times"),
-        ("bert", changed(model_type="whisper"), "come with audio views"),
+        ("bert", changed(model_type="audio-spectrogram-transformer"), "Kaldi's filter banks"),
         ("bert", changed(model_type="vit_mae"), "timm:vit_base_patch16_224.mae"),
         ("bert", changed(is_decoder=True), "is_decoder"),
         ("bert", changed(quantization_config={"bits": 4}), "quantised"),

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from featcache.encoders.pooling import Inputs, Positions
+from featcache.encoders.recordings import read_wave, wave_flag
 from featcache.encoders.spec import EncoderSpec
 from featcache.encoders.weights import WeightFiles
-from featcache.errors import ExtractionFailed, WeightsInvalid
+from featcache.encoders.whisper import load_whisper_preprocessor
+from featcache.errors import WeightsInvalid
 
 if TYPE_CHECKING:
     from featcache.encoders.backbone import Backbone
+    from featcache.encoders.forward import Preprocessor
 
 _LONGEST = 30  # seconds; attention grows with the square
 
@@ -38,16 +41,7 @@ class AudioPreprocessor:
         Raises:
             ExtractionFailed: If it is not mono, not finite, too short for one frame, or longer than 30 s.
         """
-        wave = torch.from_numpy(np.array(item, dtype=np.float32))
-        if wave.ndim != 1 or not torch.isfinite(wave).all():
-            raise ExtractionFailed(f"not a mono waveform of finite samples: shape {list(wave.shape)}")
-        if not self.shortest <= len(wave) <= _LONGEST * self.rate:
-            raise ExtractionFailed(
-                f"{len(wave)} samples at {self.rate} Hz: at least {self.shortest}, at most {_LONGEST} s are wanted"
-            )
-        if self.normalize:
-            wave = (wave - wave.mean()) / torch.sqrt(wave.var(correction=0) + 1e-7)
-        return wave
+        return read_wave(item, rate=self.rate, shortest=self.shortest, longest=self.longest)
 
     @property
     def longest(self) -> int:
@@ -59,8 +53,8 @@ class AudioPreprocessor:
         return len(prepared)
 
     def flag(self, prepared: Tensor) -> str | None:
-        """Nothing: no recording is cut, and silent ones have equal features."""
-        return None
+        """Silence; no recording is cut."""
+        return wave_flag(prepared)
 
     def batches(self, prepared: Sequence[Tensor], device: str) -> list[Inputs]:
         """One batch for each length: padding would leak through normalisation over time."""
@@ -68,16 +62,31 @@ class AudioPreprocessor:
         for row, wave in enumerate(prepared):
             lengths.setdefault(len(wave), []).append(row)
         return [
-            Inputs(rows, {"input_values": torch.stack([prepared[row] for row in rows]).to(device)}, Positions())
+            Inputs(
+                rows,
+                {"input_values": torch.stack([self._scaled(prepared[row]) for row in rows]).to(device)},
+                Positions(),
+            )
             for rows in lengths.values()
         ]
+
+    def _scaled(self, wave: Tensor) -> Tensor:
+        if not self.normalize:
+            return wave
+        return (wave - wave.mean()) / torch.sqrt(wave.var(correction=0) + 1e-7)
 
     def sample(self) -> Tensor:
         """One second."""
         return self.prepare(np.sin(np.arange(self.rate) / 10))
 
 
-def load_audio_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Backbone") -> AudioPreprocessor:
+def load_audio_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Backbone") -> "Preprocessor":
+    """What the entry says is made of a recording; waveforms are left as they are where it says nothing."""
+    load = _OF_FEATURES[spec.sound.features] if spec.sound else load_waveform_preprocessor
+    return load(spec, files, backbone)
+
+
+def load_waveform_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Backbone") -> AudioPreprocessor:
     """Rate and normalisation from preprocessor_config.json; WeightsInvalid if it does not state them."""
     path = next(file for file in files.settings if file.name == "preprocessor_config.json")
     try:
@@ -90,3 +99,6 @@ def load_audio_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Ba
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         shortest = (shortest - 1) * stride + kernel
     return AudioPreprocessor(rate, normalize, shortest)
+
+
+_OF_FEATURES = {"whisper": load_whisper_preprocessor}

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from featcache.encoders.dense import load_dense
 from featcache.encoders.fill import fill, named_tensors, refuse
-from featcache.encoders.modules import embedding_of, find_blocks, find_module
+from featcache.encoders.modules import embedding_of, find_blocks, find_module, network_class
 from featcache.encoders.pooling import Positions
 from featcache.encoders.spec import EncodeOptions, EncoderSpec
 from featcache.encoders.tensors import hash_files, hash_tensors, read_names
 from featcache.encoders.weights import OPEN_CLIP_CONFIG, WeightFiles
+from featcache.encoders.whisper_window import cut_positions, whisper_positions
 from featcache.errors import UsageError, WeightsInvalid, WeightsMissing
 from featcache.store.digest import canonical
 
@@ -193,7 +194,7 @@ def _load_open_clip(spec: EncoderSpec, options: EncodeOptions, files: WeightFile
 def _load_transformers(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) -> Backbone:
     import transformers
 
-    kind = getattr(transformers, spec.model or "", None)
+    kind = network_class(spec.model or "")
     if kind is None:
         raise WeightsMissing(f"transformers {transformers.__version__} has no {spec.model}, which {spec.name} needs")
     _check_type(kind, spec, files)
@@ -249,7 +250,7 @@ def _patch(config: Any) -> tuple[int, int] | None:
 
 
 def _pretrained(kind: Any, spec: EncoderSpec, files: WeightFiles) -> Any:
-    if files.folder is None and spec.config:
+    if spec.part or (files.folder is None and spec.config):
         return _filled(kind, spec, files)
     extra = {}
     if files.folder is None:
@@ -277,10 +278,13 @@ def _pretrained(kind: Any, spec: EncoderSpec, files: WeightFiles) -> Any:
 
 def _filled(kind: Any, spec: EncoderSpec, files: WeightFiles) -> Any:
     """A network of the entry's configuration; transformers itself maps a checkpoint's names to those of its version."""
+    config, tensors = _configuration(kind, spec, files), named_tensors(spec, files)
+    if _has_window(spec):
+        tensors = cut_positions(tensors, config.max_source_positions)
     network, info = kind.from_pretrained(
         None,
-        config=_configuration(kind, spec, files),
-        state_dict=named_tensors(spec, files),
+        config=config,
+        state_dict=tensors,
         dtype=torch.float32,
         attn_implementation=spec.attention,
         output_loading_info=True,
@@ -327,8 +331,19 @@ def _random_network(kind: Any, spec: EncoderSpec, options: EncodeOptions, files:
         return kind(config, **spec.model_args).to(torch.float32)
 
 
+def _has_window(spec: EncoderSpec) -> bool:
+    return spec.sound is not None and spec.sound.features == "whisper"
+
+
 def _configuration(kind: Any, spec: EncoderSpec, files: WeightFiles) -> Any:
-    """What the files state, or the entry where they state nothing."""
+    """What the files state, or the entry where they state nothing; of Whisper, with the positions of its window."""
+    config = _stated_configuration(kind, spec, files)
+    if _has_window(spec):
+        config.max_source_positions = whisper_positions(spec, config)
+    return config
+
+
+def _stated_configuration(kind: Any, spec: EncoderSpec, files: WeightFiles) -> Any:
     if files.folder is not None:
         return kind.config_class.from_pretrained(
             files.folder, attn_implementation=spec.attention, local_files_only=True

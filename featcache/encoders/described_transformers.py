@@ -118,7 +118,9 @@ def _of_class(config: dict[str, Any], family: Family) -> dict[str, Any]:
 def _class(name: str) -> Any:
     import transformers
 
-    kind = getattr(transformers, name, None)
+    from featcache.encoders.modules import network_class
+
+    kind = network_class(name)
     if kind is None:
         raise WeightsMissing(
             f"transformers {transformers.__version__} has no {name}\n  Run: pip install --upgrade transformers"
@@ -184,6 +186,20 @@ def _of_image(repository: Repository, settings: Any, family: Family, fields: dic
 
 def _of_audio(repository: Repository, settings: Any, family: Family, fields: dict[str, Any]) -> dict[str, Any]:
     stated = repository.read_json("preprocessor_config.json") or {}
+    if "sound" in fields:
+        return _of_spectrograms(stated, fields["sound"]["features"])
     if not {"sampling_rate", "do_normalize"} <= stated.keys():
         raise UndescribedEncoder("its preprocessor_config.json does not state sampling_rate and do_normalize")
+    return {}
+
+
+# What preprocessor_config.json has to state for features that featcache computes.
+_SPECTROGRAMS = {"whisper": {"sampling_rate": 16_000, "n_fft": 400, "hop_length": 160}}
+
+
+def _of_spectrograms(stated: dict[str, Any], features: str) -> dict[str, Any]:
+    unlike = [name for name, value in _SPECTROGRAMS[features].items() if stated.get(name) != value]
+    if unlike:
+        wanted = ", ".join(f"{name} {_SPECTROGRAMS[features][name]}" for name in unlike)
+        raise UndescribedEncoder(f"its preprocessor_config.json does not state {wanted}, as {features} has them")
     return {}

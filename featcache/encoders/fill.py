@@ -1,10 +1,12 @@
 """Filling of a network with the tensors of files: each of its own gets exactly one."""
 
+import re
+
 import torch
 from torch import Tensor, nn
 
 from featcache.encoders.spec import EncoderSpec
-from featcache.encoders.tensors import read_tensors
+from featcache.encoders.tensors import read_names, read_tensors
 from featcache.encoders.weights import WeightFiles
 from featcache.errors import WeightsInvalid
 
@@ -33,6 +35,8 @@ def fill(network: nn.Module, spec: EncoderSpec, files: WeightFiles) -> None:
 
 def named_tensors(spec: EncoderSpec, files: WeightFiles) -> dict[str, Tensor]:
     """The network's tensors of its files; those of a single file under the names that the entry's source makes."""
+    if files.folder is not None and spec.part is not None:
+        return _of_part(spec.part, files)
     tensors = {name: tensor for file in files.tensors for name, tensor in read_tensors(file).items()}
     if files.folder is not None:
         return tensors
@@ -45,6 +49,19 @@ def named_tensors(spec: EncoderSpec, files: WeightFiles) -> dict[str, Tensor]:
     for name, pieces in source.pieces.items():
         own[name] = torch.cat([tensors[piece] for piece in pieces], 1)
     return own
+
+
+def _of_part(part: str, files: WeightFiles) -> dict[str, Tensor]:
+    """The tensors of one module of a repository's network, under the names that they have inside of it."""
+    from safetensors import safe_open
+
+    begin = re.compile(rf"(?:model\.)?{re.escape(part)}\.")
+    tensors: dict[str, Tensor] = {}
+    for file in files.tensors:
+        names = {name: name[match.end() :] for name in read_names(file) if (match := begin.match(name))}
+        with safe_open(file, framework="pt") as opened:
+            tensors |= {inner: opened.get_tensor(name) for name, inner in names.items()}
+    return tensors
 
 
 def refuse(spec: EncoderSpec, files: WeightFiles, problems: dict[str, list[str]]) -> None:

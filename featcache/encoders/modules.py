@@ -1,12 +1,24 @@
 """Modules of a network by the paths that its entry names: blocks, norms, and what makes the library's own vector."""
 
 from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 from torch import Tensor, nn
 
 from featcache.encoders.pooling import POOLINGS, Positions
 from featcache.encoders.spec import EncoderSpec
 from featcache.errors import UsageError
+
+# Classes that transformers has and does not export, by where they are.
+_INNER = {"WhisperEncoder": "transformers.models.whisper.modeling_whisper"}
+
+
+def network_class(name: str) -> Any:
+    """A class of transformers by its name; None if the installed version has none."""
+    import transformers
+
+    return getattr(import_module(_INNER[name]) if name in _INNER else transformers, name, None)
 
 
 def find_blocks(network: nn.Module, spec: EncoderSpec) -> tuple[nn.Module, ...]:

@@ -71,6 +71,13 @@ class Preprocessing(_Table):
         return self
 
 
+class Sound(_Table):
+    """What is made of a recording, for a network that reads no waveform."""
+
+    features: Literal["whisper"]  # whose features: Whisper's log-mel spectrograms
+    window: float | None = Field(default=None, gt=0)  # seconds that the network sees; None: all that it was trained on
+
+
 class DenseLayer(_Table):
     """A linear layer of sentence-transformers behind the pooling, in a folder of its own."""
 
@@ -118,6 +125,8 @@ class EncoderSpec(_Table):
     pad_to: int | None = Field(default=None, gt=0)
     prefix: str = ""
     preprocessing: Preprocessing | None = None
+    sound: Sound | None = None
+    part: str | None = Field(default=None, pattern=r"^\w+$")  # of the repository's network, all that is built
     attention: Literal["sdpa", "eager"] = "sdpa"
     layers: tuple[str, ...] | None = None
     licence: str = Field(min_length=1)
@@ -147,6 +156,8 @@ class EncoderSpec(_Table):
         yield dense and (not transformers or self.modality != "text" or self.source.file is not None), wanted
         belongs = '`config` belongs to library "transformers" and a source of one `file`'
         yield bool(self.config) and (not transformers or self.source.file is None), belongs
+        wanted = '`part` belongs to library "transformers"'
+        yield self.part is not None and not transformers, wanted
         onnx = (self.source.file or "").endswith(".onnx")
         wanted = "an ONNX file states no configuration: `config` is wanted, as the class takes it"
         yield onnx and transformers and not self.config, wanted
@@ -164,6 +175,7 @@ class EncoderSpec(_Table):
         yield self.prompt is not None and not (image and self.library == "transformers"), wanted
         wanted = "an entry with a `prompt` has no CLS token: pool by patch-mean, mean or last-token"
         yield self.prompt is not None and "cls" in self.pooling, wanted
+        yield self.sound is not None and self.modality != "audio", '`sound` belongs to modality "audio"'
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
+from featcache.encoders.ctranslate2_file import is_ctranslate2_whisper, read_whisper_encoder
 from featcache.encoders.e5_file import is_e5_file, read_e5_tensors
 from featcache.errors import WeightsInvalid
 from featcache.storage.pickles import refusal
@@ -99,6 +100,8 @@ def read_tensors(file: Path) -> "dict[str, Tensor]":
             raise _no_safetensors(file, error) from error
     if is_e5_file(file):
         return read_e5_tensors(file)
+    if is_ctranslate2_whisper(file):
+        return read_whisper_encoder(file)
     import pickle
 
     import torch

@@ -60,7 +60,7 @@ def locate(spec: EncoderSpec, options: EncodeOptions, *, memo: Path) -> WeightFi
     source = spec.source
     if options.weights is not None:
         return _from_folder(spec, options, Path(options.weights).expanduser(), {"folder": "--weights"})
-    if options.random and (spec.library == "timm" or (spec.config and spec.preprocessing)):
+    if options.random and (spec.library == "timm" or (spec.config and (spec.preprocessing or spec.sound))):
         return WeightFiles(None, (), provenance={"random": True})
     if source.package:
         return _from_package(spec, options, memo)
@@ -104,7 +104,7 @@ def _whole(spec: EncoderSpec, options: EncodeOptions) -> list[str]:
     needed = ["config.json"]
     if spec.modality == "text":
         needed.append(_VOCABULARY)
-    elif spec.library == "transformers" and spec.preprocessing is None:
+    elif spec.library == "transformers" and spec.preprocessing is None and spec.sound is None:
         needed.append("preprocessor_config.json")
     if spec.prompt is not None:
         needed.append(_VOCABULARY)
