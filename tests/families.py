@@ -188,13 +188,26 @@ IMAGE: dict[str, Callable[[Path], Path]] = {
     ),
     "resnet": lambda to: image_repo(to, "ResNetModel", "ResNetConfig", embedding_size=8, **_CONVNEXT, **_STAGES),
 }
+# Networks whose features take no norm over time: rows of unequal length run together, padded and masked.
+_STABLE = {
+    "wav2vec2": ("Wav2Vec2Model", "Wav2Vec2Config"),
+    "hubert": ("HubertModel", "HubertConfig"),
+    "wavlm": ("WavLMModel", "WavLMConfig"),
+}
+
+
+def _stable(kind: str, config: str) -> Callable[[Path], Path]:
+    return lambda to: audio_repo(to, kind, config, do_stable_layer_norm=True, feat_extract_norm="layer")
+
+
 AUDIO: dict[str, Callable[[Path], Path]] = {
     "wav2vec2": wav2vec2_repo,
-    "wav2vec2 with norms before blocks": lambda to: audio_repo(
-        to, "Wav2Vec2Model", "Wav2Vec2Config", do_stable_layer_norm=True, feat_extract_norm="layer"
-    ),
     "hubert": lambda to: audio_repo(to, "HubertModel", "HubertConfig"),
     "wavlm": lambda to: audio_repo(to, "WavLMModel", "WavLMConfig"),
+    **{f"{family} with norms before blocks": _stable(*names) for family, names in _STABLE.items()},
+    "unispeech": lambda to: audio_repo(to, "UniSpeechModel", "UniSpeechConfig"),
+    "unispeech-sat": lambda to: audio_repo(to, "UniSpeechSatModel", "UniSpeechSatConfig"),
+    "data2vec-audio": lambda to: audio_repo(to, "Data2VecAudioModel", "Data2VecAudioConfig"),
     "whisper": lambda to: whisper_repo(to),
 }
 

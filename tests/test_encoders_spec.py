@@ -55,6 +55,10 @@ def test_every_entry_is_complete(spec: EncoderSpec) -> None:
         import timm
 
         assert spec.arch in timm.list_pretrained()
+    elif spec.library == "torch":
+        from featcache.encoders.voice_network import NETWORKS
+
+        assert spec.model in NETWORKS
     else:
         from featcache.encoders.modules import network_class
 

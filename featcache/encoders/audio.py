@@ -1,4 +1,4 @@
-"""Preprocessing of audio: a mono waveform at the network's rate, of zero mean and unit variance."""
+"""Preprocessing of audio: a mono waveform at the network's rate, of zero mean and unit variance, and its frames."""
 
 import json
 from collections.abc import Sequence
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from featcache.encoders.pooling import Inputs, Positions
 from featcache.encoders.recordings import read_wave, wave_flag
 from featcache.encoders.spec import EncoderSpec
+from featcache.encoders.voice import load_voice_preprocessor
 from featcache.encoders.weights import WeightFiles
 from featcache.encoders.whisper import load_whisper_preprocessor
 from featcache.errors import WeightsInvalid
@@ -29,7 +31,22 @@ class AudioPreprocessor:
 
     rate: int  # samples a second that the network was trained on; waveforms must have it already
     normalize: bool  # each waveform to zero mean and unit variance
-    shortest: int  # samples that the convolutions need for one frame
+    convolutions: tuple[tuple[int, int], ...]  # kernel and stride of each, from samples to frames
+    masked: bool  # frames see no padding: rows of unequal length may run together
+
+    @property
+    def shortest(self) -> int:
+        """Samples that the convolutions need for one frame."""
+        samples = 1
+        for kernel, stride in reversed(self.convolutions):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
+    def frames(self, samples: Tensor) -> Tensor:
+        """Frames of so many samples."""
+        for kernel, stride in self.convolutions:
+            samples = (samples - kernel) // stride + 1
+        return samples
 
     def binds(self) -> dict[str, Any]:
         """As `Preprocessor`."""
@@ -57,18 +74,23 @@ class AudioPreprocessor:
         return wave_flag(prepared)
 
     def batches(self, prepared: Sequence[Tensor], device: str) -> list[Inputs]:
-        """One batch for each length: padding would leak through normalisation over time."""
+        """One batch of all rows, padded and masked; or one for each length, where a norm over time sees padding."""
+        if self.masked:
+            return [self._padded(prepared, device)]
         lengths: dict[int, list[int]] = {}
         for row, wave in enumerate(prepared):
             lengths.setdefault(len(wave), []).append(row)
-        return [
-            Inputs(
-                rows,
-                {"input_values": torch.stack([self._scaled(prepared[row]) for row in rows]).to(device)},
-                Positions(),
-            )
-            for rows in lengths.values()
-        ]
+        stacked = [(rows, torch.stack([self._scaled(prepared[row]) for row in rows])) for rows in lengths.values()]
+        return [Inputs(rows, {"input_values": waves.to(device)}, Positions()) for rows, waves in stacked]
+
+    def _padded(self, prepared: Sequence[Tensor], device: str) -> Inputs:
+        lengths = torch.tensor([len(wave) for wave in prepared])
+        waves = pad_sequence([self._scaled(wave) for wave in prepared], batch_first=True)
+        real = torch.arange(waves.shape[1])[None, :] < lengths[:, None]
+        frames = self.frames(lengths)
+        positions = Positions(mask=(torch.arange(int(frames.max()))[None, :] < frames[:, None]).to(device))
+        inputs = {"input_values": waves.to(device), "attention_mask": real.long().to(device)}
+        return Inputs(list(range(len(prepared))), inputs, positions)
 
     def _scaled(self, wave: Tensor) -> Tensor:
         if not self.normalize:
@@ -94,11 +116,20 @@ def load_waveform_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: 
         rate, normalize = int(settings["sampling_rate"]), bool(settings["do_normalize"])
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsInvalid(f"{path} does not state sampling_rate and do_normalize: {error!r}") from error
-    shortest = 1
     config: Any = backbone.module.config
-    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
-        shortest = (shortest - 1) * stride + kernel
-    return AudioPreprocessor(rate, normalize, shortest)
+    convolutions = tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
+    return AudioPreprocessor(rate, normalize, convolutions, masked=_masks_padding(config))
 
 
-_OF_FEATURES = {"whisper": load_whisper_preprocessor}
+def _masks_padding(config: Any) -> bool:
+    """Whether frames of a recording are the same with silence behind it, which the attention does not see.
+
+    Not with a norm over time, nor where more than a convolution of zeros stands before the first block.
+    """
+    norm = getattr(config, "feat_extract_norm", None)  # data2vec has none, and several convolutions of positions
+    zeros_stay = not getattr(config, "conv_pos_batch_norm", False)
+    # WavLM adds its positions to the attention as numbers, and torch will no longer take a mask of another type then.
+    return norm == "layer" and zeros_stay and config.model_type != "wavlm"
+
+
+_OF_FEATURES = {"whisper": load_whisper_preprocessor, "voice": load_voice_preprocessor}

@@ -1,6 +1,5 @@
 """Frozen networks: built from their files, with their blocks, on the CPU in float32."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ import torch
 from blake3 import blake3
 from torch import Tensor, nn
 
+from featcache.encoders.config_files import check_type, config_hash, read_config
 from featcache.encoders.dense import load_dense
-from featcache.encoders.fill import fill, named_tensors, refuse
+from featcache.encoders.fill import fill, named_tensors, refuse, surplus
 from featcache.encoders.modules import embedding_of, find_blocks, find_module, network_class
 from featcache.encoders.pooling import Positions
 from featcache.encoders.spec import EncodeOptions, EncoderSpec
@@ -21,17 +21,6 @@ from featcache.encoders.weights import OPEN_CLIP_CONFIG, WeightFiles
 from featcache.encoders.whisper_window import cut_positions, whisper_positions
 from featcache.errors import UsageError, WeightsInvalid, WeightsMissing
 from featcache.store.digest import canonical
-
-# Fields of a config.json that change no feature.
-_VOLATILE = {
-    "transformers_version",
-    "_name_or_path",
-    "name_or_path",
-    "torch_dtype",
-    "dtype",
-    "architectures",
-    "use_cache",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +49,9 @@ def load_backbone(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles)
         WeightsMissing: If its library is not installed.
         WeightsInvalid: If the files do not fit the entry; names tensors.
     """
-    load = {"timm": _load_timm, "transformers": _load_transformers, "open_clip": _load_open_clip}[spec.library]
+    load = {"timm": _load_timm, "transformers": _load_transformers, "open_clip": _load_open_clip, "torch": _load_torch}[
+        spec.library
+    ]
     with library(spec):
         return load(spec, options, files)
 
@@ -88,7 +79,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def _load_timm(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) -> Backbone:
     architecture = (spec.arch or "").partition(".")[0]
-    config = _read_config(files.folder)
+    config = read_config(files.folder)
     stated = config.get("architecture", architecture)
     if stated != architecture:
         raise WeightsInvalid(f"{files.folder}/config.json is of {stated}; {spec.name} wants {architecture}")
@@ -145,18 +136,6 @@ def _timm_network(spec: EncoderSpec, options: EncodeOptions, arguments: dict[str
         raise WeightsInvalid(f"timm cannot build {spec.arch} with {arguments} for {spec.name}: {error}") from error
 
 
-def _read_config(folder: Path | None, name: str = "config.json") -> dict[str, Any]:
-    if folder is None:
-        return {}
-    try:
-        config = json.loads((folder / name).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsInvalid(f"{folder}/{name} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise WeightsInvalid(f"{folder}/{name} is not a JSON object")
-    return config
-
-
 # --- open_clip --------------------------------------------------------------------------------------------------
 
 
@@ -170,7 +149,7 @@ def _load_open_clip(spec: EncoderSpec, options: EncodeOptions, files: WeightFile
         fill(network, spec, files)
     network = network.eval().requires_grad_(False)
     blocks = find_blocks(network, spec)
-    config = blake3(canonical(_read_config(folder, OPEN_CLIP_CONFIG))).hexdigest()
+    config = blake3(canonical(read_config(folder, OPEN_CLIP_CONFIG))).hexdigest()
     return Backbone(
         module=network,
         run=tower_run(network, blocks[-1], spec.modality),
@@ -188,6 +167,35 @@ def _load_open_clip(spec: EncoderSpec, options: EncodeOptions, files: WeightFile
     )
 
 
+# --- networks that no library has -------------------------------------------------------------------------------
+
+
+def _load_torch(spec: EncoderSpec, options: EncodeOptions, files: WeightFiles) -> Backbone:
+    from featcache.encoders.voice_network import NETWORKS
+
+    kind = NETWORKS[spec.model or ""]
+    with _seeded(options.seed):
+        network = kind()
+    if not options.random:
+        fill(network, spec, files, names=kind.own_names)
+    network = network.eval().requires_grad_(False)
+    return Backbone(
+        module=network,
+        run=lambda inputs: network(**inputs),
+        blocks=find_blocks(network, spec),
+        ends_with_block=spec.last == "block",
+        final_norm=find_module(network, spec.final_norm, spec) if spec.final_norm else None,
+        prefix=0,
+        patch=None,
+        head=None,
+        softcap=None,
+        tensors=hash_tensors(network.state_dict()) if options.random else hash_files(files.tensors),
+        structure={"class": spec.model},
+        pretrained={},
+        embedding=embedding_of(network, spec),
+    )
+
+
 # --- transformers -----------------------------------------------------------------------------------------------
 
 
@@ -197,7 +205,7 @@ def _load_transformers(spec: EncoderSpec, options: EncodeOptions, files: WeightF
     kind = network_class(spec.model or "")
     if kind is None:
         raise WeightsMissing(f"transformers {transformers.__version__} has no {spec.model}, which {spec.name} needs")
-    _check_type(kind, spec, files)
+    check_type(kind, spec, files)
     with _quiet():
         network = _random_network(kind, spec, options, files) if options.random else _pretrained(kind, spec, files)
     network = network.eval().requires_grad_(False)
@@ -205,7 +213,7 @@ def _load_transformers(spec: EncoderSpec, options: EncodeOptions, files: WeightF
     config.use_cache = False
     trunk = network.base_model if spec.bits_per_byte or spec.prompt else network
     tensors = hash_tensors(network.state_dict()) if options.random else hash_files(files.tensors)
-    structure = {"class": spec.model, "arguments": spec.model_args, "config": _config_hash(spec, files)}
+    structure = {"class": spec.model, "arguments": spec.model_args, "config": config_hash(spec, files)}
     usual = 1 + int(getattr(config, "num_register_tokens", 0) or 0)  # CLS and registers; the probe checks it
     if spec.prefix_tokens not in (None, usual):
         structure["prefix_tokens"] = spec.prefix_tokens
@@ -272,7 +280,7 @@ def _pretrained(kind: Any, spec: EncoderSpec, files: WeightFiles) -> Any:
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise WeightsInvalid(f"the weights in {folder} do not fit {spec.name} ({spec.model}): {error}") from error
-    refuse(spec, files, {"missing": sorted(info["missing_keys"]), "of blocks too many": _surplus(network, spec, names)})
+    refuse(spec, files, {"missing": sorted(info["missing_keys"]), "of blocks too many": surplus(network, spec, names)})
     return network
 
 
@@ -298,23 +306,6 @@ def _filled(kind: Any, spec: EncoderSpec, files: WeightFiles) -> Any:
     }
     refuse(spec, files, problems)
     return network
-
-
-def _surplus(network: nn.Module, spec: EncoderSpec, names: list[str]) -> list[str]:
-    """Tensors of blocks beyond those of the configuration: transformers would leave them out without an error."""
-    path = f"{spec.blocks}." if isinstance(spec.blocks, str) else ""
-    count = len(find_blocks(network, spec))
-    surplus: list[str] = []
-    for name in names:
-        at = f".{name}".find(f".{path}")
-        number = f".{name}"[at + 1 + len(path) :].partition(".")[0]
-        if path and at >= 0 and number.isdecimal() and int(number) >= count and not _other_tower(name, spec):
-            surplus.append(name)
-    return surplus
-
-
-def _other_tower(name: str, spec: EncoderSpec) -> bool:
-    return name.startswith({"image": "text_model.", "text": "vision_model."}.get(spec.modality, "\0"))
 
 
 def _check_gguf(spec: EncoderSpec) -> None:
@@ -355,33 +346,6 @@ def _stated_configuration(kind: Any, spec: EncoderSpec, files: WeightFiles) -> A
     return kind.config_class.from_pretrained(
         file.parent, gguf_file=file.name, attn_implementation=spec.attention, local_files_only=True
     )
-
-
-def _check_type(kind: Any, spec: EncoderSpec, files: WeightFiles) -> None:
-    if files.folder is None:
-        return
-    stated = _read_config(files.folder).get("model_type")
-    wanted = {kind.config_class.model_type}
-    # A tower's class reads its part of the whole model's configuration: "clip" for "clip_vision_model".
-    wanted |= {name.removesuffix(end) for name in wanted for end in ("_vision_model", "_text_model")}
-    if stated not in wanted:
-        raise WeightsInvalid(
-            f"{files.folder}/config.json is of type {stated!r}; {spec.name} wants {sorted(wanted)[0]!r}"
-        )
-
-
-def _config_hash(spec: EncoderSpec, files: WeightFiles) -> str:
-    """Hash of what the configuration says about features; a GGUF file's is part of its tensors' hash."""
-    if files.folder is None and not spec.config:
-        return "gguf"
-    config = spec.config if files.folder is None else _without_volatile(_read_config(files.folder))
-    return blake3(canonical(config)).hexdigest()
-
-
-def _without_volatile(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_volatile(inner) for name, inner in value.items() if name not in _VOLATILE}
-    return value
 
 
 @contextmanager

@@ -1,23 +1,37 @@
 """Filling of a network with the tensors of files: each of its own gets exactly one."""
 
 import re
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from featcache.encoders.modules import find_blocks
 from featcache.encoders.spec import EncoderSpec
 from featcache.encoders.tensors import read_names, read_tensors
 from featcache.encoders.weights import WeightFiles
 from featcache.errors import WeightsInvalid
 
+Named = dict[str, Tensor]
 
-def fill(network: nn.Module, spec: EncoderSpec, files: WeightFiles) -> None:
+
+def fill(
+    network: nn.Module, spec: EncoderSpec, files: WeightFiles, names: Callable[[Named], Named] | None = None
+) -> None:
     """Gives a network the tensors of its files, in the network's own types.
+
+    Args:
+        network: The network.
+        spec: Its entry.
+        files: Of its weights.
+        names: From the files' tensors to those of the network, where these have other names.
 
     Raises:
         WeightsInvalid: If a tensor is missing, of another shape, or not of this network.
     """
     tensors = named_tensors(spec, files)
+    if names is not None:
+        tensors = names(tensors)
     wanted = network.state_dict()
     if spec.source.order and files.folder is None:
         if len(tensors) != len(wanted):
@@ -72,3 +86,20 @@ def refuse(spec: EncoderSpec, files: WeightFiles, problems: dict[str, list[str]]
     if lines:
         where = ", ".join(str(file) for file in files.tensors)
         raise WeightsInvalid("\n".join([f"the weights in {where} do not fit {spec.name}", *lines]))
+
+
+def surplus(network: nn.Module, spec: EncoderSpec, names: list[str]) -> list[str]:
+    """Tensors of blocks beyond those of the configuration: transformers would leave them out without an error."""
+    path = f"{spec.blocks}." if isinstance(spec.blocks, str) else ""
+    count = len(find_blocks(network, spec))
+    extra: list[str] = []
+    for name in names:
+        at = f".{name}".find(f".{path}")
+        number = f".{name}"[at + 1 + len(path) :].partition(".")[0]
+        if path and at >= 0 and number.isdecimal() and int(number) >= count and not _other_tower(name, spec):
+            extra.append(name)
+    return extra
+
+
+def _other_tower(name: str, spec: EncoderSpec) -> bool:
+    return name.startswith({"image": "text_model.", "text": "vision_model."}.get(spec.modality, "\0"))

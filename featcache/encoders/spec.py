@@ -74,7 +74,7 @@ class Preprocessing(_Table):
 class Sound(_Table):
     """What is made of a recording, for a network that reads no waveform."""
 
-    features: Literal["whisper"]  # whose features: Whisper's log-mel spectrograms
+    features: Literal["whisper", "voice"]  # log-mel spectrograms of Whisper; mel power spectrograms of speaker encoders
     window: float | None = Field(default=None, gt=0)  # seconds that the network sees; None: all that it was trained on
 
 
@@ -104,7 +104,7 @@ class EncoderSpec(_Table):
     """One frozen encoder, as declared in TOML; the head of encoders.toml says what each field means."""
 
     name: str
-    library: Literal["timm", "transformers", "open_clip"]
+    library: Literal["timm", "transformers", "open_clip", "torch"]
     modality: Literal["image", "text", "audio"]
     source: WeightSource
     arch: str | None = None
@@ -151,6 +151,9 @@ class EncoderSpec(_Table):
         yield transformers and not self.model, 'library "transformers" needs `model`, the class'
         wanted = 'library "open_clip" needs modality "image" or "text", and neither `model` nor `arch`'
         yield self.library == "open_clip" and bool(self.model or self.arch or self.modality == "audio"), wanted
+        wanted = 'library "torch" has the `model` VoiceEncoder alone, with a `file` as its source, and `sound`'
+        own = self.model == "VoiceEncoder" and self.source.file is not None and self.sound is not None
+        yield self.library == "torch" and not own, wanted
         dense = bool(self.embedding and self.embedding.dense)
         wanted = '`dense` belongs to library "transformers", modality "text" and a source with a folder of files'
         yield dense and (not transformers or self.modality != "text" or self.source.file is not None), wanted

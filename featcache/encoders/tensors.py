@@ -14,6 +14,8 @@ from featcache.storage.pickles import refusal
 if TYPE_CHECKING:
     from torch import Tensor
 
+_IN_TRAINING = "model_state"  # of a checkpoint with the optimiser's state beside the network's
+
 
 def hash_tensors(tensors: "Mapping[str, Tensor]") -> str:
     """blake3 over (name, dtype, shape, bytes) of tensors sorted by name, hex.
@@ -110,6 +112,10 @@ def read_tensors(file: Path) -> "dict[str, Tensor]":
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise WeightsInvalid(f"{file} does not hold weights only: {refusal(error)}") from error
+    except OSError as error:  # what torch makes of an archive without its end
+        raise WeightsInvalid(f"{file} is cut short, or cannot be read: {error}\n  Copy or download it again") from error
+    if isinstance(loaded, Mapping) and isinstance(loaded.get(_IN_TRAINING), Mapping):
+        loaded = loaded[_IN_TRAINING]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise WeightsInvalid(f"{file} holds {type(loaded).__name__}, not tensors by name")
     return dict(loaded)

@@ -60,7 +60,7 @@ def locate(spec: EncoderSpec, options: EncodeOptions, *, memo: Path) -> WeightFi
     source = spec.source
     if options.weights is not None:
         return _from_folder(spec, options, Path(options.weights).expanduser(), {"folder": "--weights"})
-    if options.random and (spec.library == "timm" or (spec.config and (spec.preprocessing or spec.sound))):
+    if options.random and (spec.library in ("timm", "torch") or (spec.config and (spec.preprocessing or spec.sound))):
         return WeightFiles(None, (), provenance={"random": True})
     if source.package:
         return _from_package(spec, options, memo)
