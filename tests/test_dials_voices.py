@@ -1,11 +1,14 @@
 """Voices tied to a label by a dose: are they uniform at every dose, and is the dose all that they depend on?"""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from featcache.cache import Cache
+from featcache.data.datasets import label_hint
 from featcache.data.errors import DataInvalid
 from featcache.data.perturbations import (
     Perturbation,
@@ -16,8 +19,14 @@ from featcache.data.perturbations import (
     with_perturbed,
 )
 from featcache.data.speech import VARIANTS, Utterance, is_spoken, read_utterance, speech_view
-from featcache.data.views import Dataset, Overlay
+from featcache.data.views import Dataset, Overlay, View
 from featcache.data.voices import voice_label
+from featcache.errors import UsageError
+from featcache.report.figures.dials import dial_figures
+from featcache.report.terminal.dials import dial_answer
+from featcache.studies.emergence.dials.doses import DialSettings, DialViews
+from featcache.studies.emergence.dials.perturbed import cached_perturbations, perturbed
+from tests.alignment_cache import store_layers
 
 VOICE_KINDS: tuple[Any, ...] = ("voice-unique", "voice-redundant")
 
@@ -160,3 +169,66 @@ def test_what_voices_cannot_be_of_is_refused_by_name() -> None:
         ("voice-redundant", percent, 2) for percent in (0, 20, 40, 60, 80, 100)
     ]
     assert perturbations_of(dataset, "speech", "50")[0].kind == "voice-unique"
+
+
+# -- the dial over planted features -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """Images that know the class, and recordings that know the word, with a little of the class, and the voice."""
+    cache, dataset = Cache(tmp_path_factory.mktemp("voices") / "cache"), spoken(600, classes=4)
+    ids, rng = dataset.overlay.groups, np.random.default_rng(0)
+    splits = tuple(("train", "train", "validation", "test")[row % 4] for row in range(600))
+    dataset = replace(dataset, overlay=replace(dataset.overlay, splits=splits))
+    images = View("images", "image", ids, ids, lambda row: ids[row].encode(), bytes)
+    kinds = sorted(set(dataset.overlay.labels["class"]))
+    known = np.array([[label == kind for kind in kinds] for label in dataset.overlay.labels["class"]], float)
+    doses = [Perturbation(kind, percent) for kind in VOICE_KINDS for percent in (0, 50, 100)]
+    dataset = with_perturbed(replace(dataset, views={"images": images, **dataset.views}), "speech", doses)
+    store_layers(cache, dataset, "images", "vit", {"last.mean": known + 0.3 * rng.standard_normal((600, 4))})
+    word = np.hstack([0.4 * known, 0.3 * rng.standard_normal((600, 8))])
+    for dose in doses:
+        view = dataset.views[dose.view_name("speech")]
+        voices = [read_utterance(view.content(row)).voice for row in range(600)]
+        heard = np.array([[voice == f"de+{each}" for each in VARIANTS] for voice in voices], float)
+        store_layers(cache, dataset, view.name, "ear", {"last.mean": np.hstack([word, heard])})
+    return cache
+
+
+@pytest.mark.parametrize(("kind", "label"), [("voice-unique", "voice"), ("voice-redundant", "class")])
+def test_over_the_doses_the_probe_of_the_tied_label_rises_and_alignment_where_images_know_it(
+    planted: Cache, kind: Any, label: str, tmp_path: Path
+) -> None:
+    views = DialViews("tiny", y="speech")
+    chosen = cached_perturbations(planted, "tiny", ("speech",), kind=kind)
+    assert [each.percent for each in chosen] == [0, 50, 100], "the view itself is not cached, and no dose of voices"
+    result = perturbed(planted, views, chosen, DialSettings(k=10, rows=None, permutations=39), out=tmp_path)
+    rows = result.alignment.sort("dose")
+    assert rows["dose"].to_list() == [0, 0.5, 1] and set(rows["dial"]) == {kind} and result.bits is None
+    assert set(rows["comparison"]) == {"image–audio"} and set(rows["x_view"]) == {"images"}
+    assert result.paths["alignment"] == tmp_path / "perturbed" / "tiny" / kind / "alignment.parquet"
+    assert result.performance is not None and set(result.performance["against"]) == {f"label {label}"}
+    heard, seen = (result.performance.filter(side=side).sort("dose")["value"].to_list() for side in ("y", "x"))
+    first, last = rows["value"][0], rows["value"][2]
+    if kind == "voice-unique":
+        assert heard[0] < 0.2 and heard[1] > 0.4 and heard[2] > 0.95 and max(seen) < 0.2
+        assert rows["ci_low"][2] < first < rows["ci_high"][2] and abs(last - first) < 0.02
+    else:
+        assert min(seen) > 0.9 and last > 1.3 * first and rows["ci_low"][2] > rows["ci_high"][0]
+    figures = dial_figures(result.alignment, result.correlations, result.performance)
+    assert figures and "share of voices tied to the" in figures[0].title
+    assert "image–audio" in dial_answer(result) and "of voices tied to the" in dial_answer(result)
+
+
+def test_doses_that_are_not_cached_are_named_with_the_command_that_encodes_them(planted: Cache) -> None:
+    with pytest.raises(UsageError, match="emergence perturb tiny ENCODER --view speech-de --kind voice-unique"):
+        cached_perturbations(planted, "tiny", ("speech-de",), kind="voice-unique")
+
+
+def test_a_hint_says_that_voices_were_chosen_to_tell_the_label() -> None:
+    assert label_hint("openmoji", "speech-voice-redundant40-s0", "group") == "its voices were chosen to, 40 % of them"
+    assert label_hint("openmoji", "speech-voice-unique100-s2", "voice") == "its voices were chosen to, 100 % of them"
+    for view in ("speech-voice-unique100-s0", "speech-voice-redundant0-s0", "speech"):
+        assert "a spoken name may say the group" in label_hint("openmoji", view, "group")
+    assert label_hint("openmoji", "speech-voice-redundant40-s0", "voice") == ""
