@@ -35,7 +35,7 @@ def add(
         typer.Argument(
             metavar="ID",
             help="hf:ORG/NAME, timm:NAME, open_clip:ARCHITECTURE/TAG or a folder, hf:./folder; with @REVISION and "
-            "#image or #text if wanted.",
+            "#image, #text or #audio if wanted.",
         ),
     ],
     name: Annotated[

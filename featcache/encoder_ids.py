@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from featcache.errors import UsageError
 
-Tower = Literal["image", "text"]
+Tower = Literal["image", "text", "audio"]
 LIBRARIES = ("hf", "timm", "open_clip")
-_ID = re.compile(r"(?P<library>[a-z_]+):(?P<place>[^@#\s]+)(@(?P<revision>[^@#\s]+))?(#(?P<tower>image|text))?")
+_ID = re.compile(r"(?P<library>[a-z_]+):(?P<place>[^@#\s]+)(@(?P<revision>[^@#\s]+))?(#(?P<tower>image|text|audio))?")
 _LOCAL = ("/", "./", "../", "~")
 
 
@@ -66,7 +66,7 @@ def parse_id(text: str) -> EncoderId:
     library: Any = match and match["library"]
     if match is None or library not in LIBRARIES:
         raise UsageError(
-            f"{text!r} is no id of an encoder: LIBRARY:PLACE[@REVISION][#image|#text], of the libraries "
+            f"{text!r} is no id of an encoder: LIBRARY:PLACE[@REVISION][#image|#text|#audio], of the libraries "
             f"{', '.join(LIBRARIES)}\n"
             "  As in: hf:facebook/dinov2-small, hf:./my_model, timm:vit_small_patch14_dinov2.lvd142m, "
             "open_clip:ViT-B-32/laion2b_s34b_b79k"

@@ -241,7 +241,22 @@ def siglip_repo(folder: Path, *, head: bool = True, side: str = "right", words: 
     return folder
 
 
-PAIRS: dict[str, Callable[[Path], Path]] = {"clip": clip_repo, "siglip": siglip_repo}
+def clap_repo(folder: Path, *, fusion: bool = False) -> Path:
+    """CLAP with both towers; its swin of two stages sees 10 s at 48 kHz as 64 x 64 pixels."""
+    from transformers import ClapFeatureExtractor
+
+    text = {**SMALL, "vocab_size": VOCABULARY, "pad_token_id": 0, "max_position_embeddings": 34, "projection_dim": 24}
+    swin = {"patch_embeds_hidden_size": 16, "depths": [1, 1], "num_attention_heads": [2, 2], "hidden_size": 32}
+    audio = {**swin, "spec_size": 256, "num_mel_bins": 64, "projection_dim": 24, "num_hidden_layers": 2}
+    fused = {"enable_fusion": True, "fusion_type": "aff_2d"} if fusion else {}
+    sizes: dict[str, Any] = {"text_config": text, "audio_config": {**audio, **fused}, "projection_dim": 24}
+    _network("ClapModel", "ClapConfig", sizes).save_pretrained(folder)
+    tokenizer_files(folder, longest=32)
+    ClapFeatureExtractor(truncation="rand_trunc").save_pretrained(folder)
+    return folder
+
+
+PAIRS: dict[str, Callable[[Path], Path]] = {"clip": clip_repo, "siglip": siglip_repo, "clap": clap_repo}
 
 
 # --- timm -------------------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def test_features_are_the_librarys_own_for_every_layer_and_pooling(made: Made, f
                     if pooling in spec.pooling:
                         close(features[f"{layer}.{pooling}"][0], wanted)
             if spec.embedding:
-                names = ("image_embeds", "text_embeds", "pooler_output")
+                names = ("image_embeds", "audio_embeds", "text_embeds", "pooler_output")
                 own = next(value for name in names if (value := getattr(output, name, None)) is not None)
                 close(features["last.embedding"][0], own.flatten())
 
@@ -130,6 +130,7 @@ def test_a_row_has_the_same_features_alone_and_padded_among_others(made: Made, f
 
 def test_every_family_that_is_described_is_tested() -> None:
     of_towers = {"clip_vision_model", "clip_text_model", "siglip_vision_model", "siglip_text_model"}
+    of_towers |= {"clap_audio_model", "clap_text_model"}
     assert set(described_kinds("transformers")) - of_towers == {family.partition(" ")[0] for family in EVERY}
 
 

@@ -61,7 +61,7 @@ def test_an_id_is_a_library_a_place_a_revision_and_a_tower() -> None:
         ("hf:", "no id of an encoder"),
         ("huggingface:a/b", "of the libraries hf, timm"),
         ("hf:a b", "no id of an encoder"),
-        ("hf:a/b#audio", "no id of an encoder"),
+        ("hf:a/b#sound", "no id of an encoder"),
         ("hf:a/b/c", "A folder begins with"),
         ("hf:./a@main", "a folder has no revision"),
     ],
@@ -167,7 +167,7 @@ def adapter(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("base", "change", "message"),
     [
-        ("bert", changed(model_type="xlnet"), "of the families of transformers, xlnet is none of the 5"),
+        ("bert", changed(model_type="xlnet"), "of the families of transformers, xlnet is none of the 6"),
         ("bert", changed(model_type="electra2"), "of the type 'electra2'"),
         ("bert", changed(model_type="nothing"), "of the type 'nothing', the installed transformers does not have it"),
         ("bert", changed(model_type="nothing", auto_map={}), "runs code of its repository, which featcache never does"),

@@ -182,4 +182,5 @@ def test_every_family_that_an_id_describes_is_documented() -> None:
     page = (Path(__file__).parents[1] / "docs" / "encoders.md").read_text(encoding="utf-8")
     named = set(re.findall(r"[\w-]+", page))
     towers = {"clip_vision_model", "clip_text_model", "siglip_vision_model", "siglip_text_model"}
+    towers |= {"clap_audio_model", "clap_text_model"}
     assert {*described_kinds("transformers"), *described_kinds("timm")} - towers <= named

@@ -144,6 +144,23 @@ def test_a_recording_has_the_same_features_alone_and_among_others(encoder: Encod
             close(values[0], together[layer][number])
 
 
+def test_the_operations_of_its_layers_are_counted(encoder: Encoder) -> None:
+    from featcache.encoders.cost import count_flops
+
+    layers = 160 * 2 * (1024 * (40 + 256) + 2 * 1024 * (256 + 256))
+    counted = count_flops(encoder, [[encoder.prepare(noise(8000, seed)) for seed in (0, 1)]], ["last.embedding"])
+    assert counted == pytest.approx(layers + 2 * 256 * 256 + 2 * 162 * 201 * 40, rel=1e-4)
+
+
+def test_silent_and_cut_recordings_are_named_as_such() -> None:
+    from featcache.maintenance.health import Health
+    from featcache.report.terminal.health import health_lines
+
+    lines = health_lines(Health(3, near_constant=("a",), truncated=("b", "c"), modality="audio"))
+    assert lines[0].startswith("1 recording of silence, 60 dB below full scale: ")
+    assert lines[1].startswith("2 recordings cut at the encoder's window, so that the rest counts for nothing: ")
+
+
 # --- volume, silence, limits ------------------------------------------------------------------------------------
 
 

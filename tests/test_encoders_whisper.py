@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from featcache.encoders import EncodeOptions, Encoder, EncoderSpec, described, encoder_spec, load_encoder
+from featcache.encoders import EncodeOptions, Encoder, EncoderSpec, describe, described, encoder_spec, load_encoder
 from featcache.encoders.ctranslate2_file import is_ctranslate2_whisper, read_whisper_encoder, read_whisper_heads
 from featcache.encoders.tensors import hash_files, read_names
 from featcache.errors import ExtractionFailed, UndescribedEncoder, WeightsInvalid
@@ -220,6 +220,14 @@ def test_another_window_is_another_digest_and_one_beyond_the_network_is_refused(
     assert whole.card.binds["preprocessing"]["window"] == 1.5
     with pytest.raises(WeightsInvalid, match=r"a window of 2 s takes 100 positions, and the network has 75, 1\.5 s"):
         load_encoder(tiny_spec(2.0), EncodeOptions(weights=folder), memo=folder / "memo")
+
+
+def test_a_repository_serves_the_packaged_entry_as_weights(tmp_path: Path) -> None:
+    folder = whisper_repo(tmp_path / "whisper")
+    ours = load_encoder(tiny_spec(), EncodeOptions(weights=folder), memo=tmp_path / "memo")
+    (spec,) = described(f"hf:{folder}", memo=tmp_path / "memo")
+    assert ours.card.binds["tensors"] == describe(spec, EncodeOptions(), memo=tmp_path / "memo").binds["tensors"]
+    assert ours.card.binds["preprocessing"]["window"] == 1
 
 
 def test_a_random_control_needs_no_file(tmp_path: Path) -> None:

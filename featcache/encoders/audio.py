@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from featcache.encoders.clap import load_clap_preprocessor
 from featcache.encoders.pooling import Inputs, Positions
 from featcache.encoders.recordings import read_wave, wave_flag
 from featcache.encoders.spec import EncoderSpec
@@ -132,4 +133,4 @@ def _masks_padding(config: Any) -> bool:
     return norm == "layer" and zeros_stay and config.model_type != "wavlm"
 
 
-_OF_FEATURES = {"whisper": load_whisper_preprocessor, "voice": load_voice_preprocessor}
+_OF_FEATURES = {"whisper": load_whisper_preprocessor, "voice": load_voice_preprocessor, "clap": load_clap_preprocessor}

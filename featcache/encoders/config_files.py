@@ -43,7 +43,7 @@ def check_type(kind: Any, spec: EncoderSpec, files: WeightFiles) -> None:
     stated = read_config(files.folder).get("model_type")
     wanted = {kind.config_class.model_type}
     # A tower's class reads its part of the whole model's configuration: "clip" for "clip_vision_model".
-    wanted |= {name.removesuffix(end) for name in wanted for end in ("_vision_model", "_text_model")}
+    wanted |= {name.removesuffix(end) for name in wanted for end in ("_vision_model", "_text_model", "_audio_model")}
     if stated not in wanted:
         raise WeightsInvalid(
             f"{files.folder}/config.json is of type {stated!r}; {spec.name} wants {sorted(wanted)[0]!r}"

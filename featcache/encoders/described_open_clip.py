@@ -6,7 +6,7 @@ from typing import Any
 from featcache.encoder_ids import EncoderId
 from featcache.encoders.open_clip_towers import build_pair
 from featcache.encoders.repository import Repository
-from featcache.errors import UndescribedEncoder, UnknownEncoder, WeightsMissing
+from featcache.errors import NoTowers, UndescribedEncoder, UnknownEncoder, WeightsMissing
 
 _SQUASHED = {"shortest": False, "squash": True}  # resize_mode -> whether both edges are resized
 
@@ -55,6 +55,8 @@ def describe_open_clip(repository: Repository, config: dict[str, Any]) -> list[d
         WeightsInvalid: If open_clip cannot build the network.
     """
     _require(repository.id)
+    if repository.id.tower == "audio":
+        raise NoTowers("open_clip has no encoders of audio; leave out #audio")
     network = build_pair(repository.folder, device="meta")
     towers = {"image": _image_fields, "text": _text_fields}
     return [

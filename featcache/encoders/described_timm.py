@@ -50,8 +50,8 @@ def describe_timm(repository: Repository, config: dict[str, Any]) -> list[dict[s
     """
     from featcache.encoders.vision import entry_of_settings, settings_from_timm
 
-    if repository.id.tower == "text":
-        raise NoTowers("timm has no encoders of text; leave out #text")
+    if repository.id.tower in ("text", "audio"):
+        raise NoTowers(f"timm has no encoders of {repository.id.tower}; leave out #{repository.id.tower}")
     timm = _timm(repository.id)
     architecture = config.get("architecture")
     if not isinstance(architecture, str):

@@ -40,6 +40,10 @@ def describe_transformers(repository: Repository, config: dict[str, Any]) -> lis
         if getattr(part, "projection_dim", None) != getattr(settings, "projection_dim", None):
             of_tower = _without_projection(of_tower)  # the tower's class would look for one of another size
         tables.append(_described(repository, config, part, of_tower))
+    if not tables:
+        raise NoTowers(
+            f"a {settings.model_type} has no tower of {repository.id.tower}; leave out #{repository.id.tower}"
+        )
     return tables
 
 
@@ -194,7 +198,10 @@ def _of_audio(repository: Repository, settings: Any, family: Family, fields: dic
 
 
 # What preprocessor_config.json has to state for features that featcache computes.
-_SPECTROGRAMS = {"whisper": {"sampling_rate": 16_000, "n_fft": 400, "hop_length": 160}}
+_SPECTROGRAMS: dict[str, dict[str, Any]] = {
+    "whisper": {"sampling_rate": 16_000, "n_fft": 400, "hop_length": 160},
+    "clap": {"feature_extractor_type": "ClapFeatureExtractor"},
+}
 
 
 def _of_spectrograms(stated: dict[str, Any], features: str) -> dict[str, Any]:

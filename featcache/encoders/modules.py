@@ -46,11 +46,13 @@ def embedding_of(
     steps = spec.embedding
     if steps is None:
         return None
-    projection = _projection(network, steps.projection, spec) if steps.projection else None
+    paths = (steps.projection,) if isinstance(steps.projection, str) else steps.projection or ()
+    projections = [_projection(network, path, spec) for path in paths]
 
     def embed(hidden: Tensor, positions: Positions) -> Tensor:
         vectors = POOLINGS[steps.pooling](hidden, positions) if steps.pooling else hidden
-        vectors = vectors if projection is None else projection(vectors)
+        for projection in projections:
+            vectors = projection(vectors)
         vectors = vectors if dense is None else dense(vectors)
         return nn.functional.normalize(vectors) if steps.normalize else vectors
 

@@ -74,8 +74,19 @@ class Preprocessing(_Table):
 class Sound(_Table):
     """What is made of a recording, for a network that reads no waveform."""
 
-    features: Literal["whisper", "voice"]  # log-mel spectrograms of Whisper; mel power spectrograms of speaker encoders
+    features: Literal["whisper", "voice", "clap"]  # log-mel spectrograms of Whisper, mel powers of Resemblyzer, CLAP's
     window: float | None = Field(default=None, gt=0)  # seconds that the network sees; None: all that it was trained on
+
+    @property
+    def reads_settings(self) -> bool:
+        """Whether the repository's preprocessor_config.json is needed."""
+        return self.features == "clap"
+
+    @model_validator(mode="after")
+    def _has_window(self) -> "Sound":
+        if self.window is not None and self.reads_settings:
+            raise ValueError("the `window` of CLAP is what its repository states")
+        return self
 
 
 class DenseLayer(_Table):
@@ -89,7 +100,8 @@ class Embedding(_Table):
     """What the library itself returns for a row, kept as `last.embedding`: of layer `last`, these steps in order."""
 
     pooling: Pooling | None = None  # None: `projection` takes the tokens of a row, and pools them itself
-    projection: str | None = None  # path of the module that is applied, such as CLIP's projection or SigLIP's head
+    # Path of the module that is applied, such as CLIP's projection or SigLIP's head; several are applied in order.
+    projection: str | tuple[str, ...] | None = None
     dense: tuple[DenseLayer, ...] = ()  # layers that are applied then
     normalize: bool = False  # to unit length
 

@@ -104,7 +104,7 @@ def _whole(spec: EncoderSpec, options: EncodeOptions) -> list[str]:
     needed = ["config.json"]
     if spec.modality == "text":
         needed.append(_VOCABULARY)
-    elif spec.library == "transformers" and spec.preprocessing is None and spec.sound is None:
+    elif spec.library == "transformers" and not (spec.preprocessing or (spec.sound and not spec.sound.reads_settings)):
         needed.append("preprocessor_config.json")
     if spec.prompt is not None:
         needed.append(_VOCABULARY)

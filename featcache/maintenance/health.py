@@ -1,6 +1,6 @@
 """Health of a cached array: rows that came out alike or constant, and rows that the encoding pass flagged."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from blake3 import blake3
@@ -17,9 +17,10 @@ class Health:
     rows: int
     identical: tuple[tuple[str, ...], ...] = ()  # sets of rows of equal features whose contents differ
     constant: tuple[str, ...] = ()  # rows whose features are all one number
-    near_constant: tuple[str, ...] = ()  # pictures that hardly vary, as the encoder sees them
-    truncated: tuple[str, ...] = ()  # texts cut at the encoder's token limit
+    near_constant: tuple[str, ...] = ()  # pictures that hardly vary, as the encoder sees them; silent recordings
+    truncated: tuple[str, ...] = ()  # texts cut at the encoder's token limit, recordings cut at its window
     adopted: int = 0  # rows of chunks that were recorded after a crash, of which the two fields above say nothing
+    modality: str = field(default="", compare=False)  # of the rows
 
     @property
     def is_clean(self) -> bool:
@@ -63,6 +64,7 @@ def array_health(cache: Cache, array: FeatureArray) -> Health | None:
         near_constant=complete.flagged("near_constant"),
         truncated=complete.flagged("truncated"),
         adopted=sum(record.rows for record in complete.records if record.writer == ADOPTED),
+        modality=key.binds["rows"]["modality"],
     )
 
 

@@ -10,6 +10,16 @@ if TYPE_CHECKING:
 
 _SHOWN = 5  # ids, or sets of them
 _CUT = 60  # characters of an id
+# What was cut, and where; what hardly varies, and how.
+_WORDS = {
+    "audio": ("recording", "cut at the encoder's window", "recording", "of silence, 60 dB below full scale"),
+    "other": (
+        "text",
+        "cut at the encoder's token limit",
+        "image",
+        "of almost one colour, as the encoder sees it (docs/images.md)",
+    ),
+}
 
 
 def show_health(health: "Health | None", *, clean: str | None = None) -> None:
@@ -43,16 +53,11 @@ def health_lines(health: "Health") -> list[str]:
         lines.append(f"{rows} of unequal content have equal features, in {count(sets, 'set')}: {_first(sets)}")
     if ids := health.constant:
         lines.append(f"{count(ids, 'row')} whose features are all one number: {_first(list(map(_name, ids)))}")
+    row, cut, noun, flat = _WORDS["audio" if health.modality == "audio" else "other"]
     if ids := health.near_constant:
-        lines.append(
-            f"{count(ids, 'image')} of almost one colour, as the encoder sees it (docs/images.md): "
-            f"{_first(list(map(_name, ids)))}"
-        )
+        lines.append(f"{count(ids, noun)} {flat}: {_first(list(map(_name, ids)))}")
     if ids := health.truncated:
-        lines.append(
-            f"{count(ids, 'text')} cut at the encoder's token limit, so that the rest counts for nothing: "
-            f"{_first(list(map(_name, ids)))}"
-        )
+        lines.append(f"{count(ids, row)} {cut}, so that the rest counts for nothing: {_first(list(map(_name, ids)))}")
     if health.adopted:
         lines.append(
             f"{count(health.adopted, 'row')} recorded after a crash: which of them are of one colour, or were cut, is "
