@@ -25,6 +25,7 @@ K ?=
 OUT ?=
 DEVICE ?=
 WORKERS ?= 2
+MODALITIES ?=
 PROFILE ?= quick
 STUDY ?= study
 EMERGENCE ?= emergence
@@ -58,8 +59,8 @@ links:
 	@ln -s $(addprefix ../../../,commands data metrics report studies trainer \
 	  $(wildcard featcache/*.py) $(patsubst %/__init__.py,%,$(wildcard featcache/*/__init__.py))) $(LINKS)
 
-demo: setup ## Extract, train three adapters, measure and open the question on the embedded data set
-	@$(FEATCACHE) demo $(cache_option)
+demo: setup ## Extract, train three adapters, measure and open the question on the embedded data set: MODALITIES=3 for speech
+	@$(FEATCACHE) demo $(call option,modalities,$(MODALITIES)) $(cache_option)
 
 extract: setup ## Write features into the cache: DATASET=./my_images (or a name) ROOT= ENCODERS="a b c" SPLIT= CACHE=
 	@$(FEATCACHE) extract '$(or $(DATASET),flickr30k)' $(or $(ENCODERS),$(if $(filter-out flickr30k,$(DATASET)),,resnet18 gpt2 dinov2-small)) \

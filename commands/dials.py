@@ -1,4 +1,4 @@
-"""Commands of the dials of emergence: captions swapped, perturbed or graded, by known doses."""
+"""Commands of the dials of emergence: captions swapped, perturbed or graded, and voices tied, by known doses."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,6 +20,13 @@ _LabelOption = Annotated[
     str | None, typer.Option(help="Label column that layers are probed for. Default: the first, if there is one.")
 ]
 _OutOption = Annotated[Path, typer.Option(help="Folder of the study; each part has a folder of its own in it.")]
+_Kind = Literal["delete", "noise", "voice-unique", "voice-redundant"]
+_KindOption = Annotated[
+    _Kind | None,
+    typer.Option(
+        help="Of characters, of pixels, or of voices: tied to a drawn label, or to the first label of the data set."
+    ),
+]
 _ENCODERS = "ENCODER or ENCODER/LAYER, several times; the first one's default layer is the fixed one. Default: all."
 _ImageEncodersOption = Annotated[list[str] | None, typer.Option("--image", metavar="ENCODER", help=_ENCODERS)]
 _TextEncodersOption = Annotated[list[str] | None, typer.Option("--text", metavar="ENCODER", help=_ENCODERS)]
@@ -61,10 +68,19 @@ def swapped(
 def perturb(
     dataset: _DatasetArgument,
     encoders: Annotated[list[str], typer.Argument(metavar="ENCODER", help="Encoders; see: featcache encoders.")],
-    view: Annotated[str, typer.Option(help="View that is perturbed: of texts, or of pictures.")] = "captions",
+    view: Annotated[
+        str, typer.Option(help="View that is perturbed: of texts, of pictures, or of synthesised speech.")
+    ] = "captions",
+    kind: _KindOption = None,
     percent: Annotated[
-        str, typer.Option(metavar="P,P,...", help="Percent of characters deleted, or of pixels replaced.")
-    ] = "5,10,15,20,25,30,35,40,45,50",
+        str | None,
+        typer.Option(
+            metavar="P,P,...",
+            help="Percent of characters deleted, of pixels replaced (default: 5,10,15 to 50), or of voices tied "
+            "(default: 0,20,40,60,80,100).",
+            show_default=False,
+        ),
+    ] = None,
     edge: Annotated[
         int | None,
         typer.Option(min=1, help="Replace pixels after a resize and crop to so many; default: before any transform."),
@@ -73,10 +89,11 @@ def perturb(
     seed: SeedOption = 0,
     cache: CacheOption = None,
 ) -> None:
-    """Encode perturbed texts or pictures into the cache, as views of their own: captions-delete10-s0.
+    """Encode perturbed texts, pictures or speech into the cache, as views of their own: captions-delete10-s0.
 
-    Of texts, characters are deleted; of pictures, pixels are replaced by noise of the picture's own mean and spread.
-    Bits per byte of a causal language model are those of the perturbed texts.
+    Of texts, characters are deleted; of pictures, pixels are replaced by noise of the picture's own mean and spread;
+    of speech, voices are tied to a label that is drawn, or to the data set's first one, and uniform at every dose. Bits
+    per byte of a causal language model are those of the perturbed texts.
     """
     from featcache.cache import Cache
     from featcache.data.open import open_dataset
@@ -86,17 +103,19 @@ def perturb(
     from featcache.studies.emergence.dials.perturbed import extract_perturbed
 
     data = open_dataset(dataset, root=root)
-    chosen = perturbations_of(data, view, percent, seed=seed, edge=edge)
+    chosen = perturbations_of(data, view, percent, kind=kind, seed=seed, edge=edge)
     with step_progress("encoding") as on_step:
         show_extracted(extract_perturbed(Cache(cache), data, view, encoders, chosen, on_step=on_step))
 
 
 def perturbed(
     dataset: _DatasetArgument,
-    kind: Annotated[Literal["delete", "noise"], typer.Option(help="Of characters, or of pixels.")] = "delete",
+    kind: _KindOption = "delete",
     edge: Annotated[int | None, typer.Option(min=1, help="Of noise: as of emergence perturb.")] = None,
     images: _ImagesOption = "images",
-    texts: _TextsOption = "captions",
+    texts: Annotated[
+        str | None, typer.Option(help="View of the texts, or of speech. Default: captions; of voices, speech.")
+    ] = None,
     image_encoders: _ImageEncodersOption = None,
     text_encoders: _TextEncodersOption = None,
     rows: _RowsOption = 1024,
@@ -108,15 +127,17 @@ def perturbed(
 ) -> None:
     """Follow alignment and its correlations over perturbed views that emergence perturb encoded."""
     from featcache.cache import open_cache
+    from featcache.data.perturbations import MODALITY
     from featcache.report.terminal.progress import step_progress
     from featcache.studies.emergence.dials.doses import DialSettings, DialViews
     from featcache.studies.emergence.dials.perturbed import cached_perturbations
     from featcache.studies.emergence.dials.perturbed import perturbed as measure_perturbed
 
-    store, settings = open_cache(cache), DialSettings(rows=rows or None, seed=seed)
-    views = DialViews(dataset, images, texts, tuple(image_encoders or ()), tuple(text_encoders or ()))
-    chosen = cached_perturbations(store, dataset, (texts if kind == "delete" else images,), edge=edge)
-    labels = _labels(store, dataset, texts, label, root)
+    store, settings, spoilt = open_cache(cache), DialSettings(rows=rows or None, seed=seed), MODALITY[kind or "delete"]
+    named = texts or ("speech" if spoilt == "audio" else "captions")
+    views = DialViews(dataset, images, named, tuple(image_encoders or ()), tuple(text_encoders or ()))
+    chosen = cached_perturbations(store, dataset, (images if spoilt == "image" else named,), kind=kind, edge=edge)
+    labels = _labels(store, dataset, named, label, root if spoilt != "audio" else None)
     with step_progress("measuring") as on_step:
         result = measure_perturbed(store, views, chosen, settings, labels=labels, out=out, on_step=on_step)
     _show(result)

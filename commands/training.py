@@ -331,13 +331,20 @@ def _comparison(runs: "list[RunResults]", cache: str | None) -> "Comparison":
 
 def demo(
     cache: CacheOption = None,
-    out: Annotated[Path, typer.Option(help="Folder of the runs and the page.")] = Path("runs/demo"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the runs and the page. Default: runs/demo; of three modalities, runs/demo-3."),
+    ] = None,
+    modalities: Annotated[
+        int, typer.Option(min=2, max=3, help="2: images and captions; 3: their names spoken, too.")
+    ] = 2,
     verbose: VerboseOption = False,
 ) -> None:
     """Run the main job on the embedded data set.
 
-    Extract three encoders, train three kinds of adapters, measure them, and draw the page.
+    Extract three encoders, train three kinds of adapters, measure them, and draw the page. Of three modalities: extract
+    four encoders, and train linear adapters of all three sides and of each pair.
     """
     from featcache.commands.demo import run_demo
 
-    run_demo(cache, out, verbose=verbose)
+    run_demo(cache, out or Path("runs/demo" if modalities == 2 else "runs/demo-3"), modalities, verbose=verbose)

@@ -33,25 +33,31 @@ from featcache.data.declared import Declared, DeclaredFile, read_declared
 from featcache.data.entries import DatasetEntry
 from featcache.data.errors import DataInvalid, DataMissing
 from featcache.data.hub_names import hub_name_of
-from featcache.data.perturbations import original_view
+from featcache.data.perturbations import original_view, perturbation_of
 
 _ENTRIES = (
     DatasetEntry(
         name="openmoji",
         opener="openmoji:open_openmoji",
-        description="about 1,180 emoji: drawings, English descriptions, names in 13 more languages",
+        description="about 1,180 emoji: drawings, English descriptions, names in 13 more languages, names spoken in 13",
         licence="OpenMoji drawings: CC BY-SA 4.0; names: Unicode CLDR (Unicode licence)",
-        views=("images", "captions", "names-*"),
+        views=("images", "captions", "names-*", "speech", "speech-*"),
         needs_root=False,
         takes_root=False,
-        labels=("group", "subgroup"),
-        ways=("pip install 'featcache[demo]'",),
+        labels=("group", "subgroup", "voice"),
+        ways=("pip install 'featcache[demo]'", "for the views of speech: pip install 'featcache[speech]'"),
         made_from={"captions": ("group", "subgroup")},  # each ends with the words of its subgroup, as "fruit, food"
-        hints_at={"names-*": (("group", "subgroup"), "a name may say the group, as in 'face' or 'button'")},
+        hints_at={
+            "names-*": (("group", "subgroup"), "a name may say the group, as in 'face' or 'button'"),
+            "speech": (("group", "subgroup"), "a spoken name may say the group, as in 'face' or 'button'"),
+            "speech-*": (("group", "subgroup"), "a spoken name may say the group, as in 'face' or 'button'"),
+        },
         may_show={
             "images": "drawings: OpenMoji, CC BY-SA 4.0",
             "captions": "descriptions: Unicode CLDR (Unicode licence), emoji-data (MIT licence)",
             "names-*": "names: Unicode CLDR (Unicode licence)",
+            "speech": "spoken names: Unicode CLDR (Unicode licence), synthesised by espeak-ng",
+            "speech-*": "spoken names: Unicode CLDR (Unicode licence), synthesised by espeak-ng",
         },
         citation=OPENMOJI,
     ),
@@ -60,7 +66,7 @@ _ENTRIES = (
         opener="flickr30k:open_flickr30k",
         description="31,783 photos of people and animals in action, five English captions each",
         licence="non-commercial research and education only; the photos belong to their Flickr users",
-        views=("images", "captions", "captions-de", "spoken"),
+        views=("images", "captions", "captions-de", "spoken", "caption-*", "spoken-*"),
         needs_root=False,
         options=("--seconds",),
         ways=(
@@ -75,6 +81,7 @@ _ENTRIES = (
             "in DIR too, or DIR/multi30k.jsonl",
             "for the view spoken, clips of a voice that describes a photo: DIR/spoken/<photo>_<caption>.wav, as in "
             "1000092795_0.wav",
+            "for the views spoken-1 to spoken-5, captions synthesised: pip install 'featcache[speech]'",
         ),
         citation=YOUNG_2014 + KARPATHY_2015 + ELLIOTT_2016,
     ),
@@ -335,8 +342,13 @@ def label_hint(dataset: str, view: str, label: str) -> str:
     Example:
         >>> label_hint("openmoji", "names-de", "group")
         "a name may say the group, as in 'face' or 'button'"
+        >>> label_hint("openmoji", "speech-voice-redundant40-s0", "group")
+        'its voices were chosen to, 40 % of them'
     """
-    entry, view = known_entry(dataset), original_view(view)
+    entry, known = known_entry(dataset), perturbation_of(view)
+    if known is not None and known[1].tells(entry.labels if entry else (), label):
+        return f"its voices were chosen to, {known[1].percent} % of them"
+    view = original_view(view)
     of = {} if entry is None else entry.hints_at
     hints = (how for pattern, (labels, how) in of.items() if label in labels and fnmatchcase(view, pattern))
     return next(hints, "")

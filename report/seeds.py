@@ -82,6 +82,11 @@ def same_test(runs: Sequence[RunResults]) -> bool:
     return len({_test_identity(run) for run in runs}) == 1
 
 
+def same_groups(runs: Sequence[RunResults]) -> bool:
+    """Whether all runs, of whatever sides, were measured on the same test groups against one reference, with one k."""
+    return len({(repr(run.reference), *_test_identity(run)[1:]) for run in runs}) == 1
+
+
 def same_validation(runs: Sequence[RunResults]) -> bool:
     """Whether all runs select their epoch on the same features and validation groups by the same criterion."""
     return len({_validation_identity(run) for run in runs}) == 1
@@ -250,6 +255,8 @@ def headline_run(runs: Sequence[RunResults]) -> tuple[RunResults, str]:
         why = f", {chosen.place} ({_CRITERIA[_select(headline)]}: {listed})"
     elif len(candidates) > 1:
         why = ", the first named: the runs do not share the validation groups and criterion to be selected by"
+        if same_groups(candidates):
+            why = ", the first named: the runs join different sides"
     rest = {"exploratory": [run for run in candidates if run is not headline]}
     rest["control"] = [run for run in runs if run not in candidates]
     listed = "".join(f"; {what}: {', '.join(run.label for run in those)}" for what, those in rest.items() if those)

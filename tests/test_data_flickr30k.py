@@ -345,7 +345,9 @@ def test_both_layouts_of_the_german_captions_give_one_view_with_the_ids_of_the_e
     write_lines(folder_layout(tmp_path / "b"))
     published = {"train": (FILES[1], FILES[0]), "val": FILES[2:3], "test_2016": FILES[3:]}
     lines, task2 = open_(tmp_path / "b"), open_(write_task2(folder_layout(tmp_path / "c"), published))
-    assert set(alone.views) == {"images", "captions"} and set(lines.views) == {"images", "captions", "captions-de"}
+    by_place = {f"{name}-{place}" for name in ("caption", "spoken") for place in range(1, 6)}
+    assert set(alone.views) == {"images", "captions", *by_place}
+    assert set(lines.views) == {"images", "captions", "captions-de", *by_place}
     for dataset in (lines, task2):
         for name in ("images", "captions"):
             assert dataset.views[name].root == alone.views[name].root
@@ -354,6 +356,19 @@ def test_both_layouts_of_the_german_captions_give_one_view_with_the_ids_of_the_e
         assert view.read(0) == "Zwei Männer, Nummer 0 , sehen auf 36979."
         assert dataset.overlay.root == alone.overlay.root and dataset.notes == alone.notes
     assert lines.views["captions-de"].root == task2.views["captions-de"].root
+
+
+def test_the_nth_caption_of_every_photo_is_a_view_as_text_and_as_speech(tmp_path):
+    dataset = open_(folder_layout(tmp_path))
+    photos, captions = dataset.views["images"], dataset.views["captions"]
+    for place in range(1, 6):
+        text, speech = dataset.views[f"caption-{place}"], dataset.views[f"spoken-{place}"]
+        assert text.groups == speech.groups == photos.groups, "one row a photo, in the order of the photos"
+        assert text.ids == speech.ids == tuple(f"{file}#{place - 1}" for file in IN_ORDER)
+        for row, row_id in enumerate(text.ids):
+            assert text.read(row) == captions.read(captions.ids.index(row_id))
+            assert json.loads(speech.content(row))["text"] == text.read(row)
+    assert dataset.view_for("text").name == "captions" and len({view.root for view in dataset.views.values()}) == 12
 
 
 def test_german_captions_of_some_photos_open_beside_any_layout_and_the_others_are_counted(tmp_path):

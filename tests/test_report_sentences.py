@@ -153,6 +153,15 @@ def test_no_run_is_ranked_by_its_test_score(tmp_path: Path) -> None:
     assert not any(word in first for word in ("nearest", "ahead", "highest"))
 
 
+def test_runs_of_different_sides_on_the_same_groups_and_reference_are_said_to_be_so(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, encoders=(*sides, "siglip")) for name, sides in (
+        ("a", ("vit", "bert")), ("b", ("vit", "gpt2"))
+    )]  # fmt: skip
+    lines = findings(runs)
+    assert "the runs join different sides, on the same test groups and against the same reference" in lines[-1]
+    assert any("the first named: the runs join different sides" in line for line in lines)
+
+
 def test_runs_on_unequal_test_groups_are_warned_of(tmp_path: Path) -> None:
     lines = findings([write_run(tmp_path / "a"), write_run(tmp_path / "b", n=700)])
     assert "do not share test groups" in lines[-1]

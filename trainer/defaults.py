@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from blake3 import blake3
 
@@ -96,6 +97,18 @@ def _in_view(selector: str, view: str) -> str:
 
 _VIEWS = ("images", "captions", "images")
 DEMO = Selection("openmoji", ("efficientnet-lite0", "minilm"), "efficientnet-lite2", _VIEWS)
+# the demo's sides by how many modalities it joins
+DEMOS = MappingProxyType(
+    {
+        2: DEMO,
+        3: Selection(
+            "openmoji",
+            ("efficientnet-lite0", "captions/minilm", "speech/whisper-tiny-en"),
+            "efficientnet-lite2",
+            ("images", "", "", "images"),
+        ),
+    }
+)
 DEFAULTS = (
     Selection("flickr30k", ("resnet18", "gpt2"), "dinov2-small", _VIEWS),
     Selection("flickr30k", ("efficientnet-lite0", "minilm"), "efficientnet-lite2", _VIEWS),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from featcache.cache import Cache
-from featcache.data.perturbations import perturbation_of, with_perturbed
+from featcache.data.perturbations import with_named
 from featcache.data.views import Dataset, View
 from featcache.encoders import Card, EncodeOptions, EncoderSpec, describe
 from featcache.errors import FeaturesNotCached, UsageError
@@ -136,10 +136,8 @@ def choose_view(dataset: Dataset, spec: EncoderSpec, view: str | None) -> View:
     Raises:
         UsageError: If it does not exist or does not fit the encoder.
     """
+    dataset = with_named(dataset, view)
     if view is not None and view not in dataset.views:
-        known = perturbation_of(view)
-        if known is not None and known[0] in dataset.views:
-            return choose_view(with_perturbed(dataset, known[0], [known[1]]), spec, view)
         raise UsageError(f"{dataset.name} has no view {view!r}; it has {', '.join(dataset.views)}")
     source = dataset.views[view] if view else dataset.view_for(spec.modality)
     if source.modality != spec.modality:

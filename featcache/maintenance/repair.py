@@ -15,6 +15,7 @@ from featcache.data.datasets import source_text
 from featcache.data.errors import DataError
 from featcache.data.open import open_dataset
 from featcache.data.options import OpenOptions
+from featcache.data.perturbations import with_named
 from featcache.data.views import Dataset
 from featcache.encoders import EncodeOptions, EncoderSpec, described_again, encoder_spec
 from featcache.errors import Damaged, FeatcacheError, FeaturesNotCached, RootsDiffer, UnknownEncoder, UsageError
@@ -169,7 +170,7 @@ class _Repair:
                     folder.replace(name, remote.read(name))
                 self.on_step("row table, splits and labels pulled")
                 return
-        dataset = _open(key, self.sources)
+        dataset = with_named(_open(key, self.sources), key.view)
         view = dataset.views.get(key.view)
         if view is None or view.root != key.binds["rows"]["root"]:
             raise Damaged(

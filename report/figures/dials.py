@@ -19,6 +19,8 @@ _AXES = {
     "swapped": "share of wrong captions",
     "delete": "share of characters deleted",
     "noise": "share of pixels replaced",
+    "voice-unique": "share of voices tied to the label",
+    "voice-redundant": "share of voices tied to the class",
     "graded": "share that was to be rewritten",
 }
 _LONGEST = 24

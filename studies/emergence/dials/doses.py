@@ -67,7 +67,7 @@ class DialViews:
     Args:
         dataset: Data set name.
         x: View of images.
-        y: View of texts.
+        y: View of texts, or of speech.
         x_encoders: As `layers_of_view`; () for all that are cached.
         y_encoders: As x_encoders.
     """
@@ -110,8 +110,8 @@ class DialRow:
     """What one dose adds to a measured row.
 
     Args:
-        dial: "swapped", "delete", "noise" or "graded".
-        comparison: "image–text" or "text–text".
+        dial: "swapped", "graded" or a kind of perturbation, as "delete".
+        comparison: "image–text", "image–audio" or "text–text".
         dataset: Of the arrays.
         dose: Share that is spoilt, 0 to 1.
         dose_words: The same in words.

@@ -1,11 +1,13 @@
-"""The perturbation dials: alignment while characters of texts are deleted, or pixels of pictures replaced by noise."""
+"""The perturbation dials: alignment while characters are deleted, pixels replaced, or voices tied to a label."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featcache.cache import Cache
-from featcache.data.perturbations import MODALITY, Perturbation, perturbation_of, with_perturbed
+from featcache.data.perturbations import MODALITY, VOICES, Kind, Perturbation, perturbation_of, with_perturbed
+from featcache.data.voices import LABEL, voice_label
 from featcache.encoders import EncodeOptions, encoder_spec, load_encoder
 from featcache.errors import FeaturesNotCached, UsageError
 from featcache.extraction.extract import Extracted, extract
@@ -25,13 +27,18 @@ from featcache.studies.emergence.dials.doses import (
     measure_doses,
     write_tables,
 )
-from featcache.studies.emergence.dials.performance import Labels, bits_per_byte, probe_doses
+from featcache.studies.emergence.dials.performance import Labels, bits_per_byte, given_labels, probe_doses
 from featcache.studies.emergence.dials.swapped_captions import chosen_labels
 
 if TYPE_CHECKING:
     from featcache.data.views import Dataset
 
-_WORDS = {"delete": "of characters deleted", "noise": "of pixels replaced"}
+_WORDS = {
+    "delete": "of characters deleted",
+    "noise": "of pixels replaced",
+    "voice-unique": "of voices tied to the label",
+    "voice-redundant": "of voices tied to the class",
+}
 
 
 def extract_perturbed(
@@ -110,14 +117,15 @@ def perturbed(
     """Alignment and performance of every layer while one of two views is perturbed.
 
     The view that is perturbed is the one of the perturbations' modality. Its features come from `extract_perturbed`.
+    The first dose is the view itself, but of voices the least one: the view itself has one voice, the doses have many.
 
     Args:
         cache: The cache.
-        views: Of images and of texts; of their encoders those are taken that are cached for the view itself and for
-            every perturbation.
+        views: Of images and of texts or speech; of their encoders those are taken that are cached for the view itself
+            and for every perturbation, of voices for every perturbation.
         perturbations: All of one kind; () for those that are cached.
         settings: How it is measured; None for `DialSettings()`.
-        labels: As `swapped_captions`.
+        labels: As `swapped_captions`; of "voice-unique" None is the label that voices are tied to.
         out: Folder for the tables, OUT/perturbed/DATASET/KIND; None for nowhere.
         on_step: Called with each step in words.
 
@@ -129,20 +137,24 @@ def perturbed(
     names = (views.x, views.y)
     chosen = list(perturbations) or cached_perturbations(cache, views.dataset, names)
     kind = _one_kind(chosen)
-    spoilt = 1 if MODALITY[kind] == "text" else 0
-    clean = views.layers(cache)
+    modality = MODALITY[kind]
+    spoilt = 0 if modality == "image" else 1
+    clean = _first_layers(cache, views, chosen[0])
     of_dose, notes = _perturbed_layers(cache, views.dataset, names[spoilt], clean[spoilt], chosen)
     every = [*clean[1 - spoilt].arrays, *(each for arrays in of_dose.values() for each in arrays)]
-    of = chosen_labels(every, labels)
+    of = _tied_label(every[0]) if kind == "voice-unique" and labels is None else chosen_labels(every, labels)
     measured = drawn_groups(every, settings.rows, settings.seed)
     doses = list(_doses(clean, of_dose, spoilt))
     defaults = (clean[0].defaults, clean[1].defaults)
-    alignment = measure_doses(kind, _measured(doses, measured), defaults, settings, on_step=on_step)
+    comparison = "image–audio" if modality == "audio" else "image–text"
+    alignment = measure_doses(
+        kind, _measured(doses, measured), defaults, settings, comparison=comparison, on_step=on_step
+    )
     performance, said = None, ["no labels: layers have no performance but bits per byte of language models"]
     if of is not None:
         performance, said = probe_doses(kind, doses, of, seed=settings.seed, on_step=on_step)
-    texts = {dose.y[0].view: (dose.share, dose.words, dose.draw) for dose in doses} if spoilt else {}
-    bits = bits_per_byte(cache, views.dataset, texts, measured) if spoilt else None
+    texts = {dose.y[0].view: (dose.share, dose.words, dose.draw) for dose in doses}
+    bits = bits_per_byte(cache, views.dataset, texts, measured) if modality == "text" else None
     correlations = dial_correlations(alignment, performance, bits)
     tables = {"alignment": alignment, "performance": performance, "correlations": correlations, "bits": bits}
     paths = write_tables(
@@ -152,8 +164,23 @@ def perturbed(
     return DialResult(alignment, performance, correlations, bits, (*notes, *said), paths)
 
 
+def _first_layers(cache: Cache, views: DialViews, first: Perturbation) -> tuple[Layers, Layers]:
+    """The layers of both views; of voices those of the first dose, since the view itself is none."""
+    return (replace(views, y=first.view_name(views.y)) if first.kind in VOICES else views).layers(cache)
+
+
+def _tied_label(features: Features) -> Labels:
+    """The label that "voice-unique" ties voices to, which needs no column of the data set."""
+    return given_labels(features, LABEL, {group: voice_label(str(group)) for group in features.groups.tolist()})
+
+
 def cached_perturbations(
-    cache: Cache, dataset: str, views: Sequence[str], *, edge: int | None = None
+    cache: Cache,
+    dataset: str,
+    views: Sequence[str],
+    *,
+    kind: Kind | None = None,
+    edge: int | None = None,
 ) -> list[Perturbation]:
     """The perturbations that the cache has of the first of some views that has any, the least first.
 
@@ -161,6 +188,7 @@ def cached_perturbations(
         cache: The cache.
         dataset: Data set name.
         views: Names of views that are no perturbed ones.
+        kind: Of which; None for all that there are.
         edge: Of noise, as `Perturbation`.
 
     Raises:
@@ -169,13 +197,15 @@ def cached_perturbations(
     known = {name: perturbation_of(name) for name in sorted({array.name.view for array in cache.arrays(dataset)})}
     for view in views:
         own = [each[1] for each in known.values() if each is not None and each[0] == view and each[1].edge == edge]
+        own = [each for each in own if kind in (None, each.kind)]
         if own:
             return sorted(own, key=lambda each: (each.seed, each.percent))
     there = ", ".join(name for name, each in known.items() if each is not None) or "none"
     wanted = " or ".join(views)
+    options = f" --view {views[0]} --kind {kind}" if kind in VOICES else ""
     raise UsageError(
         f"no perturbed view of {wanted} of {dataset} is cached in {cache.folder}; perturbed views: {there}\n"
-        f"  Run: featcache emergence perturb {dataset} ENCODER"
+        f"  Run: featcache emergence perturb {dataset} ENCODER{options}"
     )
 
 
@@ -208,7 +238,7 @@ def _perturbed_layers(
         )
     left = sorted({each.encoder for each in clean.arrays} - {each.encoder for each in kept})
     notes = [f"{encoder}: not cached at every perturbation, left out" for encoder in left]
-    of_dose: dict[Perturbation | None, list[Features]] = {None: kept}
+    of_dose: dict[Perturbation | None, list[Features]] = {} if perturbations[0].kind in VOICES else {None: kept}
     for each, own in made.items():
         of_dose[each] = [own[one.encoder, one.layer] for one in kept]
     return of_dose, notes
