@@ -346,7 +346,7 @@ def test_every_shipped_claim_is_of_a_shipped_experiment_and_of_columns_that_it_h
             continue
         file = ROOT / "experiments" / f"{one.experiment}.toml"
         varied = varied_names(load_experiment(file, "quick").experiment)
-        known = {*varied, "adapter", "control", "trained_on", "transfer", *Row.__dataclass_fields__}
+        known = {*varied, "adapter", "control", "dataset", "trained_on", "transfer", *Row.__dataclass_fields__}
         used = {*one.where, *one.a, *one.b, *([one.over] if one.over else [])}
         assert used <= known, one.id
         several = {name for name in ("adapter", "loss") if name in varied}
