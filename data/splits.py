@@ -12,6 +12,7 @@ DEFAULT_SPLIT = "80/10/10"
 UNSPLIT = "none"
 # what training needs of each split at its default k = 10: that many neighbours, and the row itself
 LEAST_GROUPS = 11
+LEAST_MEASURED = 4  # groups of a split that every score of a training can be measured on, debiased CKA the last
 _NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid", "dev"),
@@ -120,9 +121,9 @@ def small_split_note(groups: Sequence[str], splits: Sequence[str]) -> str:
             if _least(split_groups(groups, text, seed)) >= LEAST_GROUPS:
                 seeded = f" --seed {seed}" if seed else ""
                 return f"{need}: extract with --split {text}{seeded}, or train with a lower --k"
-    if _least(splits) >= 2:
-        return f"{need}, more than these images give: train with --k {_least(splits) - 1} or lower"
-    return f"{need}, more than these images give; align and grid need no splits"
+    if _least(splits) >= LEAST_MEASURED:
+        return f"{need}, more than these rows give: train with --k {_least(splits) - 1}"
+    return f"{need}, and at any k {LEAST_MEASURED}, more than these rows give; align and grid need no splits"
 
 
 def _least(splits: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from featcache.report.runs import RunResults, metric_title
 from featcache.report.seeds import same_groups, same_test
 
 _SMALL_TEST = 500
+_FEW = 10  # validation groups up to which R@10 is 1 whatever the weights
 OLD_FORMAT = "written by featcache 0.1: no contrasts; train again for verdicts"
 
 
@@ -37,7 +38,7 @@ def caveat_list(runs: Sequence[RunResults]) -> list[Caveat]:
     for run in runs:
         whose = f"{run.label}: " if len(runs) > 1 else ""
         leaks = [Caveat(text, line) for text, line in leak_caveats(run)]
-        for one in leaks + _size(run) + _kinship(run) + _no_contrasts(run, whose):
+        for one in leaks + _size(run) + _few(run) + _kinship(run) + _apart(run) + _no_contrasts(run, whose):
             every.setdefault(one.text, one)
         if run.is_control:
             who = run.label if len(runs) > 1 else "the run"
@@ -71,6 +72,36 @@ def _size(run: RunResults) -> list[Caveat]:
             "other studies at equal n and k only.",
             f"only {row.n:,} test groups; compare with other studies at equal n and k only.",
         )
+    ]
+
+
+def _few(run: RunResults) -> list[Caveat]:
+    """Where the epoch is chosen by recall at 10 among ten groups or fewer."""
+    groups = run.config["split"].get("n", {}).get("validation", _FEW + 1)
+    if groups > _FEW or run.settings.get("select") != "retrieval":
+        return []
+    text = f"validation has {groups} groups, among which R@10 is 1 whatever the weights: the epoch kept says nothing."
+    return [Caveat(f"{text} Train with --select alignment, or with more groups.", text)]
+
+
+def _apart(run: RunResults) -> list[Caveat]:
+    """What joins two sides that no training group had both of, and what ridge maps find without joint training."""
+    pair = str(run.settings.get("apart") or "").split("+")
+    if len(pair) < 2:
+        return []
+    scores: list[str] = []
+    for a, b in (pair, pair[::-1]):
+        rows = {
+            stage: run.find(stage=stage, split="test", metric="R@10", direction=f"{a}→{b}")
+            for stage in ("trained", "composed", "untrained")
+        }
+        values = {stage: found[0].value for stage, found in rows.items() if found and found[0].value is not None}
+        words = {"trained": "trained", "composed": "by ridge maps through the other side", "untrained": "untrained"}
+        parts = [f"{value:.3f} {words[stage]}" for stage, value in values.items()]
+        scores += [f"{a} → {b} {', '.join(parts)}"] if parts else []
+    never = f"no training group had both {pair[0]} and {pair[1]}"
+    return [
+        Caveat(f"{never} (--apart). Their R@10 on test: {'; '.join(scores)}.", f"{never}; R@10: {'; '.join(scores)}.")
     ]
 
 

@@ -9,7 +9,7 @@ from featcache.report.runs import RunResults
 # settings that `featcache train` has an option for, in its order
 _OPTIONS = (
     "epochs", "width", "batch", "lr", "weight_decay", "loss", "temperature", "label_smoothing", "mixup",
-    "keep_geometry", "joint", "captions", "missing", "pair_weights", "select", "hits", "shuffle_pairs",
+    "keep_geometry", "joint", "captions", "missing", "pair_weights", "apart", "select", "hits", "shuffle_pairs",
     "k", "seed", "device",
 )  # fmt: skip
 CONTROL = "CONTROL"  # stands for the folder of the control, whose place a run does not record

@@ -236,7 +236,7 @@ def test_a_set_too_small_for_training_is_told_shares_that_are_enough(tmp_path):
     options = dict(zip(words[::2], words[1::2], strict=True))
     splits = split_groups(groups, options["--split"], int(options.get("--seed", 0)))
     assert all(splits.count(split) >= LEAST_GROUPS for split in ("train", "validation", "test"))
-    assert "more than these images give" in small_split_note(GROUPS[:8], split_groups(GROUPS[:8], "80/10/10", 0))
+    assert "more than these rows give" in small_split_note(GROUPS[:8], split_groups(GROUPS[:8], "80/10/10", 0))
     assert small_split_note(GROUPS, split_groups(GROUPS, "80/10/10", 0)) == ""
 
 

@@ -135,11 +135,12 @@ def test_no_page_names_a_command_line_tool_of_ours_that_does_not_exist() -> None
             assert word in command_names() or word == "COMMAND", f"{page}: featcache {word}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/metrics.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/metrics.md", "docs/speech.md"])
 def test_every_python_block_of_the_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.spine import tiny_cache
 
     monkeypatch.setenv("FEATCACHE_HOME", str(tiny_cache(tmp_path).root))
+    monkeypatch.chdir(tmp_path)
     for block in blocks((ROOT / page).read_text(encoding="utf-8"), "python"):
         exec(block, {})  # the page's own code
 

@@ -7,6 +7,7 @@ import pytest
 
 from featcache.metrics.measure.row import verdict_text
 from featcache.report import findings, load_runs
+from featcache.report.caveats import caveats
 from featcache.report.sentences import brief
 from tests.test_report_runs import FORMAT_1, SIDES, write_run
 
@@ -110,6 +111,22 @@ def test_the_best_epoch_for_alignment_is_named_beside_the_epoch_kept(tmp_path: P
 def test_a_small_test_split_is_a_caveat_and_a_large_one_is_not(tmp_path: Path) -> None:
     assert "only 349 groups and chance is 0.029" in text_of(tmp_path / "a", n=349)
     assert "only" not in text_of(tmp_path / "b", n=5000)
+
+
+def test_sides_that_were_trained_apart_are_a_caveat_with_what_they_find(tmp_path: Path) -> None:
+    text = text_of(tmp_path / "run", **THREE, apart="images+captions")
+    assert "Caveat: no training group had both images and captions (--apart). Their R@10 on test: images → " in text
+    assert "captions 0.360 trained, 0.040 untrained; captions → images " in text
+    assert "(--apart)" not in text_of(tmp_path / "other", **THREE)
+
+
+def test_few_validation_groups_are_a_caveat_where_recall_chooses_the_epoch(tmp_path: Path) -> None:
+    (run,) = load_runs([write_run(tmp_path / "run")])
+    assert "validation has" not in " ".join(caveats([run]))
+    run.config["split"]["n"]["validation"] = 10
+    assert "Caveat: validation has 10 groups, among which R@10 is 1 whatever the weights" in " ".join(caveats([run]))
+    run.config["config"]["select"] = "alignment"
+    assert "validation has" not in " ".join(caveats([run]))
 
 
 def test_a_reference_of_the_same_family_is_a_caveat(tmp_path: Path) -> None:

@@ -197,8 +197,8 @@ def test_the_encoders_that_are_guessed_are_those_that_are_installed(modalities, 
 def test_where_no_small_encoder_is_installed_the_error_says_what_to_install():
     with pytest.raises(UsageError, match=r"(?s)none of the small ones for text is installed.*pip install"):
         guess_selection("mine", ["image", "text"], lambda name: name != "minilm")
-    with pytest.raises(UsageError, match=r"(?s)for audio is installed"):
-        guess_selection("mine", ["audio"], lambda name: True)
+    with pytest.raises(UsageError, match=r"sound alone\n  Name one: whisper-tiny-en \(words\), resemblyzer"):
+        guess_selection("mine", ["audio", "audio"], lambda name: True)
 
 
 def test_a_default_that_is_ambiguous_is_not_passed_over(tmp_path):

@@ -212,6 +212,12 @@ def guess_selection(dataset: str, modalities: Sequence[str], installed: Callable
     Raises:
         UsageError: If a modality has no encoder that is installed; says what to install.
     """
+    if set(modalities) == {"audio"}:
+        raise UsageError(
+            f"no encoder was named for {dataset}, which has sound alone\n"
+            "  Name one: whisper-tiny-en (words), resemblyzer (voices), or of the Hub, as hf:facebook/wav2vec2-base\n"
+            "  The first needs pip install 'featcache[speech]', the second pip install --no-deps Resemblyzer==0.1.4"
+        )
     missing = [kind for kind in _SMALL if kind in modalities and not any(map(installed, _SMALL[kind]))]
     if missing or "image" not in modalities:
         lacking = " and ".join(missing) or ", ".join(dict.fromkeys(modalities))

@@ -8,6 +8,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 
 from featcache.data.datasets import extract_command
+from featcache.data.splits import LEAST_MEASURED
 from featcache.features import Features
 from featcache.trainer.config import FitConfig
 from featcache.trainer.errors import NotPaired
@@ -111,7 +112,7 @@ def used_splits(
 def _more_groups(splits: Mapping[str, NDArray[np.int64]]) -> str:
     """What to do where a split has too few groups for k."""
     most = min(len(splits["validation"]), len(splits["test"])) - 1
-    lower = f"Train with --k {most} or lower, or use" if most > 0 and len(splits["train"]) > 1 else "Use"
+    lower = f"Train with --k {most}, or use" if most >= LEAST_MEASURED - 1 and len(splits["train"]) > 1 else "Use"
     return f"{lower} a larger data set; a folder of your own is split anew by featcache extract DIR --split 60/20/20"
 
 
@@ -121,7 +122,7 @@ def check_sizes(splits: dict[str, NDArray[np.int64]], in_training: Mapping[str, 
     Raises:
         NotPaired: Says how many there are and how many are needed.
     """
-    for name, least in (("train", 2), ("validation", k + 1), ("test", k + 1)):
+    for name, least in (("train", 2), ("validation", max(LEAST_MEASURED, k + 1)), ("test", max(LEAST_MEASURED, k + 1))):
         if len(splits[name]) < least:
             raise NotPaired(
                 f"the {name} split of {dataset} has {len(splits[name])} paired groups; k = {k} needs at least {least}\n"

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from featcache.data.datasets import known_entry
 from featcache.data.splits import LEAST_GROUPS
 from featcache.report.terminal.console import console, count, duration, print_table, size
 
@@ -104,6 +105,10 @@ def show_dataset(dataset: "Dataset", guess: "Selection | None" = None, caveat: s
     if guess is not None:
         against = f", reference {guess.reference}" if guess.reference else ""
         console().print(f"  encoders: {' and '.join(guess.encoders)}{against}; name others after the data set")
+        sounds = [view.name for view in views if view.modality == "audio"]
+        if sounds and known_entry(dataset.name) is None:  # packaged ones have views that are spoken
+            unnamed = f"  {', '.join(sounds[:3])}{' and more' if len(sounds) > 3 else ''}: sound has no default encoder"
+            console().print(f"{unnamed}; name one, as resemblyzer (voices) or whisper-tiny-en (words)")
     if caveat:
         console().print(caveat)
 
