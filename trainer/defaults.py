@@ -177,7 +177,7 @@ def _small_encoders(cache: Cache, dataset: str, reference: str | None) -> Select
     encoders = sorted({(name.view, name.encoder) for name in names if not name.layer.startswith("adapted.")})
     if not encoders:
         text = source_text(dataset)
-        command = f"featcache extract {'DIR, the folder of the images' if text.startswith('folder:') else text}"
+        command = f"featcache extract {'DIR' if text.startswith('folder:') else text}"
         raise cache.not_cached(dataset, Selector(DEMO.encoders[0]), command=command)
     raise UsageError(_no_sides(dataset, encoders))
 

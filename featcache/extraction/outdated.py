@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from featcache.cache import Cache
+from featcache.data.options import SECONDS
 from featcache.data.views import View
 from featcache.errors import FeatcacheError
 from featcache.extraction.job import Job
@@ -53,7 +54,9 @@ def _left_behind(cache: Cache, dataset: str, view: View, record: CurrentRows | N
 
 
 def _note(key: ArrayKey, view: View, root: Path | None) -> str:
+    seconds = view.decoding.get("seconds", SECONDS)
+    kept = f" --seconds {seconds:g}" if seconds != SECONDS else ""
     return (
         f"{key.dataset}/{key.view}/{key.encoder}, or some of its layers, are there of older rows alone "
-        f"({key.binds['rows']['n']:,} then, {len(view):,} now). Run: {extraction_of(key, root)}"
+        f"({key.binds['rows']['n']:,} then, {len(view):,} now). Run: {extraction_of(key, root)}{kept}"
     )
