@@ -255,7 +255,7 @@ def headline_run(runs: Sequence[RunResults]) -> tuple[RunResults, str]:
         why = f", {chosen.place} ({_CRITERIA[_select(headline)]}: {listed})"
     elif len(candidates) > 1:
         why = ", the first named: the runs do not share the validation groups and criterion to be selected by"
-        if same_groups(candidates):
+        if same_groups(candidates) and not same_features(candidates):
             why = ", the first named: the runs join different sides"
     rest = {"exploratory": [run for run in candidates if run is not headline]}
     rest["control"] = [run for run in runs if run not in candidates]

@@ -1,5 +1,6 @@
 """Which rows of a batch are no negatives of each other: those of one group."""
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
