@@ -1,6 +1,5 @@
 """Which rows of a batch are no negatives of each other: those of one group."""
 
-import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -16,6 +15,7 @@ def same_group(groups: Groups) -> Bool[Tensor, "b b"]:
     """Which pairs off the diagonal share a group.
 
     Example:
+        >>> import torch
         >>> same_group(torch.tensor([[0, 1], [2, 3], [1, 4]])).int().tolist()
         [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
     """
