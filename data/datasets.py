@@ -59,6 +59,7 @@ _ENTRIES = (
             "speech": "spoken names: Unicode CLDR (Unicode licence), synthesised by espeak-ng",
             "speech-*": "spoken names: Unicode CLDR (Unicode licence), synthesised by espeak-ng",
         },
+        synthesised=("speech", "speech-*"),
         citation=OPENMOJI,
     ),
     DatasetEntry(
@@ -83,6 +84,7 @@ _ENTRIES = (
             "1000092795_0.wav",
             "for the views spoken-1 to spoken-5, captions synthesised: pip install 'featcache[speech]'",
         ),
+        synthesised=("spoken-[1-5]",),
         citation=YOUNG_2014 + KARPATHY_2015 + ELLIOTT_2016,
     ),
     DatasetEntry(
@@ -352,6 +354,19 @@ def label_hint(dataset: str, view: str, label: str) -> str:
     of = {} if entry is None else entry.hints_at
     hints = (how for pattern, (labels, how) in of.items() if label in labels and fnmatchcase(view, pattern))
     return next(hints, "")
+
+
+def is_synthesised(dataset: str, view: str) -> bool:
+    """Whether the rows of a view are spoken from texts of the data set, so that they bring nothing that no text says.
+
+    Example:
+        >>> [is_synthesised("flickr30k", view) for view in ("spoken-2", "spoken", "captions")]
+        [True, False, False]
+        >>> is_synthesised("openmoji", "speech-voice-unique40-s0")
+        True
+    """
+    entry = known_entry(dataset)
+    return entry is not None and any(fnmatchcase(original_view(view), one) for one in entry.synthesised)
 
 
 def credit_of(dataset: str, view: str) -> str:

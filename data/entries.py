@@ -30,6 +30,7 @@ class DatasetEntry:
     hints_at: Mapping[str, tuple[tuple[str, ...], str]] = field(default_factory=lambda: {})
     # view -> the line that credits it on a page: these views may be shown to whoever gets the page; no other may
     may_show: Mapping[str, str] = field(default_factory=lambda: {})
+    synthesised: tuple[str, ...] = ()  # views spoken from texts of the data set: functions of a text and a voice
     citation: str = ""  # BibTeX of what a paper that uses it cites, one entry or several
 
     def load_opener(self) -> Opener:

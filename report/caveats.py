@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from featcache.data.datasets import is_synthesised
 from featcache.report.leaks import leak_caveats
 from featcache.report.names import shorten
 from featcache.report.runs import RunResults, metric_title
@@ -38,7 +39,9 @@ def caveat_list(runs: Sequence[RunResults]) -> list[Caveat]:
     for run in runs:
         whose = f"{run.label}: " if len(runs) > 1 else ""
         leaks = [Caveat(text, line) for text, line in leak_caveats(run)]
-        for one in leaks + _size(run) + _few(run) + _kinship(run) + _apart(run) + _no_contrasts(run, whose):
+        for one in (
+            leaks + _size(run) + _few(run) + _kinship(run) + _synthesised(run) + _apart(run) + _no_contrasts(run, whose)
+        ):
             every.setdefault(one.text, one)
         if run.is_control:
             who = run.label if len(runs) > 1 else "the run"
@@ -72,6 +75,20 @@ def _size(run: RunResults) -> list[Caveat]:
             "other studies at equal n and k only.",
             f"only {row.n:,} test groups; compare with other studies at equal n and k only.",
         )
+    ]
+
+
+def _synthesised(run: RunResults) -> list[Caveat]:
+    """Sides that are spoken from texts of the data set."""
+    dataset = str(run.config["dataset"])
+    spoken = [side for side, of in run.config["sides"].items() if is_synthesised(dataset, str(of["view"]))]
+    return [
+        Caveat(
+            f"{side} is synthesised from a text of the data set: a function of the text and a voice, so it brings "
+            "nothing about the other sides that this text does not say.",
+            f"{shorten(side)} is synthesised: it knows a text and a voice, and nothing else.",
+        )
+        for side in spoken
     ]
 
 

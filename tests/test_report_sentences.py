@@ -120,6 +120,16 @@ def test_sides_that_were_trained_apart_are_a_caveat_with_what_they_find(tmp_path
     assert "(--apart)" not in text_of(tmp_path / "other", **THREE)
 
 
+def test_speech_that_is_synthesised_is_a_caveat_and_recorded_speech_is_not(tmp_path: Path) -> None:
+    (run,) = load_runs([write_run(tmp_path / "run")])
+    run.config["dataset"], run.config["sides"]["captions"]["view"] = "flickr30k", "spoken-2"
+    assert "captions is synthesised from a text of the data set: a function of the text and a voice" in " ".join(
+        caveats([run])
+    )
+    run.config["sides"]["captions"]["view"] = "spoken"
+    assert "synthesised" not in " ".join(caveats([run]))
+
+
 def test_few_validation_groups_are_a_caveat_where_recall_chooses_the_epoch(tmp_path: Path) -> None:
     (run,) = load_runs([write_run(tmp_path / "run")])
     assert "validation has" not in " ".join(caveats([run]))
