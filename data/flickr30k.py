@@ -87,11 +87,13 @@ def _caption_view(name: str, files: tuple[str, ...], captions: dict[str, list[st
 
 def _views_by_place(captions: View) -> dict[str, View]:
     """The n-th caption of each photo as text and as speech, for n from 1 to 5."""
+    rows: dict[str, list[tuple[str, str, str]]] = {}
+    for row, (row_id, group) in enumerate(zip(captions.ids, captions.groups, strict=True)):
+        rows.setdefault(row_id.rpartition("#")[2], []).append((row_id, group, captions.read(row)))
     views: list[View] = []
     for place in range(CAPTIONS):
-        rows = [row for row, row_id in enumerate(captions.ids) if row_id.endswith(f"#{place}")]
-        ids, groups = ([column[row] for row in rows] for column in (captions.ids, captions.groups))
-        texts = [captions.read(row) for row in rows]
+        own = rows.get(str(place), [])
+        ids, groups, texts = ([row[column] for row in own] for column in range(3))
         views.append(text_view(f"caption-{place + 1}", ids, groups, texts))
         views.append(speech_view(f"spoken-{place + 1}", ids, groups, list(map(Utterance, texts))))
     return {view.name: view for view in sorted(views, key=lambda view: view.name)}

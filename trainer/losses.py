@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from featcache.trainer.config import FitConfig, pair_weight
 from featcache.trainer.info_nce import MAXIMAL_LOG_SCALE, SymmetricInfoNce
-from featcache.trainer.negatives import Groups, all_differ, same_group
+from featcache.trainer.negatives import Groups, no_negatives
 from featcache.trainer.product_loss import product_loss
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def info_nce(
     Source:
         CLIP (Radford et al. 2021, arXiv:2103.00020), figure 3 and section 2.4.
     """
-    same = None if groups is None or all_differ(groups) else same_group(groups)
+    same = no_negatives(groups)
     if not smoothing:
         return SymmetricInfoNce.apply(x, y, log_scale, same)  # pyright: ignore[reportReturnType]
     logits = log_scale.clamp(max=MAXIMAL_LOG_SCALE).exp() * (x @ y.T)
@@ -85,8 +85,9 @@ def siglip(
     """
     logits = log_scale.clamp(max=MAXIMAL_LOG_SCALE).exp() * (x @ y.T) + bias
     losses = functional.softplus(torch.where(torch.eye(len(x), dtype=torch.bool, device=x.device), -logits, logits))
-    if groups is not None and not all_differ(groups):
-        losses = losses.masked_fill(same_group(groups), 0.0)
+    same = no_negatives(groups)
+    if same is not None:
+        losses = losses.masked_fill(same, 0.0)
     return losses.sum() / len(x)
 
 

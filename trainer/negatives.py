@@ -6,9 +6,11 @@ from torch import Tensor
 Groups = Int[Tensor, " b"] | Int[Tensor, "b m"]
 
 
-def all_differ(groups: Groups) -> bool:
-    """Whether no two pairs share a group, so that nothing need be masked."""
-    return groups.ndim == 1 and len(groups.unique()) == len(groups)
+def no_negatives(groups: Groups | None) -> Bool[Tensor, "b b"] | None:
+    """`same_group`, or None where no two pairs share a group, so that nothing need be masked."""
+    if groups is None or (groups.ndim == 1 and len(groups.unique()) == len(groups)):
+        return None
+    return same_group(groups)
 
 
 def same_group(groups: Groups) -> Bool[Tensor, "b b"]:

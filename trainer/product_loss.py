@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from featcache.trainer.info_nce import MAXIMAL_LOG_SCALE
-from featcache.trainer.negatives import Groups, same_group
+from featcache.trainer.negatives import Groups, no_negatives
 
 
 def product_loss(
@@ -57,7 +57,7 @@ def product_loss(
     if b < 2:
         return torch.zeros((), device=log_scale.device)
     scale = log_scale.clamp(max=MAXIMAL_LOG_SCALE).exp() * width ** (len(sides) / 2 - 1)
-    same = None if groups is None else same_group(groups)
+    same = no_negatives(groups)
     partner = torch.arange(b, device=log_scale.device)
     losses: list[Tensor] = []
     for name, rows in sides.items():

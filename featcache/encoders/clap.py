@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from featcache.encoders.pooling import Inputs, Positions
-from featcache.encoders.recordings import read_wave, wave_flag
+from featcache.encoders.recordings import RATE, read_wave, wave_flag
 from featcache.encoders.spec import EncoderSpec
 from featcache.encoders.weights import WeightFiles
 from featcache.errors import WeightsInvalid, WeightsMissing
@@ -17,7 +17,6 @@ from featcache.errors import WeightsInvalid, WeightsMissing
 if TYPE_CHECKING:
     from featcache.encoders.backbone import Backbone
 
-_RATE = 16_000  # samples a second of a recording, as the views of featcache give them
 _SHORTEST = 400  # samples, 25 ms
 _STATED = (
     "sampling_rate",
@@ -52,16 +51,16 @@ class ClapPreprocessor:
         return {
             "preprocessing": {
                 "features": "clap",
-                "from_rate": _RATE,
+                "from_rate": RATE,
                 "resampling": "soxr, HQ",
-                "window": self._window / _RATE,
+                "window": self._window / RATE,
                 **{name: getattr(self.extractor, name) for name in _STATED},
             }
         }
 
     @property
     def _window(self) -> int:
-        return self.extractor.nb_max_samples * _RATE // self.extractor.sampling_rate
+        return self.extractor.nb_max_samples * RATE // self.extractor.sampling_rate
 
     def prepare(self, item: Any) -> ClapRow:
         """One waveform: [s] float32 samples at 16 kHz.
@@ -71,8 +70,8 @@ class ClapPreprocessor:
         """
         import soxr
 
-        wave = read_wave(item, rate=_RATE, shortest=_SHORTEST, longest=None)
-        resampled = soxr.resample(wave[: self._window].numpy(), _RATE, self.extractor.sampling_rate, quality="HQ")
+        wave = read_wave(item, rate=RATE, shortest=_SHORTEST, longest=None)
+        resampled = soxr.resample(wave[: self._window].numpy(), RATE, self.extractor.sampling_rate, quality="HQ")
         mels = self.extractor(
             resampled[: self.extractor.nb_max_samples],
             sampling_rate=self.extractor.sampling_rate,
@@ -101,7 +100,7 @@ class ClapPreprocessor:
 
     def sample(self) -> ClapRow:
         """One second."""
-        return self.prepare(np.sin(np.arange(_RATE) / 10))
+        return self.prepare(np.sin(np.arange(RATE) / 10))
 
 
 def load_clap_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Backbone") -> ClapPreprocessor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from featcache.errors import ExtractionFailed
 
+RATE, FFT, HOP = 16_000, 400, 160  # samples a second of a recording, of a frame's transform, and between frames
 SILENT = 1e-3  # of full scale, -60 dB: a recording that never leaves its mean by more holds nothing to hear
 
 
@@ -30,6 +31,22 @@ def read_wave(item: Any, *, rate: int, shortest: int, longest: int | None) -> Te
         most = "" if longest is None else f", at most {longest / rate:g} s"
         raise ExtractionFailed(f"{len(wave)} samples at {rate} Hz: at least {shortest}{most} are wanted")
     return wave
+
+
+def mel_filters(mels: int) -> Tensor:
+    """Mel filters of frames of `FFT` samples at `RATE`, [frequencies, mels] float32, in Slaney's scale and norm."""
+    from transformers.audio_utils import mel_filter_bank
+
+    filters = mel_filter_bank(
+        num_frequency_bins=1 + FFT // 2,
+        num_mel_filters=mels,
+        min_frequency=0.0,
+        max_frequency=RATE / 2,
+        sampling_rate=RATE,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    return torch.from_numpy(filters).float()
 
 
 def wave_flag(wave: Tensor, window: int | None = None) -> str | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from featcache.encoders.pooling import Inputs, Positions
-from featcache.encoders.recordings import read_wave, wave_flag
+from featcache.encoders.recordings import FFT, HOP, RATE, mel_filters, read_wave, wave_flag
 from featcache.encoders.spec import EncoderSpec
 from featcache.encoders.voice_network import FRAMES, MELS
 from featcache.encoders.weights import WeightFiles
@@ -18,8 +18,7 @@ from featcache.encoders.weights import WeightFiles
 if TYPE_CHECKING:
     from featcache.encoders.backbone import Backbone
 
-_RATE, _FFT, _HOP = 16_000, 400, 160  # samples a second, of a frame's transform, and between frames
-_STEP = round(_RATE / 1.3 / _HOP)  # frames between the beginnings of windows: 1.3 of them a second
+_STEP = round(RATE / 1.3 / HOP)  # frames between the beginnings of windows: 1.3 of them a second
 _COVERED = 0.75  # of the last window, without which it is left out
 _LOUDNESS = 10 ** (-30 / 20)  # root mean square of -30 dB of full scale; quieter recordings are amplified to it
 _LONGEST = 30.0  # seconds, where the entry declares no window
@@ -40,9 +39,9 @@ class VoicePreprocessor:
         return {
             "preprocessing": {
                 "features": "voice",
-                "rate": _RATE,
+                "rate": RATE,
                 "mels": MELS,
-                "window": self.heard / _RATE,
+                "window": self.heard / RATE,
                 "loudness": "at least -30 dB",
                 "parts": {"frames": FRAMES, "step": _STEP, "covered": _COVERED},
                 "silences": "kept",
@@ -55,7 +54,7 @@ class VoicePreprocessor:
         Raises:
             ExtractionFailed: If it is not mono, not finite, or shorter than a frame.
         """
-        return read_wave(item, rate=_RATE, shortest=_FFT, longest=None)[: self.heard + 1].clone()
+        return read_wave(item, rate=RATE, shortest=FFT, longest=None)[: self.heard + 1].clone()
 
     @property
     def longest(self) -> int:
@@ -81,19 +80,19 @@ class VoicePreprocessor:
 
     def _batch(self, rows: list[int], windows: int, waves: list[Tensor], device: str) -> Inputs:
         frames = (windows - 1) * _STEP + FRAMES
-        padded = torch.zeros(len(waves), frames * _HOP + _FFT // 2)  # half a transform behind the last frame's centre
+        padded = torch.zeros(len(waves), frames * HOP + FFT // 2)  # half a transform behind the last frame's centre
         for row, wave in zip(padded, waves, strict=True):
             loud = amplified(wave[: self.heard])[: len(row)]
             row[: len(loud)] = loud
         places = (torch.arange(windows)[:, None] * _STEP + torch.arange(FRAMES)).flatten()  # of each window's frames
         lengths = torch.tensor([min(len(wave), self.heard) for wave in waves])
-        real = places[None, :] * _HOP < lengths[:, None]
+        real = places[None, :] * HOP < lengths[:, None]
         mels = mel_powers(padded.to(device), self.filters.to(device))[:, places.to(device)]
         return Inputs(rows, {"mels": mels}, Positions(mask=real.to(device)))
 
     def sample(self) -> Tensor:
         """One second."""
-        return self.prepare(np.sin(np.arange(_RATE) / 10))
+        return self.prepare(np.sin(np.arange(RATE) / 10))
 
 
 def amplified(wave: Tensor) -> Tensor:
@@ -108,9 +107,9 @@ def window_starts(samples: int) -> list[int]:
     Source:
         Resemblyzer 0.1.4, VoiceEncoder.compute_partial_slices at its default rate and coverage.
     """
-    frames = math.ceil((samples + 1) / _HOP)
+    frames = math.ceil((samples + 1) / HOP)
     starts = list(range(0, max(1, frames - FRAMES + _STEP + 1), _STEP))
-    covered = (samples - starts[-1] * _HOP) / (FRAMES * _HOP)
+    covered = (samples - starts[-1] * HOP) / (FRAMES * HOP)
     return starts[:-1] if covered < _COVERED and len(starts) > 1 else starts
 
 
@@ -127,23 +126,12 @@ def mel_powers(waves: Tensor, filters: Tensor) -> Tensor:
     Source:
         librosa 0.11, feature.melspectrogram(sr=16000, n_fft=400, hop_length=160, n_mels=40).
     """
-    window = torch.hann_window(_FFT, device=waves.device)
-    spectra = torch.stft(waves, _FFT, _HOP, window=window, pad_mode="constant", return_complex=True)
+    window = torch.hann_window(FFT, device=waves.device)
+    spectra = torch.stft(waves, FFT, HOP, window=window, pad_mode="constant", return_complex=True)
     return spectra.abs().square().transpose(1, 2) @ filters
 
 
 def load_voice_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Backbone") -> VoicePreprocessor:
     """Mel filters, and the seconds that are read."""
-    from transformers.audio_utils import mel_filter_bank
-
-    filters = mel_filter_bank(
-        num_frequency_bins=1 + _FFT // 2,
-        num_mel_filters=MELS,
-        min_frequency=0.0,
-        max_frequency=_RATE / 2,
-        sampling_rate=_RATE,
-        norm="slaney",
-        mel_scale="slaney",
-    )
     window = spec.sound.window if spec.sound else None
-    return VoicePreprocessor(torch.from_numpy(filters).float(), round((window or _LONGEST) * _RATE))
+    return VoicePreprocessor(mel_filters(MELS), round((window or _LONGEST) * RATE))

@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from featcache.encoders.pooling import Inputs, Positions
-from featcache.encoders.recordings import read_wave, wave_flag
+from featcache.encoders.recordings import FFT, HOP, RATE, mel_filters, read_wave, wave_flag
 from featcache.encoders.spec import EncoderSpec
 from featcache.encoders.weights import WeightFiles
-from featcache.encoders.whisper_window import POSITION, RATE
+from featcache.encoders.whisper_window import POSITION
 
 if TYPE_CHECKING:
     from featcache.encoders.backbone import Backbone
-
-_FFT, _HOP = 400, 160  # samples of a frame's transform, and between frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +51,7 @@ class WhisperPreprocessor:
         Raises:
             ExtractionFailed: If it is not mono, not finite, or shorter than a frame.
         """
-        return read_wave(item, rate=RATE, shortest=_FFT, longest=None)[: self._window + 1].clone()
+        return read_wave(item, rate=RATE, shortest=FFT, longest=None)[: self._window + 1].clone()
 
     @property
     def longest(self) -> int:
@@ -98,8 +96,8 @@ def log_mel_spectrogram(waves: Tensor, filters: Tensor) -> Tensor:
     Source:
         Radford et al. 2022, arXiv:2212.04356, section 2.2; transformers' WhisperFeatureExtractor.
     """
-    window = torch.hann_window(_FFT, device=waves.device)
-    spectra = torch.stft(waves, _FFT, _HOP, window=window, return_complex=True)[..., :-1]
+    window = torch.hann_window(FFT, device=waves.device)
+    spectra = torch.stft(waves, FFT, HOP, window=window, return_complex=True)[..., :-1]
     energies = filters.T @ spectra.abs().square()
     logarithms = energies.clamp(min=1e-10).log10()
     floored = torch.maximum(logarithms, logarithms.amax((1, 2), keepdim=True) - 8.0)
@@ -108,16 +106,5 @@ def log_mel_spectrogram(waves: Tensor, filters: Tensor) -> Tensor:
 
 def load_whisper_preprocessor(spec: EncoderSpec, files: WeightFiles, backbone: "Backbone") -> WhisperPreprocessor:
     """Mel filters of the network's number, and its positions."""
-    from transformers.audio_utils import mel_filter_bank
-
     config: Any = backbone.module.config
-    filters = mel_filter_bank(
-        num_frequency_bins=1 + _FFT // 2,
-        num_mel_filters=config.num_mel_bins,
-        min_frequency=0.0,
-        max_frequency=RATE / 2,
-        sampling_rate=RATE,
-        norm="slaney",
-        mel_scale="slaney",
-    )
-    return WhisperPreprocessor(torch.from_numpy(filters).float(), int(config.max_source_positions))
+    return WhisperPreprocessor(mel_filters(config.num_mel_bins), int(config.max_source_positions))

@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
+from featcache.encoders.recordings import RATE
 from featcache.encoders.spec import EncoderSpec
 from featcache.errors import WeightsInvalid
 
-RATE = 16_000  # samples a second
 POSITION = 320  # samples between positions: a frame each 160, of which the second convolution takes every other
 _TABLE = "embed_positions.weight"
 

@@ -73,7 +73,7 @@ def sampled_on_ray(
     with connected_ray() as ray:
         cores = machine_cores(ray)
         count = tasks or max(1, len(cores))
-        threads = max(1, min(*cores, sum(cores) // count)) if len(cores) > 1 else max(1, sum(cores) // count)
+        threads = max(1, min(sum(cores) // count, *cores))
         task = ray.remote(num_cpus=threads, max_retries=_LOSSES)(type(sample).part)
         running = [task.remote(sample, index, count, threads) for index in range(count)]
         number = {reference: index for index, reference in enumerate(running)}
